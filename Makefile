@@ -1,0 +1,67 @@
+# Everything one does with this checkout. Needs Python 3.11 or newer with venv, and make.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+LOCKS := requirements/uv.txt requirements/dev.txt
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help install demo run test test-extra check lock clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+install: $(STAMP) ## Make the environment in .venv from the lock files
+
+# uv takes seconds where pip takes minutes; pip stays the way for whoever configured only pip (an index of their own).
+$(STAMP): $(LOCKS) pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/uv.txt
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements/dev.txt \
+		|| $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+demo: $(STAMP) ## Send 60 mails through two local servers, switching between them
+	$(BIN)/python -m config.local.demo
+
+run: $(STAMP) ## Start everything on loopback to play with, until Ctrl-C
+	$(BIN)/python -m config.local.run
+
+test: $(STAMP) ## Run the tests
+	tests/system-packages.sh
+	$(BIN)/python -m pytest
+
+# 5 is pytest's 'no tests collected': there may be no slow test.
+test-extra: $(STAMP) ## Run the slow rest of the tests
+	tests/system-packages.sh
+	$(BIN)/python -m pytest -m extra || [ $$? -eq 5 ]
+
+# The checks look at the code: nothing of this machine's .env may change what they say.
+check: export DJANGO_SETTINGS_MODULE := tests.settings
+check: export FLOWER_BASIC_AUTH := check:check
+check: export POSTGRES_PASSWORD := check
+check: export SECRET_KEY := check
+check: export SMTP_PASSWORD_KEYS := MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=
+check: $(STAMP) ## Check format, lint, types, import contracts, migrations, container files
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python manage.py makemigrations --check --dry-run
+	$(BIN)/hadolint Dockerfile
+	@# Not the package's script: that one exits 0 on an invalid file.
+	"$$($(BIN)/python -c 'import compose, pathlib; print(pathlib.Path(compose.__file__).with_name("docker-compose"))')" \
+		--env-file /dev/null config --quiet
+
+COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header
+lock: $(STAMP) ## Resolve the lock files anew; UPGRADE=1 takes the newest versions
+	$(COMPILE) $(if $(UPGRADE),--upgrade) --group installer -o requirements/uv.txt
+	$(COMPILE) $(if $(UPGRADE),--upgrade) pyproject.toml --group dev -c requirements/uv.txt -o requirements/dev.txt
+	$(COMPILE) $(if $(UPGRADE),--upgrade) pyproject.toml --group run -c requirements/dev.txt -o requirements/run.txt
+
+clean: ## Remove the environment, local data, caches and build output
+	rm -rf $(VENV) var dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage .coverage.* htmlcov
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
