@@ -1,0 +1,5 @@
+"""The Django project that runs the app: settings from the environment, the Celery app, urls, wsgi."""
+
+from config.celery import app as celery_app
+
+__all__ = ["celery_app"]

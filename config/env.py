@@ -1,0 +1,235 @@
+"""Reads environment variables, and stops the program with one clear line at a wrong one."""
+
+from __future__ import annotations
+
+import math
+import os
+import tempfile
+from collections.abc import Callable
+from email.utils import parseaddr
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+import dj_database_url
+from cryptography.fernet import Fernet
+from environs import Env, EnvError
+
+T = TypeVar("T")
+
+_env = Env()
+
+
+class WrongValue(SystemExit):
+    """A variable has a value that cannot be used.
+
+    A ``SystemExit``, because every program that reads the settings (manage.py, celery, gunicorn) shall end with this
+    line on stderr and a nonzero exit code, and none of them catches that on the way.
+
+    Args:
+        name: the variable.
+        problem: what is wrong and how to mend it, without the value where that is a secret.
+    """
+
+    def __init__(self, name: str, problem: str) -> None:
+        super().__init__(f"{name}: {problem} (set it in the environment or in .env, see .env.example)")
+        self.name = name
+        self.problem = problem
+
+    def __reduce__(self) -> tuple[type[WrongValue], tuple[str, str]]:
+        return type(self), (self.name, self.problem)
+
+
+def load_file(default: Path) -> None:
+    """Add what the file named by ENV_FILE, or else ``default``, says to the environment; the real environment wins.
+
+    An ENV_FILE that is empty means no file at all.
+    """
+    named = os.environ.get("ENV_FILE")
+    if named == "":
+        return
+    path = Path(named) if named else default
+    if named and not path.is_file():
+        raise WrongValue("ENV_FILE", f"there is no file {named!r}; name one that exists, or leave ENV_FILE unset")
+    if not path.is_file():
+        return
+    try:
+        _env.read_env(str(path), recurse=False)
+    except (OSError, UnicodeDecodeError) as error:
+        raise WrongValue("ENV_FILE", f"{str(path)!r} cannot be read: {type(error).__name__}") from None
+
+
+def is_set(name: str) -> bool:
+    """Say whether the variable has a value; an empty one counts as none, because Compose files pass such."""
+    return bool(os.environ.get(name, "").strip())
+
+
+def _read(name: str, parse: Callable[[str], T], default: T, must_be: str) -> T:
+    if not is_set(name):
+        return default
+    try:
+        return parse(name)
+    except EnvError:
+        raise WrongValue(name, f"must be {must_be}, not {os.environ[name]!r}") from None
+
+
+def boolean(name: str, default: bool) -> bool:
+    """Read true or false, in any of the usual spellings."""
+    return _read(name, _env.bool, default, "true or false")
+
+
+def whole(name: str, default: int, *, at_least: int, at_most: int | None = None) -> int:
+    """Read a whole number between two bounds, both included."""
+    bounds = f"of {at_least} or more" if at_most is None else f"from {at_least} to {at_most}"
+    must_be = f"a whole number {bounds}"
+    value = _read(name, _env.int, default, must_be)
+    if value < at_least or (at_most is not None and value > at_most):
+        raise WrongValue(name, f"must be {must_be}, not {value}")
+    return value
+
+
+def seconds(name: str, default: float, *, zero: bool = False) -> float:
+    """Read a time in seconds, finite and more than zero, or zero where that has a meaning."""
+    must_be = "a number of seconds, zero or more" if zero else "a number of seconds, more than zero"
+    value = _read(name, _env.float, default, must_be)
+    if not math.isfinite(value) or value < 0 or (value == 0 and not zero):
+        raise WrongValue(name, f"must be {must_be}, not {os.environ.get(name, value)!r}")
+    return value
+
+
+def text(name: str, default: str = "") -> str:
+    """Read a text without the blanks around it."""
+    return os.environ[name].strip() if is_set(name) else default
+
+
+def listed(name: str, default: list[str] | None = None) -> list[str]:
+    """Read a list whose items are separated by commas."""
+    if not is_set(name):
+        return list(default or [])
+    return [item.strip() for item in os.environ[name].split(",") if item.strip()]
+
+
+def one_of(name: str, default: str, choices: tuple[str, ...]) -> str:
+    """Read one of a few words, in upper or lower case."""
+    value = text(name, default)
+    for choice in choices:
+        if value.lower() == choice.lower():
+            return choice
+    raise WrongValue(name, f"must be {' or '.join(choices)}, not {value!r}")
+
+
+def host(name: str, default: str = "") -> str:
+    """Read the name or the address of a host, without scheme and port."""
+    value = text(name, default)
+    if any(character.isspace() or character in "/@" for character in value):
+        raise WrongValue(name, f"must be the name or the address of a host alone, not {value!r}")
+    return value
+
+
+def is_address(value: str) -> bool:
+    """Say whether the text is one mail address, with or without a name before it."""
+    _, address = parseaddr(value)
+    local, _, domain = address.rpartition("@")
+    return bool(local and domain) and not any(character.isspace() for character in address)
+
+
+def address(name: str) -> str:
+    """Read one mail address, with or without a name before it."""
+    value = text(name)
+    if not is_address(value):
+        raise WrongValue(name, f"must be a mail address like 'Name <user@example.com>', not {value!r}")
+    return value
+
+
+def addresses(name: str) -> list[str]:
+    """Read a list of bare mail addresses."""
+    values = listed(name)
+    for value in values:
+        if not is_address(value) or parseaddr(value)[1] != value:
+            raise WrongValue(name, f"must be mail addresses separated by commas; {value!r} is none")
+    return values
+
+
+def redis_url(name: str, default: str) -> str:
+    """Read the URL of a Redis or Valkey server; it may hold a password and is not shown."""
+    value = text(name, default)
+    try:
+        parts = urlsplit(value)
+        database = parts.path.removeprefix("/")
+        good = parts.scheme in {"redis", "rediss"} and bool(parts.hostname) and (not database or database.isdigit())
+        good = good and (parts.port is None or parts.port > 0)
+    except ValueError:
+        good = False
+    if not good:
+        raise WrongValue(name, "must look like redis://127.0.0.1:6379/0, or rediss:// for TLS")
+    return value
+
+
+#: Several processes write to one SQLite file: readers do not block the writer (WAL), a transaction takes the write
+#: lock when it begins instead of failing half way (IMMEDIATE), and waits for it.
+SQLITE_OPTIONS: dict[str, Any] = {
+    "init_command": "PRAGMA journal_mode=WAL;",
+    "transaction_mode": "IMMEDIATE",
+    "timeout": 20,
+}
+
+
+def database(name: str, default: str) -> dict[str, Any]:
+    """Read a database URL into an entry of DATABASES; it may hold a password and is not shown."""
+    try:
+        value = dict(dj_database_url.parse(text(name, default)))
+        if not value.get("NAME"):
+            raise ValueError("no database named")
+    except (ValueError, KeyError):
+        raise WrongValue(
+            name,
+            "must look like sqlite:////var/lib/mail/db.sqlite3 or postgres://user:password@host:5432/database",
+        ) from None
+    if value["ENGINE"] == "django.db.backends.sqlite3":
+        value["OPTIONS"] = {**SQLITE_OPTIONS, **value.get("OPTIONS", {})}
+    return value
+
+
+def fernet_keys(name: str, default: list[str]) -> list[str]:
+    """Read a list of Fernet keys, newest first; they are secrets and are not shown."""
+    values = listed(name, default)
+    for position, value in enumerate(values, start=1):
+        try:
+            Fernet(value)
+        except ValueError:
+            raise WrongValue(
+                name,
+                f"key {position} of {len(values)} is not a Fernet key; make one with "
+                "python -c 'from cryptography.fernet import Fernet; print(Fernet.generate_key().decode())'",
+            ) from None
+    return values
+
+
+def kept(name: str, path: Path, make: Callable[[], str]) -> str:
+    """Return the secret kept in a file, made at the first call; safe when several processes start at once.
+
+    Args:
+        name: the variable that could be set instead, for the message when this fails.
+        path: the file, readable by its owner alone.
+        make: makes a new secret.
+    """
+    try:
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            # Written whole under another name, which mkstemp makes with mode 0600, then linked: unlike a rename, a link
+            # fails when another process was faster, and nobody ever reads half a secret.
+            descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+            try:
+                with os.fdopen(descriptor, "w") as file:
+                    file.write(make() + "\n")
+                os.link(temporary, path)
+            except FileExistsError:
+                pass
+            finally:
+                os.unlink(temporary)
+        value = path.read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise WrongValue(name, f"is not set, and cannot be kept in {path}: {type(error).__name__}") from None
+    if not value:
+        raise WrongValue(name, f"is not set, and {path} is empty; remove that file to have a new one made")
+    return value

@@ -1,0 +1,247 @@
+"""Django's settings, from the environment and an optional .env; .env.example says what each variable means."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import django
+from cryptography.fernet import Fernet
+from django.core.management.utils import get_random_secret_key
+
+from config import env
+from config.env import WrongValue
+from email_integration import conf
+
+BASE_DIR = Path(__file__).resolve().parent.parent
+env.load_file(BASE_DIR / ".env")
+
+VAR_DIR = Path(env.text("VAR_DIR", str(BASE_DIR / "var")))
+STATIC_ROOT = VAR_DIR / "static"
+try:
+    STATIC_ROOT.mkdir(parents=True, exist_ok=True)
+except OSError as error:
+    raise WrongValue("VAR_DIR", f"{str(VAR_DIR)!r} cannot be written to: {type(error).__name__}") from None
+
+# Security
+
+DEBUG = env.boolean("DEBUG", False)
+SECRET_KEY = env.text("SECRET_KEY")
+if not SECRET_KEY:
+    if not DEBUG:
+        raise WrongValue(
+            "SECRET_KEY",
+            "is required without DEBUG; make one with python -c 'import secrets; print(secrets.token_urlsafe(50))'",
+        )
+    SECRET_KEY = env.kept("SECRET_KEY", VAR_DIR / "secret_key", get_random_secret_key)
+
+ALLOWED_HOSTS = env.listed("ALLOWED_HOSTS", ["localhost", "127.0.0.1", "[::1]"])
+CSRF_TRUSTED_ORIGINS = env.listed("CSRF_TRUSTED_ORIGINS")
+for origin in CSRF_TRUSTED_ORIGINS:
+    if not origin.startswith(("http://", "https://")):
+        raise WrongValue("CSRF_TRUSTED_ORIGINS", f"must be origins like https://mail.example.com; {origin!r} is none")
+
+HTTPS_ONLY = env.boolean("HTTPS_ONLY", not DEBUG)
+SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = HTTPS_ONLY
+SECURE_HSTS_SECONDS = 30 * 24 * 3600 if HTTPS_ONLY else 0
+X_FRAME_OPTIONS = "DENY"
+
+# Application
+
+INSTALLED_APPS = [
+    "django.contrib.admin",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "whitenoise.runserver_nostatic",
+    "django.contrib.staticfiles",
+    "django_celery_results",
+    "simple_history",
+    "email_integration",
+]
+
+MIDDLEWARE = [
+    "django.middleware.security.SecurityMiddleware",
+    "whitenoise.middleware.WhiteNoiseMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.locale.LocaleMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+    "simple_history.middleware.HistoryRequestMiddleware",
+]
+
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ],
+        },
+    },
+]
+
+ROOT_URLCONF = "config.urls"
+WSGI_APPLICATION = "config.wsgi.application"
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+
+AUTH_PASSWORD_VALIDATORS = [
+    {"NAME": f"django.contrib.auth.password_validation.{validator}"}
+    for validator in (
+        "UserAttributeSimilarityValidator",
+        "MinimumLengthValidator",
+        "CommonPasswordValidator",
+        "NumericPasswordValidator",
+    )
+]
+
+LANGUAGE_CODE = "en"
+TIME_ZONE = "UTC"
+USE_I18N = True
+USE_TZ = True
+
+STATIC_URL = "static/"
+STORAGES = {
+    "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
+    "staticfiles": {
+        "BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"
+        if DEBUG
+        else "whitenoise.storage.CompressedManifestStaticFilesStorage"
+    },
+}
+MEDIA_ROOT = VAR_DIR / "media"
+
+# Database, cache
+
+DATABASES = {
+    "default": {
+        **env.database("DATABASE_URL", f"sqlite:///{VAR_DIR / 'db.sqlite3'}"),
+        "CONN_MAX_AGE": 60,
+        "CONN_HEALTH_CHECKS": True,
+    }
+}
+
+REDIS_URL = env.redis_url("REDIS_URL", "redis://127.0.0.1:6379/0")
+CACHES = {
+    "default": {
+        "BACKEND": "django.core.cache.backends.redis.RedisCache",
+        "LOCATION": REDIS_URL,
+        # A cache that is out of reach costs a second, not the time the kernel takes to give up.
+        "OPTIONS": {"socket_connect_timeout": 1, "socket_timeout": 1},
+    }
+}
+
+# Mail: a setting is there only when its variable is, so that the app can tell 'not set by the project'.
+
+EMAIL_BACKEND = "email_integration.backends.queued.EmailBackend"
+if env.is_set("EMAIL_HOST"):
+    EMAIL_HOST = env.host("EMAIL_HOST")
+if env.is_set("EMAIL_PORT"):
+    EMAIL_PORT = env.whole("EMAIL_PORT", 0, at_least=1, at_most=65535)
+if env.is_set("EMAIL_USE_TLS"):
+    EMAIL_USE_TLS = env.boolean("EMAIL_USE_TLS", False)
+if env.is_set("EMAIL_USE_SSL"):
+    EMAIL_USE_SSL = env.boolean("EMAIL_USE_SSL", False)
+if env.boolean("EMAIL_USE_TLS", False) and env.boolean("EMAIL_USE_SSL", False):
+    raise WrongValue(
+        "EMAIL_USE_SSL",
+        "cannot be true together with EMAIL_USE_TLS; take EMAIL_USE_TLS for STARTTLS (port 587), "
+        "EMAIL_USE_SSL for TLS from the start (port 465)",
+    )
+if env.is_set("EMAIL_HOST_USER"):
+    EMAIL_HOST_USER = env.text("EMAIL_HOST_USER")
+if env.is_set("EMAIL_HOST_PASSWORD"):
+    EMAIL_HOST_PASSWORD = os.environ["EMAIL_HOST_PASSWORD"]  # as it is: blanks may belong to it
+if env.is_set("EMAIL_TIMEOUT"):
+    EMAIL_TIMEOUT = env.seconds("EMAIL_TIMEOUT", 0)
+if env.is_set("DEFAULT_FROM_EMAIL"):
+    DEFAULT_FROM_EMAIL = env.address("DEFAULT_FROM_EMAIL")
+
+# Django 6.0 takes plain addresses and deprecates the pairs.
+ADMINS: list[Any] = [address if django.VERSION >= (6, 0) else (address, address) for address in env.addresses("ADMINS")]
+
+
+def _integration() -> dict[str, Any]:
+    """Read each key of EMAIL_INTEGRATION from the variable of that name; the type is that of the app's default."""
+    # A queue of its own each, so that neither a flood of mail nor the project's other tasks hold up the sweep.
+    defaults = {**conf.DEFAULTS, "QUEUE": "mail", "SWEEP_QUEUE": "mail.sweep"}
+    # Zero has a meaning for these times: ask each time, close at once.
+    zero = {"CONFIG_CACHE_TTL", "SESSION_MAX_IDLE"}
+    values: dict[str, Any] = {}
+    for key, default in defaults.items():
+        match default:
+            case bool():
+                values[key] = env.boolean(key, default)
+            case int():
+                values[key] = env.whole(key, default, at_least=1)
+            case float():
+                values[key] = env.seconds(key, default, zero=key in zero)
+            case list():
+                values[key] = env.listed(key, default)
+            case _:
+                values[key] = env.text(key, default)
+    values["IN_DOUBT"] = env.one_of("IN_DOUBT", defaults["IN_DOUBT"], ("resend", "hold"))
+    values["SMTP_PASSWORD_KEYS"] = env.fernet_keys("SMTP_PASSWORD_KEYS", [])
+    if DEBUG and not values["SMTP_PASSWORD_KEYS"]:
+        key = env.kept("SMTP_PASSWORD_KEYS", VAR_DIR / "smtp_password_key", lambda: Fernet.generate_key().decode())
+        values["SMTP_PASSWORD_KEYS"] = [key]
+    if values["CACHE"] not in CACHES:
+        raise WrongValue("CACHE", f"must be one of {', '.join(CACHES)}, not {values['CACHE']!r}")
+    if values["LEASE"] <= values["REPLY_TIMEOUT"]:
+        raise WrongValue(
+            "LEASE",
+            f"must be longer than REPLY_TIMEOUT ({values['REPLY_TIMEOUT']:g} s), not {values['LEASE']:g}: "
+            "a claim that ends while the server may still answer makes duplicates",
+        )
+    if values["RETRY_MAX"] < values["RETRY_FIRST"]:
+        raise WrongValue(
+            "RETRY_MAX",
+            f"must not be shorter than RETRY_FIRST ({values['RETRY_FIRST']:g} s), not {values['RETRY_MAX']:g}",
+        )
+    return values
+
+
+EMAIL_INTEGRATION = _integration()
+
+# Celery
+
+CELERY_BROKER_URL = REDIS_URL
+CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
+# Nobody waits for a broker without limit: kombu's own defaults have none. The socket timeout must be longer than the
+# second that a BRPOP takes when there is nothing: a channel that is closed reads its reply blocking.
+CELERY_BROKER_TRANSPORT_OPTIONS = {
+    "socket_connect_timeout": 1,
+    "socket_timeout": 2,
+    "socket_keepalive": True,
+    "health_check_interval": 10,
+}
+CELERY_BROKER_POOL_ACQUIRE_TIMEOUT = 2
+CELERY_TASK_PUBLISH_RETRY_POLICY = {"max_retries": 1, "interval_start": 0, "interval_step": 0.1, "interval_max": 0.1}
+CELERY_RESULT_BACKEND = "django-db"
+CELERY_RESULT_EXPIRES = 7 * 24 * 3600
+# Otherwise the worker opens a database connection for each task. config/celery.py has the liveness check for it.
+CELERY_DB_REUSE_MAX = 500
+CELERY_TIMEZONE = "UTC"
+CELERY_WORKER_SEND_TASK_EVENTS = True
+# The logging below holds for workers too.
+CELERY_WORKER_HIJACK_ROOT_LOGGER = False
+
+# Logging: to the console. Django's own would mail error reports to ADMINS, and those hold what was in the request.
+
+LOG_LEVEL = env.one_of("LOG_LEVEL", "INFO", ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"))
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {"line": {"format": "{asctime} {levelname} {name}: {message}", "style": "{"}},
+    "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "line"}},
+    "root": {"handlers": ["console"], "level": LOG_LEVEL},
+    "loggers": {"django": {"handlers": [], "level": LOG_LEVEL}},
+}
