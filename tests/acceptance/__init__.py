@@ -1,0 +1,1 @@
+"""Tests of the whole: real worker processes beside the test."""

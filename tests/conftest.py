@@ -1,0 +1,111 @@
+"""Fixtures: services, SMTP servers, and a stack of real worker processes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.core.management import call_command
+from django.db import connections
+
+from config.local.certificates import Certificates
+from config.local.smtp_server import SMTPServer
+from config.local.valkey import Valkey
+from tests import services
+from tests.stack import FAST, Stack
+
+
+def pytest_report_header() -> list[str]:
+    """Name the services of this run."""
+    lines = [f"database: {services.database}, broker and cache: {services.valkey.url}"]
+    return [*lines, *(f"missing: {name} ({reason})" for name, reason in services.missing.items())]
+
+
+@pytest.fixture(scope="session")
+def django_db_setup(django_test_environment: None, django_db_blocker: Any) -> Iterator[None]:
+    """Migrate the run's own database. It has no second name for tests, so child processes see the same one."""
+    if services.database != "sqlite":
+        services.need(services.database)
+    with django_db_blocker.unblock():
+        call_command("migrate", verbosity=0, interactive=False)
+        yield
+        connections.close_all()
+
+
+@pytest.fixture(scope="session")
+def certificates() -> Certificates:
+    """The authority that this process trusts by SSL_CERT_FILE, and a certificate for localhost."""
+    return services.certificates
+
+
+@pytest.fixture
+def valkey() -> Iterator[Valkey]:
+    """The broker and cache, empty. Whatever a test does to it, it is up again afterwards."""
+    services.need("valkey")
+    services.valkey.flush()
+    yield services.valkey
+    services.valkey.thaw()
+    services.valkey.start()
+
+
+@pytest.fixture
+def smtp_server(certificates: Certificates) -> Iterator[Callable[..., SMTPServer]]:
+    """Start an SMTP server, with STARTTLS and AUTH (``user``, ``password``) unless told otherwise.
+
+    ``smtp_server(faults=[...], security="plain", user=None)``: the arguments are those of ``SMTPServer``.
+    """
+    started: list[SMTPServer] = []
+
+    def start(**arguments: Any) -> SMTPServer:
+        if arguments.get("security") != "plain":
+            arguments.setdefault("tls_context", certificates.server_context())
+        server = SMTPServer(**arguments)
+        started.append(server)
+        server.start()
+        return server
+
+    yield start
+    for server in started:
+        server.stop()
+
+
+@pytest.fixture
+def stack(
+    transactional_db: None, valkey: Valkey, settings: Any, tmp_path: Path, request: pytest.FixtureRequest
+) -> Iterator[Callable[..., Stack]]:
+    """Start a real worker of two processes, and beat, on the test's database and broker.
+
+    ``stack(beat=True, concurrency=2, env={...})``. The test's own settings get the same short times, so that what it
+    submits is swept as soon as what the workers defer.
+    """
+    settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, **FAST}
+    started: list[Stack] = []
+
+    def start(*, beat: bool = True, concurrency: int = 2, env: dict[str, str] | None = None) -> Stack:
+        stack = Stack(tmp_path / f"stack{len(started) + 1}", concurrency=concurrency, env=env)
+        started.append(stack)
+        stack.start_worker()
+        if beat:
+            stack.start_beat()
+        return stack
+
+    yield start
+    for stack in reversed(started):
+        stack.end()
+    failed = request.node.stash.get(FAILED, False)
+    for stack in started if failed else ():
+        print(stack.logs())
+
+
+FAILED = pytest.StashKey[bool]()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Any:
+    """Remember that a test has failed, for fixtures that then show what they know."""
+    report = yield
+    if report.when == "call" and report.failed:
+        item.stash[FAILED] = True
+    return report

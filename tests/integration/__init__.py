@@ -1,0 +1,1 @@
+"""Tests of the parts together: database, Valkey, SMTP servers, in one process."""

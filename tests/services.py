@@ -1,0 +1,95 @@
+"""The services of a test run: one Valkey, one database, one certificate authority.
+
+Which database is said by TEST_DATABASE: ``sqlite``, the default, or ``postgresql``. A service that cannot be started
+skips the tests that need it, and fails the run where CI is set.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import shutil
+import signal
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+from cryptography.fernet import Fernet
+
+from config.local.certificates import Certificates, make_certificates
+from config.local.valkey import Valkey
+from tests.postgresql import PostgreSQL
+
+T = TypeVar("T")
+
+DATABASES = ("sqlite", "postgresql")
+
+folder: Path
+certificates: Certificates
+valkey: Valkey
+database: str
+
+#: The services that could not be started, and why.
+missing: dict[str, str] = {}
+
+
+def start() -> None:
+    """Start what the tests need and name it in the environment, for the settings and for child processes."""
+    global folder, certificates, valkey, database
+    database = os.environ.get("TEST_DATABASE") or "sqlite"
+    if database not in DATABASES:
+        raise pytest.UsageError(f"TEST_DATABASE must be one of {', '.join(DATABASES)}, not {database!r}")
+    # A polite end takes the servers along: SIGTERM counts as Ctrl-C, and both come to atexit.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    folder = _temporary_folder()
+    for name in list(os.environ):
+        if name.startswith(("EMAIL_", "CELERY_", "DJANGO_")) or name in ("DEFAULT_FROM_EMAIL", "ADMINS"):
+            del os.environ[name]
+
+    certificates = make_certificates(folder / "certificates")
+    valkey = Valkey(folder / "valkey")
+    atexit.register(valkey.stop)
+    _start("valkey", valkey.start)
+    if database == "postgresql":
+        postgresql = PostgreSQL(_temporary_folder())
+        atexit.register(postgresql.stop)
+        _start("postgresql", postgresql.start)
+        url = postgresql.url if "postgresql" not in missing else "postgresql://127.0.0.1:1/nowhere"
+    else:
+        url = f"sqlite:///{folder / 'db.sqlite3'}"
+    os.environ.update(
+        certificates.env,
+        DATABASE_URL=url,
+        DEBUG="true",
+        DJANGO_SETTINGS_MODULE="tests.settings",
+        ENV_FILE="",
+        REDIS_URL=valkey.url,
+        SECRET_KEY="only for tests",
+        SMTP_PASSWORD_KEYS=Fernet.generate_key().decode(),
+        VAR_DIR=str(folder / "var"),
+    )
+
+
+def need(name: str) -> None:
+    """Skip the test when this service could not be started."""
+    if name in missing:
+        pytest.skip(f"{name}: {missing[name]}")
+
+
+def _temporary_folder() -> Path:
+    made = Path(tempfile.mkdtemp(prefix="mail-dispatch-tests-"))
+    atexit.register(shutil.rmtree, made, ignore_errors=True)
+    return made
+
+
+def _start(name: str, start: Callable[[], None]) -> None:
+    try:
+        start()
+    except Exception as error:
+        if os.environ.get("CI"):
+            raise
+        missing[name] = f"{type(error).__name__}: {error}"
+        print(f"{name} could not be started: {missing[name]}", file=sys.stderr)

@@ -1,0 +1,95 @@
+"""Real Celery processes beside a test, on the test's own database and broker."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from config.local.processes import Process, Processes
+
+ROOT = Path(__file__).resolve().parent.parent
+
+#: Times short enough for a test to wait for, in the environment's spelling.
+FAST: dict[str, float] = {
+    "SWEEP_INTERVAL": 0.5,
+    "RING_AFTER": 2.0,
+    "RETRY_FIRST": 0.2,
+    "RETRY_MAX": 2.0,
+    "REPLY_TIMEOUT": 2.0,
+    "LEASE": 3.0,
+}
+
+QUEUES = ("mail", "mail.sweep", "celery")
+
+
+class Stack:
+    """A prefork worker and, if wanted, beat. ``worker`` is the one started last."""
+
+    worker: Process
+    beat: Process | None = None
+
+    def __init__(self, folder: Path, *, concurrency: int = 2, env: Mapping[str, str] | None = None) -> None:
+        """Describe a stack that logs to ``folder``; ``env`` is added to its processes' environment."""
+        self.folder = folder
+        self.concurrency = concurrency
+        fast = {name: str(value) for name, value in FAST.items()}
+        # Not tests.settings: that would be the test's own process once more.
+        self.env = {**fast, "DJANGO_SETTINGS_MODULE": "config.settings", **(env or {})}
+        self.processes = Processes(folder, env=self.env, cwd=ROOT)
+        self._workers = 0
+
+    def start_worker(self, *, queues: tuple[str, ...] = QUEUES) -> Process:
+        """Start a worker, and wait until it consumes."""
+        self._workers += 1
+        name = f"worker{self._workers}"
+        options = ["--pool", "prefork", "--concurrency", str(self.concurrency), "--queues", ",".join(queues)]
+        self.worker = self._celery(name, "worker", "--hostname", f"{name}@%h", "--loglevel", "INFO", *options)
+        self.worker.wait_for_log(" ready.", seconds=30)
+        return self.worker
+
+    def start_beat(self) -> Process:
+        """Start beat, and wait until it has begun."""
+        schedule = self.folder / "beat-schedule"
+        self.beat = self._celery("beat", "beat", "--schedule", str(schedule), "--pidfile", "", "--loglevel", "INFO")
+        self.beat.wait_for_log("beat: Starting", seconds=30)
+        return self.beat
+
+    def kill_worker(self) -> None:
+        """End the worker and its pool processes as ``kill -9`` does."""
+        self.worker.kill()
+
+    def restart_worker(self) -> Process:
+        """End the worker politely and start another."""
+        self.worker.end()
+        return self.start_worker()
+
+    def run(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """Run ``manage.py`` with these arguments in the stack's environment; with ``check``, raise when it fails."""
+        result = subprocess.run(
+            [sys.executable, "manage.py", *arguments],
+            cwd=ROOT,
+            env={**os.environ, **self.env},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+        if check and result.returncode:
+            raise RuntimeError(f"manage.py {' '.join(arguments)}: {result.returncode}\n{result.stdout}{result.stderr}")
+        return result
+
+    def logs(self) -> str:
+        """Give what all the processes have written so far."""
+        return "".join(
+            f"--- {log.name}\n{log.read_text(errors='replace')}" for log in sorted(self.folder.glob("*.log"))
+        )
+
+    def end(self) -> None:
+        """End everything."""
+        self.processes.end(seconds=5)
+
+    def _celery(self, name: str, *arguments: str) -> Process:
+        return self.processes.start(name, [sys.executable, "-m", "celery", "-A", "config", *arguments])
