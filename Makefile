@@ -17,7 +17,8 @@ install: $(STAMP) ## Make the environment in .venv from the lock files
 
 # uv takes seconds where pip takes minutes; pip stays the way for whoever configured only pip (an index of their own).
 $(STAMP): $(LOCKS) pyproject.toml
-	$(PYTHON) -m venv $(VENV)
+	@# Not over an environment that works: it may be of another Python.
+	$(BIN)/python -c 'import ssl' 2>/dev/null || $(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/uv.txt
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements/dev.txt \
 		|| $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt

@@ -41,7 +41,7 @@ class WrongValue(SystemExit):
 
 
 def load_file(default: Path) -> None:
-    """Add what the file named by ENV_FILE, or else ``default``, says to the environment; the real environment wins.
+    """Read the file named by ENV_FILE, or else ``default``, for all variables that the real environment does not have.
 
     An ENV_FILE that is empty means no file at all.
     """
@@ -59,9 +59,14 @@ def load_file(default: Path) -> None:
         raise WrongValue("ENV_FILE", f"{str(path)!r} cannot be read: {type(error).__name__}") from None
 
 
+def raw(name: str) -> str:
+    """Read a text as it is, blanks included."""
+    return _env.str(name, "")
+
+
 def is_set(name: str) -> bool:
     """Say whether the variable has a value; an empty one counts as none, because Compose files pass such."""
-    return bool(os.environ.get(name, "").strip())
+    return bool(raw(name).strip())
 
 
 def _read(name: str, parse: Callable[[str], T], default: T, must_be: str) -> T:
@@ -70,7 +75,7 @@ def _read(name: str, parse: Callable[[str], T], default: T, must_be: str) -> T:
     try:
         return parse(name)
     except EnvError:
-        raise WrongValue(name, f"must be {must_be}, not {os.environ[name]!r}") from None
+        raise WrongValue(name, f"must be {must_be}, not {raw(name)!r}") from None
 
 
 def boolean(name: str, default: bool) -> bool:
@@ -93,20 +98,20 @@ def seconds(name: str, default: float, *, zero: bool = False) -> float:
     must_be = "a number of seconds, zero or more" if zero else "a number of seconds, more than zero"
     value = _read(name, _env.float, default, must_be)
     if not math.isfinite(value) or value < 0 or (value == 0 and not zero):
-        raise WrongValue(name, f"must be {must_be}, not {os.environ.get(name, value)!r}")
+        raise WrongValue(name, f"must be {must_be}, not {raw(name) or value!r}")
     return value
 
 
 def text(name: str, default: str = "") -> str:
     """Read a text without the blanks around it."""
-    return os.environ[name].strip() if is_set(name) else default
+    return raw(name).strip() or default
 
 
 def listed(name: str, default: list[str] | None = None) -> list[str]:
     """Read a list whose items are separated by commas."""
     if not is_set(name):
         return list(default or [])
-    return [item.strip() for item in os.environ[name].split(",") if item.strip()]
+    return [item.strip() for item in raw(name).split(",") if item.strip()]
 
 
 def one_of(name: str, default: str, choices: tuple[str, ...]) -> str:

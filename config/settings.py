@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -159,7 +158,7 @@ if env.boolean("EMAIL_USE_TLS", False) and env.boolean("EMAIL_USE_SSL", False):
 if env.is_set("EMAIL_HOST_USER"):
     EMAIL_HOST_USER = env.text("EMAIL_HOST_USER")
 if env.is_set("EMAIL_HOST_PASSWORD"):
-    EMAIL_HOST_PASSWORD = os.environ["EMAIL_HOST_PASSWORD"]  # as it is: blanks may belong to it
+    EMAIL_HOST_PASSWORD = env.raw("EMAIL_HOST_PASSWORD")
 if env.is_set("EMAIL_TIMEOUT"):
     EMAIL_TIMEOUT = env.seconds("EMAIL_TIMEOUT", 0)
 if env.is_set("DEFAULT_FROM_EMAIL"):
@@ -231,8 +230,6 @@ CELERY_RESULT_EXPIRES = 7 * 24 * 3600
 CELERY_DB_REUSE_MAX = 500
 CELERY_TIMEZONE = "UTC"
 CELERY_WORKER_SEND_TASK_EVENTS = True
-# The logging below holds for workers too.
-CELERY_WORKER_HIJACK_ROOT_LOGGER = False
 
 # Logging: to the console. Django's own would mail error reports to ADMINS, and those hold what was in the request.
 

@@ -1,0 +1,260 @@
+"""The environment: what the settings make of it, and how each wrong value stops the start."""
+
+from __future__ import annotations
+
+import ast
+import os
+import pickle
+import re
+import runpy
+import stat
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from config import env
+from config.env import WrongValue
+from email_integration import conf
+
+ROOT = Path(__file__).resolve().parents[2]
+KEY = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="
+
+
+def variables() -> list[str]:
+    """All variables that .env.example documents."""
+    lines = (ROOT / ".env.example").read_text().splitlines()
+    return [match[1] for line in lines if (match := re.match(r"#?([A-Z_]+)=", line))]
+
+
+def run(arguments: list[str], var: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run Python in the project with these variables and no others that the settings read."""
+    return subprocess.run(
+        [sys.executable, *arguments],
+        cwd=ROOT,
+        env={"PATH": os.environ["PATH"], "ENV_FILE": "", "VAR_DIR": str(var), **variables},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def show(expression: str, var: Path, **variables: str) -> Any:
+    """Evaluate an expression of the settings, called ``s``, in a process of its own."""
+    result = run(["-c", f"import config.settings as s; print(repr(({expression})))"], var, **variables)
+    assert result.returncode == 0, result.stderr
+    return ast.literal_eval(result.stdout)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "named"),
+    [
+        ({"DEBUG": "perhaps"}, "DEBUG"),
+        ({"DEBUG": ""}, "SECRET_KEY"),
+        ({"CSRF_TRUSTED_ORIGINS": "mail.example.com"}, "CSRF_TRUSTED_ORIGINS"),
+        ({"HTTPS_ONLY": "2"}, "HTTPS_ONLY"),
+        ({"LOG_LEVEL": "loud"}, "LOG_LEVEL"),
+        ({"ADMINS": "root"}, "ADMINS"),
+        ({"VAR_DIR": "/dev/null/var"}, "VAR_DIR"),
+        ({"ENV_FILE": "/nowhere/.env"}, "ENV_FILE"),
+        ({"DATABASE_URL": "nonsense"}, "DATABASE_URL"),
+        ({"DATABASE_URL": "gopher://user:tell-nobody@host/db"}, "DATABASE_URL"),
+        ({"DATABASE_URL": "postgres://user:tell-nobody@host:port/db"}, "DATABASE_URL"),
+        ({"DATABASE_URL": "postgres://user:tell-nobody@host"}, "DATABASE_URL"),
+        ({"REDIS_URL": "http://user:tell-nobody@host"}, "REDIS_URL"),
+        ({"REDIS_URL": "redis://user:tell-nobody@host/zero"}, "REDIS_URL"),
+        ({"REDIS_URL": "redis://:tell-nobody@host:99999/0"}, "REDIS_URL"),
+        ({"EMAIL_HOST": "smtp://example.com"}, "EMAIL_HOST"),
+        ({"EMAIL_PORT": "abc"}, "EMAIL_PORT"),
+        ({"EMAIL_PORT": "0"}, "EMAIL_PORT"),
+        ({"EMAIL_PORT": "65536"}, "EMAIL_PORT"),
+        ({"EMAIL_USE_TLS": "starttls"}, "EMAIL_USE_TLS"),
+        ({"EMAIL_USE_TLS": "true", "EMAIL_USE_SSL": "true"}, "EMAIL_USE_SSL"),
+        ({"EMAIL_TIMEOUT": "-1"}, "EMAIL_TIMEOUT"),
+        ({"DEFAULT_FROM_EMAIL": "nobody"}, "DEFAULT_FROM_EMAIL"),
+        ({"LEASE": "120"}, "LEASE"),
+        ({"LEASE": "60", "REPLY_TIMEOUT": "60"}, "LEASE"),
+        ({"REPLY_TIMEOUT": "nan"}, "REPLY_TIMEOUT"),
+        ({"RETRY_FIRST": "-5"}, "RETRY_FIRST"),
+        ({"RETRY_FIRST": "100", "RETRY_MAX": "10"}, "RETRY_MAX"),
+        ({"SWEEP_INTERVAL": "0"}, "SWEEP_INTERVAL"),
+        ({"CONNECT_TRIES": "1.5"}, "CONNECT_TRIES"),
+        ({"QUARANTINE_AFTER": "0"}, "QUARANTINE_AFTER"),
+        ({"IN_DOUBT": "maybe"}, "IN_DOUBT"),
+        ({"CACHE": "other"}, "CACHE"),
+        ({"SMTP_PASSWORD_KEYS": "tell-nobody"}, "SMTP_PASSWORD_KEYS"),
+        ({"SMTP_PASSWORD_KEYS": f"{KEY},tell-nobody"}, "SMTP_PASSWORD_KEYS"),
+    ],
+    ids=lambda value: " ".join(f"{name}={text}" for name, text in value.items()) if isinstance(value, dict) else "",
+)
+def test_a_wrong_value_stops_the_start_with_one_line_that_names_the_variable(
+    wrong: dict[str, str], named: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And no secret is in the line."""
+    for name in variables():
+        monkeypatch.delenv(name, raising=False)
+    for name, value in ({"DEBUG": "true", "ENV_FILE": "", "VAR_DIR": str(tmp_path)} | wrong).items():
+        monkeypatch.setenv(name, value)
+
+    with pytest.raises(WrongValue) as stopped:
+        runpy.run_path(str(ROOT / "config" / "settings.py"))
+
+    line = str(stopped.value.code)
+    assert line.startswith(f"{named}: ")
+    assert len(line.splitlines()) == 1
+    assert "tell-nobody" not in line
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        ["manage.py", "check"],
+        ["-m", "celery", "-A", "config", "worker"],
+        ["-m", "celery", "-A", "config", "beat"],
+        ["-m", "celery", "-A", "config", "flower"],
+        ["-m", "gunicorn", "config.wsgi", "--preload", "--no-control-socket", "--bind", "127.0.0.1:0"],
+    ],
+    ids=lambda program: " ".join(program[:5]),
+)
+def test_every_program_stops_at_a_wrong_value(program: list[str], tmp_path: Path) -> None:
+    """One line on stderr from Django, Celery, Flower and gunicorn alike; none of them goes on or loops."""
+    result = run(program, tmp_path, DEBUG="true", EMAIL_PORT="abc", HOME=str(tmp_path))
+
+    assert result.returncode != 0
+    assert result.stderr.startswith("EMAIL_PORT: must be a whole number from 1 to 65535, not 'abc'")
+    assert len(result.stderr.splitlines()) == 1
+    assert result.stdout == ""
+
+
+def test_secrets_are_made_once_with_debug_and_kept_private(tmp_path: Path) -> None:
+    """SECRET_KEY and the Fernet key outlive the process, in files that nobody else may read."""
+    expression = "s.SECRET_KEY, s.EMAIL_INTEGRATION['SMTP_PASSWORD_KEYS']"
+
+    first = show(expression, tmp_path, DEBUG="true")
+
+    assert show(expression, tmp_path, DEBUG="true") == first
+    for name in ("secret_key", "smtp_password_key"):
+        assert stat.S_IMODE((tmp_path / name).stat().st_mode) == 0o600
+
+
+def test_given_secrets_are_taken_and_nothing_is_written(tmp_path: Path) -> None:
+    """What the environment says is used as it is."""
+    given = show(
+        "s.SECRET_KEY, s.EMAIL_INTEGRATION['SMTP_PASSWORD_KEYS']", tmp_path, SECRET_KEY="x", SMTP_PASSWORD_KEYS=KEY
+    )
+
+    assert given == ("x", [KEY])
+    assert [path.name for path in tmp_path.iterdir()] == ["static"]
+
+
+def test_all_that_start_at_once_get_the_same_secret(tmp_path: Path) -> None:
+    """Whoever links first wins; nobody sees half a secret, and nothing is left over."""
+    starters = 16
+    together = threading.Barrier(starters)
+
+    def start(number: int) -> str:
+        def make() -> str:
+            together.wait()  # all have seen that there is no file
+            return f"secret {number}"
+
+        return env.kept("NAME", tmp_path / "kept", make)
+
+    with ThreadPoolExecutor(starters) as pool:
+        secrets = set(pool.map(start, range(starters)))
+
+    assert len(secrets) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["kept"]
+
+
+def test_an_empty_secret_file_is_refused(tmp_path: Path) -> None:
+    """An empty SECRET_KEY would sign everything with nothing."""
+    (tmp_path / "kept").touch()
+
+    with pytest.raises(WrongValue, match="is empty"):
+        env.kept("NAME", tmp_path / "kept", str)
+
+
+def test_email_settings_are_defined_only_when_their_variable_is(tmp_path: Path) -> None:
+    """The app tells 'not set by the project' by that; an empty variable counts as none."""
+    expression = "sorted(name for name in vars(s) if name.startswith(('EMAIL_', 'DEFAULT_FROM')))"
+
+    assert show(expression, tmp_path, DEBUG="1", EMAIL_HOST="") == ["EMAIL_BACKEND", "EMAIL_INTEGRATION"]
+    assert show(
+        expression,
+        tmp_path,
+        DEBUG="1",
+        EMAIL_HOST="mail.example.com",
+        EMAIL_PORT="587",
+        EMAIL_USE_TLS="true",
+        EMAIL_HOST_USER="user",
+        EMAIL_HOST_PASSWORD="password",
+        EMAIL_TIMEOUT="2.5",
+        DEFAULT_FROM_EMAIL="Example <noreply@example.com>",
+    ) == [
+        "DEFAULT_FROM_EMAIL",
+        "EMAIL_BACKEND",
+        "EMAIL_HOST",
+        "EMAIL_HOST_PASSWORD",
+        "EMAIL_HOST_USER",
+        "EMAIL_INTEGRATION",
+        "EMAIL_PORT",
+        "EMAIL_TIMEOUT",
+        "EMAIL_USE_TLS",
+    ]
+
+
+def test_the_environment_wins_over_the_file(tmp_path: Path) -> None:
+    """And what only the file says counts too."""
+    file = tmp_path / "some.env"
+    file.write_text("SECRET_KEY=from file\nEMAIL_HOST=file.example.com\n")
+
+    shown = show("s.SECRET_KEY, s.EMAIL_HOST", tmp_path, ENV_FILE=str(file), EMAIL_HOST="env.example.com")
+
+    assert shown == ("from file", "env.example.com")
+
+
+def test_sqlite_is_fit_for_several_processes(tmp_path: Path) -> None:
+    """By default and for any SQLite URL; an option in the URL wins."""
+    by_default = show("s.DATABASES['default']['NAME'], s.DATABASES['default']['OPTIONS']", tmp_path, DEBUG="1")
+    assert by_default == (str(tmp_path / "db.sqlite3"), env.SQLITE_OPTIONS)
+
+    assert env.database("UNSET", "sqlite:////srv/x.sqlite3")["OPTIONS"] == env.SQLITE_OPTIONS
+    assert env.database("UNSET", "sqlite:////srv/x.sqlite3?timeout=3")["OPTIONS"]["timeout"] == 3
+    assert "OPTIONS" not in env.database("UNSET", "postgres://user@host/db")
+
+
+@pytest.mark.parametrize(("key", "default"), conf.DEFAULTS.items())
+def test_each_key_of_the_app_has_a_variable_and_a_type_it_can_be_read_as(key: str, default: object) -> None:
+    """Whoever adds a key documents it, and gives it a default the settings can take the type from."""
+    assert isinstance(default, bool | int | float | str | list)
+    assert any(line.lstrip("#").startswith(f"{key}=") for line in (ROOT / ".env.example").read_text().splitlines()), (
+        f"{key} is missing in .env.example"
+    )
+
+
+def test_keys_of_the_app_keep_the_type_of_their_default(tmp_path: Path) -> None:
+    """'5' is 5.0 where a time is meant; the queues have names of their own here."""
+    keys = ("RING_AFTER", "CONNECT_TRIES", "CONFIG_CACHE_TTL", "QUEUE", "SWEEP_QUEUE", "IN_DOUBT")
+    shown = show(
+        f"[s.EMAIL_INTEGRATION[key] for key in {keys}]",
+        tmp_path,
+        DEBUG="1",
+        RING_AFTER="5",
+        CONNECT_TRIES="3",
+        CONFIG_CACHE_TTL="0",
+        IN_DOUBT="HOLD",
+    )
+
+    assert shown == [5.0, 3, 0.0, "mail", "mail.sweep", "hold"]
+
+
+def test_a_wrong_value_survives_pickling() -> None:
+    """It may be raised in a child process."""
+    error = pickle.loads(pickle.dumps(WrongValue("NAME", "is wrong")))
+
+    assert (error.name, error.problem, error.code) == ("NAME", "is wrong", WrongValue("NAME", "is wrong").code)
