@@ -1,0 +1,1 @@
+"""Django's mail API: ``queued.EmailBackend`` submits, ``direct.EmailBackend`` sends now."""

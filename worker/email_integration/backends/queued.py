@@ -1,0 +1,46 @@
+"""``EMAIL_BACKEND`` that submits: ``send_mail()`` returns once the mail is in the database."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from django.core.exceptions import ImproperlyConfigured
+from django.core.mail import EmailMessage
+from django.core.mail.backends.base import BaseEmailBackend
+
+from email_integration.delivery.submit import submit
+from email_integration.exceptions import InvalidMail
+
+
+class EmailBackend(BaseEmailBackend):
+    """Submits each message; it is sent through the SMTP configuration that is active by then."""
+
+    def __init__(
+        self, fail_silently: bool = False, username: str | None = None, password: str | None = None, **kwargs: Any
+    ) -> None:
+        """Refuse credentials given per call: they could not be honoured later, nor kept safely."""
+        if username or password:
+            raise ImproperlyConfigured(
+                "The queued email backend takes no user name or password per call (auth_user, auth_password): "
+                "mail goes through the active SMTP configuration. Leave them out."
+            )
+        super().__init__(fail_silently=fail_silently, **kwargs)
+
+    def send_messages(self, email_messages: Iterable[EmailMessage]) -> int:
+        """Submit the messages and return how many that were.
+
+        A message without recipients is passed over, as Django does. Raises ``InvalidMail`` unless ``fail_silently``.
+        """
+        submitted = 0
+        for message in email_messages:
+            if not message.recipients():
+                continue
+            try:
+                submit(message, default_from_is_open=True)
+            except InvalidMail:
+                if not self.fail_silently:
+                    raise
+            else:
+                submitted += 1
+        return submitted

@@ -1,0 +1,62 @@
+"""The one setting, ``EMAIL_INTEGRATION``: its keys, their defaults, and how they are read.
+
+Settings are read when they are used, so ``override_settings`` works and nothing is fixed at import.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.conf import settings
+from django.core.exceptions import ImproperlyConfigured
+
+#: Every key of ``settings.EMAIL_INTEGRATION`` with its default. Times are in seconds.
+DEFAULTS: dict[str, Any] = {
+    # How often beat looks for deliveries that are due and that nothing is working on.
+    "SWEEP_INTERVAL": 5.0,
+    # How long after submission the sweep rings for the first time; doubles with every ring.
+    "RING_AFTER": 30.0,
+    # Backoff after a transient failure: exponential between these two, with full jitter.
+    "RETRY_FIRST": 5.0,
+    "RETRY_MAX": 900.0,
+    # A mail without 'expires_at' that was not accepted by then is given up (RFC 5321 §4.5.4.1).
+    "GIVE_UP_AFTER": 5 * 24 * 3600.0,
+    # How long to wait for the reply to the final dot (RFC 5321 §4.5.3.2.6 asks for minutes).
+    "REPLY_TIMEOUT": 120.0,
+    # How long a claim holds; must be longer than REPLY_TIMEOUT.
+    "LEASE": 150.0,
+    # What becomes of a mail that the server may or may not have: 'resend' or 'hold'.
+    "IN_DOUBT": "resend",
+    # A mail whose worker died this many times in a row is put aside.
+    "QUARANTINE_AFTER": 5,
+    # How long a process may use its copy of the active configuration without asking the database.
+    "CONFIG_CACHE_TTL": 5.0,
+    # The Django cache that carries the stamp; must be shared by all processes.
+    "CACHE": "default",
+    # The Celery queues of deliveries and of the sweep; '' means the queue Celery would choose.
+    "QUEUE": "",
+    "SWEEP_QUEUE": "",
+    # How long submitting may wait for the broker, once per transaction.
+    "BROKER_TIMEOUT": 1.0,
+    # An SMTP session is closed after so much idle time, age, or so many transactions.
+    "SESSION_MAX_IDLE": 30.0,
+    "SESSION_MAX_AGE": 300.0,
+    "SESSION_MAX_TRANSACTIONS": 100,
+    # How often opening a session is tried within one attempt.
+    "CONNECT_TRIES": 2,
+    # The Fernet keys that seal SMTP passwords, newest first.
+    "SMTP_PASSWORD_KEYS": [],
+}
+
+
+def get(key: str) -> Any:
+    """Return the value of ``EMAIL_INTEGRATION[key]`` as it is now, or its default.
+
+    Raises ``ImproperlyConfigured`` when the setting is not a dictionary, and ``KeyError`` for a key
+    that does not exist.
+    """
+    default = DEFAULTS[key]
+    given = getattr(settings, "EMAIL_INTEGRATION", {})
+    if not isinstance(given, dict):
+        raise ImproperlyConfigured("EMAIL_INTEGRATION must be a dictionary of the keys in email_integration.conf.")
+    return given.get(key, default)

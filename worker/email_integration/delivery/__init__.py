@@ -1,0 +1,1 @@
+"""What becomes of one mail: rendered, submitted, attempted, settled."""

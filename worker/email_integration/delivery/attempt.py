@@ -1,0 +1,119 @@
+"""One attempt at one delivery, from the row to the recorded outcome.
+
+A mail whose worker dies before the claim is simply tried again. One whose worker dies after it is found by the sweep
+when the lease has run out, and is *in doubt*: the server may have it. One whose outcome is recorded is never sent
+again, however often a ring repeats.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import logging
+import random
+import traceback
+
+import tenacity
+from django.db import DatabaseError, InterfaceError, OperationalError, connections
+from django.utils import timezone
+
+from email_integration import conf
+from email_integration.models import Delivery, Status
+from email_integration.smtp import Relay
+
+from . import ledger
+from .dispatch import Mail, dispatch
+from .outcome import Deferred, InDoubt, Outcome, Skipped
+from .retry import backoff
+
+logger = logging.getLogger(__name__)
+
+
+def attempt(delivery_id: str) -> Delivery | Skipped:
+    """Try the delivery once and return it as it stands then; ``Skipped`` when there was nothing to do.
+
+    Raises ``DatabaseError`` when the database fails; the delivery is then rung for again.
+    """
+    delivery = ledger.load(delivery_id)
+    if delivery is None:
+        return Skipped(reason="unknown: its transaction was rolled back, or it was deleted")
+    started_at = timezone.now()
+    skipped = _prepare(delivery, started_at)
+    if skipped is not None or Status(delivery.status).is_final:
+        return skipped or delivery
+    relay, outcome = _send(delivery)
+    if isinstance(outcome, Skipped):
+        return outcome
+    wait = backoff(
+        delivery.attempts + 1,
+        first=conf.get("RETRY_FIRST"),
+        longest=conf.get("RETRY_MAX"),
+        chance=random.random(),  # noqa: S311  # spreads load, guards nothing
+        hint=outcome.retry_in if isinstance(outcome, Deferred) else None,
+    )
+    recorded = _record(delivery, outcome, ledger.Try(relay=relay, started_at=started_at, wait=wait))
+    return delivery if recorded else _OVERTAKEN
+
+
+_OVERTAKEN = Skipped(reason="overtaken by another worker")
+
+
+def _prepare(delivery: Delivery, now: dt.datetime) -> Skipped | None:
+    """Bring the delivery to where it can be tried, or to its end; say why if there is nothing to do."""
+    if Status(delivery.status).is_final:
+        if delivery.continued or not ledger.resume_follow_up(delivery):
+            return Skipped(reason=f"already {delivery.status}")
+        return None
+    if delivery.status == Status.SENDING:
+        if delivery.lease_until is not None and delivery.lease_until > now:
+            return Skipped(reason="another worker is sending it")
+        if not ledger.lease_ran_out(delivery):
+            return _OVERTAKEN
+    if delivery.status == Status.IN_DOUBT:
+        return Skipped(reason="in doubt, held for a person")
+    if delivery.due_at > timezone.now():
+        return Skipped(reason="not due yet")
+    moved = True
+    if delivery.expires_at <= now:
+        moved = ledger.end(delivery, Status.EXPIRED, "not accepted in time")
+    elif delivery.unfinished >= conf.get("QUARANTINE_AFTER"):
+        moved = ledger.end(delivery, Status.QUARANTINED, "its worker was lost every time it was tried")
+    elif delivery.rings:
+        moved = ledger.begin_again(delivery)
+    return None if moved else _OVERTAKEN
+
+
+def _send(delivery: Delivery) -> tuple[Relay | None, Outcome | Skipped]:
+    mail = Mail(
+        from_header=delivery.from_header,
+        from_open=delivery.from_open,
+        recipients=ledger.pending(delivery),
+        content=bytes(delivery.content),
+    )
+    try:
+        return dispatch(mail, lambda relay, from_header: ledger.claim(delivery, relay, from_header=from_header))
+    except (DatabaseError, InterfaceError):
+        raise
+    except Exception as error:  # whatever it is, the mail is kept and the fault is shown
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        what = f"unexpected {type(error).__name__} in {frame.name}, line {frame.lineno}"
+        # The error's own text may quote the mail, so it is not logged.
+        logger.error("Delivery %s: %s of %s", delivery.pk, what, frame.filename)
+        if delivery.status == Status.SENDING:
+            return None, InDoubt(reason=what)
+        return None, Deferred(reason=what)
+
+
+def _record(delivery: Delivery, outcome: Outcome, attempt_: ledger.Try) -> bool:
+    """Record the outcome, again and again until the lease ends when the database is out of reach."""
+
+    def reconnect(state: tenacity.RetryCallState) -> None:
+        connections[ledger.database()].close()
+
+    recording = tenacity.Retrying(
+        retry=tenacity.retry_if_exception_type((OperationalError, InterfaceError)),
+        wait=tenacity.wait_exponential(multiplier=0.1, max=5),
+        stop=tenacity.stop_after_delay(conf.get("LEASE")),
+        before_sleep=reconnect,
+        reraise=True,
+    )
+    return recording(ledger.record, delivery, outcome, attempt_)

@@ -1,0 +1,103 @@
+"""Make Django's ``EmailMessage`` out of the arguments of ``send_email``, or say clearly why it cannot be made."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from email.mime.base import MIMEBase
+from pathlib import Path
+from typing import Any
+
+from django.core.mail import EmailMessage, EmailMultiAlternatives
+
+from email_integration.exceptions import InvalidMail
+
+#: A file to attach: its path, or (filename, content[, MIME type]) as Django takes it, or a finished MIME part.
+Attachment = str | Path | MIMEBase | tuple[Any, ...] | list[Any]
+
+
+def compose(
+    subject: str,
+    body: str,
+    from_email: str | None,
+    *,
+    to: Sequence[str],
+    cc: Sequence[str],
+    bcc: Sequence[str],
+    reply_to: Sequence[str],
+    html_body: str | None,
+    attachments: Sequence[Attachment],
+    headers: Mapping[str, str] | None,
+) -> EmailMessage:
+    """Return the message. Raises ``InvalidMail`` naming the argument that is wrong and how to mend it."""
+    for name, value in (("subject", subject), ("body", body)):
+        if not isinstance(value, str):
+            raise InvalidMail(f"{name} must be text, not {_kind(value)}.")
+    for name, text in (("from_email", from_email), ("html_body", html_body)):
+        if text is not None and not isinstance(text, str):
+            raise InvalidMail(f"{name} must be text or None, not {_kind(text)}.")
+    message = EmailMultiAlternatives(
+        subject=subject,
+        body=body,
+        from_email=from_email,
+        to=_addresses("to", to),
+        cc=_addresses("cc", cc),
+        bcc=_addresses("bcc", bcc),
+        reply_to=_addresses("reply_to", reply_to),
+        headers=_headers(headers),
+    )
+    if html_body is not None:
+        message.attach_alternative(html_body, "text/html")
+    if isinstance(attachments, str | bytes | Mapping):
+        raise InvalidMail(f"attachments must be a list, not {_kind(attachments)}.")
+    for number, attachment in enumerate(attachments, 1):
+        _attach(message, number, attachment)
+    return message
+
+
+def _addresses(name: str, value: Any) -> list[str]:
+    if value is None:
+        return []
+    if not isinstance(value, list | tuple | set | frozenset):
+        hint = f"; write {name}=[…] around it" if isinstance(value, str) else ""
+        raise InvalidMail(f"{name} must be a list of addresses, not {_kind(value)}{hint}.")
+    for item in value:
+        if not isinstance(item, str):
+            raise InvalidMail(f"{name} must be a list of texts; it holds {_kind(item)}.")
+    return list(value)
+
+
+def _headers(headers: Any) -> dict[str, str]:
+    if headers is None:
+        return {}
+    if not isinstance(headers, Mapping):
+        raise InvalidMail(f"headers must be a dictionary of texts, not {_kind(headers)}.")
+    for name, value in headers.items():
+        if not isinstance(name, str) or not isinstance(value, str):
+            raise InvalidMail(f"headers must be a dictionary of texts; {name!r} is not.")
+    return dict(headers)
+
+
+def _attach(message: EmailMessage, number: int, attachment: Any) -> None:
+    if isinstance(attachment, MIMEBase):
+        message.attach(attachment)
+    elif isinstance(attachment, str | Path):
+        try:
+            message.attach_file(str(attachment))
+        except (OSError, ValueError) as error:
+            raise InvalidMail(
+                f"attachment {number} cannot be read: {error}. "
+                "Give a path this process can read, or (filename, content, mimetype)."
+            ) from error
+    elif isinstance(attachment, tuple | list) and 2 <= len(attachment) <= 3:
+        filename, content, mimetype = (*attachment, None)[:3]
+        if content is None or not isinstance(content, str | bytes):
+            raise InvalidMail(f"attachment {number}: the content must be text or bytes, not {_kind(content)}.")
+        message.attach(filename, content, mimetype)
+    else:
+        raise InvalidMail(
+            f"attachment {number} must be a path or (filename, content[, mimetype]), not {_kind(attachment)}."
+        )
+
+
+def _kind(value: Any) -> str:
+    return f"a {type(value).__name__}" if value is not None else "None"

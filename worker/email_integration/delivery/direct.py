@@ -1,0 +1,51 @@
+"""Send one message now, without queue, row or retry."""
+
+from __future__ import annotations
+
+from django.core.mail import EmailMessage
+
+from email_integration.exceptions import DeliveryDeferred, DeliveryFailed
+from email_integration.smtp import Relay, Session
+
+from .dispatch import Mail, dispatch, transact
+from .outcome import Accepted, Failed, InDoubt, Outcome, Skipped
+from .render import render
+
+
+def send_now(message: EmailMessage, *, default_from_is_open: bool = False) -> Accepted:
+    """Send ``message`` through the active relay and return what the server said.
+
+    Raises ``InvalidMail`` for a message that cannot be sent as given, ``DeliveryFailed`` when it was refused for good
+    or nobody knows whether it was taken, ``DeliveryDeferred`` when it could go another time.
+    """
+    _, outcome = dispatch(_mail(message, default_from_is_open=default_from_is_open), _always)
+    return _accepted(outcome)
+
+
+def send_through(session: Session, message: EmailMessage) -> Accepted:
+    """Send ``message`` on ``session``, whatever is active. Raises as ``send_now``, and ``SMTPFailure``."""
+    return _accepted(transact(session, _mail(message, default_from_is_open=True), _always))
+
+
+def _mail(message: EmailMessage, *, default_from_is_open: bool) -> Mail:
+    rendered = render(message, default_from_is_open=default_from_is_open)
+    return Mail(
+        from_header=rendered.from_header,
+        from_open=rendered.from_open,
+        recipients=rendered.recipients,
+        content=rendered.content,
+    )
+
+
+def _always(relay: Relay, from_header: str) -> bool:
+    return True
+
+
+def _accepted(outcome: Outcome | Skipped) -> Accepted:
+    if isinstance(outcome, Accepted):
+        return outcome
+    if isinstance(outcome, Failed):
+        raise DeliveryFailed(outcome.code, outcome.reason)
+    if isinstance(outcome, InDoubt):
+        raise DeliveryFailed(outcome.code, outcome.reason, "in_doubt")
+    raise DeliveryDeferred(None if isinstance(outcome, Skipped) else outcome.code, outcome.reason)

@@ -1,0 +1,87 @@
+"""The interface between deliveries and the task queue that works on them.
+
+The database is the truth; a ring only says 'look at this delivery'. Lost, doubled or late rings cost time, never mail.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Sequence
+from typing import Protocol
+
+from django.db import transaction
+
+from email_integration.models import Delivery
+
+logger = logging.getLogger(__name__)
+
+
+class Doorbell(Protocol):
+    """What a task queue provides."""
+
+    def ring(self, deliveries: Sequence[Delivery]) -> None:
+        """Have a worker look at each delivery; return in about a second even if the broker is dead."""
+
+    def report(self, delivery: Delivery) -> None:
+        """Tell whoever waits for the delivery how it stands; called inside the transaction that records it."""
+
+    def follow_up(self, delivery: Delivery) -> None:
+        """Set going what follows a delivery that ended outside a task."""
+
+    def has_follow_up(self, delivery: Delivery) -> bool:
+        """Whether something follows the delivery's end."""
+
+
+class _Nobody:
+    """No task queue is installed: the sweep of one that is will find the delivery."""
+
+    def ring(self, deliveries: Sequence[Delivery]) -> None:
+        logger.warning("No task queue is installed; %d deliveries wait.", len(deliveries))
+
+    def report(self, delivery: Delivery) -> None:
+        pass
+
+    def follow_up(self, delivery: Delivery) -> None:
+        pass
+
+    def has_follow_up(self, delivery: Delivery) -> bool:
+        return False
+
+
+_installed: Doorbell = _Nobody()
+_waiting = threading.local()
+
+
+def install(doorbell: Doorbell) -> None:
+    """Make ``doorbell`` the one that is used."""
+    global _installed  # one per process, set when the app starts
+    _installed = doorbell
+
+
+def installed() -> Doorbell:
+    """The doorbell in use."""
+    return _installed
+
+
+def ring(deliveries: Sequence[Delivery]) -> None:
+    """Ring now; a failure is logged, for the sweep rings again."""
+    if not deliveries:
+        return
+    try:
+        _installed.ring(deliveries)
+    except Exception as error:  # the mail is safe in the database, whatever the broker says
+        logger.warning("Could not ring for %d deliveries (%s); the sweep will.", len(deliveries), type(error).__name__)
+
+
+def ring_on_commit(delivery: Delivery, *, using: str) -> None:
+    """Ring once the transaction is committed, together with everything else submitted in it.
+
+    Each submission registers a hook, so that a savepoint that is rolled back takes none of the others with it; the
+    first hook to run rings for all. A delivery that was rolled back may be rung for as well: nobody will find it.
+    """
+    waiting: dict[str, list[Delivery]] = _waiting.__dict__
+    if not transaction.get_connection(using).in_atomic_block:
+        waiting.pop(using, None)
+    waiting.setdefault(using, []).append(delivery)
+    transaction.on_commit(lambda: ring(waiting.pop(using, [])), using=using)

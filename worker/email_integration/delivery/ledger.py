@@ -1,0 +1,249 @@
+"""Every transition of a delivery: a conditional UPDATE that compares the fence and raises it.
+
+Whoever has seen an older fence changes nothing, with one exception: that the server accepted a mail is a fact, and a
+reply that arrives late is recorded whatever has happened since.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import os
+import socket
+from dataclasses import dataclass
+from typing import Any
+
+from django.db import router, transaction
+from django.db.models import F, Q
+from django.utils import timezone
+
+from email_integration import conf
+from email_integration.models import FINAL, Delivery, DeliveryAttempt, Status
+from email_integration.smtp import Phase, Relay, Reply
+
+from . import doorbell
+from .outcome import Accepted, Deferred, Failed, InDoubt, Outcome, is_permanent
+
+#: What can be tried: everything that is neither finished nor in somebody's hands.
+CLAIMABLE = (Status.QUEUED, Status.DEFERRED)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Try:
+    """One attempt: which relay, since when, and how long to wait before the next should it come to nothing."""
+
+    relay: Relay | None
+    started_at: dt.datetime
+    wait: float = 0.0
+
+
+def database() -> str:
+    """The database alias that deliveries are written to."""
+    return router.db_for_write(Delivery)
+
+
+def load(delivery_id: str) -> Delivery | None:
+    """Return the delivery, None if there is none (its transaction may have been rolled back)."""
+    return Delivery.objects.using(database()).filter(pk=delivery_id).first()
+
+
+def pending(delivery: Delivery) -> tuple[str, ...]:
+    """The recipients nothing is decided about yet."""
+    return tuple(item["address"] for item in delivery.recipients if item["status"] == "pending")
+
+
+def seconds(value: float) -> dt.timedelta:
+    return dt.timedelta(seconds=value)
+
+
+# -- transitions ----------------------------------------------------------------------------------------------------
+
+
+def claim(delivery: Delivery, relay: Relay, *, from_header: str) -> bool:
+    """Take the right to send the final dot now; False when somebody else was faster.
+
+    Committed when this returns. Pins a sender that was left open.
+    """
+    lease_until = timezone.now() + seconds(conf.get("LEASE"))
+    return _move(
+        delivery,
+        Q(status__in=CLAIMABLE),
+        status=Status.SENDING,
+        lease_until=lease_until,
+        ring_after=lease_until,
+        from_header=from_header,
+        smtp_config=relay.name,
+    )
+
+
+def begin_again(delivery: Delivery) -> bool:
+    """Count an attempt that follows a repeated ring, so that a mail that kills its worker is found out."""
+    return _move(delivery, Q(status__in=CLAIMABLE), unfinished=delivery.unfinished + 1)
+
+
+def record(delivery: Delivery, outcome: Outcome, attempt: Try) -> bool:
+    """Write down how an attempt ended, with its result, in one commit; False when the fence was overtaken.
+
+    ``delivery`` is brought up to date. The caller decides what to do when the database cannot be reached.
+    """
+    with transaction.atomic(using=database()):
+        moved = _move(delivery, ~Q(status__in=FINAL), **_after(delivery, outcome, attempt))
+        if not moved and isinstance(outcome, Accepted):
+            moved = _accept_late(delivery, outcome, attempt)
+        if moved:
+            _log(delivery, outcome, attempt)
+            doorbell.installed().report(delivery)
+    return moved
+
+
+def lease_ran_out(delivery: Delivery) -> bool:
+    """Record that a claimed delivery's lease ended without an outcome: it is in doubt."""
+    outcome = InDoubt(reason="the worker was lost after the claim and before the outcome")
+    attempt = Try(relay=None, started_at=delivery.lease_until or timezone.now())
+    return record(delivery, outcome, attempt)
+
+
+def end(delivery: Delivery, status: Status, reason: str) -> bool:
+    """End a delivery that nobody is sending: expired, cancelled or quarantined. What was accepted stays accepted."""
+    recipients = [
+        {**item, "status": "failed", "reply": reason} if item["status"] == "pending" else item
+        for item in delivery.recipients
+    ]
+    if any(item["status"] == "accepted" for item in recipients):
+        status = Status.ACCEPTED
+    with transaction.atomic(using=database()):
+        moved = _move(
+            delivery,
+            ~Q(status__in=(*FINAL, Status.SENDING)),
+            recipients=recipients,
+            **_finished(delivery, status, code=delivery.code, reason=reason),
+        )
+        if moved:
+            doorbell.installed().report(delivery)
+    return moved
+
+
+def cancel(delivery_id: str) -> Delivery | None:
+    """Cancel a delivery; None when it does not exist, is finished or is being sent at this moment."""
+    delivery = load(delivery_id)
+    if delivery is None or not end(delivery, Status.CANCELLED, "cancelled"):
+        return None
+    doorbell.installed().follow_up(delivery)
+    return delivery
+
+
+def resume_follow_up(delivery: Delivery) -> bool:
+    """Take over what follows a finished delivery, when whoever ended it did not come to it."""
+    with transaction.atomic(using=database()):
+        moved = _move(delivery, Q(continued=False), ring_after=timezone.now() + seconds(conf.get("LEASE")))
+        if moved:
+            doorbell.installed().report(delivery)
+    return moved
+
+
+def followed_up(delivery_id: str) -> None:
+    """Record that what follows the delivery has been set going."""
+    Delivery.objects.using(database()).filter(pk=delivery_id, continued=False).update(continued=True, ring_after=None)
+
+
+# -- how ------------------------------------------------------------------------------------------------------------
+
+
+def _move(delivery: Delivery, condition: Q, **changes: Any) -> bool:
+    rows = Delivery.objects.using(database()).filter(condition, pk=delivery.pk, fence=delivery.fence)
+    if not rows.update(fence=F("fence") + 1, **changes):
+        return False
+    delivery.fence += 1
+    for name, value in changes.items():
+        setattr(delivery, name, value)
+    return True
+
+
+def _accept_late(delivery: Delivery, outcome: Accepted, attempt: Try) -> bool:
+    delivery.refresh_from_db(
+        fields=["status", "fence", "recipients", "attempts"],
+        from_queryset=Delivery.objects.using(database()).select_for_update(),
+    )
+    if delivery.status == Status.ACCEPTED:
+        return False
+    return _move(delivery, Q(), **_after(delivery, outcome, attempt))
+
+
+def _after(delivery: Delivery, outcome: Outcome, attempt: Try) -> dict[str, Any]:
+    recipients = _settled(delivery.recipients, outcome)
+    attempts = delivery.attempts + 1
+    smtp_config = attempt.relay.name if attempt.relay else delivery.smtp_config
+    common = {"recipients": recipients, "attempts": attempts, "smtp_config": smtp_config, "unfinished": 0}
+    if not any(item["status"] == "pending" for item in recipients):
+        accepted = any(item["status"] == "accepted" for item in recipients)
+        status = Status.ACCEPTED if accepted else Status.FAILED
+        return common | _finished(delivery, status, code=outcome.code, reason=outcome.reason)
+    due_at = timezone.now() + seconds(attempt.wait)
+    held = isinstance(outcome, InDoubt) and conf.get("IN_DOUBT") == "hold"
+    return common | {
+        "status": Status.IN_DOUBT if held else Status.DEFERRED,
+        "code": outcome.code,
+        "reason": outcome.reason[:255],
+        "due_at": due_at,
+        "ring_after": None if held else due_at,
+        "lease_until": None,
+        "rings": 0,
+    }
+
+
+def _finished(delivery: Delivery, status: Status, *, code: int | None, reason: str) -> dict[str, Any]:
+    follows = doorbell.installed().has_follow_up(delivery)
+    now = timezone.now()
+    return {
+        "status": status,
+        "code": code,
+        "reason": reason[:255],
+        "finished_at": now,
+        "lease_until": None,
+        "continued": not follows,
+        "ring_after": now + seconds(conf.get("LEASE")) if follows else None,
+    }
+
+
+def _settled(recipients: list[dict[str, Any]], outcome: Outcome) -> list[dict[str, Any]]:
+    return [_settle(item, outcome) if item["status"] == "pending" else item for item in recipients]
+
+
+def _settle(item: dict[str, Any], outcome: Outcome) -> dict[str, Any]:
+    if isinstance(outcome, InDoubt):
+        return item
+    reply = outcome.refused.get(item["address"])
+    if reply is not None:
+        decided = isinstance(outcome, Failed) or is_permanent(reply)
+        return {**item, "status": "failed" if decided else "pending", **_said(reply)}
+    if isinstance(outcome, Accepted) and item["address"] in outcome.accepted:
+        return {**item, "status": "accepted", "code": outcome.code}
+    if isinstance(outcome, Failed):
+        return {**item, "status": "failed", "code": outcome.code, "reply": outcome.reason}
+    return item
+
+
+def _said(reply: Reply) -> dict[str, Any]:
+    return {"code": reply.code, "reply": f"{reply.enhanced} {reply.text}".strip()[:500]}
+
+
+def _log(delivery: Delivery, outcome: Outcome, attempt: Try) -> None:
+    DeliveryAttempt.objects.using(database()).create(
+        delivery_id=delivery.pk,
+        number=delivery.attempts,
+        started_at=attempt.started_at,
+        outcome=_WORDS[type(outcome)],
+        phase=(outcome.phase or Phase.CONNECT) if attempt.relay or isinstance(outcome, InDoubt) else "",
+        code=outcome.code,
+        reason=outcome.reason[:255],
+        smtp_config=delivery.smtp_config,
+        host=attempt.relay.host if attempt.relay else "",
+        worker=f"{socket.gethostname()}:{os.getpid()}",
+    )
+
+
+_WORDS = {
+    Accepted: Status.ACCEPTED,
+    Deferred: Status.DEFERRED,
+    Failed: Status.FAILED,
+    InDoubt: Status.IN_DOUBT,
+}

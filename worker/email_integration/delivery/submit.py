@@ -1,0 +1,83 @@
+"""Take a mail: render, one row in the caller's transaction, a ring on commit."""
+
+from __future__ import annotations
+
+import datetime as dt
+import uuid
+
+from django.core.mail import EmailMessage
+from django.db import IntegrityError, transaction
+from django.utils import timezone
+
+from email_integration import conf
+from email_integration.exceptions import InvalidMail
+from email_integration.models import Delivery
+
+from . import doorbell, ledger
+from .render import render
+
+
+def submit(
+    message: EmailMessage,
+    *,
+    delivery_id: str | None = None,
+    idempotency_key: str | None = None,
+    due_at: dt.datetime | None = None,
+    expires_at: dt.datetime | None = None,
+    default_from_is_open: bool = False,
+    options: str = "",
+) -> Delivery:
+    """Submit ``message`` and return its delivery; it is sent once the current transaction is committed.
+
+    The same ``delivery_id`` or ``idempotency_key`` (each at most 255 characters) again returns the first delivery and
+    submits nothing. Raises ``InvalidMail`` when the mail cannot be sent as given.
+    """
+    for name, text in (("task_id", delivery_id), ("idempotency_key", idempotency_key)):
+        if text is not None and not (isinstance(text, str) and 0 < len(text) <= 255):  # type: ignore[redundant-expr]
+            raise InvalidMail(f"{name} must be text of 1 to 255 characters.")
+    now = timezone.now()
+    due_at = _moment("eta", due_at) or now
+    rendered = render(message, default_from_is_open=default_from_is_open)
+    delivery = Delivery(
+        id=delivery_id or str(uuid.uuid4()),
+        message_id=rendered.message_id,
+        from_header=rendered.from_header,
+        from_open=rendered.from_open,
+        recipients=[{"address": address, "status": "pending"} for address in rendered.recipients],
+        content=rendered.content,
+        idempotency_key=idempotency_key,
+        created_at=now,
+        due_at=due_at,
+        expires_at=_moment("expires_at", expires_at) or due_at + ledger.seconds(conf.get("GIVE_UP_AFTER")),
+        # Due now: the ring below wakes a worker, and the sweep only if that got lost. Due later: the sweep does it.
+        ring_after=due_at if due_at > now else now + ledger.seconds(conf.get("RING_AFTER")),
+        options=options,
+    )
+    using = ledger.database()
+    if delivery_id is None and idempotency_key is None:
+        delivery.save(using=using, force_insert=True)
+    else:
+        try:
+            with transaction.atomic(using=using):
+                delivery.save(using=using, force_insert=True)
+        except IntegrityError:
+            return _first(using, delivery)
+    if due_at <= now:
+        doorbell.ring_on_commit(delivery, using=using)
+    return delivery
+
+
+def _first(using: str, delivery: Delivery) -> Delivery:
+    rows = Delivery.objects.using(using)
+    found = rows.filter(pk=delivery.pk).first()
+    if found is None:
+        found = rows.get(idempotency_key=delivery.idempotency_key)
+    return found
+
+
+def _moment(name: str, value: dt.datetime | None) -> dt.datetime | None:
+    if value is None:
+        return None
+    if not isinstance(value, dt.datetime):
+        raise InvalidMail(f"{name} must be a datetime, not a {type(value).__name__}.")
+    return timezone.make_aware(value) if timezone.is_naive(value) else value

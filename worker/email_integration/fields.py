@@ -1,0 +1,129 @@
+"""A model field that seals what it stores with MultiFernet, under keys of its own (``SMTP_PASSWORD_KEYS``).
+
+In the database stands ``fernet$`` and a token. A value read from there stays sealed until the attribute is read, so a
+lost key spoils one secret, not the page or the query it was on.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from cryptography.fernet import Fernet, InvalidToken, MultiFernet
+from django.core.exceptions import ImproperlyConfigured
+from django.db import models
+
+from . import conf
+from .exceptions import SecretUnreadable
+
+if TYPE_CHECKING:
+    _TextField = models.TextField[Any, Any]
+else:
+    _TextField = models.TextField
+
+PREFIX = "fernet$"
+
+
+@dataclass(frozen=True)
+class Sealed:
+    """A value as it stands in the database."""
+
+    stored: str
+
+    def __repr__(self) -> str:
+        return "<Sealed>"
+
+    def __str__(self) -> str:
+        return self.stored
+
+    def open(self) -> str:
+        """Return the plain text; raises ``SecretUnreadable`` when no key fits."""
+        try:
+            return keys().decrypt(self.stored.removeprefix(PREFIX).encode()).decode()
+        except (InvalidToken, ImproperlyConfigured) as error:
+            raise SecretUnreadable(
+                "The stored password cannot be opened with the keys in SMTP_PASSWORD_KEYS. "
+                "Put the key it was sealed with back into SMTP_PASSWORD_KEYS, or enter the password again."
+            ) from error
+
+
+def keys() -> MultiFernet:
+    """The keys in force, newest first. Raises ``ImproperlyConfigured`` when there are none or one is malformed."""
+    given = conf.get("SMTP_PASSWORD_KEYS")
+    if not given:
+        raise ImproperlyConfigured(
+            "SMTP_PASSWORD_KEYS is not set, so SMTP passwords cannot be stored. Make a key with "
+            '`python -c "from cryptography.fernet import Fernet; print(Fernet.generate_key().decode())"` '
+            "and put it into EMAIL_INTEGRATION['SMTP_PASSWORD_KEYS']."
+        )
+    try:
+        return MultiFernet([Fernet(key) for key in given])
+    except ValueError as error:
+        raise ImproperlyConfigured("SMTP_PASSWORD_KEYS holds something that is not a Fernet key.") from error
+
+
+def seal(plain: str) -> Sealed:
+    """Seal ``plain`` under the newest key."""
+    return Sealed(PREFIX + keys().encrypt(plain.encode()).decode())
+
+
+class _SealedAttribute:
+    """Opens the secret when, and only when, the attribute is read."""
+
+    def __init__(self, field: EncryptedTextField) -> None:
+        self.field = field
+
+    def __get__(self, instance: models.Model | None, owner: type[models.Model]) -> Any:
+        if instance is None:
+            return self
+        value = self.field.raw(instance)
+        return value.open() if isinstance(value, Sealed) else value
+
+    def __set__(self, instance: models.Model, value: Any) -> None:
+        instance.__dict__[self.field.attname] = value
+
+
+class EncryptedTextField(_TextField):
+    """Text that is encrypted at rest; the empty string stays empty."""
+
+    description = "Encrypted text"
+
+    def contribute_to_class(self, cls: type[models.Model], name: str, private_only: bool = False) -> None:
+        super().contribute_to_class(cls, name, private_only)
+        setattr(cls, self.attname, _SealedAttribute(self))
+
+    def raw(self, instance: models.Model) -> Any:
+        """The value as the instance holds it: ``Sealed`` if it came from the database, else plain."""
+        if self.attname not in instance.__dict__:
+            instance.refresh_from_db(fields=[self.attname])
+        return instance.__dict__[self.attname]
+
+    def from_db_value(self, value: str | None, expression: Any, connection: Any) -> Any:
+        """Keep what is sealed sealed; what is not was written by something else and is taken as it is."""
+        return Sealed(value) if value and value.startswith(PREFIX) else value
+
+    def to_python(self, value: Any) -> Any:
+        """A dump carries the sealed form, and it is recognised when the dump is loaded."""
+        if isinstance(value, Sealed):
+            return value
+        plain = super().to_python(value)
+        return self.from_db_value(plain, None, None)
+
+    def pre_save(self, model_instance: models.Model, add: bool) -> Any:
+        return self.raw(model_instance)
+
+    def get_prep_value(self, value: Any) -> Any:
+        if isinstance(value, Sealed):
+            return value.stored
+        return seal(value).stored if value else value
+
+    def value_from_object(self, obj: models.Model) -> Any:
+        """Forms never get the secret."""
+        return ""
+
+    def value_to_string(self, obj: models.Model) -> str:
+        return str(self.get_prep_value(self.raw(obj)) or "")
+
+    def get_lookup(self, lookup_name: str) -> Any:
+        """Two tokens of the same text differ, so nothing but 'is null' and 'is empty' can be asked."""
+        return super().get_lookup(lookup_name) if lookup_name == "isnull" else None

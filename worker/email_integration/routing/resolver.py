@@ -1,0 +1,104 @@
+"""The active relay, asked for at every attempt and answered from a copy while the stamp allows it."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from django.conf import settings
+from django.db import router, transaction
+
+from email_integration import conf
+from email_integration.models import SMTPConfig
+from email_integration.smtp import Relay
+
+from . import stamp
+
+#: The name a relay out of Django's own settings goes by.
+SETTINGS_NAME = "Django settings"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Nowhere:
+    """There is no relay: mail is kept and waits."""
+
+    reason: str
+
+
+Route = Relay | Nowhere
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Copy:
+    stamp: str
+    route: Route
+    read_at: float
+
+
+# One per process: what was read, under which stamp, when. Replaced whole, so readers need no lock.
+_copy: _Copy | None = None
+
+
+def active_relay() -> Route:
+    """Return the relay of the active ``SMTPConfig``, else that of Django's settings, else ``Nowhere``.
+
+    Costs one read of the shared cache; a query only when the stamp has changed, is dirty, absent or out of reach, or
+    the copy is older than CONFIG_CACHE_TTL. Raises ``SecretUnreadable`` when the password cannot be opened.
+    """
+    current = stamp.read()  # before the row, so that a copy is never newer by its stamp than by its content
+    copy = _copy
+    if copy is not None and copy.stamp == current and time.monotonic() - copy.read_at < conf.get("CONFIG_CACHE_TTL"):
+        return copy.route
+    read_at = time.monotonic()
+    using = router.db_for_write(SMTPConfig)  # never a replica: it may lag behind the stamp
+    config = SMTPConfig.objects.using(using).get_active_config()
+    route = relay_of(config) if config is not None else settings_relay()
+    if current is not None and not transaction.get_connection(using).in_atomic_block:
+        _keep(_Copy(stamp=current, route=route, read_at=read_at))
+    return route
+
+
+def forget() -> None:
+    """Drop this process's copy."""
+    _keep(None)
+
+
+def _keep(copy: _Copy | None) -> None:
+    global _copy  # the one copy of this process
+    _copy = copy
+
+
+def relay_of(config: SMTPConfig) -> Relay:
+    """Return ``config`` as a relay. Raises ``SecretUnreadable`` when its password cannot be opened."""
+    return Relay(
+        name=config.name,
+        host=config.host,
+        port=config.port,
+        username=config.username,
+        password=config.password,
+        use_tls=config.use_tls,
+        use_ssl=config.use_ssl,
+        from_email=config.from_email,
+        timeout=float(config.timeout),
+    )
+
+
+def settings_relay() -> Route:
+    """Return the relay of Django's EMAIL_* settings; EMAIL_BACKEND is never consulted.
+
+    ``Nowhere`` unless the project itself has set EMAIL_HOST: Django's default, 'localhost', is nobody's decision.
+    """
+    project_says = settings.is_overridden("EMAIL_HOST")  # type: ignore[misc]  # LazySettings has it, its stub not
+    if not (project_says and settings.EMAIL_HOST):
+        return Nowhere(reason="no SMTP configuration is active and EMAIL_HOST is not set")
+    return Relay(
+        name=SETTINGS_NAME,
+        host=settings.EMAIL_HOST,
+        port=settings.EMAIL_PORT,
+        username=settings.EMAIL_HOST_USER or "",
+        password=settings.EMAIL_HOST_PASSWORD or "",
+        use_tls=settings.EMAIL_USE_TLS,
+        use_ssl=settings.EMAIL_USE_SSL,
+        from_email=settings.DEFAULT_FROM_EMAIL,
+        timeout=float(settings.EMAIL_TIMEOUT or 10),
+    )

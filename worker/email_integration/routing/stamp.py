@@ -1,0 +1,76 @@
+"""The stamp: one short text in the shared cache that changes whenever the active configuration may have changed.
+
+A writer marks it dirty before it commits and makes a new one afterwards. A process may use its copy of the
+configuration only while the stamp is the one it had read before it asked the database. Dirty means 'ask the
+database', so a writer that dies between commit and stamp leaves no stale worker behind. The cache never holds
+anything of a configuration itself.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from typing import Any
+
+from django.core.cache import BaseCache, caches
+from django.db import transaction
+
+from email_integration import conf
+
+logger = logging.getLogger(__name__)
+
+KEY = "email_integration:stamp"
+DIRTY = "dirty"
+
+#: A rolled-back transaction leaves the stamp dirty; after so many seconds it goes by itself. A transaction that takes
+#: longer is still covered: its commit makes a new stamp.
+_DIRTY_SECONDS = 60
+
+
+def read() -> str | None:
+    """Return the stamp, made now if there was none; None when it is dirty or the cache is out of reach."""
+    try:
+        cache = _cache()
+        stamp = cache.get(KEY)
+        if stamp is None:
+            # 'add', not 'set': a writer's newer stamp, or its dirty mark, must not be overwritten.
+            cache.add(KEY, _new(), timeout=None)
+            stamp = cache.get(KEY)
+    except Exception as error:  # every cache backend has exceptions of its own
+        logger.warning("The shared cache is out of reach (%s); asking the database each time.", type(error).__name__)
+        return None
+    return None if stamp == DIRTY else stamp
+
+
+def mark_dirty(**kwargs: Any) -> None:
+    """Say that a change is under way; receiver of the signals sent before a write."""
+    _write(DIRTY, timeout=_DIRTY_SECONDS)
+
+
+def renew_on_commit(*, using: str | None = None, **kwargs: Any) -> None:
+    """Make a new stamp once the change is committed; receiver of the signals sent after a write."""
+    transaction.on_commit(renew, using=using)
+
+
+def renew() -> None:
+    """Make a new stamp: from here on no process uses a copy made before."""
+    _write(_new(), timeout=None)
+
+
+def _write(stamp: str, *, timeout: float | None) -> None:
+    try:
+        _cache().set(KEY, stamp, timeout=timeout)
+    except Exception as error:  # see read()
+        logger.error(
+            "The shared cache is out of reach (%s): workers see the changed SMTP configuration after up to %s s.",
+            type(error).__name__,
+            conf.get("CONFIG_CACHE_TTL"),
+        )
+
+
+def _cache() -> BaseCache:
+    return caches[conf.get("CACHE")]
+
+
+def _new() -> str:
+    return secrets.token_hex(8)

@@ -1,0 +1,24 @@
+"""Speaks SMTP, verb by verb, so that the caller knows how far a transaction came. Knows neither Django nor Celery."""
+
+from .errors import CannotConnect, ConnectionLost, NotOffered, Refused, SMTPFailure, TLSFailed
+from .pool import Limits, Pool
+from .relay import Envelope, Relay
+from .replies import Phase, Reply
+from .session import Session, Started
+
+__all__ = [
+    "CannotConnect",
+    "ConnectionLost",
+    "Envelope",
+    "Limits",
+    "NotOffered",
+    "Phase",
+    "Pool",
+    "Refused",
+    "Relay",
+    "Reply",
+    "SMTPFailure",
+    "Session",
+    "Started",
+    "TLSFailed",
+]

@@ -1,0 +1,56 @@
+"""What can go wrong in the dialogue, one class per kind.
+
+``SMTPFailure`` is a ``smtplib.SMTPException``, so that code written for Django's own backend catches it too.
+
+``SMTPFailure``
+    ``Refused``          the server answered with 4yz or 5yz
+    ``CannotConnect``    no connection, or none in time
+    ``TLSFailed``        the connection could not be made secure
+    ``NotOffered``       the server lacks something this relay's settings ask for
+    ``ConnectionLost``   the connection ended, or fell silent, in the middle
+"""
+
+from __future__ import annotations
+
+import smtplib
+
+from .replies import Phase, Reply
+
+
+class SMTPFailure(smtplib.SMTPException):
+    """The SMTP dialogue failed."""
+
+    def __init__(self, phase: Phase, detail: str = "", reply: Reply | None = None) -> None:
+        super().__init__(phase, detail, reply)
+        self.phase = phase
+        self.detail = detail
+        self.reply = reply
+
+    @property
+    def code(self) -> int | None:
+        """The server's reply code, if a reply decided it."""
+        return self.reply.code if self.reply else None
+
+    def __str__(self) -> str:
+        said = self.reply.short if self.reply else self.detail or type(self).__doc__
+        return f"{self.phase}: {said}"
+
+
+class Refused(SMTPFailure):
+    """The server refused."""
+
+
+class CannotConnect(SMTPFailure):
+    """No connection to the server."""
+
+
+class TLSFailed(SMTPFailure):
+    """The connection could not be made secure."""
+
+
+class NotOffered(SMTPFailure):
+    """The server does not offer what the settings ask for."""
+
+
+class ConnectionLost(SMTPFailure):
+    """The connection was lost."""

@@ -1,0 +1,61 @@
+"""What a server answers (RFC 5321 §4.2, RFC 3463), and where in the dialogue."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+_ENHANCED = re.compile(r"([245])\.(\d{1,3})\.(\d{1,3})(?:\s|$)")
+
+
+class Phase(StrEnum):
+    """How far the dialogue had come."""
+
+    CONNECT = "connect"
+    GREETING = "greeting"
+    EHLO = "ehlo"
+    STARTTLS = "starttls"
+    AUTH = "auth"
+    MAIL = "mail"
+    RCPT = "rcpt"
+    DATA = "data"
+    CONTENT = "content"
+    FINAL_DOT = "final_dot"
+
+    @property
+    def before_mail(self) -> bool:
+        """Whether the relay itself, rather than this mail, is being talked about."""
+        return self in _BEFORE_MAIL
+
+
+_BEFORE_MAIL = frozenset({Phase.CONNECT, Phase.GREETING, Phase.EHLO, Phase.STARTTLS, Phase.AUTH})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reply:
+    """One reply: the code, the enhanced status code when there is one, and the server's text (may hold addresses)."""
+
+    code: int
+    enhanced: str = ""
+    text: str = field(default="", repr=False)
+
+    @classmethod
+    def parse(cls, code: int, raw: bytes | str) -> Reply:
+        """Make a reply of what ``smtplib`` returns; lines after the first are kept in the text."""
+        text = raw.decode("utf-8", "replace") if isinstance(raw, bytes) else raw
+        found = _ENHANCED.match(text)
+        return cls(code=code, enhanced=".".join(found.groups()) if found else "", text=text)
+
+    @property
+    def positive(self) -> bool:
+        return 200 <= self.code < 400
+
+    @property
+    def permanent(self) -> bool:
+        return 500 <= self.code < 600
+
+    @property
+    def short(self) -> str:
+        """The numbers alone, safe to show anywhere: '550 5.1.1'."""
+        return f"{self.code} {self.enhanced}".strip()

@@ -1,0 +1,321 @@
+"""The Celery door: ``send_email`` takes a mail, ``deliver`` works on one, ``sweep`` finds what is due.
+
+``send_email`` called through ``.delay()`` or ``.apply_async()`` submits in the caller and publishes ``deliver`` under
+the same id; run by a worker (``send_task``), eagerly or as a plain function, its body submits. ``deliver`` takes the
+delivery's id and nothing else, so nothing of a mail is ever in the broker.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from celery import Celery, Task, shared_task
+from celery import signals as celery_signals
+from celery._state import connect_on_app_finalize, get_current_worker_task
+from celery.exceptions import Ignore
+from celery.result import AsyncResult
+from django.db import DatabaseError, InterfaceError, transaction
+from django.utils import timezone
+
+from email_integration import conf
+from email_integration.delivery import doorbell, ledger
+from email_integration.delivery import sweep as sweeping
+from email_integration.delivery.attempt import attempt
+from email_integration.delivery.compose import Attachment, compose
+from email_integration.delivery.dispatch import pool
+from email_integration.delivery.outcome import Skipped
+from email_integration.delivery.submit import submit
+from email_integration.exceptions import DeliveryDeferred, DeliveryFailed, InvalidMail
+from email_integration.models import Delivery, Status
+
+from . import canvas
+from .results import failure_of, summary
+from .ringing import CeleryDoorbell
+
+logger = logging.getLogger(__name__)
+
+#: Longer than any attempt can take: the timeouts of the dialogue bound it, not the worker's global limits.
+_NO_LIMIT = 24 * 3600
+
+
+class _SendEmail(Task):  # type: ignore[type-arg]  # generic in its stubs; the two would only say Any
+    """Submits in the caller instead of publishing the mail."""
+
+    def apply_async(
+        self,
+        args: Any = None,
+        kwargs: Any = None,
+        task_id: str | None = None,
+        producer: Any = None,
+        link: Any = None,
+        link_error: Any = None,
+        shadow: str | None = None,
+        **options: Any,
+    ) -> AsyncResult[Any]:
+        """Submit the mail and return the ``AsyncResult`` of its delivery.
+
+        ``eta``, ``countdown`` (seconds), ``expires`` (seconds or datetime), ``queue``, ``priority``, ``task_id``,
+        ``link``, ``link_error`` and everything the canvas passes mean what they mean to Celery. ``producer`` and
+        ``connection`` are not used. Raises ``InvalidMail`` for a mail that cannot be sent as given, ``TypeError`` for
+        arguments ``send_email`` does not have.
+        """
+        if self.app.conf.task_always_eager:
+            return super().apply_async(args, kwargs, task_id, producer, link, link_error, shadow, **options)
+        args, kwargs = tuple(args or ()), dict(kwargs or {})
+        self.__header__(*args, **kwargs)  # type: ignore[attr-defined]  # run()'s signature, set by Celery
+        parent = get_current_worker_task()
+        if parent is not None:
+            options["root_id"] = options.get("root_id") or parent.request.root_id or parent.request.id
+            options["parent_id"] = options.get("parent_id") or parent.request.id
+        kept = canvas.keep(options, link=link, link_error=link_error)
+        delivery = _submit(
+            *args,
+            **kwargs,
+            delivery_id=task_id,
+            due_at=_due(options.get("eta"), options.get("countdown")),
+            expires=options.get("expires"),
+            options=kept,
+        )
+        if task_id is not None and delivery.pk != task_id:
+            # An idempotency key seen before, under an id that somebody may be waiting for.
+            result: AsyncResult[Any] = self.AsyncResult(task_id)
+            again = {"task_id": task_id, "add_to_parent": False, **canvas.as_options(kept)}
+            transaction.on_commit(
+                lambda: repeated.apply_async((delivery.pk,), **again), using=ledger.database(), robust=True
+            )
+        else:
+            result = self.AsyncResult(delivery.pk)
+        if parent is not None and options.get("add_to_parent", True):
+            parent.add_trail(result)
+        return result
+
+
+@shared_task(
+    bind=True, base=_SendEmail, name="email_integration.tasks.send_email", throws=(InvalidMail, DeliveryFailed)
+)
+def send_email(
+    self: Any,
+    subject: str,
+    body: str,
+    from_email: str | None = None,
+    to: Sequence[str] = (),
+    *,
+    cc: Sequence[str] = (),
+    bcc: Sequence[str] = (),
+    reply_to: Sequence[str] = (),
+    html_body: str | None = None,
+    attachments: Sequence[Attachment] = (),
+    headers: Mapping[str, str] | None = None,
+    idempotency_key: str | None = None,
+    expires_at: dt.datetime | None = None,
+) -> dict[str, Any]:
+    """Send a mail through the SMTP configuration that is active when it is sent.
+
+    ``from_email`` left out means the active configuration's sender. ``attachments`` are paths, ``(filename, content,
+    mimetype)`` tuples or MIME parts, read at once. ``idempotency_key`` makes the second call with the same key return
+    the first delivery. After ``expires_at`` the mail is not sent any more (default: five days, RFC 5321 §4.5.4.1).
+
+    The result is a dictionary of ``id``, ``status``, ``message_id``, ``smtp_config``, ``code`` and ``reason``.
+    Raises ``InvalidMail`` in the caller; a mail that ends unaccepted makes ``AsyncResult.get()`` raise
+    ``DeliveryFailed``.
+    """
+    request = self.request
+    by_worker = not (request.called_directly or request.is_eager)
+    try:
+        delivery = _submit(
+            subject,
+            body,
+            from_email,
+            to,
+            cc=cc,
+            bcc=bcc,
+            reply_to=reply_to,
+            html_body=html_body,
+            attachments=attachments,
+            headers=headers,
+            idempotency_key=idempotency_key,
+            expires_at=expires_at,
+            delivery_id=None if request.called_directly else request.id,
+            options=canvas.keep_request(request) if by_worker else "",
+        )
+    except InvalidMail:
+        if by_worker:
+            # The reason may quote an address, and this one goes into logs and result rows.
+            raise InvalidMail("The mail cannot be sent as it was given; call send_email.delay() to see why.") from None
+        raise
+    if by_worker and delivery.pk == request.id:
+        raise Ignore
+    delivery.refresh_from_db(fields=["status", "code", "reason", "smtp_config"])
+    failure = failure_of(delivery)
+    if failure is not None:
+        raise failure
+    return summary(delivery)
+
+
+@shared_task(
+    bind=True,
+    name="email_integration.tasks.deliver",
+    # The result is stored with the outcome, in one commit; Celery adds only what it propagates along a chain.
+    ignore_result=True,
+    store_errors_even_if_ignored=True,
+    throws=(DeliveryFailed,),
+    acks_late=False,
+    track_started=False,
+    max_retries=0,
+    time_limit=_NO_LIMIT,
+    soft_time_limit=_NO_LIMIT,
+)
+def deliver(self: Any, delivery_id: str) -> dict[str, Any]:
+    """Try one delivery once; told nothing but its id."""
+    try:
+        delivery = attempt(delivery_id)
+    except (DatabaseError, InterfaceError) as error:
+        logger.error(
+            "The database failed during delivery %s (%s); it is rung for again.", delivery_id, type(error).__name__
+        )
+        raise Ignore from None
+    if isinstance(delivery, Skipped):
+        logger.debug("Delivery %s: %s", delivery_id, delivery.reason)
+        raise Ignore
+    if not Status(delivery.status).is_final:
+        waiting = DeliveryDeferred(delivery.code, delivery.reason)
+        self.send_event("task-retried", exception=repr(waiting), traceback="")
+        logger.info("Delivery %s is %s: %s", delivery_id, delivery.status, waiting)
+        raise Ignore
+    canvas.put_back(self.request, delivery.options)
+    failure = failure_of(delivery)
+    if failure is not None:
+        raise failure
+    return summary(delivery)
+
+
+@shared_task(name="email_integration.tasks.repeated", acks_late=False)
+def repeated(delivery_id: str) -> dict[str, Any]:
+    """Answer for a task id whose mail had been submitted before, under another id."""
+    delivery = ledger.load(delivery_id)
+    if delivery is None:
+        raise DeliveryFailed(None, "the first submission was deleted")
+    failure = failure_of(delivery)
+    if failure is not None:
+        raise failure
+    return summary(delivery)
+
+
+@shared_task(name="email_integration.tasks.sweep", ignore_result=True, acks_late=False)
+def sweep() -> int:
+    """Ring for every delivery that is due and that nothing is working on; returns how many."""
+    return sweeping.sweep()
+
+
+def _submit(
+    subject: str,
+    body: str,
+    from_email: str | None = None,
+    to: Sequence[str] = (),
+    *,
+    cc: Sequence[str] = (),
+    bcc: Sequence[str] = (),
+    reply_to: Sequence[str] = (),
+    html_body: str | None = None,
+    attachments: Sequence[Attachment] = (),
+    headers: Mapping[str, str] | None = None,
+    idempotency_key: str | None = None,
+    expires_at: dt.datetime | None = None,
+    delivery_id: str | None = None,
+    due_at: dt.datetime | None = None,
+    expires: float | dt.datetime | None = None,
+    options: str = "",
+) -> Delivery:
+    message = compose(
+        subject,
+        body,
+        from_email,
+        to=to,
+        cc=cc,
+        bcc=bcc,
+        reply_to=reply_to,
+        html_body=html_body,
+        attachments=attachments,
+        headers=headers,
+    )
+    return submit(
+        message,
+        delivery_id=delivery_id,
+        idempotency_key=idempotency_key,
+        due_at=due_at,
+        expires_at=expires_at if expires_at is not None else _moment(expires),
+        options=options,
+    )
+
+
+def _due(eta: dt.datetime | str | None, countdown: float | None) -> dt.datetime | None:
+    if countdown is not None:
+        return timezone.now() + ledger.seconds(float(countdown))
+    return _moment(eta)
+
+
+def _moment(value: float | dt.datetime | str | None) -> dt.datetime | None:
+    """What Celery takes for a moment: a datetime, the same in ISO 8601, or seconds from now."""
+    if isinstance(value, str):
+        value = dt.datetime.fromisoformat(value)
+    if value is None or isinstance(value, dt.datetime):
+        return value
+    return timezone.now() + ledger.seconds(float(value))
+
+
+# -- what the app does by itself in Celery's processes ---------------------------------------------------------------
+
+
+@celery_signals.task_postrun.connect(weak=False)
+def _followed_up(sender: Any = None, task_id: str = "", retval: Any = None, state: str = "", **kwargs: Any) -> None:
+    """The result is stored and what follows is published: the delivery needs no more rings."""
+    if getattr(sender, "name", "") != deliver.name:
+        return
+    settled = state == "SUCCESS" or (state == "FAILURE" and isinstance(retval, DeliveryFailed))
+    if settled and canvas.follows_request(sender.request):
+        ledger.followed_up(task_id)
+
+
+@celery_signals.task_revoked.connect(weak=False)
+def _revoked(sender: Any = None, request: Any = None, **kwargs: Any) -> None:
+    """``revoke()`` cancels the delivery, not just the ring."""
+    if getattr(sender, "name", "") == deliver.name and request is not None:
+        ledger.cancel(request.id)
+
+
+@celery_signals.worker_ready.connect(weak=False)
+def _sweep_at_start(sender: Any = None, **kwargs: Any) -> None:
+    """What was lost while no worker ran is found without waiting for beat."""
+    try:
+        sweep.apply_async(**_sweep_options(), retry=False)
+    except Exception as error:  # beat will
+        logger.warning("Could not sweep at the start of the worker (%s).", type(error).__name__)
+
+
+@celery_signals.worker_process_shutdown.connect(weak=False)
+def _say_quit(**kwargs: Any) -> None:
+    """Leave no SMTP server waiting for a session that will not come back."""
+    pool.close()
+
+
+@connect_on_app_finalize
+def _schedule(app: Celery) -> None:
+    """Bring the beat entry along, so that there is none to forget."""
+    interval = conf.get("SWEEP_INTERVAL")
+    app.add_periodic_task(
+        interval,
+        app.signature(f"{__name__}.sweep"),
+        name="email_integration: ring for deliveries that are due",
+        expires=interval,
+        **_sweep_options(),
+    )
+
+
+def _sweep_options() -> dict[str, Any]:
+    return {"queue": conf.get("SWEEP_QUEUE")} if conf.get("SWEEP_QUEUE") else {}
+
+
+doorbell.install(CeleryDoorbell(deliver))
