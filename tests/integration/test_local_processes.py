@@ -27,8 +27,8 @@ time.sleep(60)
 PARENT = """
 import sys, time
 from pathlib import Path
-from config.local.processes import Processes, exit_on_sigterm
-exit_on_sigterm()
+from config.local.processes import Processes, unwind_on_signals
+unwind_on_signals()
 with Processes(Path(sys.argv[1])) as processes:
     processes.start("child", [sys.executable, "-c", sys.argv[2]]).wait_for_log("pids")
     processes.end = lambda seconds=0.2: Processes.end(processes, seconds=seconds)

@@ -1,0 +1,372 @@
+"""The demo: sixty mails, two SMTP servers, one switch while mail flows, one outage.
+
+Everything is real and on loopback: Valkey, SQLite, two SMTP servers with STARTTLS and AUTH, a Celery worker of two
+processes, and beat. It ends by itself, with every process gone.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import os
+import secrets
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from datetime import datetime
+from pathlib import Path
+
+from cryptography.fernet import Fernet
+
+from config.local.certificates import Certificates, make_certificates
+from config.local.processes import LOOPBACK, Process, Processes, free_port, unwind_on_signals, wait_until
+from config.local.smtp_server import read_maildir
+from config.local.valkey import Valkey
+from config.local.workers import start_beat, start_worker
+from email_integration import conf
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+PRIMARY, BACKUP = "Primary Mail Server", "Backup SMTP Server"
+PHASES = ("before the switch", "after the switch", "while it is down")
+EACH = 20
+WORKER_PROCESSES = 2
+#: Seconds a server takes over each message, so that mail is on its way when the switch comes.
+PACE = 0.05
+#: Seconds the active server stays away.
+OUTAGE = 3.0
+
+
+class Failed(Exception):
+    """The demo did not show what it should."""
+
+
+class Server:
+    """One of the two SMTP servers: a process that stays on its port when started again."""
+
+    def __init__(self, name: str, *, folder: Path, certificates: Certificates, processes: Processes) -> None:
+        self.name = name
+        self.port = free_port()
+        self.maildir = folder / name
+        self.password = secrets.token_urlsafe(12)
+        self._certificates = certificates
+        self._processes = processes
+        self._process: Process | None = None
+        self._starts = 0
+
+    def start(self) -> None:
+        """Start; ``wait()`` waits until it listens."""
+        self._starts += 1
+        command = [sys.executable, "-m", "config.local.smtp_server", "--port", str(self.port)]
+        command += ["--maildir", str(self.maildir), "--user", "demo", "--password-from-env", "SMTP_SERVER_PASSWORD"]
+        command += ["--certificate", str(self._certificates.certificate), "--key", str(self._certificates.key)]
+        self._process = self._processes.start(
+            f"{self.name} {self._starts}",
+            [*command, "--pace", str(PACE)],
+            env={"SMTP_SERVER_PASSWORD": self.password},
+        )
+
+    def wait(self) -> None:
+        """Wait until it listens."""
+        if self._process is not None:
+            self._process.wait_for_log("ready on", seconds=20)
+
+    def stop(self) -> None:
+        """Go away politely: 421 to the open sessions, and no more connections."""
+        if self._process is not None:
+            self._process.end()
+
+    def received(self) -> list[str]:
+        """The Message-IDs of what it has accepted, one for each copy."""
+        return [str(message["Message-ID"]).strip() for message in read_maildir(self.maildir)]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Mail:
+    """What the database says about one mail at the end."""
+
+    message_id: str
+    phase: str
+    is_accepted: bool
+    #: When the attempt that ended its way began and ended; None while there was none.
+    begun: datetime | None
+    ended: datetime | None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Switch:
+    """When the save that switched the active configuration was called, and when it returned."""
+
+    called: datetime
+    returned: datetime
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """What the Maildirs and the database have at the end, and what follows from it."""
+
+    mails: Sequence[Mail]
+    #: For each server, the Message-IDs of what it has accepted, one for each copy.
+    received: dict[str, list[str]]
+    switch: Switch
+    #: For each worker process, when it began its first attempt through the new server.
+    seen: dict[str, datetime]
+
+    @property
+    def accepted(self) -> int:
+        """How many mails a server has and the database calls accepted."""
+        arrived = {message_id for copies in self.received.values() for message_id in copies}
+        return sum(mail.is_accepted and mail.message_id in arrived for mail in self.mails)
+
+    @property
+    def lost(self) -> int:
+        """How many mails no server has."""
+        arrived = {message_id for copies in self.received.values() for message_id in copies}
+        return sum(mail.message_id not in arrived for mail in self.mails)
+
+    @property
+    def duplicated(self) -> int:
+        """How many copies there are beyond the first."""
+        copies = collections.Counter(message_id for copies in self.received.values() for message_id in copies)
+        return sum(count - 1 for count in copies.values())
+
+    @property
+    def misplaced(self) -> list[Mail]:
+        """The mails at the wrong server.
+
+        An attempt that began after the save had returned goes to the new server, one that ended before it was called to
+        the old one. Those on their way meanwhile may be at either.
+        """
+        return [
+            mail
+            for mail in self.mails
+            if (mail.message_id in self.received[PRIMARY] and not (mail.begun and mail.begun <= self.switch.returned))
+            or (mail.message_id in self.received[PRIMARY] and mail.phase != PHASES[0])
+            or (mail.message_id in self.received[BACKUP] and mail.ended and mail.ended < self.switch.called)
+        ]
+
+    @property
+    def milliseconds(self) -> int:
+        """How long after the save had returned the last worker process began to use the new server."""
+        return max(0, round((max(self.seen.values()) - self.switch.returned).total_seconds() * 1000))
+
+    def problems(self) -> list[str]:
+        """What is not as it should be, in words."""
+        total = len(PHASES) * EACH
+        found = [
+            (len(self.mails) != total, f"{len(self.mails)} of {total} submitted"),
+            (self.accepted != total, f"{self.accepted} of {total} accepted"),
+            (self.lost > 0, f"{self.lost} lost"),
+            (self.duplicated > 0, f"{self.duplicated} duplicated"),
+            (bool(self.misplaced), f"{len(self.misplaced)} at the wrong server"),
+            (
+                len(self.seen) != WORKER_PROCESSES,
+                f"{len(self.seen)} of {WORKER_PROCESSES} worker processes seen at the new server",
+            ),
+        ]
+        return [words for is_wrong, words in found if is_wrong]
+
+    def table(self) -> str:
+        """Who got what."""
+        phase_of = {mail.message_id: mail.phase for mail in self.mails}
+        width = max(len(name) for name in self.received)
+        lines = [" " * width + "".join(f"  {phase:>17}" for phase in (*PHASES, "all"))]
+        for name, copies in self.received.items():
+            counts = collections.Counter(phase_of.get(message_id, "unknown") for message_id in copies)
+            numbers = [*(counts[phase] for phase in PHASES), len(copies)]
+            lines.append(f"{name:<{width}}" + "".join(f"  {number:>17}" for number in numbers))
+        return "\n".join(lines)
+
+
+class Clock:
+    """Prints what happens, with the seconds since the start."""
+
+    def __init__(self) -> None:
+        self._start = time.monotonic()
+
+    def say(self, text: str) -> None:
+        """Print one line."""
+        print(f"{time.monotonic() - self._start:6.1f} s  {text}", flush=True)
+
+    def watch(self, count: Callable[[], int], *, goal: int, seconds: float, what: str) -> None:
+        """Wait until ``count`` has come to ``goal``, and print it on the way."""
+        shown = -1
+
+        def reached() -> bool:
+            nonlocal shown
+            now = count()
+            if now >= goal or now >= shown + EACH // 4:
+                self.say(f"  {now} {what}")
+                shown = now
+            return now >= goal
+
+        wait_until(reached, seconds=seconds, what=f"{goal} {what}")
+
+
+def prepare_environment(folder: Path, *, broker: str, certificates: Certificates) -> None:
+    """Set the environment that Django, here and in the child processes, reads its settings from."""
+    ours = {"ADMINS", "DEFAULT_FROM_EMAIL", *conf.DEFAULTS}
+    for name in list(os.environ):
+        if name in ours or name.startswith(("EMAIL_", "DJANGO_", "CELERY_")):
+            del os.environ[name]
+    os.environ.update(
+        certificates.env,
+        DATABASE_URL=f"sqlite:///{folder / 'db.sqlite3'}",
+        DEBUG="true",
+        DJANGO_SETTINGS_MODULE="config.settings",
+        ENV_FILE="",
+        LOG_LEVEL="INFO",
+        REDIS_URL=broker,
+        SECRET_KEY=secrets.token_urlsafe(50),
+        SMTP_PASSWORD_KEYS=Fernet.generate_key().decode(),
+        VAR_DIR=str(folder / "var"),
+        # Short enough to be watched.
+        SWEEP_INTERVAL="0.5",
+        RING_AFTER="2",
+        RETRY_FIRST="0.2",
+        RETRY_MAX="2",
+    )
+
+
+def show(clock: Clock, folder: Path, servers: dict[str, Server], logs: Path) -> Evidence:
+    """Send the mails, with the switch and the outage, and collect what became of them."""
+    # Not before: Django reads the environment when it is set up.
+    import django
+
+    django.setup()
+
+    from django.core.management import call_command
+    from django.utils import timezone
+
+    from email_integration.models import Delivery, DeliveryAttempt, SMTPConfig, Status
+    from email_integration.tasks import send_email
+
+    call_command("migrate", verbosity=0, interactive=False)
+    configs = {
+        name: SMTPConfig.objects.create(
+            name=name,
+            host=LOOPBACK,
+            port=server.port,
+            username="demo",
+            password=server.password,
+            use_tls=True,
+            from_email="Demo <demo@example.com>",
+            is_active=name == PRIMARY,
+        )
+        for name, server in servers.items()
+    }
+    phase_of: dict[str, str] = {}
+
+    def submit(phase: str) -> None:
+        for number in range(1, EACH + 1):
+            mail = send_email.delay(f"Mail {number} {phase}", "Sent by the demo.", to=[f"user{number}@example.com"])
+            phase_of[str(mail.id)] = phase
+
+    def accepted() -> int:
+        return Delivery.objects.filter(status=Status.ACCEPTED).count()
+
+    with Processes(logs, cwd=ROOT) as processes:
+        clock.say(f"Starting a worker of {WORKER_PROCESSES} processes, and beat")
+        start_worker(processes, concurrency=WORKER_PROCESSES)
+        start_beat(processes, schedule=folder / "beat-schedule")
+
+        clock.say(f"{EACH} mails; '{PRIMARY}' is active")
+        submit(PHASES[0])
+        wait_until(lambda: accepted() >= EACH // 4, seconds=30, what=f"{EACH // 4} mails accepted")
+
+        backup = configs[BACKUP]
+        backup.is_active = True
+        called = timezone.now()
+        backup.save()
+        switch = Switch(called=called, returned=timezone.now())
+        on_their_way = EACH - accepted()
+        clock.say(f"'{BACKUP}' is active now, with {on_their_way} mails on their way; {EACH} more")
+        submit(PHASES[1])
+        clock.watch(accepted, goal=2 * EACH, seconds=30, what="accepted")
+
+        clock.say(f"'{BACKUP}' stops politely; {EACH} more")
+        servers[BACKUP].stop()
+        submit(PHASES[2])
+        time.sleep(OUTAGE)
+        waiting = len(phase_of) - accepted()
+        clock.say(f"  {waiting} wait for it; it comes back")
+        servers[BACKUP].start()
+        servers[BACKUP].wait()
+        clock.watch(accepted, goal=3 * EACH, seconds=40, what="accepted")
+        # A second copy, if there were one, would come with the next sweeps.
+        time.sleep(1.5)
+
+        clock.say("Ending the worker and beat")
+    begun: dict[str, tuple[datetime, datetime]] = {}
+    seen: dict[str, datetime] = {}
+    for one in DeliveryAttempt.objects.order_by("started_at"):
+        begun[one.delivery_id] = one.started_at, one.finished_at
+        if one.smtp_config == BACKUP:
+            seen.setdefault(one.worker, one.started_at)
+    mails = [
+        Mail(
+            message_id=delivery.message_id,
+            phase=phase_of[delivery.pk],
+            is_accepted=delivery.status == Status.ACCEPTED,
+            begun=begun[delivery.pk][0] if delivery.pk in begun else None,
+            ended=begun[delivery.pk][1] if delivery.pk in begun else None,
+        )
+        for delivery in Delivery.objects.all()
+    ]
+    received = {name: server.received() for name, server in servers.items()}
+    return Evidence(mails=mails, received=received, switch=switch, seen=seen)
+
+
+def run(folder: Path) -> Evidence:
+    """Start the services in ``folder``, show, and end them; what they logged is printed if it fails."""
+    clock = Clock()
+    logs = folder / "logs"
+    try:
+        with ExitStack() as services:
+            clock.say("Starting Valkey and two SMTP servers with STARTTLS and AUTH")
+            certificates = make_certificates(folder / "certificates")
+            valkey = services.enter_context(Valkey(folder / "valkey"))
+            prepare_environment(folder, broker=valkey.url, certificates=certificates)
+            processes = services.enter_context(Processes(logs, cwd=ROOT))
+            servers = {
+                name: Server(name, folder=folder / "mail", certificates=certificates, processes=processes)
+                for name in (PRIMARY, BACKUP)
+            }
+            for server in servers.values():
+                server.start()
+            for server in servers.values():
+                server.wait()
+            return show(clock, folder, servers, logs)
+    except Exception:
+        for log in sorted(logs.glob("*.log")):
+            print(f"--- {log.stem}", *log.read_text(errors="replace").splitlines()[-30:], sep="\n", flush=True)
+        raise
+
+
+def main() -> int:
+    """Run the demo and say how it ended; 0 when every mail arrived exactly once, at the right server."""
+    unwind_on_signals()
+    try:
+        with tempfile.TemporaryDirectory(prefix="mail-dispatch-demo-") as folder:
+            evidence = run(Path(folder))
+        print(f"\n{evidence.table()}\n", flush=True)
+        if problems := evidence.problems():
+            raise Failed(", ".join(problems))
+    except KeyboardInterrupt:
+        print("demo: FAILED - interrupted", flush=True)
+        return 130
+    except Exception as error:
+        print(f"demo: FAILED - {str(error) or type(error).__name__}", flush=True)
+        return 1
+    print(
+        f"demo: OK - {len(evidence.mails)} submitted, {evidence.accepted} accepted, {evidence.lost} lost, "
+        f"{evidence.duplicated} duplicated, switch seen by all workers in {evidence.milliseconds} ms",
+        flush=True,
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,32 @@
+"""Celery's processes: a prefork worker, and beat."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from config.local.processes import Process, Processes
+
+QUEUES = ("mail", "mail.sweep", "celery")
+
+
+def start_worker(
+    processes: Processes, *, name: str = "worker", concurrency: int = 2, queues: tuple[str, ...] = QUEUES
+) -> Process:
+    """Start a worker with ``concurrency`` pool processes, and wait until it consumes."""
+    options = ["--pool", "prefork", "--concurrency", str(concurrency), "--queues", ",".join(queues)]
+    worker = processes.start(name, _celery("worker", "--hostname", f"{name}@%h", "--loglevel", "INFO", *options))
+    worker.wait_for_log(" ready.", seconds=40)
+    return worker
+
+
+def start_beat(processes: Processes, *, schedule: Path) -> Process:
+    """Start beat, which keeps its state in the file ``schedule``, and wait until it has begun."""
+    options = ["--schedule", str(schedule), "--pidfile", "", "--loglevel", "INFO"]
+    beat = processes.start("beat", _celery("beat", *options))
+    beat.wait_for_log("beat: Starting", seconds=40)
+    return beat
+
+
+def _celery(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "celery", "-A", "config", *arguments]
