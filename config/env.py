@@ -182,7 +182,7 @@ SQLITE_OPTIONS: dict[str, Any] = {
 def database(name: str, default: str) -> dict[str, Any]:
     """Read a database URL into an entry of DATABASES; it may hold a password and is not shown."""
     try:
-        value = dict(dj_database_url.parse(text(name, default)))
+        value: dict[str, Any] = {**dj_database_url.parse(text(name, default))}
         if not value.get("NAME"):
             raise ValueError("no database named")
     except (ValueError, KeyError):

@@ -221,6 +221,8 @@ CELERY_BROKER_TRANSPORT_OPTIONS = {
     "socket_timeout": 2,
     "socket_keepalive": True,
     "health_check_interval": 10,
+    # Opening a connection to publish is tried once; kombu would try for another six seconds, even with retry=False.
+    "max_retries": 0,
 }
 CELERY_BROKER_POOL_ACQUIRE_TIMEOUT = 2
 CELERY_TASK_PUBLISH_RETRY_POLICY = {"max_retries": 1, "interval_start": 0, "interval_step": 0.1, "interval_max": 0.1}
