@@ -15,11 +15,20 @@ class EmailIntegrationConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
+        """Have every write of a configuration move the stamp, wake what waits for it, and be recorded."""
+        from simple_history.signals import pre_create_historical_record  # apps are loaded only now
+
         from . import checks, signals, tasks  # noqa: F401  # importing them registers them
-        from .models import SMTPConfig  # models exist only now
+        from .delivery import ledger
+        from .models import SendingPause, SMTPConfig, audit
         from .routing import stamp
 
-        for before in (pre_save, pre_delete, signals.config_changing):
-            before.connect(stamp.mark_dirty, sender=SMTPConfig, dispatch_uid="email_integration.stamp")
-        for after in (post_save, post_delete, signals.config_changed):
-            after.connect(stamp.renew_on_commit, sender=SMTPConfig, dispatch_uid="email_integration.stamp")
+        for sender in (SMTPConfig, SendingPause):
+            for before in (pre_save, pre_delete, signals.config_changing):
+                before.connect(stamp.mark_dirty, sender=sender, dispatch_uid="email_integration.stamp")
+            for after in (post_save, post_delete, signals.config_changed):
+                after.connect(stamp.renew_on_commit, sender=sender, dispatch_uid="email_integration.stamp")
+                after.connect(ledger.wake_on_commit, sender=sender, dispatch_uid="email_integration.wake")
+        pre_create_historical_record.connect(
+            audit.describe, sender=SMTPConfig.history.model, dispatch_uid="email_integration.audit"
+        )

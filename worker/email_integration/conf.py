@@ -44,6 +44,14 @@ DEFAULTS: dict[str, Any] = {
     "SESSION_MAX_TRANSACTIONS": 100,
     # How often opening a session is tried within one attempt.
     "CONNECT_TRIES": 2,
+    # Refuse to activate a configuration that has not passed a connection test since its last change.
+    "REQUIRE_TEST_BEFORE_ACTIVATE": False,
+    # Take mail and send none, whatever the database says: for a restored backup.
+    "EMAIL_PAUSED": False,
+    # For copies of a production database: send everything to these addresses instead ...
+    "REDIRECT_ALL_TO": [],
+    # ... and write to nobody but these addresses and domains; [] means everybody.
+    "ALLOWED_RECIPIENTS": [],
     # The Fernet keys that seal SMTP passwords, newest first.
     "SMTP_PASSWORD_KEYS": [],
 }

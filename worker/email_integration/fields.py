@@ -110,7 +110,12 @@ class EncryptedTextField(_TextField):
         return self.from_db_value(plain, None, None)
 
     def pre_save(self, model_instance: models.Model, add: bool) -> Any:
-        return self.raw(model_instance)
+        """Seal once: from here on the instance holds no plain text, and another save writes the same token."""
+        value = self.raw(model_instance)
+        if value and not isinstance(value, Sealed):
+            value = seal(value)
+            model_instance.__dict__[self.attname] = value
+        return value
 
     def get_prep_value(self, value: Any) -> Any:
         if isinstance(value, Sealed):

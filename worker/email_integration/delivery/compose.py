@@ -45,6 +45,8 @@ def compose(
         reply_to=_addresses("reply_to", reply_to),
         headers=_headers(headers),
     )
+    if not from_email:
+        message.from_email = ""  # left open; Django would put DEFAULT_FROM_EMAIL here
     if html_body is not None:
         message.attach_alternative(html_body, "text/html")
     if isinstance(attachments, str | bytes | Mapping):

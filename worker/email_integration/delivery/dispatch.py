@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from email_integration import conf, routing
+from email_integration.addresses import envelope_address
 from email_integration.exceptions import InvalidMail, SecretUnreadable
 from email_integration.smtp import (
     ConnectionLost,
@@ -20,7 +21,7 @@ from email_integration.smtp import (
 )
 
 from .outcome import Accepted, Deferred, Outcome, Skipped, classify, classify_recipients
-from .render import envelope_address, from_header_of, with_from
+from .render import from_header_of, with_from
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -131,6 +131,18 @@ def cancel(delivery_id: str) -> Delivery | None:
     return delivery
 
 
+def wake() -> int:
+    """Make every delivery due that waits for its relay and not for itself; returns how many."""
+    now = timezone.now()
+    waiting = Delivery.objects.using(database()).filter(status=Status.DEFERRED, waits_for_relay=True)
+    return waiting.update(due_at=now, ring_after=now, rings=0)
+
+
+def wake_on_commit(*, using: str | None = None, **kwargs: Any) -> None:
+    """Wake them once a change of the configuration is committed; receiver of the signals sent after a write."""
+    transaction.on_commit(wake, using=using)
+
+
 def resume_follow_up(delivery: Delivery) -> bool:
     """Take over what follows a finished delivery, when whoever ended it did not come to it."""
     with transaction.atomic(using=database()):
@@ -172,7 +184,13 @@ def _after(delivery: Delivery, outcome: Outcome, attempt: Try) -> dict[str, Any]
     recipients = _settled(delivery.recipients, outcome)
     attempts = delivery.attempts + 1
     smtp_config = attempt.relay.name if attempt.relay else delivery.smtp_config
-    common = {"recipients": recipients, "attempts": attempts, "smtp_config": smtp_config, "unfinished": 0}
+    common = {
+        "recipients": recipients,
+        "attempts": attempts,
+        "smtp_config": smtp_config,
+        "unfinished": 0,
+        "waits_for_relay": False,
+    }
     if not any(item["status"] == "pending" for item in recipients):
         accepted = any(item["status"] == "accepted" for item in recipients)
         status = Status.ACCEPTED if accepted else Status.FAILED
@@ -187,6 +205,7 @@ def _after(delivery: Delivery, outcome: Outcome, attempt: Try) -> dict[str, Any]
         "ring_after": None if held else due_at,
         "lease_until": None,
         "rings": 0,
+        "waits_for_relay": isinstance(outcome, Deferred) and outcome.relay_at_fault,
     }
 
 

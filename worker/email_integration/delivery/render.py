@@ -5,15 +5,14 @@ from __future__ import annotations
 import email.policy
 from dataclasses import dataclass, field
 from email.errors import MessageError
-from email.headerregistry import Address
 from email.message import Message
-from email.utils import getaddresses
 from typing import Any
 
 import django
 from django.conf import settings
 from django.core.mail import EmailMessage
 
+from email_integration.addresses import envelope_address
 from email_integration.exceptions import InvalidMail
 
 
@@ -60,36 +59,6 @@ def render(message: EmailMessage, *, default_from_is_open: bool = False) -> Rend
     return Rendered(
         message_id=_one_line(mime["Message-ID"]), from_header=from_header, recipients=recipients, content=content
     )
-
-
-def envelope_address(text: str) -> str:
-    """Return the bare address in ``text`` ('Name <address>' or the address alone), its domain in ASCII.
-
-    Raises ``InvalidMail`` for anything that RFC 5321 §4.1.2 does not let into MAIL or RCPT, and for a local part
-    beyond ASCII, which would need SMTPUTF8 (RFC 6531).
-    """
-    if not isinstance(text, str):
-        raise InvalidMail(f"An address must be text, not {type(text).__name__}.")
-    if "\r" in text or "\n" in text:
-        raise InvalidMail(f"The address {text!r} holds a line break.")
-    found = getaddresses([text])
-    if len(found) != 1 or not found[0][1]:
-        raise InvalidMail(
-            f"The address {text!r} cannot be parsed; write 'user@example.com' or 'Name <user@example.com>'."
-        )
-    try:
-        address = Address(addr_spec=found[0][1])
-        domain = address.domain.encode("idna").decode("ascii")
-    except (MessageError, ValueError, IndexError) as error:
-        raise InvalidMail(f"The address {text!r} cannot be parsed: {error}") from error
-    local = address.addr_spec.rpartition("@")[0]
-    if not local or not domain or any(character <= " " or character == "\x7f" for character in found[0][1]):
-        raise InvalidMail(f"The address {text!r} is not complete; write 'user@example.com'.")
-    if not local.isascii():
-        raise InvalidMail(f"The address {text!r} has a name part beyond ASCII, which most servers do not take.")
-    if len(local) > 64 or len(domain) > 255:
-        raise InvalidMail(f"The address {text!r} is longer than RFC 5321 allows.")
-    return f"{local}@{domain}"
 
 
 def with_from(content: bytes, from_header: str) -> bytes:

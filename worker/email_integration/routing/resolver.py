@@ -9,7 +9,7 @@ from django.conf import settings
 from django.db import router, transaction
 
 from email_integration import conf
-from email_integration.models import SMTPConfig
+from email_integration.models import SendingPause, SMTPConfig
 from email_integration.smtp import Relay
 
 from . import stamp
@@ -51,11 +51,18 @@ def active_relay() -> Route:
         return copy.route
     read_at = time.monotonic()
     using = router.db_for_write(SMTPConfig)  # never a replica: it may lag behind the stamp
-    config = SMTPConfig.objects.using(using).get_active_config()
-    route = relay_of(config) if config is not None else settings_relay()
+    route = _from_database(using)
     if current is not None and not transaction.get_connection(using).in_atomic_block:
         _keep(_Copy(stamp=current, route=route, read_at=read_at))
     return route
+
+
+def _from_database(using: str) -> Route:
+    pause = SendingPause.current(using=using)
+    if pause is not None:
+        return Nowhere(reason="sending is paused" + (f": {pause.reason}" if pause.reason else ""))
+    config = SMTPConfig.objects.using(using).get_active_config()
+    return relay_of(config) if config is not None else settings_relay()
 
 
 def forget() -> None:

@@ -1,0 +1,87 @@
+"""Who did what to which configuration, on top of django-simple-history.
+
+The library records ``save()`` and ``delete()``; this adds what it does not see (``QuerySet.update()``, a test, a look
+at the page), says in one word what happened, and that a password changed without keeping it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from django.db import models
+from django.utils.translation import gettext_lazy as _
+
+if TYPE_CHECKING:
+    from .config import SMTPConfig
+
+
+class Event(models.TextChoices):
+    """What happened to a configuration."""
+
+    CREATED = "created", _("created")
+    CHANGED = "changed", _("changed")
+    ACTIVATED = "activated", _("activated")
+    DEACTIVATED = "deactivated", _("deactivated")
+    TESTED = "tested", _("tested")
+    VIEWED = "viewed", _("viewed")
+    DELETED = "deleted", _("deleted")
+
+
+class AuditEntry(models.Model):
+    """What every history row of a configuration has besides the values."""
+
+    event = models.CharField(_("event"), max_length=12, choices=Event)
+    password_changed = models.BooleanField(_("password changed"), default=False)
+
+    class Meta:
+        abstract = True
+
+
+def event_of(before: SMTPConfig | None, after: SMTPConfig) -> Event:
+    """The word for the change from ``before`` (None: there was none) to ``after``."""
+    if before is None:
+        return Event.CREATED
+    if before.is_active != after.is_active:
+        return Event.ACTIVATED if after.is_active else Event.DEACTIVATED
+    return Event.CHANGED
+
+
+def describe(instance: SMTPConfig, history_instance: Any, **kwargs: Any) -> None:
+    """Fill in what ``AuditEntry`` adds; receiver of simple-history's ``pre_create_historical_record``."""
+    if history_instance.history_type == "-":
+        history_instance.event = Event.DELETED
+    else:
+        history_instance.event, history_instance.password_changed = instance.audit_change
+
+
+def note(config: SMTPConfig, event: Event, *, user: Any = None, reason: str = "") -> None:
+    """Record an event that changed nothing: a test, a look at the secrets' page."""
+    _record([config], event=event, user=user, reason=reason)
+
+
+def note_updated(before: dict[Any, SMTPConfig], after: Iterable[SMTPConfig]) -> None:
+    """Record what ``QuerySet.update()`` or ``bulk_create()`` did; ``before`` by primary key."""
+    for config in after:
+        old = before.get(config.pk)
+        changed = old is None or config.sealed_password != old.sealed_password
+        _record([config], event=event_of(old, config), created=old is None, password_changed=changed)
+
+
+def _record(
+    configs: list[SMTPConfig],
+    *,
+    event: Event,
+    user: Any = None,
+    reason: str = "",
+    created: bool = False,
+    password_changed: bool = False,
+) -> None:
+    history = type(configs[0]).history  # the manager that simple-history adds
+    history.bulk_history_create(
+        configs,
+        update=not created,
+        default_user=user,
+        default_change_reason=reason[:100],
+        custom_historical_attrs={"event": event, "password_changed": password_changed},
+    )

@@ -1,0 +1,286 @@
+"""The settings of the SMTP servers, and which of them is active."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from django.core.exceptions import ValidationError
+from django.core.validators import MaxValueValidator, MinValueValidator
+from django.db import IntegrityError, models, router, transaction
+from django.utils import timezone
+from django.utils.crypto import constant_time_compare, salted_hmac
+from django.utils.translation import gettext_lazy as _
+from simple_history.models import HistoricalRecords
+
+from email_integration import conf, signals, validators
+from email_integration.exceptions import SecretUnreadable
+from email_integration.fields import EncryptedTextField, Sealed
+
+from .audit import AuditEntry, Event, event_of, note, note_updated
+
+logger = logging.getLogger(__name__)
+
+NO_ACTIVE_CONFIG = "No active SMTP Configuration found in database. Falling back to Django settings."
+
+
+class SMTPConfigQuerySet(models.QuerySet["SMTPConfig"]):
+    """Writes that bypass ``save()`` are told to all workers and recorded too."""
+
+    def get_active_config(self) -> SMTPConfig | None:
+        """The active configuration; None, with a warning in the log, when there is none."""
+        config = self.filter(is_active=True).first()
+        if config is None:
+            logger.warning(NO_ACTIVE_CONFIG)
+        return config
+
+    def activate(self, config: SMTPConfig) -> None:
+        """Make ``config`` the active one, in the place of the one that was. Any number of processes may do so at once.
+
+        Raises ``ValidationError`` when REQUIRE_TEST_BEFORE_ACTIVATE asks for a test that it has not passed, and
+        ``SMTPConfig.DoesNotExist`` when it was deleted meanwhile.
+        """
+        self.get(pk=config.pk).save_active(True)
+        config.refresh_from_db()
+
+    def deactivate(self) -> None:
+        """Leave none active: mail goes by the settings of the project."""
+        self.filter(is_active=True).update(is_active=False)
+
+    def lock(self) -> None:
+        """Wait for whoever is changing what is active; all rows, always in the same order."""
+        list(self.model._default_manager.using(self.db).select_for_update().order_by("pk").values_list("pk", flat=True))
+
+    def update(self, **kwargs: Any) -> int:
+        """Update as Django does; the history has an entry for each row, and ``updated_at`` moves.
+
+        Raises ``ValidationError`` as ``activate`` does.
+        """
+        using = self._alias_for_writing()
+        signals.config_changing.send(sender=self.model, using=using)
+        with transaction.atomic(using=using):
+            if kwargs.get("is_active") is not None:
+                self.lock()
+            before = {config.pk: config for config in self.all()}
+            if kwargs.get("is_active"):
+                for config in before.values():
+                    config.check_may_be_activated()
+            kwargs.setdefault("updated_at", timezone.now())
+            changed = super().update(**kwargs)
+            note_updated(before, self.model._default_manager.using(using).filter(pk__in=before))
+            signals.config_changed.send(sender=self.model, using=using)
+        return changed
+
+    update.alters_data = True  # type: ignore[attr-defined]  # Django's own mark for templates
+
+    def bulk_create(self, objs: Iterable[SMTPConfig], *args: Any, **kwargs: Any) -> list[SMTPConfig]:
+        """Create as Django does, recorded. Raises ``ValidationError`` as ``activate`` does."""
+        using = self._alias_for_writing()
+        configs = list(objs)
+        for config in configs:
+            if config.is_active:
+                config.check_may_be_activated()
+        signals.config_changing.send(sender=self.model, using=using)
+        with transaction.atomic(using=using):
+            created = super().bulk_create(configs, *args, **kwargs)
+            names = [config.name for config in created]
+            note_updated({}, self.model._default_manager.using(using).filter(name__in=names))
+            signals.config_changed.send(sender=self.model, using=using)
+        return created
+
+    def _alias_for_writing(self) -> str:
+        self._for_write = True  # as Django's own writing methods do: the router is asked for a database to write to
+        return self.db
+
+
+if TYPE_CHECKING:
+    _Manager = models.Manager["SMTPConfig"]
+    ConfigManager = SMTPConfigQuerySet
+else:
+    ConfigManager = models.Manager.from_queryset(SMTPConfigQuerySet)
+
+
+class SMTPConfig(models.Model):
+    """The settings of one SMTP server; mail goes through the one that is active."""
+
+    name = models.CharField(_("name"), max_length=100, unique=True)
+    host = models.CharField(_("host"), max_length=255, validators=[validators.validate_host])
+    port = models.PositiveIntegerField(
+        _("port"), default=587, validators=[MinValueValidator(1), MaxValueValidator(65535)]
+    )
+    username = models.CharField(_("username"), max_length=255, blank=True)
+    password = EncryptedTextField(_("password"), blank=True, default="")
+    use_tls = models.BooleanField(_("use TLS"), default=True, help_text=_("STARTTLS, usually on port 587."))
+    use_ssl = models.BooleanField(_("use SSL"), default=False, help_text=_("TLS from the start, usually on port 465."))
+    from_email = models.CharField(
+        _("from email"),
+        max_length=320,
+        validators=[validators.validate_sender],
+        help_text=_("The sender of mail that names none: an address, or Name <address>."),
+    )
+    timeout = models.PositiveIntegerField(
+        _("timeout"),
+        default=10,
+        validators=[MinValueValidator(1), MaxValueValidator(600)],
+        help_text=_("Seconds to wait for the server."),
+    )
+    is_active = models.BooleanField(_("active"), default=False)
+    # The last connection test: when, how it ended, and a digest of the settings it was made with.
+    tested_at = models.DateTimeField(_("last check"), null=True, editable=False)
+    test_passed = models.BooleanField(_("check passed"), null=True, editable=False)
+    test_detail = models.CharField(_("check result"), max_length=255, blank=True, editable=False)
+    tested_settings = models.CharField(max_length=64, blank=True, editable=False)
+    created_at = models.DateTimeField(_("created at"), auto_now_add=True)
+    updated_at = models.DateTimeField(_("updated at"), auto_now=True)
+    # NULL in every row but the active one: a unique index that every database enforces, MySQL and MariaDB too, which
+    # know no partial ones.
+    active_slot = models.GeneratedField(
+        expression=models.Case(models.When(is_active=True, then=models.Value(1)), default=models.Value(None)),
+        output_field=models.SmallIntegerField(null=True),
+        db_persist=True,
+        unique=True,
+        editable=False,
+    )
+
+    objects: ClassVar[SMTPConfigQuerySet] = ConfigManager()
+    history = HistoricalRecords(
+        bases=[AuditEntry], excluded_fields=["password", "active_slot", "tested_settings"], app="email_integration"
+    )
+
+    #: What the next save records; see ``save``.
+    audit_change: tuple[Event, bool] = (Event.CHANGED, False)
+
+    class Meta:
+        verbose_name = _("SMTP Configuration")
+        verbose_name_plural = _("SMTP Configurations")
+        ordering = ("name",)
+        permissions = (
+            ("activate_smtpconfig", _("Can activate and deactivate SMTP configurations")),
+            ("test_smtpconfig", _("Can test SMTP configurations")),
+        )
+        constraints = (
+            models.CheckConstraint(
+                condition=~models.Q(use_tls=True, use_ssl=True),
+                name="smtpconfig_tls_or_ssl",
+                violation_error_message=validators.TLS_OR_SSL,
+            ),
+            models.CheckConstraint(
+                condition=models.Q(port__gte=1, port__lte=65535),
+                name="smtpconfig_port",
+                violation_error_message=_("A port is a number from 1 to 65535."),
+            ),
+        )
+
+    def __str__(self) -> str:
+        return f"{self.name} - {self.host}:{self.port} ({_('Active') if self.is_active else _('Inactive')})"
+
+    # -- writing ------------------------------------------------------------------------------------------------
+
+    def save(self, *, using: str | None = None, **kwargs: Any) -> None:
+        """Save; an active configuration takes the place of the one that was active, in the same transaction.
+
+        Raises ``ValidationError`` when TLS and SSL are both on, and as ``SMTPConfig.objects.activate`` does.
+        """
+        if self.use_tls and self.use_ssl:
+            raise ValidationError({"use_ssl": validators.TLS_OR_SSL})
+        using = using or router.db_for_write(type(self), instance=self)
+        try:
+            self._save(using, **kwargs)
+        except IntegrityError:
+            if not self.is_active:
+                raise
+            # Where no row was there to lock, another first one may have come between: now there is one.
+            self._save(using, **kwargs)
+
+    def _save(self, using: str, **kwargs: Any) -> None:
+        configs = type(self).objects.using(using)
+        with transaction.atomic(using=using):
+            if self.is_active:
+                configs.lock()
+            before = configs.filter(pk=self.pk).first() if self.pk else None
+            if self.is_active:
+                if before is None or not before.is_active:
+                    self.check_may_be_activated()
+                configs.filter(is_active=True).exclude(pk=self.pk).update(is_active=False)
+            self.audit_change = (event_of(before, self), self._password_differs(before))
+            super().save(using=using, **kwargs)
+
+    def save_active(self, active: bool) -> None:
+        """Save nothing but whether this configuration is active."""
+        self.is_active = active
+        self.save(update_fields=["is_active", "updated_at"])
+
+    def record_test(self, *, passed: bool, detail: str, user: Any = None) -> None:
+        """Keep how a connection test with the settings as they are in this instance ended, and who made it."""
+        self.tested_at = timezone.now()
+        self.test_passed = passed
+        self.test_detail = detail[:255]
+        self.tested_settings = self._settings_digest()
+        # Not update() of this app: nothing that mail goes by has changed.
+        models.QuerySet(type(self)).filter(pk=self.pk).update(
+            tested_at=self.tested_at,
+            test_passed=self.test_passed,
+            test_detail=self.test_detail,
+            tested_settings=self.tested_settings,
+        )
+        note(self, Event.TESTED, user=user, reason="passed" if passed else detail)
+
+    def check_may_be_activated(self) -> None:
+        """Raise ``ValidationError`` if a passed test is required and missing."""
+        if conf.get("REQUIRE_TEST_BEFORE_ACTIVATE") and not self.passed_test:
+            raise ValidationError(
+                _("“%(name)s” has not passed a connection test since its last change. Test it first, then activate it.")
+                % {"name": self.name},
+                code="not_tested",
+            )
+
+    # -- reading ------------------------------------------------------------------------------------------------
+
+    @property
+    def passed_test(self) -> bool:
+        """Whether the last connection test passed and was made with the settings as they are now."""
+        return bool(self.test_passed) and constant_time_compare(self.tested_settings, self._settings_digest())
+
+    @property
+    def sealed_password(self) -> Any:
+        """The password as this instance holds it, unopened: ``Sealed``, or text not saved yet."""
+        field = self._meta.get_field("password")
+        return field.raw(self) if isinstance(field, EncryptedTextField) else ""
+
+    @property
+    def is_readable(self) -> bool:
+        """Whether the stored password can be opened with the keys at hand."""
+        try:
+            self.password  # noqa: B018  # reading is what opens it
+        except SecretUnreadable:
+            return False
+        return True
+
+    def clean(self) -> None:
+        """Explain what cannot work. Raises ``ValidationError``."""
+        super().clean()
+        validators.validate_encryption(port=self.port, use_tls=self.use_tls, use_ssl=self.use_ssl)
+        before = type(self).objects.filter(pk=self.pk).first() if self.pk else None
+        if before is not None and before.sealed_password and before.sealed_password == self.sealed_password:
+            moved = [name for name in ("host", "port", "username") if getattr(before, name) != getattr(self, name)]
+            if moved:
+                raise ValidationError({"password": validators.PASSWORD_AGAIN})
+
+    def clean_fields(self, exclude: Any = None) -> None:
+        """Leave a password alone that is still sealed: it was checked when it was entered."""
+        if isinstance(self.sealed_password, Sealed):
+            exclude = {*(exclude or ()), "password"}
+        super().clean_fields(exclude=exclude)
+
+    def _password_differs(self, before: SMTPConfig | None) -> bool:
+        old = before.sealed_password if before is not None else ""
+        return bool(self.sealed_password != old)
+
+    def _settings_digest(self) -> str:
+        try:
+            password = self.password
+        except SecretUnreadable:
+            return ""
+        values = (self.host, self.port, self.username, password, self.use_tls, self.use_ssl)
+        return salted_hmac("email_integration.tested_settings", repr(values), algorithm="sha256").hexdigest()

@@ -1,0 +1,54 @@
+"""Whether sending is paused: mail is taken and waits."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.conf import settings
+from django.db import models
+from django.utils.translation import gettext_lazy as _
+
+from email_integration import conf
+
+
+class SendingPause(models.Model):
+    """There is a row while sending is paused, and at most one."""
+
+    id = models.PositiveSmallIntegerField(primary_key=True, default=1, editable=False)
+    since = models.DateTimeField(_("since"), auto_now_add=True)
+    by = models.ForeignKey(
+        settings.AUTH_USER_MODEL, verbose_name=_("by"), null=True, on_delete=models.SET_NULL, related_name="+"
+    )
+    reason = models.CharField(_("reason"), max_length=200, blank=True)
+
+    class Meta:
+        verbose_name = _("pause")
+        verbose_name_plural = _("pauses")
+        default_permissions = ()
+        permissions = (("pause_sending", _("Can pause and resume sending")),)
+        constraints = (models.CheckConstraint(condition=models.Q(id=1), name="sendingpause_one_row"),)
+
+    def __str__(self) -> str:
+        return f"paused since {self.since:%Y-%m-%d %H:%M}"
+
+    @classmethod
+    def current(cls, *, using: str | None = None) -> SendingPause | None:
+        """The pause in force, None when mail goes out; EMAIL_PAUSED counts as one that no row stands for."""
+        if conf.get("EMAIL_PAUSED"):
+            return cls(reason="EMAIL_PAUSED is set")
+        return cls.objects.using(using).first()
+
+    @classmethod
+    def begin(cls, *, by: Any = None, reason: str = "") -> bool:
+        """Pause all sending; False when it was paused already. Mail is still taken, and waits."""
+        _pause, created = cls.objects.get_or_create(pk=1, defaults={"by": by, "reason": reason[:200]})
+        return created
+
+    @classmethod
+    def end(cls) -> bool:
+        """Resume sending; False when it was not paused by ``begin`` (EMAIL_PAUSED is ended where it was set)."""
+        pause = cls.objects.filter(pk=1).first()
+        if pause is None:
+            return False
+        pause.delete()
+        return True

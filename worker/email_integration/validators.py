@@ -1,0 +1,65 @@
+"""What the fields of a configuration may hold, with words that say how to mend it."""
+
+from __future__ import annotations
+
+from django.core.exceptions import ValidationError
+from django.utils.translation import gettext_lazy as _
+
+from .addresses import envelope_address
+from .exceptions import InvalidMail
+
+TLS_OR_SSL = _("TLS and SSL exclude each other: choose STARTTLS (TLS) or SSL, not both.")
+PASSWORD_AGAIN = _(
+    "Enter the password again: the host, port or username has changed, and the stored password is not sent to another "
+    "server or user unseen."
+)
+
+
+def validate_host(value: str) -> None:
+    """Refuse what is no host name or address: a URL, a mail address, a host with its port."""
+    if "://" in value or "/" in value:
+        raise ValidationError(_("Enter the host name alone, such as smtp.example.com, not a URL."), code="host")
+    if "@" in value:
+        raise ValidationError(_("Enter the server's host name, not a mail address."), code="host")
+    if any(character.isspace() for character in value):
+        raise ValidationError(_("A host name has no spaces."), code="host")
+    if value.count(":") == 1:
+        raise ValidationError(_("Enter the port in its own field, not behind the host name."), code="host")
+
+
+def validate_sender(value: str) -> None:
+    """Refuse what is neither an address nor 'Name <address>'."""
+    try:
+        envelope_address(value)
+    except InvalidMail:
+        raise ValidationError(
+            _("Enter an address such as noreply@example.com, or a name with one: Example <noreply@example.com>."),
+            code="sender",
+        ) from None
+
+
+def validate_encryption(*, port: int | None, use_tls: bool, use_ssl: bool) -> None:
+    """Refuse combinations that cannot work."""
+    if use_tls and use_ssl:
+        raise ValidationError({"use_ssl": TLS_OR_SSL})
+    if port == 465 and use_tls:
+        raise ValidationError(
+            {"use_tls": _("Port 465 speaks TLS from the start: turn TLS off and SSL on, or use port 587 with TLS.")}
+        )
+    if port == 587 and use_ssl:
+        raise ValidationError(
+            {
+                "use_ssl": _(
+                    "Port 587 starts in the clear and then uses STARTTLS: turn SSL off and TLS on, or use port 465."
+                )
+            }
+        )
+
+
+def encryption_warnings(*, port: int | None, username: str, use_tls: bool, use_ssl: bool) -> list[str]:
+    """What works but should be thought about."""
+    if username and not (use_tls or use_ssl):
+        return [str(_("User name and password go over the network in the clear: turn TLS or SSL on."))]
+    if port == 465 and not use_ssl:
+        return [str(_("Port 465 usually wants SSL."))]
+    return []
