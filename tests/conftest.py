@@ -13,6 +13,8 @@ from django.db import connections
 from config.local.certificates import Certificates
 from config.local.smtp_server import SMTPServer
 from config.local.valkey import Valkey
+from email_integration.delivery.dispatch import pool
+from email_integration.routing import forget
 from tests import services
 from tests.stack import FAST, Stack
 
@@ -51,6 +53,15 @@ def valkey() -> Iterator[Valkey]:
 
 
 @pytest.fixture
+def fresh_process(valkey: Valkey) -> Iterator[None]:
+    """An empty broker and cache, and nothing in this process of an earlier test: no relay, no SMTP session."""
+    forget()
+    yield
+    pool.close()
+    forget()
+
+
+@pytest.fixture
 def smtp_server(certificates: Certificates) -> Iterator[Callable[..., SMTPServer]]:
     """Start an SMTP server, with STARTTLS and AUTH (``user``, ``password``) unless told otherwise.
 
@@ -73,7 +84,7 @@ def smtp_server(certificates: Certificates) -> Iterator[Callable[..., SMTPServer
 
 @pytest.fixture
 def stack(
-    transactional_db: None, valkey: Valkey, settings: Any, tmp_path: Path, request: pytest.FixtureRequest
+    transactional_db: None, fresh_process: None, settings: Any, tmp_path: Path, request: pytest.FixtureRequest
 ) -> Iterator[Callable[..., Stack]]:
     """Start a real worker of two processes, and beat, on the test's database and broker.
 

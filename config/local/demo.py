@@ -357,6 +357,9 @@ def main() -> int:
     except KeyboardInterrupt:
         print("demo: FAILED - interrupted", flush=True)
         return 130
+    except SystemExit as exit:  # a signal, or the settings' word for a wrong variable
+        print(f"demo: FAILED - ended by {exit.code}", flush=True)
+        return exit.code if isinstance(exit.code, int) else 1
     except Exception as error:
         print(f"demo: FAILED - {str(error) or type(error).__name__}", flush=True)
         return 1

@@ -196,7 +196,10 @@ class Processes:
             deadline = time.monotonic() + seconds
             while self._started:
                 process = self._started.pop()
-                process.end(seconds=max(0.0, deadline - time.monotonic()))
+                # Not asked twice: to a worker, the second time means 'now'.
+                with contextlib.suppress(TimeoutError):
+                    process.wait(seconds=max(0.0, deadline - time.monotonic()))
+                process.kill()
 
     def __enter__(self) -> Self:
         return self

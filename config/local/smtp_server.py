@@ -83,6 +83,7 @@ class Message:
     #: Seconds since the epoch.
     received_at: float
 
+    @property
     def parsed(self) -> email.message.EmailMessage:
         """The content as a message object."""
         return email.message_from_bytes(self.content, policy=email.policy.default)
@@ -90,12 +91,12 @@ class Message:
     @property
     def subject(self) -> str:
         """The subject, decoded."""
-        return str(self.parsed()["Subject"] or "")
+        return str(self.parsed["Subject"] or "")
 
     @property
     def message_id(self) -> str:
         """The Message-ID with its angle brackets."""
-        return str(self.parsed()["Message-ID"] or "").strip()
+        return str(self.parsed["Message-ID"] or "").strip()
 
 
 @dataclasses.dataclass(kw_only=True)
