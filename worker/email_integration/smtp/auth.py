@@ -10,8 +10,6 @@ import binascii
 import hmac
 import smtplib
 
-from .replies import Reply
-
 #: In order of preference once the connection is encrypted.
 OVER_TLS = ("PLAIN", "LOGIN", "CRAM-MD5")
 #: In the clear, the one that does not show the password comes first.
@@ -24,15 +22,15 @@ def choose(offered: str, *, encrypted: bool) -> str | None:
     return next((name for name in (OVER_TLS if encrypted else IN_THE_CLEAR) if name in words), None)
 
 
-def authenticate(connection: smtplib.SMTP, mechanism: str, username: str, password: str) -> Reply:
-    """Run ``mechanism`` and return the server's last reply: 235 when it let us in."""
+def authenticate(connection: smtplib.SMTP, mechanism: str, username: str, password: str) -> tuple[int, bytes]:
+    """Run ``mechanism`` and return the code and text of the server's last reply: 235 when it let us in."""
     user, secret = username.encode(), password.encode()
     if mechanism == "PLAIN":
         response = _encode(b"\0" + user + b"\0" + secret)
         code, text = connection.docmd("AUTH", f"PLAIN {response}")
         if code == 334:
             code, text = connection.docmd(response)
-        return Reply.parse(code, text)
+        return code, text
     code, text = connection.docmd("AUTH", mechanism)
     answers = [user, secret] if mechanism == "LOGIN" else [None]
     for answer in answers:
@@ -41,7 +39,7 @@ def authenticate(connection: smtplib.SMTP, mechanism: str, username: str, passwo
         if answer is None:
             answer = user + b" " + hmac.new(secret, _decode(text), "md5").hexdigest().encode()
         code, text = connection.docmd(_encode(answer))
-    return Reply.parse(code, text)
+    return code, text
 
 
 def _encode(raw: bytes) -> str:

@@ -6,6 +6,7 @@ import contextlib
 import os
 import threading
 import time
+import weakref
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -33,15 +34,16 @@ class Limits:
 class Pool:
     """Lends sessions; ``limits`` is asked whenever they matter.
 
-    All state is ``_idle`` (the sessions nobody uses, by relay) and ``_pid`` (the process they were opened in); it is
-    changed under the lock, while connecting and closing happen outside it.
+    All state is ``_idle``, the sessions nobody uses, by relay; it is changed under the lock, while connecting and
+    closing happen outside it.
     """
 
     def __init__(self, limits: Callable[[], Limits]) -> None:
         self._limits = limits
         self._lock = threading.Lock()
         self._idle: dict[Relay, list[Session]] = defaultdict(list)
-        self._pid = os.getpid()
+        forget = weakref.WeakMethod(self._forget_inherited)
+        os.register_at_fork(after_in_child=lambda: (method := forget()) and method())
 
     def __repr__(self) -> str:
         with self._lock:
@@ -78,7 +80,6 @@ class Pool:
     def close(self) -> None:
         """Say QUIT on every idle session."""
         with self._lock:
-            self._forget_inherited()
             sessions = [session for waiting in self._idle.values() for session in waiting]
             self._idle.clear()
         for session in sessions:
@@ -87,7 +88,6 @@ class Pool:
     def _take(self, relay: Relay) -> Session | None:
         found, expired = None, []
         with self._lock:
-            self._forget_inherited()
             for owner in list(self._idle):
                 kept = []
                 for session in self._idle.pop(owner):
@@ -106,14 +106,20 @@ class Pool:
     def _open(self, relay: Relay) -> Session:
         opening = tenacity.Retrying(
             retry=tenacity.retry_if_exception_type((CannotConnect, ConnectionLost)),
-            stop=tenacity.stop_after_attempt(self._limits().tries),
+            # Not again after silence for the whole timeout: it would hold up a worker twice as long.
+            stop=tenacity.stop_after_attempt(self._limits().tries) | tenacity.stop_after_delay(relay.timeout),
             wait=tenacity.wait_random(0.05, 0.3),
             reraise=True,
         )
         return opening(Session.open, relay)
 
     def _forget_inherited(self) -> None:
-        """Sessions opened before a fork belong to the parent: drop them without a word on the shared connection."""
-        if self._pid != os.getpid():
-            self._pid = os.getpid()
-            self._idle.clear()
+        """Runs in the child of a fork: the sessions are the parent's, and so may be whoever holds the lock.
+
+        Closing them closes this process's descriptors alone and says nothing to the server.
+        """
+        self._lock = threading.Lock()
+        for waiting in self._idle.values():
+            for session in waiting:
+                session.close()
+        self._idle.clear()

@@ -49,7 +49,8 @@ class Reply:
 
     @property
     def positive(self) -> bool:
-        return 200 <= self.code < 400
+        """Done; 3yz, which asks for more, is not."""
+        return 200 <= self.code < 300
 
     @property
     def permanent(self) -> bool:

@@ -7,7 +7,6 @@ reply). Up to the final dot the server has taken nothing: whoever loses the righ
 from __future__ import annotations
 
 import contextlib
-import functools
 import re
 import select
 import smtplib
@@ -17,13 +16,17 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from . import auth
-from .errors import CannotConnect, ConnectionLost, NotOffered, Refused, SMTPFailure, TLSFailed
+from .dialogue import Malformed, during, parse
+from .errors import ConnectionLost, Refused, SMTPFailure
+from .opening import open_connection
 from .relay import Envelope, Relay
 from .replies import Phase, Reply
 
 #: How long, in seconds, a server may take to answer QUIT before the connection is simply closed.
 _QUIT_TIMEOUT = 2.0
+
+#: Octets of content sent under one timeout: a socket's timeout is for all that one call sends.
+_CHUNK = 64 * 1024
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,19 +40,13 @@ class Started:
 class Session:
     """An SMTP session; made by ``Session.open``."""
 
-    def __init__(self, relay: Relay) -> None:
+    def __init__(self, relay: Relay, connection: smtplib.SMTP) -> None:
         self.relay = relay
-        self.opened_at = time.monotonic()
-        self.used_at = self.opened_at
+        self.opened_at = self.used_at = time.monotonic()
+        #: How many MAIL commands it has carried.
         self.transactions = 0
         self._in_transaction = False
-        self._smtp: smtplib.SMTP = (
-            smtplib.SMTP_SSL(
-                timeout=relay.timeout, local_hostname=_local_hostname(), context=ssl.create_default_context()
-            )
-            if relay.use_ssl
-            else smtplib.SMTP(timeout=relay.timeout, local_hostname=_local_hostname())
-        )
+        self._smtp = connection
 
     def __repr__(self) -> str:
         state = "closed" if self.is_closed else "idle" if self.is_idle else "busy"
@@ -57,75 +54,8 @@ class Session:
 
     @classmethod
     def open(cls, relay: Relay) -> Session:
-        """Connect, secure, authenticate.
-
-        Raises ``CannotConnect``, ``TLSFailed``, ``NotOffered``, ``Refused`` or ``ConnectionLost``; the connection is
-        closed then. Certificates are verified against the system's authorities (or SSL_CERT_FILE's).
-        """
-        session = cls(relay)
-        try:
-            session._connect()
-            session._ehlo()
-            if relay.use_tls:
-                session._starttls()
-                session._ehlo()
-            if relay.username:
-                session._authenticate()
-        except SMTPFailure:
-            session.close()
-            raise
-        session.used_at = time.monotonic()
-        return session
-
-    # -- opening ------------------------------------------------------------------------------------------------
-
-    def _connect(self) -> None:
-        relay = self.relay
-        # smtplib takes the name that the certificate must show from here when it secures the connection.
-        self._smtp._host = relay.host  # type: ignore[attr-defined]  # not in typeshed; set by SMTP.__init__ only
-        try:
-            code, text = self._smtp.connect(relay.host, relay.port)
-        except ssl.SSLError as error:
-            raise TLSFailed(Phase.CONNECT, _tls_words(error)) from error
-        except smtplib.SMTPServerDisconnected as error:
-            raise ConnectionLost(Phase.GREETING, "the server closed the connection without a greeting") from error
-        except TimeoutError as error:
-            raise CannotConnect(Phase.CONNECT, f"no answer within {relay.timeout:g} s") from error
-        except (OSError, UnicodeError) as error:
-            raise CannotConnect(Phase.CONNECT, getattr(error, "strerror", None) or type(error).__name__) from error
-        if code != 220:
-            raise Refused(Phase.GREETING, "", Reply.parse(code, text))
-        # Content and final dot go out in separate writes; with Nagle's algorithm the second one waits (RFC 896).
-        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-
-    def _ehlo(self) -> None:
-        with self._during(Phase.EHLO):
-            reply = Reply.parse(*self._smtp.ehlo())
-            if not reply.positive:
-                reply = Reply.parse(*self._smtp.helo())
-        if not reply.positive:
-            raise Refused(Phase.EHLO, "", reply)
-
-    def _starttls(self) -> None:
-        if not self._smtp.has_extn("starttls"):
-            # Never go on in the clear: the offer may have been stripped on the way (RFC 3207 §6).
-            raise NotOffered(Phase.STARTTLS, "the server does not offer STARTTLS")
-        with self._during(Phase.STARTTLS):
-            try:
-                reply = Reply.parse(*self._smtp.starttls(context=ssl.create_default_context()))
-            except ssl.SSLError as error:
-                raise TLSFailed(Phase.STARTTLS, _tls_words(error)) from error
-        if not reply.positive:
-            raise Refused(Phase.STARTTLS, "", reply)
-
-    def _authenticate(self) -> None:
-        mechanism = auth.choose(self._smtp.esmtp_features.get("auth", ""), encrypted=self.is_encrypted)
-        if mechanism is None:
-            raise NotOffered(Phase.AUTH, "the server offers no way to log in that is known here")
-        with self._during(Phase.AUTH):
-            reply = auth.authenticate(self._smtp, mechanism, self.relay.username, self.relay.password)
-        if reply.code != 235:
-            raise Refused(Phase.AUTH, "", reply)
+        """Connect, secure, authenticate. Raises what ``open_connection`` raises."""
+        return cls(relay, open_connection(relay))
 
     # -- one transaction ----------------------------------------------------------------------------------------
 
@@ -137,6 +67,7 @@ class Session:
         exception but part of what is returned.
         """
         self._in_transaction = True
+        self.transactions += 1
         options = []
         if self._smtp.has_extn("size"):
             options.append(f"SIZE={size}")
@@ -150,7 +81,7 @@ class Session:
         refused: dict[str, Reply] = {}
         for recipient in envelope.recipients:
             reply = self._command(Phase.RCPT, f"RCPT TO:<{recipient}>")
-            if reply.code == 421:
+            if reply.code == 421:  # the server is closing the connection (RFC 5321 §3.8)
                 self.close()
                 raise Refused(Phase.RCPT, "", reply)
             if reply.positive:
@@ -158,7 +89,7 @@ class Session:
             else:
                 refused[recipient] = reply
         if accepted:
-            reply = self._command(Phase.DATA, "DATA")
+            reply = self._command(Phase.DATA, "DATA", go_on=True)
             if reply.code != 354:
                 self._reset()
                 raise Refused(Phase.DATA, "", reply)
@@ -167,33 +98,57 @@ class Session:
         return Started(accepted=tuple(accepted), refused=refused)
 
     def write(self, content: bytes) -> None:
-        """Send the content, dot-stuffed (RFC 5321 §4.5.2), without the final dot. Lines must end in CRLF."""
-        with self._during(Phase.CONTENT):
-            self._smtp.send(_stuff(content))
+        """Send the content, dot-stuffed (RFC 5321 §4.5.2), without the final dot.
+
+        Bare CR and LF become CRLF (§2.3.8): a server that takes them for line ends might see a final dot among them.
+        Raises ``ConnectionLost``, and ``Refused`` when the server did not wait for the end to say no.
+        """
+        stuffed = memoryview(_stuff(content))
+        try:
+            with during(Phase.CONTENT):
+                for start in range(0, len(stuffed), _CHUNK):
+                    self._socket.sendall(stuffed[start : start + _CHUNK])
+        except ConnectionLost:
+            self._heed_early_reply()
+            self.close()
+            raise
 
     def finish(self, *, timeout: float) -> Reply:
         """Send the final dot and return its reply, waiting for it up to ``timeout`` seconds.
 
-        Raises ``ConnectionLost`` in phase ``FINAL_DOT``: then the server may or may not have the mail (RFC 1047).
+        Raises ``ConnectionLost`` in phase ``FINAL_DOT``: then the server may or may not have the mail (RFC 1047). In
+        phase ``CONTENT``, like ``Refused``, it says that the dot was not sent.
         """
+        self._heed_early_reply()
         with self._during(Phase.FINAL_DOT):
             self._socket.settimeout(timeout)
-            self._smtp.send(b".\r\n")
-            reply = Reply.parse(*self._smtp.getreply())
-            if reply.code < 200:
-                raise smtplib.SMTPServerDisconnected("malformed reply")
+            self._socket.sendall(b".\r\n")
+            reply = parse(*self._smtp.getreply())
+            if 300 <= reply.code < 400:  # says nothing about the mail
+                raise Malformed
             self._socket.settimeout(self.relay.timeout)
-        self.transactions += 1
         self._ended()
         if reply.code == 421:
             self.close()
         return reply
 
-    def _command(self, phase: Phase, line: str) -> Reply:
+    def _heed_early_reply(self) -> None:
+        """Raise, and close, if the server spoke or hung up before it was asked: it has not taken the mail."""
+        if not self.was_hung_up:
+            return
+        with self._during(Phase.CONTENT):
+            reply = parse(*self._smtp.getreply())
+            self.close()
+            if reply.code < 400:
+                raise Malformed
+        raise Refused(Phase.CONTENT, "", reply)
+
+    def _command(self, phase: Phase, line: str, *, go_on: bool = False) -> Reply:
+        """Say ``line``. 2yz is what says yes, 354 where ``go_on``; the other one is out of step with the commands."""
         with self._during(phase):
-            reply = Reply.parse(*self._smtp.docmd(line))
-            if reply.code < 200:
-                raise smtplib.SMTPServerDisconnected("malformed reply")
+            reply = parse(*self._smtp.docmd(line))
+            if reply.code < 400 and go_on != (reply.code == 354):
+                raise Malformed
         return reply
 
     def _reset(self) -> None:
@@ -234,7 +189,7 @@ class Session:
 
     @property
     def was_hung_up(self) -> bool:
-        """Whether the server said or closed something between transactions, where it has no reason to."""
+        """Whether the server said or closed something where it has no reason to: nothing was asked."""
         if self.is_closed:
             return True
         watch = select.poll()
@@ -255,45 +210,18 @@ class Session:
 
     @contextlib.contextmanager
     def _during(self, phase: Phase) -> Iterator[None]:
-        """Tell a lost or silent connection by the phase it happened in; the session is closed then."""
+        """Close the session for whatever goes wrong in here."""
         try:
-            yield
+            with during(phase):
+                yield
         except SMTPFailure:
             self.close()
             raise
-        except TimeoutError as error:
-            self.close()
-            raise ConnectionLost(phase, "the server did not answer in time") from error
-        except (smtplib.SMTPException, OSError) as error:
-            self.close()
-            timed_out = isinstance(error.__context__, TimeoutError)
-            detail = "the server did not answer in time" if timed_out else "the connection was lost"
-            raise ConnectionLost(phase, detail) from error
-
-
-@functools.cache
-def _local_hostname() -> str:
-    """The name for EHLO: the host's full name, or its address as a literal (RFC 5321 §4.1.4).
-
-    Found once per process: a slow resolver would otherwise delay every session.
-    """
-    name = socket.getfqdn()
-    if "." in name and name.isascii():
-        return name
-    try:
-        address = socket.gethostbyname(socket.gethostname())
-    except OSError:
-        address = "127.0.0.1"
-    return f"[{address}]"
 
 
 def _stuff(content: bytes) -> bytes:
+    if not content.count(b"\r") == content.count(b"\n") == content.count(b"\r\n"):
+        content = re.sub(rb"\r\n?|\n", b"\r\n", content)
     if not content.endswith(b"\r\n"):
         content += b"\r\n"
     return re.sub(rb"(?m)^\.", b"..", content)
-
-
-def _tls_words(error: ssl.SSLError) -> str:
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return f"the server's certificate is not trusted: {error.verify_message}"
-    return f"TLS failed: {error.reason or type(error).__name__}"
