@@ -26,9 +26,6 @@ class Doorbell(Protocol):
     def report(self, delivery: Delivery) -> None:
         """Tell whoever waits for the delivery how it stands; called inside the transaction that records it."""
 
-    def follow_up(self, delivery: Delivery) -> None:
-        """Set going what follows a delivery that ended outside a task."""
-
     def has_follow_up(self, delivery: Delivery) -> bool:
         """Whether something follows the delivery's end."""
 
@@ -40,9 +37,6 @@ class _Nobody:
         logger.warning("No task queue is installed; %d deliveries wait.", len(deliveries))
 
     def report(self, delivery: Delivery) -> None:
-        pass
-
-    def follow_up(self, delivery: Delivery) -> None:
         pass
 
     def has_follow_up(self, delivery: Delivery) -> bool:

@@ -127,7 +127,10 @@ def cancel(delivery_id: str) -> Delivery | None:
     delivery = load(delivery_id)
     if delivery is None or not end(delivery, Status.CANCELLED, "cancelled"):
         return None
-    doorbell.installed().follow_up(delivery)
+    if not delivery.continued:
+        # Not by whoever cancels: it may be a web request, and a broker out of reach must not hold it up.
+        follow_up_later(delivery.pk)
+        doorbell.ring_on_commit(delivery, using=database())
     return delivery
 
 
@@ -144,17 +147,26 @@ def wake_on_commit(*, using: str | None = None, **kwargs: Any) -> None:
 
 
 def resume_follow_up(delivery: Delivery) -> bool:
-    """Take over what follows a finished delivery, when whoever ended it did not come to it."""
-    with transaction.atomic(using=database()):
-        moved = _move(delivery, Q(continued=False), ring_after=timezone.now() + seconds(conf.get("LEASE")))
-        if moved:
-            doorbell.installed().report(delivery)
-    return moved
+    """Take over what follows a finished delivery, when whoever ended it did not come to it within the lease."""
+    now = timezone.now()
+    lease_until = now + seconds(conf.get("LEASE"))
+    unattended = Q(lease_until=None) | Q(lease_until__lte=now)
+    return _move(delivery, unattended & Q(continued=False), lease_until=lease_until, ring_after=lease_until)
+
+
+def follow_up_later(delivery_id: str) -> None:
+    """Give up the lease on what follows the delivery; the sweep rings for it soon."""
+    ring_after = timezone.now() + seconds(conf.get("RING_AFTER"))
+    Delivery.objects.using(database()).filter(pk=delivery_id, continued=False).update(
+        lease_until=None, ring_after=ring_after
+    )
 
 
 def followed_up(delivery_id: str) -> None:
     """Record that what follows the delivery has been set going."""
-    Delivery.objects.using(database()).filter(pk=delivery_id, continued=False).update(continued=True, ring_after=None)
+    Delivery.objects.using(database()).filter(pk=delivery_id, continued=False).update(
+        continued=True, lease_until=None, ring_after=None
+    )
 
 
 # -- how ------------------------------------------------------------------------------------------------------------
@@ -172,12 +184,15 @@ def _move(delivery: Delivery, condition: Q, **changes: Any) -> bool:
 
 def _accept_late(delivery: Delivery, outcome: Accepted, attempt: Try) -> bool:
     delivery.refresh_from_db(
-        fields=["status", "fence", "recipients", "attempts"],
+        fields=["status", "fence", "recipients", "attempts", "continued"],
         from_queryset=Delivery.objects.using(database()).select_for_update(),
     )
     if delivery.status == Status.ACCEPTED:
         return False
-    return _move(delivery, Q(), **_after(delivery, outcome, attempt))
+    changes = _after(delivery, outcome, attempt)
+    if delivery.status in FINAL and delivery.continued:  # what follows has gone its way already
+        changes |= {"continued": True, "lease_until": None, "ring_after": None}
+    return _move(delivery, Q(), **changes)
 
 
 def _after(delivery: Delivery, outcome: Outcome, attempt: Try) -> dict[str, Any]:
@@ -212,14 +227,16 @@ def _after(delivery: Delivery, outcome: Outcome, attempt: Try) -> dict[str, Any]
 def _finished(delivery: Delivery, status: Status, *, code: int | None, reason: str) -> dict[str, Any]:
     follows = doorbell.installed().has_follow_up(delivery)
     now = timezone.now()
+    # The lease now covers what follows, so that a second ring does not set it going as well.
+    lease_until = now + seconds(conf.get("LEASE")) if follows else None
     return {
         "status": status,
         "code": code,
         "reason": reason[:255],
         "finished_at": now,
-        "lease_until": None,
+        "lease_until": lease_until,
         "continued": not follows,
-        "ring_after": now + seconds(conf.get("LEASE")) if follows else None,
+        "ring_after": lease_until,
     }
 
 

@@ -12,30 +12,38 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from celery import Celery, Task, shared_task
-from celery import signals as celery_signals
-from celery._state import connect_on_app_finalize, get_current_worker_task
-from celery.exceptions import Ignore
+from celery import Task, shared_task
+from celery._state import get_current_worker_task
+from celery.exceptions import Ignore, Retry
 from celery.result import AsyncResult
-from django.db import DatabaseError, InterfaceError, transaction
+from django.db import DatabaseError, InterfaceError
 from django.utils import timezone
+from kombu.exceptions import OperationalError
 
-from email_integration import conf
 from email_integration.delivery import doorbell, ledger
 from email_integration.delivery import sweep as sweeping
 from email_integration.delivery.attempt import attempt
 from email_integration.delivery.compose import Attachment, compose
-from email_integration.delivery.dispatch import pool
 from email_integration.delivery.outcome import Skipped
 from email_integration.delivery.submit import submit
 from email_integration.exceptions import DeliveryDeferred, DeliveryFailed, InvalidMail
 from email_integration.models import Delivery, Status
 
-from . import canvas
+from . import canvas, names
 from .results import failure_of, summary
 from .ringing import CeleryDoorbell
 
 logger = logging.getLogger(__name__)
+
+
+class DeliveryResult(AsyncResult[Any]):
+    """The ``AsyncResult`` of a mail."""
+
+    def revoke(self, *args: Any, **kwargs: Any) -> None:
+        """Cancel the delivery in the database, at once; tell the workers only when it was too late for that."""
+        if ledger.cancel(self.id) is None:
+            super().revoke(*args, **kwargs)
+
 
 #: Longer than any attempt can take: the timeouts of the dialogue bound it, not the worker's global limits.
 _NO_LIMIT = 24 * 3600
@@ -43,6 +51,9 @@ _NO_LIMIT = 24 * 3600
 
 class _SendEmail(Task):  # type: ignore[type-arg]  # generic in its stubs; the two would only say Any
     """Submits in the caller instead of publishing the mail."""
+
+    def AsyncResult(self, task_id: str, **kwargs: Any) -> DeliveryResult:  # Celery's name
+        return DeliveryResult(task_id, backend=self.backend, app=self.app, task_name=self.name, **kwargs)
 
     def apply_async(
         self,
@@ -54,7 +65,7 @@ class _SendEmail(Task):  # type: ignore[type-arg]  # generic in its stubs; the t
         link_error: Any = None,
         shadow: str | None = None,
         **options: Any,
-    ) -> AsyncResult[Any]:
+    ) -> Any:
         """Submit the mail and return the ``AsyncResult`` of its delivery.
 
         ``eta``, ``countdown`` (seconds), ``expires`` (seconds or datetime), ``queue``, ``priority``, ``task_id``,
@@ -79,22 +90,22 @@ class _SendEmail(Task):  # type: ignore[type-arg]  # generic in its stubs; the t
             expires=options.get("expires"),
             options=kept,
         )
-        if task_id is not None and delivery.pk != task_id:
-            # An idempotency key seen before, under an id that somebody may be waiting for.
-            result: AsyncResult[Any] = self.AsyncResult(task_id)
-            again = {"task_id": task_id, "add_to_parent": False, **canvas.as_options(kept)}
-            transaction.on_commit(
-                lambda: repeated.apply_async((delivery.pk,), **again), using=ledger.database(), robust=True
-            )
-        else:
-            result = self.AsyncResult(delivery.pk)
+        result = self.AsyncResult(task_id or delivery.pk)
+        if result.id != delivery.pk:
+            _doorbell.answer(result.id, delivery, kept, repeated)
         if parent is not None and options.get("add_to_parent", True):
             parent.add_trail(result)
         return result
 
 
 @shared_task(
-    bind=True, base=_SendEmail, name="email_integration.tasks.send_email", throws=(InvalidMail, DeliveryFailed)
+    bind=True,
+    base=_SendEmail,
+    name=names.SEND_EMAIL,
+    throws=(InvalidMail, DeliveryFailed),
+    # Only a call by name (``send_task``) comes here through the broker. Its mail is not in the database yet, and
+    # submitting it a second time under the same id changes nothing.
+    acks_late=True,
 )
 def send_email(
     self: Any,
@@ -143,8 +154,7 @@ def send_email(
         )
     except InvalidMail:
         if by_worker:
-            # The reason may quote an address, and this one goes into logs and result rows.
-            raise InvalidMail("The mail cannot be sent as it was given; call send_email.delay() to see why.") from None
+            raise _without_address() from None
         raise
     if by_worker and delivery.pk == request.id:
         raise Ignore
@@ -157,10 +167,11 @@ def send_email(
 
 @shared_task(
     bind=True,
-    name="email_integration.tasks.deliver",
-    # The result is stored with the outcome, in one commit; Celery adds only what it propagates along a chain.
+    name=names.DELIVER,
+    # The result is stored with the outcome, in one commit. Nothing that befalls this task, such as the loss of its
+    # process, is the mail's result.
     ignore_result=True,
-    store_errors_even_if_ignored=True,
+    store_errors_even_if_ignored=False,
     throws=(DeliveryFailed,),
     acks_late=False,
     track_started=False,
@@ -181,18 +192,45 @@ def deliver(self: Any, delivery_id: str) -> dict[str, Any]:
         logger.debug("Delivery %s: %s", delivery_id, delivery.reason)
         raise Ignore
     if not Status(delivery.status).is_final:
+        # To Celery's events and logs it is a retry. Nothing is published: the sweep rings when it is due.
         waiting = DeliveryDeferred(delivery.code, delivery.reason)
-        self.send_event("task-retried", exception=repr(waiting), traceback="")
-        logger.info("Delivery %s is %s: %s", delivery_id, delivery.status, waiting)
-        raise Ignore
-    canvas.put_back(self.request, delivery.options)
+        raise Retry(exc=waiting, when=delivery.due_at)
+    if not delivery.continued:
+        _go_on(self.app, delivery)
     failure = failure_of(delivery)
     if failure is not None:
         raise failure
     return summary(delivery)
 
 
-@shared_task(name="email_integration.tasks.repeated", acks_late=False)
+def _go_on(app: Any, delivery: Delivery) -> None:
+    """Set going what follows a settled mail, later when the broker or the database does not let us now."""
+    try:
+        try:
+            canvas.go_on(app, delivery)
+        except _transient_errors(app):
+            raise
+        except Exception as error:  # what follows is not a task, or does not take what it was given
+            logger.error("What follows delivery %s cannot be started (%s).", delivery.pk, type(error).__name__)
+            canvas.fail(app, delivery, _without_address() if isinstance(error, InvalidMail) else error)
+        ledger.followed_up(delivery.pk)
+    except _transient_errors(app) as error:
+        logger.error("What follows delivery %s has to wait (%s).", delivery.pk, type(error).__name__)
+        ledger.follow_up_later(delivery.pk)
+        raise Ignore from None
+
+
+def _transient_errors(app: Any) -> tuple[type[Exception], ...]:
+    of_broker: tuple[type[Exception], ...] = app.connection_for_write().recoverable_connection_errors
+    return (OperationalError, OSError, DatabaseError, InterfaceError, *of_broker)
+
+
+def _without_address() -> InvalidMail:
+    """The reason may quote an address, and what a worker raises goes into logs and result rows."""
+    return InvalidMail("The mail cannot be sent as it was given; call send_email.delay() to see why.")
+
+
+@shared_task(name=names.REPEATED, acks_late=False)
 def repeated(delivery_id: str) -> dict[str, Any]:
     """Answer for a task id whose mail had been submitted before, under another id."""
     delivery = ledger.load(delivery_id)
@@ -204,7 +242,7 @@ def repeated(delivery_id: str) -> dict[str, Any]:
     return summary(delivery)
 
 
-@shared_task(name="email_integration.tasks.sweep", ignore_result=True, acks_late=False)
+@shared_task(name=names.SWEEP, ignore_result=True, acks_late=False)
 def sweep() -> int:
     """Ring for every delivery that is due and that nothing is working on; returns how many."""
     return sweeping.sweep()
@@ -266,56 +304,7 @@ def _moment(value: float | dt.datetime | str | None) -> dt.datetime | None:
     return timezone.now() + ledger.seconds(float(value))
 
 
-# -- what the app does by itself in Celery's processes ---------------------------------------------------------------
+_doorbell = CeleryDoorbell(deliver)
+doorbell.install(_doorbell)
 
-
-@celery_signals.task_postrun.connect(weak=False)
-def _followed_up(sender: Any = None, task_id: str = "", retval: Any = None, state: str = "", **kwargs: Any) -> None:
-    """The result is stored and what follows is published: the delivery needs no more rings."""
-    if getattr(sender, "name", "") != deliver.name:
-        return
-    settled = state == "SUCCESS" or (state == "FAILURE" and isinstance(retval, DeliveryFailed))
-    if settled and canvas.follows_request(sender.request):
-        ledger.followed_up(task_id)
-
-
-@celery_signals.task_revoked.connect(weak=False)
-def _revoked(sender: Any = None, request: Any = None, **kwargs: Any) -> None:
-    """``revoke()`` cancels the delivery, not just the ring."""
-    if getattr(sender, "name", "") == deliver.name and request is not None:
-        ledger.cancel(request.id)
-
-
-@celery_signals.worker_ready.connect(weak=False)
-def _sweep_at_start(sender: Any = None, **kwargs: Any) -> None:
-    """What was lost while no worker ran is found without waiting for beat."""
-    try:
-        sweep.apply_async(**_sweep_options(), retry=False)
-    except Exception as error:  # beat will
-        logger.warning("Could not sweep at the start of the worker (%s).", type(error).__name__)
-
-
-@celery_signals.worker_process_shutdown.connect(weak=False)
-def _say_quit(**kwargs: Any) -> None:
-    """Leave no SMTP server waiting for a session that will not come back."""
-    pool.close()
-
-
-@connect_on_app_finalize
-def _schedule(app: Celery) -> None:
-    """Bring the beat entry along, so that there is none to forget."""
-    interval = conf.get("SWEEP_INTERVAL")
-    app.add_periodic_task(
-        interval,
-        app.signature(f"{__name__}.sweep"),
-        name="email_integration: ring for deliveries that are due",
-        expires=interval,
-        **_sweep_options(),
-    )
-
-
-def _sweep_options() -> dict[str, Any]:
-    return {"queue": conf.get("SWEEP_QUEUE")} if conf.get("SWEEP_QUEUE") else {}
-
-
-doorbell.install(CeleryDoorbell(deliver))
+from . import hooks  # noqa: E402, F401  # what the app does by itself in Celery's processes; needs the tasks above

@@ -1,26 +1,25 @@
-"""Celery's canvas around an outbox: what follows a mail is kept in its row and put back when the mail is settled."""
+"""Celery's canvas around an outbox: what follows a mail is kept in its row and set going when the mail is settled."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from celery import Celery
 from celery.app.task import Context
 from kombu.utils.functional import maybe_list
 from kombu.utils.json import dumps, loads
 
+from email_integration.models import Delivery
+
+from . import names
+from .results import failure_of, summary
+
 #: What is kept: the continuation, where the task belongs, and the way its rings go.
 _CONTINUATION = ("link", "link_error", "chain", "chord")
-_KEPT = (
-    *_CONTINUATION,
-    "group_id",
-    "group_index",
-    "root_id",
-    "parent_id",
-    "queue",
-    "routing_key",
-    "exchange",
-    "priority",
-)
+_TREE = ("root_id", "parent_id")
+_GROUP = ("group_id", "group_index")
+_WAY = ("queue", "routing_key", "exchange", "priority")
+_KEPT = (*_CONTINUATION, *_TREE, *_GROUP, *_WAY)
 
 
 def keep(options: dict[str, Any], *, link: Any = None, link_error: Any = None) -> str:
@@ -51,11 +50,7 @@ def as_options(kept: str) -> dict[str, Any]:
 
 def way(kept: str) -> dict[str, Any]:
     """The part of it that a ring needs: the queue, the priority and the ids of the tree."""
-    return {
-        name: value
-        for name, value in as_options(kept).items()
-        if name not in (*_CONTINUATION, "group_id", "group_index")
-    }
+    return {name: value for name, value in as_options(kept).items() if name in (*_TREE, *_WAY)}
 
 
 def follows(kept: str) -> bool:
@@ -63,20 +58,47 @@ def follows(kept: str) -> bool:
     return any(name in _CONTINUATION for name in as_options(kept))
 
 
-def follows_request(request: Context) -> bool:
-    """The same for a request that was put back."""
-    return bool(request.callbacks or request.errbacks or request.chain or request.chord)
+def request_of(delivery: Delivery) -> Context:
+    """The request Celery would have had for the mail, had its message carried everything."""
+    options = as_options(delivery.options)
+    return Context(
+        id=delivery.pk,
+        task=names.SEND_EMAIL,
+        callbacks=options.get("link"),
+        errbacks=options.get("link_error"),
+        chain=options.get("chain"),
+        chord=options.get("chord"),
+        group=options.get("group_id"),
+        group_index=options.get("group_index"),
+        root_id=options.get("root_id"),
+        parent_id=options.get("parent_id"),
+        delivery_info={"priority": options.get("priority")},
+    )
 
 
-def put_back(request: Context, kept: str) -> None:
-    """Give the worker's request the continuation, so that Celery runs it as if the message had carried it."""
-    options = as_options(kept)
-    if options:
-        request.update(
-            callbacks=options.get("link"),
-            errbacks=options.get("link_error"),
-            chain=options.get("chain"),
-            chord=options.get("chord"),
-            group=options.get("group_id"),
-            group_index=options.get("group_index"),
-        )
+def go_on(app: Celery, delivery: Delivery) -> None:
+    """Set going what follows a settled mail, as Celery's tracer does after a task.
+
+    Raises what the broker and the result backend raise.
+    """
+    request: Any = request_of(delivery)  # its stubs take every attribute for text
+    failure = failure_of(delivery)
+    if failure is not None:
+        fail(app, delivery, failure)
+        return
+    value = summary(delivery)
+    inherited: dict[str, Any] = {"parent_id": delivery.pk, "root_id": request.root_id or delivery.pk}
+    if app.conf.task_inherit_parent_priority:
+        inherited["priority"] = request.delivery_info["priority"]
+    for callback in request.callbacks or ():
+        request.children.append(app.signature(callback).apply_async((value,), **inherited))
+    if request.chain:
+        *later, next_step = request.chain
+        request.children.append(app.signature(next_step).apply_async((value,), chain=later, **inherited))
+    # The result is there already; this adds its children, and counts the mail in its chord.
+    app.backend.mark_as_done(delivery.pk, value, request)
+
+
+def fail(app: Celery, delivery: Delivery, error: Exception) -> None:
+    """Let ``error`` be the end of what follows: ``link_error`` is called, the chain and the chord are told."""
+    app.backend.mark_as_failure(delivery.pk, error, request=request_of(delivery))

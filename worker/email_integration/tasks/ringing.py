@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import functools
-import logging
 import time
 from collections.abc import Sequence
 from typing import Any
 
 from celery import Task, states
 from celery.app.task import Context
+from celery.utils import uuid
 from django.db import transaction
 from kombu import Connection, pools
 from kombu.exceptions import OperationalError
@@ -19,10 +19,11 @@ from email_integration.delivery import ledger
 from email_integration.exceptions import DeliveryDeferred
 from email_integration.models import Delivery, Status
 
-from . import canvas
+from . import canvas, names
 from .results import failure_of, summary
 
-logger = logging.getLogger(__name__)
+#: A task, the delivery it is told the id of, and the options of its message.
+_Message = tuple[Task[Any, Any], Delivery, dict[str, Any]]
 
 #: How long, in seconds, nobody tries a broker that has just failed; the sweep rings for what was submitted meanwhile.
 _PAUSE = 5.0
@@ -42,27 +43,46 @@ class CeleryDoorbell:
         self._shut_until = 0.0
 
     def ring(self, deliveries: Sequence[Delivery]) -> None:
-        """Publish one message per delivery; raises what the broker raises, at once while the breaker is open."""
+        """Publish one message per delivery; raises what the broker raises."""
         if self._deliver.app.conf.task_always_eager:
             for delivery in deliveries:
-                self._deliver.apply((delivery.pk,), task_id=delivery.pk)
+                self._deliver.apply((delivery.pk,), task_id=delivery.pk, throw=False)
             return
+        self._publish([(self._deliver, delivery, self._ring_options(delivery)) for delivery in deliveries])
+
+    def answer(self, task_id: str, first: Delivery, kept: str, repeated: Task[Any, Any]) -> None:
+        """Settle ``task_id``, the id of a repeated submission, with how the first one stands."""
+        if canvas.follows(kept):
+            options = {"task_id": task_id, **canvas.as_options(kept)}
+            transaction.on_commit(
+                lambda: self._publish([(repeated, first, options)]), using=ledger.database(), robust=True
+            )
+        else:
+            self._report(task_id, first, Context(id=task_id, task=names.SEND_EMAIL), settled=True)
+
+    def _ring_options(self, delivery: Delivery) -> dict[str, Any]:
+        # The id of a mail that was revoked is refused by the workers, and something may have to follow it.
+        task_id = uuid() if Status(delivery.status).is_final else delivery.pk
+        return {"task_id": task_id, **canvas.way(delivery.options)}
+
+    def _publish(self, messages: Sequence[_Message]) -> None:
+        """Publish; raises what the broker raises, at once while the breaker is open."""
         if time.monotonic() < self._shut_until:
             raise OperationalError("the broker failed a moment ago")
         started = time.monotonic()
         try:
             try:
-                self._publish(deliveries)
+                self._publish_now(messages)
             except Exception:
                 # A connection that idled too long fails at once and a new one works; a dead broker gets no second try.
                 if time.monotonic() - started > 0.2:
                     raise
-                self._publish(deliveries)
+                self._publish_now(messages)
         except Exception:
             self._shut_until = time.monotonic() + _PAUSE
             raise
 
-    def _publish(self, deliveries: Sequence[Delivery]) -> None:
+    def _publish_now(self, messages: Sequence[_Message]) -> None:
         timeout = conf.get("BROKER_TIMEOUT")
         queue = conf.get("QUEUE")
         pool = pools.producers[_connection(self._deliver.app, timeout)]
@@ -70,53 +90,35 @@ class CeleryDoorbell:
             connection = producer.connection
             try:
                 with producer.batch(max_size=_BATCH):
-                    for delivery in deliveries:
-                        way = canvas.way(delivery.options)
-                        if queue and not way.keys() & {"queue", "routing_key", "exchange"}:
-                            way["queue"] = queue
-                        self._deliver.apply_async(
-                            (delivery.pk,),
-                            task_id=delivery.pk,
-                            producer=producer,
-                            add_to_parent=False,
-                            retry=False,
-                            **way,
-                        )
+                    for task, delivery, options in messages:
+                        if queue and not options.keys() & {"queue", "routing_key", "exchange"}:
+                            options = {**options, "queue": queue}
+                        task.apply_async((delivery.pk,), producer=producer, add_to_parent=False, retry=False, **options)
             except Exception:
                 connection.collect()
                 raise
 
     def report(self, delivery: Delivery) -> None:
         """Store the result row inside the ledger's transaction, or after it where results live elsewhere."""
-        backend = self._deliver.backend
-        if type(backend).__module__.startswith("django_celery_results"):
-            self._store(delivery)
-        else:
-            transaction.on_commit(functools.partial(self._store, delivery), using=ledger.database(), robust=True)
+        self._report(delivery.pk, delivery, canvas.request_of(delivery))
 
-    def _store(self, delivery: Delivery) -> None:
-        status = Status(delivery.status)
-        failure = failure_of(delivery)
-        if failure is not None:
-            self._deliver.backend.store_result(delivery.pk, failure, states.FAILURE)
-        elif status.is_final:
-            self._deliver.backend.store_result(delivery.pk, summary(delivery), states.SUCCESS)
+    def _report(self, task_id: str, delivery: Delivery, request: Context, *, settled: bool = False) -> None:
+        store = functools.partial(self._store, task_id, delivery, request, settled=settled)
+        if type(self._deliver.backend).__module__.startswith("django_celery_results"):
+            store()
         else:
-            waiting = DeliveryDeferred(delivery.code, delivery.reason)
-            self._deliver.backend.store_result(delivery.pk, waiting, states.RETRY)
+            transaction.on_commit(store, using=ledger.database(), robust=True)
+
+    def _store(self, task_id: str, delivery: Delivery, request: Context, *, settled: bool) -> None:
+        failure = failure_of(delivery)
+        state: str = states.FAILURE if failure else states.SUCCESS
+        result: Any = failure or summary(delivery)
+        if not settled and not Status(delivery.status).is_final:
+            state, result = states.RETRY, DeliveryDeferred(delivery.code, delivery.reason)
+        self._deliver.backend.store_result(task_id, result, state, request=request)
 
     def has_follow_up(self, delivery: Delivery) -> bool:
         return canvas.follows(delivery.options)
-
-    def follow_up(self, delivery: Delivery) -> None:
-        """Fire ``link_error``, and count the failure in its chord, for a delivery that ended outside its task."""
-        failure = failure_of(delivery)
-        if failure is None:
-            return
-        request = Context(id=delivery.pk, task=self._deliver.name, delivery_info={})
-        canvas.put_back(request, delivery.options)
-        self._deliver.backend.mark_as_failure(delivery.pk, failure, request=request)
-        ledger.followed_up(delivery.pk)
 
 
 def _connection(app: Any, timeout: float) -> Connection:

@@ -1,0 +1,6 @@
+"""The names of the tasks. They are in messages and in result rows: changing one loses what is under way."""
+
+SEND_EMAIL = "email_integration.tasks.send_email"
+DELIVER = "email_integration.tasks.deliver"
+REPEATED = "email_integration.tasks.repeated"
+SWEEP = "email_integration.tasks.sweep"
