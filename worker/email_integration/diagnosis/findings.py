@@ -1,0 +1,94 @@
+"""What a check of the set-up finds, as values."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from enum import StrEnum
+from typing import Any
+
+
+class Level(StrEnum):
+    """How bad it is."""
+
+    OK = "ok"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+    @property
+    def mark(self) -> str:
+        """What stands before its line."""
+        return _MARKS[self]
+
+
+_MARKS = {Level.OK: "✓", Level.INFO: "ℹ", Level.WARNING: "⚠", Level.ERROR: "✗"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One line: ``check`` names it for machines and stays the same, ``mend`` says what to do."""
+
+    check: str
+    level: Level
+    text: str
+    mend: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.level.mark} {self.text}{'. ' if self.mend else ''}{self.mend}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Section:
+    """Findings under one heading, in paragraphs that a blank line parts."""
+
+    title: str
+    findings: tuple[Finding, ...] = ()
+    #: Further findings under headings of their own.
+    parts: tuple[Section, ...] = field(default=())
+
+    def all(self) -> Iterable[Finding]:
+        """The findings, those of the parts too."""
+        yield from self.findings
+        for part in self.parts:
+            yield from part.all()
+
+
+def ok(check: str, text: str) -> Finding:
+    return Finding(check=check, level=Level.OK, text=text)
+
+
+def info(check: str, text: str, mend: str = "") -> Finding:
+    return Finding(check=check, level=Level.INFO, text=text, mend=mend)
+
+
+def warning(check: str, text: str, mend: str) -> Finding:
+    return Finding(check=check, level=Level.WARNING, text=text, mend=mend)
+
+
+def error(check: str, text: str, mend: str) -> Finding:
+    return Finding(check=check, level=Level.ERROR, text=text, mend=mend)
+
+
+def has_errors(sections: Sequence[Section]) -> bool:
+    """Whether anything stands in the way of mail."""
+    return any(finding.level is Level.ERROR for section in sections for finding in section.all())
+
+
+def as_text(sections: Sequence[Section]) -> str:
+    """The sections as a person reads them, numbered."""
+    blocks = []
+    for number, section in enumerate(sections, start=1):
+        blocks.append([f"{number}. {section.title}...", *(f"   {finding}" for finding in section.findings)])
+        blocks.extend(
+            [f"   {part.title}...", *(f"   {finding}" for finding in part.findings)] for part in section.parts
+        )
+    return "\n\n".join("\n".join(block) for block in blocks)
+
+
+def as_data(sections: Sequence[Section]) -> dict[str, Any]:
+    """The same for a program: stable names, no marks."""
+    return {
+        "ok": not has_errors(sections),
+        "findings": [asdict(finding) for section in sections for finding in section.all()],
+    }
