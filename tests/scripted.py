@@ -1,0 +1,93 @@
+"""An SMTP server that says what a test tells it to, line by line: for what no decent server does."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self
+
+
+class Conversation:
+    """One connection, seen from the server."""
+
+    def __init__(self, connection: socket.socket, heard: list[bytes]) -> None:
+        self.connection = connection
+        self.file = connection.makefile("rb")
+        self.heard = heard
+
+    def say(self, *lines: str) -> None:
+        """Send the lines, in one go."""
+        self.connection.sendall("".join(f"{line}\r\n" for line in lines).encode())
+
+    def hear(self) -> bytes:
+        """Give the next line, without its end; empty when there is none any more."""
+        line = self.file.readline().rstrip(b"\r\n")
+        self.heard.append(line)
+        return line
+
+    def answer(self, **replies: str | list[str]) -> None:
+        """Say hello, and answer each verb by ``replies``, or as usual, until the client hangs up.
+
+        A list has one reply for each time the verb comes; the last one stays.
+        """
+        usual = {"EHLO": "250 localhost", "DATA": "354 go on", "QUIT": "221 bye"}
+        self.say(str(replies.get("CONNECT", "220 localhost")))
+        while line := self.hear():
+            verb = line.split()[0].decode().upper()
+            reply = replies.get(verb, usual.get(verb, "250 ok"))
+            if isinstance(reply, list):
+                reply = reply.pop(0) if len(reply) > 1 else reply[0]
+            self.say(*reply.split("\n"))
+            if verb == "DATA" and reply.startswith("354"):
+                while self.hear() not in (b".", b""):
+                    pass
+                self.say(str(replies.get("DOT", "250 taken")))
+            if reply.startswith("221"):
+                return
+
+
+class ScriptedServer:
+    """Listens on loopback, in a thread; each connection is one call of ``script``."""
+
+    def __init__(self, script: Callable[[Conversation], None]) -> None:
+        self._script = script
+        #: The lines that came, over all connections.
+        self.heard: list[bytes] = []
+        self.connections = 0
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._open: list[socket.socket] = []
+        self.port: int = self._listener.getsockname()[1]
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                connection, _ = self._listener.accept()
+            except OSError:
+                return
+            self.connections += 1
+            self._open.append(connection)
+            with connection:
+                conversation = Conversation(connection, self.heard)
+                with conversation.file:
+                    try:
+                        self._script(conversation)
+                    except OSError:
+                        pass  # the client has gone
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for one in (self._listener, *self._open):
+            try:
+                one.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass  # closed already
+            one.close()
+        self._thread.join(5)

@@ -1,0 +1,126 @@
+"""What the dialogue is made of: replies, errors, relays."""
+
+from __future__ import annotations
+
+import inspect
+import pickle
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from email_integration import exceptions
+from email_integration.exceptions import EmailIntegrationError
+from email_integration.smtp import Envelope, Phase, Relay, Reply, SMTPFailure, errors
+from email_integration.smtp.auth import choose
+from email_integration.smtp.session import _stuff
+
+SECRETS = ("kim@example.com", "s3cret")
+
+
+@pytest.mark.parametrize(
+    ("text", "enhanced", "short"),
+    [
+        (b"5.1.1 <kim@example.com> unknown", "5.1.1", "550 5.1.1"),
+        (b"unknown", "", "550"),
+        (b"5.7.30", "5.7.30", "550 5.7.30"),
+        (b"5.1.1 first\n5.1.2 second", "5.1.1", "550 5.1.1"),
+        (b"10.0.0.1 is listed", "", "550"),
+        (b"5.1.1.7 no status", "", "550"),
+        ("5.7.1 gesperrt für Sie".encode("latin-1"), "5.7.1", "550 5.7.1"),
+    ],
+)
+def test_a_reply_shows_its_numbers_and_hides_its_text(text: bytes, enhanced: str, short: str) -> None:
+    reply = Reply.parse(550, text)
+    assert (reply.enhanced, reply.short) == (enhanced, short)
+    assert "kim" not in repr(reply)
+
+
+@pytest.mark.parametrize(
+    ("code", "positive", "permanent"),
+    [(250, True, False), (354, False, False), (450, False, False), (550, False, True)],
+)
+def test_only_2yz_says_yes(code: int, positive: bool, permanent: bool) -> None:
+    reply = Reply.parse(code, b"")
+    assert (reply.positive, reply.permanent) == (positive, permanent)
+
+
+def _failures() -> list[Exception]:
+    reply = Reply(code=550, enhanced="5.1.1", text="<kim@example.com> unknown")
+    made: list[Exception] = []
+    for kind in vars(errors).values():
+        if inspect.isclass(kind) and issubclass(kind, SMTPFailure):
+            made += [kind(Phase.RCPT), kind(Phase.RCPT, "detail"), kind(Phase.RCPT, "", reply)]
+    for kind in vars(exceptions).values():
+        if inspect.isclass(kind) and issubclass(kind, EmailIntegrationError):
+            values = {"code": 550, "reason": "refused", "status": "expired"}
+            own = inspect.isfunction(kind.__init__)
+            made.append(kind(**{n: values[n] for n in inspect.signature(kind).parameters}) if own else kind("a reason"))
+    return made
+
+
+@pytest.mark.parametrize("error", _failures(), ids=lambda error: type(error).__name__)
+def test_every_exception_survives_pickling(error: Exception) -> None:
+    again = pickle.loads(pickle.dumps(error))
+    assert type(again) is type(error)
+    assert vars(again) == vars(error)
+    assert str(again) == str(error)
+
+
+@pytest.mark.parametrize("error", _failures(), ids=lambda error: type(error).__name__)
+def test_every_exception_says_something_without_an_address(error: Exception) -> None:
+    assert str(error)
+    assert "kim@" not in str(error) + repr(error)
+
+
+def test_every_exception_has_a_default_message() -> None:
+    assert str(errors.TLSFailed(Phase.STARTTLS)) == "starttls: The connection could not be made secure."
+
+
+def test_relay_and_envelope_show_no_secret() -> None:
+    relay = Relay(name="n", host="h", username="u", password="s3cret")
+    envelope = Envelope(sender="kim@example.com", recipients=("kim@example.com",))
+    for secret in SECRETS:
+        assert secret not in f"{relay} {relay!r} {envelope} {envelope!r}"
+
+
+@pytest.mark.parametrize(
+    ("offered", "encrypted", "chosen"),
+    [
+        (" LOGIN PLAIN CRAM-MD5", True, "PLAIN"),
+        (" LOGIN PLAIN CRAM-MD5", False, "CRAM-MD5"),
+        ("login", True, "LOGIN"),
+        ("GSSAPI NTLM", True, None),
+        ("", True, None),
+    ],
+)
+def test_in_the_clear_the_mechanism_that_hides_the_password_is_preferred(
+    offered: str, encrypted: bool, chosen: str | None
+) -> None:
+    assert choose(offered, encrypted=encrypted) == chosen
+
+
+#: Content made of what is dangerous in it.
+nasty = st.lists(st.sampled_from([b".", b"\r\n", b"\n", b"\r", b"a", b"..", b"\xe4", b"\0"]), max_size=30).map(b"".join)
+
+
+def unstuff(sent: bytes) -> bytes:
+    """What a server makes of it (RFC 5321 §4.5.2)."""
+    lines = sent.split(b"\r\n")
+    return b"\r\n".join(line[1:] if line.startswith(b".") else line for line in lines)
+
+
+@given(nasty)
+def test_stuffing_is_undone_by_the_server_and_holds_no_final_dot(content: bytes) -> None:
+    sent = _stuff(content)
+    assert sent.endswith(b"\r\n")
+    assert not re.search(rb"(^|\r\n|\n|\r)\.(\r\n|\n|\r)", sent)
+    assert not re.search(rb"\r(?!\n)|(?<!\r)\n", sent)
+    normal = re.sub(rb"\r\n?|\n", b"\r\n", content)
+    assert unstuff(sent) == (normal if normal.endswith(b"\r\n") else normal + b"\r\n")
+
+
+@given(st.lists(nasty.map(lambda line: line.replace(b"\r", b"").replace(b"\n", b"")), min_size=1).map(b"\r\n".join))
+def test_content_in_order_is_not_changed(content: bytes) -> None:
+    assert unstuff(_stuff(content + b"\r\n")) == content + b"\r\n"
