@@ -18,7 +18,7 @@ class Malformed(smtplib.SMTPException):
     """What came is no reply, or none that can come here."""
 
 
-def parse(code: int, text: bytes) -> Reply:
+def parse(code: int, text: bytes | str) -> Reply:
     """Make a reply of what ``smtplib`` returns; raises ``Malformed`` for a line that is none (code -1)."""
     if not 200 <= code < 600:
         raise Malformed

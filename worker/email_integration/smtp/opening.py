@@ -6,6 +6,7 @@ import functools
 import smtplib
 import socket
 import ssl
+from collections.abc import Iterator
 
 from . import auth
 from .dialogue import during, parse
@@ -20,23 +21,39 @@ def open_connection(relay: Relay) -> smtplib.SMTP:
     Raises ``CannotConnect``, ``TLSFailed``, ``NotOffered``, ``Refused`` or ``ConnectionLost``; the connection is
     closed then. Certificates are verified against the system's authorities (or SSL_CERT_FILE's).
     """
-    smtp = (
-        smtplib.SMTP_SSL(timeout=relay.timeout, local_hostname=_local_hostname(), context=ssl.create_default_context())
-        if relay.use_ssl
-        else smtplib.SMTP(timeout=relay.timeout, local_hostname=_local_hostname())
+    smtp = unconnected(relay)
+    for _ in steps(smtp, relay):
+        pass
+    return smtp
+
+
+def unconnected(relay: Relay) -> smtplib.SMTP:
+    """What ``steps`` begins with."""
+    if not relay.use_ssl:
+        return smtplib.SMTP(timeout=relay.timeout, local_hostname=_local_hostname())
+    return smtplib.SMTP_SSL(
+        timeout=relay.timeout, local_hostname=_local_hostname(), context=ssl.create_default_context()
     )
+
+
+def steps(smtp: smtplib.SMTP, relay: Relay) -> Iterator[Phase]:
+    """Do what ``open_connection`` does step by step, and give out the phase of each step once it is done."""
     try:
         _connect(smtp, relay)
+        yield Phase.CONNECT
         _ehlo(smtp)
+        yield Phase.EHLO
         if relay.use_tls:
             _starttls(smtp)
+            yield Phase.STARTTLS
             _ehlo(smtp)
+            yield Phase.EHLO
         if relay.username:
             _authenticate(smtp, relay)
+            yield Phase.AUTH
     except BaseException:
         smtp.close()
         raise
-    return smtp
 
 
 def _connect(smtp: smtplib.SMTP, relay: Relay) -> None:
@@ -78,16 +95,16 @@ def _starttls(smtp: smtplib.SMTP) -> None:
         raise NotOffered(Phase.STARTTLS, "the server does not offer STARTTLS")
     with during(Phase.STARTTLS):
         try:
-            reply = parse(*smtp.starttls(context=ssl.create_default_context()))
+            smtp.starttls(context=ssl.create_default_context())
         except ssl.SSLError as error:
             raise TLSFailed(Phase.STARTTLS, _tls_words(error)) from error
-    if not reply.positive:
-        raise Refused(Phase.STARTTLS, "", reply)
+        except smtplib.SMTPResponseException as error:
+            # Whatever it says, it is not 220, and nothing is encrypted.
+            raise Refused(Phase.STARTTLS, "", parse(error.smtp_code, error.smtp_error)) from None
 
 
 def _authenticate(smtp: smtplib.SMTP, relay: Relay) -> None:
-    encrypted = isinstance(smtp.sock, ssl.SSLSocket)
-    mechanism = auth.choose(smtp.esmtp_features.get("auth", ""), encrypted=encrypted)
+    mechanism = mechanism_for(smtp)
     if mechanism is None:
         raise NotOffered(Phase.AUTH, "the server offers no way to log in that is known here")
     with during(Phase.AUTH):
@@ -95,6 +112,12 @@ def _authenticate(smtp: smtplib.SMTP, relay: Relay) -> None:
         reply = parse(code, text)
     if reply.code != 235:
         raise Refused(Phase.AUTH, "", reply)
+
+
+def mechanism_for(smtp: smtplib.SMTP) -> str | None:
+    """The SASL mechanism to log in with, None when the server offers none that is known here."""
+    encrypted = isinstance(smtp.sock, ssl.SSLSocket)
+    return auth.choose(smtp.esmtp_features.get("auth", ""), encrypted=encrypted)
 
 
 @functools.cache

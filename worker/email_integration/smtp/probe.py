@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
+import smtplib
+import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from email.utils import parsedate_to_datetime
 from enum import StrEnum
+from typing import Any
 
 from .errors import CannotConnect, ConnectionLost, Refused, SMTPFailure
+from .opening import mechanism_for, steps, unconnected
 from .relay import Envelope, Relay
 from .replies import Phase
 from .session import Session
@@ -38,20 +42,18 @@ class Certificate:
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """One step of the dialogue. ``seconds`` is None for what took no time of its own (TLS as part of connecting)."""
+    """One step of the dialogue. ``seconds`` is None for TLS from the start, whose time is part of connecting."""
 
     kind: Kind
     ok: bool
-    seconds: float | None = None
-    #: What was seen, for a machine and a person alike: a TLS version, a SASL mechanism, the server's reply.
-    detail: str = ""
+    seconds: float | None
+    #: What was seen: host and port, TLS version, SASL mechanism, the server's reply; may hold an address.
+    detail: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True, kw_only=True)
-class TestMail:
+class TrialMail:
     """A mail to be sent on the tried session; content as bytes with CRLF, its From header included."""
-
-    __test__ = False  # not for pytest
 
     envelope: Envelope
     content: bytes = field(repr=False)
@@ -59,7 +61,7 @@ class TestMail:
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """What a probe saw. ``failure`` is None when all went well."""
+    """What a probe saw. ``failure`` is None when all went well; ``seconds`` is the time of it all."""
 
     relay: Relay
     steps: tuple[Step, ...]
@@ -75,169 +77,173 @@ class Report:
         return self.failure is None
 
     @property
+    def connected(self) -> bool:
+        """Whether the session was opened, whatever became of a mail on it."""
+        return self.ok or (self.failure is not None and not self.failure.phase.before_mail)
+
+    @property
     def summary(self) -> str:
-        """One line that holds no address and nothing the server said but numbers."""
+        """One line that holds no address and nothing of what the server said but numbers."""
         if self.failure is not None:
             return str(self.failure)
-        return ", ".join(filter(None, (self.tls_version or "not encrypted", self.mechanism and "logged in")))
+        return ", ".join(filter(None, (self.tls_version or "not encrypted", self.mechanism)))
 
 
-def probe(relay: Relay, mail: TestMail | None = None) -> Report:
+def probe(relay: Relay, mail: TrialMail | None = None) -> Report:
     """Open a session with ``relay``, send ``mail`` on it if there is one, and end it.
 
-    Never raises for what the server or the network does: that is ``failure``. Gives up after ``relay.timeout``
-    seconds in all, name resolution included, however the server stalls; sending ``mail`` has as long again. A mail
-    whose final dot was not answered may have been taken (RFC 1047).
+    Never raises for what the server or the network does: that is the report's ``failure``. Gives up after
+    ``relay.timeout`` seconds in all, name resolution included, however the server stalls; sending ``mail`` has as long
+    again. A mail whose final dot was not answered may have been taken (RFC 1047).
     """
     trial = _Trial(relay, mail)
-    # In a thread, because neither a resolver nor a server that sends one byte at a time minds a socket's timeout.
+    # A thread of its own: neither a resolver nor a server that sends a byte now and then minds a socket's timeout.
     thread = threading.Thread(target=trial.run, name="smtp-probe", daemon=True)
     thread.start()
-    trial.opened.wait(relay.timeout)
-    if trial.opened.is_set():
-        trial.done.wait(relay.timeout if mail else _POLITENESS)
-    return trial.report()
+    if trial.opened.wait(relay.timeout) and mail is not None:
+        trial.done.wait(relay.timeout)
+    report = trial.report()
+    if report.ok:
+        thread.join(_POLITENESS)
+    return report
 
 
-#: Seconds that QUIT may take before the report is given without it.
+#: How long, in seconds, a server may keep the caller waiting with its answer to QUIT.
 _POLITENESS = 0.5
 
 
 class _Trial:
-    """The state that the probing thread and its caller share: ``_lock`` guards every attribute set after the start."""
+    """What the probing thread writes and its caller reads, both under the lock, until it is finished."""
 
-    def __init__(self, relay: Relay, mail: TestMail | None) -> None:
-        self.relay = relay
-        self.mail = mail
-        #: Set when the session is open, or has failed to be.
-        self.opened = threading.Event()
-        self.done = threading.Event()
+    def __init__(self, relay: Relay, mail: TrialMail | None) -> None:
+        #: Set when the session is open or could not be opened; when all is over.
+        self.opened, self.done = threading.Event(), threading.Event()
+        self._relay = relay
+        self._mail = mail
+        self._smtp = unconnected(relay)
         self._lock = threading.Lock()
-        self._started = self._mark = time.monotonic()
-        self._doing = Kind.CONNECT
+        self._started = self._step_began = time.monotonic()
+        self._kind = Kind.CONNECT
         self._steps: list[Step] = []
+        self._seen: dict[str, Any] = {}
         self._failure: SMTPFailure | None = None
-        self._finished = False
-        self._seconds = 0.0
-        self._session = Session(relay)
-        self._tls_version = ""
-        self._certificate: Certificate | None = None
+        self._ended: float | None = None
 
     def run(self) -> None:
-        """Do it; in the thread."""
-        session = self._session
+        """Do it; never raises what an SMTP dialogue can raise."""
         try:
-            self._open(session)
-            self.opened.set()
-            if self.mail is not None:
-                self._step(Kind.SEND)
-                self._passed(self._send(session, self.mail))
-            with self._lock:
-                self._finish()
+            self._open()
+            if self._mail is not None:
+                self._begin(Kind.SEND)
+                self.opened.set()
+                self._passed(self._send(self._mail))
+            self._end(None)
         except SMTPFailure as failure:
-            self._failed(failure)
+            self._end(failure)
+        except Exception as error:  # whatever it is, it is shown, and not taken for a server that does not answer
+            self._end(SMTPFailure(_PHASES[self._kind], f"unexpected {type(error).__name__}"))
         finally:
             self.opened.set()
-            session.quit()
             self.done.set()
+            Session(self._relay, self._smtp).quit()
 
     def report(self) -> Report:
-        """What there is to say now; ends what is still going on."""
+        """What there is to say now; whatever is still going on is ended."""
+        self._end(self._out_of_time())
+        if self._failure is not None:
+            self._interrupt()
         with self._lock:
-            if not self._finished:
-                self._fail(self._out_of_time())
-                self._session.interrupt()
+            seconds = (self._ended or time.monotonic()) - self._started
             return Report(
-                relay=self.relay,
-                steps=tuple(self._steps),
-                seconds=self._seconds,
-                tls_version=self._tls_version,
-                certificate=self._certificate,
-                mechanism=self._session.mechanism,
-                capabilities=self._session.capabilities,
-                failure=self._failure,
+                relay=self._relay, steps=tuple(self._steps), seconds=seconds, failure=self._failure, **self._seen
             )
 
-    def _open(self, session: Session) -> None:
-        for phase in session.opening():
+    # -- the dialogue, in the thread ----------------------------------------------------------------------------
+
+    def _open(self) -> None:
+        secured_before_ehlo = not self._relay.use_tls
+        for phase in steps(self._smtp, self._relay):
             if phase is Phase.CONNECT:
-                self._passed(f"{self.relay.host}:{self.relay.port}")
-                if self.relay.use_ssl:
-                    self._secured(session, timed=False)
-                self._step(Kind.EHLO)
-            elif phase is Phase.EHLO:
-                if self.relay.use_tls and session.tls is None:
-                    self._step(Kind.TLS)  # EHLO is said again afterwards; that is the one to show
-                else:
-                    self._passed(f"{len(session.capabilities)} capabilities")
-                    self._step(Kind.AUTH)
+                self._passed(f"{self._relay.host}:{self._relay.port}")
+                if self._relay.use_ssl:
+                    self._begin(Kind.TLS)
+                    self._secured(timed=False)
+                self._begin(Kind.EHLO)
             elif phase is Phase.STARTTLS:
-                self._secured(session, timed=True)
-                self._step(Kind.EHLO)
-            elif phase is Phase.AUTH:
-                self._passed(session.mechanism)
+                self._secured(timed=True)
+                self._begin(Kind.EHLO)
+                secured_before_ehlo = True
+            elif phase is Phase.EHLO and not secured_before_ehlo:
+                self._begin(Kind.TLS)  # EHLO is said once more, encrypted: that is the one to show
+            elif phase is Phase.EHLO:
+                mechanism = mechanism_for(self._smtp) if self._relay.username else None
+                self._see(capabilities=_capabilities(self._smtp), mechanism=mechanism or "")
+                self._passed("")
+                if self._relay.username:
+                    self._begin(Kind.AUTH)
+            else:
+                self._passed(str(self._seen["mechanism"]))
 
-    def _secured(self, session: Session, *, timed: bool) -> None:
-        if session.tls is None:
-            return
-        version = session.tls.version() or ""
-        certificate = _certificate(session.tls)
-        with self._lock:
-            self._tls_version, self._certificate = version, certificate
-        self._doing = Kind.TLS
-        self._passed(version, timed=timed)
+    def _secured(self, *, timed: bool) -> None:
+        sock = self._smtp.sock
+        if isinstance(sock, ssl.SSLSocket):
+            version = sock.version() or ""
+            self._see(tls_version=version, certificate=_certificate(sock))
+            self._passed(version, timed=timed)
 
-    def _send(self, session: Session, mail: TestMail) -> str:
+    def _send(self, mail: TrialMail) -> str:
+        session = Session(self._relay, self._smtp)
         started = session.begin(mail.envelope, size=len(mail.content), eight_bit=not mail.content.isascii())
         for reply in started.refused.values():
+            session.close()
             raise Refused(Phase.RCPT, "", reply)
         session.write(mail.content)
-        reply = session.finish(timeout=self.relay.timeout)
+        reply = session.finish(timeout=self._relay.timeout)
         if not reply.positive:
             raise Refused(Phase.FINAL_DOT, "", reply)
-        return reply.short
+        return f"{reply.code} {reply.text}"
+
+    def _interrupt(self) -> None:
+        sock = self._smtp.sock
+        if sock is not None:
+            with contextlib.suppress(OSError):  # it may be closed by now
+                sock.shutdown(socket.SHUT_RDWR)
 
     # -- notes --------------------------------------------------------------------------------------------------
 
-    def _step(self, kind: Kind) -> None:
+    def _begin(self, kind: Kind) -> None:
         with self._lock:
-            self._doing, self._mark = kind, time.monotonic()
+            self._kind, self._step_began = kind, time.monotonic()
+
+    def _see(self, **seen: Any) -> None:
+        with self._lock:
+            if self._ended is None:
+                self._seen.update(seen)
 
     def _passed(self, detail: str, *, timed: bool = True) -> None:
         with self._lock:
-            self._note(ok=True, detail=detail, timed=timed)
+            if self._ended is None:
+                seconds = time.monotonic() - self._step_began if timed else None
+                self._steps.append(Step(kind=self._kind, ok=True, seconds=seconds, detail=detail))
 
-    def _failed(self, failure: SMTPFailure) -> None:
+    def _end(self, failure: SMTPFailure | None) -> None:
         with self._lock:
-            self._fail(failure)
-
-    def _fail(self, failure: SMTPFailure) -> None:
-        if self._finished:
-            return
-        self._failure = failure
-        said = f"{failure.reply.code} {failure.reply.text}" if failure.reply else failure.detail
-        self._note(ok=False, detail=said)
-        self._finish()
-
-    def _finish(self) -> None:
-        if not self._finished:
-            self._finished = True
-            self._seconds = time.monotonic() - self._started
-
-    def _note(self, *, ok: bool, detail: str, timed: bool = True) -> None:
-        if self._finished:
-            return  # the caller has been told already
-        seconds = time.monotonic() - self._mark if timed else None
-        self._steps.append(Step(kind=self._doing, ok=ok, seconds=seconds, detail=detail))
+            if self._ended is not None:
+                return
+            self._ended = time.monotonic()
+            self._failure = failure
+            if failure is not None:
+                said = f"{failure.reply.code} {failure.reply.text}" if failure.reply else failure.detail
+                seconds = self._ended - self._step_began
+                self._steps.append(Step(kind=self._kind, ok=False, seconds=seconds, detail=said))
 
     def _out_of_time(self) -> SMTPFailure:
-        detail = f"no answer within {self.relay.timeout:g} s"
-        if self._doing is Kind.CONNECT:
-            return CannotConnect(Phase.CONNECT, detail)
-        return ConnectionLost(_PHASES[self._doing], detail)
+        kind = CannotConnect if self._kind is Kind.CONNECT else ConnectionLost
+        return kind(_PHASES[self._kind], f"no answer within {self._relay.timeout:g} s")
 
 
 _PHASES = {
+    Kind.CONNECT: Phase.CONNECT,
     Kind.TLS: Phase.STARTTLS,
     Kind.EHLO: Phase.EHLO,
     Kind.AUTH: Phase.AUTH,
@@ -245,14 +251,23 @@ _PHASES = {
 }
 
 
-def _certificate(connection: ssl.SSLSocket) -> Certificate | None:
-    found = connection.getpeercert()
+def _capabilities(smtp: smtplib.SMTP) -> tuple[str, ...]:
+    return tuple(f"{name.upper()} {value}".strip() for name, value in smtp.esmtp_features.items())
+
+
+def _certificate(sock: ssl.SSLSocket) -> Certificate | None:
+    found = sock.getpeercert()
     if not found:
         return None
+    alternatives = [str(value) for _, value in found.get("subjectAltName", ())]
     return Certificate(
-        subject=_name(found.get("subject", ())) or _alternative(found),
-        issuer=_name(found.get("issuer", ())),
+        subject=_common_name(found.get("subject", ())) or ", ".join(alternatives[:3]),
+        issuer=_common_name(found.get("issuer", ())),
         expires=dt.datetime.fromtimestamp(ssl.cert_time_to_seconds(str(found["notAfter"])), tz=dt.UTC),
     )
 
 
+def _common_name(name: Iterable[Any]) -> str:
+    """The common name, else the organisation, of a name as ``getpeercert`` gives it."""
+    parts = {key: str(value) for group in name for key, value in group}
+    return parts.get("commonName") or parts.get("organizationName") or ""

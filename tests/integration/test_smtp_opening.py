@@ -1,0 +1,255 @@
+"""Opening a session: security, logging in, and every way in which it can fail."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import hmac
+import socket
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from config.local.certificates import make_certificates
+from config.local.processes import free_port
+from config.local.smtp_server import Fault, Security, SMTPServer, Verb
+from email_integration.smtp import (
+    CannotConnect,
+    ConnectionLost,
+    NotOffered,
+    Phase,
+    Refused,
+    Session,
+    SMTPFailure,
+    TLSFailed,
+)
+from tests.relays import relay_to
+from tests.scripted import Conversation, ScriptedServer
+
+Serve = Callable[..., SMTPServer]
+
+
+@contextlib.contextmanager
+def opened(server: SMTPServer | ScriptedServer, **changes: object) -> Iterator[Session]:
+    session = Session.open(relay_to(server, **changes))
+    try:
+        yield session
+    finally:
+        session.quit()
+
+
+def failure(server: SMTPServer | ScriptedServer, **changes: object) -> SMTPFailure:
+    with pytest.raises(SMTPFailure) as caught, opened(server, **changes):
+        pass
+    return caught.value
+
+
+@pytest.mark.parametrize("security", ["starttls", "tls", "plain"])
+def test_a_session_is_as_secure_as_the_relay_says(smtp_server: Serve, security: Security) -> None:
+    server = smtp_server(security=security)
+    with opened(server) as session:
+        assert session.is_idle
+        assert session.is_encrypted == (security != "plain")
+        assert repr(session) == f"<Session localhost:{server.port} idle transactions=0>"
+    assert (server.sessions[0].tls, server.sessions[0].user) == (security != "plain", "user")
+    assert server.sessions[0].verbs[-1] == "QUIT"
+
+
+def test_a_relay_without_user_name_does_not_log_in(smtp_server: Serve) -> None:
+    server = smtp_server(user=None)
+    with opened(server):
+        pass
+    assert "AUTH" not in server.sessions[0].verbs
+
+
+@pytest.mark.parametrize("mechanisms", ["PLAIN", "LOGIN", "CRAM-MD5", "PLAIN initial"])
+@pytest.mark.parametrize(("user", "password"), [("kim", "s3cret"), ("jürgen", "paßwort€"), ("kim", "")])
+def test_every_mechanism_logs_in_and_none_minds_what_is_not_ascii(mechanisms: str, user: str, password: str) -> None:
+    seen: list[tuple[str, str]] = []
+
+    def ask(talk: Conversation, prompt: str) -> bytes:
+        talk.say(f"334 {base64.b64encode(prompt.encode()).decode()}")
+        return base64.b64decode(talk.hear())
+
+    def script(talk: Conversation) -> None:
+        talk.say("220 hello")
+        talk.hear()
+        talk.say("250-localhost", f"250 AUTH {mechanisms.split()[0]}")
+        _, mechanism, *initial = talk.hear().decode().split()
+        if mechanism == "PLAIN":
+            if "initial" in mechanisms:
+                talk.say("334 ")
+                initial = [talk.hear().decode()]
+            _, name, secret = base64.b64decode(initial[0]).decode().split("\0")
+        elif mechanism == "LOGIN":
+            name, secret = ask(talk, "User:").decode(), ask(talk, "Password:").decode()
+        else:
+            name, digest = ask(talk, "<1@host>").decode().split()
+            secret = password if digest == hmac.new(password.encode(), b"<1@host>", "md5").hexdigest() else "?"
+        seen.append((name, secret))
+        talk.say("235 welcome")
+        talk.hear()
+
+    with ScriptedServer(script) as server, opened(server, username=user, password=password):
+        pass
+    assert seen == [(user, password)]
+
+
+def test_a_wrong_password_is_refused_in_the_auth_phase_and_tried_once(smtp_server: Serve) -> None:
+    server = smtp_server()
+    error = failure(server, password="s3cret")
+    assert (type(error), error.phase, error.code) == (Refused, Phase.AUTH, 535)
+    assert "s3cret" not in f"{error!r} {error}"
+    assert server.failed_auths == 1
+
+
+def test_a_mechanism_that_nobody_knows_is_not_offered() -> None:
+    with ScriptedServer(lambda talk: talk.answer(EHLO="250-localhost\n250 AUTH NTLM")) as server:
+        error = failure(server, username="kim", password="s3cret")
+    assert (type(error), error.phase) == (NotOffered, Phase.AUTH)
+
+
+# -- TLS ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("security", ["starttls", "tls"])
+def test_a_certificate_nobody_vouches_for_fails(smtp_server: Serve, tmp_path: Path, security: Security) -> None:
+    stranger = make_certificates(tmp_path)
+    server = smtp_server(security=security, tls_context=stranger.server_context())
+    error = failure(server)
+    assert (type(error), error.phase.before_mail) == (TLSFailed, True)
+    assert "not trusted" in str(error)
+    assert server.sessions[0].user is None
+
+
+@pytest.mark.parametrize("security", ["starttls", "tls"])
+def test_a_certificate_for_another_host_fails(
+    smtp_server: Serve, tmp_path: Path, security: Security, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = make_certificates(tmp_path, names=("elsewhere.example",))
+    monkeypatch.setenv("SSL_CERT_FILE", str(other.authority))
+    server = smtp_server(security=security, tls_context=other.server_context())
+    error = failure(server)
+    assert type(error) is TLSFailed
+    assert "localhost" in str(error)
+
+
+def test_without_starttls_nothing_goes_in_the_clear(smtp_server: Serve) -> None:
+    server = smtp_server(security="plain")
+    error = failure(server, use_tls=True)
+    assert (type(error), error.phase) == (NotOffered, Phase.STARTTLS)
+    assert set(server.sessions[0].verbs) == {"EHLO"}
+
+
+def test_a_server_that_knows_only_helo_offers_nothing() -> None:
+    with ScriptedServer(lambda talk: talk.answer(EHLO="502 what?")) as server:
+        with opened(server) as session:
+            assert session.is_idle
+        assert type(failure(server, use_tls=True)) is NotOffered
+
+
+def test_an_answer_to_starttls_that_is_not_220_is_no_leave_to_go_on_in_the_clear() -> None:
+    with ScriptedServer(lambda talk: talk.answer(EHLO="250-localhost\n250 STARTTLS", STARTTLS="250 fine")) as server:
+        error = failure(server, use_tls=True, username="kim", password="s3cret")
+        assert (type(error), error.phase) == (Refused, Phase.STARTTLS)
+    assert not any(line.startswith(b"AUTH") for line in server.heard)
+
+
+def test_what_was_promised_before_tls_does_not_count_after_it(smtp_server: Serve) -> None:
+    """The features of the first EHLO are forgotten (RFC 3207 §4.2)."""
+    server = smtp_server()
+    with opened(server):
+        pass
+    assert server.sessions[0].verbs[:3] == ["EHLO", "STARTTLS", "EHLO"]
+
+
+# -- what goes wrong ------------------------------------------------------------------------------------------------
+
+OPENING: list[tuple[Verb, Phase]] = [
+    ("CONNECT", Phase.GREETING),
+    ("EHLO", Phase.EHLO),
+    ("STARTTLS", Phase.STARTTLS),
+    ("AUTH", Phase.AUTH),
+]
+
+
+@pytest.mark.parametrize(("verb", "phase"), OPENING)
+@pytest.mark.parametrize("reply", ["421 4.3.2 Shutting down", "454 4.7.0 Not now", "554 5.7.1 Never"])
+def test_a_refusal_names_its_phase_and_code(smtp_server: Serve, verb: Verb, phase: Phase, reply: str) -> None:
+    error = failure(smtp_server(faults=[Fault(verb=verb, reply=reply)]))
+    # To an EHLO that is refused for good HELO is the answer, and that wants STARTTLS here.
+    code = 530 if (verb, reply[0]) == ("EHLO", "5") else int(reply[:3])
+    assert (type(error), error.phase, error.code) == (Refused, phase, code)
+
+
+@pytest.mark.parametrize(("verb", "phase"), OPENING)
+def test_a_dropped_connection_names_its_phase(smtp_server: Serve, verb: Verb, phase: Phase) -> None:
+    error = failure(smtp_server(faults=[Fault(verb=verb, drop=True)]))
+    assert (type(error), error.phase) == (ConnectionLost, phase)
+
+
+@pytest.mark.parametrize(("verb", "phase"), OPENING)
+def test_silence_ends_at_the_timeout(smtp_server: Serve, verb: Verb, phase: Phase) -> None:
+    server = smtp_server(faults=[Fault(verb=verb, hang=True)])
+    started = time.monotonic()
+    error = failure(server, timeout=0.3)
+    assert time.monotonic() - started < 3
+    assert (type(error), error.phase) == (ConnectionLost, phase)
+    assert error.detail == "the server did not answer in time"
+
+
+@pytest.mark.parametrize(("verb", "phase"), [*OPENING[:2], OPENING[3]])
+@pytest.mark.parametrize(
+    "answer", ["SSH-2.0-OpenSSH_9.2", "HTTP/1.1 400 Bad Request", "100 almost", "999 huh", "2" * 9000]
+)
+def test_what_is_not_smtp_is_told_so_and_is_no_reply(verb: Verb, phase: Phase, answer: str) -> None:
+    """A code of -1 must not reach the database, which takes none below zero."""
+    replies = {"EHLO": "250-localhost\n250 AUTH PLAIN", verb: answer}
+    with ScriptedServer(lambda talk: talk.answer(**replies)) as server:
+        error = failure(server, username="kim", password="s3cret")
+    assert (type(error), error.phase, error.code) == (ConnectionLost, phase, None)
+    assert error.detail == "the server's answer is not SMTP"
+
+
+def test_nobody_listening_is_no_connection() -> None:
+    relay = relay_to(SMTPServer(security="plain", user=None), port=free_port())
+    with pytest.raises(CannotConnect, match="Connection refused"):
+        Session.open(relay)
+
+
+@pytest.mark.parametrize("host", ["no.such.host.invalid", "a" * 70 + ".example.com", "..", "with space"])
+def test_a_host_that_is_none_is_no_connection(smtp_server: Serve, host: str) -> None:
+    assert type(failure(smtp_server(), host=host)) is CannotConnect
+
+
+def test_a_port_that_is_none_is_no_connection(smtp_server: Serve) -> None:
+    assert type(failure(smtp_server(), port=70_000)) is CannotConnect
+
+
+def test_a_host_that_takes_no_connection_is_given_up_at_the_timeout() -> None:
+    """A full accept queue drops what comes, as a firewall does."""
+    with socket.socket() as listener, contextlib.ExitStack() as crowd:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        for _ in range(4):
+            waiting = crowd.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(listener.getsockname())
+        relay = relay_to(SMTPServer(security="plain", user=None), port=listener.getsockname()[1], timeout=0.3)
+        started = time.monotonic()
+        with pytest.raises(CannotConnect, match=r"no answer within 0.3 s"):
+            Session.open(relay)
+        assert time.monotonic() - started < 3
+
+
+@pytest.mark.parametrize(("use_tls", "use_ssl"), [(False, False), (True, False)])
+def test_a_port_that_wants_tls_at_once_is_silent_to_others(smtp_server: Serve, use_tls: bool, use_ssl: bool) -> None:
+    error = failure(smtp_server(security="tls"), use_tls=use_tls, use_ssl=use_ssl, timeout=0.3)
+    assert (type(error), error.phase) == (ConnectionLost, Phase.GREETING)
+
+
+def test_tls_at_once_to_a_port_that_does_not_speak_it_fails(smtp_server: Serve) -> None:
+    error = failure(smtp_server(), use_tls=False, use_ssl=True)
+    assert (type(error), error.phase) == (TLSFailed, Phase.CONNECT)
