@@ -34,6 +34,7 @@ run: $(STAMP) ## Start everything on loopback to play with, until Ctrl-C
 test: $(STAMP) ## Run the tests
 	tests/system-packages.sh
 	$(BIN)/python -m pytest
+	TEST_DATABASE=postgresql $(BIN)/python -m pytest tests/integration
 
 # 5 is pytest's 'no tests collected': there may be no slow test.
 test-extra: $(STAMP) ## Run the slow rest of the tests

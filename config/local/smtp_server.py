@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import dataclasses
 import email
 import email.message
@@ -396,7 +397,9 @@ class _Connection(SMTP):
         # The raw transport too: one under TLS outlives its wrapper while a handshake is under way.
         for transport in (self.transport, self._original_transport):
             if isinstance(transport, asyncio.WriteTransport):
-                transport.abort()
+                # One under TLS that is closed already has nothing to abort, and says so thus before Python 3.11.3.
+                with contextlib.suppress(AttributeError):
+                    transport.abort()
 
     async def break_off(self) -> None:
         """Close without a word, and end this session's task."""
