@@ -16,7 +16,7 @@ from config.local.valkey import Valkey
 from email_integration.delivery.dispatch import pool
 from email_integration.routing import forget
 from tests import services
-from tests.stack import FAST, Stack
+from tests.stack import FAILED, FAST, Stack
 
 
 def pytest_report_header() -> list[str]:
@@ -108,9 +108,6 @@ def stack(
     failed = request.node.stash.get(FAILED, False)
     for stack in started if failed else ():
         print(stack.logs())
-
-
-FAILED = pytest.StashKey[bool]()
 
 
 @pytest.hookimpl(wrapper=True)

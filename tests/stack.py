@@ -8,8 +8,13 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+import pytest
+
 from config.local.processes import Process, Processes
 from config.local.workers import QUEUES, start_beat, start_worker
+
+#: Set on a test that has failed, for fixtures that then show what they know.
+FAILED = pytest.StashKey[bool]()
 
 ROOT = Path(__file__).resolve().parent.parent
 

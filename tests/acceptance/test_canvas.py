@@ -1,0 +1,196 @@
+"""Mails in Celery's canvas: what follows a mail happens once, when the mail is settled."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from celery import chain, chord, group
+from celery.exceptions import ChordError
+from celery.result import AsyncResult, GroupResult
+
+from config.local.processes import wait_until
+from config.local.smtp_server import Fault, SMTPServer
+from email_integration.exceptions import DeliveryFailed
+from email_integration.models import Delivery
+from email_integration.tasks import deliver, send_email
+from tests.acceptance.tasks import become_a_mail, fail, note, note_error, note_failed_id
+from tests.stack import Stack
+
+Notes = Callable[[str], list[Any]]
+pytestmark = pytest.mark.usefixtures("app")
+
+DEFERRED_FIRST = Fault(verb="RCPT", reply="450 4.2.0 <kim@example.com> busy", times=1)
+REFUSED = Fault(verb="RCPT", reply="550 5.1.1 <nobody@example.com> unknown", match="nobody@")
+
+
+def mail(subject: str = "Subject", to: str = "kim@example.com", **more: Any) -> Any:
+    return send_email.si(subject, "Text", to=[to], **more)
+
+
+def quiet() -> None:
+    """Wait until nothing more is to be done for any mail."""
+    wait_until(lambda: not Delivery.objects.filter(ring_after__isnull=False).exists(), seconds=15, what="quiet")
+
+
+@pytest.mark.parametrize("faults", [[], [DEFERRED_FIRST]], ids=["at once", "after a deferral"])
+def test_a_chain_goes_on_once_from_its_first_middle_and_last_mail(
+    server: SMTPServer, notes: Notes, tag: str, faults: list[Fault]
+) -> None:
+    """Rings that repeat a finished mail change nothing."""
+    server.inject(*faults)
+    result = chain(
+        mail("first"), note.s(tag=f"{tag}-1"), mail("middle"), note.si("two", tag=f"{tag}-2"), mail("last")
+    ).apply_async()
+    assert result.get(timeout=30)["status"] == "accepted"
+    for delivery in Delivery.objects.all():
+        deliver.apply_async((delivery.pk,), task_id=delivery.pk, queue="mail")
+        deliver.apply_async((delivery.pk,), queue="mail")
+    last = note.apply_async(("end",), {"tag": f"{tag}-end"}, queue="mail")
+    last.get(timeout=15)
+    quiet()
+    first = Delivery.objects.get(pk=notes(f"{tag}-1")[0][0]["id"])
+    assert notes(f"{tag}-1") == [[{**notes(f"{tag}-1")[0][0], "message_id": first.message_id, "status": "accepted"}]]
+    assert notes(f"{tag}-2") == [["two"]]
+    assert [message.subject for message in server.messages] == ["first", "middle", "last"]
+
+
+def test_a_failed_mail_fails_the_rest_of_its_chain_and_calls_the_errback_once(
+    server: SMTPServer, notes: Notes, tag: str
+) -> None:
+    server.inject(REFUSED)
+    errbacks = [note_error.s(tag=f"{tag}-error"), note_failed_id.s(tag=f"{tag}-id")]
+    failing = mail(to="nobody@example.com").set(link_error=errbacks)
+    result = chain(failing, note.s(tag=f"{tag}-next"), mail("never")).apply_async()
+    with pytest.raises(DeliveryFailed) as caught:
+        result.get(timeout=20)
+    assert (caught.value.code, caught.value.status) == (550, "failed")
+    wait_until(lambda: notes(f"{tag}-id"), seconds=10, what="the errback")
+    quiet()
+    failed = Delivery.objects.get()
+    assert notes(f"{tag}-error") == [
+        [failed.pk, "DeliveryFailed", "failed: 550 every recipient was refused (550 5.1.1)"]
+    ]
+    assert notes(f"{tag}-id") == [failed.pk]
+    assert notes(f"{tag}-next") == []
+    assert server.messages == []
+
+
+def test_link_and_link_error_of_apply_async(server: SMTPServer, notes: Notes, tag: str) -> None:
+    server.inject(DEFERRED_FIRST, REFUSED)
+    links = {
+        "link": [note.s(tag=f"{tag}-link"), note.si("more", tag=f"{tag}-more")],
+        "link_error": note_error.s(tag=f"{tag}-error"),
+    }
+    good = send_email.apply_async(("Subject", "Text"), {"to": ["kim@example.com"]}, **links)
+    bad = send_email.apply_async(("Subject", "Text"), {"to": ["nobody@example.com"]}, **links)
+    assert good.get(timeout=20)["status"] == "accepted"
+    with pytest.raises(DeliveryFailed):
+        bad.get(timeout=20)
+    quiet()
+    wait_until(lambda: notes(f"{tag}-link") and notes(f"{tag}-more"), seconds=10, what="both links")
+    assert [arguments[0]["id"] for arguments in notes(f"{tag}-link")] == [good.id]
+    assert notes(f"{tag}-more") == [["more"]]
+    assert [arguments[0] for arguments in notes(f"{tag}-error")] == [bad.id]
+    assert len(AsyncResult(good.id).children) == 2
+
+
+def test_groups_and_chords_wait_for_their_mails(server: SMTPServer, notes: Notes, tag: str) -> None:
+    server.inject(DEFERRED_FIRST)
+    together = group(mail(f"Group {number}") for number in range(3)).apply_async()
+    body = chord([*(mail(f"Chord {number}") for number in range(3)), note.si(7, tag=f"{tag}-header")])(
+        note.s(tag=f"{tag}-body")
+    )
+    assert [found["status"] for found in together.get(timeout=30)] == ["accepted"] * 3
+    found = body.get(timeout=30)
+    assert [item if item == 7 else item["status"] for item in found] == ["accepted"] * 3 + [7]
+    quiet()
+    assert len(notes(f"{tag}-body")) == 1
+    assert len(server.messages) == 6
+
+
+def test_a_failing_member_fails_its_chord_and_not_the_others(server: SMTPServer, notes: Notes, tag: str) -> None:
+    server.inject(REFUSED)
+    by_mail = chord([mail("one"), mail("two", to="nobody@example.com")])(note.s(tag=f"{tag}-body"))
+    by_task = chord([mail("three"), fail.si()])(note.s(tag=f"{tag}-body"))
+    for result, error in ((by_mail, DeliveryFailed), (by_task, ValueError)):
+        with pytest.raises(error):
+            result.get(timeout=20)
+        with pytest.raises(ChordError):
+            AsyncResult(result.id).get(timeout=20)
+    quiet()
+    assert notes(f"{tag}-body") == []
+    assert sorted(message.subject for message in server.messages) == ["one", "three"]
+
+
+def test_canvas_in_canvas(server: SMTPServer, notes: Notes, tag: str) -> None:
+    server.inject(DEFERRED_FIRST)
+    nested = chain(
+        note.si("start", tag=f"{tag}-start"),
+        group(
+            chain(mail("a1"), mail("a2")),
+            chord([mail("b1"), mail("b2")], note.s(tag=f"{tag}-inner")),
+            mail("c"),
+        ),
+        note.s(tag=f"{tag}-joined"),
+        mail("end"),
+    )
+    assert nested.apply_async().get(timeout=40)["status"] == "accepted"
+    quiet()
+    assert sorted(message.subject for message in server.messages) == ["a1", "a2", "b1", "b2", "c", "end"]
+    assert [len(notes(f"{tag}-{word}")) for word in ("start", "inner", "joined")] == [1, 1, 1]
+    assert len(notes(f"{tag}-joined")[0][0]) == 3
+
+
+def test_a_task_can_be_replaced_by_a_mail(server: SMTPServer, notes: Notes, tag: str) -> None:
+    """The mail takes over the task's id, its place in the chain and its callbacks."""
+    server.inject(DEFERRED_FIRST)
+    replaced = become_a_mail.si("replaced", "kim@example.com")
+    result = chain(replaced, note.s(tag=f"{tag}-next")).apply_async()
+    assert result.get(timeout=20)["status"] == "accepted"
+    alone = become_a_mail.apply_async(("alone", "kim@example.com"), link=note.s(tag=f"{tag}-link"))
+    assert alone.get(timeout=20)["id"] == alone.id
+    body = chord([become_a_mail.si("member", "kim@example.com"), mail("other")])(note.s(tag=f"{tag}-body"))
+    assert len(body.get(timeout=20)) == 2
+    quiet()
+    wait_until(lambda: notes(f"{tag}-link"), seconds=10, what="the link")
+    assert [len(notes(f"{tag}-{word}")) for word in ("next", "link", "body")] == [1, 1, 1]
+    assert sorted(message.subject for message in server.messages) == ["alone", "member", "other", "replaced"]
+
+
+def test_an_old_idempotency_key_does_not_hold_up_a_group_a_chord_or_a_chain(
+    server: SMTPServer, notes: Notes, tag: str
+) -> None:
+    first = send_email.delay("once", "Text", to=["kim@example.com"], idempotency_key=tag)
+    first.get(timeout=20)
+    again = mail("once", idempotency_key=tag)
+    together: GroupResult = group(again.clone(), mail("new")).apply_async()
+    body = chord([again.clone(), mail("newer")])(note.s(tag=f"{tag}-body"))
+    next_step = chain(again.clone(), note.s(tag=f"{tag}-next")).apply_async()
+    assert [found["status"] for found in together.get(timeout=20)] == ["accepted", "accepted"]
+    assert [found["status"] for found in body.get(timeout=20)] == ["accepted", "accepted"]
+    assert next_step.get(timeout=20)["id"] == first.id
+    assert [len(notes(f"{tag}-{word}")) for word in ("body", "next")] == [1, 1]
+    assert sorted(message.subject for message in server.messages) == ["new", "newer", "once"]
+
+
+def test_what_follows_a_mail_waits_for_a_broker_that_was_lost_meanwhile(
+    server: SMTPServer, notes: Notes, tag: str, app: Stack
+) -> None:
+    """The mail is accepted and says so; the chain goes on once the broker is back."""
+    from tests import services
+
+    server.inject(Fault(verb="DOT", delay=1.5))
+    result = chain(mail("kept"), note.s(tag=f"{tag}-next")).apply_async()
+    wait_until(lambda: server.transactions, seconds=10, what="MAIL")
+    services.valkey.kill()
+    try:
+        wait_until(lambda: Delivery.objects.get().status == "accepted", seconds=15, what="accepted")
+        assert result.parent is not None
+        assert result.parent.get(timeout=5)["status"] == "accepted"
+    finally:
+        services.valkey.start()
+    assert result.get(timeout=40)["status"] == "accepted"
+    assert len(notes(f"{tag}-next")) == 1
+    assert len(server.messages) == 1
