@@ -252,22 +252,22 @@ _PHASES = {
 
 
 def _capabilities(smtp: smtplib.SMTP) -> tuple[str, ...]:
-    return tuple(f"{name.upper()} {value}".strip() for name, value in smtp.esmtp_features.items())
+    return tuple(" ".join([name.upper(), *value.split()]) for name, value in smtp.esmtp_features.items())
 
 
 def _certificate(sock: ssl.SSLSocket) -> Certificate | None:
     found = sock.getpeercert()
     if not found:
         return None
-    alternatives = [str(value) for _, value in found.get("subjectAltName", ())]
+    names: Any = found.get("subjectAltName", ())
     return Certificate(
-        subject=_common_name(found.get("subject", ())) or ", ".join(alternatives[:3]),
-        issuer=_common_name(found.get("issuer", ())),
+        subject=_name(found.get("subject", ()), "commonName") or ", ".join(value for _, value in names[:3]),
+        issuer=_name(found.get("issuer", ()), "commonName", "organizationName"),
         expires=dt.datetime.fromtimestamp(ssl.cert_time_to_seconds(str(found["notAfter"])), tz=dt.UTC),
     )
 
 
-def _common_name(name: Iterable[Any]) -> str:
-    """The common name, else the organisation, of a name as ``getpeercert`` gives it."""
-    parts = {key: str(value) for group in name for key, value in group}
-    return parts.get("commonName") or parts.get("organizationName") or ""
+def _name(name: Iterable[Any], *kinds: str) -> str:
+    """The first of these parts that a name has, as ``getpeercert`` gives it."""
+    parts = {kind: str(value) for group in name for kind, value in group}
+    return next((parts[kind] for kind in kinds if kind in parts), "")
