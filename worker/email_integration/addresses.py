@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from email.errors import MessageError
 from email.headerregistry import Address
 from email.utils import getaddresses
 
 from .exceptions import InvalidMail
+
+#: What the standard library may take for a line break in a header, and what has no place in one.
+CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f\x85\u2028\u2029]")
 
 
 def envelope_address(text: str) -> str:
@@ -17,8 +21,8 @@ def envelope_address(text: str) -> str:
     """
     if not isinstance(text, str):
         raise InvalidMail(f"An address must be text, not {type(text).__name__}.")
-    if "\r" in text or "\n" in text:
-        raise InvalidMail(f"The address {text!r} holds a line break.")
+    if CONTROL.search(text):
+        raise InvalidMail(f"The address {text!r} holds a line break or another control character.")
     found = getaddresses([text])
     if len(found) != 1 or not found[0][1]:
         raise InvalidMail(

@@ -70,11 +70,11 @@ def _prepare(delivery: Delivery, now: dt.datetime) -> Skipped | None:
             return _OVERTAKEN
     if delivery.status == Status.IN_DOUBT:
         return Skipped(reason="in doubt, held for a person")
-    if delivery.due_at > timezone.now():
-        return Skipped(reason="not due yet")
     moved = True
     if delivery.expires_at <= now:
         moved = ledger.end(delivery, Status.EXPIRED, "not accepted in time")
+    elif delivery.due_at > timezone.now():
+        return Skipped(reason="not due yet")
     elif delivery.unfinished >= conf.get("QUARANTINE_AFTER"):
         moved = ledger.end(delivery, Status.QUARANTINED, "its worker was lost every time it was tried")
     elif delivery.rings:
@@ -86,6 +86,7 @@ def _send(delivery: Delivery) -> tuple[Relay | None, Outcome | Skipped]:
     mail = Mail(
         from_header=delivery.from_header,
         from_open=delivery.from_open,
+        sender=delivery.sender,
         recipients=ledger.pending(delivery),
         content=bytes(delivery.content),
     )

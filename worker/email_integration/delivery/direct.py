@@ -32,6 +32,7 @@ def _mail(message: EmailMessage, *, default_from_is_open: bool) -> Mail:
     return Mail(
         from_header=rendered.from_header,
         from_open=rendered.from_open,
+        sender=rendered.sender,
         recipients=rendered.recipients,
         content=rendered.content,
     )

@@ -26,10 +26,15 @@ from .render import from_header_of, with_from
 
 @dataclass(frozen=True, kw_only=True)
 class Mail:
-    """What is to be sent to whom; ``from_open`` says that the content has no From header yet."""
+    """What is to be sent to whom.
+
+    ``from_open`` says that the content has no From header yet. ``sender`` is the envelope's; '' means the address of
+    the From header.
+    """
 
     from_header: str = field(repr=False)
     from_open: bool
+    sender: str = field(default="", repr=False)
     recipients: tuple[str, ...] = field(repr=False)
     content: bytes = field(repr=False)
 
@@ -69,11 +74,13 @@ def dispatch(mail: Mail, claim: Claim) -> tuple[Relay | None, Outcome | Skipped]
                 try:
                     return route, transact(session, mail, claim)
                 except SMTPFailure as failure:
-                    if not (reused and _came_to_its_end(failure)):
+                    if not (reused and _was_over(failure)):
                         raise
                     fresh = True
         except SMTPFailure as failure:
-            return route, classify(failure)
+            if failure.phase.before_mail and not _still_active(route):
+                continue  # replaced while it was tried: the mail need not wait for what is wrong with the old one
+            return route, classify(failure, own_sender=mail.from_open)
         except InvalidMail:
             return route, Deferred(
                 reason=f"the sender of {route.name} is not an address; correct its from_email", relay_at_fault=True
@@ -84,7 +91,7 @@ def transact(session: Session, mail: Mail, claim: Claim) -> Outcome | Skipped:
     """Run one transaction on ``session``. Raises ``SMTPFailure``, and ``InvalidMail`` for the relay's own sender."""
     from_header = mail.from_header or from_header_of(session.relay.from_email)
     content = with_from(mail.content, from_header) if mail.from_open else mail.content
-    envelope = Envelope(sender=envelope_address(from_header), recipients=mail.recipients)
+    envelope = Envelope(sender=mail.sender or envelope_address(from_header), recipients=mail.recipients)
     started = session.begin(envelope, size=len(content), eight_bit=not content.isascii())
     if not started.accepted:
         return classify_recipients(started.refused)
@@ -105,8 +112,8 @@ def _still_active(route: Relay) -> bool:
         return False
 
 
-def _came_to_its_end(failure: SMTPFailure) -> bool:
-    """Whether a session that has carried mail was merely over: nothing of this mail was taken."""
+def _was_over(failure: SMTPFailure) -> bool:
+    """Whether a session that has carried mail had come to its end: nothing of this mail was taken, or even claimed."""
     if isinstance(failure, Refused):
-        return failure.code == 421
+        return failure.code == 421 and failure.phase in (Phase.MAIL, Phase.RCPT, Phase.DATA)
     return isinstance(failure, ConnectionLost) and failure.phase is Phase.MAIL

@@ -6,9 +6,11 @@ reply that arrives late is recorded whatever has happened since.
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import os
 import socket
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,10 +20,10 @@ from django.utils import timezone
 
 from email_integration import conf
 from email_integration.models import FINAL, Delivery, DeliveryAttempt, Status
-from email_integration.smtp import Phase, Relay, Reply
+from email_integration.smtp import Phase, Relay
 
-from . import doorbell
-from .outcome import Accepted, Deferred, Failed, InDoubt, Outcome, is_permanent
+from . import doorbell, settle
+from .outcome import Accepted, Deferred, Failed, InDoubt, Outcome
 
 #: What can be tried: everything that is neither finished nor in somebody's hands.
 CLAIMABLE = (Status.QUEUED, Status.DEFERRED)
@@ -85,7 +87,7 @@ def record(delivery: Delivery, outcome: Outcome, attempt: Try) -> bool:
 
     ``delivery`` is brought up to date. The caller decides what to do when the database cannot be reached.
     """
-    with transaction.atomic(using=database()):
+    with _transaction(delivery):
         moved = _move(delivery, ~Q(status__in=FINAL), **_after(delivery, outcome, attempt))
         if not moved and isinstance(outcome, Accepted):
             moved = _accept_late(delivery, outcome, attempt)
@@ -104,18 +106,14 @@ def lease_ran_out(delivery: Delivery) -> bool:
 
 def end(delivery: Delivery, status: Status, reason: str) -> bool:
     """End a delivery that nobody is sending: expired, cancelled or quarantined. What was accepted stays accepted."""
-    recipients = [
-        {**item, "status": "failed", "reply": reason} if item["status"] == "pending" else item
-        for item in delivery.recipients
-    ]
-    if any(item["status"] == "accepted" for item in recipients):
-        status = Status.ACCEPTED
-    with transaction.atomic(using=database()):
+    recipients = settle.give_up(delivery.recipients, reason)
+    verdict = settle.accepted(recipients) or settle.Verdict(status=status, code=delivery.code, reason=reason)
+    with _transaction(delivery):
         moved = _move(
             delivery,
             ~Q(status__in=(*FINAL, Status.SENDING)),
             recipients=recipients,
-            **_finished(delivery, status, code=delivery.code, reason=reason),
+            **_finished(delivery, verdict),
         )
         if moved:
             doorbell.installed().report(delivery)
@@ -125,9 +123,11 @@ def end(delivery: Delivery, status: Status, reason: str) -> bool:
 def cancel(delivery_id: str) -> Delivery | None:
     """Cancel a delivery; None when it does not exist, is finished or is being sent at this moment."""
     delivery = load(delivery_id)
-    if delivery is None or not end(delivery, Status.CANCELLED, "cancelled"):
-        return None
-    if not delivery.continued:
+    while delivery is not None and not end(delivery, Status.CANCELLED, "cancelled"):
+        if delivery.status in (*FINAL, Status.SENDING):
+            return None
+        delivery = load(delivery_id)  # somebody has moved it since
+    if delivery is not None and not delivery.continued:
         # Not by whoever cancels: it may be a web request, and a broker out of reach must not hold it up.
         follow_up_later(delivery.pk)
         doorbell.ring_on_commit(delivery, using=database())
@@ -143,7 +143,8 @@ def wake() -> int:
 
 def wake_on_commit(*, using: str | None = None, **kwargs: Any) -> None:
     """Wake them once a change of the configuration is committed; receiver of the signals sent after a write."""
-    transaction.on_commit(wake, using=using)
+    # Robust: the configuration is saved, and what waits is tried again in any case.
+    transaction.on_commit(wake, using=using, robust=True)
 
 
 def resume_follow_up(delivery: Delivery) -> bool:
@@ -172,6 +173,19 @@ def followed_up(delivery_id: str) -> None:
 # -- how ------------------------------------------------------------------------------------------------------------
 
 
+@contextlib.contextmanager
+def _transaction(delivery: Delivery) -> Iterator[None]:
+    """A transaction that, when it comes to nothing, leaves ``delivery`` as it was too, so that it can be repeated."""
+    before = dict(delivery.__dict__)
+    try:
+        with transaction.atomic(using=database()):
+            yield
+    except BaseException:
+        delivery.__dict__.clear()
+        delivery.__dict__.update(before)
+        raise
+
+
 def _move(delivery: Delivery, condition: Q, **changes: Any) -> bool:
     rows = Delivery.objects.using(database()).filter(condition, pk=delivery.pk, fence=delivery.fence)
     if not rows.update(fence=F("fence") + 1, **changes):
@@ -183,12 +197,15 @@ def _move(delivery: Delivery, condition: Q, **changes: Any) -> bool:
 
 
 def _accept_late(delivery: Delivery, outcome: Accepted, attempt: Try) -> bool:
-    delivery.refresh_from_db(
-        fields=["status", "fence", "recipients", "attempts", "continued"],
-        from_queryset=Delivery.objects.using(database()).select_for_update(),
-    )
-    if delivery.status == Status.ACCEPTED:
+    try:
+        delivery.refresh_from_db(
+            fields=["status", "fence", "recipients", "attempts", "continued"],
+            from_queryset=Delivery.objects.using(database()).select_for_update(),
+        )
+    except Delivery.DoesNotExist:
         return False
+    if settle.settle(delivery.recipients, outcome) == delivery.recipients:
+        return False  # known already
     changes = _after(delivery, outcome, attempt)
     if delivery.status in FINAL and delivery.continued:  # what follows has gone its way already
         changes |= {"continued": True, "lease_until": None, "ring_after": None}
@@ -196,70 +213,46 @@ def _accept_late(delivery: Delivery, outcome: Accepted, attempt: Try) -> bool:
 
 
 def _after(delivery: Delivery, outcome: Outcome, attempt: Try) -> dict[str, Any]:
-    recipients = _settled(delivery.recipients, outcome)
-    attempts = delivery.attempts + 1
-    smtp_config = attempt.relay.name if attempt.relay else delivery.smtp_config
+    recipients = settle.settle(delivery.recipients, outcome)
+    verdict = settle.judge(recipients, outcome)
     common = {
         "recipients": recipients,
-        "attempts": attempts,
-        "smtp_config": smtp_config,
+        "attempts": delivery.attempts + 1,
+        "smtp_config": attempt.relay.name if attempt.relay else delivery.smtp_config,
         "unfinished": 0,
         "waits_for_relay": False,
     }
-    if not any(item["status"] == "pending" for item in recipients):
-        accepted = any(item["status"] == "accepted" for item in recipients)
-        status = Status.ACCEPTED if accepted else Status.FAILED
-        return common | _finished(delivery, status, code=outcome.code, reason=outcome.reason)
+    if verdict.status is not None:
+        return common | _finished(delivery, verdict)
     due_at = timezone.now() + seconds(attempt.wait)
     held = isinstance(outcome, InDoubt) and conf.get("IN_DOUBT") == "hold"
     return common | {
         "status": Status.IN_DOUBT if held else Status.DEFERRED,
-        "code": outcome.code,
-        "reason": outcome.reason[:255],
+        "code": verdict.code,
+        "reason": verdict.reason[:255],
         "due_at": due_at,
-        "ring_after": None if held else due_at,
+        # What expires before it is due is not left lying until then.
+        "ring_after": None if held else min(due_at, delivery.expires_at),
         "lease_until": None,
         "rings": 0,
         "waits_for_relay": isinstance(outcome, Deferred) and outcome.relay_at_fault,
     }
 
 
-def _finished(delivery: Delivery, status: Status, *, code: int | None, reason: str) -> dict[str, Any]:
+def _finished(delivery: Delivery, verdict: settle.Verdict) -> dict[str, Any]:
     follows = doorbell.installed().has_follow_up(delivery)
     now = timezone.now()
     # The lease now covers what follows, so that a second ring does not set it going as well.
     lease_until = now + seconds(conf.get("LEASE")) if follows else None
     return {
-        "status": status,
-        "code": code,
-        "reason": reason[:255],
+        "status": verdict.status,
+        "code": verdict.code,
+        "reason": verdict.reason[:255],
         "finished_at": now,
         "lease_until": lease_until,
         "continued": not follows,
         "ring_after": lease_until,
     }
-
-
-def _settled(recipients: list[dict[str, Any]], outcome: Outcome) -> list[dict[str, Any]]:
-    return [_settle(item, outcome) if item["status"] == "pending" else item for item in recipients]
-
-
-def _settle(item: dict[str, Any], outcome: Outcome) -> dict[str, Any]:
-    if isinstance(outcome, InDoubt):
-        return item
-    reply = outcome.refused.get(item["address"])
-    if reply is not None:
-        decided = isinstance(outcome, Failed) or is_permanent(reply)
-        return {**item, "status": "failed" if decided else "pending", **_said(reply)}
-    if isinstance(outcome, Accepted) and item["address"] in outcome.accepted:
-        return {**item, "status": "accepted", "code": outcome.code}
-    if isinstance(outcome, Failed):
-        return {**item, "status": "failed", "code": outcome.code, "reply": outcome.reason}
-    return item
-
-
-def _said(reply: Reply) -> dict[str, Any]:
-    return {"code": reply.code, "reply": f"{reply.enhanced} {reply.text}".strip()[:500]}
 
 
 def _log(delivery: Delivery, outcome: Outcome, attempt: Try) -> None:

@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 
 from email_integration.smtp import ConnectionLost, NotOffered, Phase, Reply, SMTPFailure, TLSFailed
 
+#: The reason of what was accepted.
+ACCEPTED = "accepted by the server"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Accepted:
@@ -16,7 +19,7 @@ class Accepted:
     accepted: tuple[str, ...] = field(repr=False)
     refused: dict[str, Reply] = field(repr=False)
     phase: Phase = Phase.FINAL_DOT
-    reason: str = "accepted by the server"
+    reason: str = ACCEPTED
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,10 +72,16 @@ _TOO_MANY_RECIPIENTS = re.compile(r"too many recipients", re.I)
 _TRY_AGAIN_IN = re.compile(r"\b(?:in|after)\s+(\d{1,6})\s*(s|secs?|seconds?|m|mins?|minutes?)\b", re.I)
 
 
-def classify(failure: SMTPFailure) -> Outcome:
-    """Decide what a failure of the whole transaction means; a pure function of phase, reply and kind of failure."""
+def classify(failure: SMTPFailure, *, own_sender: bool = False) -> Outcome:
+    """Decide what a failure of the whole transaction means; a pure function of phase, reply and kind of failure.
+
+    ``own_sender`` says that the sender was the relay's, not the mail's: no mail is burnt for a wrong one.
+    """
     reply, phase = failure.reply, failure.phase
     if reply is not None:
+        if own_sender and phase is Phase.MAIL and _is_about_sender(reply):
+            reason = f"the server refused the configuration's sender ({reply.short}); correct its from_email"
+            return Deferred(code=reply.code, phase=phase, relay_at_fault=True, reason=reason)
         return _refused(phase, reply)
     if isinstance(failure, ConnectionLost) and phase is Phase.FINAL_DOT:
         return InDoubt(reason=f"{failure.detail} after the final dot")
@@ -100,6 +109,11 @@ def classify_recipients(refused: dict[str, Reply]) -> Outcome:
 def is_permanent(reply: Reply) -> bool:
     """Whether the recipient this was said of can be given up."""
     return isinstance(_refused(Phase.RCPT, reply), Failed)
+
+
+def _is_about_sender(reply: Reply) -> bool:
+    """Whether a refused MAIL is about its address: not about the size (552, X.3.4), nor for now."""
+    return reply.permanent and reply.code != 552 and reply.enhanced not in ("5.3.4", "5.2.3")
 
 
 def _refused(phase: Phase, reply: Reply) -> Outcome:

@@ -37,20 +37,22 @@ def submit(
             raise InvalidMail(f"{name} must be text of 1 to 255 characters.")
     now = timezone.now()
     due_at = _moment("eta", due_at) or now
+    expires_at = _moment("expires_at", expires_at) or due_at + ledger.seconds(conf.get("GIVE_UP_AFTER"))
     rendered = render(message, default_from_is_open=default_from_is_open)
     delivery = Delivery(
         id=delivery_id or str(uuid.uuid4()),
         message_id=rendered.message_id,
         from_header=rendered.from_header,
         from_open=rendered.from_open,
+        sender=rendered.sender,
         recipients=[{"address": address, "status": "pending"} for address in rendered.recipients],
         content=rendered.content,
         idempotency_key=idempotency_key,
         created_at=now,
         due_at=due_at,
-        expires_at=_moment("expires_at", expires_at) or due_at + ledger.seconds(conf.get("GIVE_UP_AFTER")),
+        expires_at=expires_at,
         # Due now: the ring below wakes a worker, and the sweep only if that got lost. Due later: the sweep does it.
-        ring_after=due_at if due_at > now else now + ledger.seconds(conf.get("RING_AFTER")),
+        ring_after=min(due_at, expires_at) if due_at > now else now + ledger.seconds(conf.get("RING_AFTER")),
         options=options,
     )
     using = ledger.database()

@@ -51,6 +51,7 @@ class Migration(migrations.Migration):
                 ("message_id", models.CharField(max_length=998, verbose_name="Message-ID")),
                 ("from_header", models.TextField(blank=True, verbose_name="from")),
                 ("from_open", models.BooleanField(default=False)),
+                ("sender", models.CharField(blank=True, max_length=320)),
                 ("recipients", models.JSONField(verbose_name="recipients")),
                 ("content", models.BinaryField()),
                 ("idempotency_key", models.CharField(max_length=255, null=True, unique=True)),

@@ -40,6 +40,8 @@ class Delivery(models.Model):
     # The From header. Blank until the first claim when the sender was left open; then it is not in the content.
     from_header = models.TextField(_("from"), blank=True)
     from_open = models.BooleanField(default=False)
+    # The envelope's sender; blank when it is the address of the From header.
+    sender = models.CharField(max_length=320, blank=True)
     # [{"address": …, "status": "pending" | "accepted" | "failed", "code": …, "reply": …}]
     recipients = models.JSONField(_("recipients"))
     content = models.BinaryField()
