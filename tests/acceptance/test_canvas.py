@@ -115,7 +115,8 @@ def test_a_failing_member_fails_its_chord_and_not_the_others(server: SMTPServer,
     by_mail = chord([mail("one"), mail("two", to="nobody@example.com")])(note.s(tag=f"{tag}-body"))
     by_task = chord([mail("three"), fail.si()])(note.s(tag=f"{tag}-body"))
     for result, error in ((by_mail, DeliveryFailed), (by_task, ValueError)):
-        with pytest.raises(error):
+        # Which it is depends on whether the body or the member is looked at first.
+        with pytest.raises((error, ChordError)):
             result.get(timeout=20)
         with pytest.raises(ChordError):
             AsyncResult(result.id).get(timeout=20)

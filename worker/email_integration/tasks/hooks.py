@@ -7,7 +7,8 @@ from typing import Any
 
 from celery import Celery, signals
 from celery._state import connect_on_app_finalize
-from django.db import connections
+from django.db import DatabaseError, InterfaceError, connections
+from kombu.utils.functional import maybe_list
 
 from email_integration import conf
 from email_integration.delivery import ledger
@@ -40,15 +41,35 @@ def _sweep_at_start(sender: Any = None, **kwargs: Any) -> None:
         logger.warning("Could not sweep at the start of the worker (%s).", type(error).__name__)
 
 
+@signals.worker_init.connect(weak=False)
+def _cancel_at_once(**kwargs: Any) -> None:
+    """Let ``control.revoke()`` cancel deliveries. Celery's own would forget it after three hours."""
+    from celery.worker import control  # not in processes that are no workers
+
+    revoke: Any = control.revoke  # type: ignore[attr-defined]  # its stubs lack the commands
+
+    @control.control_command(variadic="task_id", signature="[id1 [id2 [... [idN]]]]", name="revoke")
+    def cancel_and_revoke(state: Any, task_id: Any, **kwargs: Any) -> Any:
+        _cancel(*maybe_list(task_id) or ())
+        return revoke(state, task_id, **kwargs)
+
+
 @signals.task_revoked.connect(weak=False)
 def _revoked(sender: Any = None, request: Any = None, **kwargs: Any) -> None:
-    """``revoke()`` cancels the delivery, not just the ring; called in the worker's main process."""
-    if getattr(sender, "name", "") != names.DELIVER or request is None:
-        return
+    """A ring was refused, because its mail was revoked before it was there to be cancelled."""
+    if getattr(sender, "name", "") == names.DELIVER and request is not None:
+        _cancel(request.id)
+
+
+def _cancel(*delivery_ids: str) -> None:
+    """Cancel from the worker's main process."""
     connection = connections[ledger.database()]
     was_open = connection.connection is not None
     try:
-        ledger.cancel(request.id)
+        for delivery_id in delivery_ids:
+            ledger.cancel(delivery_id)
+    except (DatabaseError, InterfaceError) as error:
+        logger.error("Could not cancel what was revoked (%s).", type(error).__name__)
     finally:
         if not was_open:
             # A pool process that is forked later would inherit it.

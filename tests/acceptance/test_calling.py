@@ -1,0 +1,292 @@
+"""``send_email`` called in all the ways Celery has, and what its results say."""
+
+from __future__ import annotations
+
+import datetime as dt
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from celery import current_app
+from celery.result import AsyncResult
+from django.db import transaction
+from django.utils import timezone
+
+from config.local.processes import wait_until
+from config.local.smtp_server import Fault, SMTPServer
+from email_integration.exceptions import DeliveryFailed, InvalidMail
+from email_integration.models import Delivery
+from email_integration.tasks import send_email
+from tests import services
+from tests.acceptance.tasks import note, note_error, send_from_within
+from tests.stack import Stack
+
+Notes = Callable[[str], list[Any]]
+TO = {"to": ["kim@example.com"]}
+
+at_worker = pytest.mark.usefixtures("app")
+
+
+def accepted(delivery_id: str) -> dict[str, Any]:
+    """What the result of an accepted mail is."""
+    delivery = Delivery.objects.get(pk=delivery_id)
+    return {
+        "id": delivery_id,
+        "status": "accepted",
+        "message_id": delivery.message_id,
+        "smtp_config": "Primary Mail Server",
+        "code": 250,
+        "reason": "accepted by the server",
+    }
+
+
+def count(server: SMTPServer, subject: str) -> int:
+    return sum(message.subject == subject for message in server.messages)
+
+
+@at_worker
+def test_the_result_is_a_small_dictionary_without_an_address(server: SMTPServer) -> None:
+    result = send_email.delay("Grüße", "Ein Brief.", to=["kim@example.com"], cc=["lee@example.com"])
+    assert result.get(timeout=20) == accepted(result.id)
+    assert AsyncResult(result.id).state == "SUCCESS"
+    (message,) = server.messages
+    assert message.subject == "Grüße"
+    assert message.rcpt_tos == ("kim@example.com", "lee@example.com")
+    assert message.mail_from == "noreply@example.com"
+
+
+@at_worker
+def test_a_process_that_does_not_know_the_app_sends_by_name(server: SMTPServer, notes: Notes, tag: str) -> None:
+    """With ``send_task`` the mail travels through the broker; everything else is the same."""
+    server.inject(Fault(verb="RCPT", reply="550 5.1.1 unknown", match="nobody@"))
+    program = """
+import sys
+from celery import Celery, signature
+app = Celery(broker=sys.argv[1])
+next_step = signature("tests.acceptance.tasks.note", kwargs={"tag": sys.argv[2]}, app=app)
+error = signature("tests.acceptance.tasks.note_error", kwargs={"tag": sys.argv[2] + "-error"}, app=app)
+for number, to in enumerate(["kim@example.com", "nobody@example.com", "not an address"]):
+    options = {"task_id": f"{sys.argv[2]}-{number}", "link": next_step, "link_error": error}
+    app.send_task("email_integration.tasks.send_email", ("By name", "Text"), {"to": [to]}, **options)
+assert "email_integration" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", program, services.valkey.url, tag], check=True, timeout=30, env={})
+    assert AsyncResult(f"{tag}-0").get(timeout=20) == accepted(f"{tag}-0")
+    with pytest.raises(DeliveryFailed):
+        AsyncResult(f"{tag}-1").get(timeout=20)
+    with pytest.raises(InvalidMail) as caught:
+        AsyncResult(f"{tag}-2").get(timeout=20)
+    assert "not an address" not in str(caught.value)
+    wait_until(lambda: len(notes(tag)) == 1 and len(notes(f"{tag}-error")) == 2, seconds=10, what="the links")
+    assert count(server, "By name") == 1
+
+
+@at_worker
+def test_tasks_send_and_starmap_and_chunks_submit(server: SMTPServer) -> None:
+    inner = send_from_within.delay("within", "kim@example.com").get(timeout=20)
+    assert AsyncResult(inner).get(timeout=20)["status"] == "accepted"
+    mails = [(f"map {number}", "Text", None, ["kim@example.com"]) for number in range(3)]
+    (found,) = {item["status"] for item in send_email.starmap(mails).apply_async().get(timeout=20)}
+    assert found == "queued"
+    (chunk,) = send_email.chunks(mails[:2], 2).apply_async().get(timeout=20)
+    assert [item["status"] for item in chunk] == ["queued", "queued"]
+    wait_until(lambda: len(server.messages) == 6, seconds=15, what="six mails")
+    assert [count(server, f"map {number}") for number in range(3)] == [2, 2, 1]
+
+
+@at_worker
+def test_the_same_task_id_or_key_is_one_mail(server: SMTPServer, tag: str) -> None:
+    for _ in range(2):
+        result = send_email.apply_async(("one id", "Text"), TO, task_id=tag)
+        assert result.id == tag
+        assert result.get(timeout=20) == accepted(tag)
+    first = send_email.delay("one key", "Text", **TO, idempotency_key=tag)
+    again = send_email.delay("one key", "Text", **TO, idempotency_key=tag)
+    named = send_email.apply_async(("one key", "Text"), {**TO, "idempotency_key": tag}, task_id=f"{tag}-2")
+    assert again.id == first.id
+    assert named.id == f"{tag}-2"
+    first.get(timeout=20)
+    assert named.get(timeout=20)["id"] == first.id
+    assert (count(server, "one id"), count(server, "one key"), Delivery.objects.count()) == (1, 1, 2)
+
+
+@at_worker
+def test_eta_and_countdown_are_the_rows_due_time(server: SMTPServer) -> None:
+    soon = timezone.now() + dt.timedelta(seconds=1.5)
+    by_eta = send_email.apply_async(("eta", "Text"), TO, eta=soon)
+    by_text = send_email.apply_async(("iso", "Text"), TO, eta=soon.isoformat())
+    by_countdown = send_email.apply_async(("countdown", "Text"), TO, countdown=1.5)
+    at_once = send_email.apply_async(("at once", "Text"), TO)
+    at_once.get(timeout=20)
+    for result in (by_eta, by_text, by_countdown):
+        result.get(timeout=20)
+    assert all(message.received_at >= soon.timestamp() for message in server.messages if message.subject != "at once")
+    assert len(server.messages) == 4
+
+
+@at_worker
+def test_a_mail_that_expires_before_it_is_due_fails(server: SMTPServer, notes: Notes, tag: str) -> None:
+    expiring = {"countdown": 1, "link_error": note_error.s(tag=tag)}
+    moment = timezone.now() + dt.timedelta(seconds=0.5)
+    results = [
+        send_email.apply_async(("late", "Text"), TO, expires=0.5, **expiring),
+        send_email.apply_async(("late", "Text"), TO, expires=moment, **expiring),
+        send_email.apply_async(("late", "Text"), {**TO, "expires_at": moment}, **expiring),
+    ]
+    for result in results:
+        with pytest.raises(DeliveryFailed) as caught:
+            result.get(timeout=20)
+        assert (caught.value.status, caught.value.code) == ("expired", None)
+        assert caught.value.reason == "not accepted in time"
+    wait_until(lambda: len(notes(tag)) == 3, seconds=10, what="link_error")
+    assert sorted(found[0] for found in notes(tag)) == sorted(result.id for result in results)
+    assert server.messages == []
+
+
+@at_worker
+def test_what_is_revoked_is_cancelled(server: SMTPServer, notes: Notes, tag: str) -> None:
+    """At once, though its ring may be an hour away: by the result's own ``revoke()`` and by ``control.revoke()``."""
+    options = {"link_error": note_error.s(tag=tag), "link": note.s(tag=f"{tag}-link")}
+    at_once = send_email.apply_async(("revoked", "Text"), TO, countdown=3600, **options)
+    at_once.revoke()
+    assert Delivery.objects.get(pk=at_once.id).status == "cancelled"
+    by_worker = send_email.apply_async(("revoked", "Text"), TO, countdown=3600, **options)
+    current_app.control.revoke(by_worker.id)
+    wait_until(lambda: Delivery.objects.get(pk=by_worker.id).status == "cancelled", seconds=10, what="cancelled")
+    for result in (at_once, by_worker):
+        with pytest.raises(DeliveryFailed) as caught:
+            AsyncResult(result.id).get(timeout=20)
+        assert (caught.value.status, caught.value.reason) == ("cancelled", "cancelled")
+    wait_until(lambda: len(notes(tag)) == 2, seconds=10, what="link_error")
+    wait_until(lambda: not Delivery.objects.filter(continued=False).exists(), seconds=10, what="its record")
+    assert sorted(found[0] for found in notes(tag)) == sorted([at_once.id, by_worker.id])
+    assert notes(f"{tag}-link") == []
+    assert server.messages == []
+
+
+@at_worker
+def test_a_queue_of_ones_own_and_a_priority_are_the_rings(server: SMTPServer, app: Stack) -> None:
+    result = send_email.apply_async(("queue", "Text"), TO, queue="celery", priority=3)
+    result.get(timeout=20)
+    assert '"queue": "celery"' in Delivery.objects.get(pk=result.id).options
+    elsewhere = send_email.apply_async(("nobody", "Text"), TO, queue="nobody-listens", countdown=0.1)
+    wait_until(lambda: Delivery.objects.get(pk=elsewhere.id).rings >= 1, seconds=10, what="a ring")
+    assert count(server, "nobody") == 0
+
+
+@at_worker
+def test_what_is_rolled_back_is_not_sent(server: SMTPServer) -> None:
+    """Neither a whole transaction nor a savepoint in one that is committed."""
+    with transaction.atomic():
+        lost = send_email.delay("lost", "Text", **TO)
+        transaction.set_rollback(True)
+    with transaction.atomic():
+        send_email.delay("kept", "Text", **TO)
+        with transaction.atomic():
+            send_email.delay("lost too", "Text", **TO)
+            transaction.set_rollback(True)
+        send_email.delay("kept too", "Text", **TO)
+    send_email.delay("last", "Text", **TO).get(timeout=20)
+    wait_until(lambda: len(server.messages) >= 3, seconds=10, what="three mails")
+    assert sorted(message.subject for message in server.messages) == ["kept", "kept too", "last"]
+    assert not Delivery.objects.filter(pk=lost.id).exists()
+
+
+@at_worker
+def test_a_process_killed_amid_a_mail_is_not_the_mails_result(server: SMTPServer, app: Stack) -> None:
+    """The pool loses the process, the mail is sent by another, and whoever waits learns nothing of it."""
+    server.inject(Fault(verb="RCPT", hang=True, times=1))
+    result = send_email.delay("survives", "Text", **TO)
+    wait_until(lambda: server.transactions, seconds=10, what="MAIL")
+    busy = [pid for pid in _children(app.worker.pid) if _is_connected_to(pid, server.port)]
+    assert busy
+    for pid in busy:
+        os.kill(pid, signal.SIGKILL)
+    assert result.get(timeout=30)["status"] == "accepted"
+    assert count(server, "survives") == 1
+
+
+def _children(pid: int) -> list[int]:
+    listed = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True, check=True)
+    return [int(word) for word in listed.stdout.split()]
+
+
+def _is_connected_to(pid: int, port: int) -> bool:
+    inodes = set()
+    for entry in Path(f"/proc/{pid}/fd").iterdir():
+        try:
+            inodes.add(os.readlink(entry))
+        except OSError:
+            continue
+    wanted = f":{port:04X}"
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return any(row[2].endswith(wanted) and row[3] == "01" and f"socket:[{row[9]}]" in inodes for row in rows)
+
+
+# -- without a worker ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def eager(settings: Any) -> Any:
+    current_app.conf.task_always_eager = True
+    yield
+    current_app.conf.task_always_eager = False
+
+
+@pytest.mark.usefixtures("transactional_db", "eager")
+def test_eager_calls_send_inline_and_raise_inline(server: SMTPServer) -> None:
+    result = send_email.delay("eager", "Text", **TO)
+    assert result.get() == accepted(result.id)
+    server.inject(Fault(verb="RCPT", reply="550 5.1.1 unknown"))
+    failed = send_email.delay("eager", "Text", **TO)
+    assert failed.state == "FAILURE"
+    with pytest.raises(DeliveryFailed):
+        failed.get()
+    server.clear_faults()
+    server.inject(Fault(verb="RCPT", reply="450 4.2.0 busy"))
+    assert send_email.delay("eager", "Text", **TO).get()["status"] == "deferred"
+    with pytest.raises(InvalidMail):
+        send_email.delay("eager", "Text", to=[]).get()
+    assert count(server, "eager") == 1
+
+
+@pytest.mark.usefixtures("transactional_db", "eager")
+def test_eager_propagation_raises_in_the_caller(server: SMTPServer) -> None:
+    server.inject(Fault(verb="RCPT", reply="550 5.1.1 unknown"))
+    current_app.conf.task_eager_propagates = True
+    try:
+        with pytest.raises(DeliveryFailed):
+            send_email.delay("eager", "Text", **TO)
+    finally:
+        current_app.conf.task_eager_propagates = False
+
+
+@pytest.mark.usefixtures("transactional_db", "valkey")
+def test_apply_and_a_direct_call_submit() -> None:
+    applied = send_email.apply(("applied", "Text"), TO)
+    assert applied.get()["status"] == "queued"
+    assert applied.id == applied.get()["id"]
+    assert send_email("called", "Text", **TO)["status"] == "queued"
+    assert Delivery.objects.filter(status="queued").count() == 2
+
+
+@pytest.mark.usefixtures("transactional_db", "valkey")
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"to": []},
+        {"to": "kim@example.com"},
+        {"to": ["no address"]},
+        {"subject": "two\nlines", **TO},
+        {"colour": 1, **TO},
+    ],
+)
+def test_bad_input_raises_in_the_caller(wrong: dict[str, Any]) -> None:
+    with pytest.raises(TypeError if "colour" in wrong else InvalidMail):
+        send_email.delay(**{"subject": "S", "body": "B", **wrong})
+    assert not Delivery.objects.exists()

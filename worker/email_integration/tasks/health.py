@@ -1,0 +1,98 @@
+"""What can be asked of Celery from outside: is the broker there, who works, can a result be kept."""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass
+from typing import Any
+
+from celery import current_app, states
+from celery.backends.base import DisabledBackend
+
+from email_integration import conf
+
+from . import names
+from .ringing import _connection
+
+
+@dataclass(frozen=True, kw_only=True)
+class Worker:
+    """A worker that answered: the queues it takes from, and those of our tasks that it does not know."""
+
+    name: str
+    queues: frozenset[str]
+    unknown: frozenset[str]
+
+
+def is_configured() -> bool:
+    """Whether this process has the project's Celery app, and not the one Celery makes up for want of any."""
+    return bool(current_app.main != "default")
+
+
+def is_eager() -> bool:
+    """Whether tasks run in the caller, so that there is neither broker nor worker."""
+    return bool(current_app.conf.task_always_eager)
+
+
+def broker() -> str:
+    """The broker's address, without its password."""
+    return str(current_app.connection_for_write().as_uri())
+
+
+def broker_failure(*, timeout: float) -> str | None:
+    """Try the broker; say what kind of failure it was, None when it answered within about ``timeout`` seconds."""
+    try:
+        with _connection(current_app, timeout) as connection:
+            connection.default_channel  # noqa: B018  # making one is what talks to the broker
+    except Exception as error:  # each transport has its own
+        return type(error.__cause__ or error).__name__
+    return None
+
+
+def workers(*, timeout: float) -> list[Worker]:
+    """The workers that answer within ``timeout`` seconds, which are waited for in full, twice."""
+    # A connection of its own: one out of the pool may be that of a broker that has gone and come back.
+    with current_app.connection_for_write() as connection:
+        inspect = current_app.control.inspect(timeout=timeout, connection=connection)
+        queues: dict[str, Any] = dict(inspect.active_queues() or {})
+        known: dict[str, list[str]] = (inspect.registered() or {}) if queues else {}
+    ours = {names.DELIVER, names.SWEEP, names.SEND_EMAIL}
+    return [
+        Worker(
+            name=name,
+            queues=frozenset(queue["name"] for queue in queues[name]),
+            # A worker says 'task [rate limit and such]'; one that did not answer the second question is believed.
+            unknown=frozenset(ours - {task.split(" ", 1)[0] for task in known[name]}) if name in known else frozenset(),
+        )
+        for name in sorted(queues)
+    ]
+
+
+def queues() -> dict[str, str]:
+    """Which queue each of our tasks goes to, by the names of the tasks."""
+    chosen = {names.DELIVER: conf.get("QUEUE"), names.SWEEP: conf.get("SWEEP_QUEUE"), names.SEND_EMAIL: ""}
+    return {task: queue or _routed(task) for task, queue in chosen.items()}
+
+
+def _routed(task: str) -> str:
+    queue = current_app.amqp.router.route({}, task).get("queue")
+    return str(getattr(queue, "name", queue) or current_app.conf.task_default_queue)
+
+
+def keeps_results() -> bool:
+    """Whether there is a result backend at all."""
+    return not isinstance(current_app.backend, DisabledBackend)
+
+
+def result_failure() -> str | None:
+    """Store a result, read it and remove it; say what kind of failure it was, None when it worked."""
+    try:
+        backend = current_app.backend
+        key = f"email-integration-check-{uuid.uuid4()}"
+        backend.store_result(key, {"stored": True}, states.SUCCESS)
+        try:
+            return None if backend.get_result(key) == {"stored": True} else "what was stored is not what is read"
+        finally:
+            backend.forget(key)
+    except Exception as error:  # each backend has its own
+        return type(error.__cause__ or error).__name__
