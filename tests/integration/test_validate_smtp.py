@@ -3,42 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from io import StringIO
 from typing import Any
 
 import pytest
 from django.contrib.auth import get_user_model
-from django.core.management import call_command
 
 from config.local.smtp_server import Fault, SMTPServer
-from email_integration.models import SMTPConfig
+
+from .validating import activate, validate
 
 pytestmark = pytest.mark.django_db
-
-
-def validate(*arguments: str) -> tuple[int, str]:
-    """Run the command and return exit code and output."""
-    out = StringIO()
-    try:
-        call_command("validate_notification_setup", *arguments, stdout=out)
-    except SystemExit as end:
-        return int(end.code or 0), out.getvalue()
-    return 0, out.getvalue()
-
-
-def activate(server: SMTPServer, **changes: Any) -> SMTPConfig:
-    """The server as the active configuration."""
-    values: dict[str, Any] = {
-        "name": "Primary Mail Server",
-        "host": "localhost",
-        "port": server.port,
-        "username": "user",
-        "password": "password",
-        "from_email": "Example <noreply@example.com>",
-        "timeout": 3,
-        "is_active": True,
-    }
-    return SMTPConfig.objects.create(**values | changes)
 
 
 def test_the_first_section_reads_exactly_so(smtp_server: Callable[..., SMTPServer], settings: Any) -> None:

@@ -11,7 +11,7 @@ from django.utils import timezone
 from email_integration import conf
 from email_integration.models import Delivery
 
-from . import doorbell, ledger
+from . import doorbell, ledger, swept
 
 #: How many deliveries are taken in one short transaction.
 BATCH = 500
@@ -28,6 +28,7 @@ def sweep() -> int:
         total += len(taken)
         if len(taken) < BATCH:
             break
+    swept.leave_mark()
     return total
 
 

@@ -2,15 +2,51 @@
 
 from __future__ import annotations
 
-from . import smtp
-from .findings import Section
+from email_integration.exceptions import InvalidMail
+from email_integration.smtp import Relay
+
+from . import server
+from .brakes import brakes
+from .configuration import configuration, somebody
+from .database import database
+from .findings import Finding, Section, error
+from .workers import cache, celery
 
 
-def examine(*, test_email: str | None = None) -> list[Section]:
+def examine(*, test_email: str | None = None, patience: float = 1.0) -> list[Section]:
     """Examine the set-up; with ``test_email`` also send a mail there, directly and not through the queue.
 
-    An empty ``test_email`` means the first of ADMINS, else the first superuser with an address.
+    An empty ``test_email`` means the first of ADMINS, else the first superuser with an address. Workers have
+    ``patience`` seconds to answer.
     """
-    found, relay = smtp.configuration()
-    parts = (smtp.connection(relay, test_email),) if relay is not None else ()
-    return [Section(title="Checking Email/SMTP Configuration", findings=tuple(found), parts=parts)]
+    found, relay = configuration()
+    parts: list[Section] = []
+    details: list[Finding] = []
+    if relay is not None:
+        tested, details = _test(relay, test_email)
+        parts.append(Section(title="Testing SMTP connection", findings=tuple(tested)))
+    return [
+        Section(title="Checking Email/SMTP Configuration", findings=tuple(found), parts=tuple(parts)),
+        Section(title="Checking SMTP server and sender", findings=(*details, server.fallback())),
+        Section(title="Checking database and cache", findings=(*database(), cache())),
+        Section(title="Checking broker, workers and beat", findings=tuple(celery(patience=patience))),
+        Section(title="Checking what holds mail back", findings=tuple(brakes())),
+    ]
+
+
+def _test(relay: Relay, test_email: str | None) -> tuple[list[Finding], list[Finding]]:
+    to = somebody() if test_email == "" else test_email
+    try:
+        report, line = server.try_out(relay, to=to)
+    except InvalidMail as invalid:
+        return [error("smtp.test_email", f"No test email was sent: {invalid}".rstrip("."), "Correct the address.")], []
+    lines = [line]
+    if test_email == "" and to is None:
+        lines.append(
+            error(
+                "smtp.test_email",
+                "There is nobody to write to: ADMINS is empty and no superuser has an address",
+                "Name one: --test-email you@example.com",
+            )
+        )
+    return lines, server.details(report)

@@ -35,7 +35,7 @@ class Finding:
     mend: str = ""
 
     def __str__(self) -> str:
-        return f"{self.level.mark} {self.text}{'. ' if self.mend else ''}{self.mend}"
+        return f"{self.level.mark} {self.text}" + (f". {self.mend}" if self.mend else "")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -32,11 +32,18 @@ class Command(BaseCommand):
             help="send a test mail to ADDRESS, directly and not through the queue; without ADDRESS to the first of "
             "ADMINS, or else to the first superuser",
         )
+        parser.add_argument(
+            "--timeout",
+            type=float,
+            default=1.0,
+            metavar="SECONDS",
+            help="how long workers may take to answer (default: 1)",
+        )
         parser.add_argument("--json", action="store_true", help="answer in JSON")
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Print what was found; exit with 1 on any ✗."""
-        sections = diagnosis.examine(test_email=options["test_email"])
+        sections = diagnosis.examine(test_email=options["test_email"], patience=options["timeout"])
         if options["json"]:
             self.stdout.write(json.dumps(diagnosis.as_data(sections), indent=2, ensure_ascii=False))
         else:

@@ -1,4 +1,4 @@
-"""The configuration in force: is it complete, and does its server take mail?"""
+"""The configuration in force, and whom to write to about it."""
 
 from __future__ import annotations
 
@@ -7,16 +7,14 @@ from typing import Any
 from django.conf import settings
 from django.contrib.auth import get_user_model
 from django.core.exceptions import FieldDoesNotExist, ValidationError
-from django.core.mail import EmailMessage
 from django.db import DatabaseError
 
 from email_integration import routing
-from email_integration.delivery.direct import send_through
-from email_integration.exceptions import EmailIntegrationError, SecretUnreadable
+from email_integration.exceptions import SecretUnreadable
 from email_integration.models import SMTPConfig
-from email_integration.smtp import Relay, Session, SMTPFailure
+from email_integration.smtp import Relay
 
-from .findings import Finding, Section, error, info, ok
+from .findings import Finding, error, info, ok
 
 
 def configuration() -> tuple[list[Finding], Relay | None]:
@@ -92,42 +90,6 @@ def _where(config: SMTPConfig) -> str:
     if config._state.adding:
         return "Correct the EMAIL_* settings."
     return "Correct it under Email Integration → SMTP Configurations in the admin."
-
-
-def connection(relay: Relay, address: str | None) -> Section:
-    """Open a session with ``relay``, and send a test mail to ``address`` unless that is None; '' means somebody."""
-    to = somebody() if address == "" else address
-    found = [_try(relay, to)]
-    if address is not None and to is None:
-        found.append(
-            error(
-                "smtp.test_email",
-                "There is nobody to write to: ADMINS is empty and no superuser has an address",
-                "Name one: --test-email you@example.com.",
-            )
-        )
-    return Section(title="Testing SMTP connection", findings=tuple(found))
-
-
-def _try(relay: Relay, address: str | None) -> Finding:
-    try:
-        session = Session.open(relay)
-    except SMTPFailure as failure:
-        return error("smtp.connection", f"{relay} does not take mail from us: {failure}", "")
-    try:
-        if address is None:
-            return ok("smtp.connection", f"Connected to {relay.host}:{relay.port}")
-        # Without a sender: the configuration's own is part of what is tested.
-        message = EmailMessage(
-            subject="Test email", body=f"This is a test email, sent through {relay}.\n", to=[address]
-        )
-        try:
-            send_through(session, message)
-        except (EmailIntegrationError, SMTPFailure) as failure:
-            return error("smtp.test_email", f"The test email to {address} was not sent: {failure}", "")
-        return ok("smtp.test_email", f"Test email sent successfully to {address}")
-    finally:
-        session.quit()
 
 
 def somebody() -> str | None:

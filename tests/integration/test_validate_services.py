@@ -1,0 +1,234 @@
+"""``validate_notification_setup``: everything beside the SMTP server."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from celery import current_app
+from django.core.cache import caches
+from django.db import connection
+from django.db.migrations.recorder import MigrationRecorder
+from django.utils import timezone
+
+from config.local.smtp_server import SMTPServer
+from config.local.valkey import Valkey
+from email_integration.delivery import swept
+from email_integration.delivery.submit import submit
+from email_integration.delivery.sweep import sweep
+from email_integration.diagnosis import database
+from email_integration.models import Delivery, SendingPause
+from tests.stack import Stack
+
+from .validating import activate, validate
+
+pytestmark = pytest.mark.django_db
+
+
+def line(output: str, words: str) -> str:
+    """The one line with these words."""
+    [found] = [line.strip() for line in output.splitlines() if words in line]
+    return found
+
+
+def with_keys(settings: Any, **changes: Any) -> None:
+    settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, **changes}
+
+
+@pytest.mark.django_db(transaction=True)
+def test_with_everything_in_place_it_ends_with_0(
+    stack: Callable[..., Stack], smtp_server: Callable[..., SMTPServer], settings: Any
+) -> None:
+    """A real worker, a real beat: no ✗ anywhere."""
+    started = stack()
+    activate(smtp_server())
+    wait_for_a_sweep()
+
+    code, output = validate("--test-email", "someone@example.com", timeout=2)
+
+    assert code == 0, output + started.logs()
+    assert "✗" not in output
+    assert line(output, "Workers that answer").startswith("✓")
+    assert line(output, "The last sweep was").startswith("✓")
+    assert line(output, "Broker").startswith("✓ Broker redis://")
+    assert line(output, "Cache").startswith("✓")
+    assert line(output, "Results").startswith("✓")
+    assert line(output, "clocks").startswith("✓")
+    assert line(output, "encrypted").startswith("✓ The connection is encrypted (TLSv1")
+    assert line(output, "certificate")
+    assert line(output, "Logged in as").startswith("✓")
+
+
+def wait_for_a_sweep() -> None:
+    """Beat's first one."""
+    deadline = time.monotonic() + 20
+    while swept.last_mark() is None:
+        assert time.monotonic() < deadline, "nothing has swept"
+        time.sleep(0.05)
+
+
+def test_no_worker_and_no_beat_are_wrong_but_the_test_mail_goes(smtp_server: Callable[..., SMTPServer]) -> None:
+    """It needs neither."""
+    server = smtp_server()
+    activate(server)
+
+    code, output = validate("--test-email", "someone@example.com")
+
+    assert code == 1
+    assert line(output, "No worker answered").startswith("✗")
+    assert "celery -A PROJECT worker --queues mail" in line(output, "No worker answered")
+    assert line(output, "No sweep in the last 75 s").startswith("✗")
+    assert "celery -A PROJECT beat" in line(output, "No sweep in the last")
+    assert line(output, "Test email sent successfully").startswith("✓")
+    assert len(server.messages) == 1
+
+
+def test_a_worker_on_another_queue_is_not_enough(stack: Callable[..., Stack]) -> None:
+    """It answers, and takes none of our messages."""
+    current = stack(beat=False)
+    current.worker.end()
+    current.start_worker(queues=("elsewhere",))
+
+    _, output = validate(timeout=2)
+
+    assert line(output, "none takes from the queue “mail”").startswith("✗")
+
+
+def test_json_says_the_same_to_a_machine(smtp_server: Callable[..., SMTPServer]) -> None:
+    """Names that stay, and no marks."""
+    activate(smtp_server())
+
+    code, output = validate("--json")
+
+    assert code == 1
+    answer = json.loads(output)
+    assert answer["ok"] is False
+    levels = {finding["check"]: finding["level"] for finding in answer["findings"]}
+    assert levels["smtp.valid"] == "ok"
+    assert levels["smtp.connection"] == "ok"
+    assert levels["worker"] == "error"
+    assert levels["beat"] == "error"
+    assert levels["smtp.source"] == "info"
+    assert all(finding["mend"] for finding in answer["findings"] if finding["level"] in ("error", "warning"))
+
+
+def test_a_cache_of_one_process_is_a_warning(settings: Any) -> None:
+    """It cannot carry a switch, nor tell whether anything sweeps."""
+    settings.CACHES = {"default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}}
+
+    _, output = validate()
+
+    assert line(output, "is not shared between processes").startswith("⚠")
+    assert line(output, "cannot be told without a shared cache").startswith("ℹ")
+
+
+def test_services_that_are_down_are_named(valkey: Valkey, smtp_server: Callable[..., SMTPServer]) -> None:
+    """Cache and broker are one server here; the test mail needs neither."""
+    server = smtp_server()
+    activate(server)
+    valkey.stop()
+
+    code, output = validate("--test-email", "someone@example.com")
+
+    assert code == 1
+    assert line(output, "The cache “default” is out of reach (ConnectionError)").startswith("✗")
+    assert line(output, "The broker redis://").startswith("✗")
+    assert line(output, "cannot be told while the cache is out of reach").startswith("⚠")
+    assert len(server.messages) == 1
+
+
+def test_a_sweep_leaves_a_mark_that_ages(settings: Any) -> None:
+    """Also one by cron."""
+    sweep()
+    assert line(validate()[1], "The last sweep was").startswith("✓")
+
+    caches["default"].set(swept.KEY, time.time() - 80)
+    assert line(validate()[1], "No sweep in the last 75 s").startswith("✗")
+
+    with_keys(settings, SWEEP_INTERVAL=30.0)
+    assert line(validate()[1], "The last sweep was").startswith("✓")
+
+    caches["default"].set(swept.KEY, time.time() + 600)
+    assert line(validate()[1], "in the future").startswith("⚠")
+
+
+def test_overdue_mail_shows_that_nothing_sweeps(settings: Any) -> None:
+    """Even without a shared cache."""
+    from django.core.mail import EmailMessage
+
+    settings.CACHES = {"default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}}
+    delivery = submit(EmailMessage("s", "b", "a@example.com", ["b@example.com"]))
+    Delivery.objects.filter(pk=delivery.pk).update(ring_after=timezone.now() - timezone.timedelta(minutes=5))
+
+    assert line(validate()[1], "1 deliveries have been due").startswith("✗")
+
+
+def test_missing_migrations_are_named() -> None:
+    """Those of this app and of the result backend."""
+    recorder = MigrationRecorder(connection)
+    last = max(name for app, name in recorder.applied_migrations() if app == "django_celery_results")
+    recorder.record_unapplied("django_celery_results", last)
+
+    output = validate()[1]
+
+    assert line(output, "Migrations are missing").startswith(f"✗ Migrations are missing: django_celery_results.{last}")
+
+
+@pytest.mark.parametrize(("ahead", "mark"), [(0, "✓"), (20, "⚠"), (-20, "⚠"), (500, "✗"), (-500, "✗")])
+def test_clocks_that_differ_are_told(ahead: int, mark: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the database's own idea of now."""
+    query = database._SECONDS_SINCE_EPOCH[connection.vendor]
+    monkeypatch.setitem(database._SECONDS_SINCE_EPOCH, connection.vendor, f"{query} + {ahead}")
+
+    assert line(validate()[1], "clocks of this host").startswith(mark)
+
+
+@pytest.mark.parametrize(
+    ("backend", "mark", "says"),
+    [
+        ("disabled://", "⚠", "no result backend"),
+        ("cache+memory://", "✓", "Results can be stored"),
+        ("redis://127.0.0.1:1/0", "✗", "cannot store and read a result"),
+    ],
+)
+def test_the_result_backend_is_tried(
+    backend: str, mark: str, says: str, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a result of its own, which is removed again."""
+    monkeypatch.setitem(current_app.conf, "result_backend", backend)
+    monkeypatch.setitem(current_app.conf, "result_backend_transport_options", {"retry_policy": {"max_retries": 0}})
+    current_app._local.__dict__.pop("backend", None)
+    current_app._backend_cache = None
+    try:
+        assert line(validate()[1], says).startswith(mark)
+    finally:
+        current_app._local.__dict__.pop("backend", None)
+        current_app._backend_cache = None
+
+
+def test_brakes_are_told(settings: Any) -> None:
+    """Whatever holds mail back on purpose: nobody shall wonder where it went."""
+    assert line(validate()[1], "Nothing holds mail back").startswith("✓")
+    SendingPause.begin(reason="moving house")
+
+    with_keys(settings, REDIRECT_ALL_TO=["staging@example.com"], ALLOWED_RECIPIENTS=["example.com"])
+    output = validate()[1]
+
+    assert "(moving house)" in line(output, "Sending is paused since")
+    assert "resume_email" in line(output, "Sending is paused since")
+    assert line(output, "REDIRECT_ALL_TO").startswith("⚠ All mail goes to staging@example.com")
+    assert line(output, "ALLOWED_RECIPIENTS").startswith("⚠ Mail goes to nobody but example.com")
+
+    with_keys(settings, EMAIL_PAUSED=True)
+    assert line(validate()[1], "Sending is paused").startswith("⚠ Sending is paused by EMAIL_PAUSED")
+
+
+def test_the_fallback_is_told(settings: Any) -> None:
+    """Where mail would go if the active configuration went."""
+    assert line(validate()[1], "With no configuration active").startswith("ℹ")
+
+    settings.EMAIL_HOST = "smtp.example.com"
+    assert line(validate()[1], "With no configuration active").endswith("smtp.example.com:25")

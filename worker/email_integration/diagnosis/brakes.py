@@ -1,0 +1,80 @@
+"""What holds mail back or sends it elsewhere on purpose."""
+
+from __future__ import annotations
+
+from django.db import DatabaseError
+from django.utils import timezone
+
+from email_integration import conf
+from email_integration.delivery import ledger
+from email_integration.models import Delivery, SendingPause, Status
+
+from .findings import Finding, info, ok, warning
+
+
+def brakes() -> list[Finding]:
+    """The pause, the redirection, the allow-list, and how much mail waits."""
+    found = [*_settings(), *_rows()]
+    return found or [ok("brakes", "Nothing holds mail back")]
+
+
+def _settings() -> list[Finding]:
+    found = []
+    if conf.get("EMAIL_PAUSED"):
+        found.append(
+            warning("pause", "Sending is paused by EMAIL_PAUSED: mail is taken and waits", "Unset it and restart.")
+        )
+    if conf.get("REDIRECT_ALL_TO"):
+        found.append(
+            warning(
+                "redirect",
+                f"All mail goes to {_listed('REDIRECT_ALL_TO')} instead of its recipients (REDIRECT_ALL_TO)",
+                "Right for a copy of production, wrong in production: there, leave it empty.",
+            )
+        )
+    if conf.get("ALLOWED_RECIPIENTS"):
+        found.append(
+            warning(
+                "allowed",
+                f"Mail goes to nobody but {_listed('ALLOWED_RECIPIENTS')} (ALLOWED_RECIPIENTS)",
+                "Right for a copy of production, wrong in production: there, leave it empty.",
+            )
+        )
+    return found
+
+
+def _rows() -> list[Finding]:
+    try:
+        found = []
+        pause = None if conf.get("EMAIL_PAUSED") else SendingPause.current()
+        if pause is not None:
+            by = f" by {pause.by.get_username()}" if pause.by else ""
+            reason = f" ({pause.reason})" if pause.reason else ""
+            found.append(
+                warning(
+                    "pause",
+                    f"Sending is paused since {timezone.localtime(pause.since):%Y-%m-%d %H:%M}{by}{reason}: mail is "
+                    "taken and waits",
+                    "Run `manage.py resume_email`.",
+                )
+            )
+        waiting = Delivery.objects.using(ledger.database()).filter(status=Status.DEFERRED, waits_for_relay=True).count()
+        if waiting:
+            found.append(info("waiting", f"{waiting} deliveries wait for a server to take them"))
+        held = (
+            Delivery.objects.using(ledger.database()).filter(status__in=(Status.IN_DOUBT, Status.QUARANTINED)).count()
+        )
+    except DatabaseError:  # said under 'database'
+        return []
+    if held:
+        found.append(
+            warning(
+                "held", f"{held} deliveries are in doubt or quarantined", "Look at them under Deliveries in the admin."
+            )
+        )
+    return found
+
+
+def _listed(key: str) -> str:
+    value = conf.get(key)
+    return value if isinstance(value, str) else ", ".join(map(str, value))

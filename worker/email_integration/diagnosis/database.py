@@ -1,0 +1,78 @@
+"""The database: reachable, migrated, on time."""
+
+from __future__ import annotations
+
+import time
+
+from django.apps import apps
+from django.db import DatabaseError, InterfaceError, connections
+from django.db.migrations.exceptions import InconsistentMigrationHistory
+from django.db.migrations.executor import MigrationExecutor
+
+from email_integration.delivery import ledger
+
+from .findings import Finding, error, ok, warning
+
+#: Seconds by which two clocks may differ unnoticed, and by which they may not differ.
+SKEW_NOTICED, SKEW_TOO_MUCH = 2.0, 60.0
+
+_SECONDS_SINCE_EPOCH = {
+    "postgresql": "SELECT EXTRACT(EPOCH FROM clock_timestamp())",
+    "mysql": "SELECT UNIX_TIMESTAMP(SYSDATE(6))",
+    "sqlite": "SELECT (julianday('now') - 2440587.5) * 86400",
+}
+
+
+def database() -> list[Finding]:
+    """Everything about it; the first finding alone when it cannot be reached."""
+    alias = ledger.database()
+    try:
+        connections[alias].ensure_connection()
+        return [_migrations(alias), *_clock(alias)]
+    except (DatabaseError, InterfaceError) as failure:
+        return [
+            error(
+                "database.connection",
+                f"The database “{alias}” cannot be reached ({type(failure).__name__})",
+                "Check that it runs, and the DATABASES setting.",
+            )
+        ]
+
+
+def _migrations(alias: str) -> Finding:
+    ours = {"email_integration", "django_celery_results"} & set(apps.app_configs)
+    try:
+        executor = MigrationExecutor(connections[alias])
+        targets = [node for node in executor.loader.graph.leaf_nodes() if node[0] in ours]
+        waiting = [f"{migration.app_label}.{migration.name}" for migration, _ in executor.migration_plan(targets)]
+    except InconsistentMigrationHistory:
+        return error("database.migrations", "The history of migrations contradicts itself", "See `manage.py migrate`.")
+    if waiting:
+        return error("database.migrations", f"Migrations are missing: {', '.join(waiting)}", "Run `manage.py migrate`.")
+    return ok("database.migrations", f"Database “{alias}” ({connections[alias].vendor}) is there and migrated")
+
+
+def _clock(alias: str) -> list[Finding]:
+    """Leases, due times and expiries are compared across hosts."""
+    query = _SECONDS_SINCE_EPOCH.get(connections[alias].vendor)
+    if query is None:
+        return []
+    with connections[alias].cursor() as cursor:
+        before = time.time()
+        cursor.execute(query)
+        theirs = float(cursor.fetchone()[0])
+        after = time.time()
+    skew = max(before - theirs, theirs - after, 0.0)
+    if skew > SKEW_TOO_MUCH:
+        say = error
+    elif skew > SKEW_NOTICED:
+        say = warning
+    else:
+        return [ok("clock", "The clocks of this host and of the database agree")]
+    return [
+        say(
+            "clock",
+            f"The clocks of this host and of the database differ by {skew:.0f} s",
+            "Synchronise them (NTP): times of mail are compared across hosts.",
+        )
+    ]

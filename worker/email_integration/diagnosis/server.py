@@ -1,0 +1,106 @@
+"""The server behind the configuration in force: what it offers, and a test mail through it."""
+
+from __future__ import annotations
+
+import datetime as dt
+
+from django.utils import timezone
+
+from email_integration import routing, validators
+from email_integration.addresses import envelope_address
+from email_integration.delivery.advice import advice
+from email_integration.delivery.trial import trial_mail
+from email_integration.exceptions import InvalidMail
+from email_integration.smtp import Relay
+from email_integration.smtp.probe import Report, probe
+
+from .findings import Finding, error, info, ok, warning
+
+#: How long before its end a certificate is worth a word.
+_EXPIRES_SOON = dt.timedelta(days=14)
+
+
+def try_out(relay: Relay, *, to: str | None) -> tuple[Report, Finding]:
+    """Connect, log in and, unless ``to`` is None, send a test mail there; what was seen, and the line about it.
+
+    Raises ``InvalidMail`` when ``to`` or the relay's sender is not an address.
+    """
+    report = probe(relay, trial_mail(relay, to=to) if to else None)
+    failure = report.failure
+    if failure is None:
+        if to:
+            return report, ok("smtp.test_email", f"Test email sent successfully to {to}")
+        return report, ok("smtp.connection", f"Connected to {relay.host}:{relay.port}")
+    said = f"{failure.reply.code} {failure.reply.text}" if failure.reply else failure.detail
+    mend = str(advice(failure, relay).text)
+    if report.connected:
+        return report, error("smtp.test_email", f"The test email to {to} was not sent: {_one_line(said)}", mend)
+    return report, error("smtp.connection", f"{relay} does not take mail from us: {_one_line(said)}", mend)
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split()).rstrip(".")
+
+
+def details(report: Report) -> list[Finding]:
+    """What was seen on the way: encryption, certificate, login, sender."""
+    relay = report.relay
+    return [*_encryption(report), *_login(report), _sender(relay)]
+
+
+def _encryption(report: Report) -> list[Finding]:
+    relay = report.relay
+    found = [
+        warning("smtp.encryption", text.rstrip("."), "Most servers take STARTTLS on port 587.")
+        for text in validators.encryption_warnings(
+            port=relay.port, username=relay.username, use_tls=relay.use_tls, use_ssl=relay.use_ssl
+        )
+    ]
+    if report.tls_version:
+        found.append(ok("smtp.encryption", f"The connection is encrypted ({report.tls_version})"))
+    elif not found and report.failure is None:
+        found.append(info("smtp.encryption", "The connection is not encrypted"))
+    certificate = report.certificate
+    if certificate is not None:
+        text = f"The certificate of {certificate.subject}, by {certificate.issuer}, ends {certificate.expires:%Y-%m-%d}"
+        if certificate.expires - timezone.now() < _EXPIRES_SOON:
+            found.append(warning("smtp.certificate", text, "Whoever runs the server must renew it before then."))
+        else:
+            found.append(ok("smtp.certificate", text))
+    return found
+
+
+def _login(report: Report) -> list[Finding]:
+    if not report.relay.username:
+        return [info("smtp.login", "No user name: mail is sent without logging in")]
+    if report.mechanism and report.failure is None:
+        return [ok("smtp.login", f"Logged in as {report.relay.username} ({report.mechanism})")]
+    return []
+
+
+def _sender(relay: Relay) -> Finding:
+    try:
+        domain = envelope_address(relay.from_email).rpartition("@")[2]
+    except InvalidMail:
+        return error(
+            "smtp.sender",
+            f"The sender {relay.from_email!r} is not an address",
+            "Correct from_email, or DEFAULT_FROM_EMAIL where the settings are used.",
+        )
+    text = f"Mail that names no sender comes from {relay.from_email}"
+    if "." not in domain:
+        return warning(
+            "smtp.sender", text, f"Few servers take mail from “{domain}”: use an address of your own domain."
+        )
+    return ok("smtp.sender", text)
+
+
+def fallback() -> Finding:
+    """Where mail would go with no configuration active."""
+    route = routing.settings_relay()
+    if isinstance(route, routing.Nowhere):
+        return info("fallback", "With no configuration active, mail would wait: the project's settings name no server")
+    return ok(
+        "fallback",
+        f"With no configuration active, mail would go by the settings of this project: {route.host}:{route.port}",
+    )

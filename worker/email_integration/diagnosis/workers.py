@@ -1,0 +1,189 @@
+"""Cache, broker, workers, beat, results: what takes a mail from the database to the server."""
+
+from __future__ import annotations
+
+import secrets
+import time
+
+from django.apps import apps
+from django.conf import settings
+from django.core.cache import caches
+from django.core.cache.backends.base import InvalidCacheBackendError
+from django.db import DatabaseError
+from django.utils import timezone
+
+from email_integration import conf
+from email_integration.delivery import ledger, swept
+from email_integration.models import Delivery
+from email_integration.tasks import health
+
+from .database import SKEW_NOTICED
+from .findings import Finding, error, info, ok, warning
+
+#: Caches that one process keeps to itself.
+UNSHARED = (".LocMemCache", ".DummyCache")
+
+
+def cache_is_shared() -> bool:
+    """Whether the cache that carries the stamp reaches other processes."""
+    backend = str(settings.CACHES.get(conf.get("CACHE"), {}).get("BACKEND", ""))
+    return not backend.endswith(UNSHARED)
+
+
+def cache() -> Finding:
+    """Can a change of the configuration reach other processes at once?"""
+    alias = conf.get("CACHE")
+    if not cache_is_shared():
+        return warning(
+            "cache",
+            f"The cache “{alias}” is not shared between processes: workers follow a changed configuration only after "
+            f"{conf.get('CONFIG_CACHE_TTL'):g} s",
+            "Use Redis, Memcached or the database cache in CACHES.",
+        )
+    key, value = "email_integration:check", secrets.token_hex(8)
+    try:
+        shared = caches[alias]
+        shared.set(key, value, timeout=60)
+        kept = shared.get(key)
+        shared.delete(key)
+    except InvalidCacheBackendError as failure:
+        return error("cache", f"The cache “{alias}” cannot be used: {failure}", "Correct CACHES.")
+    except Exception as failure:  # every cache backend has exceptions of its own
+        return error(
+            "cache",
+            f"The cache “{alias}” is out of reach ({type(failure).__name__}): workers follow a changed configuration "
+            f"only after up to {conf.get('CONFIG_CACHE_TTL'):g} s",
+            "Check that its server runs, and the CACHES setting.",
+        )
+    if kept != value:
+        return error("cache", f"The cache “{alias}” does not keep what it is given", "Check its server's memory limit.")
+    return ok("cache", f"Cache “{alias}” is there and shared")
+
+
+def celery(*, patience: float) -> list[Finding]:
+    """Broker, workers, beat, results; workers have ``patience`` seconds to answer."""
+    if not health.is_configured():
+        return [
+            error(
+                "celery",
+                "Celery's app is not loaded in this process",
+                "Import it in the __init__.py of the project, as Celery's guide for Django says.",
+            )
+        ]
+    if health.is_eager():
+        eager = warning(
+            "celery",
+            "Tasks run in the process that calls them (CELERY_TASK_ALWAYS_EAGER)",
+            "Leave that to tests: a mail that cannot be sent at once waits for a worker.",
+        )
+        return [eager, results()]
+    failure = health.broker_failure(timeout=conf.get("BROKER_TIMEOUT"))
+    if failure is not None:
+        return [
+            error(
+                "broker",
+                f"The broker {health.broker()} is out of reach ({failure}), so workers cannot be asked",
+                "Check that it runs, and CELERY_BROKER_URL. Mail is taken meanwhile, and waits.",
+            ),
+            beat(),
+            results(),
+        ]
+    return [ok("broker", f"Broker {health.broker()} is there"), *workers(timeout=patience), beat(), results()]
+
+
+def workers(*, timeout: float) -> list[Finding]:
+    """Does anyone take our tasks?"""
+    found = health.workers(timeout=timeout)
+    if not found:
+        return [
+            error(
+                "worker",
+                f"No worker answered within {timeout:g} s",
+                f"Start one: celery -A PROJECT worker --queues {','.join(dict.fromkeys(health.queues().values()))}",
+            )
+        ]
+    wrong = []
+    for queue in dict.fromkeys(health.queues().values()):
+        takers = [worker for worker in found if queue in worker.queues]
+        if not takers:
+            wrong.append(
+                error(
+                    "worker.queues",
+                    f"{len(found)} workers answer, but none takes from the queue “{queue}”",
+                    f"Start one with --queues {queue}",
+                )
+            )
+        wrong.extend(
+            error(
+                "worker.tasks",
+                f"The worker {worker.name} takes from the queue “{queue}” but does not know "
+                f"{', '.join(sorted(worker.unknown))}: it throws our messages away",
+                "Stop it, or have it load this project.",
+            )
+            for worker in takers
+            if worker.unknown
+        )
+    return list(dict.fromkeys(wrong)) or [ok("worker", f"Workers that answer: {_names(found)}")]
+
+
+def _names(found: list[health.Worker]) -> str:
+    names = [worker.name for worker in found]
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def beat() -> Finding:
+    """Does something look for mail that was put off, or whose message got lost?"""
+    patience = max(4 * conf.get("SWEEP_INTERVAL"), 75.0)  # cron's minute, for those who sweep that way
+    mend = "Start beat: celery -A PROJECT beat. Or have cron run `manage.py sweep_deliveries` every minute."
+    overdue = _overdue(patience)
+    if overdue:
+        return error("beat", f"{overdue} deliveries have been due for more than {patience:.0f} s: nothing sweeps", mend)
+    if not cache_is_shared():
+        return info("beat", "Whether anything sweeps cannot be told without a shared cache")
+    try:
+        mark = swept.last_mark()
+    except Exception:  # said under 'cache'
+        return warning("beat", "Whether anything sweeps cannot be told while the cache is out of reach", "See above.")
+    if mark is None or time.time() - mark > patience:
+        return error("beat", f"No sweep in the last {patience:.0f} s", mend)
+    ago = time.time() - mark
+    if ago < -SKEW_NOTICED:
+        return warning(
+            "beat",
+            f"The last sweep was made {-ago:.0f} s in the future, by its host's clock",
+            "Synchronise the clocks (NTP).",
+        )
+    return ok("beat", f"The last sweep was {max(ago, 0):.0f} s ago")
+
+
+def _overdue(patience: float) -> int:
+    try:
+        limit = timezone.now() - ledger.seconds(patience)
+        return Delivery.objects.using(ledger.database()).filter(ring_after__lt=limit).count()
+    except DatabaseError:  # said under 'database'
+        return 0
+
+
+def results() -> Finding:
+    """Can a caller wait for the end of a mail?"""
+    backend = str(getattr(settings, "CELERY_RESULT_BACKEND", "") or "")
+    if backend.startswith(("django-db", "django-cache")) and not apps.is_installed("django_celery_results"):
+        return error(
+            "results",
+            f"CELERY_RESULT_BACKEND is {backend}",
+            "Add 'django_celery_results' to INSTALLED_APPS and migrate.",
+        )
+    if not health.keeps_results():
+        return warning(
+            "results",
+            "There is no result backend, so AsyncResult.get() cannot wait for a mail",
+            "Set CELERY_RESULT_BACKEND, for example to 'django-db'.",
+        )
+    failure = health.result_failure()
+    if failure is not None:
+        return error(
+            "results",
+            f"The result backend cannot store and read a result ({failure})",
+            "Check CELERY_RESULT_BACKEND, and with 'django-db' that `manage.py migrate` has been run.",
+        )
+    return ok("results", "Results can be stored and read")
