@@ -1,0 +1,80 @@
+"""A broker that is stopped, frozen or emptied costs time and never mail."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+from celery import group
+from django.db import transaction
+
+from config.local.processes import wait_until
+from config.local.smtp_server import SMTPServer
+from config.local.valkey import Valkey
+from email_integration.models import Delivery
+from email_integration.tasks import send_email
+from tests import services
+
+pytestmark = pytest.mark.usefixtures("app")
+
+
+@pytest.fixture
+def broker() -> Iterator[Valkey]:
+    """The running workers' broker, not emptied before the test; it is up again afterwards."""
+    yield services.valkey
+    services.valkey.thaw()
+    services.valkey.start()
+
+
+def timed(action: Callable[[], object]) -> float:
+    started = time.monotonic()
+    action()
+    return time.monotonic() - started
+
+
+def send(subject: str) -> None:
+    send_email.delay(subject, "Text", to=["kim@example.com"])
+
+
+def send_fifty() -> None:
+    with transaction.atomic():
+        for number in range(50):
+            send(f"batch {number}")
+
+
+def send_group() -> None:
+    group(send_email.si(f"group {number}", "Text", to=["kim@example.com"]) for number in range(5)).apply_async()
+
+
+@pytest.mark.parametrize("fault", ["stop", "freeze"])
+def test_without_a_broker_submitting_takes_two_seconds_at_most_and_the_mails_leave_later(
+    server: SMTPServer, broker: Valkey, fault: str
+) -> None:
+    """Alone, in a group, and fifty in one transaction; with a connection that was open, and without one."""
+    send("before")
+    wait_until(lambda: len(server.messages) == 1, seconds=20, what="a mail")
+    getattr(broker, fault)()
+    took = [timed(lambda: send("alone")), timed(send_fifty), timed(send_group), timed(lambda: send("again"))]
+    print(f"broker {fault}: {', '.join(f'{seconds:.2f} s' for seconds in took)}")
+    assert max(took) < 2
+    assert Delivery.objects.filter(status="accepted").count() == 1
+    broker.thaw()
+    broker.start()
+    back = time.monotonic()
+    wait_until(lambda: len(server.messages) == 58, seconds=40, what="58 mails")
+    print(f"all mails {time.monotonic() - back:.1f} s after the broker was back")
+    wait_until(lambda: Delivery.objects.filter(status="accepted").count() == 58, seconds=10, what="58 accepted")
+    assert len({message.message_id for message in server.messages}) == 58
+    send("after")
+    wait_until(lambda: len(server.messages) == 59, seconds=20, what="the last mail")
+
+
+def test_a_broker_that_forgets_everything_loses_nothing(server: SMTPServer, broker: Valkey) -> None:
+    """The messages are gone, and what is submitted afterwards arrives as well."""
+    for number in range(40):
+        send(f"mail {number}")
+        if number % 10 == 5:
+            broker.flush()
+    wait_until(lambda: len(server.messages) == 40, seconds=40, what="40 mails")
+    assert len({message.subject for message in server.messages}) == 40
