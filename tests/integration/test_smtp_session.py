@@ -1,0 +1,310 @@
+"""Transactions on a session: what the server has afterwards, and every way in which one can fail."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from config.local.processes import wait_until
+from config.local.smtp_server import Fault, SMTPServer, Verb
+from email_integration.smtp import (
+    ConnectionLost,
+    Envelope,
+    Phase,
+    Refused,
+    Reply,
+    Session,
+    SMTPFailure,
+)
+from tests.relays import relay_to
+from tests.scripted import Conversation, ScriptedServer
+
+Serve = Callable[..., SMTPServer]
+
+CONTENT = b"Subject: hello\r\n\r\nBody\r\n"
+
+
+@contextlib.contextmanager
+def opened(server: SMTPServer | ScriptedServer, **changes: object) -> Iterator[Session]:
+    session = Session.open(relay_to(server, **changes))
+    try:
+        yield session
+    finally:
+        session.quit()
+
+
+def send(
+    session: Session,
+    *to: str,
+    content: bytes = CONTENT,
+    timeout: float = 5,
+    before_dot: Callable[[], bool] | None = None,
+) -> Reply:
+    envelope = Envelope(sender="a@example.com", recipients=to or ("kim@example.com",))
+    session.begin(envelope, size=len(content), eight_bit=not content.isascii())
+    session.write(content)
+    if before_dot is not None:
+        wait_until(before_dot, seconds=5, what="the moment for the final dot")
+    return session.finish(timeout=timeout)
+
+
+def failure(session: Session, **how: Any) -> SMTPFailure:
+    with pytest.raises(SMTPFailure) as caught:
+        send(session, **how)
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"Subject: s\r\n\r\n.\r\n..\r\n.a\r\n\r\n.\r\n",
+        b"Subject: s\r\n\r\n" + bytes(range(128, 256)) + b"\r\n",
+        b"Subject: s\r\n\r\n" + b"." * 900 + b"\r\n",
+        b"\r\n",
+        b"Subject: s\r\n\r\n" + (b"x" * 76 + b"\r\n.\r\n") * 20_000,
+    ],
+)
+def test_the_server_has_the_content_byte_for_byte(smtp_server: Serve, content: bytes) -> None:
+    server = smtp_server()
+    with opened(server) as session:
+        assert send(session, content=content).code == 250
+    assert server.messages[0].content == content
+
+
+def test_one_session_carries_many_mails_and_logs_in_once(smtp_server: Serve) -> None:
+    server = smtp_server()
+    with opened(server) as session:
+        for number in range(20):
+            send(session, f"kim{number}@example.com")
+            assert session.is_idle
+        assert session.transactions == 20
+    assert [message.rcpt_tos for message in server.messages] == [(f"kim{n}@example.com",) for n in range(20)]
+    assert (len(server.sessions), server.auths) == (1, 1)
+    # Postfix counts RSET and NOOP as junk.
+    assert not {"RSET", "NOOP"} & set(server.sessions[0].verbs)
+
+
+@pytest.mark.parametrize(
+    ("offered", "content", "mail"),
+    [
+        ("250-SIZE 1000\n250 8BITMIME", b"S: \xe4\r\n", "MAIL FROM:<a@example.com> SIZE=6 BODY=8BITMIME"),
+        ("250-SIZE\n250 8BITMIME", b"S: a\r\n", "MAIL FROM:<a@example.com> SIZE=6"),
+        ("250 8BITMIME", b"S: \xe4\r\n", "MAIL FROM:<a@example.com> BODY=8BITMIME"),
+        ("250 HELP", b"S: \xe4\r\n", "MAIL FROM:<a@example.com>"),
+    ],
+)
+def test_size_and_8bitmime_are_said_where_they_are_offered(offered: str, content: bytes, mail: str) -> None:
+    hello = f"250-localhost\n{offered}"
+    with ScriptedServer(lambda talk: talk.answer(EHLO=hello)) as server, opened(server) as session:
+        send(session, content=content)
+    assert mail.encode() in server.heard
+
+
+def test_refused_recipients_are_told_and_the_others_get_the_mail(smtp_server: Serve) -> None:
+    server = smtp_server(faults=[Fault(verb="RCPT", reply="550 5.1.1 No such user", match="lee@")])
+    with opened(server) as session:
+        envelope = Envelope(sender="a@example.com", recipients=("kim@example.com", "lee@example.com"))
+        started = session.begin(envelope, size=len(CONTENT), eight_bit=False)
+        assert started.accepted == ("kim@example.com",)
+        assert {to: reply.short for to, reply in started.refused.items()} == {"lee@example.com": "550 5.1.1"}
+        session.write(CONTENT)
+        session.finish(timeout=5)
+    assert server.messages[0].rcpt_tos == ("kim@example.com",)
+
+
+def test_a_session_whose_recipients_were_all_refused_is_still_good(smtp_server: Serve) -> None:
+    server = smtp_server(faults=[Fault(verb="RCPT", reply="450 4.2.0 Later", times=2)])
+    with opened(server) as session:
+        envelope = Envelope(sender="a@example.com", recipients=("kim@example.com", "lee@example.com"))
+        started = session.begin(envelope, size=len(CONTENT), eight_bit=False)
+        assert (started.accepted, len(started.refused)) == ((), 2)
+        assert session.is_idle
+        send(session)
+    assert len(server.messages) == 1
+    assert "RSET" in server.sessions[0].verbs
+
+
+TRANSACTION: list[tuple[Verb, Phase]] = [
+    ("MAIL", Phase.MAIL),
+    ("RCPT", Phase.RCPT),
+    ("DATA", Phase.DATA),
+    ("CONTENT", Phase.CONTENT),
+    ("DOT", Phase.FINAL_DOT),
+]
+
+
+@pytest.mark.parametrize(("verb", "phase"), [TRANSACTION[0], TRANSACTION[2]])
+@pytest.mark.parametrize("reply", ["451 4.3.0 Later", "550 5.7.1 Never"])
+def test_after_a_refusal_the_session_is_still_good(smtp_server: Serve, verb: Verb, phase: Phase, reply: str) -> None:
+    server = smtp_server(faults=[Fault(verb=verb, reply=reply, times=1)])
+    with opened(server) as session:
+        error = failure(session)
+        assert (type(error), error.phase, error.code) == (Refused, phase, int(reply[:3]))
+        assert session.is_idle
+        assert send(session).code == 250
+    assert len(server.messages) == 1
+
+
+@pytest.mark.parametrize("reply", ["451 4.3.0 Later", "550 5.7.1 Never"])
+def test_a_refusal_of_the_content_is_a_reply(smtp_server: Serve, reply: str) -> None:
+    server = smtp_server(faults=[Fault(verb="DOT", reply=reply, times=1)])
+    with opened(server) as session:
+        assert send(session).code == int(reply[:3])
+        assert session.is_idle
+        assert send(session).code == 250
+    assert len(server.messages) == 1
+
+
+def hung_up(session: Session, verb: Verb) -> Callable[[], bool] | None:
+    """What to wait for before the final dot: a client that sends it at once cannot know that nobody listens."""
+    return (lambda: session.was_hung_up) if verb == "CONTENT" else None
+
+
+@pytest.mark.parametrize(("verb", "phase"), TRANSACTION[:-1])
+def test_421_ends_the_session(smtp_server: Serve, verb: Verb, phase: Phase) -> None:
+    server = smtp_server(faults=[Fault(verb=verb, reply="421 4.3.2 Shutting down")])
+    with opened(server) as session:
+        error = failure(session, before_dot=hung_up(session, verb))
+        assert (type(error), error.phase, error.code) == (Refused, phase, 421)
+        assert session.is_closed
+    assert server.messages == []
+
+
+def test_421_after_the_final_dot_is_a_refusal_that_ends_the_session(smtp_server: Serve) -> None:
+    server = smtp_server(faults=[Fault(verb="DOT", reply="421 4.3.2 Shutting down")])
+    with opened(server) as session:
+        assert send(session).code == 421
+        assert session.is_closed
+    assert server.messages == []
+
+
+@pytest.mark.parametrize(("verb", "phase"), TRANSACTION)
+def test_a_lost_connection_names_its_phase(smtp_server: Serve, verb: Verb, phase: Phase) -> None:
+    server = smtp_server(faults=[Fault(verb=verb, drop=True)])
+    with opened(server) as session:
+        error = failure(session, before_dot=hung_up(session, verb))
+        assert (type(error), error.phase) == (ConnectionLost, phase)
+        assert session.is_closed
+    assert server.messages == []
+
+
+@pytest.mark.parametrize(("verb", "phase"), [one for one in TRANSACTION if one[0] != "CONTENT"])
+def test_silence_names_its_phase_and_ends_at_the_timeout(smtp_server: Serve, verb: Verb, phase: Phase) -> None:
+    server = smtp_server(faults=[Fault(verb=verb, hang=True)])
+    with opened(server, timeout=0.3) as session:
+        started = time.monotonic()
+        error = failure(session, timeout=0.3)
+        assert time.monotonic() - started < 3
+        assert (type(error), error.phase, error.detail) == (
+            ConnectionLost,
+            phase,
+            "the server did not answer in time",
+        )
+        assert session.is_closed
+
+
+def test_the_reply_to_the_final_dot_has_a_timeout_of_its_own(smtp_server: Serve) -> None:
+    server = smtp_server(faults=[Fault(verb="DOT", delay=0.6)])
+    with opened(server, timeout=0.3) as session:
+        assert send(session, timeout=5).code == 250
+
+
+@pytest.mark.parametrize(
+    "fault", [Fault(verb="DOT", drop_after_accept=True), Fault(verb="DOT", hang_after_accept=True)]
+)
+def test_lost_after_the_final_dot_is_told_from_lost_before_it(smtp_server: Serve, fault: Fault) -> None:
+    server = smtp_server(faults=[fault])
+    with opened(server) as session:
+        error = failure(session, timeout=0.3)
+    assert (type(error), error.phase) == (ConnectionLost, Phase.FINAL_DOT)
+    assert len(server.messages) == 1
+
+
+def test_who_closes_before_the_final_dot_leaves_nothing_behind(smtp_server: Serve) -> None:
+    server = smtp_server()
+    with opened(server) as session:
+        session.begin(Envelope(sender="a@example.com", recipients=("kim@example.com",)), size=1, eight_bit=False)
+        session.write(CONTENT)
+        session.close()
+        assert session.is_closed
+    wait_until(lambda: not server.sessions[0].is_open, seconds=5, what="the end of the session")
+    assert server.messages == []
+
+
+def test_a_server_that_says_no_before_the_end_is_heard(smtp_server: Serve) -> None:
+    """It closes the connection then, and its reason must not be lost with it."""
+    server = smtp_server(security="plain", faults=[Fault(verb="CONTENT", reply="552 5.3.4 Too big")])
+    with opened(server) as session:
+        error = failure(session, content=b"Subject: s\r\n\r\n" + b"x" * 70 + b"\r\n" * 3_000_000)
+    assert (type(error), error.phase, error.code) == (Refused, Phase.CONTENT, 552)
+
+
+def test_a_slow_line_is_not_a_dead_one() -> None:
+    """The timeout is for each piece that moves on, not for the whole of the content."""
+    content = b"Subject: s\r\n\r\n" + (b"x" * 998 + b"\r\n") * 4000
+
+    def script(talk: Conversation) -> None:
+        talk.connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+        talk.say("220 hello")
+        for _ in range(3):
+            talk.hear()
+            talk.say("250 ok")
+        talk.hear()
+        talk.say("354 go on")
+        pace = threading.Event()
+        received = 0
+        while received < len(content) + 3:
+            received += len(talk.file.read1(200_000))
+            pace.wait(0.02)
+        talk.say("250 taken")
+        talk.hear()
+
+    with ScriptedServer(script) as server, opened(server, timeout=0.5) as session:
+        started = time.monotonic()
+        assert send(session, content=content).code == 250
+        assert time.monotonic() - started > 0.5
+
+
+@pytest.mark.parametrize(
+    "answers", [{"MAIL": "-1"}, {"RCPT": "SSH-2.0"}, {"DATA": "250 ok"}, {"MAIL": "354 go on"}, {"DOT": "354 go on"}]
+)
+def test_a_server_out_of_step_loses_the_connection(answers: dict[str, str]) -> None:
+    """With replies one behind, RSET would become a line of the content."""
+    with ScriptedServer(lambda talk: talk.answer(**answers)) as server, opened(server) as session:
+        error = failure(session)
+        assert (type(error), error.detail) == (ConnectionLost, "the server's answer is not SMTP")
+        assert session.is_closed
+    assert b"RSET" not in server.heard
+
+
+def test_a_session_that_cannot_be_reset_is_closed() -> None:
+    with ScriptedServer(lambda talk: talk.answer(MAIL="550 no", RSET="502 what?")) as server, opened(server) as session:
+        assert type(failure(session)) is Refused
+        assert session.is_closed
+
+
+def test_what_the_server_says_is_in_no_message(smtp_server: Serve) -> None:
+    server = smtp_server(faults=[Fault(verb="MAIL", reply="550 5.1.8 a@example.com is banned")])
+    with opened(server) as session:
+        error = failure(session)
+    assert str(error) == "mail: 550 5.1.8"
+    assert "a@example.com" not in repr(error)
+
+
+@pytest.mark.parametrize("stop", [SMTPServer.stop_politely, SMTPServer.drop_connections])
+@pytest.mark.parametrize("security", ["plain", "starttls", "tls"])
+def test_a_session_that_was_hung_up_on_is_noticed(
+    smtp_server: Serve, stop: Callable[[SMTPServer], None], security: str
+) -> None:
+    server = smtp_server(security=security)
+    with opened(server) as session:
+        send(session)
+        assert not session.was_hung_up
+        stop(server)
+        wait_until(lambda: session.was_hung_up, seconds=5, what="the hang-up")
