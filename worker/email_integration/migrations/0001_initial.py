@@ -211,12 +211,6 @@ class Migration(migrations.Migration):
                     ),
                 ),
                 ("is_active", models.BooleanField(default=False, verbose_name="active")),
-                ("tested_at", models.DateTimeField(editable=False, null=True, verbose_name="last check")),
-                ("test_passed", models.BooleanField(editable=False, null=True, verbose_name="check passed")),
-                (
-                    "test_detail",
-                    models.CharField(blank=True, editable=False, max_length=255, verbose_name="check result"),
-                ),
                 ("created_at", models.DateTimeField(blank=True, editable=False, verbose_name="created at")),
                 ("updated_at", models.DateTimeField(blank=True, editable=False, verbose_name="updated at")),
                 ("history_id", models.AutoField(primary_key=True, serialize=False)),

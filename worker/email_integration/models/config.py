@@ -144,8 +144,11 @@ class SMTPConfig(models.Model):
     )
 
     objects: ClassVar[SMTPConfigQuerySet] = ConfigManager()
+    # No secret; and not the last test, which a revert must not bring back.
     history = HistoricalRecords(
-        bases=[AuditEntry], excluded_fields=["password", "active_slot", "tested_settings"], app="email_integration"
+        bases=[AuditEntry],
+        excluded_fields=["password", "active_slot", "tested_at", "test_passed", "test_detail", "tested_settings"],
+        app="email_integration",
     )
 
     #: What the next save records; see ``save``.

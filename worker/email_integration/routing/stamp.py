@@ -42,6 +42,15 @@ def read() -> str | None:
     return None if stamp == DIRTY else stamp
 
 
+def is_reachable() -> bool:
+    """Whether the shared cache answers. If not, workers see a change only once their copy is CONFIG_CACHE_TTL old."""
+    try:
+        _cache().get(KEY)
+    except Exception:  # see read()
+        return False
+    return True
+
+
 def mark_dirty(**kwargs: Any) -> None:
     """Say that a change is under way; receiver of the signals sent before a write."""
     _write(DIRTY, timeout=_DIRTY_SECONDS)
