@@ -1,0 +1,101 @@
+"""Workers that end amid a load, politely and otherwise: nothing is lost, and nothing doubled but what is in doubt."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from django.db.models import Sum
+from django.utils import timezone
+
+from config.local.processes import wait_until
+from config.local.smtp_server import Fault, SMTPServer
+from config.local.valkey import Valkey
+from email_integration.models import Delivery
+from email_integration.tasks import send_email
+from tests.stack import Stack
+
+Start = Callable[..., Stack]
+
+MAILS = 200
+
+#: The server has each mail this long before it says so: what is killed is likely to be in doubt.
+SLOW_REPLY = Fault(verb="DOT", delay=0.03)
+
+
+def submit(mails: int = MAILS) -> None:
+    for number in range(mails):
+        send_email.delay(f"Mail {number}", "Text", to=["kim@example.com"])
+
+
+def arrived(server: SMTPServer) -> Counter[str]:
+    return Counter(message.message_id for message in server.messages)
+
+
+def states() -> Counter[str]:
+    return Counter(Delivery.objects.values_list("status", flat=True))
+
+
+def duplicates(server: SMTPServer) -> int:
+    return len(server.messages) - len(arrived(server))
+
+
+@pytest.mark.parametrize("policy", ["resend", "hold"])
+def test_a_worker_killed_amid_two_hundred_mails_loses_none(stack: Start, server: SMTPServer, policy: str) -> None:
+    """Only a mail between its final dot and the record of the reply can come twice, or is held: one a process."""
+    server.inject(SLOW_REPLY)
+    running = stack(env={"IN_DOUBT": policy})
+    submit()
+    wait_until(lambda: len(server.messages) >= 50, seconds=30, what="50 mails")
+    running.kill_worker()
+    running.start_worker()
+    wait_until(
+        lambda: states().keys() <= {"accepted", "in_doubt"} and states().total() == MAILS,
+        seconds=60,
+        what="the end of all",
+    )
+    counted = states()
+    print(f"{policy}: {counted}, {duplicates(server)} duplicates")
+    assert len(arrived(server)) == MAILS
+    if policy == "resend":
+        assert counted == {"accepted": MAILS}
+        assert duplicates(server) <= running.concurrency
+    else:
+        assert counted["accepted"] >= MAILS - running.concurrency
+        assert duplicates(server) == 0
+        held = Delivery.objects.filter(status="in_doubt")
+        assert {delivery.ring_after for delivery in held} <= {None}
+
+
+def test_a_worker_that_is_asked_to_end_loses_and_doubles_nothing(stack: Start, server: SMTPServer) -> None:
+    """What it has begun it finishes; the rest is the next one's."""
+    server.inject(SLOW_REPLY)
+    running = stack(beat=False)
+    submit(100)
+    wait_until(lambda: len(server.messages) >= 20, seconds=30, what="20 mails")
+    running.restart_worker()
+    wait_until(lambda: states() == {"accepted": 100}, seconds=60, what="100 accepted")
+    assert len(arrived(server)) == 100
+    assert duplicates(server) == 0
+    assert Delivery.objects.aggregate(Sum("attempts"))["attempts__sum"] == 100
+    first_worker = [session for session in server.sessions if not session.is_open]
+    assert all(session.verbs[-1] == "QUIT" for session in first_worker)
+
+
+def test_a_worker_that_starts_sweeps_what_waits(
+    stack: Start, server: SMTPServer, valkey: Valkey, settings: Any
+) -> None:
+    """The rings are lost, there is no beat, and yet the mails leave when a worker comes."""
+    settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "RING_AFTER": 0.1}
+    submit(5)
+    valkey.flush()
+    wait_until(lambda: not _not_due(), seconds=5, what="their time")
+    stack(beat=False)
+    wait_until(lambda: states() == {"accepted": 5}, seconds=20, what="5 accepted")
+    assert duplicates(server) == 0
+
+
+def _not_due() -> bool:
+    return Delivery.objects.filter(ring_after__gt=timezone.now()).exists()
