@@ -1,0 +1,206 @@
+"""Sessions lent and taken back."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import pytest
+
+from config.local.processes import free_port, wait_until
+from config.local.smtp_server import Fault, SMTPServer
+from email_integration.smtp import CannotConnect, ConnectionLost, Envelope, Limits, Pool, Refused, Relay, Session
+from tests.relays import relay_to
+
+Serve = Callable[..., SMTPServer]
+
+LIMITS = Limits(idle=60, age=60, transactions=1000, tries=2)
+
+
+class Limited:
+    """Limits that a test can change."""
+
+    now = LIMITS
+
+
+@pytest.fixture
+def limited() -> Limited:
+    return Limited()
+
+
+@pytest.fixture
+def pool(limited: Limited) -> Iterator[Pool]:
+    made = Pool(lambda: limited.now)
+    yield made
+    made.close()
+
+
+def send(session: Session) -> None:
+    session.begin(Envelope(sender="a@example.com", recipients=("kim@example.com",)), size=10, eight_bit=False)
+    session.write(b"Subject: s\r\n\r\n")
+    session.finish(timeout=5)
+
+
+def lend(pool: Pool, relay: Relay, *, fresh: bool = False) -> Session:
+    with pool.session(relay, fresh=fresh) as session:
+        send(session)
+    return session
+
+
+def test_a_session_is_lent_again(smtp_server: Serve, pool: Pool) -> None:
+    server = smtp_server()
+    relay = relay_to(server)
+    first = lend(pool, relay)
+    assert repr(pool) == "<Pool idle=1>"
+    assert lend(pool, replace(relay)) is first
+    assert len(server.sessions) == 1
+
+
+def test_a_session_is_for_one_borrower_at_a_time(smtp_server: Serve, pool: Pool) -> None:
+    relay = relay_to(smtp_server())
+    with pool.session(relay) as one, pool.session(relay) as other:
+        assert one is not other
+    assert repr(pool) == "<Pool idle=2>"
+
+
+@pytest.mark.parametrize("change", [{"password": "other"}, {"timeout": 4.0}, {"name": "renamed"}])
+def test_a_session_is_for_the_very_relay_it_was_opened_for(
+    smtp_server: Serve, pool: Pool, change: dict[str, object]
+) -> None:
+    server = smtp_server(any_auth=True, user="user")
+    relay = relay_to(server, username="user", password="password")
+    assert lend(pool, relay) is not lend(pool, replace(relay, **change))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("limits", [{"idle": 0.0}, {"age": 0.0}, {"transactions": 1}])
+def test_a_session_that_is_past_a_limit_is_quit_and_replaced(
+    smtp_server: Serve, pool: Pool, limited: Limited, limits: dict[str, float]
+) -> None:
+    server = smtp_server()
+    relay = relay_to(server)
+    first = lend(pool, relay)
+    limited.now = replace(LIMITS, **limits)  # type: ignore[arg-type]
+    assert lend(pool, relay) is not first
+    assert first.is_closed
+    assert server.sessions[0].verbs[-1] == "QUIT"
+    assert repr(pool) == "<Pool idle=0>"
+
+
+def test_refused_mails_count_as_transactions(smtp_server: Serve, pool: Pool) -> None:
+    server = smtp_server(faults=[Fault(verb="MAIL", reply="550 5.7.1 No")])
+    with pool.session(relay_to(server)) as session, pytest.raises(Refused):
+        send(session)
+    assert session.transactions == 1
+
+
+@pytest.mark.parametrize("hang_up", [SMTPServer.drop_connections, SMTPServer.stop_politely])
+def test_a_session_that_was_hung_up_on_is_replaced(
+    smtp_server: Serve, pool: Pool, hang_up: Callable[[SMTPServer], None]
+) -> None:
+    server = smtp_server()
+    first = lend(pool, relay_to(server))
+    hang_up(server)
+    if not server.is_running:
+        server.start()
+    wait_until(lambda: first.was_hung_up, seconds=5, what="the hang-up")
+    assert lend(pool, relay_to(server)) is not first
+    assert len(server.messages) == 2
+
+
+def test_a_fresh_session_is_new_whatever_is_idle(smtp_server: Serve, pool: Pool) -> None:
+    relay = relay_to(smtp_server())
+    assert lend(pool, relay) is not lend(pool, relay, fresh=True)
+
+
+def test_a_session_in_the_middle_of_a_mail_does_not_come_back(smtp_server: Serve, pool: Pool) -> None:
+    server = smtp_server()
+    with pool.session(relay_to(server)) as session:
+        session.begin(Envelope(sender="a@example.com", recipients=("kim@example.com",)), size=10, eight_bit=False)
+    assert session.is_closed
+    assert repr(pool) == "<Pool idle=0>"
+    assert server.messages == []
+
+
+def test_the_sessions_of_a_replaced_relay_are_quit_in_time(smtp_server: Serve, pool: Pool, limited: Limited) -> None:
+    old, new = smtp_server(), smtp_server()
+    lend(pool, relay_to(old))
+    limited.now = replace(LIMITS, idle=0.0)
+    lend(pool, relay_to(new))
+    assert old.sessions[0].verbs[-1] == "QUIT"
+
+
+def test_closing_the_pool_says_quit(smtp_server: Serve, pool: Pool) -> None:
+    server = smtp_server()
+    lend(pool, relay_to(server))
+    pool.close()
+    assert server.sessions[0].verbs[-1] == "QUIT"
+    assert repr(pool) == "<Pool idle=0>"
+
+
+def test_opening_is_tried_again_when_the_network_failed(smtp_server: Serve, pool: Pool) -> None:
+    server = smtp_server(faults=[Fault(verb="CONNECT", drop=True, times=1)])
+    lend(pool, relay_to(server))
+    assert len(server.sessions) == 2
+
+
+def test_a_server_that_said_no_is_not_asked_again(smtp_server: Serve, pool: Pool) -> None:
+    server = smtp_server()
+    with pytest.raises(Refused), pool.session(relay_to(server, password="wrong")):
+        pass
+    assert (len(server.sessions), server.failed_auths) == (1, 1)
+
+
+def test_a_silent_server_holds_nobody_up_twice(smtp_server: Serve, pool: Pool) -> None:
+    server = smtp_server(faults=[Fault(verb="CONNECT", hang=True)])
+    with pytest.raises(ConnectionLost), pool.session(relay_to(server, timeout=0.3)):
+        pass
+    assert len(server.sessions) == 1
+
+
+def test_tries_come_to_an_end(pool: Pool) -> None:
+    relay = relay_to(SMTPServer(security="plain", user=None), port=free_port())
+    started = time.monotonic()
+    with pytest.raises(CannotConnect), pool.session(relay):
+        pass
+    assert time.monotonic() - started < 3
+
+
+# Later Pythons warn of forking with threads, which is what is proven to be harmless here.
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+@pytest.mark.parametrize("security", ["plain", "starttls"])
+def test_nothing_is_inherited_over_a_fork(smtp_server: Serve, pool: Pool, security: str) -> None:
+    """And nothing of what the child does is seen on the parent's connection."""
+    server = smtp_server(security=security)
+    relay = relay_to(server)
+    session = lend(pool, relay)
+    child = os.fork()
+    if child == 0:
+        try:
+            clean = repr(pool) == "<Pool idle=0>" and session.is_closed
+            pool.close()
+            os._exit(0 if clean else 1)
+        finally:
+            os._exit(2)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert lend(pool, relay) is session
+    assert len(server.sessions) == 1
+
+
+def test_many_threads_share_the_pool(smtp_server: Serve, pool: Pool) -> None:
+    server = smtp_server()
+    relay = relay_to(server)
+
+    def work() -> None:
+        for _ in range(5):
+            lend(pool, relay)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(server.messages) == 20
+    assert len(server.sessions) <= 4
