@@ -24,7 +24,8 @@ def envelope_address(text: str) -> str:
     if CONTROL.search(text):
         raise InvalidMail(f"The address {text!r} holds a line break or another control character.")
     found = getaddresses([text])
-    if len(found) != 1 or not found[0][1]:
+    # The parser drops blanks and comments inside of an address: that would be another one than was written.
+    if len(found) != 1 or not found[0][1] or found[0][1] not in text:
         raise InvalidMail(
             f"The address {text!r} cannot be parsed; write 'user@example.com' or 'Name <user@example.com>'."
         )
