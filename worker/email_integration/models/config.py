@@ -276,6 +276,10 @@ class SMTPConfig(models.Model):
             exclude = {*(exclude or ()), "password"}
         super().clean_fields(exclude=exclude)
 
+    def validate_unique(self, exclude: Any = None) -> None:
+        """Leave the generated column to the database: Django cannot read it before the row is there."""
+        super().validate_unique(exclude={*(exclude or ()), "active_slot"})
+
     def validate_constraints(self, exclude: Any = None) -> None:
         """Leave the password out: no constraint is about it, and Django would open it, which a lost key forbids."""
         super().validate_constraints(exclude={*(exclude or ()), "password"})

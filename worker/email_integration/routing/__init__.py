@@ -1,5 +1,7 @@
 """Which relay a mail goes through now."""
 
-from .resolver import Nowhere, Route, active_relay, forget, relay_of, settings_relay
+from .fallback import SETTINGS_NAME, settings_relay
+from .resolver import active_relay, forget, relay_of
+from .route import Nowhere, Route
 
-__all__ = ["Nowhere", "Route", "active_relay", "forget", "relay_of", "settings_relay"]
+__all__ = ["SETTINGS_NAME", "Nowhere", "Route", "active_relay", "forget", "relay_of", "settings_relay"]

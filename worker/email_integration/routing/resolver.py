@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
-from django.conf import settings
 from django.db import router, transaction
 
 from email_integration import conf
@@ -13,19 +12,8 @@ from email_integration.models import SendingPause, SMTPConfig
 from email_integration.smtp import Relay
 
 from . import stamp
-
-#: The name a relay out of Django's own settings goes by.
-SETTINGS_NAME = "Django settings"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Nowhere:
-    """There is no relay: mail is kept and waits."""
-
-    reason: str
-
-
-Route = Relay | Nowhere
+from .fallback import settings_relay
+from .route import Nowhere, Route
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,25 +75,4 @@ def relay_of(config: SMTPConfig) -> Relay:
         use_ssl=config.use_ssl,
         from_email=config.from_email,
         timeout=float(config.timeout),
-    )
-
-
-def settings_relay() -> Route:
-    """Return the relay of Django's EMAIL_* settings; EMAIL_BACKEND is never consulted.
-
-    ``Nowhere`` unless the project itself has set EMAIL_HOST: Django's default, 'localhost', is nobody's decision.
-    """
-    project_says = settings.is_overridden("EMAIL_HOST")  # type: ignore[misc]  # LazySettings has it, its stub not
-    if not (project_says and settings.EMAIL_HOST):
-        return Nowhere(reason="no SMTP configuration is active and EMAIL_HOST is not set")
-    return Relay(
-        name=SETTINGS_NAME,
-        host=settings.EMAIL_HOST,
-        port=settings.EMAIL_PORT,
-        username=settings.EMAIL_HOST_USER or "",
-        password=settings.EMAIL_HOST_PASSWORD or "",
-        use_tls=settings.EMAIL_USE_TLS,
-        use_ssl=settings.EMAIL_USE_SSL,
-        from_email=settings.DEFAULT_FROM_EMAIL,
-        timeout=float(settings.EMAIL_TIMEOUT or 10),
     )

@@ -1,0 +1,167 @@
+"""``import_smtp_settings``: out of the settings, into the database."""
+
+from __future__ import annotations
+
+from io import StringIO
+from typing import Any
+
+import pytest
+from django.core.management import CommandError, call_command
+
+from email_integration.models import SMTPConfig
+
+pytestmark = pytest.mark.django_db
+
+
+def run(*arguments: str) -> str:
+    out = StringIO()
+    call_command("import_smtp_settings", *arguments, stdout=out)
+    return out.getvalue()
+
+
+@pytest.fixture(autouse=True)
+def _settings(settings: Any) -> None:
+    settings.EMAIL_HOST = "smtp.example.com"
+    settings.EMAIL_PORT = 587
+    settings.EMAIL_HOST_USER = "user"
+    settings.EMAIL_HOST_PASSWORD = "tell-nobody"
+    settings.EMAIL_USE_TLS = True
+    settings.EMAIL_TIMEOUT = 2.5
+    settings.DEFAULT_FROM_EMAIL = "Example <noreply@example.com>"
+
+
+def test_it_makes_a_configuration_of_them() -> None:
+    """Inactive unless asked for; the password is sealed and not shown."""
+    output = run()
+
+    config = SMTPConfig.objects.get()
+    assert str(config) == "Imported from settings - smtp.example.com:587 (Inactive)"
+    assert (config.username, config.password, config.use_tls, config.use_ssl) == ("user", "tell-nobody", True, False)
+    assert (config.from_email, config.timeout) == ("Example <noreply@example.com>", 3)
+    assert "password: set" in output
+    assert "tell-nobody" not in output
+    [entry] = config.history.all()
+    assert (entry.event, entry.password_changed) == ("created", True)
+
+
+def test_a_second_run_changes_nothing_and_says_so() -> None:
+    """With the same arguments, whatever they were."""
+    for arguments in (["--name", "Main", "--activate"], ["--name", "Main", "--activate"], ["--activate"]):
+        output = run(*arguments)
+
+    config = SMTPConfig.objects.get()
+    assert config.is_active
+    assert config.history.count() == 2  # created, activated
+    assert "“Main” has these settings already." in output
+    assert "“Main” is active already." in output
+
+
+def test_activate_takes_the_place_of_the_active_one() -> None:
+    """Also when it had been imported before."""
+    other = SMTPConfig.objects.create(name="Other", host="h", from_email="a@example.com", is_active=True)
+    run("--name", "Main")
+
+    assert "Activated “Main”." in run("--name", "Main", "--activate")
+
+    other.refresh_from_db()
+    assert not other.is_active
+    assert SMTPConfig.objects.get(name="Main").is_active
+
+
+def test_a_dry_run_does_nothing() -> None:
+    """But says what would be done."""
+    output = run("--name", "Main", "--activate", "--dry-run")
+
+    assert "Would create “Main”:" in output
+    assert "host: smtp.example.com" in output
+    assert "Would activate “Main”." in output
+    assert not SMTPConfig.objects.exists()
+
+
+def test_a_configuration_of_that_name_is_not_overwritten() -> None:
+    """Somebody may have improved on it."""
+    run("--name", "Main")
+    SMTPConfig.objects.filter(name="Main").update(host="better.example.com", timeout=30)
+
+    with pytest.raises(CommandError, match=r"“Main” with other settings \(host, timeout\)"):
+        run("--name", "Main")
+
+    assert SMTPConfig.objects.get().host == "better.example.com"
+
+
+def test_a_changed_password_in_the_settings_is_noticed(settings: Any) -> None:
+    """Without showing either."""
+    run()
+    settings.EMAIL_HOST_PASSWORD = "another"
+
+    with pytest.raises(CommandError, match=r"other settings \(password\)") as refused:
+        run()
+
+    assert "another" not in str(refused.value).replace("another --name", "")
+
+
+def test_nothing_to_import_is_said(settings: Any) -> None:
+    """No host, no configuration."""
+    settings.EMAIL_HOST = ""
+
+    with pytest.raises(CommandError, match=r"nothing to import.*EMAIL_HOST is not set"):
+        run()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("EMAIL_PORT", 465, "use_tls: Port 465"),
+        ("EMAIL_HOST", "smtp://smtp.example.com", "host: Enter the host name alone"),
+        ("DEFAULT_FROM_EMAIL", "nobody", "from_email: "),
+    ],
+)
+def test_settings_that_cannot_work_are_not_imported(name: str, value: Any, says: str, settings: Any) -> None:
+    """The same words as in the admin."""
+    setattr(settings, name, value)
+
+    with pytest.raises(CommandError, match=says):
+        run()
+
+    assert not SMTPConfig.objects.exists()
+
+
+def test_mailers_are_imported_too(settings: Any) -> None:
+    """Django 6.1 and later."""
+    settings.MAILERS = {
+        "default": {
+            "BACKEND": "django.core.mail.backends.smtp.EmailBackend",
+            "OPTIONS": {"host": "mailers.example.com", "use_ssl": True, "username": "u", "password": "p"},
+        }
+    }
+    for name in ("HOST", "PORT", "HOST_USER", "HOST_PASSWORD", "USE_TLS", "TIMEOUT"):
+        delattr(settings, f"EMAIL_{name}")
+
+    run("--activate")
+
+    config = SMTPConfig.objects.get()
+    assert (config.host, config.port, config.use_ssl, config.use_tls) == ("mailers.example.com", 465, True, False)
+    assert config.password == "p"
+    assert config.is_active
+
+
+def test_a_test_that_is_required_stands_in_the_way_of_activating(settings: Any) -> None:
+    """The configuration is kept, and can be tested."""
+    settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "REQUIRE_TEST_BEFORE_ACTIVATE": True}
+
+    with pytest.raises(CommandError, match="has not passed a connection test"):
+        run("--activate")
+
+    assert not SMTPConfig.objects.get().is_active
+
+
+def test_a_lost_key_is_said(settings: Any) -> None:
+    """Whether the passwords are the same cannot be known then."""
+    run()
+    settings.EMAIL_INTEGRATION = {
+        **settings.EMAIL_INTEGRATION,
+        "SMTP_PASSWORD_KEYS": ["MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="],
+    }
+
+    with pytest.raises(CommandError, match=r"“Imported from settings”: .*SMTP_PASSWORD_KEYS"):
+        run()

@@ -1,0 +1,159 @@
+"""The relay that the project's own settings name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from email_integration.routing import Nowhere, settings_relay
+from email_integration.smtp import Relay
+
+SMTP = "django.core.mail.backends.smtp.EmailBackend"
+OURS = "email_integration.backends.queued.EmailBackend"
+FULL = {
+    "host": "smtp.example.com",
+    "port": 587,
+    "username": "user",
+    "password": "secret",
+    "use_tls": True,
+    "use_ssl": False,
+    "timeout": 7,
+}
+RELAY = Relay(
+    name="Django settings",
+    host="smtp.example.com",
+    port=587,
+    username="user",
+    password="secret",
+    use_tls=True,
+    use_ssl=False,
+    from_email="noreply@example.com",
+    timeout=7.0,
+)
+
+
+@pytest.fixture(autouse=True)
+def _sender(settings: Any) -> None:
+    settings.DEFAULT_FROM_EMAIL = "noreply@example.com"
+
+
+@pytest.fixture
+def mailers(settings: Any) -> Any:
+    """Set MAILERS, and have every EMAIL_* setting raise when it is read, as Django 6.1 does then."""
+
+    def set_(value: Any) -> None:
+        settings.MAILERS = value
+        for name in ("HOST", "PORT", "HOST_USER", "HOST_PASSWORD", "USE_TLS", "USE_SSL", "TIMEOUT"):
+            setattr(settings, f"EMAIL_{name}", None)
+            delattr(settings, f"EMAIL_{name}")
+
+    return set_
+
+
+def set_email(settings: Any, **values: Any) -> None:
+    for name, value in values.items():
+        setattr(settings, f"EMAIL_{name}", value)
+
+
+def test_the_email_settings_are_read_in_full(settings: Any) -> None:
+    """Every one of them."""
+    set_email(
+        settings,
+        HOST="smtp.example.com",
+        PORT=587,
+        HOST_USER="user",
+        HOST_PASSWORD="secret",
+        USE_TLS=True,
+        TIMEOUT=7,
+    )
+
+    assert settings_relay() == RELAY
+
+
+def test_djangos_own_defaults_fill_in_the_rest(settings: Any) -> None:
+    """Port 25 in the clear; but no endless wait."""
+    set_email(settings, HOST="smtp.example.com")
+
+    relay = settings_relay()
+
+    assert isinstance(relay, Relay)
+    assert (relay.port, relay.use_tls, relay.use_ssl, relay.username, relay.timeout) == (25, False, False, "", 10.0)
+
+
+@pytest.mark.parametrize("host", [None, ""])
+def test_without_a_host_of_the_projects_own_it_is_nowhere(host: str | None, settings: Any) -> None:
+    """Django's default, localhost, is nobody's decision."""
+    if host is not None:
+        settings.EMAIL_HOST = host
+
+    route = settings_relay()
+
+    assert isinstance(route, Nowhere)
+    assert "EMAIL_HOST is not set" in route.reason
+
+
+@pytest.mark.parametrize(
+    ("mailers_", "options"),
+    [
+        ({"default": {"BACKEND": SMTP, "OPTIONS": FULL}}, FULL),
+        ({"default": {"OPTIONS": FULL}}, FULL),
+        ({"default": {"BACKEND": OURS, "OPTIONS": FULL}}, FULL),
+        ({"default": {"BACKEND": OURS}, "relay": {"BACKEND": SMTP, "OPTIONS": FULL}}, FULL),
+        ({"default": {"BACKEND": SMTP, "OPTIONS": FULL}, "smtp": {"OPTIONS": {"host": "other"}}}, FULL),
+        ({"default": {"BACKEND": OURS}, "smtp": {"OPTIONS": FULL}, "bulk": {"OPTIONS": {"host": "other"}}}, FULL),
+        ({"default": {"BACKEND": "acme.smtp.Backend", "OPTIONS": FULL}}, FULL),
+    ],
+)
+def test_mailers_name_the_server(mailers: Any, mailers_: Any, options: dict[str, Any]) -> None:
+    """'default' if it names a host, else the only one that does, else 'smtp'; EMAIL_* is never touched."""
+    mailers(mailers_)
+
+    assert settings_relay() == RELAY
+
+
+@pytest.mark.parametrize(
+    ("options", "port"),
+    [({}, 25), ({"use_tls": True}, 587), ({"use_ssl": True}, 465), ({"use_ssl": True, "port": "2465"}, 2465)],
+)
+def test_a_port_left_open_is_the_usual_one(mailers: Any, options: dict[str, Any], port: int) -> None:
+    """By the encryption."""
+    mailers({"default": {"BACKEND": SMTP, "OPTIONS": {"host": "smtp.example.com", **options}}})
+
+    relay = settings_relay()
+
+    assert isinstance(relay, Relay)
+    assert relay.port == port
+
+
+@pytest.mark.parametrize(
+    ("mailers_", "says"),
+    [
+        ({}, "names no SMTP host"),
+        ({"default": {"BACKEND": "django.core.mail.backends.console.EmailBackend"}}, "names no SMTP host"),
+        ({"default": {"BACKEND": SMTP}}, "names no SMTP host"),
+        ({"default": {"BACKEND": SMTP, "OPTIONS": None}}, "names no SMTP host"),
+        ({"default": None}, "names no SMTP host"),
+        ({"default": {"BACKEND": "anymail.backends.x.EmailBackend", "OPTIONS": {"host": "x"}}}, "names no SMTP host"),
+        ([], "not a dictionary"),
+        ({"one": {"OPTIONS": {"host": "a"}}, "two": {"OPTIONS": {"host": "b"}}}, "'one', 'two'"),
+        ({"default": {"OPTIONS": {"host": "a", "use_tls": True, "use_ssl": True}}}, "TLS and SSL"),
+        ({"default": {"OPTIONS": {"host": "a", "port": "smtp"}}}, "not a number"),
+        ({"default": {"OPTIONS": {"host": "a", "timeout": "soon"}}}, "not a number"),
+    ],
+)
+def test_what_names_no_server_is_nowhere_with_a_reason(mailers: Any, mailers_: Any, says: str) -> None:
+    """Mail waits then, and says why."""
+    mailers(mailers_)
+
+    route = settings_relay()
+
+    assert isinstance(route, Nowhere)
+    assert says in route.reason
+
+
+def test_tls_and_ssl_together_are_nowhere(settings: Any) -> None:
+    """Django's own backend refuses that too."""
+    set_email(settings, HOST="smtp.example.com", USE_TLS=True, USE_SSL=True)
+
+    assert isinstance(settings_relay(), Nowhere)

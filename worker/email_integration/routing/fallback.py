@@ -1,0 +1,105 @@
+"""The relay that the project's own settings name: ``EMAIL_*``, or ``MAILERS`` of Django 6.1 and later.
+
+``EMAIL_BACKEND``, and the backends in ``MAILERS``, are not used: this is about where their server is. Once ``MAILERS``
+is defined, Django lets nobody read ``EMAIL_HOST`` and its like, so they are not looked at then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from django.conf import settings
+
+from email_integration.smtp import Relay
+
+from .route import Nowhere, Route
+
+#: The name a relay out of Django's own settings goes by.
+SETTINGS_NAME = "Django settings"
+
+#: Seconds to wait for a server where the settings set no limit, which would be for ever.
+_TIMEOUT = 10.0
+
+_SMTP_BACKEND = "django.core.mail.backends.smtp.EmailBackend"
+
+
+def settings_relay() -> Route:
+    """Return the relay of the project's settings.
+
+    ``Nowhere`` unless the project itself names a host: Django's default, 'localhost', is nobody's decision.
+    """
+    if _is_set("MAILERS"):
+        return _of_mailers(settings.MAILERS)  # type: ignore[misc]  # Django 6.1 and later
+    if not (_is_set("EMAIL_HOST") and settings.EMAIL_HOST):
+        return Nowhere(reason="no SMTP configuration is active and EMAIL_HOST is not set")
+    return _relay(
+        "the EMAIL_* settings",
+        {
+            "host": settings.EMAIL_HOST,
+            "port": settings.EMAIL_PORT,
+            "username": settings.EMAIL_HOST_USER,
+            "password": settings.EMAIL_HOST_PASSWORD,
+            "use_tls": settings.EMAIL_USE_TLS,
+            "use_ssl": settings.EMAIL_USE_SSL,
+            "timeout": settings.EMAIL_TIMEOUT,
+        },
+    )
+
+
+def _of_mailers(mailers: Any) -> Route:
+    """Of several that name a host: 'default', else the only one, else 'smtp'.
+
+    Where mail is queued by us, 'default' is our backend, which needs no host, and the server is another entry.
+    """
+    if not isinstance(mailers, Mapping):
+        return Nowhere(reason="no SMTP configuration is active and MAILERS is not a dictionary")
+    named = {alias: options for alias, entry in mailers.items() if (options := _options(entry)) is not None}
+    for alias in ("default", *(named if len(named) == 1 else ()), "smtp"):
+        if alias in named:
+            return _relay(f"MAILERS[{alias!r}]", named[alias])
+    if named:
+        several = ", ".join(map(repr, named))
+        return Nowhere(
+            reason=f"no SMTP configuration is active and MAILERS names several servers ({several}), none of them 'smtp'"
+        )
+    return Nowhere(reason="no SMTP configuration is active and MAILERS names no SMTP host")
+
+
+def _options(entry: Any) -> Mapping[str, Any] | None:
+    """The options of an SMTP mailer that names its host; a mailer without BACKEND is Django's SMTP one."""
+    if not isinstance(entry, Mapping):
+        return None
+    options = entry.get("OPTIONS") or {}
+    backend = str(entry.get("BACKEND") or _SMTP_BACKEND)
+    ours_or_smtp = backend == _SMTP_BACKEND or backend.startswith("email_integration.") or ".smtp" in backend.lower()
+    return options if ours_or_smtp and isinstance(options, Mapping) and options.get("host") else None
+
+
+def _relay(where: str, options: Mapping[str, Any]) -> Route:
+    use_tls, use_ssl = bool(options.get("use_tls")), bool(options.get("use_ssl"))
+    if use_tls and use_ssl:
+        return Nowhere(reason=f"no SMTP configuration is active and {where} have TLS and SSL both on")
+    try:
+        return Relay(
+            name=SETTINGS_NAME,
+            host=str(options["host"]),
+            port=int(options.get("port") or _port(use_tls=use_tls, use_ssl=use_ssl)),
+            username=str(options.get("username") or ""),
+            password=str(options.get("password") or ""),
+            use_tls=use_tls,
+            use_ssl=use_ssl,
+            from_email=settings.DEFAULT_FROM_EMAIL,
+            timeout=float(options.get("timeout") or _TIMEOUT),
+        )
+    except (TypeError, ValueError):
+        return Nowhere(reason=f"no SMTP configuration is active and port or timeout of {where} is not a number")
+
+
+def _port(*, use_tls: bool, use_ssl: bool) -> int:
+    """The usual port: only ``MAILERS`` can leave it open."""
+    return 465 if use_ssl else 587 if use_tls else 25
+
+
+def _is_set(name: str) -> bool:
+    return bool(settings.is_overridden(name))  # type: ignore[misc]  # LazySettings has it, its stub not
