@@ -1,0 +1,149 @@
+"""Nothing of a mail, and no password, where many eyes are: broker, results, events, logs."""
+
+from __future__ import annotations
+
+import base64
+import json
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import redis
+from celery import current_app
+from celery.result import AsyncResult
+from django_celery_results.models import TaskResult
+
+from config.local.processes import wait_until
+from config.local.smtp_server import Fault, SMTPServer
+from email_integration.exceptions import DeliveryDeferred, DeliveryFailed
+from email_integration.models import Delivery
+from email_integration.tasks import send_email
+from tests import services
+from tests.acceptance.conftest import Activate
+from tests.acceptance.tasks import note, note_error
+from tests.stack import Stack
+
+PASSWORD = "pAssw0rd-of-the-relay"
+SECRETS = (
+    "secret-subject",
+    "secret-body",
+    "secret-html",
+    "secret-file",
+    "secret-sender",
+    "secret-key",
+    "example.com",
+    PASSWORD,
+)
+
+
+def send(local_part: str, **options: Any) -> Any:
+    arguments = {
+        "html_body": "<p>secret-html</p>",
+        "attachments": [("secret-file.txt", "secret-file", "text/plain")],
+        "cc": ["cc@example.com"],
+        "headers": {"X-Secret": "secret-key"},
+        "idempotency_key": f"secret-key-{local_part}",
+    }
+    return send_email.apply_async(
+        ("secret-subject", "secret-body", "secret-sender@example.com", [f"{local_part}@example.com"]),
+        arguments,
+        **options,
+    )
+
+
+def leaks(text: str) -> list[str]:
+    """The lines that tell what they should not."""
+    secrets = [*SECRETS, base64.b64encode(PASSWORD.encode()).decode()]
+    return [line[:300] for line in text.splitlines() if any(secret in line for secret in secrets)]
+
+
+def broker_contents() -> str:
+    """Everything Valkey holds, message bodies decoded."""
+    client = redis.Redis.from_url(services.valkey.url, decode_responses=True)
+    lines = []
+    for key in client.scan_iter():
+        kind = client.type(key)
+        if kind == "list":
+            values = client.lrange(key, 0, -1)
+        elif kind == "hash":
+            values = list(client.hgetall(key).values())
+        elif kind == "zset":
+            values = client.zrange(key, 0, -1)
+        elif kind == "set":
+            values = list(client.smembers(key))
+        else:
+            values = [repr(redis.Redis.from_url(services.valkey.url).get(key))]
+        for value in values:
+            lines.append(f"{key} {value}")
+            if value.startswith("{"):
+                lines.append(base64.b64decode(json.loads(value).get("body", "")).decode())
+    client.close()
+    return "\n".join(lines)
+
+
+@contextmanager
+def recorded_events() -> Iterator[list[dict[str, Any]]]:
+    """What Flower gets to see."""
+    events: list[dict[str, Any]] = []
+    with current_app.connection_for_read() as connection:
+        receiver = current_app.events.Receiver(connection, handlers={"*": events.append})
+        thread = threading.Thread(target=receiver.capture, kwargs={"limit": None, "timeout": None, "wakeup": False})
+        thread.start()
+        try:
+            yield events
+        finally:
+            receiver.should_stop = True
+            thread.join()
+
+
+def test_nothing_of_a_mail_is_told(
+    app: Stack,
+    smtp_server: Callable[..., SMTPServer],
+    activate: Activate,
+    notes: Callable[[str], list[Any]],
+    tag: str,
+) -> None:
+    server = smtp_server(password=PASSWORD)
+    activate(server)
+    server.inject(
+        Fault(verb="RCPT", reply="450 4.2.0 <busy@example.com> has a secret-body", match="busy@", times=None),
+        Fault(verb="RCPT", reply="550 5.1.1 <nobody@example.com> secret-subject", match="nobody@", times=None),
+        Fault(verb="RCPT", reply="550 5.1.1 <cc@example.com> secret-subject", match="cc@", times=None),
+    )
+    with recorded_events() as events:
+        links = {"link": note.s(tag=tag), "link_error": note_error.s(tag=f"{tag}-error")}
+        deferred, failed, good = send("busy", **links), send("nobody", **links), send("kim", **links)
+        assert good.get(timeout=20)["status"] == "accepted"
+        with pytest.raises(DeliveryFailed):
+            failed.get(timeout=20)
+        wait_until(lambda: AsyncResult(deferred.id).state == "RETRY", seconds=10, what="RETRY")
+        waiting = AsyncResult(deferred.id).result
+        assert isinstance(waiting, DeliveryDeferred)
+        assert (waiting.code, waiting.reason) == (450, "every recipient was put off (450 4.2.0)")
+        assert not leaks(broker_contents())
+        wait_until(lambda: any(event["type"] == "task-retried" for event in events), seconds=10, what="task-retried")
+        wait_until(lambda: notes(tag) and notes(f"{tag}-error"), seconds=10, what="the links")
+    # With no worker there, what is submitted stays in the broker to be looked at.
+    app.worker.end()
+    for number in range(3):
+        send(f"kim{number}", **links)
+    contents = broker_contents()
+    print(contents)
+    assert contents.count("email_integration.tasks.deliver") >= 3
+    assert not leaks(contents)
+    app.start_worker()
+    wait_until(lambda: Delivery.objects.filter(status="accepted").count() == 4, seconds=20, what="the rest")
+
+    (retried, *_) = [event for event in events if event["type"] == "task-retried"]
+    assert retried["uuid"] == deferred.id
+    assert "DeliveryDeferred(450, 'every recipient was put off (450 4.2.0)')" in retried["exception"]
+    assert {"task-received", "task-succeeded", "task-failed"} <= {event["type"] for event in events}
+    assert not leaks("\n".join(json.dumps(event, default=repr) for event in events))
+    rows = TaskResult.objects.values()
+    assert rows
+    assert not leaks("\n".join(str(row) for row in rows))
+    logs = app.logs()
+    assert "DEBUG" in logs
+    assert not leaks(logs)
