@@ -36,10 +36,15 @@ class Sealed:
     def __str__(self) -> str:
         return self.stored
 
+    @property
+    def token(self) -> bytes:
+        """The Fernet token in it."""
+        return self.stored.removeprefix(PREFIX).encode()
+
     def open(self) -> str:
         """Return the plain text; raises ``SecretUnreadable`` when no key fits."""
         try:
-            return keys().decrypt(self.stored.removeprefix(PREFIX).encode()).decode()
+            return keys().decrypt(self.token).decode()
         except (InvalidToken, ImproperlyConfigured) as error:
             raise SecretUnreadable(
                 "The stored password cannot be opened with the keys in SMTP_PASSWORD_KEYS. "
@@ -60,6 +65,12 @@ def keys() -> MultiFernet:
         return MultiFernet([Fernet(key) for key in given])
     except ValueError as error:
         raise ImproperlyConfigured("SMTP_PASSWORD_KEYS holds something that is not a Fernet key.") from error
+
+
+def newest_key() -> Fernet:
+    """The key that passwords are sealed with. Raises as ``keys`` does."""
+    keys()
+    return Fernet(conf.get("SMTP_PASSWORD_KEYS")[0])
 
 
 def seal(plain: str) -> Sealed:

@@ -1,0 +1,198 @@
+"""``rotate_smtp_passwords``, and the way in from plain text."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from io import StringIO
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from cryptography.fernet import Fernet
+from django.core.management import CommandError, call_command
+from django.db import connection
+from django.db.migrations.loader import MigrationLoader
+
+from config.local.smtp_server import SMTPServer
+from email_integration.models import SMTPConfig
+from email_integration.routing import active_relay
+from tests.integration.validating import activate
+
+pytestmark = pytest.mark.django_db
+
+OLD, NEW, LOST = (Fernet.generate_key().decode() for _ in range(3))
+
+
+@pytest.fixture
+def keys(settings: Any) -> Callable[..., None]:
+    """Set the keys, newest first."""
+
+    def set_(*keys: str) -> None:
+        settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "SMTP_PASSWORD_KEYS": list(keys)}
+
+    return set_
+
+
+def rotate() -> tuple[int, str]:
+    out = StringIO()
+    try:
+        call_command("rotate_smtp_passwords", stdout=out)
+    except SystemExit as end:
+        return int(end.code or 0), out.getvalue()
+    return 0, out.getvalue()
+
+
+def make(name: str, password: str = "tell-nobody", **values: Any) -> SMTPConfig:
+    return SMTPConfig.objects.create(name=name, host="h", from_email="a@example.com", password=password, **values)
+
+
+def stored(name: str) -> str:
+    """The column as it is."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT password FROM email_integration_smtpconfig WHERE name = %s", [name])
+        return str(cursor.fetchone()[0])
+
+
+def test_all_passwords_are_sealed_under_the_newest_key(keys: Callable[..., None]) -> None:
+    """And it says how many; afterwards the old key is not needed any more."""
+    keys(OLD)
+    make("One", "first")
+    make("Two", "sécond")
+    make("None", "")
+
+    keys(NEW, OLD)
+    assert rotate() == (0, "2 passwords re-encrypted under the newest key.\n")
+
+    keys(NEW)
+    assert [config.password for config in SMTPConfig.objects.order_by("name")] == ["", "first", "sécond"]
+
+
+def test_a_second_run_changes_nothing(keys: Callable[..., None]) -> None:
+    """Not even the tokens."""
+    keys(OLD)
+    make("One")
+    keys(NEW, OLD)
+    rotate()
+    before = stored("One")
+
+    assert rotate() == (
+        0,
+        "0 passwords re-encrypted under the newest key.\n1 password under the newest key already.\n",
+    )
+    assert stored("One") == before
+
+
+def test_a_password_that_no_key_opens_is_named_and_the_others_are_done(keys: Callable[..., None]) -> None:
+    """It is left as it is, and can still be opened when its key is found."""
+    keys(LOST)
+    make("Lost", "lost")
+    keys(OLD)
+    make("Main", "main")
+    before = stored("Lost")
+
+    keys(NEW, OLD)
+    code, output = rotate()
+
+    assert code == 1
+    assert "1 password re-encrypted" in output
+    assert "✗ “Lost”: no key in SMTP_PASSWORD_KEYS opens its password" in output
+    assert stored("Lost") == before
+    keys(NEW, LOST)
+    assert rotate()[0] == 0
+    keys(NEW)
+    assert [config.password for config in SMTPConfig.objects.order_by("name")] == ["lost", "main"]
+
+
+def test_plain_text_in_the_column_is_sealed(keys: Callable[..., None]) -> None:
+    """It was usable before, and is afterwards."""
+    keys(NEW)
+    make("One")
+    with connection.cursor() as cursor:
+        cursor.execute("UPDATE email_integration_smtpconfig SET password = 'plain'")
+    assert SMTPConfig.objects.get().password == "plain"
+
+    _, output = rotate()
+
+    assert "1 password found in plain text and sealed." in output
+    assert stored("One").startswith("fernet$")
+    assert SMTPConfig.objects.get().password == "plain"
+
+
+def test_the_history_gets_one_entry_without_a_secret(keys: Callable[..., None]) -> None:
+    """That the password was sealed anew; it has not changed."""
+    keys(OLD)
+    config = make("One")
+    keys(NEW, OLD)
+
+    rotate()
+    rotate()
+
+    entries = list(config.history.all())
+    assert [(entry.event, entry.password_changed) for entry in entries] == [("changed", False), ("created", True)]
+    assert entries[0].history_change_reason == "the password is sealed under the newest key"
+    assert "tell-nobody" not in repr([vars(entry) for entry in entries])
+
+
+@pytest.mark.django_db(transaction=True)
+def test_workers_follow_without_a_restart(keys: Callable[..., None], smtp_server: Callable[..., SMTPServer]) -> None:
+    """The relay stays the same, whether out of a copy or read anew; a passed test stays passed."""
+    keys(OLD)
+    config = activate(smtp_server())
+    config.record_test(passed=True, detail="")
+    before = active_relay()
+    updated_at = SMTPConfig.objects.get().updated_at
+
+    keys(NEW, OLD)
+    rotate()
+
+    assert active_relay() == before
+    keys(NEW)
+    assert active_relay() == before
+    after = SMTPConfig.objects.get()
+    assert after.is_active
+    assert after.passed_test
+    assert after.updated_at == updated_at
+
+
+@pytest.mark.parametrize(("given", "says"), [([], "not set"), (["nonsense"], "not a Fernet key")])
+def test_without_keys_nothing_is_done(given: list[str], says: str, keys: Callable[..., None]) -> None:
+    """And it says what is missing."""
+    keys(OLD)
+    make("One")
+    before = stored("One")
+    keys(*given)
+
+    with pytest.raises(CommandError, match=says):
+        rotate()
+
+    assert stored("One") == before
+
+
+def test_the_documented_data_migration_works(keys: Callable[..., None]) -> None:
+    """As it stands in docs/passwords.md, on the models as migrations see them."""
+    keys(NEW)
+    text = (Path(__file__).parents[2] / "docs" / "passwords.md").read_text()
+    [code] = re.findall(r"```python\n(.*?)```", text, re.S)
+    namespace: dict[str, Any] = {}
+    exec(code, namespace)
+    server = SimpleNamespace(
+        label="Old", hostname="smtp.example.com", port=465, login="u", plain_password="plain", sender="a@example.com"
+    )
+    apps = MigrationLoader(connection).project_state().apps
+
+    class Apps:
+        def get_model(self, app: str, model: str) -> Any:
+            if app == "shop":
+                return SimpleNamespace(objects=SimpleNamespace(using=lambda _: SimpleNamespace(all=lambda: [server])))
+            return apps.get_model(app, model)
+
+    for _ in range(2):
+        namespace["copy_mail_servers"](Apps(), SimpleNamespace(connection=connection))
+
+    config = SMTPConfig.objects.get()
+    assert (config.name, config.port, config.use_ssl, config.use_tls) == ("Old", 465, True, False)
+    assert config.password == "plain"
+    assert stored("Old").startswith("fernet$")
+    config.full_clean()

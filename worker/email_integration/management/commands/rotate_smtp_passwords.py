@@ -1,0 +1,43 @@
+"""``manage.py rotate_smtp_passwords``: seal the stored passwords anew, under the newest key."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from django.core.exceptions import ImproperlyConfigured
+from django.core.management.base import BaseCommand, CommandError
+
+from email_integration.models.rotation import rotate
+
+
+class Command(BaseCommand):
+    """Re-encrypt all SMTP passwords under the first of SMTP_PASSWORD_KEYS."""
+
+    help = (
+        "Re-encrypt all SMTP passwords under the first of SMTP_PASSWORD_KEYS, and seal those found in plain text. "
+        "Exits with 1 if there are some that no key opens."
+    )
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        """Say how many, and name those that could not be done."""
+        try:
+            done = rotate()
+        except ImproperlyConfigured as error:
+            raise CommandError(str(error)) from None
+        self.stdout.write(f"{_passwords(len(done.rotated))} re-encrypted under the newest key.")
+        if done.sealed:
+            self.stdout.write(f"{_passwords(len(done.sealed))} found in plain text and sealed.")
+        if done.current:
+            self.stdout.write(f"{_passwords(len(done.current))} under the newest key already.")
+        for name in done.unreadable:
+            self.stdout.write(
+                f"✗ “{name}”: no key in SMTP_PASSWORD_KEYS opens its password. Put the key it was sealed with at the "
+                "end of SMTP_PASSWORD_KEYS and run this again, or enter the password again in the admin."
+            )
+        if done.unreadable:
+            sys.exit(1)
+
+
+def _passwords(number: int) -> str:
+    return "1 password" if number == 1 else f"{number} passwords"
