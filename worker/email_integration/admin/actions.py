@@ -1,0 +1,137 @@
+"""What can be done with selected configurations."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.contrib import admin, messages
+from django.contrib.admin import helpers
+from django.core.exceptions import ValidationError
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.template.response import TemplateResponse
+from django.urls import reverse
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy
+
+from email_integration.models import SMTPConfig
+
+from . import trials
+from .typing import ConfigModelAdmin
+
+
+class ConfigActions(ConfigModelAdmin):
+    """Activate, deactivate, test, duplicate."""
+
+    actions = ("activate", "deactivate", "test_connection", "send_test_mail", "duplicate")
+
+    def has_activate_permission(self, request: HttpRequest) -> bool:
+        """Whether the user may say which configuration is active, which is a permission of its own."""
+        return request.user.has_perm("email_integration.activate_smtpconfig")
+
+    @admin.action(description=gettext_lazy("Activate"), permissions=["activate"])
+    def activate(self, request: HttpRequest, queryset: Any) -> None:
+        """Activate the one that is selected."""
+        config = self._the_one(request, queryset, _("Select the one configuration to activate."))
+        if config is None:
+            return
+        try:
+            SMTPConfig.objects.activate(config)
+        except ValidationError as error:
+            self.message_user(request, " ".join(error.messages), messages.ERROR)
+            return
+        self.log_change(request, config, _("Activated."))
+        self.message_user(request, _("“%(name)s” is active now.") % {"name": config.name}, messages.SUCCESS)
+
+    @admin.action(description=gettext_lazy("Deactivate"), permissions=["activate"])
+    def deactivate(self, request: HttpRequest, queryset: Any) -> HttpResponse | None:
+        """Deactivate, once it is confirmed that none will be active."""
+        active = queryset.filter(is_active=True).first()
+        if active is None:
+            self.message_user(request, _("None of the selected configurations is active."), messages.WARNING)
+            return None
+        if "confirmed" not in request.POST:
+            context = {
+                **self.admin_site.each_context(request),
+                "title": _("Deactivate the active configuration?"),
+                "opts": self.opts,
+                "config": active,
+                "action_checkbox_name": helpers.ACTION_CHECKBOX_NAME,
+            }
+            return TemplateResponse(request, "email_integration/confirm_deactivate.html", context)
+        SMTPConfig.objects.filter(pk=active.pk).update(is_active=False)
+        self.log_change(request, active, _("Deactivated."))
+        return None
+
+    @admin.action(description=gettext_lazy("Test connection"), permissions=["test"])
+    def test_connection(self, request: HttpRequest, queryset: Any) -> None:
+        """Test each with its stored settings."""
+        for config in queryset:
+            self._tell(request, config, trials.run_stored(config, user=request.user))
+
+    @admin.action(description=gettext_lazy("Send a test mail to me"), permissions=["test"])
+    def send_test_mail(self, request: HttpRequest, queryset: Any) -> None:
+        """Send a mail through each with its stored settings."""
+        address = getattr(request.user, "email", "")
+        for config in queryset:
+            self._tell(request, config, trials.run_stored(config, user=request.user, send_to=address))
+
+    @admin.action(description=gettext_lazy("Duplicate"), permissions=["add"])
+    def duplicate(self, request: HttpRequest, queryset: Any) -> HttpResponse | None:
+        """Copy each, inactive and untested.
+
+        The stored password goes along, for the same server and user, if the user may change configurations: whoever
+        may do that has the use of it anyway. For others the copy has none.
+        """
+        copies = []
+        for config in queryset:
+            may_change = self.has_change_permission(request, config)
+            copy = SMTPConfig(
+                name=_free_name(config.name),
+                host=config.host,
+                port=config.port,
+                username=config.username,
+                password=config.sealed_password if may_change else "",
+                use_tls=config.use_tls,
+                use_ssl=config.use_ssl,
+                from_email=config.from_email,
+                timeout=config.timeout,
+            )
+            copy.save()
+            self.log_addition(request, copy, _("Duplicated from “%(name)s”.") % {"name": config.name})
+            copies.append(copy)
+            self.message_user(request, _("“%(name)s” was added.") % {"name": copy.name}, messages.SUCCESS)
+        if len(copies) == 1 and self.has_change_permission(request, copies[0]):
+            return HttpResponseRedirect(reverse("admin:email_integration_smtpconfig_change", args=[copies[0].pk]))
+        return None
+
+    def _the_one(self, request: HttpRequest, queryset: Any, otherwise: str) -> SMTPConfig | None:
+        found = list(queryset[:2])
+        if len(found) == 1:
+            return found[0]  # type: ignore[no-any-return]  # what Django hands to an action is untyped
+        self.message_user(request, otherwise, messages.ERROR)
+        return None
+
+    def _tell(self, request: HttpRequest, config: SMTPConfig, trial: trials.Trial) -> None:
+        place = {"name": config.name, "host": config.host, "port": config.port, "to": trial.sent_to}
+        if trial.report is None:
+            self.message_user(request, f"“{config.name}”: {' '.join(trial.problems)}", messages.ERROR)
+        elif trial.report.failure is not None and trial.advice is not None:
+            place |= {"said": trial.report.steps[-1].detail, "advice": trial.advice.text}
+            text = _("“%(name)s” (%(host)s:%(port)s) does not work: %(said)s – %(advice)s")
+            self.message_user(request, text % place, messages.ERROR)
+        elif trial.sent_to:
+            text = _("“%(name)s” (%(host)s:%(port)s) took a test mail for %(to)s.")
+            self.message_user(request, text % place, messages.SUCCESS)
+        else:
+            text = _("“%(name)s” (%(host)s:%(port)s) works.")
+            self.message_user(request, text % place, messages.SUCCESS)
+
+
+def _free_name(name: str) -> str:
+    longest = SMTPConfig._meta.get_field("name").max_length or 100
+    for number in range(1, 1000):
+        suffix = _(" (copy)") if number == 1 else _(" (copy %(number)s)") % {"number": number}
+        found = f"{name[: longest - len(suffix)]}{suffix}"
+        if not SMTPConfig.objects.filter(name=found).exists():
+            return found
+    raise ValidationError(_("There are too many copies of this configuration."))

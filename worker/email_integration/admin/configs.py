@@ -1,0 +1,167 @@
+"""The page of SMTP configurations."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.contrib import admin, messages
+from django.http import HttpRequest, HttpResponse
+from django.utils.html import format_html
+from django.utils.timezone import localtime
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy
+
+from email_integration import conf, validators
+from email_integration.models import SMTPConfig
+from email_integration.routing import stamp
+
+from . import whereabouts
+from .actions import ConfigActions
+from .forms import ListFormSet, ListRowForm, SMTPConfigForm
+from .history import HistoryPage
+from .pausing import PauseViews
+from .presets import PRESETS
+from .trials import TrialViews
+
+_SECRET_FIELDS = ("password", "confirm_none_active")
+
+
+@admin.register(SMTPConfig)
+class SMTPConfigAdmin(TrialViews, PauseViews, ConfigActions, HistoryPage):  # type: ignore[misc]  # the last is untyped
+    """One row per server; the list says which of them mail goes through."""
+
+    form = SMTPConfigForm
+    list_display = ("name", "host", "port", "username", "encryption", "is_active", "last_check", "updated_at")
+    list_editable = ("is_active",)
+    list_filter = ("is_active", "use_tls", "use_ssl")
+    search_fields = ("name", "host", "username")
+    search_help_text = gettext_lazy("Name, host or username")
+    readonly_fields = ("last_check", "created_at", "updated_at")
+    ordering = ("name",)
+
+    class Media:
+        css = {"all": ("email_integration/admin.css",)}
+        js = ("email_integration/config_form.js",)
+
+    # -- columns ------------------------------------------------------------------------------------------------
+
+    @admin.display(description=gettext_lazy("encryption"))
+    def encryption(self, config: SMTPConfig) -> str:
+        """TLS (STARTTLS), SSL, or none."""
+        if config.use_tls and config.use_ssl:
+            return _("TLS and SSL: impossible")
+        return "TLS" if config.use_tls else "SSL" if config.use_ssl else _("none")
+
+    @admin.display(description=gettext_lazy("last check"), ordering="tested_at")
+    def last_check(self, config: SMTPConfig) -> str:
+        """When it was tested last and how that ended; first of all, whether its password can be read."""
+        if not config.is_readable:
+            return format_html('<span class="email-check failed">{}</span>', _("password unreadable"))
+        if config.tested_at is None:
+            return format_html('<span class="email-check">{}</span>', _("never"))
+        when = localtime(config.tested_at).strftime("%Y-%m-%d %H:%M")
+        if not config.test_passed:
+            text, kind = _("failed %(when)s: %(detail)s") % {"when": when, "detail": config.test_detail}, "failed"
+        elif config.passed_test:
+            text, kind = _("passed %(when)s (%(detail)s)") % {"when": when, "detail": config.test_detail}, "passed"
+        else:
+            text, kind = _("passed %(when)s, changed since") % {"when": when}, "outdated"
+        return format_html('<span class="email-check {}">{}</span>', kind, text)
+
+    # -- permissions --------------------------------------------------------------------------------------------
+
+    def has_change_permission(self, request: HttpRequest, obj: SMTPConfig | None = None) -> bool:
+        """Django's; in the list nothing but the active flag can be changed, and that is the activate permission."""
+        if getattr(request, "_email_list", False) and obj is None:
+            return self.has_activate_permission(request)
+        return bool(super().has_change_permission(request, obj))
+
+    def has_delete_permission(self, request: HttpRequest, obj: SMTPConfig | None = None) -> bool:
+        """Django's; deleting the active one is deactivating it as well."""
+        if obj is not None and obj.is_active and not self.has_activate_permission(request):
+            return False
+        return bool(super().has_delete_permission(request, obj))
+
+    def get_readonly_fields(self, request: HttpRequest, obj: SMTPConfig | None = None) -> tuple[str, ...]:
+        locked = () if self.has_activate_permission(request) else ("is_active",)
+        return (*self.readonly_fields, *locked)
+
+    def get_fieldsets(self, request: HttpRequest, obj: SMTPConfig | None = None) -> Any:
+        """What it is, how to reach it, who logs in; without the permission to change, no field for secrets."""
+        editable = self.has_change_permission(request, obj) if obj else self.has_add_permission(request)
+        activating = ("is_active", "confirm_none_active") if self.has_activate_permission(request) else ("is_active",)
+        return [
+            (None, {"fields": ("name", "from_email", *(activating if editable else ("is_active",)))}),
+            (gettext_lazy("Server"), {"fields": ("host", "port", "use_tls", "use_ssl", "timeout")}),
+            (gettext_lazy("Login"), {"fields": ("username", "password") if editable else ("username",)}),
+            *([(gettext_lazy("Times"), {"fields": ("last_check", "created_at", "updated_at")})] if obj else []),
+        ]
+
+    # -- pages --------------------------------------------------------------------------------------------------
+
+    def get_changelist_form(self, request: HttpRequest, **kwargs: Any) -> Any:
+        return ListRowForm
+
+    def get_changelist_formset(self, request: HttpRequest, **kwargs: Any) -> Any:
+        return super().get_changelist_formset(request, **{"formset": ListFormSet, **kwargs})
+
+    def changelist_view(self, request: HttpRequest, extra_context: Any = None) -> HttpResponse:
+        request._email_list = True  # type: ignore[attr-defined]  # see has_change_permission
+        before = self._active_pk()
+        response: HttpResponse = super().changelist_view(request, extra_context)
+        return self._say_what_follows(request, response, before)
+
+    def changeform_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+        before = self._active_pk()
+        response: HttpResponse = super().changeform_view(request, *args, **kwargs)
+        return self._say_what_follows(request, response, before)
+
+    def delete_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+        before = self._active_pk()
+        response: HttpResponse = super().delete_view(request, *args, **kwargs)
+        return self._say_what_follows(request, response, before)
+
+    def history_form_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+        before = self._active_pk()
+        response: HttpResponse = super().history_form_view(request, *args, **kwargs)
+        return self._say_what_follows(request, response, before)
+
+    def render_change_form(self, request: HttpRequest, context: Any, *args: Any, **kwargs: Any) -> Any:
+        config = kwargs.get("obj")
+        if request.method == "GET" and config is not None and not config.is_readable:
+            text = _(
+                "The stored password cannot be opened with the keys in SMTP_PASSWORD_KEYS, so no mail goes through "
+                "this server. Put the key it was sealed with back into SMTP_PASSWORD_KEYS, or enter the password again."
+            )
+            self.message_user(request, text, messages.ERROR)
+        context["email_may_test"] = self.has_test_permission(request)
+        context["email_presets"] = PRESETS
+        return super().render_change_form(request, context, *args, **kwargs)
+
+    def save_model(self, request: HttpRequest, obj: SMTPConfig, form: Any, change: bool) -> None:
+        """Save; from the list nothing but which one is active, whatever else has changed meanwhile."""
+        if isinstance(form, ListRowForm):
+            if obj.is_active:
+                SMTPConfig.objects.activate(obj)
+            else:
+                SMTPConfig.objects.filter(pk=obj.pk, is_active=True).update(is_active=False)
+            return
+        super().save_model(request, obj, form, change)
+        for warning in validators.encryption_warnings(
+            port=obj.port, username=obj.username, use_tls=obj.use_tls, use_ssl=obj.use_ssl
+        ):
+            self.message_user(request, warning, messages.WARNING)
+
+    def _active_pk(self) -> Any:
+        return SMTPConfig.objects.filter(is_active=True).values_list("pk", flat=True).first()
+
+    def _say_what_follows(self, request: HttpRequest, response: HttpResponse, before: Any) -> HttpResponse:
+        """After a write, and after its commit: where mail goes now if that was left open, and when workers know."""
+        if request.method != "POST" or response.status_code != 302:
+            return response
+        if before is not None and self._active_pk() is None:
+            self.message_user(request, whereabouts.without_any(), messages.WARNING)
+        if not stamp.is_reachable():
+            text = _("The shared cache is out of reach: workers follow this change within %(seconds)s seconds.")
+            self.message_user(request, text % {"seconds": f"{conf.get('CONFIG_CACHE_TTL'):g}"}, messages.WARNING)
+        return response

@@ -1,0 +1,129 @@
+"""The forms of a configuration: the page's own, the one of a trial, and the rows of the list."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django import forms
+from django.core.exceptions import ValidationError
+from django.utils.text import format_lazy, get_text_list
+from django.utils.translation import gettext_lazy as _
+
+from email_integration.models import SMTPConfig
+
+from . import whereabouts
+from .typing import ConfigForm, ConfigFormSet
+
+
+class _WriteOnlyPassword(ConfigForm):
+    """The password goes in and never comes out: blank keeps what is stored."""
+
+    password = forms.CharField(
+        label=_("Password"),
+        required=False,
+        strip=False,
+        widget=forms.PasswordInput(attrs={"autocomplete": "new-password"}),
+    )
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if "password" in self.fields and self.instance.pk and self.instance.sealed_password:
+            self.fields["password"].help_text = _("A password is stored. Leave this blank to keep it.")
+
+    def _post_clean(self) -> None:
+        if not self.cleaned_data.get("password"):
+            self.cleaned_data.pop("password", None)
+        super()._post_clean()  # type: ignore[misc]  # Django's hook between form and model, untyped
+
+
+class SMTPConfigForm(_WriteOnlyPassword):
+    """A configuration's page. Turning the active one off wants to be confirmed."""
+
+    confirm_none_active = forms.BooleanField(
+        label=_("Yes, leave no configuration active"), required=False, widget=forms.HiddenInput
+    )
+
+    class Meta:
+        model = SMTPConfig
+        fields = (
+            "name",
+            "host",
+            "port",
+            "username",
+            "password",
+            "use_tls",
+            "use_ssl",
+            "from_email",
+            "timeout",
+            "is_active",
+        )
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        stored = SMTPConfig.objects.filter(pk=self.instance.pk).first() if self.instance.pk else None
+        self.was_active = stored is not None and stored.is_active
+        if "is_active" not in self.fields:
+            self.instance.is_active = self.was_active  # whatever a reverted version says
+
+    def clean(self) -> dict[str, Any] | None:
+        cleaned = super().clean()
+        given = self.cleaned_data
+        if self.was_active and given.get("is_active") is False and not given.get("confirm_none_active"):
+            self.fields["confirm_none_active"].widget = forms.CheckboxInput()
+            text = _("{consequence} Tick the box to do it all the same, or leave the configuration active.")
+            self.add_error("confirm_none_active", str(format_lazy(text, consequence=whereabouts.without_any())))
+        return cleaned
+
+    def _post_clean(self) -> None:
+        super()._post_clean()
+        if self.instance.is_active and not self.was_active and not self.errors:
+            try:
+                self.instance.check_may_be_activated()
+            except ValidationError as error:
+                self.add_error("is_active", error)
+
+
+class TrialForm(_WriteOnlyPassword):
+    """What a connection test needs of a configuration that need not be complete."""
+
+    class Meta:
+        model = SMTPConfig
+        fields = ("host", "port", "username", "password", "use_tls", "use_ssl", "from_email", "timeout")
+
+    def __init__(self, *args: Any, sends: bool, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.fields["from_email"].required = sends
+
+
+class ListRowForm(ConfigForm):
+    """A row of the list, where only the active flag can be changed: nothing else is looked at."""
+
+    class Meta:
+        model = SMTPConfig
+        fields = ("is_active",)
+
+    def _post_clean(self) -> None:
+        # Not Django's: it checks each row against the others as they still are, and reports fields that are not here.
+        turned_on = self.cleaned_data.get("is_active") and not self.instance.is_active
+        self.instance.is_active = bool(self.cleaned_data.get("is_active"))
+        if turned_on:
+            try:
+                self.instance.full_clean(exclude={"password"}, validate_unique=False)
+                self.instance.check_may_be_activated()
+            except ValidationError as error:
+                self.add_error("is_active", error.messages)
+
+
+class ListFormSet(ConfigFormSet):
+    """The rows of the list together: at most one is ticked."""
+
+    def clean(self) -> None:
+        super().clean()
+        ticked = [form.instance.name for form in self.forms if form.cleaned_data.get("is_active")]
+        if len(ticked) > 1:
+            names = get_text_list([f"“{name}”" for name in ticked], str(_("and")))
+            text = _("Only one configuration can be active, and %(names)s are ticked: tick one of them.")
+            raise ValidationError(text, params={"names": names}, code="two_active")
+
+    def validate_unique(self) -> None:
+        """There is nothing in a row that could be taken."""

@@ -1,0 +1,54 @@
+"""The History page: what happened, who did it, from what to what, and the way back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from django.http import HttpRequest, HttpResponse
+from django.utils.text import capfirst
+from django.utils.translation import gettext as _
+from simple_history.admin import SimpleHistoryAdmin
+from simple_history.template_utils import HistoricalRecordContextHelper
+
+from email_integration.models import audit
+
+
+class _Words(HistoricalRecordContextHelper):  # type: ignore[misc]  # the library is untyped
+    """Values as a person reads them."""
+
+    def prepare_delta_change_value(self, change: Any, value: Any) -> Any:
+        if isinstance(value, bool):
+            return _("yes") if value else _("no")
+        return value if value != "" else "–"
+
+
+class HistoryPage(SimpleHistoryAdmin):  # type: ignore[misc]  # the library is untyped
+    """simple-history's page; it says in a word what happened, and knows of looks, tests and passwords."""
+
+    object_history_template = "admin/email_integration/object_history.html"
+    object_history_list_template = "email_integration/history_list.html"
+    object_history_form_template = "admin/email_integration/object_history_form.html"
+
+    def change_view(self, request: HttpRequest, object_id: str, *args: Any, **kwargs: Any) -> HttpResponse:
+        """Show the page, and record that somebody looked at it."""
+        response: HttpResponse = super().change_view(request, object_id, *args, **kwargs)
+        if request.method == "GET" and response.status_code == 200:
+            config = self.get_object(request, object_id)
+            if config is not None:
+                audit.note(config, audit.Event.VIEWED, user=request.user)
+        return response
+
+    def get_historical_record_context_helper(self, request: HttpRequest, historical_record: Any) -> _Words:
+        return _Words(self.model, historical_record)
+
+    def set_history_delta_changes(
+        self, request: HttpRequest, historical_records: Sequence[Any], foreign_keys_are_objs: bool = True
+    ) -> None:
+        """Say what changed in each record, the password by the mark that was left of it."""
+        super().set_history_delta_changes(request, historical_records, foreign_keys_are_objs)
+        label = capfirst(self.model._meta.get_field("password").verbose_name)
+        for record in historical_records:
+            if record.password_changed and record.event != audit.Event.CREATED:
+                changes = getattr(record, "history_delta_changes", [])
+                record.history_delta_changes = [*changes, {"field": label, "secret": True}]

@@ -1,0 +1,66 @@
+"""The brake: pause and resume all sending."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.contrib import messages
+from django.core.exceptions import PermissionDenied
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.template.response import TemplateResponse
+from django.urls import URLPattern, path, reverse
+from django.utils.translation import gettext as _
+
+from email_integration.models import SendingPause
+
+from . import whereabouts
+from .typing import ConfigModelAdmin
+
+
+class PauseViews(ConfigModelAdmin):
+    """Two pages that ask before they act."""
+
+    def get_urls(self) -> list[URLPattern]:
+        view = self.admin_site.admin_view
+        return [
+            path("pause/", view(self.pause_view), name="email_integration_pause"),
+            path("resume/", view(self.resume_view), name="email_integration_resume"),
+            *super().get_urls(),
+        ]
+
+    def pause_view(self, request: HttpRequest) -> HttpResponse:
+        """Ask for a reason, then pause."""
+        context = {"title": _("Pause all sending?"), "resume": False}
+        if request.method == "POST":
+            _allow(request)
+            SendingPause.begin(by=request.user, reason=request.POST.get("reason", "").strip())
+            return self._done(request)
+        return self._ask(request, context)
+
+    def resume_view(self, request: HttpRequest) -> HttpResponse:
+        """Say what was paused, then resume."""
+        context = {"title": _("Resume sending?"), "resume": True, "pause": SendingPause.objects.first()}
+        if request.method == "POST":
+            _allow(request)
+            SendingPause.end()
+            return self._done(request)
+        return self._ask(request, context)
+
+    def _ask(self, request: HttpRequest, context: dict[str, Any]) -> HttpResponse:
+        _allow(request)
+        context |= {**self.admin_site.each_context(request), "opts": self.opts}
+        return TemplateResponse(request, "email_integration/pause.html", context)
+
+    def _done(self, request: HttpRequest) -> HttpResponse:
+        paused = SendingPause.current() is not None
+        text = _("Sending is paused.") if paused else _("Sending goes on. What waited is sent now.")
+        self.message_user(request, text, messages.WARNING if paused else messages.SUCCESS)
+        if not paused:
+            self.message_user(request, whereabouts.route().text, messages.INFO)
+        page = "email_integration_smtpconfig_changelist" if self.has_view_permission(request) else "index"
+        return HttpResponseRedirect(reverse(f"admin:{page}"))
+
+
+def _allow(request: HttpRequest) -> None:
+    if not request.user.has_perm("email_integration.pause_sending"):
+        raise PermissionDenied

@@ -1,0 +1,61 @@
+"""Settings of well-known servers, to fill the form with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from django.utils.translation import gettext_lazy as _
+
+if TYPE_CHECKING:
+    from django.utils.functional import _StrPromise as Text
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preset:
+    """What one button fills in; a blank host is left as it is."""
+
+    label: Text | str
+    host: str
+    port: int
+    encryption: Literal["tls", "ssl"]
+    hint: Text
+
+
+PRESETS = (
+    Preset(
+        label="Gmail",
+        host="smtp.gmail.com",
+        port=587,
+        encryption="tls",
+        hint=_("The username is the whole address; the password is an app password, made in the Google account."),
+    ),
+    Preset(
+        label="Office 365",
+        host="smtp.office365.com",
+        port=587,
+        encryption="tls",
+        hint=_("The username is the whole address; 'Authenticated SMTP' must be on for the mailbox."),
+    ),
+    Preset(
+        label="Amazon SES",
+        host="email-smtp.us-east-1.amazonaws.com",
+        port=587,
+        encryption="tls",
+        hint=_("Put your region into the host. Username and password are SMTP credentials, not access keys."),
+    ),
+    Preset(
+        label=_("Custom, TLS"),
+        host="",
+        port=587,
+        encryption="tls",
+        hint=_("STARTTLS on port 587, as most providers have it."),
+    ),
+    Preset(
+        label=_("Custom, SSL"),
+        host="",
+        port=465,
+        encryption="ssl",
+        hint=_("TLS from the start on port 465."),
+    ),
+)

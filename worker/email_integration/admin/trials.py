@@ -1,0 +1,137 @@
+"""Testing a connection: with what is typed on the page, before it is saved, or with what is stored."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from django.core.exceptions import PermissionDenied
+from django.http import Http404, HttpRequest, HttpResponse
+from django.template.response import TemplateResponse
+from django.urls import URLPattern, path
+from django.utils.translation import gettext as _
+
+from email_integration import validators
+from email_integration.delivery.advice import Advice, advice
+from email_integration.delivery.trial import trial_mail
+from email_integration.exceptions import InvalidMail, SecretUnreadable
+from email_integration.models import SMTPConfig
+from email_integration.routing import relay_of
+from email_integration.smtp import Relay
+from email_integration.smtp.probe import Report, TrialMail, probe
+
+from .forms import TrialForm
+from .typing import ConfigModelAdmin
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """What became of one test: a report, or ``problems`` that stood in its way."""
+
+    report: Report | None = None
+    advice: Advice | None = None
+    problems: tuple[str, ...] = ()
+    sent_to: str = ""
+
+
+def run(relay: Relay, *, send_to: str | None) -> Trial:
+    """Try ``relay``, with a mail to ``send_to`` unless that is None."""
+    mail: TrialMail | None = None
+    if send_to is not None:
+        if not send_to:
+            return Trial(problems=(_("Your account has no mail address to send a test mail to: add one to it first."),))
+        try:
+            mail = trial_mail(relay, to=send_to)
+        except InvalidMail as error:
+            return Trial(problems=(str(error),))
+    report = probe(relay, mail)
+    told = advice(report.failure, relay) if report.failure is not None else None
+    return Trial(report=report, advice=told, sent_to=send_to or "")
+
+
+def run_stored(config: SMTPConfig, *, user: Any, send_to: str | None = None) -> Trial:
+    """Try a configuration as it is stored, and keep the result."""
+    try:
+        relay = relay_of(config)
+    except SecretUnreadable as error:
+        config.record_test(passed=False, detail=_("the password is unreadable"), user=user)
+        return Trial(problems=(str(error),))
+    trial = run(relay, send_to=send_to)
+    _record(config, trial, user)
+    return trial
+
+
+def run_typed(config: SMTPConfig | None, data: Any, *, user: Any, send_to: str | None = None) -> Trial:
+    """Try what is typed. The stored password stands in for a blank one only for the same host, port and user."""
+    form = TrialForm(data, instance=config, sends=send_to is not None)
+    if not form.is_valid():
+        labels = {name: field.label for name, field in form.fields.items()}
+        return Trial(
+            problems=tuple(
+                f"{labels[name]}: {text}" if name in labels and text != str(validators.PASSWORD_AGAIN) else str(text)
+                for name, texts in form.errors.items()
+                for text in texts
+            )
+        )
+    typed = form.instance
+    typed.name = typed.name or typed.host
+    try:
+        relay = relay_of(typed)
+    except SecretUnreadable as error:
+        return Trial(problems=(str(error),))
+    trial = run(relay, send_to=send_to)
+    stored = SMTPConfig.objects.filter(pk=typed.pk).first() if typed.pk else None
+    if stored is not None and stored.is_readable and _same_server(relay, relay_of(stored)):
+        _record(stored, trial, user)
+    return trial
+
+
+def _record(config: SMTPConfig, trial: Trial, user: Any) -> None:
+    if trial.report is not None:
+        config.record_test(passed=trial.report.connected, detail=trial.report.summary, user=user)
+
+
+def _same_server(one: Relay, other: Relay) -> bool:
+    names = ("host", "port", "username", "password", "use_tls", "use_ssl")
+    return all(getattr(one, name) == getattr(other, name) for name in names)
+
+
+class TrialViews(ConfigModelAdmin):
+    """The addresses behind the buttons; whoever may not test gets 403."""
+
+    def get_urls(self) -> list[URLPattern]:
+        view = self.admin_site.admin_view
+        return [
+            path("add/test/", view(self.test_view), name="email_integration_smtpconfig_test_new"),
+            path("<path:object_id>/test/", view(self.test_view), name="email_integration_smtpconfig_test"),
+            *super().get_urls(),
+        ]
+
+    def has_test_permission(self, request: HttpRequest) -> bool:
+        """Whether the user may test, which is a permission of its own."""
+        return request.user.has_perm("email_integration.test_smtpconfig")
+
+    def test_view(self, request: HttpRequest, object_id: str | None = None) -> HttpResponse:
+        """Run the test; the answer is a fragment for the page's script, a page for a browser without it."""
+        config = self.get_object(request, object_id) if object_id is not None else None
+        if object_id is not None and config is None:
+            raise Http404
+        may_look = self.has_view_permission(request, config) if config else self.has_add_permission(request)
+        if request.method != "POST" or not may_look or not self.has_test_permission(request):
+            raise PermissionDenied
+        send_to = getattr(request.user, "email", "") if "send" in request.POST else None
+        if config is not None and not self.has_change_permission(request, config):
+            # What is typed counts for nothing, so that the stored password goes nowhere but where it always goes.
+            trial = run_stored(config, user=request.user, send_to=send_to)
+        else:
+            trial = run_typed(config, request.POST, user=request.user, send_to=send_to)
+        fragment = request.headers.get("X-Requested-With") == "fetch"
+        template = "email_integration/trial.html" if fragment else "email_integration/trial_page.html"
+        context = {
+            **self.admin_site.each_context(request),
+            "title": _("Connection test"),
+            "opts": self.opts,
+            "config": config,
+            "trial": trial,
+        }
+        return TemplateResponse(request, template, context)

@@ -1,0 +1,25 @@
+"""Django's generic classes, which can be subscribed only for the type checker."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from django import forms
+from django.contrib import admin
+
+from email_integration.models import Delivery, DeliveryAttempt, SMTPConfig
+
+if TYPE_CHECKING:
+    ConfigForm = forms.ModelForm[SMTPConfig]
+    ConfigFormSet = forms.BaseModelFormSet[SMTPConfig, forms.ModelForm[SMTPConfig]]
+    ConfigModelAdmin = admin.ModelAdmin[SMTPConfig]
+    DeliveryModelAdmin = admin.ModelAdmin[Delivery]
+    AttemptInline = admin.TabularInline[DeliveryAttempt, Delivery]
+else:
+    ConfigForm = forms.ModelForm
+    ConfigFormSet = forms.BaseModelFormSet
+    ConfigModelAdmin = admin.ModelAdmin
+    DeliveryModelAdmin = admin.ModelAdmin
+    AttemptInline = admin.TabularInline
+
+__all__ = ["AttemptInline", "ConfigForm", "ConfigFormSet", "ConfigModelAdmin", "DeliveryModelAdmin"]

@@ -1,0 +1,79 @@
+"""Which server mail goes through right now, and why, in a sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from django.utils.text import format_lazy
+from django.utils.translation import gettext_lazy as _
+
+from email_integration import conf, routing
+from email_integration.models import SendingPause, SMTPConfig
+from email_integration.smtp import Relay
+
+if TYPE_CHECKING:
+    from django.utils.functional import _StrPromise as Text
+
+
+@dataclass(frozen=True, kw_only=True)
+class Notice:
+    """A sentence for the top of a page; ``level`` is a class of Django's message list."""
+
+    level: str
+    text: Text
+
+
+def route() -> Notice:
+    """Where a mail goes that is sent now. Opens no password that it does not need to see."""
+    if SendingPause.current() is not None:
+        return Notice(level="warning", text=_("Mail goes nowhere now: sending is paused."))
+    config = SMTPConfig.objects.filter(is_active=True).first()
+    if config is None:
+        fallback = routing.settings_relay()
+        if isinstance(fallback, Relay):
+            text = format_lazy(
+                _("Mail goes through {host}:{port} now, by the settings of this project: no configuration is active."),
+                host=fallback.host,
+                port=fallback.port,
+            )
+            return Notice(level="warning", text=text)
+        text = _("Mail goes nowhere now and waits: no configuration is active, and the settings name no server.")
+        return Notice(level="error", text=text)
+    if not config.is_readable:
+        text = _("Mail goes nowhere now and waits: the password of the active configuration, “{name}”, is unreadable.")
+        return Notice(level="error", text=format_lazy(text, name=config.name))
+    text = _("Mail goes through “{name}” ({host}:{port}) now: it is the active configuration.")
+    return Notice(level="info", text=format_lazy(text, name=config.name, host=config.host, port=config.port))
+
+
+def without_any() -> Text:
+    """Where mail goes once no configuration is active."""
+    fallback = routing.settings_relay()
+    if isinstance(fallback, Relay):
+        text = _("With no configuration active, mail goes by the settings of this project: {host}:{port}.")
+        return format_lazy(text, host=fallback.host, port=fallback.port)
+    return _("With no configuration active, mail goes nowhere and waits: the settings of this project name no server.")
+
+
+def brakes() -> Iterable[Notice]:
+    """What keeps mail from its recipients, on every page of the app."""
+    pause = SendingPause.current()
+    if pause is not None:
+        yield Notice(level="warning", text=_paused(pause))
+    if conf.get("REDIRECT_ALL_TO"):
+        text = _("All mail goes to {addresses} instead of its recipients (REDIRECT_ALL_TO).")
+        yield Notice(level="warning", text=format_lazy(text, addresses=", ".join(conf.get("REDIRECT_ALL_TO"))))
+    if conf.get("ALLOWED_RECIPIENTS"):
+        text = _("Mail goes to nobody but {addresses} (ALLOWED_RECIPIENTS).")
+        yield Notice(level="warning", text=format_lazy(text, addresses=", ".join(conf.get("ALLOWED_RECIPIENTS"))))
+
+
+def _paused(pause: SendingPause) -> Text:
+    if conf.get("EMAIL_PAUSED"):
+        return _("Sending is paused by the setting EMAIL_PAUSED. Mail is taken and waits.")
+    text = _("Sending is paused. Mail is taken and waits.")
+    if pause.reason:
+        text = format_lazy("{} {}", text, format_lazy(_("Reason: {reason}."), reason=pause.reason.rstrip(".")))
+    return text

@@ -1,0 +1,68 @@
+"use strict";
+
+// The form of a configuration: presets, and the test of what is typed. Without this script there are no presets, and
+// the test opens a page of its own.
+document.addEventListener("DOMContentLoaded", () => {
+    const form = document.getElementById("smtpconfig_form");
+    if (!form) {
+        return;
+    }
+
+    const presets = form.querySelector(".email-presets");
+    if (presets) {
+        presets.hidden = false;
+        presets.addEventListener("click", (event) => {
+            const button = event.target.closest("button[data-port]");
+            if (!button) {
+                return;
+            }
+            if (button.dataset.host) {
+                form.elements.host.value = button.dataset.host;
+            }
+            form.elements.port.value = button.dataset.port;
+            form.elements.use_tls.checked = button.dataset.encryption === "tls";
+            form.elements.use_ssl.checked = button.dataset.encryption === "ssl";
+            document.getElementById("email-preset-hint").textContent = button.dataset.hint;
+        });
+    }
+
+    const result = document.getElementById("email-trial-result");
+    const buttons = [...form.querySelectorAll("button[data-email-trial]")];
+    let running = false;
+
+    async function test(button) {
+        const data = new FormData(form);
+        if (button.name) {
+            data.append(button.name, button.value);
+        }
+        running = true;
+        buttons.forEach((other) => other.setAttribute("aria-disabled", "true"));
+        result.textContent = button.dataset.waiting;
+        try {
+            const response = await fetch(button.formAction, {
+                method: "POST",
+                body: data,
+                headers: {"X-Requested-With": "fetch"},
+                credentials: "same-origin",
+            });
+            if (!response.ok) {
+                throw new Error(response.status);
+            }
+            result.innerHTML = await response.text(); // our own server's rendering, escaped there
+        } catch {
+            result.textContent = button.dataset.broken;
+        } finally {
+            running = false;
+            buttons.forEach((other) => other.removeAttribute("aria-disabled"));
+        }
+    }
+
+    buttons.forEach((button) => {
+        button.addEventListener("click", (event) => {
+            event.preventDefault();
+            if (!running) {
+                test(button);
+            }
+        });
+    });
+});

@@ -1,0 +1,29 @@
+"""What every admin page of the app says at its top."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django import template
+
+from email_integration.admin import whereabouts
+from email_integration.models import SendingPause
+
+register = template.Library()
+
+
+@register.inclusion_tag("email_integration/notices.html", takes_context=True)
+def email_notices(context: template.Context, route: bool = False) -> dict[str, Any]:
+    """Say that sending is paused or diverted, and with ``route`` which server mail goes through now."""
+    user = getattr(context.get("request"), "user", None)
+    return {
+        "notices": [*whereabouts.brakes(), *([whereabouts.route()] if route else [])],
+        "may_pause": user is not None and user.has_perm("email_integration.pause_sending"),
+        "paused": SendingPause.objects.exists(),
+    }
+
+
+@register.simple_tag
+def mail_without_any() -> str:
+    """Where mail goes once no configuration is active."""
+    return str(whereabouts.without_any())
