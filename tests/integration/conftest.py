@@ -1,8 +1,23 @@
 """Every test here starts with an empty broker and cache, and a process that remembers nothing."""
 
+from collections.abc import Iterator
+
 import pytest
+
+from email_integration.delivery import doorbell
+from tests.deliveries import RecordingDoorbell
 
 
 @pytest.fixture(autouse=True)
 def _fresh(fresh_process: None) -> None:
     pass
+
+
+@pytest.fixture
+def bell() -> Iterator[RecordingDoorbell]:
+    """A doorbell that remembers, in the place of Celery's."""
+    before = doorbell.installed()
+    recording = RecordingDoorbell()
+    doorbell.install(recording)
+    yield recording
+    doorbell.install(before)

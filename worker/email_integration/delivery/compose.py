@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from django.core.mail import EmailMessage, EmailMultiAlternatives
+from django.utils.functional import Promise
 
 from email_integration.exceptions import InvalidMail
 
@@ -29,6 +30,8 @@ def compose(
     headers: Mapping[str, str] | None,
 ) -> EmailMessage:
     """Return the message. Raises ``InvalidMail`` naming the argument that is wrong and how to mend it."""
+    # A text translated late is one in the language of now.
+    subject, body, html_body = _now(subject), _now(body), _now(html_body)
     for name, value in (("subject", subject), ("body", body)):
         if not isinstance(value, str):
             raise InvalidMail(f"{name} must be text, not {_kind(value)}.")
@@ -49,11 +52,15 @@ def compose(
         message.from_email = ""  # left open; Django would put DEFAULT_FROM_EMAIL here
     if html_body is not None:
         message.attach_alternative(html_body, "text/html")
-    if isinstance(attachments, str | bytes | Mapping):
+    if not isinstance(attachments, list | tuple | None):
         raise InvalidMail(f"attachments must be a list, not {_kind(attachments)}.")
-    for number, attachment in enumerate(attachments, 1):
+    for number, attachment in enumerate(attachments or (), 1):
         _attach(message, number, attachment)
     return message
+
+
+def _now(text: Any) -> Any:
+    return str(text) if isinstance(text, Promise) else text
 
 
 def _addresses(name: str, value: Any) -> list[str]:
@@ -94,6 +101,10 @@ def _attach(message: EmailMessage, number: int, attachment: Any) -> None:
         filename, content, mimetype = (*attachment, None)[:3]
         if content is None or not isinstance(content, str | bytes):
             raise InvalidMail(f"attachment {number}: the content must be text or bytes, not {_kind(content)}.")
+        if not isinstance(filename, str | None):
+            raise InvalidMail(f"attachment {number}: the filename must be text or None, not {_kind(filename)}.")
+        if mimetype is not None and not (isinstance(mimetype, str) and mimetype.count("/") == 1):
+            raise InvalidMail(f"attachment {number}: the MIME type must be like 'text/plain', or None.")
         message.attach(filename, content, mimetype)
     else:
         raise InvalidMail(

@@ -58,14 +58,16 @@ def installed() -> Doorbell:
     return _installed
 
 
-def ring(deliveries: Sequence[Delivery]) -> None:
-    """Ring now; a failure is logged, for the sweep rings again."""
+def ring(deliveries: Sequence[Delivery]) -> bool:
+    """Ring now and say whether it could be heard; a failure is logged, for the sweep rings again."""
     if not deliveries:
-        return
+        return True
     try:
         _installed.ring(deliveries)
     except Exception as error:  # the mail is safe in the database, whatever the broker says
         logger.warning("Could not ring for %d deliveries (%s); the sweep will.", len(deliveries), type(error).__name__)
+        return False
+    return True
 
 
 def ring_on_commit(delivery: Delivery, *, using: str) -> None:

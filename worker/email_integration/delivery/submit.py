@@ -33,7 +33,8 @@ def submit(
     submits nothing. Raises ``InvalidMail`` when the mail cannot be sent as given.
     """
     for name, text in (("task_id", delivery_id), ("idempotency_key", idempotency_key)):
-        if text is not None and not (isinstance(text, str) and 0 < len(text) <= 255):  # type: ignore[redundant-expr]
+        # PostgreSQL takes no NUL.
+        if text is not None and not (isinstance(text, str) and 0 < len(text) <= 255 and "\0" not in text):  # type: ignore[redundant-expr]
             raise InvalidMail(f"{name} must be text of 1 to 255 characters.")
     now = timezone.now()
     due_at = _moment("eta", due_at) or now

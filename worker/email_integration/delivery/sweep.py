@@ -6,6 +6,7 @@ import datetime as dt
 import itertools
 
 from django.db import transaction
+from django.db.models import F
 from django.utils import timezone
 
 from email_integration import conf
@@ -24,7 +25,9 @@ def sweep() -> int:
     """Ring for what is due and return how many deliveries that were. Any number of sweeps may run at once."""
     total = 0
     while taken := _take(timezone.now()):
-        doorbell.ring(taken)
+        if not doorbell.ring(taken):
+            _give_back(taken)
+            break
         total += len(taken)
         if len(taken) < BATCH:
             break
@@ -47,6 +50,12 @@ def _take(now: dt.datetime) -> list[Delivery]:
                 rings=rings + 1, ring_after=now + ledger.seconds(pause)
             )
     return taken
+
+
+def _give_back(taken: list[Delivery]) -> None:
+    """Undo the doubling: who cannot be rung for now is rung for as soon as the broker is back."""
+    rows = Delivery.objects.using(ledger.database()).filter(pk__in=[delivery.pk for delivery in taken], rings__gt=0)
+    rows.update(rings=F("rings") - 1, ring_after=timezone.now())
 
 
 def _rings(delivery: Delivery) -> int:

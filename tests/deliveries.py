@@ -1,0 +1,72 @@
+"""Deliveries without a task queue: a doorbell that remembers, and short ways to submit."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Sequence
+from typing import Any
+
+from django.core.mail import EmailMessage
+from django.utils import timezone
+
+from email_integration.delivery.submit import submit
+from email_integration.models import Delivery
+
+
+class RecordingDoorbell:
+    """A task queue in which nobody works."""
+
+    def __init__(self) -> None:
+        #: The ids of each ring.
+        self.rings: list[list[str]] = []
+        #: The id and the status of each report.
+        self.reports: list[tuple[str, str]] = []
+        #: The ids of deliveries that something follows.
+        self.followed: set[str] = set()
+        #: What to raise instead of ringing.
+        self.broken: Exception | None = None
+
+    def ring(self, deliveries: Sequence[Delivery]) -> None:
+        if self.broken is not None:
+            raise self.broken
+        self.rings.append([delivery.pk for delivery in deliveries])
+
+    def report(self, delivery: Delivery) -> None:
+        self.reports.append((delivery.pk, str(delivery.status)))
+
+    def has_follow_up(self, delivery: Delivery) -> bool:
+        return delivery.pk in self.followed
+
+    @property
+    def rung(self) -> list[str]:
+        """All the ids that were rung for."""
+        return [one for ring in self.rings for one in ring]
+
+
+def mail(*to: str, subject: str = "S", body: str = "B", from_email: str = "", **given: Any) -> EmailMessage:
+    """A message; its sender is left open unless given."""
+    message = EmailMessage(subject, body, None, list(to or ("kim@example.com",)), **given)
+    message.from_email = from_email
+    return message
+
+
+def submitted(*to: str, **how: Any) -> Delivery:
+    """A delivery that is due; what ``mail`` does not take goes to ``submit``."""
+    own = {name: how.pop(name) for name in ("subject", "body", "from_email", "headers", "cc", "bcc") if name in how}
+    return submit(mail(*to, **own), **how)
+
+
+def pretend(delivery: Delivery, **changes: Any) -> Delivery:
+    """Change the row behind everybody's back, and give it as it is then."""
+    Delivery.objects.filter(pk=delivery.pk).update(**changes)
+    return Delivery.objects.get(pk=delivery.pk)
+
+
+def ago(seconds: float) -> dt.datetime:
+    """The moment so many seconds ago."""
+    return timezone.now() - dt.timedelta(seconds=seconds)
+
+
+def statuses(delivery: Delivery) -> dict[str, str]:
+    """How each recipient of the stored delivery stands."""
+    return {item["address"]: item["status"] for item in Delivery.objects.get(pk=delivery.pk).recipients}

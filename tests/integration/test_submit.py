@@ -1,0 +1,202 @@
+"""Submitting: one row in the caller's transaction, one ring on commit, once per id and key."""
+
+from __future__ import annotations
+
+import datetime as dt
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from django.db import connection, transaction
+from django.utils import timezone
+
+from email_integration.delivery.submit import submit
+from email_integration.exceptions import InvalidMail
+from email_integration.models import Delivery
+from tests.deliveries import RecordingDoorbell, mail, submitted
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+def test_a_mail_is_one_row_and_one_ring(bell: RecordingDoorbell) -> None:
+    delivery = submitted("kim@example.com", bcc=["lee@example.com"])
+    stored = Delivery.objects.get()
+    assert (stored.pk, stored.status, stored.fence) == (delivery.pk, "queued", 0)
+    assert [item["address"] for item in stored.recipients] == ["kim@example.com", "lee@example.com"]
+    assert b"lee@" not in bytes(stored.content)
+    assert stored.message_id.encode() in bytes(stored.content)
+    assert bell.rings == [[delivery.pk]]
+
+
+def test_a_mail_costs_one_query(bell: RecordingDoorbell, django_assert_num_queries: Any) -> None:
+    with transaction.atomic(), django_assert_num_queries(1):
+        submitted()
+
+
+def test_nothing_rings_before_the_commit_and_all_ring_at_once(bell: RecordingDoorbell) -> None:
+    with transaction.atomic():
+        ids = [submitted().pk for _ in range(3)]
+        assert bell.rings == []
+    # And perhaps for what an earlier transaction of this thread had rolled back: nobody finds it.
+    assert len(bell.rings) == 1
+    assert bell.rings[0][-3:] == ids
+
+
+def test_a_transaction_that_is_rolled_back_leaves_nothing(bell: RecordingDoorbell) -> None:
+    with transaction.atomic():
+        submitted()
+        transaction.set_rollback(True)
+    assert not Delivery.objects.exists()
+    assert bell.rings == []
+
+
+@pytest.mark.parametrize("order", ["first", "last"])
+def test_a_savepoint_that_is_rolled_back_silences_nobody_else(bell: RecordingDoorbell, order: str) -> None:
+    ids = []
+    with transaction.atomic():
+        if order == "last":
+            ids.append(submitted().pk)
+        with transaction.atomic():
+            submitted()
+            transaction.set_rollback(True)
+        if order == "first":
+            ids.append(submitted().pk)
+    assert [delivery.pk for delivery in Delivery.objects.all()] == ids
+    assert len(bell.rings) == 1
+    assert set(ids) <= set(bell.rung)  # who was rolled back may be rung for: nobody finds it
+
+
+def test_what_was_rolled_back_is_not_rung_for_by_the_next_mail(bell: RecordingDoorbell) -> None:
+    with transaction.atomic():
+        submitted()
+        transaction.set_rollback(True)
+    delivery = submitted()
+    assert bell.rings == [[delivery.pk]]
+
+
+def test_a_dead_broker_loses_no_mail(bell: RecordingDoorbell, caplog: pytest.LogCaptureFixture) -> None:
+    bell.broken = ConnectionError("redis://user:s3cret@host")
+    delivery = submitted()
+    assert Delivery.objects.get().pk == delivery.pk
+    assert "s3cret" not in caplog.text
+    assert "the sweep will" in caplog.text
+
+
+@pytest.mark.parametrize("same", ["delivery_id", "idempotency_key"])
+def test_the_same_again_gives_back_the_first(bell: RecordingDoorbell, same: str) -> None:
+    first = submitted(subject="first", **{same: "one"})
+    second = submitted(subject="second", **{same: "one"})
+    assert first.pk == second.pk
+    assert b"first" in bytes(second.content)
+    assert Delivery.objects.count() == 1
+    assert bell.rings == [[first.pk]]
+
+
+def test_the_same_again_does_not_spoil_the_callers_transaction(bell: RecordingDoorbell) -> None:
+    submitted(idempotency_key="one")
+    with transaction.atomic():
+        submitted(idempotency_key="one")
+        other = submitted()
+    assert Delivery.objects.count() == 2
+    assert bell.rings[-1] == [other.pk]
+
+
+def test_a_key_of_one_and_an_id_of_another_name_the_id(bell: RecordingDoorbell) -> None:
+    by_id = submitted(delivery_id="one")
+    submitted(idempotency_key="key")
+    assert submitted(delivery_id="one", idempotency_key="key").pk == by_id.pk
+
+
+@pytest.mark.parametrize("same", ["delivery_id", "idempotency_key"])
+def test_the_same_from_many_threads_is_one_delivery(bell: RecordingDoorbell, same: str) -> None:
+    start = threading.Barrier(4)
+    found: list[str] = []
+
+    def work() -> None:
+        try:
+            start.wait(10)
+            found.append(submitted(**{same: "one"}).pk)
+        finally:
+            connection.close()
+
+    run([work] * 4)
+    assert len(found) == 4
+    assert len(set(found)) == 1
+    assert Delivery.objects.count() == 1
+    assert len(bell.rung) == 1
+
+
+def test_the_same_while_the_first_is_not_committed_waits_for_it(bell: RecordingDoorbell) -> None:
+    """And if the first is rolled back, the second is the first."""
+    inside, go_on = threading.Event(), threading.Event()
+    found: list[str] = []
+
+    def first() -> None:
+        try:
+            with transaction.atomic():
+                submitted(subject="first", idempotency_key="one")
+                inside.set()
+                go_on.wait(10)
+                transaction.set_rollback(True)
+        finally:
+            connection.close()
+
+    def second() -> None:
+        try:
+            inside.wait(10)
+            threading.Timer(0.1, go_on.set).start()
+            found.append(submitted(subject="second", idempotency_key="one").pk)
+        finally:
+            connection.close()
+
+    run([first, second])
+    assert [delivery.pk for delivery in Delivery.objects.all()] == found
+    assert b"second" in bytes(Delivery.objects.get().content)
+
+
+def run(targets: list[Callable[[], None]]) -> None:
+    threads = [threading.Thread(target=target) for target in targets]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert not any(thread.is_alive() for thread in threads)
+
+
+def test_a_mail_for_later_is_not_rung_for_now(bell: RecordingDoorbell) -> None:
+    due = timezone.now() + dt.timedelta(hours=1)
+    delivery = submitted(due_at=due)
+    assert bell.rings == []
+    assert (delivery.due_at, delivery.ring_after) == (due, due)
+    assert delivery.expires_at == due + dt.timedelta(days=5)
+
+
+def test_a_mail_that_expires_before_it_is_due_is_looked_at_then(bell: RecordingDoorbell) -> None:
+    now = timezone.now()
+    expires = now + dt.timedelta(minutes=1)
+    assert submitted(due_at=now + dt.timedelta(hours=1), expires_at=expires).ring_after == expires
+
+
+def test_a_naive_moment_is_in_the_current_time_zone(bell: RecordingDoorbell) -> None:
+    naive = dt.datetime(2040, 1, 1, 12, 0)  # noqa: DTZ001  # that is what is tested
+    with timezone.override("Africa/Harare"):
+        assert submitted(due_at=naive).due_at == dt.datetime(2040, 1, 1, 10, 0, tzinfo=dt.UTC)
+
+
+@pytest.mark.parametrize(
+    ("argument", "given"),
+    [
+        ("eta", {"due_at": "tomorrow"}),
+        ("expires_at", {"expires_at": 7}),
+        ("task_id", {"delivery_id": ""}),
+        ("task_id", {"delivery_id": "x" * 256}),
+        ("task_id", {"delivery_id": "a\0b"}),
+        ("idempotency_key", {"idempotency_key": 7}),
+        ("idempotency_key", {"idempotency_key": ""}),
+    ],
+)
+def test_what_is_wrong_is_refused_and_named(bell: RecordingDoorbell, argument: str, given: dict[str, Any]) -> None:
+    with pytest.raises(InvalidMail, match=f"^{argument} "):
+        submit(mail(), **given)
+    assert not Delivery.objects.exists()
