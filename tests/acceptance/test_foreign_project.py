@@ -1,0 +1,168 @@
+"""The wheel in somebody else's project: a new Django project with the settings of the README and no more."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from config.local.processes import Process, wait_until
+from config.local.smtp_server import SMTPServer
+from config.local.valkey import Valkey
+
+ROOT = Path(__file__).resolve().parents[2]
+
+#: What Celery's own guide, 'First steps with Django', has a project write.
+CELERY = """
+import os
+from celery import Celery
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "proj.settings")
+app = Celery("proj")
+app.config_from_object("django.conf:settings", namespace="CELERY")
+app.autodiscover_tasks()
+"""
+
+#: What the README adds to the settings of a new project.
+SETTINGS = """
+import os
+INSTALLED_APPS += ["django_celery_results", "simple_history", "email_integration"]
+MIDDLEWARE += ["simple_history.middleware.HistoryRequestMiddleware"]
+CELERY_BROKER_URL = os.environ["BROKER"]
+CELERY_RESULT_BACKEND = "django-db"
+CACHES = {"default": {"BACKEND": "django.core.cache.backends.redis.RedisCache", "LOCATION": os.environ["BROKER"]}}
+EMAIL_INTEGRATION = {"SMTP_PASSWORD_KEYS": [os.environ["SMTP_PASSWORD_KEYS"]]}
+"""
+
+CONFIGURE = """
+from email_integration.models import SMTPConfig
+SMTPConfig.objects.create(name="Ours", host="localhost", port={port}, username="user", password="password",
+                          from_email="noreply@example.com", is_active=True)
+"""
+
+SEND = """
+import json, time
+from django.db import transaction
+from email_integration.tasks import send_email
+started = time.monotonic()
+result = send_email.apply_async(({subject!r}, "Text"), {{"to": ["kim@example.com"]}}, {options})
+took = time.monotonic() - started
+print(json.dumps({{"took": took, "result": result.get(timeout=30) if {wait} else None}}))
+"""
+
+
+class Project:
+    """A Django project in a folder, which finds the wheel's content before this checkout."""
+
+    def __init__(self, folder: Path, site: Path, broker: str) -> None:
+        self.folder = folder
+        ours = ("DATABASE_URL", "REDIS_URL", "SECRET_KEY", "DEBUG", "ENV_FILE", "VAR_DIR")
+        self.env = {name: value for name, value in os.environ.items() if name not in ours}
+        self.env |= {"PYTHONPATH": str(site), "BROKER": broker, "DJANGO_SETTINGS_MODULE": "proj.settings"}
+
+    def run(self, *arguments: str) -> str:
+        done = subprocess.run(
+            [sys.executable, *arguments], cwd=self.folder, env=self.env, capture_output=True, text=True, timeout=60
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    def shell(self, program: str) -> str:
+        return self.run("-c", f"import django; django.setup()\n{program}")
+
+    def send(self, subject: str, *, wait: bool = True, **options: Any) -> Any:
+        given = ", ".join(f"{name}={value!r}" for name, value in options.items())
+        return json.loads(self.shell(SEND.format(subject=subject, options=given, wait=wait)))
+
+
+@pytest.fixture
+def project(tmp_path: Path, valkey: Valkey) -> Project:
+    """What ``django-admin startproject`` makes, with Celery and this app added."""
+    hatchling = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", str(tmp_path)]
+    subprocess.run(hatchling, cwd=ROOT, check=True, capture_output=True, timeout=60)
+    (wheel,) = tmp_path.glob("*.whl")
+    site = tmp_path / "site"
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "install", "--quiet", "--no-deps", "--no-index"]
+    subprocess.run([*pip, "--target", str(site), str(wheel)], check=True, capture_output=True, timeout=60)
+    subprocess.run([sys.executable, "-m", "django", "startproject", "proj"], cwd=tmp_path, check=True, timeout=60)
+    folder = tmp_path / "proj"
+    (folder / "proj" / "celery.py").write_text(CELERY)
+    (folder / "proj" / "__init__.py").write_text("from .celery import app as celery_app\n__all__ = ['celery_app']\n")
+    with (folder / "proj" / "settings.py").open("a") as settings:
+        settings.write(SETTINGS)
+    return Project(folder, site, valkey.url)
+
+
+@pytest.fixture
+def worker(project: Project) -> Iterator[Callable[[], Process]]:
+    """``celery -A proj worker -B``, with no options about queues."""
+    started: list[Process] = []
+
+    def start() -> Process:
+        command = [sys.executable, "-m", "celery", "-A", "proj", "worker", "-B", "--loglevel", "INFO"]
+        log = project.folder / "worker.log"
+        # Process adds to this process's environment; a clean one is wanted.
+        clean = [
+            sys.executable,
+            "-c",
+            "import os, sys; os.execvpe(sys.argv[1], sys.argv[1:], eval(os.environ['CLEAN']))",
+        ]
+        process = Process("foreign", [*clean, *command], log=log, env={"CLEAN": repr(project.env)}, cwd=project.folder)
+        started.append(process)
+        process.wait_for_log(" ready.")
+        return process
+
+    yield start
+    for process in started:
+        process.end()
+
+
+def test_a_new_project_sends_its_first_mail(
+    project: Project,
+    worker: Callable[[], Process],
+    smtp_server: Callable[..., SMTPServer],
+    valkey: Valkey,
+) -> None:
+    server = smtp_server()
+    where = project.shell("import email_integration; print(email_integration.__file__)")
+    assert str(project.folder.parent / "site") in where
+    project.run("manage.py", "check", "--fail-level", "WARNING")
+    project.run("manage.py", "makemigrations", "--check", "--dry-run")
+    project.run("manage.py", "migrate", "--verbosity", "0")
+    project.shell(CONFIGURE.format(port=server.port))
+    running = worker()
+
+    assert project.send("first")["result"]["status"] == "accepted"
+    # Beat's entry came along: nobody else rings for a mail that is due later.
+    assert project.send("later", countdown=0.5)["result"]["status"] == "accepted"
+    assert "Sending due task email_integration" in running.read_log()
+    # The limits of time are the app's own, not settings that one has to know.
+    valkey.freeze()
+    assert project.send("frozen", wait=False)["took"] < 2
+    valkey.thaw()
+    assert [message.subject for message in server.messages][:2] == ["first", "later"]
+
+
+@pytest.mark.extra
+def test_its_mails_leave_once_its_broker_is_back(
+    project: Project,
+    worker: Callable[[], Process],
+    smtp_server: Callable[..., SMTPServer],
+    valkey: Valkey,
+) -> None:
+    """With the app's own times, which let half a minute pass before a mail is looked for."""
+    server = smtp_server()
+    project.run("manage.py", "migrate", "--verbosity", "0")
+    project.shell(CONFIGURE.format(port=server.port))
+    worker()
+    valkey.freeze()
+    assert project.send("frozen", wait=False)["took"] < 2
+    valkey.kill()
+    assert project.send("stopped", wait=False)["took"] < 2
+    valkey.start()
+    wait_until(lambda: len(server.messages) == 2, seconds=90, what="both mails")
