@@ -199,7 +199,7 @@ def _move(delivery: Delivery, condition: Q, **changes: Any) -> bool:
 def _accept_late(delivery: Delivery, outcome: Accepted, attempt: Try) -> bool:
     try:
         delivery.refresh_from_db(
-            fields=["status", "fence", "recipients", "attempts", "continued"],
+            fields=[field.attname for field in Delivery._meta.concrete_fields if field.attname != "content"],
             from_queryset=Delivery.objects.using(database()).select_for_update(),
         )
     except Delivery.DoesNotExist:

@@ -1,0 +1,366 @@
+"""Every transition of a delivery, and who wins when two want one."""
+
+from __future__ import annotations
+
+import datetime as dt
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from django.db import OperationalError, connection
+from django.utils import timezone
+
+from email_integration.delivery import ledger
+from email_integration.delivery.outcome import Accepted, Deferred, Failed, InDoubt
+from email_integration.models import Delivery, DeliveryAttempt, Status
+from email_integration.smtp import Phase, Relay, Reply
+from tests.deliveries import RecordingDoorbell, ago, pretend, statuses, submitted
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+KIM, LEE, SAM = "kim@example.com", "lee@example.com", "sam@example.com"
+RELAY = Relay(name="Primary", host="mail.example.com", password="s3cret")
+OTHER = Relay(name="Backup", host="backup.example.com")
+TRY = ledger.Try(relay=RELAY, started_at=ago(1), wait=60)
+
+
+@pytest.fixture(autouse=True)
+def _bell(bell: RecordingDoorbell) -> None:
+    pass
+
+
+def taken(*to: str) -> Accepted:
+    return Accepted(code=250, accepted=to or (KIM,), refused={})
+
+
+def claimed(*to: str, relay: Relay = RELAY) -> Delivery:
+    delivery = submitted(*to or (KIM,))
+    assert ledger.claim(delivery, relay, from_header="a@example.com")
+    return delivery
+
+
+def stored(delivery: Delivery) -> Delivery:
+    return Delivery.objects.get(pk=delivery.pk)
+
+
+def same(delivery: Delivery) -> bool:
+    """Whether the instance says what the row says."""
+    row = stored(delivery)
+    fields = [field.attname for field in Delivery._meta.concrete_fields if field.attname != "content"]
+    return all(getattr(row, name) == getattr(delivery, name) for name in fields)
+
+
+def in_threads(*works: Callable[[], Any]) -> list[Any]:
+    """What each of them returned, all begun at once."""
+    start, results = threading.Barrier(len(works)), [None] * len(works)
+
+    def run(number: int) -> None:
+        try:
+            start.wait(10)
+            results[number] = works[number]()
+        finally:
+            connection.close()
+
+    threads = [threading.Thread(target=run, args=(number,)) for number in range(len(works))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    return results
+
+
+# -- the claim ------------------------------------------------------------------------------------------------------
+
+
+def test_a_claim_is_for_one(settings: Any) -> None:
+    settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "LEASE": 150.0}
+    delivery = submitted()
+    other = stored(delivery)
+    assert ledger.claim(delivery, RELAY, from_header="a@example.com")
+    assert not ledger.claim(other, RELAY, from_header="b@example.com")
+    assert same(delivery)
+    assert (delivery.status, delivery.from_header, delivery.smtp_config) == ("sending", "a@example.com", "Primary")
+    assert delivery.lease_until == delivery.ring_after
+    assert delivery.lease_until is not None
+    assert delivery.lease_until - timezone.now() > dt.timedelta(seconds=140)
+
+
+def test_of_many_claims_at_once_one_wins() -> None:
+    pk = submitted().pk
+
+    def claim() -> bool:
+        delivery = ledger.load(pk)
+        return delivery is not None and ledger.claim(delivery, RELAY, from_header="a@example.com")
+
+    assert sorted(in_threads(*[claim] * 4)) == [False, False, False, True]
+    assert Delivery.objects.get().fence == 1
+
+
+@pytest.mark.parametrize("status", [status for status in Status if status not in ledger.CLAIMABLE])
+def test_what_is_finished_or_in_somebodys_hands_is_not_claimed(status: Status) -> None:
+    delivery = pretend(submitted(), status=status)
+    assert not ledger.claim(delivery, RELAY, from_header="a@example.com")
+
+
+def test_a_repeated_ring_takes_the_mail_from_a_worker_that_has_not_claimed_it() -> None:
+    slow = submitted()
+    assert ledger.begin_again(stored(slow))
+    assert not ledger.claim(slow, RELAY, from_header="a@example.com")
+
+
+# -- outcomes -------------------------------------------------------------------------------------------------------
+
+
+def test_an_acceptance_ends_it(bell: RecordingDoorbell) -> None:
+    delivery = claimed()
+    assert ledger.record(delivery, taken(), TRY)
+    assert same(delivery)
+    assert (delivery.status, delivery.code, delivery.reason) == ("accepted", 250, "accepted by the server")
+    assert (delivery.ring_after, delivery.lease_until, delivery.continued) == (None, None, True)
+    assert delivery.finished_at is not None
+    assert bell.reports == [(delivery.pk, "accepted")]
+    logged = DeliveryAttempt.objects.get()
+    assert (logged.number, logged.outcome, logged.phase, logged.host) == (
+        1,
+        "accepted",
+        "final_dot",
+        "mail.example.com",
+    )
+
+
+@pytest.mark.parametrize("at_fault", [True, False])
+def test_a_deferral_waits_as_long_as_it_was_told(at_fault: bool) -> None:
+    delivery = claimed()
+    assert ledger.record(delivery, Deferred(code=450, reason="put off", relay_at_fault=at_fault), TRY)
+    assert same(delivery)
+    assert (delivery.status, delivery.code, delivery.waits_for_relay) == ("deferred", 450, at_fault)
+    assert (delivery.due_at - timezone.now()).total_seconds() == pytest.approx(60, abs=5)
+    assert (delivery.ring_after, delivery.rings, delivery.attempts) == (delivery.due_at, 0, 1)
+
+
+def test_a_deferral_beyond_the_expiry_is_looked_at_when_it_expires() -> None:
+    delivery = claimed()
+    delivery = pretend(delivery, expires_at=timezone.now() + dt.timedelta(seconds=30))
+    ledger.record(delivery, Deferred(reason="later"), TRY)
+    assert delivery.ring_after == delivery.expires_at
+
+
+def test_a_failure_ends_it() -> None:
+    delivery = claimed()
+    assert ledger.record(delivery, Failed(code=554, reason="refused", phase=Phase.FINAL_DOT), TRY)
+    assert same(delivery)
+    assert (delivery.status, delivery.code) == ("failed", 554)
+    assert statuses(delivery) == {KIM: "failed"}
+
+
+@pytest.mark.parametrize(("policy", "status"), [("resend", "deferred"), ("hold", "in_doubt")])
+def test_doubt_is_resent_or_held_by_policy(settings: Any, policy: str, status: str) -> None:
+    settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "IN_DOUBT": policy}
+    delivery = claimed()
+    assert ledger.record(delivery, InDoubt(reason="lost after the final dot"), TRY)
+    assert delivery.status == status
+    assert (delivery.ring_after is None) == (policy == "hold")
+    assert DeliveryAttempt.objects.get().outcome == "in_doubt"
+
+
+def test_recipients_are_settled_one_by_one_over_attempts() -> None:
+    delivery = claimed(KIM, LEE, SAM)
+    no, later = Reply(code=550, enhanced="5.1.1", text="no"), Reply(code=450, enhanced="4.2.0", text="later")
+    ledger.record(delivery, Accepted(code=250, accepted=(KIM,), refused={LEE: no, SAM: later}), TRY)
+    assert (delivery.status, delivery.code, delivery.reason) == ("deferred", 450, "1 of 3 recipients were put off")
+    assert ledger.pending(stored(delivery)) == (SAM,)
+    assert ledger.claim(delivery, RELAY, from_header="a@example.com")
+    ledger.record(delivery, taken(SAM), TRY)
+    assert (delivery.status, delivery.code) == ("accepted", 250)
+    assert statuses(delivery) == {KIM: "accepted", LEE: "failed", SAM: "accepted"}
+    assert delivery.attempts == 2
+
+
+def test_an_attempt_is_logged_without_address_or_secret() -> None:
+    delivery = claimed()
+    ledger.record(delivery, Deferred(code=450, reason="put off (450)"), TRY)
+    logged = " ".join(str(value) for value in DeliveryAttempt.objects.values()[0].values())
+    assert "kim" not in logged
+    assert "s3cret" not in logged
+
+
+# -- who is late ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("late", [Deferred(reason="later"), Failed(reason="never"), InDoubt(reason="lost")])
+def test_who_was_overtaken_changes_nothing(bell: RecordingDoorbell, late: Any) -> None:
+    slow = claimed()
+    ledger.record(stored(slow), taken(), TRY)
+    assert not ledger.record(slow, late, TRY)
+    assert stored(slow).status == "accepted"
+    assert len(bell.reports) == 1
+
+
+@pytest.mark.parametrize("since", ["deferred", "sending", "in_doubt", "expired", "cancelled", "quarantined", "failed"])
+def test_a_late_250_wins_over_whatever_has_happened_since(since: str) -> None:
+    slow = claimed(KIM, LEE)
+    quick = pretend(slow, status="deferred", lease_until=None)
+    if since == "sending":
+        assert ledger.claim(quick, OTHER, from_header="a@example.com")
+    elif since == "failed":
+        assert ledger.record(quick, Failed(code=554, reason="never"), TRY)
+    elif since in ("deferred", "in_doubt"):
+        assert ledger.record(quick, InDoubt(reason="lost"), TRY)
+        pretend(quick, status=since)
+    else:
+        assert ledger.end(quick, Status(since), "over")
+    assert ledger.record(slow, taken(KIM, LEE), TRY)
+    assert same(slow)
+    assert (slow.status, slow.code, slow.reason) == ("accepted", 250, "accepted by the server")
+    assert statuses(slow) == {KIM: "accepted", LEE: "accepted"}
+
+
+def test_two_late_250_are_recorded_once(bell: RecordingDoorbell) -> None:
+    slow = claimed()
+    quick = pretend(slow, status="deferred")
+    assert ledger.claim(quick, RELAY, from_header="a@example.com")
+    assert ledger.record(slow, taken(), TRY)
+    assert not ledger.record(quick, taken(), TRY)
+    assert bell.reports == [(slow.pk, "accepted")]
+
+
+def test_late_250s_of_two_workers_at_once_are_recorded_once(bell: RecordingDoorbell) -> None:
+    slow = claimed()
+    quick = pretend(slow, status="deferred")
+    assert ledger.claim(quick, RELAY, from_header="a@example.com")
+    found = in_threads(lambda: ledger.record(slow, taken(), TRY), lambda: ledger.record(quick, taken(), TRY))
+    assert sorted(found) == [False, True]
+    assert stored(slow).status == "accepted"
+    assert DeliveryAttempt.objects.count() == 1
+
+
+def test_a_250_for_a_delivery_that_was_deleted_is_nobodys() -> None:
+    delivery = claimed()
+    Delivery.objects.all().delete()
+    assert not ledger.record(delivery, taken(), TRY)
+
+
+def test_a_lease_that_ran_out_is_in_doubt_and_found_out_once() -> None:
+    delivery = claimed()
+    other = stored(delivery)
+    assert ledger.lease_ran_out(delivery)
+    assert not ledger.lease_ran_out(other)
+    assert delivery.status == "deferred"
+    assert delivery.due_at <= timezone.now()
+    assert DeliveryAttempt.objects.get().outcome == "in_doubt"
+
+
+class _Outage(RecordingDoorbell):
+    """The database goes away when the result is stored: after the row was updated, before the commit."""
+
+    failures = 1
+
+    def report(self, delivery: Delivery) -> None:
+        super().report(delivery)
+        if self.failures:
+            self.failures -= 1
+            raise OperationalError("gone")
+
+
+@pytest.mark.parametrize("outcome", [taken(), Failed(code=554, reason="never"), Deferred(code=450, reason="later")])
+def test_what_was_rolled_back_can_be_recorded_again(outcome: Any) -> None:
+    """The instance must not believe in a fence that the database has never seen."""
+    from email_integration.delivery import doorbell
+
+    doorbell.install(_Outage())
+    delivery = claimed()
+    with pytest.raises(OperationalError):
+        ledger.record(delivery, outcome, TRY)
+    assert same(delivery)
+    assert delivery.status == "sending"
+    assert ledger.record(delivery, outcome, TRY)
+    assert same(delivery)
+    assert delivery.status != "sending"
+    assert DeliveryAttempt.objects.count() == 1
+
+
+# -- ends -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("status", [Status.EXPIRED, Status.CANCELLED, Status.QUARANTINED])
+def test_an_end_is_final(bell: RecordingDoorbell, status: Status) -> None:
+    delivery = submitted()
+    assert ledger.end(delivery, status, "over")
+    assert same(delivery)
+    assert (delivery.status, delivery.reason, delivery.ring_after) == (status, "over", None)
+    assert not ledger.end(stored(delivery), Status.EXPIRED, "again")
+    assert bell.reports == [(delivery.pk, status)]
+
+
+def test_what_expires_partly_accepted_stays_accepted() -> None:
+    delivery = claimed(KIM, LEE)
+    later = Reply(code=450, enhanced="4.2.0", text="later")
+    ledger.record(delivery, Accepted(code=250, accepted=(KIM,), refused={LEE: later}), TRY)
+    assert ledger.end(delivery, Status.EXPIRED, "not accepted in time")
+    assert (delivery.status, delivery.code) == ("accepted", 250)
+    assert delivery.reason == "accepted by the server for 1 of 2 recipients"
+    assert statuses(delivery) == {KIM: "accepted", LEE: "failed"}
+
+
+def test_what_waits_can_be_cancelled(bell: RecordingDoorbell) -> None:
+    delivery = submitted()
+    found = ledger.cancel(delivery.pk)
+    assert found is not None
+    assert stored(delivery).status == "cancelled"
+    assert bell.reports == [(delivery.pk, "cancelled")]
+
+
+def test_what_is_being_sent_or_finished_or_unknown_cannot_be_cancelled() -> None:
+    sending, finished = claimed(), claimed()
+    ledger.record(finished, taken(), TRY)
+    assert [ledger.cancel(pk) for pk in (sending.pk, finished.pk, "unknown")] == [None, None, None]
+    assert stored(sending).status == "sending"
+
+
+def test_a_cancellation_and_a_claim_at_once_do_not_both_happen() -> None:
+    delivery = submitted()
+    own = stored(delivery)
+    cancelled, won = in_threads(
+        lambda: ledger.cancel(delivery.pk), lambda: ledger.claim(own, RELAY, from_header="a@example.com")
+    )
+    assert bool(cancelled) != won
+    assert stored(delivery).status == ("sending" if won else "cancelled")
+
+
+# -- what follows ---------------------------------------------------------------------------------------------------
+
+
+def test_what_follows_is_kept_until_it_was_set_going(bell: RecordingDoorbell) -> None:
+    delivery = submitted()
+    bell.followed.add(delivery.pk)
+    assert ledger.claim(delivery, RELAY, from_header="a@example.com")
+    ledger.record(delivery, taken(), TRY)
+    assert not delivery.continued
+    assert delivery.ring_after is not None
+    assert not ledger.resume_follow_up(stored(delivery))  # whoever recorded it is at it
+    assert ledger.resume_follow_up(pretend(delivery, lease_until=ago(1)))
+    ledger.followed_up(delivery.pk)
+    row = stored(delivery)
+    assert (row.continued, row.ring_after) == (True, None)
+
+
+# -- waking ---------------------------------------------------------------------------------------------------------
+
+
+def test_waking_makes_due_what_waits_for_its_relay_and_nothing_else() -> None:
+    def deferred(**how: Any) -> Delivery:
+        delivery = claimed()
+        ledger.record(delivery, Deferred(reason="later", **how), TRY)
+        return delivery
+
+    waits, greylisted = deferred(relay_at_fault=True), deferred()
+    done = deferred(relay_at_fault=True)
+    assert ledger.claim(done, RELAY, from_header="a@example.com")
+    ledger.record(done, taken(), TRY)
+    assert ledger.wake() == 1
+    woken = stored(waits)
+    assert woken.due_at <= timezone.now()
+    assert (woken.ring_after, woken.rings, woken.fence) == (woken.due_at, 0, waits.fence)
+    assert stored(greylisted).due_at > timezone.now()
+    assert not stored(done).waits_for_relay
