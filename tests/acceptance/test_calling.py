@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 from celery import current_app
 from celery.result import AsyncResult
 from django.db import transaction
@@ -195,6 +196,16 @@ def test_what_is_rolled_back_is_not_sent(server: SMTPServer) -> None:
     wait_until(lambda: len(server.messages) >= 3, seconds=10, what="three mails")
     assert sorted(message.subject for message in server.messages) == ["kept", "kept too", "last"]
     assert not Delivery.objects.filter(pk=lost.id).exists()
+
+
+@at_worker
+def test_sweeps_that_no_worker_took_in_time_are_thrown_away(app: Stack) -> None:
+    """Beat goes on while there is no worker; the next one does not find hundreds of them."""
+    app.worker.end()
+    client = redis.Redis.from_url(services.valkey.url)
+    wait_until(lambda: client.llen("mail.sweep") >= 4, seconds=10, what="four sweeps")
+    client.close()
+    app.start_worker().wait_for_log("Discarding revoked task: email_integration.tasks.sweep", seconds=10)
 
 
 @at_worker

@@ -1,0 +1,85 @@
+"""Running workers follow the active configuration: all of them, at once, however it was changed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from django.db import transaction
+
+from config.local.processes import wait_until
+from config.local.smtp_server import Fault, SMTPServer
+from email_integration.models import Delivery, DeliveryAttempt, SMTPConfig
+from email_integration.tasks import send_email
+from tests.acceptance.conftest import Activate
+
+Serve = Callable[..., SMTPServer]
+
+#: Long enough for both processes to have a share of a round.
+SLOW = Fault(verb="DOT", delay=0.02)
+ROUND = 30
+
+
+def serve(smtp_server: Serve) -> SMTPServer:
+    return smtp_server(security="plain", user=None, faults=[SLOW])
+
+
+def send_round(word: str) -> None:
+    """Send some mails and wait until they are accepted; both processes have sent some."""
+    with transaction.atomic():
+        ids = [send_email.delay(word, "Text", to=["kim@example.com"]).id for _ in range(ROUND)]
+    wait_until(
+        lambda: Delivery.objects.filter(pk__in=ids, status="accepted").count() == ROUND,
+        seconds=30,
+        what=f"round {word}",
+    )
+    tried = DeliveryAttempt.objects.filter(delivery_id__in=ids)
+    assert tried.count() == ROUND
+    assert len(set(tried.values_list("worker", flat=True))) == 2
+
+
+def got(server: SMTPServer) -> dict[str, int]:
+    subjects = [message.subject for message in server.messages]
+    return {subject: subjects.count(subject) for subject in dict.fromkeys(subjects)}
+
+
+@pytest.mark.usefixtures("app")
+def test_every_kind_of_change_is_followed_at_once(smtp_server: Serve, activate: Activate) -> None:
+    first, second = serve(smtp_server), serve(smtp_server)
+    a, b = activate(first, "A"), activate(second, "B", is_active=False)
+    send_round("created")
+    b.is_active = True
+    b.save()
+    send_round("saved")
+    SMTPConfig.objects.filter(pk=b.pk).update(port=first.port)
+    send_round("updated")
+    with transaction.atomic():
+        SMTPConfig.objects.update(is_active=False)
+        SMTPConfig.objects.filter(pk=b.pk).update(port=second.port)
+        SMTPConfig.objects.filter(pk=b.pk).update(is_active=True)
+    send_round("updated in a transaction")
+    with transaction.atomic():
+        SMTPConfig.objects.filter(pk=b.pk).update(port=first.port)
+        transaction.set_rollback(True)
+    send_round("rolled back")
+    b.port = first.port
+    SMTPConfig.objects.bulk_update([b], ["port"])
+    send_round("bulk")
+    b.delete()
+    SMTPConfig.objects.filter(pk=a.pk).update(is_active=True, port=second.port)
+    send_round("deleted")
+    assert got(first) == {"created": ROUND, "updated": ROUND, "bulk": ROUND}
+    assert got(second) == {"saved": ROUND, "updated in a transaction": ROUND, "rolled back": ROUND, "deleted": ROUND}
+
+
+@pytest.mark.usefixtures("app")
+def test_mail_waits_while_there_is_no_server_and_leaves_once_there_is(smtp_server: Serve, activate: Activate) -> None:
+    config = activate(serve(smtp_server), "Off", is_active=False)
+    results = [send_email.delay("waits", "Text", to=["kim@example.com"]) for _ in range(3)]
+    waiting = Delivery.objects.filter(status="deferred", reason__contains="EMAIL_HOST is not set")
+    wait_until(lambda: waiting.count() == 3, seconds=15, what="three that wait")
+    assert {result.state for result in results} == {"RETRY"}
+    assert all(result.result.code is None for result in results)
+    config.is_active = True
+    config.save()
+    assert {result.get(timeout=20)["smtp_config"] for result in results} == {"Off"}
