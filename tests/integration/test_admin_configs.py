@@ -1,0 +1,242 @@
+"""Configurations in the admin: adding, changing, and which of them is active."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from cryptography.fernet import Fernet
+from django.test import Client
+
+from config.local.valkey import Valkey
+from email_integration.models import SMTPConfig
+from email_integration.routing import active_relay
+
+from .admin_site import SECRET, config, form_of, list_of, logged_in, said, url
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture
+def admin() -> Client:
+    return logged_in(superuser=True)
+
+
+def with_setting(settings: Any, **values: Any) -> None:
+    settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, **values}
+
+
+# -- adding and changing --------------------------------------------------------------------------------------------
+
+
+def test_a_configuration_is_added_and_its_password_sealed(admin: Client) -> None:
+    data = form_of(
+        SMTPConfig(name="New", host="smtp.example.com", from_email="noreply@example.com", username="Müller"),
+        password="pässword ",
+    )
+    assert admin.post(url("add"), data).status_code == 302
+    stored = SMTPConfig.objects.get(name="New")
+    assert stored.password == "pässword "
+    assert stored.username == "Müller"
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"port": 465}, "Port 465 speaks TLS from the start"),
+        ({"use_tls": None, "use_ssl": "on"}, "Port 587 starts in the clear"),
+        ({"use_ssl": "on"}, "TLS and SSL exclude each other"),
+        ({"host": "https://smtp.example.com"}, "not a URL"),
+        ({"host": "kim@example.com"}, "not a mail address"),
+        ({"from_email": "nobody"}, "Enter an address such as"),
+        ({"port": 0}, "greater than or equal to 1"),
+    ],
+)
+def test_what_cannot_work_is_refused_with_words(admin: Client, changes: dict[str, Any], words: str) -> None:
+    data = form_of(SMTPConfig(name="New", host="smtp.example.com", from_email="a@example.com"), **changes)
+    response = admin.post(url("add"), data)
+    assert response.status_code == 200
+    assert words in response.content.decode()
+    assert not SMTPConfig.objects.exists()
+
+
+def test_what_is_doubtful_is_saved_with_a_warning(admin: Client) -> None:
+    stored = config()
+    response = admin.post(url("change", stored.pk), form_of(stored, use_tls=None, port=25, password="new"), follow=True)
+    assert "in the clear" in said(response)
+
+
+def test_a_blank_password_keeps_the_stored_one(admin: Client) -> None:
+    stored = config()
+    admin.post(url("change", stored.pk), form_of(stored, name="Renamed"))
+    stored.refresh_from_db()
+    assert (stored.name, stored.password) == ("Renamed", SECRET)
+
+
+@pytest.mark.parametrize("changes", [{"host": "evil.example.com"}, {"port": 2525}, {"username": "other"}])
+def test_another_server_or_user_wants_the_password_again(admin: Client, changes: dict[str, Any]) -> None:
+    stored = config()
+    response = admin.post(url("change", stored.pk), form_of(stored, **changes))
+    assert "Enter the password again" in response.content.decode()
+    assert admin.post(url("change", stored.pk), form_of(stored, password="new", **changes)).status_code == 302
+
+
+def test_no_page_shows_a_password(admin: Client) -> None:
+    stored = config(is_active=True)
+    sealed = str(stored.sealed_password)
+    record = stored.history.first()
+    pages = [
+        admin.get(url("changelist")),
+        admin.get(url("change", stored.pk)),
+        admin.get(url("history", stored.pk)),
+        admin.get(url("simple_history", stored.pk, record.pk)),
+        admin.get(url("delete", stored.pk)),
+        admin.post(url("change", stored.pk), form_of(stored, password=SECRET, host="")),
+        admin.post(url("change", stored.pk), form_of(stored, password=SECRET, is_active=None)),
+        admin.post(url("changelist"), {"action": "deactivate", "_selected_action": stored.pk, "index": 0}),
+    ]
+    for page in pages:
+        assert page.status_code == 200
+        assert SECRET not in page.content.decode()
+        assert sealed not in page.content.decode()
+
+
+# -- one active -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("first", "second"), [("A", "B"), ("B", "A")])
+def test_the_list_switches_in_one_save_whichever_row_comes_first(admin: Client, first: str, second: str) -> None:
+    one, other = config(first, is_active=True), config(second, host="other.example.com")
+    response = admin.post(url("changelist"), list_of(other), follow=True)
+    assert [item.name for item in SMTPConfig.objects.filter(is_active=True)] == [second]
+    assert f"through “{second}” (other.example.com:587) now" in response.content.decode()
+    assert [record.event for record in one.history.all()[:1]] == ["deactivated"]
+    assert [record.event for record in other.history.all()[:1]] == ["activated"]
+    assert one.history.count() == other.history.count() == 2
+
+
+def test_none_ticked_is_saved_and_said(admin: Client, settings: Any) -> None:
+    settings.EMAIL_HOST, settings.EMAIL_PORT = "fallback.example.com", 2525
+    config("A", is_active=True)
+    config("B")
+    response = admin.post(url("changelist"), list_of(), follow=True)
+    assert not SMTPConfig.objects.filter(is_active=True).exists()
+    assert "by the settings of this project: fallback.example.com:2525" in said(response)
+
+
+def test_two_ticked_is_refused_with_a_sentence(admin: Client) -> None:
+    first, second = config("A", is_active=True), config("B")
+    response = admin.post(url("changelist"), list_of(first, second))
+    assert response.status_code == 200
+    assert "Only one configuration can be active, and “A” and “B” are ticked" in response.content.decode()
+    assert [item.name for item in SMTPConfig.objects.filter(is_active=True)] == ["A"]
+
+
+def test_workers_follow_the_list(admin: Client, django_capture_on_commit_callbacks: Any) -> None:
+    config("A", is_active=True)
+    other = config("B", username="", password="")
+    with django_capture_on_commit_callbacks(execute=True):
+        admin.post(url("changelist"), list_of(other))
+    assert str(active_relay()) == "B (smtp.example.com:587)"
+
+
+def test_a_row_that_cannot_work_is_not_activated_from_the_list(admin: Client) -> None:
+    broken = config("A", port=465, use_tls=True)
+    response = admin.post(url("changelist"), list_of(broken))
+    assert "Port 465 speaks TLS from the start" in response.content.decode()
+    assert not SMTPConfig.objects.filter(is_active=True).exists()
+
+
+def test_an_untested_row_is_not_activated_when_a_test_is_required(admin: Client, settings: Any) -> None:
+    with_setting(settings, REQUIRE_TEST_BEFORE_ACTIVATE=True)
+    stored = config("A")
+    assert "has not passed a connection test" in admin.post(url("changelist"), list_of(stored)).content.decode()
+    page = admin.post(url("change", stored.pk), form_of(stored, is_active="on"))
+    assert "has not passed a connection test" in page.content.decode()
+    data = {"action": "activate", "_selected_action": stored.pk}
+    assert "has not passed" in said(admin.post(url("changelist"), data, follow=True))
+    stored.record_test(passed=True, detail="")
+    admin.post(url("changelist"), list_of(stored))
+    assert SMTPConfig.objects.get().is_active
+
+
+def test_the_form_asks_before_it_leaves_none_active(admin: Client, settings: Any) -> None:
+    settings.EMAIL_HOST = "fallback.example.com"
+    stored = config(is_active=True)
+    response = admin.post(url("change", stored.pk), form_of(stored, is_active=None))
+    assert response.status_code == 200
+    assert "fallback.example.com:25" in response.content.decode()
+    assert SMTPConfig.objects.get().is_active
+    confirmed = form_of(stored, is_active=None, confirm_none_active="on")
+    response = admin.post(url("change", stored.pk), confirmed, follow=True)
+    assert not SMTPConfig.objects.get().is_active
+    assert "fallback.example.com:25" in said(response)
+
+
+def test_deleting_and_deactivating_the_active_one_say_where_mail_goes_then(admin: Client) -> None:
+    stored = config(is_active=True)
+    nowhere = "mail goes nowhere and waits"
+    assert nowhere in admin.get(url("delete", stored.pk)).content.decode()
+    selected = {"_selected_action": stored.pk}
+    assert nowhere in admin.post(url("changelist"), {"action": "delete_selected", **selected}).content.decode()
+    assert nowhere in admin.post(url("changelist"), {"action": "deactivate", **selected}).content.decode()
+    assert SMTPConfig.objects.get().is_active
+    response = admin.post(url("changelist"), {"action": "deactivate", "confirmed": "1", **selected}, follow=True)
+    assert nowhere in said(response)
+    assert not SMTPConfig.objects.get().is_active
+    admin.post(url("delete", stored.pk), {"post": "yes"})
+    assert not SMTPConfig.objects.exists()
+
+
+def test_actions_activate_and_duplicate(admin: Client) -> None:
+    first, second = config("A", is_active=True), config("B")
+    admin.post(url("changelist"), {"action": "activate", "_selected_action": second.pk})
+    assert SMTPConfig.objects.get(is_active=True) == second
+    both = {"action": "activate", "_selected_action": [first.pk, second.pk]}
+    assert "Select the one" in said(admin.post(url("changelist"), both, follow=True))
+    response = admin.post(url("changelist"), {"action": "duplicate", "_selected_action": second.pk})
+    copy = SMTPConfig.objects.get(name="B (copy)")
+    assert response.headers["Location"] == url("change", copy.pk)
+    assert (copy.is_active, copy.password, copy.tested_at) == (False, SECRET, None)
+
+
+# -- what is said ---------------------------------------------------------------------------------------------------
+
+
+def test_the_list_says_where_mail_goes_and_why(admin: Client, settings: Any) -> None:
+    assert "Mail goes nowhere now and waits" in admin.get(url("changelist")).content.decode()
+    settings.EMAIL_HOST = "fallback.example.com"
+    page = admin.get(url("changelist")).content.decode()
+    assert "fallback.example.com:25 now, by the settings of this project" in page
+    config("Primary", is_active=True)
+    assert "through “Primary” (smtp.example.com:587) now" in admin.get(url("changelist")).content.decode()
+
+
+def test_a_lost_key_spoils_one_row_and_says_so(admin: Client, settings: Any) -> None:
+    lost = config("Lost", is_active=True)
+    with_setting(settings, SMTP_PASSWORD_KEYS=[Fernet.generate_key().decode()])
+    config("Fine")
+    page = admin.get(url("changelist")).content.decode()
+    assert page.count("password unreadable") == 1
+    assert "the password of the active configuration, “Lost”, is unreadable" in page
+    page = admin.get(url("change", lost.pk)).content.decode()
+    assert "cannot be opened with the keys in SMTP_PASSWORD_KEYS" in page
+    assert admin.post(url("change", lost.pk), form_of(lost, password="again")).status_code == 302
+    assert SMTPConfig.objects.get(name="Lost").password == "again"
+
+
+def test_a_cache_out_of_reach_is_said_after_a_save(admin: Client, valkey: Valkey) -> None:
+    stored = config("A")
+    valkey.stop()
+    response = admin.post(url("changelist"), list_of(stored), follow=True)
+    assert "workers follow this change within 5 seconds" in said(response)
+    assert SMTPConfig.objects.get().is_active
+
+
+def test_a_used_configuration_is_deleted_with_its_name_kept(admin: Client) -> None:
+    stored = config("A")
+    record = stored.history.first()
+    admin.post(url("delete", stored.pk), {"post": "yes"})
+    assert record.history_object.name == "A" if record.history_object else True
+    page = admin.get(url("history", stored.pk)).content.decode()
+    assert "deleted" in page
