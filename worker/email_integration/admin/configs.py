@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from django.contrib import admin, messages
+from django.contrib.admin.utils import flatten_fieldsets
+from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest, HttpResponse
 from django.utils.html import format_html
 from django.utils.timezone import localtime
@@ -22,8 +24,6 @@ from .history import HistoryPage
 from .pausing import PauseViews
 from .presets import PRESETS
 from .trials import TrialViews
-
-_SECRET_FIELDS = ("password", "confirm_none_active")
 
 
 @admin.register(SMTPConfig)
@@ -83,6 +83,8 @@ class SMTPConfigAdmin(TrialViews, PauseViews, ConfigActions, HistoryPage):  # ty
         return bool(super().has_delete_permission(request, obj))
 
     def get_readonly_fields(self, request: HttpRequest, obj: SMTPConfig | None = None) -> tuple[str, ...]:
+        if obj is not None and not self.has_change_permission(request, obj):
+            return tuple(flatten_fieldsets(self.get_fieldsets(request, obj)))
         locked = () if self.has_activate_permission(request) else ("is_active",)
         return (*self.readonly_fields, *locked)
 
@@ -122,6 +124,9 @@ class SMTPConfigAdmin(TrialViews, PauseViews, ConfigActions, HistoryPage):  # ty
         return self._say_what_follows(request, response, before)
 
     def history_form_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+        # simple-history hides the button from whoever may only look, and takes the form all the same.
+        if request.method == "POST" and not self.has_change_permission(request):
+            raise PermissionDenied
         before = self._active_pk()
         response: HttpResponse = super().history_form_view(request, *args, **kwargs)
         return self._say_what_follows(request, response, before)

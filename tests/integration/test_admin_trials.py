@@ -1,0 +1,189 @@
+"""The connection test of the admin: with what is typed, with what is stored, and who may."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from cryptography.fernet import Fernet
+from django.test import Client
+
+from config.local.smtp_server import Fault, SMTPServer
+from email_integration.models import SMTPConfig
+
+from .admin_site import config, form_of, logged_in, said, url
+
+pytestmark = pytest.mark.django_db
+Serve = Callable[..., SMTPServer]
+FETCH = {"X-Requested-With": "fetch"}
+
+
+@pytest.fixture
+def admin() -> Client:
+    return logged_in(superuser=True)
+
+
+def stored_for(server: SMTPServer, **values: Any) -> SMTPConfig:
+    return config(**{"host": "localhost", "port": server.port, "password": "password", "timeout": 5, **values})
+
+
+def tried(client: Client, stored: SMTPConfig | None, data: dict[str, Any], **more: Any) -> str:
+    address = url("test", stored.pk) if stored else url("test_new")
+    response = client.post(address, {**data, **more}, headers=FETCH)
+    assert response.status_code == 200
+    return response.content.decode()
+
+
+def test_what_is_typed_is_tested_before_it_is_saved(admin: Client, smtp_server: Serve) -> None:
+    server = smtp_server()
+    typed = SMTPConfig(host="localhost", port=server.port, username="user")
+    page = tried(admin, None, form_of(typed, password="password"))
+    assert "The connection works" in page
+    assert "TLSv1." in page
+    assert "Certificate for localhost" in page
+    assert "PLAIN" in page or "LOGIN" in page
+    assert "password" not in page.lower().replace("password unreadable", "")
+    assert not SMTPConfig.objects.exists()
+
+
+def test_a_browser_without_scripts_gets_a_page(admin: Client, smtp_server: Serve) -> None:
+    stored = stored_for(smtp_server())
+    response = admin.post(url("test", stored.pk), form_of(stored))
+    assert "Go back in the browser" in response.content.decode()
+    assert "The connection works" in response.content.decode()
+
+
+def test_a_test_of_the_stored_settings_is_kept(admin: Client, smtp_server: Serve) -> None:
+    stored = stored_for(smtp_server())
+    tried(admin, stored, form_of(stored))
+    stored.refresh_from_db()
+    assert stored.passed_test
+    assert stored.history.first().event == "tested"
+    assert stored.history.first().history_user.username == "kim"
+    assert "passed" in admin.get(url("changelist")).content.decode()
+
+
+def test_a_test_of_other_settings_is_not_kept(admin: Client, smtp_server: Serve) -> None:
+    first, second = smtp_server(), smtp_server()
+    stored = stored_for(first)
+    assert "The connection works" in tried(admin, stored, form_of(stored, port=second.port, password="password"))
+    stored.refresh_from_db()
+    assert stored.tested_at is None
+
+
+@pytest.mark.parametrize("changes", [{"host": "127.0.0.1"}, {"port": "other"}, {"username": "other"}])
+def test_the_stored_password_is_not_sent_to_another_server_or_user(
+    admin: Client, smtp_server: Serve, changes: dict[str, Any]
+) -> None:
+    server, other = smtp_server(), smtp_server()
+    stored = stored_for(server)
+    if changes.get("port"):
+        changes = {"port": other.port}
+    page = tried(admin, stored, form_of(stored, **changes))
+    assert "Enter the password again" in page
+    assert server.sessions == other.sessions == []
+
+
+def test_the_test_mail_goes_to_whoever_asks(admin: Client, smtp_server: Serve) -> None:
+    server = smtp_server()
+    stored = stored_for(server)
+    assert "took the test mail for kim@example.com" in tried(admin, stored, form_of(stored), send="1")
+    assert server.messages[0].rcpt_tos == ("kim@example.com",)
+
+
+def test_without_an_address_no_test_mail_goes(admin: Client, smtp_server: Serve) -> None:
+    from django.contrib.auth import get_user_model
+
+    get_user_model().objects.update(email="")
+    stored = stored_for(smtp_server())
+    assert "Your account has no mail address" in tried(admin, stored, form_of(stored), send="1")
+
+
+def test_a_failure_says_what_to_do(admin: Client, smtp_server: Serve) -> None:
+    stored = stored_for(
+        smtp_server(faults=[Fault(verb="AUTH", reply="534 5.7.9 Application-specific password required")])
+    )
+    page = tried(admin, stored, form_of(stored))
+    assert "Application-specific password required" in page
+    assert "https://myaccount.google.com/apppasswords" in page
+    stored.refresh_from_db()
+    assert stored.test_passed is False
+    assert stored.test_detail == "auth: 534 5.7.9"
+
+
+def test_what_a_server_says_is_shown_and_not_run(admin: Client, smtp_server: Serve) -> None:
+    stored = stored_for(smtp_server(faults=[Fault(verb="AUTH", reply="535 <script>alert(1)</script>")]))
+    page = tried(admin, stored, form_of(stored))
+    assert "&lt;script&gt;" in page
+    assert "<script>" not in page
+
+
+def test_a_host_that_hangs_is_given_up_at_the_timeout(admin: Client) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as tarpit:
+        typed = SMTPConfig(host="127.0.0.1", port=tarpit.getsockname()[1], timeout=1)
+        began = time.monotonic()
+        page = tried(admin, None, form_of(typed))
+        assert time.monotonic() - began < 4
+    assert "within 1 s" in page
+
+
+def test_what_cannot_be_tried_says_why(admin: Client) -> None:
+    assert "not a URL" in tried(admin, None, form_of(SMTPConfig(host="https://localhost")))
+    page = tried(admin, None, form_of(SMTPConfig(host="localhost"), timeout="soon"))
+    assert "Timeout: Enter a whole number." in page
+
+
+def test_an_unreadable_password_says_so(admin: Client, settings: Any, smtp_server: Serve) -> None:
+    server = smtp_server()
+    stored = stored_for(server)
+    settings.EMAIL_INTEGRATION = {
+        **settings.EMAIL_INTEGRATION,
+        "SMTP_PASSWORD_KEYS": [Fernet.generate_key().decode()],
+    }
+    assert "SMTP_PASSWORD_KEYS" in tried(admin, stored, form_of(stored))
+    assert "The connection works" in tried(admin, stored, form_of(stored, password="password"))
+    data = {"action": "test_connection", "_selected_action": stored.pk}
+    assert "SMTP_PASSWORD_KEYS" in said(admin.post(url("changelist"), data, follow=True))
+
+
+def test_actions_test_and_send(admin: Client, smtp_server: Serve) -> None:
+    server = smtp_server()
+    works, fails = stored_for(server), stored_for(server, name="Wrong", password="wrong")
+    both = {"_selected_action": [works.pk, fails.pk]}
+    text = said(admin.post(url("changelist"), {"action": "test_connection", **both}, follow=True))
+    assert f"“Primary” (localhost:{server.port}) works." in text
+    assert "“Wrong”" in text
+    assert "does not accept the username and password" in text
+    text = said(admin.post(url("changelist"), {"action": "send_test_mail", **both}, follow=True))
+    assert "took a test mail for kim@example.com" in text
+    assert len(server.messages) == 1
+
+
+def test_who_may_not_change_tests_what_is_stored_and_nothing_else(smtp_server: Serve) -> None:
+    """What is typed counts for nothing, so that the stored password stays with its server."""
+    server, other = smtp_server(), smtp_server()
+    stored = stored_for(server)
+    client = logged_in("view_smtpconfig", "test_smtpconfig")
+    tried(client, stored, form_of(stored, port=other.port))
+    assert len(server.sessions) == 1
+    assert other.sessions == []
+
+
+@pytest.mark.parametrize(
+    "permissions", [("view_smtpconfig",), ("view_smtpconfig", "change_smtpconfig"), ("test_smtpconfig",)]
+)
+def test_who_may_not_test_gets_no_further(smtp_server: Serve, permissions: tuple[str, ...]) -> None:
+    server = smtp_server()
+    stored = stored_for(server)
+    client = logged_in(*permissions)
+    assert client.post(url("test", stored.pk), form_of(stored)).status_code == 403
+    assert client.post(url("test_new"), form_of(stored)).status_code == 403
+    assert server.sessions == []
+
+
+def test_a_test_wants_a_post_and_a_configuration(admin: Client) -> None:
+    assert admin.get(url("test_new")).status_code == 403
+    assert admin.post(url("test", 4711), {}).status_code == 404
