@@ -1,0 +1,561 @@
+"""One attempt: a real server, a real database, and what is left in both."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import logging
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from cryptography.fernet import Fernet
+from django.db import OperationalError, connection, transaction
+from django.utils import timezone
+
+from config.local.processes import wait_until
+from config.local.smtp_server import Fault, Message, SMTPServer
+from email_integration import routing
+from email_integration.delivery import ledger
+from email_integration.delivery.attempt import attempt
+from email_integration.delivery.dispatch import pool
+from email_integration.delivery.outcome import Skipped
+from email_integration.models import Delivery, DeliveryAttempt, SMTPConfig
+from tests import services
+from tests.deliveries import RecordingDoorbell, ago, pretend, statuses, submitted
+from tests.relays import config_for
+from tests.scripted import ScriptedServer
+
+Serve = Callable[..., SMTPServer]
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+KIM, LEE = "kim@example.com", "lee@example.com"
+
+
+@pytest.fixture(autouse=True)
+def _short(bell: RecordingDoorbell, settings: Any) -> None:
+    settings.EMAIL_INTEGRATION = {
+        **settings.EMAIL_INTEGRATION,
+        "REPLY_TIMEOUT": 1.0,
+        "LEASE": 5.0,
+        "RETRY_FIRST": 60.0,
+        "RETRY_MAX": 600.0,
+    }
+
+
+def tried(delivery: Delivery) -> Delivery:
+    """Attempt it, and give the row as it is then."""
+    result = attempt(delivery.pk)
+    assert isinstance(result, Delivery), result
+    row = Delivery.objects.get(pk=delivery.pk)
+    assert (row.status, row.fence, row.code) == (result.status, result.fence, result.code)
+    return row
+
+
+def skipped(delivery: Delivery) -> str:
+    result = attempt(delivery.pk)
+    assert isinstance(result, Skipped), result
+    return result.reason
+
+
+def due(delivery: Delivery) -> Delivery:
+    """Let the time pass that it was put off for."""
+    return pretend(delivery, due_at=ago(0))
+
+
+def session_ends(server: SMTPServer, number: int = 1) -> None:
+    wait_until(lambda: not server.sessions[number - 1].is_open, seconds=5, what="the end of the session")
+
+
+# -- it goes well ---------------------------------------------------------------------------------------------------
+
+
+def test_a_mail_is_accepted_once_however_often_it_is_rung_for(smtp_server: Serve) -> None:
+    server = smtp_server()
+    config_for(server)
+    delivery = submitted(subject="Grüße")
+    row = tried(delivery)
+    assert (row.status, row.smtp_config, row.attempts) == ("accepted", "Primary Mail Server", 1)
+    assert skipped(delivery) == "already accepted"
+    (message,) = server.messages
+    assert (message.subject, message.message_id) == ("Grüße", delivery.message_id)
+
+
+def test_a_sender_left_open_is_the_configurations(smtp_server: Serve) -> None:
+    server = smtp_server()
+    config_for(server, from_email="Jürgen <j@bücher.example>")
+    row = tried(submitted())
+    assert server.messages[0].mail_from == "j@xn--bcher-kva.example"
+    assert server.messages[0].parsed["From"].addresses[0].display_name == "Jürgen"
+    assert row.from_header == "=?utf-8?q?J=C3=BCrgen?= <j@xn--bcher-kva.example>"
+
+
+def test_an_envelope_sender_of_its_own_is_used(smtp_server: Serve) -> None:
+    server = smtp_server()
+    config_for(server)
+    tried(submitted(from_email="bounce@example.com", headers={"From": "Hanna <h@example.com>"}))
+    assert server.messages[0].mail_from == "bounce@example.com"
+    assert server.messages[0].parsed["From"] == "Hanna <h@example.com>"
+
+
+def test_many_mails_go_over_one_session_and_ask_for_the_configuration_once(
+    smtp_server: Serve, django_assert_num_queries: Any
+) -> None:
+    server = smtp_server()
+    config_for(server)
+    deliveries = [submitted() for _ in range(5)]
+    tried(deliveries[0])
+    for delivery in deliveries[1:]:
+        # SELECT; claim; BEGIN, outcome, log, COMMIT.
+        with django_assert_num_queries(6):
+            attempt(delivery.pk)
+    assert len(server.messages) == 5
+    assert (len(server.sessions), server.auths) == (1, 1)
+
+
+# -- recipients -----------------------------------------------------------------------------------------------------
+
+
+def test_recipients_put_off_are_tried_again_alone(smtp_server: Serve) -> None:
+    server = smtp_server(faults=[Fault(verb="RCPT", reply="450 4.2.0 Greylisted", match="lee@", times=1)])
+    config_for(server)
+    delivery = submitted(KIM, LEE)
+    row = tried(delivery)
+    assert (row.status, row.code, row.reason) == ("deferred", 450, "1 of 2 recipients were put off")
+    assert tried(due(delivery)).status == "accepted"
+    assert [message.rcpt_tos for message in server.messages] == [(KIM,), (LEE,)]
+    assert server.messages[0].content == server.messages[1].content
+
+
+def test_everybody_refused_for_good_fails(smtp_server: Serve) -> None:
+    server = smtp_server(faults=[Fault(verb="RCPT", reply="550 5.1.1 <kim@example.com> unknown")])
+    config_for(server)
+    delivery = submitted(KIM)
+    row = tried(delivery)
+    assert (row.status, row.code, row.reason) == ("failed", 550, "every recipient was refused (550 5.1.1)")
+    assert statuses(delivery) == {KIM: "failed"}
+
+
+# -- the relay is at fault ------------------------------------------------------------------------------------------
+
+
+def test_a_wrong_password_defers_and_burns_nothing(smtp_server: Serve) -> None:
+    server = smtp_server()
+    config = config_for(server, password="s3cret")
+    delivery = submitted()
+    row = tried(delivery)
+    assert (row.status, row.code, row.waits_for_relay) == ("deferred", 535, True)
+    assert statuses(delivery) == {KIM: "pending"}
+    assert server.failed_auths == 1
+    config.password = "password"
+    config.save()
+    assert Delivery.objects.get().due_at <= timezone.now()
+    assert tried(delivery).status == "accepted"
+
+
+@pytest.mark.parametrize(
+    ("fault", "code"),
+    [
+        (Fault(verb="CONNECT", reply="554 5.7.1 Go away"), 554),
+        (Fault(verb="CONNECT", drop=True), None),
+        (Fault(verb="MAIL", reply="530 5.7.0 Log in first"), 530),
+        (Fault(verb="RCPT", reply="550 5.7.30 Basic authentication is disabled"), 550),
+        (Fault(verb="DOT", reply="421 4.3.2 Shutting down"), 421),
+        (Fault(verb="MAIL", reply="553 5.7.1 Not your address"), 553),
+    ],
+)
+def test_what_the_relay_is_at_fault_for_waits_for_it(smtp_server: Serve, fault: Fault, code: int | None) -> None:
+    config_for(smtp_server(faults=[fault]))
+    row = tried(submitted())
+    assert (row.status, row.code, row.waits_for_relay) == ("deferred", code, True)
+    assert row.due_at > timezone.now()
+
+
+def test_a_server_that_does_not_speak_smtp_defers_and_can_be_recorded() -> None:
+    with ScriptedServer(lambda talk: talk.say("SSH-2.0-OpenSSH_9.2")) as server:
+        config_for(server)
+        row = tried(submitted())
+    assert (row.status, row.code, row.waits_for_relay) == ("deferred", None, True)
+    assert row.reason == "the server's answer is not SMTP (greeting)"
+
+
+def test_without_a_relay_a_mail_waits_and_says_why() -> None:
+    row = tried(submitted())
+    assert (row.status, row.waits_for_relay, row.smtp_config) == ("deferred", True, "")
+    assert "EMAIL_HOST is not set" in row.reason
+
+
+def test_a_password_that_cannot_be_opened_defers_with_a_clear_reason(smtp_server: Serve, settings: Any) -> None:
+    config_for(smtp_server())
+    keys = settings.EMAIL_INTEGRATION["SMTP_PASSWORD_KEYS"]
+    settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "SMTP_PASSWORD_KEYS": [Fernet.generate_key().decode()]}
+    row = tried(submitted())
+    assert (row.status, row.waits_for_relay) == ("deferred", True)
+    assert "SMTP_PASSWORD_KEYS" in row.reason
+    settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "SMTP_PASSWORD_KEYS": keys}
+    assert tried(due(row)).status == "accepted"
+
+
+def test_a_sender_of_the_configuration_that_is_none_defers_with_a_clear_reason(smtp_server: Serve) -> None:
+    server = smtp_server()
+    config_for(server, from_email="nobody")
+    row = tried(submitted())
+    assert (row.status, row.waits_for_relay) == ("deferred", True)
+    assert "from_email" in row.reason
+    assert tried(submitted(from_email="a@example.com")).status == "accepted"
+
+
+# -- sessions that end ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("verb", ["MAIL", "RCPT", "DATA"])
+def test_421_on_a_session_that_has_carried_mail_reopens_and_goes_on(smtp_server: Serve, verb: Any) -> None:
+    server = smtp_server()
+    config_for(server)
+    tried(submitted())
+    server.inject(Fault(verb=verb, reply="421 4.4.2 Timeout", times=1))
+    assert tried(submitted()).status == "accepted"
+    assert (len(server.sessions), len(server.messages)) == (2, 2)
+
+
+def test_a_session_that_died_unnoticed_is_reopened(smtp_server: Serve) -> None:
+    server = smtp_server()
+    config_for(server)
+    tried(submitted())
+    server.inject(Fault(verb="MAIL", drop=True, times=1))
+    assert tried(submitted()).status == "accepted"
+    assert DeliveryAttempt.objects.count() == 2
+
+
+def test_421_on_a_fresh_session_defers(smtp_server: Serve) -> None:
+    server = smtp_server(faults=[Fault(verb="MAIL", reply="421 4.3.2 Too busy")])
+    config_for(server)
+    row = tried(submitted())
+    assert (row.status, row.code, row.waits_for_relay) == ("deferred", 421, True)
+    assert len(server.sessions) == 1
+
+
+@pytest.mark.parametrize("verb", ["RCPT", "DATA", "CONTENT"])
+def test_a_connection_lost_before_the_final_dot_defers(smtp_server: Serve, verb: Any) -> None:
+    server = smtp_server(faults=[Fault(verb=verb, drop=True, times=1)])
+    config_for(server)
+    # So long that the client still writes when it is cut off.
+    delivery = submitted(body=("x" * 70 + "\n") * 200_000)
+    row = tried(delivery)
+    assert (row.status, row.waits_for_relay) == ("deferred", False)
+    assert server.messages == []
+    assert tried(due(delivery)).status == "accepted"
+
+
+# -- doubt ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "fault", [Fault(verb="DOT", drop_after_accept=True, times=1), Fault(verb="DOT", hang_after_accept=True, times=1)]
+)
+def test_a_connection_lost_after_the_final_dot_is_in_doubt_and_resent_to_the_byte(
+    smtp_server: Serve, fault: Fault
+) -> None:
+    """Even if the configuration, and with it the sender left open, has changed meanwhile."""
+    server = smtp_server(faults=[fault])
+    config = config_for(server)
+    delivery = submitted()
+    assert tried(delivery).status == "deferred"
+    assert DeliveryAttempt.objects.get().outcome == "in_doubt"
+    config.from_email = "other@example.com"
+    config.save()
+    assert tried(due(delivery)).status == "accepted"
+    first, second = server.messages
+    assert (first.content, first.mail_from) == (second.content, second.mail_from)
+
+
+def test_what_is_in_doubt_can_be_held_for_a_person(smtp_server: Serve, settings: Any) -> None:
+    settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "IN_DOUBT": "hold"}
+    server = smtp_server(faults=[Fault(verb="DOT", drop_after_accept=True)])
+    config_for(server)
+    delivery = submitted()
+    assert tried(delivery).status == "in_doubt"
+    assert skipped(delivery) == "in doubt, held for a person"
+    assert len(server.messages) == 1
+
+
+@pytest.mark.parametrize(("policy", "sent"), [("resend", 1), ("hold", 0)])
+def test_a_worker_killed_after_its_claim_leaves_a_doubt(
+    smtp_server: Serve, settings: Any, policy: str, sent: int
+) -> None:
+    settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "IN_DOUBT": policy}
+    server = smtp_server()
+    config_for(server)
+    delivery = submitted()
+    route = routing.active_relay()
+    assert not isinstance(route, routing.Nowhere)
+    assert ledger.claim(delivery, route, from_header="a@example.com")
+    assert skipped(delivery) == "another worker is sending it"
+    pretend(delivery, lease_until=ago(1))
+    result = attempt(delivery.pk)
+    assert isinstance(result, Skipped) == (policy == "hold")
+    assert len(server.messages) == sent
+    assert Delivery.objects.get().status == ("accepted" if sent else "in_doubt")
+
+
+# -- races ----------------------------------------------------------------------------------------------------------
+
+
+def test_who_loses_the_claim_sends_no_final_dot(smtp_server: Serve) -> None:
+    """Another worker claims while the content is on its way."""
+    server = smtp_server()
+    config_for(server)
+    delivery = submitted()
+    server.inject(Fault(verb="DATA", delay=0.5, times=1))
+    results: list[Any] = []
+
+    def work() -> None:
+        try:
+            results.append(attempt(delivery.pk))
+        finally:
+            connection.close()
+
+    worker = threading.Thread(target=work)
+    worker.start()
+    wait_until(lambda: server.sessions and "DATA" in server.sessions[0].verbs, seconds=5, what="DATA")
+    route = routing.active_relay()
+    assert not isinstance(route, routing.Nowhere)
+    assert ledger.claim(delivery, route, from_header="a@example.com")
+    worker.join(10)
+    assert results == [Skipped(reason="another worker was faster")]
+    session_ends(server)
+    assert server.messages == []
+    assert Delivery.objects.get().status == "sending"
+
+
+def test_two_workers_with_one_mail_send_it_once(smtp_server: Serve) -> None:
+    server = smtp_server()
+    config_for(server)
+    delivery = submitted()
+    start = threading.Barrier(3)
+    results: list[Any] = []
+
+    def work() -> None:
+        try:
+            start.wait(10)
+            results.append(attempt(delivery.pk))
+        finally:
+            connection.close()
+
+    threads = [threading.Thread(target=work) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert len(server.messages) == 1
+    assert sum(isinstance(result, Delivery) for result in results) == 1
+    assert Delivery.objects.get().status == "accepted"
+
+
+def test_a_configuration_replaced_while_a_session_is_opened_is_not_used(smtp_server: Serve) -> None:
+    old, new = smtp_server(), smtp_server()
+    config_for(old)
+    new_config = config_for(new, name="Backup", is_active=False)
+    old.inject(Fault(verb="AUTH", delay=0.5, times=1))
+    delivery = submitted()
+    worker, result = in_thread(lambda: attempt(delivery.pk))
+    wait_until(lambda: old.sessions and "AUTH" in old.sessions[0].verbs, seconds=5, what="AUTH")
+    SMTPConfig.objects.activate(new_config)
+    worker.join(10)
+    assert [one.smtp_config for one in result] == ["Backup"]
+    assert (len(old.messages), len(new.messages)) == (0, 1)
+    assert "MAIL" not in old.sessions[0].verbs
+
+
+def test_a_configuration_replaced_while_it_fails_is_not_waited_for(smtp_server: Serve) -> None:
+    """Its failure would be recorded after the change that wakes what waits."""
+    old, new = smtp_server(), smtp_server()
+    config_for(old)
+    new_config = config_for(new, name="Backup", is_active=False)
+    old.inject(Fault(verb="AUTH", delay=0.5, reply="535 5.7.8 Wrong"))
+    delivery = submitted()
+    worker, result = in_thread(lambda: attempt(delivery.pk))
+    wait_until(lambda: old.sessions and "AUTH" in old.sessions[0].verbs, seconds=5, what="AUTH")
+    SMTPConfig.objects.activate(new_config)
+    worker.join(10)
+    assert [one.status for one in result] == ["accepted"]
+
+
+def in_thread(work: Callable[[], Any]) -> tuple[threading.Thread, list[Any]]:
+    results: list[Any] = []
+
+    def run() -> None:
+        try:
+            results.append(work())
+        finally:
+            connection.close()
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    return thread, results
+
+
+# -- the database goes away -----------------------------------------------------------------------------------------
+
+
+def test_an_outcome_is_recorded_despite_an_outage_of_the_database(smtp_server: Serve) -> None:
+    """It begins when the server has the mail: connections are cut (PostgreSQL), writing is locked (SQLite)."""
+
+    begun = threading.Event()
+
+    def outage() -> None:
+        with contextlib.closing(connection):
+            if services.database == "postgresql":
+                with connection.cursor() as cursor:
+                    cursor.execute(
+                        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                        " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+                    )
+                begun.set()
+            else:
+                with transaction.atomic():
+                    begun.set()
+                    over.wait(0.5)
+
+    over = threading.Event()
+    breaking = threading.Thread(target=outage)
+
+    def on_message(message: Message) -> None:
+        breaking.start()
+        begun.wait(5)
+
+    server = smtp_server(on_message=on_message)
+    config_for(server)
+    delivery = submitted()
+    assert tried(delivery).status == "accepted"
+    assert len(server.messages) == 1
+    breaking.join(5)
+
+
+def test_a_database_that_fails_at_the_claim_costs_nothing_but_time(
+    smtp_server: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = smtp_server()
+    config_for(server)
+    delivery = submitted()
+
+    def gone(*args: Any, **kwargs: Any) -> bool:
+        raise OperationalError("gone")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ledger, "claim", gone)
+        with pytest.raises(OperationalError):
+            attempt(delivery.pk)
+    session_ends(server)
+    assert server.messages == []
+    assert tried(delivery).status == "accepted"
+
+
+# -- what is not tried ----------------------------------------------------------------------------------------------
+
+
+def test_what_is_not_there_is_skipped() -> None:
+    assert isinstance(attempt("unknown"), Skipped)
+
+
+def test_what_is_not_due_is_skipped(smtp_server: Serve) -> None:
+    delivery = submitted(due_at=timezone.now() + dt.timedelta(minutes=1))
+    assert skipped(delivery) == "not due yet"
+
+
+@pytest.mark.parametrize("is_due", [True, False])
+def test_what_has_expired_ends_even_if_it_is_not_due(is_due: bool, bell: RecordingDoorbell) -> None:
+    delivery = submitted(expires_at=ago(1))
+    if not is_due:
+        pretend(delivery, due_at=timezone.now() + dt.timedelta(minutes=1))
+    row = tried(delivery)
+    assert (row.status, row.reason) == ("expired", "not accepted in time")
+    assert bell.reports == [(delivery.pk, "expired")]
+
+
+def test_a_mail_that_kills_its_worker_each_time_is_put_aside(settings: Any, bell: RecordingDoorbell) -> None:
+    settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "QUARANTINE_AFTER": 3}
+    delivery = pretend(submitted(), rings=1)
+    for _ in range(3):
+        assert ledger.begin_again(delivery)  # and then the worker dies
+    row = tried(delivery)
+    assert (row.status, row.reason) == ("quarantined", "its worker was lost every time it was tried")
+
+
+def test_an_outcome_forgives_the_workers_that_died(smtp_server: Serve) -> None:
+    config_for(smtp_server(faults=[Fault(verb="RCPT", reply="450 4.2.0 Later", times=1)]))
+    delivery = pretend(submitted(), rings=1, unfinished=3)
+    assert tried(delivery).unfinished == 0
+
+
+# -- what is said ---------------------------------------------------------------------------------------------------
+
+
+def test_neither_log_nor_reason_shows_address_password_or_the_servers_words(
+    smtp_server: Serve, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    said = "<kim@example.com> your password is s3cret"
+    server = smtp_server(
+        faults=[
+            Fault(verb="AUTH", reply=f"535 5.7.8 {said}", times=1),
+            Fault(verb="MAIL", reply=f"451 4.3.0 {said}", times=1),
+            Fault(verb="RCPT", reply=f"450 4.2.0 {said}", times=1),
+            Fault(verb="DOT", reply=f"451 4.3.0 {said}", times=1),
+        ]
+    )
+    config_for(server)
+    delivery = submitted()
+    for _ in range(5):
+        tried(due(delivery))
+    shown = caplog.text + str(list(DeliveryAttempt.objects.values())) + Delivery.objects.get().reason
+    for secret in ("kim@", "s3cret", "your password is"):
+        assert secret not in shown
+
+
+def test_a_hint_when_to_come_back_is_honoured(smtp_server: Serve) -> None:
+    config_for(smtp_server(faults=[Fault(verb="RCPT", reply="450 4.2.0 Greylisted, try again in 300 seconds")]))
+    row = tried(submitted())
+    assert 295 <= (row.due_at - timezone.now()).total_seconds() <= 330
+
+
+def test_an_unexpected_error_keeps_the_mail_and_shows_only_its_kind(
+    smtp_server: Serve, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    config_for(smtp_server())
+
+    def broken(*args: Any, **kwargs: Any) -> None:
+        raise KeyError("kim@example.com")
+
+    monkeypatch.setattr("email_integration.delivery.dispatch.with_from", broken)
+    row = tried(submitted())
+    assert (row.status, row.waits_for_relay) == ("deferred", False)
+    assert row.reason.startswith("unexpected KeyError in broken, line ")
+    assert "kim@" not in caplog.text
+
+
+def test_an_unexpected_error_after_the_claim_is_a_doubt(smtp_server: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    config_for(smtp_server())
+
+    def broken(*args: Any, **kwargs: Any) -> None:
+        raise KeyError
+
+    monkeypatch.setattr("email_integration.smtp.session.Session.finish", broken)
+    assert tried(submitted()).status == "deferred"
+    assert DeliveryAttempt.objects.get().outcome == "in_doubt"
+
+
+def test_the_pool_keeps_no_session_of_a_mail_that_was_given_up(smtp_server: Serve) -> None:
+    config_for(smtp_server(faults=[Fault(verb="DOT", hang=True)]))
+    tried(submitted())
+    assert repr(pool) == "<Pool idle=0>"
+
+
+def test_backoff_uses_the_number_of_the_attempt(smtp_server: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("random.random", lambda: 1.0)
+    config_for(smtp_server(faults=[Fault(verb="RCPT", reply="450 4.2.0 Later")]))
+    delivery = submitted()
+    waits = [round((tried(due(delivery)).due_at - timezone.now()).total_seconds()) for _ in range(5)]
+    assert waits == pytest.approx([60, 120, 240, 480, 600], abs=3)
