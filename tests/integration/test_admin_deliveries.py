@@ -1,0 +1,184 @@
+"""Deliveries in the admin: what is shown to whom, and what a person decides."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Any
+
+import pytest
+from django.urls import reverse
+from django.utils import timezone
+
+from email_integration.models import Delivery, DeliveryAttempt, SendingPause, Status
+
+from .admin_site import logged_in, said
+
+pytestmark = pytest.mark.django_db
+
+LIST = "admin:email_integration_delivery_changelist"
+SUBJECT, ADDRESS = "The secret subject", "customer@example.org"
+
+
+def delivery(status: Status = Status.DEFERRED, **values: Any) -> Delivery:
+    now = timezone.now()
+    number = Delivery.objects.count() + 1
+    given: dict[str, Any] = {
+        "id": f"id-{number}",
+        "status": status,
+        "message_id": f"<{number}@example.com>",
+        "from_header": "noreply@example.com",
+        "recipients": [{"address": ADDRESS, "status": "pending"}],
+        "content": f"Subject: {SUBJECT}\r\n\r\nThe secret body\r\n".encode(),
+        "due_at": now + dt.timedelta(hours=1),
+        "expires_at": now + dt.timedelta(days=5),
+        "reason": "the server refused (451)",
+        **values,
+    }
+    return Delivery.objects.create(**given)
+
+
+def decide(client: Any, action: str, *deliveries: Delivery) -> str:
+    data = {"action": action, "_selected_action": [item.pk for item in deliveries]}
+    return said(client.post(reverse(LIST), data, follow=True))
+
+
+@pytest.fixture
+def bell_and_admin(bell: Any) -> tuple[Any, Any]:
+    return bell, logged_in("view_delivery", "change_delivery")
+
+
+def test_no_page_shows_content_and_addresses_take_a_permission() -> None:
+    found = delivery(recipients=[{"address": ADDRESS, "status": "failed", "code": 550, "reply": "Full, Kim"}])
+    DeliveryAttempt.objects.create(
+        delivery=found, number=1, started_at=timezone.now(), outcome=Status.DEFERRED, smtp_config="Primary", host="h"
+    )
+    page = reverse("admin:email_integration_delivery_change", args=[found.pk])
+    for client, sees in (
+        (logged_in("view_delivery", "view_deliveryattempt"), False),
+        (logged_in("view_delivery", "view_recipients", name="lee"), True),
+    ):
+        listing = client.get(reverse(LIST)).content.decode()
+        shown = client.get(page).content.decode()
+        assert SUBJECT not in listing + shown
+        assert "secret body" not in listing + shown
+        assert ADDRESS not in listing
+        assert (ADDRESS in shown) == sees
+        assert ("Full, Kim" in shown) == sees
+        assert ("noreply@example.com" in shown) == sees
+    assert logged_in("view_smtpconfig", name="max").get(page).status_code == 403
+
+
+def test_nothing_can_be_edited_added_or_deleted() -> None:
+    found = delivery()
+    client = logged_in(superuser=True)
+    page = reverse("admin:email_integration_delivery_change", args=[found.pk])
+    assert client.post(page, {"status": "accepted"}).status_code == 403
+    assert client.post(reverse("admin:email_integration_delivery_delete", args=[found.pk])).status_code == 403
+    assert client.get(reverse("admin:email_integration_delivery_add")).status_code == 403
+
+
+def test_the_list_filters_and_does_not_read_contents(django_assert_max_num_queries: Any) -> None:
+    for number in range(5):
+        delivery(Status.FAILED if number else Status.DEFERRED)
+    client = logged_in("view_delivery")
+    with django_assert_max_num_queries(15) as queries:
+        page = client.get(reverse(LIST), {"status__exact": "failed"}).content.decode()
+    assert page.count("id-") >= 4
+    assert ">id-1<" not in page
+    assert not any('"content"' in query["sql"] for query in queries.captured_queries)
+
+
+def test_decisions_take_the_permission_to_change() -> None:
+    found = delivery()
+    client = logged_in("view_delivery")
+    assert "actions" not in client.get(reverse(LIST)).content.decode().split("changelist-form")[1].split("</form")[0]
+    decide(client, "cancel", found)
+    found.refresh_from_db()
+    assert found.status == Status.DEFERRED
+
+
+def test_cancelling(bell_and_admin: tuple[Any, Any]) -> None:
+    _bell, client = bell_and_admin
+    waiting, sending, done = delivery(), delivery(Status.SENDING), delivery(Status.ACCEPTED)
+    text = decide(client, "cancel", waiting, sending, done)
+    assert "1 mail was cancelled." in text
+    assert "2 stayed as they were" in text
+    assert Delivery.objects.get(pk=waiting.pk).status == Status.CANCELLED
+    assert Delivery.objects.get(pk=sending.pk).status == Status.SENDING
+
+
+@pytest.mark.parametrize("status", [Status.DEFERRED, Status.IN_DOUBT])
+def test_sending_now(bell_and_admin: tuple[Any, Any], django_capture_on_commit_callbacks: Any, status: Status) -> None:
+    bell, client = bell_and_admin
+    waiting = delivery(status)
+    with django_capture_on_commit_callbacks(execute=True):
+        assert "1 mail is sent now." in decide(client, "send_now", waiting)
+    fresh = Delivery.objects.get(pk=waiting.pk)
+    assert fresh.status == Status.DEFERRED
+    assert fresh.due_at <= timezone.now()
+    assert fresh.fence == waiting.fence + 1
+    assert bytes(fresh.content) == bytes(waiting.content)
+    assert waiting.pk in bell.rung
+
+
+def test_what_was_quarantined_is_tried_as_if_for_the_first_time(bell_and_admin: tuple[Any, Any]) -> None:
+    _bell, client = bell_and_admin
+    reason = "its worker was lost every time it was tried"
+    aside = delivery(
+        Status.QUARANTINED,
+        unfinished=5,
+        finished_at=timezone.now(),
+        continued=True,
+        expires_at=timezone.now(),
+        recipients=[
+            {"address": ADDRESS, "status": "failed", "reply": reason},
+            {"address": "other@example.org", "status": "failed", "code": 550, "reply": "No"},
+        ],
+    )
+    decide(client, "send_now", aside)
+    fresh = Delivery.objects.get(pk=aside.pk)
+    assert (fresh.status, fresh.unfinished, fresh.finished_at) == (Status.DEFERRED, 0, None)
+    assert [item["status"] for item in fresh.recipients] == ["pending", "failed"]
+    assert fresh.expires_at > timezone.now()
+
+
+def test_giving_up_is_for_what_is_in_doubt(bell_and_admin: tuple[Any, Any]) -> None:
+    _bell, client = bell_and_admin
+    doubtful, waiting = delivery(Status.IN_DOUBT), delivery()
+    text = decide(client, "give_up", doubtful, waiting)
+    assert "1 mail was given up." in text
+    fresh = Delivery.objects.get(pk=doubtful.pk)
+    assert fresh.status == Status.FAILED
+    assert "given up by a person" in fresh.reason
+    assert Delivery.objects.get(pk=waiting.pk).status == Status.DEFERRED
+
+
+def test_every_page_of_the_app_says_that_sending_is_held_up(settings: Any) -> None:
+    found = delivery()
+    client = logged_in(superuser=True)
+    SendingPause.begin(reason="A restored backup")
+    settings.EMAIL_INTEGRATION = {
+        **settings.EMAIL_INTEGRATION,
+        "REDIRECT_ALL_TO": ["staging@example.com"],
+        "ALLOWED_RECIPIENTS": ["example.net"],
+    }
+    for page in (
+        reverse(LIST),
+        reverse("admin:email_integration_delivery_change", args=[found.pk]),
+        reverse("admin:email_integration_smtpconfig_changelist"),
+        reverse("admin:email_integration_smtpconfig_add"),
+        reverse("admin:app_list", args=["email_integration"]),
+    ):
+        shown = client.get(page).content.decode()
+        assert "Sending is paused. Mail is taken and waits. Reason: A restored backup." in shown
+        assert "All mail goes to staging@example.com instead of its recipients" in shown
+        assert "Mail goes to nobody but example.net" in shown
+    assert "Sending is paused" not in client.get(reverse("admin:index")).content.decode()
+
+
+def test_email_paused_is_said_to_be_a_setting(settings: Any) -> None:
+    settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "EMAIL_PAUSED": True}
+    client = logged_in(superuser=True)
+    assert "paused by the setting EMAIL_PAUSED" in client.get(reverse(LIST)).content.decode()
+    text = said(client.post(reverse("admin:email_integration_resume"), follow=True))
+    assert "Sending is paused." in text
