@@ -42,7 +42,7 @@ def found_in(text: str) -> bool:
 def everything_said_to_valkey() -> Iterator[list[str]]:
     """Every command that any process sends to the broker and cache."""
     said: list[str] = []
-    client = redis.Redis.from_url(services.valkey.url)
+    client = redis.Redis.from_url(services.valkey.url, socket_timeout=60)
     ended = threading.Event()
 
     def listen() -> None:

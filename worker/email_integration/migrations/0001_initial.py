@@ -192,7 +192,7 @@ class Migration(migrations.Migration):
                 (
                     "from_email",
                     models.CharField(
-                        help_text="The sender of mail that names none: an address, or Name <address>.",
+                        help_text="The sender of mail that names none: an address, or a name and the address in angle brackets.",
                         max_length=320,
                         validators=[email_integration.validators.validate_sender],
                         verbose_name="from email",
@@ -280,7 +280,7 @@ class Migration(migrations.Migration):
                 (
                     "from_email",
                     models.CharField(
-                        help_text="The sender of mail that names none: an address, or Name <address>.",
+                        help_text="The sender of mail that names none: an address, or a name and the address in angle brackets.",
                         max_length=320,
                         validators=[email_integration.validators.validate_sender],
                         verbose_name="from email",

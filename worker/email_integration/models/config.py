@@ -117,7 +117,7 @@ class SMTPConfig(models.Model):
         _("from email"),
         max_length=320,
         validators=[validators.validate_sender],
-        help_text=_("The sender of mail that names none: an address, or Name <address>."),
+        help_text=_("The sender of mail that names none: an address, or a name and the address in angle brackets."),
     )
     timeout = models.PositiveIntegerField(
         _("timeout"),
