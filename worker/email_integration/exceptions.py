@@ -4,12 +4,15 @@
     ``InvalidMail``            the mail cannot be sent as it was given (raised in the caller)
     ``DeliveryFailed``         a delivery ended without being accepted
     ``DeliveryDeferred``       a delivery was put off; it is kept and tried again
+    ``NotSent``                a mail that was to be sent at once was not; nothing is kept of it
     ``SecretUnreadable``       a sealed password cannot be opened with the keys at hand
 
 What the SMTP dialogue itself raises is in ``email_integration.smtp.errors``.
 """
 
 from __future__ import annotations
+
+import smtplib
 
 
 class EmailIntegrationError(Exception):
@@ -41,6 +44,25 @@ class DeliveryFailed(EmailIntegrationError):
 
     def __init__(self, code: int | None, reason: str, status: str = "failed") -> None:
         super().__init__(code, reason, status)
+        self.code = code
+        self.reason = reason
+        self.status = status
+
+    def __str__(self) -> str:
+        return f"{self.status}: {self.code} {self.reason}" if self.code else f"{self.status}: {self.reason}"
+
+
+class NotSent(EmailIntegrationError, smtplib.SMTPException):
+    """The mail was not sent, and nothing is kept of it.
+
+    Raised by the direct backend, and a ``SMTPException`` for the sake of code written for Django's own. ``status`` is
+    'failed', 'deferred' (it could go another time) or 'in_doubt' (the server may have it).
+    """
+
+    def __init__(self, code: int | None, reason: str, status: str = "failed") -> None:
+        super().__init__(code, reason, status)
+        # OSError, which SMTPException is, would take three arguments for its own and drop one.
+        self.args = (code, reason, status)
         self.code = code
         self.reason = reason
         self.status = status

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from typing import Any
 
@@ -10,7 +11,9 @@ from django.core.mail import EmailMessage
 from django.core.mail.backends.base import BaseEmailBackend
 
 from email_integration.delivery.direct import send_now
-from email_integration.exceptions import EmailIntegrationError
+from email_integration.exceptions import DeliveryDeferred, DeliveryFailed, EmailIntegrationError, NotSent
+
+logger = logging.getLogger(__name__)
 
 
 class EmailBackend(BaseEmailBackend):
@@ -30,7 +33,7 @@ class EmailBackend(BaseEmailBackend):
     def send_messages(self, email_messages: Iterable[EmailMessage]) -> int:
         """Send the messages and return how many the server accepted for at least one recipient.
 
-        Raises ``InvalidMail``, ``DeliveryDeferred`` or ``DeliveryFailed`` for the first that it did not, unless
+        Raises ``InvalidMail``, or ``NotSent`` (a ``smtplib.SMTPException``), for the first that it did not, unless
         ``fail_silently``.
         """
         sent = 0
@@ -38,10 +41,21 @@ class EmailBackend(BaseEmailBackend):
             if not message.recipients():
                 continue
             try:
-                send_now(message, default_from_is_open=True)
+                self._send(message)
             except EmailIntegrationError:
                 if not self.fail_silently:
                     raise
             else:
                 sent += 1
         return sent
+
+    def _send(self, message: EmailMessage) -> None:
+        try:
+            accepted = send_now(message, default_from_is_open=True)
+        except DeliveryFailed as error:
+            raise NotSent(error.code, error.reason, error.status) from None
+        except DeliveryDeferred as error:
+            raise NotSent(error.code, error.reason, "deferred") from None
+        if accepted.refused:
+            codes = ", ".join(sorted({reply.short for reply in accepted.refused.values()}))
+            logger.warning("%d recipients of a mail were refused (%s).", len(accepted.refused), codes)

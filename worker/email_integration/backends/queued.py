@@ -8,7 +8,9 @@ from typing import Any
 from django.core.exceptions import ImproperlyConfigured
 from django.core.mail import EmailMessage
 from django.core.mail.backends.base import BaseEmailBackend
+from django.db import transaction
 
+from email_integration.delivery import ledger
 from email_integration.delivery.submit import submit
 from email_integration.exceptions import InvalidMail
 
@@ -28,19 +30,21 @@ class EmailBackend(BaseEmailBackend):
         super().__init__(fail_silently=fail_silently, **kwargs)
 
     def send_messages(self, email_messages: Iterable[EmailMessage]) -> int:
-        """Submit the messages and return how many that were.
+        """Submit the messages, all in one transaction, and return how many that were.
 
-        A message without recipients is passed over, as Django does. Raises ``InvalidMail`` unless ``fail_silently``.
+        A message without recipients is passed over, as Django does. Raises ``InvalidMail``, and submits none, unless
+        ``fail_silently``.
         """
         submitted = 0
-        for message in email_messages:
-            if not message.recipients():
-                continue
-            try:
-                submit(message, default_from_is_open=True)
-            except InvalidMail:
-                if not self.fail_silently:
-                    raise
-            else:
-                submitted += 1
+        with transaction.atomic(using=ledger.database()):  # one commit and one ring for all of them
+            for message in email_messages:
+                if not message.recipients():
+                    continue
+                try:
+                    submit(message, default_from_is_open=True)
+                except InvalidMail:
+                    if not self.fail_silently:
+                        raise
+                else:
+                    submitted += 1
         return submitted

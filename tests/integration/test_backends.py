@@ -1,0 +1,220 @@
+"""Django's own mail functions through both backends."""
+
+from __future__ import annotations
+
+import logging
+import smtplib
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from django.core import mail
+from django.core.exceptions import ImproperlyConfigured
+from django.core.mail import EmailMessage, EmailMultiAlternatives, send_mail, send_mass_mail
+from django.db import connection
+
+from config.local.smtp_server import Fault, SMTPServer
+from email_integration.delivery.attempt import attempt
+from email_integration.exceptions import InvalidMail, NotSent
+from email_integration.models import Delivery
+from tests.deliveries import RecordingDoorbell
+from tests.relays import config_for
+
+Serve = Callable[..., SMTPServer]
+Send = Callable[[], list[Any]]
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+BACKENDS = [f"email_integration.backends.{name}.EmailBackend" for name in ("queued", "direct")]
+
+
+@pytest.fixture(params=BACKENDS, ids=["queued", "direct"])
+def backend(request: pytest.FixtureRequest, settings: Any, bell: RecordingDoorbell) -> str:
+    return use(settings, request.param)
+
+
+@pytest.fixture
+def queued(settings: Any, bell: RecordingDoorbell) -> str:
+    return use(settings, BACKENDS[0])
+
+
+@pytest.fixture
+def direct(settings: Any, bell: RecordingDoorbell) -> str:
+    return use(settings, BACKENDS[1])
+
+
+def use(settings: Any, path: str) -> str:
+    settings.EMAIL_BACKEND = path
+    settings.DEFAULT_FROM_EMAIL = "default@example.com"
+    settings.SERVER_EMAIL = "root@example.com"
+    settings.ADMINS = [("Ada", "ada@example.com")]
+    return path
+
+
+def work() -> None:
+    """Do what workers would."""
+    for delivery in Delivery.objects.all():
+        attempt(delivery.pk)
+
+
+def test_send_mail_needs_no_change(backend: str, smtp_server: Serve) -> None:
+    """And a sender that nobody chose is the configuration's."""
+    server = smtp_server()
+    config_for(server)
+    assert send_mail("Grüße", "Text", None, ["kim@example.com"], html_message="<p>Text</p>") == 1
+    work()
+    (message,) = server.messages
+    assert (message.subject, message.mail_from) == ("Grüße", "noreply@example.com")
+    assert message.parsed["From"] == "Hanna <noreply@example.com>"
+    assert [part.get_content_type() for part in message.parsed.walk()] == [
+        "multipart/alternative",
+        "text/plain",
+        "text/html",
+    ]
+
+
+def test_a_sender_that_somebody_chose_stays(backend: str, smtp_server: Serve) -> None:
+    server = smtp_server()
+    config_for(server)
+    send_mail("S", "B", "Lee <lee@example.com>", ["kim@example.com"])
+    work()
+    assert (server.messages[0].mail_from, server.messages[0].parsed["From"]) == (
+        "lee@example.com",
+        "Lee <lee@example.com>",
+    )
+
+
+def test_a_message_of_ones_own_arrives_whole(backend: str, smtp_server: Serve) -> None:
+    server = smtp_server()
+    config_for(server)
+    message = EmailMultiAlternatives(
+        "S",
+        "text",
+        "a@example.com",
+        ["kim@example.com"],
+        ["bcc@example.com"],
+        cc=["cc@example.com"],
+        headers={"X-A": "1"},
+    )
+    message.attach_alternative("<p>html</p>", "text/html")
+    message.attach("a.bin", bytes(range(256)), "application/octet-stream")
+    assert message.send() == 1
+    work()
+    (found,) = server.messages
+    assert found.rcpt_tos == ("kim@example.com", "cc@example.com", "bcc@example.com")
+    assert found.parsed["X-A"] == "1"
+    assert [part.get_content() for part in found.parsed.iter_attachments()] == [bytes(range(256))]
+    assert b"bcc@" not in found.content
+
+
+def test_admins_get_their_mail_from_the_server(backend: str, smtp_server: Serve) -> None:
+    server = smtp_server()
+    config_for(server)
+    mail.mail_admins("Fire", "Now")
+    work()
+    assert (server.messages[0].mail_from, server.messages[0].rcpt_tos) == ("root@example.com", ("ada@example.com",))
+
+
+def test_the_number_of_mails_is_returned(backend: str, smtp_server: Serve) -> None:
+    server = smtp_server()
+    config_for(server)
+    given = [("S", "B", None, ["kim@example.com"]), ("S", "B", None, []), ("S", "B", None, ["lee@example.com"])]
+    assert send_mass_mail(given) == 2
+    assert mail.get_connection().send_messages(iter([])) == 0
+    work()
+    assert len(server.messages) == 2
+
+
+@pytest.mark.parametrize("credentials", [{"auth_user": "user"}, {"auth_password": "s3cret"}])
+def test_credentials_per_call_are_refused(backend: str, credentials: dict[str, str]) -> None:
+    with pytest.raises(ImproperlyConfigured, match="auth_user, auth_password") as caught:
+        send_mail("S", "B", None, ["kim@example.com"], **credentials)
+    assert "s3cret" not in str(caught.value)
+
+
+def test_arguments_of_later_djangos_are_taken(backend: str) -> None:
+    assert mail.get_connection(backend, username=None, password=None, fail_silently=True).fail_silently
+
+
+@pytest.mark.parametrize("bad", [{"subject": "a\nb"}, {"to": ["kim"]}, {"from_email": "nobody"}])
+def test_a_mail_that_cannot_be_sent_raises_at_once_or_is_passed_over(backend: str, bad: dict[str, Any]) -> None:
+    message = EmailMessage(**{"subject": "S", "body": "B", "to": ["kim@example.com"], **bad})
+    with pytest.raises(InvalidMail):
+        message.send()
+    message.connection = None  # Django keeps the one it had
+    assert message.send(fail_silently=True) == 0
+    assert not Delivery.objects.exists()
+
+
+# -- queued ---------------------------------------------------------------------------------------------------------
+
+
+def test_many_mails_are_one_transaction_and_one_ring(queued: str, bell: RecordingDoorbell) -> None:
+    send_mass_mail([("S", "B", None, [f"kim{number}@example.com"]) for number in range(5)])
+    assert [len(ring) for ring in bell.rings] == [5]
+
+
+def test_one_bad_mail_of_many_submits_none(queued: str, bell: RecordingDoorbell) -> None:
+    with pytest.raises(InvalidMail):
+        send_mass_mail([("S", "B", None, ["kim@example.com"]), ("S", "B", None, ["lee"])])
+    assert not Delivery.objects.exists()
+    assert bell.rings == []
+
+
+# -- direct ---------------------------------------------------------------------------------------------------------
+
+
+def test_direct_writes_no_row(direct: str, smtp_server: Serve) -> None:
+    server = smtp_server()
+    config_for(server)
+    send_mail("S", "B", None, ["kim@example.com"])
+    assert len(server.messages) == 1
+    assert not Delivery.objects.exists()
+
+
+@pytest.mark.parametrize(
+    ("fault", "code", "status"),
+    [
+        (Fault(verb="RCPT", reply="550 5.1.1 <kim@example.com> unknown"), 550, "failed"),
+        (Fault(verb="RCPT", reply="450 4.2.0 Later"), 450, "deferred"),
+        (Fault(verb="AUTH", reply="535 5.7.8 Wrong"), 535, "deferred"),
+        (Fault(verb="CONNECT", drop=True), None, "deferred"),
+        (Fault(verb="DOT", drop_after_accept=True), None, "in_doubt"),
+    ],
+)
+def test_code_that_catches_smtplibs_exceptions_still_does(
+    direct: str, smtp_server: Serve, fault: Fault, code: int | None, status: str
+) -> None:
+    config_for(smtp_server(faults=[fault]))
+    with pytest.raises(smtplib.SMTPException) as caught:
+        send_mail("S", "B", None, ["kim@example.com"])
+    assert isinstance(caught.value, NotSent)
+    assert (caught.value.code, caught.value.status) == (code, status)
+    assert "kim@" not in f"{caught.value!r} {caught.value}"
+    assert send_mail("S", "B", None, ["kim@example.com"], fail_silently=True) == 0
+
+
+def test_without_a_relay_direct_says_so(direct: str) -> None:
+    with pytest.raises(NotSent, match="EMAIL_HOST is not set"):
+        send_mail("S", "B", None, ["kim@example.com"])
+
+
+def test_recipients_that_were_refused_do_not_vanish(
+    direct: str, smtp_server: Serve, caplog: pytest.LogCaptureFixture
+) -> None:
+    config_for(smtp_server(faults=[Fault(verb="RCPT", reply="550 5.1.1 No", match="lee@")]))
+    with caplog.at_level(logging.WARNING):
+        assert send_mail("S", "B", None, ["kim@example.com", "lee@example.com"]) == 1
+    assert "1 recipients of a mail were refused (550 5.1.1)" in caplog.text
+    assert "lee@" not in caplog.text
+
+
+def test_direct_works_inside_a_transaction(direct: str, smtp_server: Serve) -> None:
+    from django.db import transaction
+
+    server = smtp_server()
+    config_for(server)
+    with transaction.atomic():
+        send_mail("S", "B", None, ["kim@example.com"])
+        assert connection.in_atomic_block
+    assert len(server.messages) == 1
