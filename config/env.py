@@ -15,6 +15,9 @@ import dj_database_url
 from cryptography.fernet import Fernet
 from environs import Env, EnvError
 
+from email_integration.addresses import recipient_rule
+from email_integration.exceptions import InvalidMail
+
 T = TypeVar("T")
 
 _env = Env()
@@ -148,10 +151,32 @@ def address(name: str) -> str:
 
 def addresses(name: str) -> list[str]:
     """Read a list of bare mail addresses."""
-    values = listed(name)
+    values = _filled(name)
     for value in values:
         if not is_address(value) or parseaddr(value)[1] != value:
             raise WrongValue(name, f"must be mail addresses separated by commas; {value!r} is none")
+    return values
+
+
+def recipients(name: str) -> list[str]:
+    """Read a list of mail addresses and domains, as ``recipient_rule`` takes them."""
+    values = _filled(name)
+    for value in values:
+        try:
+            recipient_rule(value)
+        except InvalidMail:
+            raise WrongValue(
+                name,
+                "must be mail addresses and domains (example.com, or .example.com with its subdomains) separated by "
+                f"commas; {value!r} is neither",
+            ) from None
+    return values
+
+
+def _filled(name: str) -> list[str]:
+    values = listed(name)
+    if is_set(name) and not values:
+        raise WrongValue(name, "holds nothing but commas; leave it unset if that is meant")
     return values
 
 

@@ -188,6 +188,8 @@ def _integration() -> dict[str, Any]:
             case _:
                 values[key] = env.text(key, default)
     values["IN_DOUBT"] = env.one_of("IN_DOUBT", defaults["IN_DOUBT"], ("resend", "hold"))
+    values["REDIRECT_ALL_TO"] = env.addresses("REDIRECT_ALL_TO")
+    values["ALLOWED_RECIPIENTS"] = env.recipients("ALLOWED_RECIPIENTS")
     values["SMTP_PASSWORD_KEYS"] = env.fernet_keys("SMTP_PASSWORD_KEYS", [])
     if DEBUG and not values["SMTP_PASSWORD_KEYS"]:
         key = env.kept("SMTP_PASSWORD_KEYS", VAR_DIR / "smtp_password_key", lambda: Fernet.generate_key().decode())

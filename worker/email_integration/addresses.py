@@ -13,6 +13,10 @@ from .exceptions import InvalidMail
 CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f\x85\u2028\u2029]")
 
 
+#: A domain in ASCII, or an address literal (RFC 5321 §4.1.3).
+_DOMAIN = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*|\[[0-9a-f.:ipv]+\]")
+
+
 def envelope_address(text: str) -> str:
     """Return the bare address in ``text`` ('Name <address>' or the address alone), its domain in ASCII.
 
@@ -42,3 +46,25 @@ def envelope_address(text: str) -> str:
     if len(local) > 64 or len(domain) > 255:
         raise InvalidMail(f"The address {text!r} is longer than RFC 5321 allows.")
     return f"{local}@{domain}"
+
+
+def recipient_rule(text: str) -> str:
+    """Return an address or a domain to compare recipients with, in lower case and ASCII.
+
+    'kim@example.com' stands for that address, 'example.com' (or '@example.com') for every address at that very domain,
+    '.example.com' for those at its subdomains too. Raises ``InvalidMail`` for anything else.
+    """
+    if not isinstance(text, str):
+        raise InvalidMail(f"A recipient must be text, not {type(text).__name__}.")
+    rule = text.strip().lower()
+    if "@" in rule.removeprefix("@"):
+        return envelope_address(rule).lower().rstrip(".")
+    name = rule.removeprefix("@")
+    dot = "." if name.startswith(".") else ""
+    try:
+        domain = envelope_address(f"x@{name.removeprefix('.')}").rpartition("@")[2].lower().rstrip(".")
+    except InvalidMail:
+        domain = ""
+    if not _DOMAIN.fullmatch(domain):
+        raise InvalidMail(f"{text!r} is neither an address nor a domain.")
+    return dot + domain

@@ -8,21 +8,24 @@ again, however often a ring repeats.
 from __future__ import annotations
 
 import datetime as dt
+import functools
 import logging
 import random
 import traceback
 
 import tenacity
+from django.core.exceptions import ImproperlyConfigured
 from django.db import DatabaseError, InterfaceError, OperationalError, connections
 from django.utils import timezone
 
-from email_integration import conf
+from email_integration import conf, routing
+from email_integration.exceptions import SecretUnreadable
 from email_integration.models import Delivery, Status
 from email_integration.smtp import Relay
 
-from . import ledger
+from . import ledger, safety
 from .dispatch import Mail, dispatch
-from .outcome import Deferred, InDoubt, Outcome, Skipped
+from .outcome import Deferred, Failed, InDoubt, Outcome, Skipped
 from .retry import backoff
 
 logger = logging.getLogger(__name__)
@@ -83,15 +86,23 @@ def _prepare(delivery: Delivery, now: dt.datetime) -> Skipped | None:
 
 
 def _send(delivery: Delivery) -> tuple[Relay | None, Outcome | Skipped]:
-    mail = Mail(
-        from_header=delivery.from_header,
-        from_open=delivery.from_open,
-        sender=delivery.sender,
-        recipients=ledger.pending(delivery),
-        content=bytes(delivery.content),
-    )
     try:
-        return dispatch(mail, lambda relay, from_header: ledger.claim(delivery, relay, from_header=from_header))
+        plan = safety.plan_now(ledger.pending(delivery))
+    except ImproperlyConfigured as error:
+        return None, Deferred(reason=str(error), relay_at_fault=True)
+    try:
+        held_back = _withhold(delivery, plan) if plan.withheld else None
+        if held_back is not None:
+            return None, held_back
+        mail = Mail(
+            from_header=delivery.from_header,
+            from_open=delivery.from_open,
+            sender=delivery.sender,
+            recipients=plan.envelope,
+            content=bytes(delivery.content),
+        )
+        relay, outcome = dispatch(mail, functools.partial(_claim, delivery, plan))
+        return relay, plan.of_recipients(outcome)
     except (DatabaseError, InterfaceError):
         raise
     except Exception as error:  # whatever it is, the mail is kept and the fault is shown
@@ -102,6 +113,23 @@ def _send(delivery: Delivery) -> tuple[Relay | None, Outcome | Skipped]:
         if delivery.status == Status.SENDING:
             return None, InDoubt(reason=what)
         return None, Deferred(reason=what)
+
+
+def _claim(delivery: Delivery, plan: safety.Plan, relay: Relay, from_header: str) -> bool:
+    return ledger.claim(delivery, relay, from_header=from_header, redirected_to=plan.redirected_to)
+
+
+def _withhold(delivery: Delivery, plan: safety.Plan) -> Outcome | Skipped | None:
+    """Settle those who must not be written to; None when there is still somebody to write to."""
+    try:
+        route = routing.active_relay()
+    except SecretUnreadable as error:
+        return Deferred(reason=str(error), relay_at_fault=True)
+    if isinstance(route, routing.Nowhere):
+        return Deferred(reason=route.reason, relay_at_fault=True)  # a pause keeps everything as it is
+    if not plan.envelope:
+        return Failed(reason=safety.WITHHELD)
+    return None if ledger.withhold(delivery, plan.withheld, safety.WITHHELD) else _OVERTAKEN
 
 
 def _record(delivery: Delivery, outcome: Outcome, attempt_: ledger.Try) -> bool:

@@ -2,40 +2,54 @@
 
 from __future__ import annotations
 
+import logging
+
 from django.core.mail import EmailMessage
 
 from email_integration.exceptions import DeliveryDeferred, DeliveryFailed
 from email_integration.smtp import Relay, Session
 
+from . import safety
 from .dispatch import Mail, dispatch, transact
 from .outcome import Accepted, Failed, InDoubt, Outcome, Skipped
 from .render import render
+
+logger = logging.getLogger(__name__)
 
 
 def send_now(message: EmailMessage, *, default_from_is_open: bool = False) -> Accepted:
     """Send ``message`` through the active relay and return what the server said.
 
     Raises ``InvalidMail`` for a message that cannot be sent as given, ``DeliveryFailed`` when it was refused for good
-    or nobody knows whether it was taken, ``DeliveryDeferred`` when it could go another time.
+    or nobody knows whether it was taken, ``DeliveryDeferred`` when it could go another time. REDIRECT_ALL_TO and
+    ALLOWED_RECIPIENTS hold here too; ``ImproperlyConfigured`` is raised when they cannot be understood.
     """
-    _, outcome = dispatch(_mail(message, default_from_is_open=default_from_is_open), _always)
-    return _accepted(outcome)
+    mail, plan = _mail(message, default_from_is_open=default_from_is_open)
+    _, outcome = dispatch(mail, _always)
+    return _accepted(plan.of_recipients(outcome))
 
 
 def send_through(session: Session, message: EmailMessage) -> Accepted:
     """Send ``message`` on ``session``, whatever is active. Raises as ``send_now``, and ``SMTPFailure``."""
-    return _accepted(transact(session, _mail(message, default_from_is_open=True), _always))
+    mail, plan = _mail(message, default_from_is_open=True)
+    return _accepted(plan.of_recipients(transact(session, mail, _always)))
 
 
-def _mail(message: EmailMessage, *, default_from_is_open: bool) -> Mail:
+def _mail(message: EmailMessage, *, default_from_is_open: bool) -> tuple[Mail, safety.Plan]:
     rendered = render(message, default_from_is_open=default_from_is_open)
-    return Mail(
+    plan = safety.plan_now(rendered.recipients)
+    if plan.withheld:
+        logger.warning("%d of %d recipients %s", len(plan.withheld), len(rendered.recipients), safety.WITHHELD)
+    if not plan.envelope:
+        raise DeliveryFailed(None, safety.WITHHELD)
+    mail = Mail(
         from_header=rendered.from_header,
         from_open=rendered.from_open,
         sender=rendered.sender,
-        recipients=rendered.recipients,
+        recipients=plan.envelope,
         content=rendered.content,
     )
+    return mail, plan
 
 
 def _always(relay: Relay, from_header: str) -> bool:

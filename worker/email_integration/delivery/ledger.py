@@ -10,7 +10,7 @@ import contextlib
 import datetime as dt
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,10 +60,10 @@ def seconds(value: float) -> dt.timedelta:
 # -- transitions ----------------------------------------------------------------------------------------------------
 
 
-def claim(delivery: Delivery, relay: Relay, *, from_header: str) -> bool:
+def claim(delivery: Delivery, relay: Relay, *, from_header: str, redirected_to: str = "") -> bool:
     """Take the right to send the final dot now; False when somebody else was faster.
 
-    Committed when this returns. Pins a sender that was left open.
+    Committed when this returns. Pins a sender that was left open, and keeps who gets the mail instead.
     """
     lease_until = timezone.now() + seconds(conf.get("LEASE"))
     return _move(
@@ -74,7 +74,17 @@ def claim(delivery: Delivery, relay: Relay, *, from_header: str) -> bool:
         ring_after=lease_until,
         from_header=from_header,
         smtp_config=relay.name,
+        # What was redirected once stays recorded: a mail may be tried again under other settings.
+        **({"redirected_to": redirected_to} if redirected_to else {}),
     )
+
+
+def withhold(delivery: Delivery, addresses: Collection[str], reason: str) -> bool:
+    """Settle these recipients as failed; False when the fence was overtaken."""
+    recipients = [
+        settle.give_up([item], reason)[0] if item["address"] in addresses else item for item in delivery.recipients
+    ]
+    return _move(delivery, Q(status__in=CLAIMABLE), recipients=recipients)
 
 
 def begin_again(delivery: Delivery) -> bool:

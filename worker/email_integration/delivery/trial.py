@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+from django.core.exceptions import ImproperlyConfigured
 from django.core.mail import EmailMessage
 from django.utils.translation import gettext as _
 
 from email_integration.addresses import envelope_address
+from email_integration.exceptions import InvalidMail
 from email_integration.smtp import Envelope, Relay
 from email_integration.smtp.probe import TrialMail
 
+from . import safety
 from .render import render
 
 
 def trial_mail(relay: Relay, *, to: str) -> TrialMail:
-    """A mail to ``to`` with the sender of ``relay``, for ``smtp.probe``. Raises ``InvalidMail`` for either address."""
+    """A mail to ``to`` with the sender of ``relay``, for ``smtp.probe``.
+
+    REDIRECT_ALL_TO and ALLOWED_RECIPIENTS hold for it too. Raises ``InvalidMail`` for either address, and when
+    nobody is left to write to.
+    """
     message = EmailMessage(
         subject=_("Test mail"),
         body=_("This test mail went through %(relay)s.\n") % {"relay": relay},
@@ -22,5 +29,11 @@ def trial_mail(relay: Relay, *, to: str) -> TrialMail:
     )
     # Without a sender of the relay's own Django puts DEFAULT_FROM_EMAIL in, as for any mail.
     rendered = render(message)
-    envelope = Envelope(sender=envelope_address(rendered.from_header), recipients=rendered.recipients)
+    try:
+        plan = safety.plan_now(rendered.recipients)
+    except ImproperlyConfigured as error:
+        raise InvalidMail(str(error)) from error
+    if not plan.envelope:
+        raise InvalidMail(f"The address {to!r} is {safety.WITHHELD}.")
+    envelope = Envelope(sender=envelope_address(rendered.from_header), recipients=plan.envelope)
     return TrialMail(envelope=envelope, content=rendered.content)

@@ -6,7 +6,7 @@ import datetime as dt
 
 from django.utils import timezone
 
-from email_integration import routing, validators
+from email_integration import conf, routing, validators
 from email_integration.addresses import envelope_address
 from email_integration.delivery.advice import advice
 from email_integration.delivery.trial import trial_mail
@@ -25,11 +25,14 @@ def try_out(relay: Relay, *, to: str | None) -> tuple[Report, Finding]:
 
     Raises ``InvalidMail`` when ``to`` or the relay's sender is not an address.
     """
-    report = probe(relay, trial_mail(relay, to=to) if to else None)
+    mail = trial_mail(relay, to=to) if to else None
+    report = probe(relay, mail)
     failure = report.failure
     if failure is None:
-        if to:
-            return report, ok("smtp.test_email", f"Test email sent successfully to {to}")
+        if mail is not None:
+            taken = ", ".join(mail.envelope.recipients)
+            instead = f" (REDIRECT_ALL_TO: {taken} got it instead)" if conf.get("REDIRECT_ALL_TO") else ""
+            return report, ok("smtp.test_email", f"Test email sent successfully to {to}{instead}")
         return report, ok("smtp.connection", f"Connected to {relay.host}:{relay.port}")
     said = f"{failure.reply.code} {failure.reply.text}" if failure.reply else failure.detail
     mend = str(advice(failure, relay).text)
