@@ -18,7 +18,7 @@ from email_integration.delivery.attempt import attempt
 from email_integration.delivery.direct import send_through
 from email_integration.delivery.submit import submit
 from email_integration.delivery.trial import trial_mail
-from email_integration.exceptions import DeliveryFailed, InvalidMail
+from email_integration.exceptions import EmailIntegrationError, InvalidMail
 from email_integration.models import Delivery, SendingPause, Status
 from email_integration.routing import active_relay
 from email_integration.smtp import Relay, Session
@@ -199,7 +199,7 @@ def test_the_direct_backend_keeps_to_it(server: SMTPServer, set_: Set) -> None:
     assert server.messages[1].rcpt_tos == (BCC,)
 
     set_(ALLOWED_RECIPIENTS=["elsewhere.com"])
-    with pytest.raises(DeliveryFailed, match=WITHHELD):
+    with pytest.raises(EmailIntegrationError, match=WITHHELD):
         backend.send_messages([message()])
     assert len(server.messages) == 2
 
