@@ -1,5 +1,8 @@
-"""``config.settings`` for workers that know the tests' own tasks."""
+"""``config.settings`` for workers that know the tests' own tasks, and that may keep results elsewhere."""
+
+import os
 
 from config.settings import *  # noqa: F403 - all of them, that is the point
 
 CELERY_INCLUDE = ["tests.acceptance.tasks"]
+CELERY_RESULT_BACKEND = os.environ.get("ACCEPTANCE_RESULTS", "django-db")

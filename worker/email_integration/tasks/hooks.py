@@ -76,7 +76,8 @@ def _cancel(*delivery_ids: str) -> None:
             connection.close()
 
 
-@signals.worker_process_shutdown.connect(weak=False)
+@signals.worker_process_shutdown.connect(weak=False)  # prefork
+@signals.worker_shutdown.connect(weak=False)  # every other pool
 def _say_quit(**kwargs: Any) -> None:
     """Leave no SMTP server waiting for a session that will not come back."""
     pool.close()

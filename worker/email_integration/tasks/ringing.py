@@ -12,7 +12,7 @@ from celery.app.task import Context
 from celery.utils import uuid
 from django.db import transaction
 from kombu import Connection, pools
-from kombu.exceptions import OperationalError
+from kombu.exceptions import LimitExceeded, OperationalError
 
 from email_integration import conf
 from email_integration.delivery import ledger
@@ -78,6 +78,8 @@ class CeleryDoorbell:
                 if time.monotonic() - started > 0.2:
                     raise
                 self._publish_now(messages)
+        except LimitExceeded:
+            raise  # every connection was in use, which says nothing about the broker
         except Exception:
             self._shut_until = time.monotonic() + _PAUSE
             raise
