@@ -260,6 +260,17 @@ class SMTPConfig(models.Model):
             return False
         return True
 
+    def refresh_from_db(self, using: str | None = None, fields: Any = None, from_queryset: Any = None) -> None:
+        """Reload as Django does; the password stays sealed, so that a lost key does not spoil the rest."""
+        field = self._meta.get_field("password")
+        deferred = self.get_deferred_fields()
+        wanted = fields or [one.attname for one in self._meta.concrete_fields if one.attname not in deferred]
+        others = [name for name in wanted if name != "password"]
+        if others:
+            super().refresh_from_db(using=using, fields=others, from_queryset=from_queryset)
+        if len(others) < len(wanted) and isinstance(field, EncryptedTextField):
+            field.reload(self, using=using)
+
     def clean(self) -> None:
         """Explain what cannot work. Raises ``ValidationError``."""
         super().clean()
