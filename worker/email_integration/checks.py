@@ -1,32 +1,45 @@
-"""System checks: what can be known to be wrong without asking the network."""
+"""System checks: what can be known to be wrong without asking the network. The ids stay the same."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
+from django.apps import apps
 from django.conf import settings
-from django.core.checks import CheckMessage, Error, Warning, register
+from django.core.checks import CheckMessage, Error, Tags, Warning, register
 from django.core.exceptions import ImproperlyConfigured
 
 from . import conf, fields
+from .delivery import safety
+
+#: Times that may be zero: ask each time, close at once.
+ZERO = frozenset({"CONFIG_CACHE_TTL", "SESSION_MAX_IDLE"})
 
 
 @register("email_integration")
 def check_settings(**kwargs: Any) -> list[CheckMessage]:
-    """Check the keys of EMAIL_INTEGRATION against each other and against the project's settings."""
+    """Check the keys of EMAIL_INTEGRATION by themselves, then against each other."""
     given = getattr(settings, "EMAIL_INTEGRATION", {})
     if not isinstance(given, dict):
         return [Error("EMAIL_INTEGRATION must be a dictionary.", id="email_integration.E001")]
-    found: list[CheckMessage] = []
-    for key in sorted(set(given) - set(conf.DEFAULTS), key=str):
-        found.append(
-            Error(
-                f"EMAIL_INTEGRATION has no key {key!r}.",
-                hint=f"It has {', '.join(sorted(conf.DEFAULTS))}.",
-                id="email_integration.E002",
-            )
+    unknown = [
+        Error(
+            f"EMAIL_INTEGRATION has no key {key!r}.",
+            hint=f"It has {', '.join(sorted(conf.DEFAULTS))}.",
+            id="email_integration.E002",
         )
-    if conf.get("LEASE") <= conf.get("REPLY_TIMEOUT"):
+        for key in sorted(set(given) - set(conf.DEFAULTS), key=str)
+    ]
+    wrong = {key: must_be for key in conf.DEFAULTS if (must_be := _wrong(key, conf.get(key)))}
+    found: list[CheckMessage] = [
+        *unknown,
+        *(
+            Error(f"EMAIL_INTEGRATION[{key!r}] must be {must_be}.", id="email_integration.E007")
+            for key, must_be in wrong.items()
+        ),
+    ]
+    if not wrong.keys() & {"LEASE", "REPLY_TIMEOUT"} and conf.get("LEASE") <= conf.get("REPLY_TIMEOUT"):
         found.append(
             Error(
                 "EMAIL_INTEGRATION['LEASE'] must be longer than REPLY_TIMEOUT.",
@@ -36,18 +49,64 @@ def check_settings(**kwargs: Any) -> list[CheckMessage]:
         )
     if conf.get("IN_DOUBT") not in ("resend", "hold"):
         found.append(Error("EMAIL_INTEGRATION['IN_DOUBT'] must be 'resend' or 'hold'.", id="email_integration.E004"))
+    if not wrong.keys() & {"RETRY_FIRST", "RETRY_MAX"} and conf.get("RETRY_MAX") < conf.get("RETRY_FIRST"):
+        found.append(
+            Error("EMAIL_INTEGRATION['RETRY_MAX'] must not be shorter than RETRY_FIRST.", id="email_integration.E008")
+        )
+    return [*found, *_check_keys(), *_check_recipients(), *_check_cache()]
+
+
+def _wrong(key: str, value: Any) -> str:
+    """What the value of ``key`` must be; '' when it is that. By the type of the default."""
+    match conf.DEFAULTS[key]:
+        case bool():
+            return "" if isinstance(value, bool) else "True or False"
+        case int():
+            good = isinstance(value, int) and not isinstance(value, bool) and value >= 1
+            return "" if good else "a whole number, 1 or more"
+        case float():
+            least = "zero or more" if key in ZERO else "more than zero"
+            number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+            return "" if number and (value > 0 or (value == 0 and key in ZERO)) else f"a number of seconds, {least}"
+        case list():
+            return "" if isinstance(value, list | tuple) else "a list"
+        case _:
+            return "" if isinstance(value, str) else "text"
+
+
+def _check_keys() -> list[CheckMessage]:
     try:
         fields.keys()
     except ImproperlyConfigured as error:
         unset = not conf.get("SMTP_PASSWORD_KEYS")
         kind = Warning if unset and settings.DEBUG else Error
-        found.append(kind(str(error), id="email_integration.E005"))
-    return [*found, *_check_cache()]
+        return [kind(str(error), id="email_integration.E005")]
+    return []
+
+
+def _check_recipients() -> list[CheckMessage]:
+    found: list[CheckMessage] = []
+    parsed = []
+    for key, parse in (("REDIRECT_ALL_TO", safety.redirections), ("ALLOWED_RECIPIENTS", safety.permissions)):
+        try:
+            parsed.append(parse(conf.get(key)))
+        except ImproperlyConfigured as error:
+            found.append(Error(str(error), hint="Until then no mail is sent.", id="email_integration.E009"))
+    if found:
+        return found
+    redirect_to, allowed = parsed
+    return [
+        Error(
+            f"{address} in EMAIL_INTEGRATION['REDIRECT_ALL_TO'] is not in ALLOWED_RECIPIENTS, so it gets no mail.",
+            id="email_integration.E010",
+        )
+        for address in safety.plan(redirect_to, allowed=allowed).withheld
+    ]
 
 
 def _check_cache() -> list[CheckMessage]:
     alias = conf.get("CACHE")
-    backend = str(settings.CACHES.get(alias, {}).get("BACKEND", ""))
+    backend = str(settings.CACHES.get(alias, {}).get("BACKEND", "")) if isinstance(alias, str) else ""
     if not backend:
         return [Error(f"CACHES has no {alias!r}, which EMAIL_INTEGRATION['CACHE'] names.", id="email_integration.E006")]
     if backend.endswith((".LocMemCache", ".DummyCache")):
@@ -60,3 +119,44 @@ def _check_cache() -> list[CheckMessage]:
             )
         ]
     return []
+
+
+@register("email_integration")
+def check_project(**kwargs: Any) -> list[CheckMessage]:
+    """Check what the app needs of the project around it."""
+    found: list[CheckMessage] = []
+    if not apps.is_installed("simple_history"):
+        found.append(
+            Error("INSTALLED_APPS lacks 'simple_history', which records who changed what.", id="email_integration.E011")
+        )
+    backend = str(getattr(settings, "CELERY_RESULT_BACKEND", "") or "")
+    if backend.startswith(("django-db", "django-cache")) and not apps.is_installed("django_celery_results"):
+        found.append(
+            Error(
+                f"CELERY_RESULT_BACKEND is {backend!r}, but INSTALLED_APPS lacks 'django_celery_results'.",
+                id="email_integration.E012",
+            )
+        )
+    if "simple_history.middleware.HistoryRequestMiddleware" not in settings.MIDDLEWARE:
+        found.append(
+            Warning(
+                "MIDDLEWARE lacks 'simple_history.middleware.HistoryRequestMiddleware'.",
+                hint="Without it the history of SMTP configurations does not say who made a change in the admin.",
+                id="email_integration.W002",
+            )
+        )
+    return found
+
+
+@register(Tags.security, deploy=True)
+def check_brakes(**kwargs: Any) -> list[CheckMessage]:
+    """Warn of what must not be forgotten in production; only with ``check --deploy``."""
+    return [
+        Warning(f"EMAIL_INTEGRATION[{key!r}] is set: {what}.", id=number)
+        for key, what, number in (
+            ("EMAIL_PAUSED", "no mail is sent", "email_integration.W003"),
+            ("REDIRECT_ALL_TO", "no mail reaches its recipients", "email_integration.W004"),
+            ("ALLOWED_RECIPIENTS", "mail to all others is withheld", "email_integration.W005"),
+        )
+        if conf.get(key)
+    ]

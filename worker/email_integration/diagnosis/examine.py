@@ -10,6 +10,7 @@ from .brakes import brakes
 from .configuration import configuration, somebody
 from .database import database
 from .findings import Finding, Section, error
+from .project import project_settings
 from .workers import cache, celery
 
 
@@ -28,6 +29,7 @@ def examine(*, test_email: str | None = None, patience: float = 1.0) -> list[Sec
     return [
         Section(title="Checking Email/SMTP Configuration", findings=tuple(found), parts=tuple(parts)),
         Section(title="Checking SMTP server and sender", findings=(*details, server.fallback())),
+        Section(title="Checking settings", findings=tuple(project_settings())),
         Section(title="Checking database and cache", findings=(*database(), cache())),
         Section(title="Checking broker, workers and beat", findings=tuple(celery(patience=patience))),
         Section(title="Checking what holds mail back", findings=tuple(brakes())),

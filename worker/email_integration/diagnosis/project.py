@@ -1,0 +1,22 @@
+"""The settings, by this app's system checks."""
+
+from __future__ import annotations
+
+from django.core import checks
+
+from .findings import Finding, error, ok, warning
+
+#: Told at more length where the cache is tried.
+_TOLD_ELSEWHERE = frozenset({"email_integration.W001"})
+
+
+def project_settings() -> list[Finding]:
+    """What ``manage.py check`` says about this app."""
+    found = [
+        (error if message.is_serious(checks.ERROR) else warning)(
+            f"settings.{message.id}", str(message.msg).rstrip("."), str(message.hint or "Correct the settings.")
+        )
+        for message in checks.run_checks(tags=["email_integration"])
+        if message.id not in _TOLD_ELSEWHERE and not message.is_silenced()
+    ]
+    return found or [ok("settings", "The settings fit together")]
