@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from email_integration.delivery.advice import ADVICE, advice
@@ -121,7 +123,8 @@ def test_a_certificate_is_told_by_what_is_wrong_with_it(key: str, detail: str) -
 def test_what_has_no_reply_is_told_by_where_it_happened() -> None:
     assert advice(NotOffered(Phase.STARTTLS), RELAY).key == "starttls"
     assert advice(NotOffered(Phase.AUTH), RELAY).key == "login-not-offered"
-    assert advice(ConnectionLost(Phase.GREETING), RELAY).key == "port-and-encryption"
+    assert advice(ConnectionLost(Phase.GREETING), replace(RELAY, port=465)).key == "port-and-encryption"
+    assert advice(ConnectionLost(Phase.GREETING, "no answer within 10 s"), RELAY).key == "timeout"
     assert advice(ConnectionLost(Phase.AUTH), RELAY).key == "silence"
     assert advice(ConnectionLost(Phase.FINAL_DOT), RELAY).key == "in-doubt"
     assert advice(CannotConnect(Phase.CONNECT, "no answer within 10 s"), RELAY).key == "timeout"

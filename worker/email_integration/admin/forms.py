@@ -102,6 +102,10 @@ class ListRowForm(ConfigForm):
         model = SMTPConfig
         fields = ("is_active",)
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.fields["is_active"].widget.attrs["aria-label"] = f"{self.fields['is_active'].label}: {self.instance.name}"
+
     def _post_clean(self) -> None:
         # Not Django's: it checks each row against the others as they still are, and reports fields that are not here.
         turned_on = self.cleaned_data.get("is_active") and not self.instance.is_active

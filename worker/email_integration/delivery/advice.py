@@ -21,6 +21,8 @@ from email_integration.smtp import (
     TLSFailed,
 )
 
+from email_integration.smtp.dialogue import SILENT
+
 if TYPE_CHECKING:
     from django.utils.functional import _StrPromise as Text
 
@@ -52,9 +54,12 @@ def _key(failure: SMTPFailure, relay: Relay) -> str:
     if isinstance(failure, ConnectionLost):
         if failure.phase is Phase.FINAL_DOT:
             return "in-doubt"
-        # A server that speaks TLS from the start waits for the client's first word, and so does the client.
-        mixed_up = failure.phase in (Phase.GREETING, Phase.CONNECT) and not relay.use_ssl
-        return "port-and-encryption" if mixed_up else "silence"
+        if failure.phase in (Phase.CONNECT, Phase.GREETING) and relay.port == 465 and not relay.use_ssl:
+            # A server that speaks TLS from the start waits for the client's first word, and so does the client.
+            return "port-and-encryption"
+        if failure.detail == SILENT or failure.detail.startswith("no answer"):
+            return "timeout"
+        return "silence"
     return "other"
 
 

@@ -10,7 +10,7 @@ import ssl
 import threading
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
@@ -118,9 +118,11 @@ class _Trial:
     def __init__(self, relay: Relay, mail: TrialMail | None) -> None:
         #: Set when the session is open or could not be opened; when all is over.
         self.opened, self.done = threading.Event(), threading.Event()
-        self._relay = relay
+        #: With more patience than the caller has, so that it is always the caller who gives up.
+        self._relay = replace(relay, timeout=2 * relay.timeout + 1)
+        self._given = relay
         self._mail = mail
-        self._smtp = unconnected(relay)
+        self._smtp = unconnected(self._relay)
         self._lock = threading.Lock()
         self._started = self._step_began = time.monotonic()
         self._kind = Kind.CONNECT
@@ -155,7 +157,7 @@ class _Trial:
         with self._lock:
             seconds = (self._ended or time.monotonic()) - self._started
             return Report(
-                relay=self._relay, steps=tuple(self._steps), seconds=seconds, failure=self._failure, **self._seen
+                relay=self._given, steps=tuple(self._steps), seconds=seconds, failure=self._failure, **self._seen
             )
 
     # -- the dialogue, in the thread ----------------------------------------------------------------------------
@@ -239,7 +241,7 @@ class _Trial:
 
     def _out_of_time(self) -> SMTPFailure:
         kind = CannotConnect if self._kind is Kind.CONNECT else ConnectionLost
-        return kind(_PHASES[self._kind], f"no answer within {self._relay.timeout:g} s")
+        return kind(_PHASES[self._kind], f"no answer within {self._given.timeout:g} s")
 
 
 _PHASES = {

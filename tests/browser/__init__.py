@@ -1,0 +1,1 @@
+"""Tests with a real browser, a real web server and real workers."""

@@ -1,0 +1,84 @@
+"""A browser, logged in, and screenshots for the guide: ``SCREENSHOTS=1`` writes them to docs/images/."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.contrib.auth import get_user_model
+from django.test import Client
+from playwright.sync_api import Browser, Page, sync_playwright
+
+IMAGES = Path(__file__).resolve().parents[2] / "docs" / "images"
+CHROMIUM = shutil.which("chromium")
+FLAGS = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+)
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Browser]:
+    """The system's Chromium."""
+    if CHROMIUM is None:
+        if os.environ.get("CI"):
+            pytest.fail("chromium is missing: it is in tests/debian-packages.txt")
+        pytest.skip("chromium is not installed")
+    # Playwright keeps an event loop in this thread, though nothing here is asynchronous.
+    before = os.environ.get("DJANGO_ALLOW_ASYNC_UNSAFE")
+    os.environ["DJANGO_ALLOW_ASYNC_UNSAFE"] = "1"
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=[*FLAGS])
+        yield browser
+        browser.close()
+    if before is None:
+        del os.environ["DJANGO_ALLOW_ASYNC_UNSAFE"]
+
+
+@pytest.fixture
+def page(chromium: Browser, live_server: Any) -> Iterator[Page]:
+    """A page of an administrator's browser; fails the test for an error in a script or a file that is missing."""
+    user = get_user_model().objects.create_superuser(username="kim", email="kim@example.com")
+    client = Client()
+    client.force_login(user)
+    context = chromium.new_context(
+        base_url=live_server.url, viewport={"width": 1200, "height": 900}, locale="en-GB", timezone_id="UTC"
+    )
+    cookie = client.cookies["sessionid"].value
+    context.add_cookies([{"name": "sessionid", "value": cookie, "url": live_server.url}])
+    page = context.new_page()
+    page.set_default_timeout(15_000)
+    wrong: list[str] = []
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    page.on("response", lambda reply: wrong.append(reply.url) if reply.status in (404, 500) else None)
+    page.on("request", lambda asked: None if asked.url.startswith(live_server.url) else wrong.append(asked.url))
+    yield page
+    context.close()
+    assert wrong == []
+
+
+@pytest.fixture
+def shot() -> Callable[..., None]:
+    """``shot(page, "name")``: the page as a picture for the guide, if this run is to make any."""
+
+    def take(page: Page, name: str, *, of: str = "#container", tall: bool = False) -> None:
+        if not os.environ.get("SCREENSHOTS"):
+            return
+        IMAGES.mkdir(parents=True, exist_ok=True)
+        path = IMAGES / f"{name}.png"
+        page.locator(of).screenshot(path=path, animations="disabled") if tall else page.screenshot(
+            path=path, full_page=True, animations="disabled"
+        )
+        if shutil.which("pngquant"):
+            subprocess.run(["pngquant", "--force", "--ext", ".png", "--strip", "64", str(path)], check=True)
+
+    return take
