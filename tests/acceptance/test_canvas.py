@@ -60,21 +60,21 @@ def test_a_failed_mail_fails_the_rest_of_its_chain_and_calls_the_errback_once(
     server: SMTPServer, notes: Notes, tag: str
 ) -> None:
     server.inject(REFUSED)
-    errbacks = [note_error.s(tag=f"{tag}-error"), note_failed_id.s(tag=f"{tag}-id")]
+    errbacks = [note_error.s(tag=f"{tag}-error"), note_failed_id.s(tag=f"{tag}-id"), mail("sorry")]
     failing = mail(to="nobody@example.com").set(link_error=errbacks)
     result = chain(failing, note.s(tag=f"{tag}-next"), mail("never")).apply_async()
     with pytest.raises(DeliveryFailed) as caught:
         result.get(timeout=20)
     assert (caught.value.code, caught.value.status) == (550, "failed")
-    wait_until(lambda: notes(f"{tag}-id"), seconds=10, what="the errback")
+    wait_until(lambda: notes(f"{tag}-id") and server.messages, seconds=10, what="the errbacks")
     quiet()
-    failed = Delivery.objects.get()
+    failed = Delivery.objects.get(status="failed")
     assert notes(f"{tag}-error") == [
         [failed.pk, "DeliveryFailed", "failed: 550 every recipient was refused (550 5.1.1)"]
     ]
     assert notes(f"{tag}-id") == [failed.pk]
     assert notes(f"{tag}-next") == []
-    assert server.messages == []
+    assert [message.subject for message in server.messages] == ["sorry"]
 
 
 def test_link_and_link_error_of_apply_async(server: SMTPServer, notes: Notes, tag: str) -> None:
@@ -107,7 +107,9 @@ def test_groups_and_chords_wait_for_their_mails(server: SMTPServer, notes: Notes
     assert [item if item == 7 else item["status"] for item in found] == ["accepted"] * 3 + [7]
     quiet()
     assert len(notes(f"{tag}-body")) == 1
-    assert len(server.messages) == 6
+    to_all = chord([mail("Header"), note.si(7, tag=f"{tag}-header")])(mail("Body"))
+    assert to_all.get(timeout=30)["status"] == "accepted"
+    assert len(server.messages) == 8
 
 
 def test_a_failing_member_fails_its_chord_and_not_the_others(server: SMTPServer, notes: Notes, tag: str) -> None:

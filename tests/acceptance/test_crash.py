@@ -19,13 +19,11 @@ from tests.stack import Stack
 
 Start = Callable[..., Stack]
 
-MAILS = 200
-
 #: The server has each mail this long before it says so: what is killed is likely to be in doubt.
 SLOW_REPLY = Fault(verb="DOT", delay=0.03)
 
 
-def submit(mails: int = MAILS) -> None:
+def submit(mails: int) -> None:
     for number in range(mails):
         send_email.delay(f"Mail {number}", "Text", to=["kim@example.com"])
 
@@ -42,44 +40,46 @@ def duplicates(server: SMTPServer) -> int:
     return len(server.messages) - len(arrived(server))
 
 
-@pytest.mark.parametrize("policy", ["resend", "hold"])
-def test_a_worker_killed_amid_two_hundred_mails_loses_none(stack: Start, server: SMTPServer, policy: str) -> None:
-    """Only a mail between its final dot and the record of the reply can come twice, or is held: one a process."""
+@pytest.mark.parametrize(("policy", "mails"), [("resend", 200), ("hold", 80)])
+def test_a_worker_killed_amid_its_mails_loses_none(stack: Start, server: SMTPServer, policy: str, mails: int) -> None:
+    """Only a mail between its claim and the record of the reply can come twice, or is held: one a process."""
     server.inject(SLOW_REPLY)
     running = stack(env={"IN_DOUBT": policy})
-    submit()
-    wait_until(lambda: len(server.messages) >= 50, seconds=30, what="50 mails")
+    submit(mails)
+    wait_until(lambda: len(server.messages) >= mails // 4, seconds=30, what="a quarter of the mails")
     running.kill_worker()
     running.start_worker()
     wait_until(
-        lambda: states().keys() <= {"accepted", "in_doubt"} and states().total() == MAILS,
+        lambda: states().keys() <= {"accepted", "in_doubt"} and states().total() == mails,
         seconds=60,
         what="the end of all",
     )
     counted = states()
     print(f"{policy}: {counted}, {duplicates(server)} duplicates")
-    assert len(arrived(server)) == MAILS
+    got, accepted = arrived(server), Delivery.objects.filter(status="accepted")
+    assert set(accepted.values_list("message_id", flat=True)) <= set(got)
     if policy == "resend":
-        assert counted == {"accepted": MAILS}
+        assert counted == {"accepted": mails}
+        assert len(got) == mails
         assert duplicates(server) <= running.concurrency
     else:
-        assert counted["accepted"] >= MAILS - running.concurrency
+        # What is held may have arrived or not: that is the doubt.
+        assert counted["in_doubt"] <= running.concurrency
         assert duplicates(server) == 0
-        held = Delivery.objects.filter(status="in_doubt")
-        assert {delivery.ring_after for delivery in held} <= {None}
+        assert not Delivery.objects.filter(status="in_doubt", ring_after__isnull=False).exists()
 
 
 def test_a_worker_that_is_asked_to_end_loses_and_doubles_nothing(stack: Start, server: SMTPServer) -> None:
     """What it has begun it finishes; the rest is the next one's."""
     server.inject(SLOW_REPLY)
     running = stack(beat=False)
-    submit(100)
-    wait_until(lambda: len(server.messages) >= 20, seconds=30, what="20 mails")
+    submit(60)
+    wait_until(lambda: len(server.messages) >= 15, seconds=30, what="15 mails")
     running.restart_worker()
-    wait_until(lambda: states() == {"accepted": 100}, seconds=60, what="100 accepted")
-    assert len(arrived(server)) == 100
+    wait_until(lambda: states() == {"accepted": 60}, seconds=60, what="60 accepted")
+    assert len(arrived(server)) == 60
     assert duplicates(server) == 0
-    assert Delivery.objects.aggregate(Sum("attempts"))["attempts__sum"] == 100
+    assert Delivery.objects.aggregate(Sum("attempts"))["attempts__sum"] == 60
     first_worker = [session for session in server.sessions if not session.is_open]
     assert all(session.verbs[-1] == "QUIT" for session in first_worker)
 
