@@ -1,0 +1,453 @@
+"""``SMTPConfig``: one active for certain, the ways to make it so, and what is refused."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from django.core import serializers
+from django.core.exceptions import ValidationError
+from django.db import DatabaseError, IntegrityError, connection, transaction
+
+from email_integration.models import NO_ACTIVE_CONFIG, SMTPConfig
+from email_integration.routing import active_relay
+from email_integration.smtp import Relay
+
+pytestmark = pytest.mark.django_db
+
+KEY = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="
+
+
+def make(name: str = "Primary Mail Server", **changes: Any) -> SMTPConfig:
+    values: dict[str, Any] = {
+        "host": "mail.hanna.co.zw",
+        "username": "user",
+        "password": "tell-nobody",
+        "from_email": "noreply@hanna.co.zw",
+    }
+    return SMTPConfig.objects.create(name=name, **values | changes)
+
+
+def active() -> list[str]:
+    return list(SMTPConfig.objects.filter(is_active=True).values_list("name", flat=True))
+
+
+def test_it_reads_as_documented() -> None:
+    """Name, server, and whether mail goes through it."""
+    config = make(is_active=True)
+
+    assert str(config) == "Primary Mail Server - mail.hanna.co.zw:587 (Active)"
+    config.is_active = False
+    assert str(config) == "Primary Mail Server - mail.hanna.co.zw:587 (Inactive)"
+
+
+def test_the_defaults_are_those_of_a_server_with_starttls() -> None:
+    """Port 587, TLS, ten seconds, inactive."""
+    config = SMTPConfig.objects.create(name="n", host="h", from_email="a@example.com")
+    config.refresh_from_db()
+
+    assert (config.port, config.use_tls, config.use_ssl, config.timeout) == (587, True, False, 10)
+    assert (config.username, config.password, config.is_active) == ("", "", False)
+    assert config.created_at <= config.updated_at
+
+
+class TestOneActive:
+    """Whatever is done, by whichever route."""
+
+    def test_creating_an_active_one_takes_the_place_of_the_other(self) -> None:
+        """As documented: ``objects.create(..., is_active=True)``."""
+        make("A", is_active=True)
+        make("B", is_active=True)
+
+        assert active() == ["B"]
+
+    def test_the_documented_switch(self) -> None:
+        """As documented, word for word."""
+        make("Primary Mail Server", is_active=True)
+        make("Backup SMTP Server")
+
+        SMTPConfig.objects.all().update(is_active=False)
+        assert active() == []
+        config = SMTPConfig.objects.get(name="Backup SMTP Server")
+        config.is_active = True
+        config.save()
+
+        assert active() == ["Backup SMTP Server"]
+        relay = active_relay()
+        assert isinstance(relay, Relay)
+        assert relay.name == "Backup SMTP Server"
+
+    def test_activate_and_deactivate(self) -> None:
+        """The manager's own way."""
+        a, b = make("A", is_active=True), make("B")
+
+        SMTPConfig.objects.activate(b)
+        assert (active(), b.is_active) == (["B"], True)
+        SMTPConfig.objects.activate(a)
+        assert active() == ["A"]
+        SMTPConfig.objects.activate(a)
+        assert active() == ["A"]
+
+        SMTPConfig.objects.deactivate()
+        assert active() == []
+
+    def test_activating_saves_nothing_else_of_a_stale_instance(self) -> None:
+        """Whoever holds an old copy does not undo what somebody changed meanwhile."""
+        stale = make("A")
+        SMTPConfig.objects.filter(pk=stale.pk).update(host="new.example.com")
+
+        SMTPConfig.objects.activate(stale)
+
+        assert SMTPConfig.objects.get().host == "new.example.com"
+        assert stale.host == "new.example.com"
+
+    def test_activating_what_was_deleted_says_so(self) -> None:
+        """And changes nothing."""
+        make("A", is_active=True)
+        gone = make("B")
+        SMTPConfig.objects.filter(pk=gone.pk).delete()
+
+        with pytest.raises(SMTPConfig.DoesNotExist):
+            SMTPConfig.objects.activate(gone)
+
+        assert active() == ["A"]
+
+    @pytest.mark.parametrize(
+        "route",
+        [
+            lambda: SMTPConfig.objects.update(is_active=True),
+            lambda: SMTPConfig.objects.filter(name="B").update(is_active=True),
+            lambda: SMTPConfig.objects.bulk_create(
+                [SMTPConfig(name=name, host="h", from_email="a@example.com", is_active=True) for name in "CD"]
+            ),
+            lambda: raw("UPDATE email_integration_smtpconfig SET is_active = TRUE"),
+        ],
+        ids=["update all", "update one beside it", "bulk_create", "raw SQL"],
+    )
+    def test_the_database_refuses_a_second(self, route: Callable[[], object]) -> None:
+        """Where nothing of ours decides which of them."""
+        make("A", is_active=True)
+        make("B")
+
+        with pytest.raises(IntegrityError), transaction.atomic():
+            route()
+
+        assert active() == ["A"]
+
+    def test_bulk_update_can_move_it_by_two_steps_only(self) -> None:
+        """Each of them is an update like any other."""
+        a, b = make("A", is_active=True), make("B")
+        a.is_active = False
+        SMTPConfig.objects.bulk_update([a], ["is_active"])
+        b.is_active, b.password = True, "another"
+        SMTPConfig.objects.bulk_update([b], ["is_active", "password"])
+
+        assert active() == ["B"]
+        assert SMTPConfig.objects.get(name="B").password == "another"
+        assert stored("B").startswith("fernet$")
+
+    def test_deleting_the_active_one_leaves_none(self) -> None:
+        """No other takes its place unasked."""
+        make("B")
+        make("A", is_active=True).delete()
+
+        assert active() == []
+
+
+def raw(sql: str, *parameters: object) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute(sql, parameters)
+
+
+def stored(name: str) -> str:
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT password FROM email_integration_smtpconfig WHERE name = %s", [name])
+        return str(cursor.fetchone()[0])
+
+
+def test_without_an_active_one_there_is_none_and_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    """In these words."""
+    make()
+
+    with caplog.at_level(logging.WARNING):
+        assert SMTPConfig.objects.get_active_config() is None
+
+    assert NO_ACTIVE_CONFIG == "No active SMTP Configuration found in database. Falling back to Django settings."
+    assert [record.getMessage() for record in caplog.records if "email_integration" in record.name] == [
+        NO_ACTIVE_CONFIG
+    ]
+
+
+def test_the_active_one_is_given_without_a_word(caplog: pytest.LogCaptureFixture) -> None:
+    """It is the usual case."""
+    config = make(is_active=True)
+
+    assert SMTPConfig.objects.get_active_config() == config
+    assert not caplog.records
+
+
+class TestRequiredTest:
+    """REQUIRE_TEST_BEFORE_ACTIVATE, by every route."""
+
+    @pytest.fixture(autouse=True)
+    def _required(self, settings: Any) -> None:
+        settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "REQUIRE_TEST_BEFORE_ACTIVATE": True}
+
+    @pytest.mark.parametrize(
+        "route",
+        [
+            lambda config: SMTPConfig.objects.activate(config),
+            lambda config: config.save_active(True),
+            lambda config: SMTPConfig.objects.filter(pk=config.pk).update(is_active=True),
+            lambda config: SMTPConfig.objects.create(name="B", host="h", from_email="a@example.com", is_active=True),
+            lambda config: SMTPConfig.objects.bulk_create(
+                [SMTPConfig(name="B", host="h", from_email="a@example.com", is_active=True)]
+            ),
+        ],
+        ids=["activate", "save", "update", "create", "bulk_create"],
+    )
+    def test_what_was_not_tested_is_refused(self, route: Callable[[SMTPConfig], object]) -> None:
+        """With a sentence that says what to do."""
+        config = make("A")
+
+        with pytest.raises(ValidationError, match="has not passed a connection test since its last change"):
+            route(config)
+
+        assert active() == []
+
+    def test_what_passed_is_let_through(self) -> None:
+        """By any route, and again later."""
+        config = make("A")
+        config.record_test(passed=True, detail="TLSv1.3")
+
+        SMTPConfig.objects.activate(config)
+        SMTPConfig.objects.deactivate()
+        SMTPConfig.objects.filter(pk=config.pk).update(is_active=True)
+
+        assert active() == ["A"]
+
+    def test_what_failed_is_not(self) -> None:
+        """The last test counts."""
+        config = make("A")
+        config.record_test(passed=True, detail="")
+        config.record_test(passed=False, detail="auth: 535")
+
+        with pytest.raises(ValidationError):
+            SMTPConfig.objects.activate(config)
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            {"host": "other.example.com"},
+            {"port": 2525},
+            {"username": "other"},
+            {"password": "other"},
+            {"use_tls": False},
+            {"use_tls": False, "use_ssl": True},
+        ],
+        ids=lambda change: " ".join(change),
+    )
+    def test_a_change_of_what_was_tested_asks_for_another_test(self, change: dict[str, Any]) -> None:
+        """Saved or updated; put back, the test counts again."""
+        config = make("A")
+        config.record_test(passed=True, detail="")
+        before = {field: getattr(config, field) for field in change}
+
+        for field, value in change.items():
+            setattr(config, field, value)
+        config.save()
+        assert not SMTPConfig.objects.get().passed_test
+        SMTPConfig.objects.update(**before)
+        assert SMTPConfig.objects.get().passed_test
+        SMTPConfig.objects.update(**change)
+        assert not SMTPConfig.objects.get().passed_test
+
+    def test_a_change_of_anything_else_does_not(self) -> None:
+        """Names and senders are not what a connection is made with."""
+        config = make("A")
+        config.record_test(passed=True, detail="")
+
+        config.name, config.from_email, config.timeout = "Renamed", "b@example.com", 30
+        config.save()
+
+        assert SMTPConfig.objects.get().passed_test
+
+    def test_the_active_one_can_be_changed(self) -> None:
+        """It is active already; a wrong password is to be corrected at once."""
+        config = make("A")
+        config.record_test(passed=True, detail="")
+        SMTPConfig.objects.activate(config)
+
+        config.password = "corrected"
+        config.save()
+
+        assert active() == ["A"]
+
+    def test_a_lost_key_is_no_passed_test(self, settings: Any) -> None:
+        """What cannot be read cannot be what was tested."""
+        config = make("A")
+        config.record_test(passed=True, detail="")
+        settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "SMTP_PASSWORD_KEYS": [KEY]}
+
+        assert not SMTPConfig.objects.get().passed_test
+
+
+class TestValidation:
+    """What ``full_clean`` says, and with it the admin."""
+
+    @pytest.mark.parametrize(
+        ("change", "field", "says"),
+        [
+            ({"host": "smtp://mail.example.com"}, "host", "host name alone"),
+            ({"host": "mail.example.com/x"}, "host", "host name alone"),
+            ({"host": "user@example.com"}, "host", "not a mail address"),
+            ({"host": "mail example.com"}, "host", "no spaces"),
+            ({"host": "mail.example.com:587"}, "host", "port in its own field"),
+            ({"host": ""}, "host", "blank"),
+            ({"name": ""}, "name", "blank"),
+            ({"port": 0}, "port", "greater than or equal to 1"),
+            ({"port": 65536}, "port", "less than or equal to 65535"),
+            ({"port": 465, "use_tls": True}, "use_tls", "turn TLS off and SSL on"),
+            ({"port": 587, "use_tls": False, "use_ssl": True}, "use_ssl", "turn SSL off and TLS on"),
+            ({"port": 2525, "use_tls": True, "use_ssl": True}, "use_ssl", "exclude each other"),
+            ({"timeout": 0}, "timeout", "greater than or equal to 1"),
+            ({"timeout": 601}, "timeout", "less than or equal to 600"),
+            ({"from_email": "nobody"}, "from_email", "noreply@example.com"),
+            ({"from_email": "a@example.com, b@example.com"}, "from_email", "noreply@example.com"),
+            ({"from_email": "a@example.com\nBcc: x@example.com"}, "from_email", "noreply@example.com"),
+        ],
+        ids=lambda value: " ".join(f"{key}={item}" for key, item in value.items()) if isinstance(value, dict) else "",
+    )
+    def test_what_cannot_work_is_refused_with_a_sentence(self, change: dict[str, Any], field: str, says: str) -> None:
+        """At the field it is about."""
+        values = {"name": "n", "host": "mail.example.com", "from_email": "a@example.com"}
+
+        with pytest.raises(ValidationError) as refused:
+            SMTPConfig(**values | change).full_clean()
+
+        assert says in " ".join(refused.value.message_dict[field])
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            {"host": "bücher.example"},
+            {"host": "192.0.2.1"},
+            {"host": "2001:db8::1"},
+            {"host": "localhost"},
+            {"port": 465, "use_tls": False, "use_ssl": True},
+            {"port": 25, "use_tls": False},
+            {"username": "müller", "password": "pässwörd"},
+            {"from_email": "Jürgen Müller <noreply@bücher.example>"},
+        ],
+        ids=lambda change: " ".join(f"{key}={item}" for key, item in change.items()),
+    )
+    def test_what_can_work_is_let_through(self, change: dict[str, Any]) -> None:
+        """Non-ASCII names, addresses in numbers, servers without encryption."""
+        values = {"name": "n", "host": "mail.example.com", "from_email": "a@example.com"}
+        config = SMTPConfig(**values | change)
+
+        config.full_clean()
+        config.save()
+
+        saved = SMTPConfig.objects.get()
+        assert all(getattr(saved, field) == value for field, value in change.items())
+        saved.full_clean()
+
+    def test_a_name_taken_is_refused(self) -> None:
+        """By the form, and by the database."""
+        make("A")
+        values = {"name": "A", "host": "h", "from_email": "a@example.com"}
+
+        with pytest.raises(ValidationError, match="already exists"):
+            SMTPConfig(**values).full_clean()
+        with pytest.raises(IntegrityError), transaction.atomic():
+            SMTPConfig.objects.create(**values)
+
+    @pytest.mark.parametrize("change", [{"host": "other"}, {"port": 25}, {"username": "other"}])
+    def test_another_server_or_user_wants_the_password_again(self, change: dict[str, Any]) -> None:
+        """So that a stored secret is not sent to a server of somebody's choice."""
+        make()
+        config = SMTPConfig.objects.get()
+        for field, value in change.items():
+            setattr(config, field, value)
+
+        with pytest.raises(ValidationError, match="Enter the password again"):
+            config.full_clean()
+
+        config.password = "tell-nobody"
+        config.full_clean()
+
+    @pytest.mark.parametrize("change", [{"name": "other"}, {"timeout": 5}, {"use_tls": False}])
+    def test_other_changes_do_not(self, change: dict[str, Any]) -> None:
+        """Nor does a server without a password."""
+        make()
+        config = SMTPConfig.objects.get()
+        for field, value in change.items():
+            setattr(config, field, value)
+        config.full_clean()
+
+        without = make("B", password="")
+        without.host = "other"
+        without.full_clean()
+
+    def test_tls_and_ssl_are_refused_by_save_and_by_the_database(self) -> None:
+        """Whoever skips validation."""
+        with pytest.raises(ValidationError, match="exclude each other"):
+            make(use_ssl=True)
+        make()
+        with pytest.raises(DatabaseError), transaction.atomic():
+            raw("UPDATE email_integration_smtpconfig SET use_ssl = TRUE")
+        with pytest.raises(DatabaseError), transaction.atomic():
+            SMTPConfig.objects.update(use_ssl=True)
+
+    @pytest.mark.parametrize("port", [0, 65536, -1])
+    def test_a_port_out_of_range_is_refused_by_the_database(self, port: int) -> None:
+        """Whoever writes it."""
+        make()
+        with pytest.raises(DatabaseError), transaction.atomic():
+            raw("UPDATE email_integration_smtpconfig SET port = %s", port)
+
+
+class TestDamage:
+    """What raw SQL or a lost key can do."""
+
+    @pytest.mark.parametrize("password", ["fernet$nonsense", "fernet$", "fernet$gAAAAAB"])
+    def test_a_damaged_password_spoils_nothing_but_itself(self, password: str) -> None:
+        """The row can be listed, shown, changed and repaired."""
+        make("Damaged")
+        make("Fine")
+        raw("UPDATE email_integration_smtpconfig SET password = %s WHERE name = 'Damaged'", password)
+
+        damaged = SMTPConfig.objects.get(name="Damaged")
+        assert [config.is_readable for config in SMTPConfig.objects.order_by("name")] == [False, True]
+        damaged.timeout = 20
+        damaged.full_clean()
+        damaged.save()
+        damaged.password = "again"
+        damaged.full_clean()
+        damaged.save()
+
+        assert SMTPConfig.objects.get(name="Damaged").password == "again"
+
+    def test_no_text_of_it_shows_the_password(self) -> None:
+        """Neither as it was given nor as it is stored."""
+        config = make()
+        token = stored(config.name)
+
+        for shown in (repr(config), str(config), repr(SMTPConfig.objects.get().sealed_password)):
+            assert "tell-nobody" not in shown
+            assert token not in shown
+
+    def test_a_dump_carries_it_sealed_and_can_be_loaded(self) -> None:
+        """With the same keys."""
+        make()
+        dump = serializers.serialize("json", SMTPConfig.objects.all())
+        assert "tell-nobody" not in dump
+        SMTPConfig.objects.all().delete()
+
+        for entry in serializers.deserialize("json", dump):
+            entry.save()
+
+        assert SMTPConfig.objects.get().password == "tell-nobody"
