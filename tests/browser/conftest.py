@@ -51,7 +51,7 @@ def page(chromium: Browser, live_server: Any) -> Iterator[Page]:
     client = Client()
     client.force_login(user)
     context = chromium.new_context(
-        base_url=live_server.url, viewport={"width": 1200, "height": 900}, locale="en-GB", timezone_id="UTC"
+        base_url=live_server.url, viewport={"width": 1440, "height": 700}, locale="en-GB", timezone_id="UTC"
     )
     cookie = client.cookies["sessionid"].value
     context.add_cookies([{"name": "sessionid", "value": cookie, "url": live_server.url}])
@@ -70,14 +70,18 @@ def page(chromium: Browser, live_server: Any) -> Iterator[Page]:
 def shot() -> Callable[..., None]:
     """``shot(page, "name")``: the page as a picture for the guide, if this run is to make any."""
 
-    def take(page: Page, name: str, *, of: str = "#container", tall: bool = False) -> None:
+    def take(page: Page, name: str, *, of: str = "#container") -> None:
         if not os.environ.get("SCREENSHOTS"):
             return
         IMAGES.mkdir(parents=True, exist_ok=True)
         path = IMAGES / f"{name}.png"
-        page.locator(of).screenshot(path=path, animations="disabled") if tall else page.screenshot(
-            path=path, full_page=True, animations="disabled"
-        )
+        size = page.viewport_size
+        assert size is not None
+        # As tall as the page: Django's navigation sticks to the window.
+        tall = page.evaluate("document.documentElement.scrollHeight")
+        page.set_viewport_size({"width": size["width"], "height": tall})
+        page.locator(of).screenshot(path=path, animations="disabled")
+        page.set_viewport_size(size)
         if shutil.which("pngquant"):
             subprocess.run(["pngquant", "--force", "--ext", ".png", "--strip", "64", str(path)], check=True)
 

@@ -8,6 +8,7 @@ from django.contrib import admin, messages
 from django.contrib.admin.utils import flatten_fieldsets
 from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest, HttpResponse
+from django.utils.formats import date_format
 from django.utils.html import format_html
 from django.utils.timezone import localtime
 from django.utils.translation import gettext as _
@@ -59,13 +60,16 @@ class SMTPConfigAdmin(TrialViews, PauseViews, ConfigActions, HistoryPage):  # ty
             return format_html('<span class="email-check failed">{}</span>', _("password unreadable"))
         if config.tested_at is None:
             return format_html('<span class="email-check">{}</span>', _("never"))
-        when = localtime(config.tested_at).strftime("%Y-%m-%d %H:%M")
+        place = {
+            "when": date_format(localtime(config.tested_at), "SHORT_DATETIME_FORMAT"),
+            "detail": config.test_detail,
+        }
         if not config.test_passed:
-            text, kind = _("failed %(when)s: %(detail)s") % {"when": when, "detail": config.test_detail}, "failed"
+            text, kind = _("failed %(when)s: %(detail)s") % place, "failed"
         elif config.passed_test:
-            text, kind = _("passed %(when)s (%(detail)s)") % {"when": when, "detail": config.test_detail}, "passed"
+            text, kind = _("passed %(when)s") % place, "passed"
         else:
-            text, kind = _("passed %(when)s, changed since") % {"when": when}, "outdated"
+            text, kind = _("passed %(when)s, changed since") % place, "outdated"
         return format_html('<span class="email-check {}">{}</span>', kind, text)
 
     # -- permissions --------------------------------------------------------------------------------------------

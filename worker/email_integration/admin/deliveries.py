@@ -11,7 +11,7 @@ from django.utils.functional import cached_property
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy, ngettext
 
-from email_integration.delivery import decide, ledger
+from email_integration.delivery import decide, ledger, safety
 from email_integration.models import Delivery, DeliveryAttempt
 
 from .typing import AttemptInline, DeliveryModelAdmin
@@ -68,7 +68,8 @@ class DeliveryAdmin(DeliveryModelAdmin):
         "due_at",
         "finished_at",
     )
-    list_filter = ("status", "smtp_config")
+    list_filter = ("status",)
+    show_facets = admin.ShowFacets.NEVER  # they count
     search_fields = ("id__exact", "message_id__exact")
     search_help_text = gettext_lazy("The whole task id or Message-ID")
     show_full_result_count = False
@@ -85,10 +86,12 @@ class DeliveryAdmin(DeliveryModelAdmin):
         """Without what a page never shows, and which may be large."""
         return super().get_queryset(request).defer("content", "options")
 
-    @admin.display(description=gettext_lazy("diverted"), boolean=True)
-    def diverted(self, delivery: Delivery) -> bool:
-        """Whether it went, or goes, to somebody else than its recipients."""
-        return bool(delivery.redirected_to)
+    @admin.display(description=gettext_lazy("diverted"))
+    def diverted(self, delivery: Delivery) -> str:
+        """Whether it went to somebody else than its recipients."""
+        withheld = sum(safety.WITHHELD in str(item.get("reply")) for item in delivery.recipients)
+        kept = [_("withheld from %(count)d") % {"count": withheld}] if withheld else []
+        return ", ".join([_("redirected")] * bool(delivery.redirected_to) + kept) or "–"
 
     @admin.display(description=gettext_lazy("recipients"))
     def recipients_and_replies(self, delivery: Delivery) -> str:

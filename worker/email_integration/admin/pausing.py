@@ -13,7 +13,6 @@ from django.utils.translation import gettext as _
 
 from email_integration.models import SendingPause
 
-from . import whereabouts
 from .typing import ConfigModelAdmin
 
 
@@ -52,11 +51,8 @@ class PauseViews(ConfigModelAdmin):
         return TemplateResponse(request, "email_integration/pause.html", context)
 
     def _done(self, request: HttpRequest) -> HttpResponse:
-        paused = SendingPause.current() is not None
-        text = _("Sending is paused.") if paused else _("Sending goes on. What waited is sent now.")
-        self.message_user(request, text, messages.WARNING if paused else messages.SUCCESS)
-        if not paused:
-            self.message_user(request, whereabouts.route().text, messages.INFO)
+        if SendingPause.current() is None:  # if not, the page says so at its top
+            self.message_user(request, _("Sending goes on. What waited is sent now."), messages.SUCCESS)
         page = "email_integration_smtpconfig_changelist" if self.has_view_permission(request) else "index"
         return HttpResponseRedirect(reverse(f"admin:{page}"))
 

@@ -26,9 +26,7 @@ class Notice:
 
 
 def route() -> Notice:
-    """Where a mail goes that is sent now. Opens no password that it does not need to see."""
-    if SendingPause.current() is not None:
-        return Notice(level="warning", text=_("Mail goes nowhere now: sending is paused."))
+    """Where a mail goes that is sent now, unless sending is paused."""
     config = SMTPConfig.objects.filter(is_active=True).first()
     if config is None:
         fallback = routing.settings_relay()
@@ -64,10 +62,15 @@ def brakes() -> Iterable[Notice]:
         yield Notice(level="warning", text=_paused(pause))
     if conf.get("REDIRECT_ALL_TO"):
         text = _("All mail goes to {addresses} instead of its recipients (REDIRECT_ALL_TO).")
-        yield Notice(level="warning", text=format_lazy(text, addresses=", ".join(conf.get("REDIRECT_ALL_TO"))))
+        yield Notice(level="warning", text=format_lazy(text, addresses=_listed("REDIRECT_ALL_TO")))
     if conf.get("ALLOWED_RECIPIENTS"):
         text = _("Mail goes to nobody but {addresses} (ALLOWED_RECIPIENTS).")
-        yield Notice(level="warning", text=format_lazy(text, addresses=", ".join(conf.get("ALLOWED_RECIPIENTS"))))
+        yield Notice(level="warning", text=format_lazy(text, addresses=_listed("ALLOWED_RECIPIENTS")))
+
+
+def _listed(key: str) -> str:
+    given = conf.get(key)
+    return ", ".join(map(str, given)) if isinstance(given, list | tuple | set | frozenset) else str(given)
 
 
 def _paused(pause: SendingPause) -> Text:

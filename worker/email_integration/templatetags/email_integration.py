@@ -14,10 +14,11 @@ register = template.Library()
 
 @register.inclusion_tag("email_integration/notices.html", takes_context=True)
 def email_notices(context: template.Context, route: bool = False) -> dict[str, Any]:
-    """Say that sending is paused or diverted, and with ``route`` which server mail goes through now."""
+    """Say that sending is paused or diverted, and with ``route`` which server mail goes through."""
+    paused = SendingPause.current() is not None
     user = getattr(context.get("request"), "user", None)
     return {
-        "notices": [*whereabouts.brakes(), *([whereabouts.route()] if route else [])],
+        "notices": [*whereabouts.brakes(), *([whereabouts.route()] if route and not paused else [])],
         "may_pause": user is not None and user.has_perm("email_integration.pause_sending"),
         "paused": SendingPause.objects.exists(),
     }
