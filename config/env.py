@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 import os
 import tempfile
@@ -213,11 +214,25 @@ def database(name: str, default: str) -> dict[str, Any]:
     except (ValueError, KeyError):
         raise WrongValue(
             name,
-            "must look like sqlite:////var/lib/mail/db.sqlite3 or postgres://user:password@host:5432/database",
+            "must look like sqlite:////var/lib/mail/db.sqlite3, postgres://user:password@host:5432/database or "
+            "mysql://user:password@host:3306/database",
         ) from None
+    if value["ENGINE"] == "django.db.backends.mysql":
+        _find_mysql_driver(name)
     if value["ENGINE"] == "django.db.backends.sqlite3":
         value["OPTIONS"] = {**SQLITE_OPTIONS, **value.get("OPTIONS", {})}
     return value
+
+
+def _find_mysql_driver(name: str) -> None:
+    """Have PyMySQL, which is Python alone, stand in for mysqlclient where that is not installed."""
+    if importlib.util.find_spec("MySQLdb") is not None:
+        return
+    try:
+        import pymysql
+    except ImportError:
+        raise WrongValue(name, "wants MySQL or MariaDB; install mysqlclient or PyMySQL for it") from None
+    pymysql.install_as_MySQLdb()
 
 
 def fernet_keys(name: str, default: list[str]) -> list[str]:

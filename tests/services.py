@@ -1,7 +1,7 @@
 """The services of a test run: one Valkey, one database, one certificate authority.
 
-Which database is said by TEST_DATABASE: ``sqlite``, the default, or ``postgresql``. A service that cannot be started
-skips the tests that need it, and fails the run where CI is set.
+Which database is said by TEST_DATABASE: ``sqlite``, the default, ``postgresql`` or ``mariadb``. A service that cannot
+be started skips the tests that need it, and fails the run where CI is set.
 """
 
 from __future__ import annotations
@@ -21,11 +21,12 @@ from cryptography.fernet import Fernet
 
 from config.local.certificates import Certificates, make_certificates
 from config.local.valkey import Valkey
+from tests.mariadb import MariaDB
 from tests.postgresql import PostgreSQL
 
 T = TypeVar("T")
 
-DATABASES = ("sqlite", "postgresql")
+DATABASES = ("sqlite", "postgresql", "mariadb")
 
 folder: Path
 certificates: Certificates
@@ -53,13 +54,13 @@ def start() -> None:
     valkey = Valkey(folder / "valkey")
     atexit.register(valkey.stop)
     _start("valkey", valkey.start)
-    if database == "postgresql":
-        postgresql = PostgreSQL(_temporary_folder())
-        atexit.register(postgresql.stop)
-        _start("postgresql", postgresql.start)
-        url = postgresql.url if "postgresql" not in missing else "postgresql://127.0.0.1:1/nowhere"
-    else:
+    if database == "sqlite":
         url = f"sqlite:///{folder / 'db.sqlite3'}"
+    else:
+        server = PostgreSQL(_temporary_folder()) if database == "postgresql" else MariaDB(_temporary_folder())
+        atexit.register(server.stop)
+        _start(database, server.start)
+        url = server.url if database not in missing else "postgresql://127.0.0.1:1/nowhere"
     os.environ.update(
         certificates.env,
         DATABASE_URL=url,

@@ -1,0 +1,90 @@
+"""A MariaDB server of the tests' own, from Debian's packages."""
+
+from __future__ import annotations
+
+import getpass
+import shutil
+import subprocess
+from pathlib import Path
+
+from config.local.processes import LOOPBACK, Process, free_port, wait_until
+
+DATABASE = "mail_dispatch"
+
+#: Where Debian has the server; not on everybody's PATH.
+_PATH = "/usr/sbin:/usr/bin:/usr/local/sbin:/usr/local/bin"
+
+
+class MariaDB:
+    """A server on loopback that keeps its data in ``folder``, as root or not."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._data = folder / "data"
+        self._port = free_port()
+        self._process: Process | None = None
+
+    @property
+    def url(self) -> str:
+        """The URL of the database."""
+        return f"mysql://root@{LOOPBACK}:{self._port}/{DATABASE}"
+
+    def start(self) -> None:
+        """Make the data directory and the database, and wait until it answers."""
+        install, server = _program("mariadb-install-db"), _program("mariadbd")
+        user = f"--user={getpass.getuser()}"  # root is refused unless it is named
+        subprocess.run(
+            [
+                install,
+                "--no-defaults",
+                f"--datadir={self._data}",
+                "--auth-root-authentication-method=normal",
+                "--skip-test-db",
+                "--skip-name-resolve",
+                user,
+            ],
+            check=True,
+            capture_output=True,
+        )
+        self._process = Process(
+            "mariadb",
+            [
+                server,
+                "--no-defaults",
+                f"--datadir={self._data}",
+                f"--socket={self._folder / 'socket'}",
+                f"--bind-address={LOOPBACK}",
+                f"--port={self._port}",
+                "--skip-name-resolve",
+                "--character-set-server=utf8mb4",
+                # These data need not outlive a power failure.
+                "--innodb-flush-log-at-trx-commit=0",
+                user,
+            ],
+            log=self._folder / "mariadb.log",
+        )
+        wait_until(self._answers, seconds=30, what=f"MariaDB on port {self._port}")
+
+    def stop(self) -> None:
+        """End it. Does nothing when it does not run."""
+        if self._process is not None:
+            self._process.end()
+
+    def _answers(self) -> bool:
+        import pymysql
+
+        if self._process is not None and not self._process.is_running:
+            raise RuntimeError(f"MariaDB ended:\n{self._process.read_log()[-2000:]}")
+        try:
+            with pymysql.connect(host=LOOPBACK, port=self._port, user="root", autocommit=True) as connection:
+                connection.cursor().execute(f"CREATE DATABASE IF NOT EXISTS {DATABASE} CHARACTER SET utf8mb4")
+        except pymysql.OperationalError:
+            return False
+        return True
+
+
+def _program(name: str) -> str:
+    found = shutil.which(name) or shutil.which(name, path=_PATH)
+    if found is None:
+        raise FileNotFoundError(f"{name} is not installed; see tests/debian-packages.txt")
+    return found
