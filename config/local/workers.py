@@ -14,7 +14,9 @@ def start_worker(
     processes: Processes, *, name: str = "worker", concurrency: int = 2, queues: tuple[str, ...] = QUEUES
 ) -> Process:
     """Start a worker with ``concurrency`` pool processes, and wait until it consumes."""
+    # There are no neighbours to greet: it would take a second.
     options = ["--pool", "prefork", "--concurrency", str(concurrency), "--queues", ",".join(queues)]
+    options += ["--without-mingle", "--without-gossip"]
     worker = processes.start(name, _celery("worker", "--hostname", f"{name}@%h", "--loglevel", "INFO", *options))
     worker.wait_for_log(" ready.", seconds=40)
     return worker
