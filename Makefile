@@ -31,15 +31,22 @@ demo: $(STAMP) ## Send 60 mails through two local servers, switching between the
 run: $(STAMP) ## Start everything on loopback to play with, until Ctrl-C
 	$(BIN)/python -m config.local.run
 
+# All tests on SQLite, those that use the database on PostgreSQL too, and on MariaDB those of what only a database can
+# promise; 'test-extra' runs the rest there.
+ON_MARIADB := $(addprefix tests/integration/test_,ledger.py activating_at_once.py smtp_config.py)
 test: $(STAMP) ## Run the tests
 	tests/system-packages.sh
 	$(BIN)/python -m pytest
+	TEST_DATABASE=postgresql $(BIN)/python -m pytest -m "django_db and not extra" tests/integration
+	TEST_DATABASE=mariadb $(BIN)/python -m pytest -m "django_db and not extra" $(ON_MARIADB)
 	TEST_DATABASE=postgresql $(BIN)/python -m pytest tests/integration
 
 # 5 is pytest's 'no tests collected': there may be no slow test.
 test-extra: $(STAMP) ## Run the slow rest of the tests
 	tests/system-packages.sh
 	$(BIN)/python -m pytest -m extra || [ $$? -eq 5 ]
+	TEST_DATABASE=postgresql $(BIN)/python -m pytest -m "django_db and extra" tests/integration || [ $$? -eq 5 ]
+	TEST_DATABASE=mariadb $(BIN)/python -m pytest -m django_db tests/integration
 
 # The checks look at the code: nothing of this machine's .env may change what they say.
 check: export DJANGO_SETTINGS_MODULE := tests.settings

@@ -57,6 +57,8 @@ class MariaDB:
                 f"--port={self._port}",
                 "--skip-name-resolve",
                 "--character-set-server=utf8mb4",
+                # A mail is one packet, and more than its size when it is escaped; the default is 16 MB.
+                "--max-allowed-packet=64M",
                 # These data need not outlive a power failure.
                 "--innodb-flush-log-at-trx-commit=0",
                 user,
