@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from email_integration.delivery.advice import ADVICE, advice
 from email_integration.smtp import CannotConnect, ConnectionLost, NotOffered, Phase, Refused, Relay, Reply, TLSFailed
 
+ROOT = Path(__file__).resolve().parents[2]
 RELAY = Relay(name="Relay", host="smtp.example.com", username="user", password="secret")
 
 REPLIES = [
@@ -139,3 +142,17 @@ def test_every_advice_can_be_filled_in(key: str) -> None:
 
 def test_the_advice_names_the_server() -> None:
     assert "smtp.example.com" in str(advice(CannotConnect(Phase.CONNECT, "no answer within 10 s"), RELAY).text)
+
+
+@pytest.mark.parametrize("key", ADVICE)
+def test_every_advice_has_its_place_in_the_guide(key: str) -> None:
+    assert f'<a id="{key}"></a>' in (ROOT / "docs" / "configuration.md").read_text()
+
+
+def test_the_guide_has_the_words_of_the_servers() -> None:
+    """Whoever searches for the numbers in a reply finds them."""
+    guide = (ROOT / "docs" / "configuration.md").read_text()
+    for enhanced in ("5.7.8", "5.7.9", "5.7.14", "5.7.139", "5.7.30", "5.7.3", "5.7.13", "5.7.57", "5.7.606", "5.7.60"):
+        assert enhanced in guide
+    for image in re.findall(r"\(images/([\w-]+\.png)\)", guide):
+        assert (ROOT / "docs" / "images" / image).exists(), image
