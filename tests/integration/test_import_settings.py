@@ -165,3 +165,11 @@ def test_a_lost_key_is_said(settings: Any) -> None:
 
     with pytest.raises(CommandError, match=r"“Imported from settings”: .*SMTP_PASSWORD_KEYS"):
         run()
+
+
+def test_djangos_own_sender_is_imported_with_a_warning(settings: Any) -> None:
+    """Nobody chose it."""
+    settings.DEFAULT_FROM_EMAIL = "webmaster@localhost"
+
+    assert "⚠ Few servers take mail from this sender" in run()
+    assert SMTPConfig.objects.get().from_email == "webmaster@localhost"

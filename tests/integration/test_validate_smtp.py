@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from django.contrib.auth import get_user_model
+from django.db import connection
 
 from config.local.smtp_server import Fault, SMTPServer
 
@@ -159,3 +160,16 @@ def test_with_nowhere_to_go_it_says_where_to_make_one(settings: Any) -> None:
     assert code == 1
     assert "✗ Mail has nowhere to go" in output
     assert "SMTP Configurations in the admin" in output
+
+
+def test_a_lost_key_of_another_configuration_is_a_warning(smtp_server: Callable[..., SMTPServer]) -> None:
+    """Before anybody activates it."""
+    activate(smtp_server())
+    activate(smtp_server(), name="Backup", is_active=False)
+    with connection.cursor() as cursor:
+        cursor.execute("UPDATE email_integration_smtpconfig SET password = 'fernet$x' WHERE name = 'Backup'")
+
+    _, output = validate()
+
+    assert "   ⚠ The password of “Backup”, which is not active, cannot be opened" in output
+    assert "   ✓ The password of the active configuration can be opened\n" in output

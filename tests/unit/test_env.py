@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
 import os
 import pickle
 import re
@@ -226,6 +227,14 @@ def test_sqlite_is_fit_for_several_processes(tmp_path: Path) -> None:
     assert env.database("UNSET", "sqlite:////srv/x.sqlite3")["OPTIONS"] == env.SQLITE_OPTIONS
     assert env.database("UNSET", "sqlite:////srv/x.sqlite3?timeout=3")["OPTIONS"]["timeout"] == 3
     assert "OPTIONS" not in env.database("UNSET", "postgres://user@host/db")
+
+
+def test_mysql_urls_find_a_driver() -> None:
+    """mysqlclient, or PyMySQL in its place; and twice does no harm."""
+    for _ in range(2):
+        database = env.database("UNSET", "mysql://user:password@host:3307/mail")
+        assert (database["ENGINE"], database["PORT"], database["NAME"]) == ("django.db.backends.mysql", 3307, "mail")
+    assert importlib.util.find_spec("MySQLdb") is not None
 
 
 @pytest.mark.parametrize(("key", "default"), conf.DEFAULTS.items())

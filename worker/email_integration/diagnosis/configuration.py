@@ -14,7 +14,7 @@ from email_integration.exceptions import SecretUnreadable
 from email_integration.models import SMTPConfig
 from email_integration.smtp import Relay
 
-from .findings import Finding, error, info, ok
+from .findings import Finding, error, info, ok, warning
 
 
 def configuration() -> tuple[list[Finding], Relay | None]:
@@ -45,6 +45,26 @@ def configuration() -> tuple[list[Finding], Relay | None]:
     if wrong:
         return [*found, *wrong], None
     return [*found, ok("smtp.valid", "SMTP configuration looks valid")], relay
+
+
+def passwords() -> list[Finding]:
+    """Whether the stored passwords can be opened: that of the active configuration, and those that wait their turn."""
+    try:
+        configs = list(SMTPConfig.objects.order_by("name"))
+    except DatabaseError:  # said with the configuration
+        return []
+    found = [
+        warning(
+            "smtp.password",
+            f"The password of “{config.name}”, which is not active, cannot be opened with SMTP_PASSWORD_KEYS",
+            "Put the key it was sealed with back there, or enter the password again in the admin.",
+        )
+        for config in configs
+        if not config.is_active and not config.is_readable
+    ]
+    if any(config.is_active and config.sealed_password and config.is_readable for config in configs):
+        found.append(ok("smtp.password", "The password of the active configuration can be opened"))
+    return found
 
 
 def _settings() -> tuple[list[Finding], Relay | None]:

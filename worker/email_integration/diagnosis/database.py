@@ -44,11 +44,17 @@ def _migrations(alias: str) -> Finding:
     try:
         executor = MigrationExecutor(connections[alias])
         targets = [node for node in executor.loader.graph.leaf_nodes() if node[0] in ours]
-        waiting = [f"{migration.app_label}.{migration.name}" for migration, _ in executor.migration_plan(targets)]
+        plan = executor.migration_plan(targets)
+        waiting = [f"{migration.app_label}.{migration.name}" for migration, _ in plan if migration.app_label in ours]
     except InconsistentMigrationHistory:
         return error("database.migrations", "The history of migrations contradicts itself", "See `manage.py migrate`.")
     if waiting:
-        return error("database.migrations", f"Migrations are missing: {', '.join(waiting)}", "Run `manage.py migrate`.")
+        more = f" and {len(waiting) - 3} more" if len(waiting) > 3 else ""
+        return error(
+            "database.migrations",
+            f"Migrations are missing: {', '.join(waiting[:3])}{more}",
+            "Run `manage.py migrate`.",
+        )
     return ok("database.migrations", f"Database “{alias}” ({connections[alias].vendor}) is there and migrated")
 
 

@@ -7,7 +7,7 @@ from email_integration.smtp import Relay
 
 from . import server
 from .brakes import brakes
-from .configuration import configuration, somebody
+from .configuration import configuration, passwords, somebody
 from .database import database
 from .findings import Finding, Section, error
 from .project import project_settings
@@ -28,7 +28,7 @@ def examine(*, test_email: str | None = None, patience: float = 1.0) -> list[Sec
         parts.append(Section(title="Testing SMTP connection", findings=tuple(tested)))
     return [
         Section(title="Checking Email/SMTP Configuration", findings=tuple(found), parts=tuple(parts)),
-        Section(title="Checking SMTP server and sender", findings=(*details, server.fallback())),
+        Section(title="Checking SMTP server and sender", findings=(*passwords(), *details, server.fallback())),
         Section(title="Checking settings", findings=tuple(project_settings())),
         Section(title="Checking database and cache", findings=(*database(), cache())),
         Section(title="Checking broker, workers and beat", findings=tuple(celery(patience=patience))),

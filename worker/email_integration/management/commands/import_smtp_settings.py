@@ -70,6 +70,10 @@ class Command(BaseCommand):
         for field, value in values.items():
             shown = ("set" if value else "none") if field == "password" else value
             self.stdout.write(f"   {field}: {shown}")
+        if values["from_email"].endswith("@localhost"):
+            self.stdout.write(
+                "⚠ Few servers take mail from this sender. Set DEFAULT_FROM_EMAIL, or change it in the admin."
+            )
         if not dry:
             setattr(config, "_change_reason", "imported from the settings")  # noqa: B010  # what simple-history reads
             config.save()
