@@ -189,7 +189,8 @@ def test_the_history_tells_and_reverts(page: Page, smtp_server: Serve, shot: Sho
     page.goto(f"{LIST}{config.pk}/change/")
     field(page, "Timeout").fill("25")
     field(page, "Password").fill("another")
-    page.get_by_role("button", name="Save", exact=True).click()
+    field(page, "Password").press("Enter")
+    expect(page.locator(".messagelist")).to_contain_text("was changed successfully")
     tick(page, Alpha=True)
     page.goto(f"{LIST}{config.pk}/history/")
     table = page.locator(".email-history")
@@ -217,6 +218,9 @@ def test_a_host_that_hangs_is_given_up_and_explained(page: Page) -> None:
         expect(page.locator("#email-trial-result")).to_have_text("Testing…")
         expect(page.locator("#email-trial-result")).to_contain_text("no answer within 1 s")
         expect(page.locator("#email-trial-result")).to_contain_text("What to do:")
+    page.context.clear_cookies()
+    page.get_by_role("button", name="Test connection").click()
+    expect(page.locator("#email-trial-result")).to_contain_text("The test could not be made")
 
 
 def test_the_brake(page: Page, stack: Start, smtp_server: Serve, shot: Shot) -> None:

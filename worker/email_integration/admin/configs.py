@@ -6,8 +6,8 @@ from typing import Any
 
 from django.contrib import admin, messages
 from django.contrib.admin.utils import flatten_fieldsets
-from django.core.exceptions import PermissionDenied
-from django.http import HttpRequest, HttpResponse
+from django.core.exceptions import PermissionDenied, ValidationError
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.utils.formats import date_format
 from django.utils.html import format_html
 from django.utils.timezone import localtime
@@ -114,7 +114,12 @@ class SMTPConfigAdmin(TrialViews, PauseViews, ConfigActions, HistoryPage):  # ty
     def changelist_view(self, request: HttpRequest, extra_context: Any = None) -> HttpResponse:
         request._email_list = True  # type: ignore[attr-defined]  # see has_change_permission
         before = self._active_pk()
-        response: HttpResponse = super().changelist_view(request, extra_context)
+        try:
+            response: HttpResponse = super().changelist_view(request, extra_context)
+        except (ValidationError, SMTPConfig.DoesNotExist) as error:  # changed or deleted since the rows were checked
+            words = error.messages if isinstance(error, ValidationError) else [_("It has been deleted meanwhile.")]
+            self.message_user(request, " ".join(words), messages.ERROR)
+            return HttpResponseRedirect(request.get_full_path())
         return self._say_what_follows(request, response, before)
 
     def changeform_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:

@@ -20,7 +20,6 @@ from email_integration.smtp import (
     SMTPFailure,
     TLSFailed,
 )
-
 from email_integration.smtp.dialogue import SILENT
 
 if TYPE_CHECKING:

@@ -45,7 +45,7 @@ document.addEventListener("DOMContentLoaded", () => {
                 headers: {"X-Requested-With": "fetch"},
                 credentials: "same-origin",
             });
-            if (!response.ok) {
+            if (!response.ok || response.redirected) { // to the login, for instance
                 throw new Error(response.status);
             }
             result.innerHTML = await response.text(); // our own server's rendering, escaped there
@@ -58,6 +58,7 @@ document.addEventListener("DOMContentLoaded", () => {
     }
 
     buttons.forEach((button) => {
+        button.type = "button"; // the Enter key saves, it does not test
         button.addEventListener("click", (event) => {
             event.preventDefault();
             if (!running) {
