@@ -10,9 +10,11 @@ import pytest
 from django.core.mail import EmailMessage
 from django.core.management import CommandError, call_command
 from django.db import DatabaseError, transaction
+from django.utils import timezone
 
 from config.local.processes import wait_until
 from config.local.smtp_server import SMTPServer
+from email_integration.delivery import ledger
 from email_integration.delivery.attempt import attempt
 from email_integration.delivery.submit import submit
 from email_integration.models import Delivery, SendingPause, SMTPConfig, Status
@@ -66,6 +68,28 @@ def test_what_was_deferred_by_a_pause_is_due_when_it_ends(
     delivery.refresh_from_db()
     assert delivery.status == Status.ACCEPTED
     assert len(server.messages) == 1
+
+
+def test_a_pause_that_ends_before_the_mail_is_recorded_as_waiting_wakes_it_too(
+    settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever ended it could not see that it waits."""
+    settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "RETRY_FIRST": 3600.0, "RETRY_MAX": 3600.0}
+    SMTPConfig.objects.create(name="Main", host="h", from_email="a@example.com", is_active=True)
+    SendingPause.begin()
+    delivery = mail()
+    record = ledger.record
+
+    def just_after_the_pause(*arguments: Any) -> bool:
+        SendingPause.end()
+        return record(*arguments)
+
+    monkeypatch.setattr(ledger, "record", just_after_the_pause)
+    attempt(delivery.pk)
+
+    delivery.refresh_from_db()
+    assert delivery.status == Status.DEFERRED
+    assert delivery.due_at <= timezone.now()
 
 
 def test_what_waited_leaves_within_a_sweep(stack: Callable[..., Stack], smtp_server: Callable[..., SMTPServer]) -> None:

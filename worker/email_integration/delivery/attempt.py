@@ -54,7 +54,19 @@ def attempt(delivery_id: str) -> Delivery | Skipped:
         hint=outcome.retry_in if isinstance(outcome, Deferred) else None,
     )
     recorded = _record(delivery, outcome, ledger.Try(relay=relay, started_at=started_at, wait=wait))
+    if recorded and delivery.waits_for_relay:
+        _wake_if_mended(delivery, relay)
     return delivery if recorded else _OVERTAKEN
+
+
+def _wake_if_mended(delivery: Delivery, relay: Relay | None) -> None:
+    """Have it tried at once if what it waits for came before it was recorded, so that nobody woke it."""
+    try:
+        now = routing.active_relay()
+    except SecretUnreadable:
+        return
+    if not isinstance(now, routing.Nowhere) and now != relay:
+        ledger.wake(delivery.pk)
 
 
 _OVERTAKEN = Skipped(reason="overtaken by another worker")
@@ -89,7 +101,7 @@ def _send(delivery: Delivery) -> tuple[Relay | None, Outcome | Skipped]:
     try:
         plan = safety.plan_now(ledger.pending(delivery))
     except ImproperlyConfigured as error:
-        return None, Deferred(reason=str(error), relay_at_fault=True)
+        return None, Deferred(reason=str(error))
     try:
         held_back = _withhold(delivery, plan) if plan.withheld else None
         if held_back is not None:

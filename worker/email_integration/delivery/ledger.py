@@ -144,10 +144,12 @@ def cancel(delivery_id: str) -> Delivery | None:
     return delivery
 
 
-def wake() -> int:
-    """Make every delivery due that waits for its relay and not for itself; returns how many."""
+def wake(*delivery_ids: str) -> int:
+    """Make every delivery due, or these alone, that waits for its relay and not for itself; returns how many."""
     now = timezone.now()
     waiting = Delivery.objects.using(database()).filter(status=Status.DEFERRED, waits_for_relay=True)
+    if delivery_ids:
+        waiting = waiting.filter(pk__in=delivery_ids)
     return waiting.update(due_at=now, ring_after=now, rings=0)
 
 
