@@ -39,7 +39,6 @@ test: $(STAMP) ## Run the tests
 	$(BIN)/python -m pytest
 	TEST_DATABASE=postgresql $(BIN)/python -m pytest -m "django_db and not extra" tests/integration
 	TEST_DATABASE=mariadb $(BIN)/python -m pytest -m "django_db and not extra" $(ON_MARIADB)
-	TEST_DATABASE=postgresql $(BIN)/python -m pytest tests/integration
 
 # 5 is pytest's 'no tests collected': there may be no slow test.
 test-extra: $(STAMP) ## Run the slow rest of the tests
