@@ -4,7 +4,7 @@ set -euo pipefail
 
 [[ -n "${CI:-}" && "$(id -u)" == 0 ]] || exit 0
 
-mapfile -t wanted < <(sed -e 's/#.*//' -e '/^[[:space:]]*$/d' "$(dirname "$0")/debian-packages.txt")
+mapfile -t wanted < <(sed -e 's/[[:space:]]*#.*//' -e '/^[[:space:]]*$/d' "$(dirname "$0")/debian-packages.txt")
 missing=()
 for package in "${wanted[@]}"; do
     [[ "$(dpkg-query -W -f '${db:Status-Abbrev}' "$package" 2>/dev/null)" == ii* ]] || missing+=("$package")
