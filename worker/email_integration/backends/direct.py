@@ -4,31 +4,19 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
-from typing import Any
 
-from django.core.exceptions import ImproperlyConfigured
 from django.core.mail import EmailMessage
-from django.core.mail.backends.base import BaseEmailBackend
 
 from email_integration.delivery.direct import send_now
 from email_integration.exceptions import DeliveryDeferred, DeliveryFailed, EmailIntegrationError, NotSent
 
+from .base import ActiveConfigBackend
+
 logger = logging.getLogger(__name__)
 
 
-class EmailBackend(BaseEmailBackend):
+class EmailBackend(ActiveConfigBackend):
     """Sends each message before returning: no queue, no row, no retry."""
-
-    def __init__(
-        self, fail_silently: bool = False, username: str | None = None, password: str | None = None, **kwargs: Any
-    ) -> None:
-        """Refuse credentials given per call: they belong into an SMTP configuration."""
-        if username or password:
-            raise ImproperlyConfigured(
-                "The direct email backend takes no user name or password per call (auth_user, auth_password): "
-                "mail goes through the active SMTP configuration. Leave them out."
-            )
-        super().__init__(fail_silently=fail_silently, **kwargs)
 
     def send_messages(self, email_messages: Iterable[EmailMessage]) -> int:
         """Send the messages and return how many the server accepted for at least one recipient.

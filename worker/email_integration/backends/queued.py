@@ -3,31 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
-from django.core.exceptions import ImproperlyConfigured
 from django.core.mail import EmailMessage
-from django.core.mail.backends.base import BaseEmailBackend
 from django.db import transaction
 
 from email_integration.delivery import ledger
 from email_integration.delivery.submit import submit
 from email_integration.exceptions import InvalidMail
 
+from .base import ActiveConfigBackend
 
-class EmailBackend(BaseEmailBackend):
+
+class EmailBackend(ActiveConfigBackend):
     """Submits each message; it is sent through the SMTP configuration that is active by then."""
-
-    def __init__(
-        self, fail_silently: bool = False, username: str | None = None, password: str | None = None, **kwargs: Any
-    ) -> None:
-        """Refuse credentials given per call: they could not be honoured later, nor kept safely."""
-        if username or password:
-            raise ImproperlyConfigured(
-                "The queued email backend takes no user name or password per call (auth_user, auth_password): "
-                "mail goes through the active SMTP configuration. Leave them out."
-            )
-        super().__init__(fail_silently=fail_silently, **kwargs)
 
     def send_messages(self, email_messages: Iterable[EmailMessage]) -> int:
         """Submit the messages, all in one transaction, and return how many that were.

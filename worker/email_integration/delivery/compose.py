@@ -19,15 +19,15 @@ Attachment = str | Path | MIMEBase | tuple[Any, ...] | list[Any]
 def compose(
     subject: str,
     body: str,
-    from_email: str | None,
+    from_email: str | None = None,
+    to: Sequence[str] = (),
     *,
-    to: Sequence[str],
-    cc: Sequence[str],
-    bcc: Sequence[str],
-    reply_to: Sequence[str],
-    html_body: str | None,
-    attachments: Sequence[Attachment],
-    headers: Mapping[str, str] | None,
+    cc: Sequence[str] = (),
+    bcc: Sequence[str] = (),
+    reply_to: Sequence[str] = (),
+    html_body: str | None = None,
+    attachments: Sequence[Attachment] = (),
+    headers: Mapping[str, str] | None = None,
 ) -> EmailMessage:
     """Return the message. Raises ``InvalidMail`` naming the argument that is wrong and how to mend it."""
     # A text translated late is one in the language of now.

@@ -7,10 +7,10 @@ import logging
 from django.core.mail import EmailMessage
 
 from email_integration.exceptions import DeliveryDeferred, DeliveryFailed
-from email_integration.smtp import Relay, Session
+from email_integration.smtp import Relay
 
 from . import safety
-from .dispatch import Mail, dispatch, transact
+from .dispatch import Mail, dispatch
 from .outcome import Accepted, Failed, InDoubt, Outcome, Skipped
 from .render import render
 
@@ -27,12 +27,6 @@ def send_now(message: EmailMessage, *, default_from_is_open: bool = False) -> Ac
     mail, plan = _mail(message, default_from_is_open=default_from_is_open)
     _, outcome = dispatch(mail, _always)
     return _accepted(plan.of_recipients(outcome))
-
-
-def send_through(session: Session, message: EmailMessage) -> Accepted:
-    """Send ``message`` on ``session``, whatever is active. Raises as ``send_now``, and ``SMTPFailure``."""
-    mail, plan = _mail(message, default_from_is_open=True)
-    return _accepted(plan.of_recipients(transact(session, mail, _always)))
 
 
 def _mail(message: EmailMessage, *, default_from_is_open: bool) -> tuple[Mail, safety.Plan]:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from django.core.exceptions import ValidationError
 from django.core.validators import MaxValueValidator, MinValueValidator
@@ -14,91 +12,12 @@ from django.utils.crypto import constant_time_compare, salted_hmac
 from django.utils.translation import gettext_lazy as _
 from simple_history.models import HistoricalRecords
 
-from email_integration import conf, signals, validators
+from email_integration import conf, validators
 from email_integration.exceptions import SecretUnreadable
 from email_integration.fields import EncryptedTextField, Sealed
 
-from .audit import AuditEntry, Event, event_of, note, note_updated
-
-logger = logging.getLogger(__name__)
-
-NO_ACTIVE_CONFIG = "No active SMTP Configuration found in database. Falling back to Django settings."
-
-
-class SMTPConfigQuerySet(models.QuerySet["SMTPConfig"]):
-    """Writes that bypass ``save()`` are told to all workers and recorded too."""
-
-    def get_active_config(self) -> SMTPConfig | None:
-        """The active configuration; None, with a warning in the log, when there is none."""
-        config = self.filter(is_active=True).first()
-        if config is None:
-            logger.warning(NO_ACTIVE_CONFIG)
-        return config
-
-    def activate(self, config: SMTPConfig) -> None:
-        """Make ``config`` the active one, in the place of the one that was. Any number of processes may do so at once.
-
-        Raises ``ValidationError`` when REQUIRE_TEST_BEFORE_ACTIVATE asks for a test that it has not passed, and
-        ``SMTPConfig.DoesNotExist`` when it was deleted meanwhile.
-        """
-        self.get(pk=config.pk).save_active(True)
-        config.refresh_from_db()
-
-    def deactivate(self) -> None:
-        """Leave none active: mail goes by the settings of the project."""
-        self.filter(is_active=True).update(is_active=False)
-
-    def lock(self) -> None:
-        """Wait for whoever is changing what is active; all rows, always in the same order."""
-        list(self.model._default_manager.using(self.db).select_for_update().order_by("pk").values_list("pk", flat=True))
-
-    def update(self, **kwargs: Any) -> int:
-        """Update as Django does; the history has an entry for each row, and ``updated_at`` moves.
-
-        Raises ``ValidationError`` as ``activate`` does.
-        """
-        using = self._alias_for_writing()
-        signals.config_changing.send(sender=self.model, using=using)
-        with transaction.atomic(using=using):
-            if kwargs.get("is_active") is not None:
-                self.lock()
-            before = {config.pk: config for config in self.all()}
-            if kwargs.get("is_active"):
-                for config in before.values():
-                    config.check_may_be_activated()
-            kwargs.setdefault("updated_at", timezone.now())
-            changed = super().update(**kwargs)
-            note_updated(before, self.model._default_manager.using(using).filter(pk__in=before))
-            signals.config_changed.send(sender=self.model, using=using)
-        return changed
-
-    update.alters_data = True  # type: ignore[attr-defined]  # Django's own mark for templates
-
-    def bulk_create(self, objs: Iterable[SMTPConfig], *args: Any, **kwargs: Any) -> list[SMTPConfig]:
-        """Create as Django does, recorded. Raises ``ValidationError`` as ``activate`` does."""
-        using = self._alias_for_writing()
-        configs = list(objs)
-        for config in configs:
-            if config.is_active:
-                config.check_may_be_activated()
-        signals.config_changing.send(sender=self.model, using=using)
-        with transaction.atomic(using=using):
-            created = super().bulk_create(configs, *args, **kwargs)
-            names = [config.name for config in created]
-            note_updated({}, self.model._default_manager.using(using).filter(name__in=names))
-            signals.config_changed.send(sender=self.model, using=using)
-        return created
-
-    def _alias_for_writing(self) -> str:
-        self._for_write = True  # as Django's own writing methods do: the router is asked for a database to write to
-        return self.db
-
-
-if TYPE_CHECKING:
-    _Manager = models.Manager["SMTPConfig"]
-    ConfigManager = SMTPConfigQuerySet
-else:
-    ConfigManager = models.Manager.from_queryset(SMTPConfigQuerySet)
+from .audit import AuditEntry, Event, event_of, note
+from .querysets import ConfigManager, SMTPConfigQuerySet
 
 
 class SMTPConfig(models.Model):

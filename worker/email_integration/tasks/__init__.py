@@ -8,6 +8,7 @@ delivery's id and nothing else, so nothing of a mail is ever in the broker.
 from __future__ import annotations
 
 import datetime as dt
+import inspect
 import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -75,16 +76,14 @@ class _SendEmail(Task):  # type: ignore[type-arg]  # generic in its stubs; the t
         """
         if self.app.conf.task_always_eager:
             return super().apply_async(args, kwargs, task_id, producer, link, link_error, shadow, **options)
-        args, kwargs = tuple(args or ()), dict(kwargs or {})
-        self.__header__(*args, **kwargs)  # type: ignore[attr-defined]  # run()'s signature, set by Celery
+        mail = inspect.signature(self.run).bind(*(args or ()), **(kwargs or {})).arguments
         parent = get_current_worker_task()
         if parent is not None:
             options["root_id"] = options.get("root_id") or parent.request.root_id or parent.request.id
             options["parent_id"] = options.get("parent_id") or parent.request.id
         kept = canvas.keep(options, link=link, link_error=link_error)
         delivery = _submit(
-            *args,
-            **kwargs,
+            mail,
             delivery_id=task_id,
             due_at=_due(options.get("eta"), options.get("countdown")),
             expires=options.get("expires"),
@@ -133,22 +132,25 @@ def send_email(
     Raises ``InvalidMail`` in the caller; a mail that ends unaccepted makes ``AsyncResult.get()`` raise
     ``DeliveryFailed``.
     """
+    mail = {
+        "subject": subject,
+        "body": body,
+        "from_email": from_email,
+        "to": to,
+        "cc": cc,
+        "bcc": bcc,
+        "reply_to": reply_to,
+        "html_body": html_body,
+        "attachments": attachments,
+        "headers": headers,
+        "idempotency_key": idempotency_key,
+        "expires_at": expires_at,
+    }
     request = self.request
     by_worker = not (request.called_directly or request.is_eager)
     try:
         delivery = _submit(
-            subject,
-            body,
-            from_email,
-            to,
-            cc=cc,
-            bcc=bcc,
-            reply_to=reply_to,
-            html_body=html_body,
-            attachments=attachments,
-            headers=headers,
-            idempotency_key=idempotency_key,
-            expires_at=expires_at,
+            mail,
             delivery_id=None if request.called_directly else request.id,
             options=canvas.keep_request(request) if by_worker else "",
         )
@@ -248,44 +250,15 @@ def sweep() -> int:
     return sweeping.sweep()
 
 
-def _submit(
-    subject: str,
-    body: str,
-    from_email: str | None = None,
-    to: Sequence[str] = (),
-    *,
-    cc: Sequence[str] = (),
-    bcc: Sequence[str] = (),
-    reply_to: Sequence[str] = (),
-    html_body: str | None = None,
-    attachments: Sequence[Attachment] = (),
-    headers: Mapping[str, str] | None = None,
-    idempotency_key: str | None = None,
-    expires_at: dt.datetime | None = None,
-    delivery_id: str | None = None,
-    due_at: dt.datetime | None = None,
-    expires: float | dt.datetime | None = None,
-    options: str = "",
-) -> Delivery:
-    message = compose(
-        subject,
-        body,
-        from_email,
-        to=to,
-        cc=cc,
-        bcc=bcc,
-        reply_to=reply_to,
-        html_body=html_body,
-        attachments=attachments,
-        headers=headers,
-    )
+def _submit(mail: Mapping[str, Any], *, expires: float | dt.datetime | None = None, **how: Any) -> Delivery:
+    """Submit what ``send_email`` was called with; ``expires`` is Celery's."""
+    given = dict(mail)
+    key, expires_at = given.pop("idempotency_key", None), given.pop("expires_at", None)
     return submit(
-        message,
-        delivery_id=delivery_id,
-        idempotency_key=idempotency_key,
-        due_at=due_at,
+        compose(**given),
+        idempotency_key=key,
         expires_at=expires_at if expires_at is not None else _moment(expires),
-        options=options,
+        **how,
     )
 
 
