@@ -1,0 +1,134 @@
+"""What the demo has shown: the mails counted, the table of who got what, and what is wrong with it."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+
+PRIMARY, BACKUP = "Primary Mail Server", "Backup SMTP Server"
+PHASES = ("before the switch", "after the switch", "while it is down")
+EACH = 20
+WORKER_PROCESSES = 2
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Mail:
+    """What the database says about one mail at the end."""
+
+    message_id: str
+    phase: str
+    is_accepted: bool
+    #: When the attempt that ended its way began and ended; None while there was none.
+    begun: datetime | None
+    ended: datetime | None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Switch:
+    """When the save that switched the active configuration was called, and when it returned."""
+
+    called: datetime
+    returned: datetime
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """What the Maildirs and the database have at the end, and what follows from it."""
+
+    mails: Sequence[Mail]
+    #: For each server, the Message-IDs of what it has accepted, one for each copy.
+    received: dict[str, list[str]]
+    switch: Switch
+    #: For each worker process, when it began its first attempt through the new server.
+    seen: dict[str, datetime]
+
+    @property
+    def accepted(self) -> int:
+        """How many mails a server has and the database calls accepted."""
+        arrived = {message_id for copies in self.received.values() for message_id in copies}
+        return sum(mail.is_accepted and mail.message_id in arrived for mail in self.mails)
+
+    @property
+    def lost(self) -> int:
+        """How many mails no server has."""
+        arrived = {message_id for copies in self.received.values() for message_id in copies}
+        return sum(mail.message_id not in arrived for mail in self.mails)
+
+    @property
+    def duplicated(self) -> int:
+        """How many copies there are beyond the first."""
+        copies = collections.Counter(message_id for copies in self.received.values() for message_id in copies)
+        return sum(count - 1 for count in copies.values())
+
+    @property
+    def misplaced(self) -> list[Mail]:
+        """The mails at the wrong server.
+
+        An attempt that began after the save had returned goes to the new server, one that ended before it was called to
+        the old one. Those on their way meanwhile may be at either.
+        """
+        return [
+            mail
+            for mail in self.mails
+            if (mail.message_id in self.received[PRIMARY] and not (mail.begun and mail.begun <= self.switch.returned))
+            or (mail.message_id in self.received[PRIMARY] and mail.phase != PHASES[0])
+            or (mail.message_id in self.received[BACKUP] and mail.ended and mail.ended < self.switch.called)
+        ]
+
+    @property
+    def milliseconds(self) -> int:
+        """How long after the save had returned the last worker process began to use the new server."""
+        return max(0, round((max(self.seen.values()) - self.switch.returned).total_seconds() * 1000))
+
+    def problems(self) -> list[str]:
+        """What is not as it should be, in words."""
+        total = len(PHASES) * EACH
+        found = [
+            (len(self.mails) != total, f"{len(self.mails)} of {total} submitted"),
+            (self.accepted != total, f"{self.accepted} of {total} accepted"),
+            (self.lost > 0, f"{self.lost} lost"),
+            (self.duplicated > 0, f"{self.duplicated} duplicated"),
+            (bool(self.misplaced), f"{len(self.misplaced)} at the wrong server"),
+            (
+                len(self.seen) != WORKER_PROCESSES,
+                f"{len(self.seen)} of {WORKER_PROCESSES} worker processes seen at the new server",
+            ),
+        ]
+        return [words for is_wrong, words in found if is_wrong]
+
+    def table(self) -> str:
+        """Who got what."""
+        phase_of = {mail.message_id: mail.phase for mail in self.mails}
+        width = max(len(name) for name in self.received)
+        lines = [" " * width + "".join(f"  {phase:>17}" for phase in (*PHASES, "all"))]
+        for name, copies in self.received.items():
+            counts = collections.Counter(phase_of.get(message_id, "unknown") for message_id in copies)
+            numbers = [*(counts[phase] for phase in PHASES), len(copies)]
+            lines.append(f"{name:<{width}}" + "".join(f"  {number:>17}" for number in numbers))
+        return "\n".join(lines)
+
+
+def collect(phase_of: Mapping[str, str], *, received: dict[str, list[str]], switch: Switch) -> Evidence:
+    """Add what the database has to what the servers have received; ``phase_of`` has the phase of each mail's id."""
+    # Not before: Django is set up by then.
+    from email_integration.models import Delivery, DeliveryAttempt, Status
+
+    begun: dict[str, tuple[datetime, datetime]] = {}
+    seen: dict[str, datetime] = {}
+    for one in DeliveryAttempt.objects.order_by("started_at"):
+        begun[one.delivery_id] = one.started_at, one.finished_at
+        if one.smtp_config == BACKUP:
+            seen.setdefault(one.worker, one.started_at)
+    mails = [
+        Mail(
+            message_id=delivery.message_id,
+            phase=phase_of[delivery.pk],
+            is_accepted=delivery.status == Status.ACCEPTED,
+            begun=begun[delivery.pk][0] if delivery.pk in begun else None,
+            ended=begun[delivery.pk][1] if delivery.pk in begun else None,
+        )
+        for delivery in Delivery.objects.all()
+    ]
+    return Evidence(mails=mails, received=received, switch=switch, seen=seen)

@@ -1,0 +1,178 @@
+"""One connection: the dialogue, its faults and the login."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hmac
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import TYPE_CHECKING
+
+from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
+
+from .faults import Fault
+from .records import Message
+
+if TYPE_CHECKING:  # it imports this module
+    from .server import SMTPServer
+
+# aiosmtpd warns, at each login, of an attribute that it sets itself.
+logging.getLogger("mail.log").setLevel(logging.ERROR)
+
+COMMANDS = ("EHLO", "HELO", "STARTTLS", "AUTH", "MAIL", "RCPT", "DATA", "RSET", "NOOP", "QUIT")
+
+
+class Connection(SMTP):
+    """One connection: aiosmtpd's protocol with the server's faults before each command."""
+
+    def __init__(self, server: SMTPServer, loop: asyncio.AbstractEventLoop) -> None:
+        self._server = server
+        # One protocol object is one connection.
+        self.record = server.opened(self)
+        super().__init__(
+            _Acceptor(server),
+            loop=loop,
+            hostname="localhost",
+            ident="ESMTP",
+            data_size_limit=server.size_limit,
+            enable_SMTPUTF8=server.smtputf8,
+            tls_context=server.tls_context if server.security == "starttls" else None,
+            require_starttls=server.security == "starttls",
+            auth_require_tls=server.security == "starttls",
+            authenticator=self._check_login,
+            auth_exclude_mechanism=() if server.user is not None or server.any_auth else ("LOGIN", "PLAIN"),
+        )
+        # Not as an argument: aiosmtpd warns of AUTH without STARTTLS, which TLS from the first byte is to it.
+        self._auth_required = server.requires_auth
+        for verb in COMMANDS:
+            self._smtp_methods[verb] = partial(self._obey, verb, self._smtp_methods[verb])
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        # Called once more when STARTTLS has put TLS over the connection.
+        self.record.tls = self._server.security == "tls" or self._tls_protocol is not None
+        super().connection_made(transport)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self.record.is_open = False
+        self._server.closed(self)
+        super().connection_lost(error)
+
+    def dismiss(self) -> None:
+        """Say 421 and close."""
+        if self.transport is not None and not self.transport.is_closing():
+            if isinstance(self.transport, asyncio.WriteTransport):
+                self.transport.write(b"421 4.3.2 localhost Service shutting down\r\n")
+            self.transport.close()
+
+    def abort(self) -> None:
+        """Close without a word."""
+        # The raw transport too: one under TLS outlives its wrapper while a handshake is under way.
+        for transport in (self.transport, self._original_transport):
+            if isinstance(transport, asyncio.WriteTransport):
+                # One under TLS that is closed already has nothing to abort, and says so thus before Python 3.11.3.
+                with contextlib.suppress(AttributeError):
+                    transport.abort()
+
+    async def break_off(self) -> None:
+        """Close without a word, and end this session's task."""
+        self.abort()
+        await forever()
+
+    async def misbehave(self, fault: Fault) -> str | None:
+        """Do what the fault says; give the reply that is left to send, if any."""
+        if fault.delay:
+            await asyncio.sleep(fault.delay)
+        if fault.hang or fault.hang_after_accept:
+            self._reset_timeout(24 * 3600)
+            await forever()
+        if fault.drop_after_accept or (fault.drop and fault.reply is None):
+            await self.break_off()
+        if fault.reply is None:
+            return None
+        code, text = fault.reply[:3], fault.reply[4:]
+        *lines, last = text.split("\n")
+        reply = "".join(f"{code}-{line}\r\n" for line in lines) + f"{code} {last}"
+        if fault.drop or fault.verb in ("CONNECT", "CONTENT") or code == "421":
+            await self.push(reply)
+            if self.transport is not None:
+                self.transport.close()
+            await forever()
+        return reply
+
+    async def _handle_client(self) -> None:
+        fault = self._server.next_fault("CONNECT", "")
+        if fault is not None:
+            await self.misbehave(fault)
+        await super()._handle_client()
+
+    async def _obey(self, verb: str, method: Callable[[str | None], Awaitable[None]], arg: str | None) -> None:
+        self.record.verbs.append(verb)
+        fault = self._server.next_fault(verb, arg or "")
+        if fault is not None:
+            reply = await self.misbehave(fault)
+            if reply is not None:
+                await self.push(reply)
+                return
+        if verb == "DATA":
+            await self._break_into_content()
+        await method(arg)
+
+    async def _break_into_content(self) -> None:
+        recipients = self.envelope.rcpt_tos if self.envelope is not None else []
+        fault = self._server.next_fault("CONTENT", " ".join(recipients)) if recipients else None
+        if fault is None:
+            return
+        await self.push("354 End data with <CR><LF>.<CR><LF>")
+        await self._reader.readuntil(b"\r\n")
+        await self.misbehave(fault)
+        await self.break_off()
+
+    def _check_login(
+        self, server: SMTP, session: Session, envelope: Envelope, mechanism: str, login: LoginPassword
+    ) -> AuthResult:
+        user, password = login.login.decode(), login.password.decode()
+        expected = (self._server.user or "", self._server.password or "")
+        if not self._server.any_auth and not all(
+            hmac.compare_digest(given.encode(), wanted.encode())
+            for given, wanted in zip((user, password), expected, strict=True)
+        ):
+            self._server.failed_auths += 1
+            # handled=False lets aiosmtpd give its usual 535.
+            return AuthResult(success=False, handled=False)
+        self._server.auths += 1
+        self.record.user = user
+        return AuthResult(success=True, auth_data=login)
+
+
+class _Acceptor:
+    """aiosmtpd's hooks: what to do with a complete message."""
+
+    def __init__(self, server: SMTPServer) -> None:
+        self._server = server
+
+    async def handle_DATA(self, connection: Connection, session: Session, envelope: Envelope) -> str:
+        connection.record.verbs.append("CONTENT")
+        content = envelope.original_content or b""
+        message = Message(
+            mail_from=envelope.mail_from or "",
+            rcpt_tos=tuple(envelope.rcpt_tos),
+            content=content,
+            session=connection.record.number,
+            received_at=time.time(),
+        )
+        fault = self._server.next_fault("DOT", " ".join(envelope.rcpt_tos) + "\n" + content.decode("latin-1"))
+        refused = fault is not None and (
+            fault.drop or fault.hang or (fault.reply is not None and not fault.reply.startswith("2"))
+        )
+        if not refused:
+            self._server.accept(message)
+        reply = None if fault is None else await connection.misbehave(fault)
+        return reply or f"250 2.0.0 OK queued as {len(self._server.messages)}"
+
+
+async def forever() -> None:
+    """Wait until the connection's end cancels this."""
+    await asyncio.get_running_loop().create_future()

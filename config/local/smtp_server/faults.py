@@ -1,0 +1,68 @@
+"""What goes wrong, when it is told to."""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+from typing import Any, Literal
+
+Verb = Literal["CONNECT", "EHLO", "STARTTLS", "AUTH", "MAIL", "RCPT", "DATA", "CONTENT", "DOT", "RSET", "NOOP", "QUIT"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Fault:
+    """What goes wrong, at which verb, how often.
+
+    ``CONNECT`` stands for the greeting, ``CONTENT`` for the moment after the first line of the content, with the final
+    dot not yet seen, and ``DOT`` for the reply to the final dot. The first fault that matches a command applies, and
+    does what it says in this order: wait, hang, reply, drop.
+
+    A message is accepted at ``DOT`` unless a fault there refuses it (a ``reply`` of 4yz or 5yz), drops the connection
+    or hangs; with ``drop_after_accept`` and ``hang_after_accept`` the server has it and the client is never told.
+    """
+
+    verb: Verb
+    #: The reply instead of the usual one, such as ``"450 4.2.0 Mailbox busy"``, further lines after ``\n``
+    #: without the code. After a 421, and any reply to ``CONNECT`` or ``CONTENT``, the connection is closed.
+    reply: str | None = None
+    #: Close the connection, after the reply if there is one.
+    drop: bool = False
+    drop_after_accept: bool = False
+    #: Say nothing more, and leave the connection open.
+    hang: bool = False
+    hang_after_accept: bool = False
+    #: Seconds to wait first.
+    delay: float = 0
+    #: How many times; None is for ever.
+    times: int | None = None
+    #: Only for commands, or for ``DOT`` and ``CONTENT`` messages, with this text in them.
+    match: str = ""
+
+
+class Faults:
+    """The faults still to come, for any thread to add to and take from."""
+
+    def __init__(self) -> None:
+        self._entries: list[list[Any]] = []
+        self._lock = threading.Lock()
+
+    def add(self, *faults: Fault) -> None:
+        """Let these happen, after those that are there already."""
+        with self._lock:
+            self._entries.extend([fault, fault.times] for fault in faults)
+
+    def clear(self) -> None:
+        """Let none happen any more."""
+        with self._lock:
+            self._entries.clear()
+
+    def take(self, verb: str, text: str) -> Fault | None:
+        """Take the first fault for this command, and count it."""
+        with self._lock:
+            for entry in self._entries:
+                fault, left = entry
+                if fault.verb == verb and left != 0 and fault.match.lower() in text.lower():
+                    if left is not None:
+                        entry[1] = left - 1
+                    return fault  # type: ignore[no-any-return]  # an entry is a pair that can be changed
+        return None

@@ -1,0 +1,54 @@
+"""What the server saw: the messages and the sessions."""
+
+from __future__ import annotations
+
+import dataclasses
+import email
+import email.message
+import email.policy
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Message:
+    """A message the server has accepted."""
+
+    mail_from: str
+    rcpt_tos: tuple[str, ...]
+    content: bytes = dataclasses.field(repr=False)
+    #: The number of the session it came through, counted from 1.
+    session: int
+    #: Seconds since the epoch.
+    received_at: float
+
+    @property
+    def parsed(self) -> email.message.EmailMessage:
+        """The content as a message object."""
+        return email.message_from_bytes(self.content, policy=email.policy.default)
+
+    @property
+    def subject(self) -> str:
+        """The subject, decoded."""
+        return str(self.parsed["Subject"] or "")
+
+    @property
+    def message_id(self) -> str:
+        """The Message-ID with its angle brackets."""
+        return str(self.parsed["Message-ID"] or "").strip()
+
+
+@dataclasses.dataclass(kw_only=True)
+class SessionRecord:
+    """What happened between one greeting and its end."""
+
+    number: int
+    #: The commands as they came, in upper case; ``CONTENT`` for the content with its final dot.
+    verbs: list[str] = dataclasses.field(default_factory=list)
+    #: Who logged in.
+    user: str | None = None
+    tls: bool = False
+    is_open: bool = True
+
+    @property
+    def transactions(self) -> int:
+        """How many MAIL commands it has carried."""
+        return self.verbs.count("MAIL")

@@ -1,0 +1,194 @@
+"""The server: what it is told, what it saw, its start and its end."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import time
+from collections.abc import Awaitable, Callable, Iterable
+from pathlib import Path
+from types import TracebackType
+from typing import Literal, Self
+
+from config.local.processes import LOOPBACK, free_port
+
+from .connection import Connection
+from .faults import Fault, Faults
+from .listener import Listener
+from .maildir import write_to_maildir
+from .records import Message, SessionRecord
+
+Security = Literal["starttls", "tls", "plain"]
+
+
+class SMTPServer:
+    """An SMTP server in a thread of its own.
+
+    ``messages``, ``sessions``, ``auths`` and ``failed_auths`` tell what it saw, over all its starts. ``user``,
+    ``password`` and the faults can be changed while it runs. It stays on its port when started again.
+    """
+
+    def __init__(
+        self,
+        *,
+        port: int | None = None,
+        security: Security = "starttls",
+        tls_context: ssl.SSLContext | None = None,
+        user: str | None = "user",
+        password: str | None = "password",  # noqa: S107  # guards nothing
+        any_auth: bool = False,
+        maildir: Path | None = None,
+        faults: Iterable[Fault] = (),
+        size_limit: int = 32 * 1024 * 1024,
+        smtputf8: bool = True,
+        on_message: Callable[[Message], None] | None = None,
+    ) -> None:
+        """Describe a server; ``start()`` starts it.
+
+        Args:
+            port: on loopback; a free one is chosen when left out.
+            security: STARTTLS required, TLS from the first byte, or none.
+            tls_context: needed unless ``security`` is ``plain``.
+            user: who must log in; None for a server without AUTH.
+            password: the user's password.
+            any_auth: let everybody in, with any credentials or none.
+            maildir: where each accepted message is written to besides.
+            faults: what goes wrong from the start.
+            size_limit: bytes a message may have.
+            smtputf8: whether the extension is offered.
+            on_message: called for each accepted message, in the server's thread.
+        """
+        if security != "plain" and tls_context is None:
+            raise ValueError(f"security {security!r} needs a tls_context")
+        self.port = free_port() if port is None else port
+        self.security: Security = security
+        self.tls_context = tls_context
+        self.user = user
+        self.password = password
+        self.any_auth = any_auth
+        self.maildir = maildir
+        self.size_limit = size_limit
+        self.smtputf8 = smtputf8
+        self.on_message = on_message
+        self.messages: list[Message] = []
+        self.sessions: list[SessionRecord] = []
+        self.auths = 0
+        self.failed_auths = 0
+        self._faults = Faults()
+        self._open: set[Connection] = set()
+        self._listener: Listener | None = None
+        self.inject(*faults)
+
+    @property
+    def host(self) -> str:
+        """Where it listens; the certificates name it."""
+        return LOOPBACK
+
+    @property
+    def requires_auth(self) -> bool:
+        """Whether MAIL is refused before a login."""
+        return self.user is not None and not self.any_auth
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it listens."""
+        return self._listener is not None
+
+    # What goes wrong
+
+    def inject(self, *faults: Fault) -> None:
+        """Let these faults happen from now on, after those that are there already."""
+        self._faults.add(*faults)
+
+    def clear_faults(self) -> None:
+        """Work properly from now on."""
+        self._faults.clear()
+
+    def next_fault(self, verb: str, text: str) -> Fault | None:
+        """Take the first fault for this command, and count it."""
+        return self._faults.take(verb, text)
+
+    # What was seen
+
+    @property
+    def transactions(self) -> int:
+        """How many MAIL commands came, over all sessions."""
+        return sum(session.transactions for session in self.sessions)
+
+    def received(self, recipient: str) -> list[Message]:
+        """Give the accepted messages for this recipient."""
+        return [message for message in list(self.messages) if recipient in message.rcpt_tos]
+
+    def accept(self, message: Message) -> None:
+        """Keep a message."""
+        if self.maildir is not None:
+            write_to_maildir(self.maildir, message)
+        self.messages.append(message)
+        if self.on_message is not None:
+            self.on_message(message)
+
+    # Starting and stopping
+
+    def start(self) -> None:
+        """Listen; raises OSError when the port is taken."""
+        if self._listener is not None:
+            raise RuntimeError("the server runs already")
+        self._listener = Listener(
+            lambda loop: Connection(self, loop),
+            port=self.port,
+            tls_context=self.tls_context if self.security == "tls" else None,
+        )
+
+    def stop(self) -> None:
+        """Go away at once, as a crash does: open connections break without a word."""
+        self._stop(self._break_connections)
+
+    def stop_politely(self) -> None:
+        """Go away as RFC 5321 section 3.8 wants it: refuse new connections, say 421 to the open ones, close them."""
+        self._stop(self._dismiss_connections)
+
+    def drop_connections(self) -> None:
+        """Break all open connections and go on listening, as a firewall that forgot them does."""
+        if self._listener is not None:
+            self._listener.run(self._break_connections(), seconds=10)
+
+    def _stop(self, end_connections: Callable[[], Awaitable[None]]) -> None:
+        if self._listener is not None:
+            self._listener.stop(end_connections)
+            self._listener = None
+
+    async def _dismiss_connections(self) -> None:
+        for connection in list(self._open):
+            connection.dismiss()
+        await self._connections_gone(seconds=0.3)
+        await self._break_connections()
+
+    async def _break_connections(self) -> None:
+        for connection in list(self._open):
+            connection.abort()
+        await self._connections_gone(seconds=2)
+
+    async def _connections_gone(self, *, seconds: float) -> None:
+        deadline = time.monotonic() + seconds
+        while self._open and time.monotonic() < deadline:
+            await asyncio.sleep(0.005)
+
+    def opened(self, connection: Connection) -> SessionRecord:
+        """Begin the record of a session."""
+        self._open.add(connection)
+        record = SessionRecord(number=len(self.sessions) + 1)
+        self.sessions.append(record)
+        return record
+
+    def closed(self, connection: Connection) -> None:
+        """End it."""
+        self._open.discard(connection)
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
