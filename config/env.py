@@ -8,6 +8,7 @@ import os
 import tempfile
 from collections.abc import Callable
 from email.utils import parseaddr
+from ipaddress import IPv6Address
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -128,11 +129,36 @@ def one_of(name: str, default: str, choices: tuple[str, ...]) -> str:
 
 
 def host(name: str, default: str = "") -> str:
-    """Read the name or the address of a host, without scheme and port."""
+    """Read the name or the address of a host, without scheme and port; an IPv6 address without brackets."""
     value = text(name, default)
-    if any(character.isspace() or character in "/@" for character in value):
-        raise WrongValue(name, f"must be the name or the address of a host alone, not {value!r}")
+    if any(character.isspace() or character in "/@[]" for character in value) or (":" in value and not _is_ipv6(value)):
+        raise WrongValue(
+            name, f"must be the name or the address of a host alone, without scheme, brackets and port, not {value!r}"
+        )
     return value
+
+
+def host_patterns(name: str, default: list[str]) -> list[str]:
+    """Read what Django compares the Host header with: names, .example.com with its subdomains, addresses, or *."""
+    values = listed(name, default)
+    for value in values:
+        if value == "*" or (value.startswith("[") and value.endswith("]") and _is_ipv6(value[1:-1])):
+            continue
+        if any(character.isspace() or character in "/@:[]*" for character in value):
+            raise WrongValue(
+                name,
+                "must be host names like mail.example.com, without scheme and port (.example.com with its subdomains, "
+                f"IPv6 as [::1], * for all), separated by commas; {value!r} is none",
+            )
+    return values
+
+
+def _is_ipv6(value: str) -> bool:
+    try:
+        IPv6Address(value)
+    except ValueError:
+        return False
+    return True
 
 
 def is_address(value: str) -> bool:

@@ -71,6 +71,14 @@ def show(expression: str, var: Path, **variables: str) -> Any:
         ({"REDIS_URL": "redis://user:tell-nobody@host/zero"}, "REDIS_URL"),
         ({"REDIS_URL": "redis://:tell-nobody@host:99999/0"}, "REDIS_URL"),
         ({"EMAIL_HOST": "smtp://example.com"}, "EMAIL_HOST"),
+        ({"EMAIL_HOST": "smtp.example.com:587"}, "EMAIL_HOST"),
+        ({"EMAIL_HOST": "[::1]:587"}, "EMAIL_HOST"),
+        ({"EMAIL_HOST": "[::1]"}, "EMAIL_HOST"),
+        ({"EMAIL_HOST": "kim@example.com"}, "EMAIL_HOST"),
+        ({"ALLOWED_HOSTS": "http://x"}, "ALLOWED_HOSTS"),
+        ({"ALLOWED_HOSTS": "localhost,mail.example.com:8000"}, "ALLOWED_HOSTS"),
+        ({"ALLOWED_HOSTS": "*.example.com"}, "ALLOWED_HOSTS"),
+        ({"ALLOWED_HOSTS": "::1"}, "ALLOWED_HOSTS"),
         ({"EMAIL_PORT": "abc"}, "EMAIL_PORT"),
         ({"EMAIL_PORT": "0"}, "EMAIL_PORT"),
         ({"EMAIL_PORT": "65536"}, "EMAIL_PORT"),
@@ -207,6 +215,22 @@ def test_email_settings_are_defined_only_when_their_variable_is(tmp_path: Path) 
         "EMAIL_TIMEOUT",
         "EMAIL_USE_TLS",
     ]
+
+
+@pytest.mark.parametrize("host", ["smtp.example.com", "localhost", "192.0.2.1", "::1", "2001:db8::25", "fe80::1%eth0"])
+def test_a_mail_server_is_a_name_or_an_address(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """IPv6 too, the way sockets take it."""
+    monkeypatch.setenv("EMAIL_HOST", host)
+
+    assert env.host("EMAIL_HOST") == host
+
+
+def test_allowed_hosts_are_what_django_compares_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    """IPv6 addresses in brackets, as browsers send them."""
+    monkeypatch.setenv("ALLOWED_HOSTS", "mail.example.com, .example.org,192.0.2.1,[2001:db8::1],*")
+
+    expected = ["mail.example.com", ".example.org", "192.0.2.1", "[2001:db8::1]", "*"]
+    assert env.host_patterns("ALLOWED_HOSTS", []) == expected
 
 
 def test_the_environment_wins_over_the_file(tmp_path: Path) -> None:
