@@ -10,7 +10,7 @@ WORKDIR /app
 COPY requirements/run.txt requirements/run.txt
 RUN pip install --no-cache-dir --require-hashes -r requirements/run.txt
 
-COPY manage.py ./
+COPY manage.py gunicorn.conf.py ./
 COPY worker worker
 COPY config config
 
@@ -22,4 +22,4 @@ RUN useradd --uid 10001 --user-group --no-create-home --home-dir /app app \
 USER 10001:10001
 EXPOSE 8000
 
-CMD ["gunicorn", "config.wsgi", "--bind", "0.0.0.0:8000", "--workers", "2", "--threads", "4", "--preload", "--no-control-socket"]
+CMD ["gunicorn", "config.wsgi", "--bind", "0.0.0.0:8000"]

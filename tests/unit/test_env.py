@@ -126,7 +126,7 @@ def test_a_wrong_value_stops_the_start_with_one_line_that_names_the_variable(
         ["-m", "celery", "-A", "config", "worker"],
         ["-m", "celery", "-A", "config", "beat"],
         ["-m", "celery", "-A", "config", "flower"],
-        ["-m", "gunicorn", "config.wsgi", "--preload", "--no-control-socket", "--bind", "127.0.0.1:0"],
+        ["-m", "gunicorn", "config.wsgi", "--bind", "127.0.0.1:0"],
     ],
     ids=lambda program: " ".join(program[:5]),
 )
