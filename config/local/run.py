@@ -65,7 +65,9 @@ def prepare_environment(var: Path) -> tuple[int, str]:
         os.environ["ALLOWED_HOSTS"] += f",localhost,{LOOPBACK}"
     for name, usual in (("WEB_PORT", 8000), ("FLOWER_PORT", 5555), ("CATCHER_PORT", 2525)):
         os.environ[name] = str(free_port(env.whole(name, usual, at_least=1, at_most=65535)))
-    password = env.kept("ADMIN_PASSWORD", var / "admin_password", lambda: secrets.token_urlsafe(12))
+    password = env.text("ADMIN_PASSWORD")
+    if not password:
+        password = env.kept("ADMIN_PASSWORD", var / "admin_password", lambda: secrets.token_urlsafe(12))
     return int(os.environ["CATCHER_PORT"]), password
 
 

@@ -270,6 +270,30 @@ def test_each_key_of_the_app_has_a_variable_and_a_type_it_can_be_read_as(key: st
     )
 
 
+def test_every_variable_that_is_read_is_documented() -> None:
+    """By the settings, by ``make run``, by the Procfile and by Compose."""
+    files = [*(ROOT / "config").rglob("*.py"), ROOT / "Procfile", ROOT / "docker-compose.yml"]
+    by_python = r"""\b(?:env\.\w+\(|os\.environ\[|os\.environ\.get\()"([A-Z_]+)\""""
+    read = {
+        name
+        for file in files
+        for name in re.findall(by_python if file.suffix == ".py" else r"(?<!\$)\$\{([A-Z_]+)", file.read_text())
+    }
+
+    assert {"SECRET_KEY", "EMAIL_HOST", "CATCHER_PORT", "ADMIN_PASSWORD", "WEB_PORT", "POSTGRES_PASSWORD"} <= read
+    assert read - {"DJANGO_SETTINGS_MODULE", "PATH"} <= set(variables())
+
+
+def test_the_password_of_the_playground_can_be_chosen(tmp_path: Path) -> None:
+    """Else one is made and kept."""
+    code = "from pathlib import Path; from config.local import run; print(run.prepare_environment(Path({!r}))[1])"
+    arguments = ["-c", code.format(str(tmp_path))]
+
+    made = run(arguments, tmp_path).stdout.strip()
+    assert (tmp_path / "admin_password").read_text().strip() == made
+    assert run(arguments, tmp_path, ADMIN_PASSWORD="chosen").stdout.strip() == "chosen"
+
+
 def test_keys_of_the_app_keep_the_type_of_their_default(tmp_path: Path) -> None:
     """'5' is 5.0 where a time is meant; the queues have names of their own here."""
     keys = ("RING_AFTER", "CONNECT_TRIES", "CONFIG_CACHE_TTL", "QUEUE", "SWEEP_QUEUE", "IN_DOUBT")
