@@ -193,8 +193,11 @@ def test_a_password_that_cannot_be_opened_defers_with_a_clear_reason(smtp_server
     settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "SMTP_PASSWORD_KEYS": [Fernet.generate_key().decode()]}
     row = tried(submitted())
     assert (row.status, row.waits_for_relay) == ("deferred", True)
+    assert "“Primary Mail Server”" in row.reason
     assert "SMTP_PASSWORD_KEYS" in row.reason
+    assert row.attempt_log.get().smtp_config == "Primary Mail Server"
     settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "SMTP_PASSWORD_KEYS": keys}
+    routing.forget()  # other keys come with a new process
     assert tried(due(row)).status == "accepted"
 
 

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.django_db(transaction=True)
 KIM, LEE, SAM = "kim@example.com", "lee@example.com", "sam@example.com"
 RELAY = Relay(name="Primary", host="mail.example.com", password="s3cret")
 OTHER = Relay(name="Backup", host="backup.example.com")
-TRY = ledger.Try(relay=RELAY, started_at=ago(1), wait=60)
+TRY = ledger.Try(route=RELAY, started_at=ago(1), wait=60)
 
 
 @pytest.fixture(autouse=True)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from django.core.exceptions import ValidationError
 from django.db import DatabaseError, IntegrityError, connection, transaction
 
 from email_integration.models import NO_ACTIVE_CONFIG, SMTPConfig
-from email_integration.routing import active_relay
+from email_integration.routing import Nowhere, active_relay
 from email_integration.smtp import Relay
 
 pytestmark = pytest.mark.django_db
@@ -137,23 +138,23 @@ class TestOneActive:
 
         assert active() == ["A"]
 
-    @pytest.mark.parametrize(
-        "route",
-        [
-            lambda: SMTPConfig.objects.bulk_create(
-                [SMTPConfig(name=name, host="h", from_email="a@example.com", is_active=True) for name in "CD"]
-            ),
-            lambda: raw("UPDATE email_integration_smtpconfig SET is_active = TRUE"),
-        ],
-        ids=["bulk_create", "raw SQL"],
-    )
-    def test_the_database_refuses_a_second(self, route: Callable[[], object]) -> None:
+    def test_creating_several_active_ones_is_refused(self) -> None:
+        """They do not say which."""
+        make("A", is_active=True)
+        fresh = [SMTPConfig(name=name, host="h", from_email="a@example.com", is_active=True) for name in "CD"]
+
+        with pytest.raises(ValidationError, match="Only one configuration can be active"):
+            SMTPConfig.objects.bulk_create(fresh)
+
+        assert active() == ["A"]
+
+    def test_the_database_refuses_a_second(self) -> None:
         """Where nothing of ours decides which of them."""
         make("A", is_active=True)
         make("B")
 
         with pytest.raises(IntegrityError), transaction.atomic():
-            route()
+            raw("UPDATE email_integration_smtpconfig SET is_active = TRUE")
 
         assert active() == ["A"]
 
@@ -472,3 +473,76 @@ class TestDamage:
             entry.save()
 
         assert SMTPConfig.objects.get().password == "tell-nobody"
+
+
+class TestCopies:
+    """An instance that was read before something else was written."""
+
+    def test_saving_other_fields_of_an_old_copy_leaves_alone_what_is_active(self) -> None:
+        """Nor does the history say that it was activated."""
+        make("A", is_active=True)
+        old = SMTPConfig.objects.get(name="A")
+        SMTPConfig.objects.activate(make("B"))
+
+        old.timeout = 20
+        old.save(update_fields=["timeout"])
+
+        assert active() == ["B"]
+        newest = old.history.first()
+        assert (newest.event, newest.timeout, newest.is_active) == ("changed", 20, False)
+
+    def test_creating_many_with_one_active_takes_the_place_of_the_other(self) -> None:
+        """As a save does; two are refused."""
+        make("A", is_active=True)
+        fresh = [SMTPConfig(name=name, host="h", from_email="a@example.com", is_active=name == "C") for name in "BC"]
+
+        SMTPConfig.objects.bulk_create(fresh)
+
+        assert active() == ["C"]
+
+
+class TestDefects:
+    """Rows that somebody has damaged, past the constraints: a clear error, and no mail goes wrong."""
+
+    @pytest.mark.parametrize(
+        ("damage", "words"),
+        [
+            ("port = 0", "A port is a number from 1 to 65535."),
+            ("use_ssl = TRUE", "TLS and SSL exclude each other"),
+            ("timeout = 0", "a timeout of at least one second"),
+            ("password = 'fernet$nonsense'", "cannot be opened with the keys in SMTP_PASSWORD_KEYS"),
+        ],
+    )
+    def test_a_damaged_row_is_named_and_mail_waits(
+        self, damage: str, words: str, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """In the log and in what the mail says it waits for; other rows are unharmed."""
+        make("Damaged", is_active=True)
+        with constraints_off():
+            raw(f"UPDATE email_integration_smtpconfig SET {damage} WHERE name = 'Damaged'")
+            route = active_relay()
+            SMTPConfig.objects.activate(make("Fine"))
+
+        assert isinstance(route, Nowhere)
+        assert route.name == "Damaged"
+        assert words in route.reason
+        assert "“Damaged” cannot be used" in route.reason
+        assert any(record.levelname == "ERROR" and words in record.getMessage() for record in caplog.records)
+        assert isinstance(active_relay(), Relay)
+
+
+@contextmanager
+def constraints_off() -> Iterator[None]:
+    """Have the database believe whatever it is told."""
+    if connection.vendor == "sqlite":
+        raw("PRAGMA ignore_check_constraints = ON")
+        yield
+        raw("PRAGMA ignore_check_constraints = OFF")
+    elif connection.vendor == "mysql":
+        raw("SET check_constraint_checks = OFF")
+        yield
+        raw("SET check_constraint_checks = ON")
+    else:
+        for name in ("smtpconfig_tls_or_ssl", "smtpconfig_port"):
+            raw(f"ALTER TABLE email_integration_smtpconfig DROP CONSTRAINT {name}")  # undone with the transaction
+        yield

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 from django.core.exceptions import ImproperlyConfigured
 from django.db import models
+from django.utils import translation
+from django.utils.translation import gettext_lazy as _
 
 from . import conf
 from .exceptions import SecretUnreadable
@@ -23,6 +25,11 @@ else:
     _TextField = models.TextField
 
 PREFIX = "fernet$"
+
+UNREADABLE = _(
+    "The stored password cannot be opened with the keys in SMTP_PASSWORD_KEYS. "
+    "Put the key it was sealed with back into SMTP_PASSWORD_KEYS, or enter the password again."
+)
 
 #: What a dump or a form may bring that is sealed already: not just any text that begins like it.
 _TOKEN = re.compile(re.escape(PREFIX) + r"gAAAA[\w-]{60,}=*", re.ASCII)
@@ -50,10 +57,8 @@ class Sealed:
         try:
             return keys().decrypt(self.token).decode()
         except (InvalidToken, ImproperlyConfigured) as error:
-            raise SecretUnreadable(
-                "The stored password cannot be opened with the keys in SMTP_PASSWORD_KEYS. "
-                "Put the key it was sealed with back into SMTP_PASSWORD_KEYS, or enter the password again."
-            ) from error
+            with translation.override(None):
+                raise SecretUnreadable(str(UNREADABLE)) from error
 
 
 def keys() -> MultiFernet:

@@ -9,6 +9,8 @@ from .addresses import envelope_address
 from .exceptions import InvalidMail
 
 TLS_OR_SSL = _("TLS and SSL exclude each other: choose STARTTLS (TLS) or SSL, not both.")
+PORT_RANGE = _("A port is a number from 1 to 65535.")
+HOST_AND_TIMEOUT = _("A configuration needs a host, and a timeout of at least one second.")
 PASSWORD_AGAIN = _(
     "Enter the password again: the host, port or username has changed, and the stored password is not sent to another "
     "server or user unseen."

@@ -27,7 +27,10 @@ class Notice:
 
 def route() -> Notice:
     """Where a mail goes that is sent now, unless sending is paused."""
-    config = SMTPConfig.objects.filter(is_active=True).first()
+    active = list(SMTPConfig.objects.filter(is_active=True)[:2])
+    if len(active) > 1:
+        return Notice(level="error", text=_("Mail goes nowhere now and waits: several configurations are active."))
+    config = active[0] if active else None
     if config is None:
         fallback = routing.settings_relay()
         if isinstance(fallback, Relay):
@@ -42,6 +45,9 @@ def route() -> Notice:
     if not config.is_readable:
         text = _("Mail goes nowhere now and waits: the password of the active configuration, “{name}”, is unreadable.")
         return Notice(level="error", text=format_lazy(text, name=config.name))
+    if config.defect:
+        text = _("Mail goes nowhere now and waits: the active configuration, “{name}”, cannot be used. {defect}")
+        return Notice(level="error", text=format_lazy(text, name=config.name, defect=config.defect))
     text = _("Mail goes through “{name}” ({host}:{port}) now: it is the active configuration.")
     return Notice(level="info", text=format_lazy(text, name=config.name, host=config.host, port=config.port))
 

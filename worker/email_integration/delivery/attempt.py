@@ -19,7 +19,6 @@ from django.db import DatabaseError, InterfaceError, OperationalError, connectio
 from django.utils import timezone
 
 from email_integration import conf, routing
-from email_integration.exceptions import SecretUnreadable
 from email_integration.models import Delivery, Status
 from email_integration.smtp import Relay
 
@@ -43,7 +42,7 @@ def attempt(delivery_id: str) -> Delivery | Skipped:
     skipped = _prepare(delivery, started_at)
     if skipped is not None or Status(delivery.status).is_final:
         return skipped or delivery
-    relay, outcome = _send(delivery)
+    route, outcome = _send(delivery)
     if isinstance(outcome, Skipped):
         return outcome
     wait = backoff(
@@ -53,19 +52,16 @@ def attempt(delivery_id: str) -> Delivery | Skipped:
         chance=random.random(),  # noqa: S311  # spreads load, guards nothing
         hint=outcome.retry_in if isinstance(outcome, Deferred) else None,
     )
-    recorded = _record(delivery, outcome, ledger.Try(relay=relay, started_at=started_at, wait=wait))
+    recorded = _record(delivery, outcome, ledger.Try(route=route, started_at=started_at, wait=wait))
     if recorded and delivery.waits_for_relay:
-        _wake_if_mended(delivery, relay)
+        _wake_if_mended(delivery, route)
     return delivery if recorded else _OVERTAKEN
 
 
-def _wake_if_mended(delivery: Delivery, relay: Relay | None) -> None:
+def _wake_if_mended(delivery: Delivery, route: routing.Route | None) -> None:
     """Have it tried at once if what it waits for came before it was recorded, so that nobody woke it."""
-    try:
-        now = routing.active_relay()
-    except SecretUnreadable:
-        return
-    if not isinstance(now, routing.Nowhere) and now != relay:
+    now = routing.active_relay()
+    if not isinstance(now, routing.Nowhere) and now != route:
         ledger.wake(delivery.pk)
 
 
@@ -97,7 +93,7 @@ def _prepare(delivery: Delivery, now: dt.datetime) -> Skipped | None:
     return None if moved else _OVERTAKEN
 
 
-def _send(delivery: Delivery) -> tuple[Relay | None, Outcome | Skipped]:
+def _send(delivery: Delivery) -> tuple[routing.Route | None, Outcome | Skipped]:
     try:
         plan = safety.plan_now(ledger.pending(delivery))
     except ImproperlyConfigured as error:
@@ -113,8 +109,8 @@ def _send(delivery: Delivery) -> tuple[Relay | None, Outcome | Skipped]:
             recipients=plan.envelope,
             content=bytes(delivery.content),
         )
-        relay, outcome = dispatch(mail, functools.partial(_claim, delivery, plan))
-        return relay, plan.of_recipients(outcome)
+        route, outcome = dispatch(mail, functools.partial(_claim, delivery, plan))
+        return route, plan.of_recipients(outcome)
     except (DatabaseError, InterfaceError):
         raise
     except Exception as error:  # whatever it is, the mail is kept and the fault is shown
@@ -133,10 +129,7 @@ def _claim(delivery: Delivery, plan: safety.Plan, relay: Relay, from_header: str
 
 def _withhold(delivery: Delivery, plan: safety.Plan) -> Outcome | Skipped | None:
     """Settle those who must not be written to; None when there is still somebody to write to."""
-    try:
-        route = routing.active_relay()
-    except SecretUnreadable as error:
-        return Deferred(reason=str(error), relay_at_fault=True)
+    route = routing.active_relay()
     if isinstance(route, routing.Nowhere):
         return Deferred(reason=route.reason, relay_at_fault=True)  # a pause keeps everything as it is
     if not plan.envelope:

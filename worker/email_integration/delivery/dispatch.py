@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from email_integration import conf, routing
 from email_integration.addresses import envelope_address
-from email_integration.exceptions import InvalidMail, SecretUnreadable
+from email_integration.exceptions import InvalidMail
 from email_integration.smtp import (
     ConnectionLost,
     Envelope,
@@ -56,16 +56,13 @@ def _limits() -> Limits:
 pool = Pool(_limits)
 
 
-def dispatch(mail: Mail, claim: Claim) -> tuple[Relay | None, Outcome | Skipped]:
-    """Send ``mail`` through the relay that is active now; return that relay, if there is one, and the outcome."""
+def dispatch(mail: Mail, claim: Claim) -> tuple[routing.Route, Outcome | Skipped]:
+    """Send ``mail`` through the relay that is active now; return where it went, or did not, and the outcome."""
     fresh = False
     while True:
-        try:
-            route = routing.active_relay()
-        except SecretUnreadable as error:
-            return None, Deferred(reason=str(error), relay_at_fault=True)
+        route = routing.active_relay()
         if isinstance(route, routing.Nowhere):
-            return None, Deferred(reason=route.reason, relay_at_fault=True)
+            return route, Deferred(reason=route.reason, relay_at_fault=True)
         try:
             with pool.session(route, fresh=fresh) as session:
                 if not _still_active(route):
@@ -106,10 +103,7 @@ def transact(session: Session, mail: Mail, claim: Claim) -> Outcome | Skipped:
 
 
 def _still_active(route: Relay) -> bool:
-    try:
-        return routing.active_relay() == route
-    except SecretUnreadable:
-        return False
+    return routing.active_relay() == route
 
 
 def _was_over(failure: SMTPFailure) -> bool:

@@ -20,6 +20,7 @@ from django.utils import timezone
 
 from email_integration import conf
 from email_integration.models import FINAL, Delivery, DeliveryAttempt, Status
+from email_integration.routing import Route
 from email_integration.smtp import Phase, Relay
 
 from . import doorbell, settle
@@ -31,9 +32,9 @@ CLAIMABLE = (Status.QUEUED, Status.DEFERRED)
 
 @dataclass(frozen=True, kw_only=True)
 class Try:
-    """One attempt: which relay, since when, and how long to wait before the next should it come to nothing."""
+    """One attempt: by which route, since when, and how long to wait before the next should it come to nothing."""
 
-    relay: Relay | None
+    route: Route | None
     started_at: dt.datetime
     wait: float = 0.0
 
@@ -110,7 +111,7 @@ def record(delivery: Delivery, outcome: Outcome, attempt: Try) -> bool:
 def lease_ran_out(delivery: Delivery) -> bool:
     """Record that a claimed delivery's lease ended without an outcome: it is in doubt."""
     outcome = InDoubt(reason="the worker was lost after the claim and before the outcome")
-    attempt = Try(relay=None, started_at=delivery.lease_until or timezone.now())
+    attempt = Try(route=None, started_at=delivery.lease_until or timezone.now())
     return record(delivery, outcome, attempt)
 
 
@@ -230,7 +231,7 @@ def _after(delivery: Delivery, outcome: Outcome, attempt: Try) -> dict[str, Any]
     common = {
         "recipients": recipients,
         "attempts": delivery.attempts + 1,
-        "smtp_config": attempt.relay.name if attempt.relay else delivery.smtp_config,
+        "smtp_config": (attempt.route.name if attempt.route else "") or delivery.smtp_config,
         "unfinished": 0,
         "waits_for_relay": False,
     }
@@ -268,16 +269,17 @@ def _finished(delivery: Delivery, verdict: settle.Verdict) -> dict[str, Any]:
 
 
 def _log(delivery: Delivery, outcome: Outcome, attempt: Try) -> None:
+    tried = isinstance(attempt.route, Relay)
     DeliveryAttempt.objects.using(database()).create(
         delivery_id=delivery.pk,
         number=delivery.attempts,
         started_at=attempt.started_at,
         outcome=_WORDS[type(outcome)],
-        phase=(outcome.phase or Phase.CONNECT) if attempt.relay or isinstance(outcome, InDoubt) else "",
+        phase=(outcome.phase or Phase.CONNECT) if tried or isinstance(outcome, InDoubt) else "",
         code=outcome.code,
         reason=outcome.reason[:255],
         smtp_config=delivery.smtp_config,
-        host=attempt.relay.host if attempt.relay else "",
+        host=attempt.route.host if attempt.route else "",
         worker=f"{socket.gethostname()}:{os.getpid()}",
     )
 

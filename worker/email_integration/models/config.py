@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from django.core.exceptions import ValidationError
 from django.core.validators import MaxValueValidator, MinValueValidator
@@ -14,10 +14,13 @@ from simple_history.models import HistoricalRecords
 
 from email_integration import conf, validators
 from email_integration.exceptions import SecretUnreadable
-from email_integration.fields import EncryptedTextField, Sealed
+from email_integration.fields import UNREADABLE, EncryptedTextField, Sealed
 
 from .audit import AuditEntry, Event, event_of, note
 from .querysets import ConfigManager, SMTPConfigQuerySet
+
+if TYPE_CHECKING:
+    from django.utils.functional import _StrOrPromise as Text
 
 
 class SMTPConfig(models.Model):
@@ -90,7 +93,7 @@ class SMTPConfig(models.Model):
             models.CheckConstraint(
                 condition=models.Q(port__gte=1, port__lte=65535),
                 name="smtpconfig_port",
-                violation_error_message=_("A port is a number from 1 to 65535."),
+                violation_error_message=validators.PORT_RANGE,
             ),
         )
 
@@ -117,15 +120,19 @@ class SMTPConfig(models.Model):
 
     def _save(self, using: str, **kwargs: Any) -> None:
         configs = type(self).objects.using(using)
+        written = kwargs.get("update_fields")
         with transaction.atomic(using=using):
             if self.is_active:
                 configs.lock()
             before = configs.filter(pk=self.pk).first() if self.pk else None
-            if self.is_active:
+            if before is not None and written is not None and "is_active" not in written:
+                self.is_active = before.is_active  # not written now: what an old copy says of it is no wish
+            elif self.is_active:
                 if before is None or not before.is_active:
                     self.check_may_be_activated()
                 configs.filter(is_active=True).exclude(pk=self.pk).update(is_active=False)
-            self.audit_change = (event_of(before, self), self._password_differs(before))
+            writes_password = written is None or "password" in written
+            self.audit_change = (event_of(before, self), writes_password and self._password_differs(before))
             super().save(using=using, **kwargs)
 
     def save_active(self, active: bool) -> None:
@@ -178,6 +185,19 @@ class SMTPConfig(models.Model):
         except SecretUnreadable:
             return False
         return True
+
+    @property
+    def defect(self) -> Text:
+        """Why no mail can go through this configuration, whoever wrote it into the database; '' when it can."""
+        if self.use_tls and self.use_ssl:
+            return validators.TLS_OR_SSL
+        if not 1 <= self.port <= 65535:
+            return validators.PORT_RANGE
+        if not self.host or self.timeout < 1:
+            return validators.HOST_AND_TIMEOUT
+        if not self.is_readable:
+            return UNREADABLE
+        return ""
 
     def refresh_from_db(self, using: str | None = None, fields: Any = None, from_queryset: Any = None) -> None:
         """Reload as Django does; the password stays sealed, so that a lost key does not spoil the rest."""

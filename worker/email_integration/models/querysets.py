@@ -27,11 +27,15 @@ class SMTPConfigQuerySet(models.QuerySet["SMTPConfig"]):
     """Writes that bypass ``save()`` are told to all workers and recorded too."""
 
     def get_active_config(self) -> SMTPConfig | None:
-        """The active configuration; None, with a warning in the log, when there is none."""
-        config = self.filter(is_active=True).first()
-        if config is None:
+        """The active configuration; None, with a warning in the log, when there is none.
+
+        Raises ``SMTPConfig.MultipleObjectsReturned`` where somebody has got round the database's constraint.
+        """
+        try:
+            return self.get(is_active=True)
+        except self.model.DoesNotExist:
             logger.warning(NO_ACTIVE_CONFIG)
-        return config
+            return None
 
     def activate(self, config: SMTPConfig) -> None:
         """Make ``config`` the active one, in the place of the one that was. Any number of processes may do so at once.
@@ -63,9 +67,9 @@ class SMTPConfigQuerySet(models.QuerySet["SMTPConfig"]):
             if "is_active" in kwargs:
                 self.lock()
             before = {config.pk: config for config in self.all()}
-            if kwargs.get("is_active") is True and before:
+            if kwargs.get("is_active") in (True, 1) and before:
                 if len(before) > 1:
-                    raise ValidationError(_("Only one configuration can be active."), code="two_active")
+                    raise _two_active()
                 every.filter(is_active=True).exclude(pk__in=before).update(is_active=False)
             kwargs.setdefault("updated_at", timezone.now())
             changed = super().update(**kwargs)
@@ -80,14 +84,22 @@ class SMTPConfigQuerySet(models.QuerySet["SMTPConfig"]):
     update.alters_data = True  # type: ignore[attr-defined]  # Django's own mark for templates
 
     def bulk_create(self, objs: Iterable[SMTPConfig], *args: Any, **kwargs: Any) -> list[SMTPConfig]:
-        """Create as Django does, recorded. Raises ``ValidationError`` as ``activate`` does."""
+        """Create as Django does, recorded; an active one takes the place of the one that was.
+
+        Raises ``ValidationError`` for several active ones, and as ``activate`` does.
+        """
         using = self._alias_for_writing()
         configs = list(objs)
-        for config in configs:
-            if config.is_active:
-                config.check_may_be_activated()
+        active = [config for config in configs if config.is_active]
+        if len(active) > 1:
+            raise _two_active()
+        for config in active:
+            config.check_may_be_activated()
         signals.config_changing.send(sender=self.model, using=using)
         with transaction.atomic(using=using):
+            if active:
+                self.lock()
+                self.model._default_manager.using(using).filter(is_active=True).update(is_active=False)
             created = super().bulk_create(configs, *args, **kwargs)
             names = [config.name for config in created]
             note_updated({}, self.model._default_manager.using(using).filter(name__in=names))
@@ -97,6 +109,10 @@ class SMTPConfigQuerySet(models.QuerySet["SMTPConfig"]):
     def _alias_for_writing(self) -> str:
         self._for_write = True  # as Django's own writing methods do: the router is asked for a database to write to
         return self.db
+
+
+def _two_active() -> ValidationError:
+    return ValidationError(_("Only one configuration can be active."), code="two_active")
 
 
 if TYPE_CHECKING:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from dataclasses import dataclass
 
 from django.db import router, transaction
+from django.utils import translation
 
 from email_integration import conf
 from email_integration.models import SendingPause, SMTPConfig
@@ -14,6 +16,10 @@ from email_integration.smtp import Relay
 from . import stamp
 from .fallback import settings_relay
 from .route import Nowhere, Route
+
+logger = logging.getLogger(__name__)
+
+TWO_ACTIVE = "several SMTP configurations are active, and only one may be; deactivate the others"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +37,8 @@ def active_relay() -> Route:
     """Return the relay of the active ``SMTPConfig``, else that of Django's settings, else ``Nowhere``.
 
     Costs one read of the shared cache; a query only when the stamp has changed, is dirty, absent or out of reach, or
-    the copy is older than CONFIG_CACHE_TTL. Raises ``SecretUnreadable`` when the password cannot be opened.
+    the copy is older than CONFIG_CACHE_TTL. What cannot be used (a lost key, a row that somebody has damaged) is
+    ``Nowhere`` too, and an error in the log.
     """
     current = stamp.read()  # before the row, so that a copy is never newer by its stamp than by its content
     copy = _copy
@@ -49,8 +56,19 @@ def _from_database(using: str) -> Route:
     pause = SendingPause.current(using=using)
     if pause is not None:
         return Nowhere(reason="sending is paused" + (f": {pause.reason}" if pause.reason else ""))
-    config = SMTPConfig.objects.using(using).get_active_config()
-    return relay_of(config) if config is not None else settings_relay()
+    try:
+        config = SMTPConfig.objects.using(using).get_active_config()
+    except SMTPConfig.MultipleObjectsReturned:
+        logger.error(TWO_ACTIVE)
+        return Nowhere(reason=TWO_ACTIVE)
+    if config is None:
+        return settings_relay()
+    if config.defect:
+        with translation.override(None):  # for logs and rows, which have no reader with a language
+            reason = f"“{config.name}” cannot be used: {config.defect}"
+        logger.error("The active SMTP configuration %s", reason)
+        return Nowhere(reason=reason, name=config.name, host=config.host)
+    return relay_of(config)
 
 
 def forget() -> None:
