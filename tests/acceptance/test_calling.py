@@ -301,3 +301,23 @@ def test_bad_input_raises_in_the_caller(wrong: dict[str, Any]) -> None:
     with pytest.raises(TypeError if "colour" in wrong else InvalidMail):
         send_email.delay(**{"subject": "S", "body": "B", **wrong})
     assert not Delivery.objects.exists()
+
+
+@pytest.mark.usefixtures("transactional_db", "valkey")
+@pytest.mark.parametrize(
+    ("when", "says"),
+    [
+        ({"eta": "garbage"}, "eta must be a datetime, in ISO 8601 when it is text, not 'garbage'."),
+        ({"eta": float("nan")}, "eta must be a number of seconds, not nan."),
+        ({"eta": []}, "eta must be a number of seconds, not []."),
+        ({"countdown": float("inf")}, "countdown must be a number of seconds, not inf."),
+        ({"countdown": "soon"}, "countdown must be a number of seconds, not 'soon'."),
+        ({"expires": "garbage"}, "expires must be a datetime, in ISO 8601 when it is text, not 'garbage'."),
+        ({"expires": 1e300}, "expires must be a number of seconds, not 1e+300."),
+    ],
+)
+def test_a_moment_that_is_none_is_refused_and_named(when: dict[str, Any], says: str) -> None:
+    with pytest.raises(InvalidMail) as refused:
+        send_email.apply_async(("S", "B"), TO, **when)
+    assert str(refused.value) == says
+    assert not Delivery.objects.exists()

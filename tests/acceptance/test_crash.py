@@ -40,7 +40,7 @@ def duplicates(server: SMTPServer) -> int:
     return len(server.messages) - len(arrived(server))
 
 
-@pytest.mark.parametrize(("policy", "mails"), [("resend", 200), ("hold", 80)])
+@pytest.mark.parametrize(("policy", "mails"), [("resend", 200), pytest.param("hold", 80, marks=pytest.mark.extra)])
 def test_a_worker_killed_amid_its_mails_loses_none(stack: Start, server: SMTPServer, policy: str, mails: int) -> None:
     """Only a mail between its claim and the record of the reply can come twice, or is held: one a process."""
     server.inject(SLOW_REPLY)

@@ -6,6 +6,8 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from config.local.smtp_server import Fault, SMTPServer
 from tests import services
 from tests.acceptance.conftest import environment
@@ -43,6 +45,7 @@ print("FOUND", json.dumps(found))
 """
 
 
+@pytest.mark.extra
 def test_results_in_redis_say_the_same(stack: Callable[..., Stack], server: SMTPServer, tmp_path: Path) -> None:
     server.inject(
         Fault(verb="RCPT", reply="450 4.2.0 busy", times=1), Fault(verb="RCPT", reply="550 5.1.1 no", match="nobody@")

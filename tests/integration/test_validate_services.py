@@ -86,6 +86,7 @@ def test_no_worker_and_no_beat_are_wrong_but_the_test_mail_goes(smtp_server: Cal
     assert len(server.messages) == 1
 
 
+@pytest.mark.extra
 def test_a_worker_on_another_queue_is_not_enough(stack: Callable[..., Stack]) -> None:
     """It answers, and takes none of our messages."""
     current = stack(beat=False)
@@ -163,7 +164,24 @@ def test_overdue_mail_shows_that_nothing_sweeps(settings: Any) -> None:
     delivery = submit(EmailMessage("s", "b", "a@example.com", ["b@example.com"]))
     Delivery.objects.filter(pk=delivery.pk).update(ring_after=timezone.now() - timezone.timedelta(minutes=5))
 
-    assert line(validate()[1], "1 deliveries have been due").startswith("✗")
+    assert line(validate()[1], "1 delivery has been due").startswith("✗")
+
+
+@pytest.mark.parametrize(("number", "one"), [(1, "delivery waits"), (2, "deliveries wait")])
+def test_what_waits_is_counted_as_one_says_it(number: int, one: str) -> None:
+    """For a server, or for a person."""
+    from django.core.mail import EmailMessage
+
+    for _ in range(2 * number):
+        submit(EmailMessage("s", "b", "a@example.com", ["b@example.com"]))
+    ids = list(Delivery.objects.values_list("pk", flat=True))
+    Delivery.objects.filter(pk__in=ids[:number]).update(status="deferred", waits_for_relay=True)
+    Delivery.objects.filter(pk__in=ids[number:]).update(status="quarantined")
+
+    output = validate()[1]
+
+    assert f"ℹ {number} {one} for a server" in output
+    assert f"⚠ {number} {'delivery is' if number == 1 else 'deliveries are'} in doubt or quarantined" in output
 
 
 def test_missing_migrations_are_named() -> None:
