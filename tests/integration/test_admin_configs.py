@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from html import unescape
 from typing import Any
 
 import pytest
@@ -198,6 +200,112 @@ def test_actions_activate_and_duplicate(admin: Client) -> None:
     copy = SMTPConfig.objects.get(name="B (copy)")
     assert response.headers["Location"] == url("change", copy.pk)
     assert (copy.is_active, copy.password, copy.tested_at) == (False, SECRET, None)
+
+
+# -- pages that are older than a switch -----------------------------------------------------------------------------
+
+
+def sent_by(page: Any) -> dict[str, str]:
+    """What a browser sends for the form of ``page``, with nothing changed."""
+    values = {}
+    for html in re.findall(r"<input ([^>]+)>", page.content.decode()):
+        box = dict(re.findall(r'([a-z-]+)="([^"]*)"', html))
+        kind = box["type"]
+        sent = kind != "submit" and (kind != "checkbox" or "checked" in html.split())
+        if sent and "name" in box and box["name"] not in ("_selected_action", "csrfmiddlewaretoken"):
+            values[box["name"]] = unescape(box.get("value", "on" if kind == "checkbox" else ""))
+    return values
+
+
+def active() -> list[str]:
+    return [item.name for item in SMTPConfig.objects.filter(is_active=True)]
+
+
+LEFT = "Meanwhile “B” was activated; this page left that as it is."
+
+
+@pytest.mark.parametrize("page", ["change", "simple_history"])
+def test_an_old_form_does_not_switch_back(admin: Client, page: str) -> None:
+    first, second = config("A", is_active=True), config("B")
+    address = url(page, first.pk, *([first.history.first().pk] if page == "simple_history" else []))
+    data = sent_by(admin.get(address))
+    assert (data["is_active"], data["initial-is_active"]) == ("on", "True")
+    SMTPConfig.objects.activate(second)
+    response = admin.post(address, {**data, "timeout": "25"}, follow=True)
+    assert LEFT in said(response)
+    assert active() == ["B"]
+    first.refresh_from_db()
+    assert first.timeout == 25
+
+
+def test_an_old_form_does_not_turn_off_what_was_turned_on(admin: Client) -> None:
+    config("A", is_active=True)
+    second = config("B")
+    data = sent_by(admin.get(url("change", second.pk)))
+    assert "is_active" not in data
+    SMTPConfig.objects.activate(second)
+    assert LEFT in said(admin.post(url("change", second.pk), data, follow=True))
+    assert active() == ["B"]
+
+
+def test_an_old_form_does_not_turn_on_what_was_turned_off(admin: Client) -> None:
+    stored = config("A", is_active=True)
+    data = sent_by(admin.get(url("change", stored.pk)))
+    SMTPConfig.objects.deactivate()
+    response = admin.post(url("change", stored.pk), data, follow=True)
+    assert "Meanwhile “A” was deactivated; this page left that as it is." in said(response)
+    assert active() == []
+
+
+def test_an_old_list_does_not_switch_back(admin: Client) -> None:
+    config("A", is_active=True)
+    second = config("B")
+    data = {**sent_by(admin.get(url("changelist"))), "_save": "Save"}
+    assert data["initial-form-0-is_active"] == "True"
+    SMTPConfig.objects.activate(second)
+    assert LEFT in said(admin.post(url("changelist"), data, follow=True))
+    assert active() == ["B"]
+    assert second.history.count() == 2
+
+
+def test_an_old_list_turns_off_only_what_it_showed_as_active(admin: Client) -> None:
+    config("A", is_active=True)
+    second = config("B")
+    data = {**sent_by(admin.get(url("changelist"))), "_save": "Save"}
+    SMTPConfig.objects.activate(second)
+    del data["form-0-is_active"]
+    assert LEFT in said(admin.post(url("changelist"), data, follow=True))
+    assert active() == ["B"]
+
+
+def test_what_is_ticked_on_an_old_list_is_activated(admin: Client) -> None:
+    config("A", is_active=True)
+    second = config("B")
+    config("C")
+    data = {**sent_by(admin.get(url("changelist"))), "_save": "Save", "form-2-is_active": "on"}
+    SMTPConfig.objects.activate(second)
+    assert "“A” and “C” are ticked" in admin.post(url("changelist"), data).content.decode()
+    del data["form-0-is_active"]
+    assert "Meanwhile" not in said(admin.post(url("changelist"), data, follow=True))
+    assert active() == ["C"]
+
+
+def test_a_page_of_now_switches_without_a_remark(admin: Client) -> None:
+    first, second = config("A", is_active=True), config("B")
+    data = sent_by(admin.get(url("change", second.pk)))
+    assert "Meanwhile" not in said(admin.post(url("change", second.pk), {**data, "is_active": "on"}, follow=True))
+    assert active() == ["B"]
+    record = first.history.last()
+    data = sent_by(admin.get(url("simple_history", first.pk, record.pk)))
+    assert (data["is_active"], data["initial-is_active"]) == ("on", "False")
+    assert "Meanwhile" not in said(admin.post(url("simple_history", first.pk, record.pk), data, follow=True))
+    assert active() == ["A"]
+    data = sent_by(admin.get(url("change", first.pk)))
+    del data["is_active"]
+    asking = admin.post(url("change", first.pk), data)
+    assert "Yes, leave no configuration active" in asking.content.decode()
+    assert admin.post(url("change", first.pk), {**sent_by(asking), "confirm_none_active": "on"}).status_code == 302
+    assert active() == []
 
 
 # -- what is said ---------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ from typing import Any
 from django.contrib import admin, messages
 from django.contrib.admin.utils import flatten_fieldsets
 from django.core.exceptions import PermissionDenied, ValidationError
+from django.db import router, transaction
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.utils.formats import date_format
 from django.utils.html import format_html
@@ -109,10 +110,14 @@ class SMTPConfigAdmin(TrialViews, PauseViews, ConfigActions, HistoryPage):  # ty
         return ListRowForm
 
     def get_changelist_formset(self, request: HttpRequest, **kwargs: Any) -> Any:
-        return super().get_changelist_formset(request, **{"formset": ListFormSet, **kwargs})
+        formset: Any = super().get_changelist_formset(request, **{"formset": ListFormSet, **kwargs})
+        formset.overtaken = getattr(request, "_email_overtaken", [])  # Django makes a new class for each request
+        return formset
 
     def changelist_view(self, request: HttpRequest, extra_context: Any = None) -> HttpResponse:
+        overtaken: list[SMTPConfig] = []
         request._email_list = True  # type: ignore[attr-defined]  # see has_change_permission
+        request._email_overtaken = overtaken  # type: ignore[attr-defined]  # see get_changelist_formset
         before = self._active_pk()
         try:
             response: HttpResponse = super().changelist_view(request, extra_context)
@@ -120,6 +125,8 @@ class SMTPConfigAdmin(TrialViews, PauseViews, ConfigActions, HistoryPage):  # ty
             words = error.messages if isinstance(error, ValidationError) else [_("It has been deleted meanwhile.")]
             self.message_user(request, " ".join(words), messages.ERROR)
             return HttpResponseRedirect(request.get_full_path())
+        if overtaken and response.status_code == 302 and self._active_pk() == before:
+            self._say_overtaken(request, overtaken[0])
         return self._say_what_follows(request, response, before)
 
     def changeform_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
@@ -160,11 +167,29 @@ class SMTPConfigAdmin(TrialViews, PauseViews, ConfigActions, HistoryPage):  # ty
             else:
                 SMTPConfig.objects.filter(pk=obj.pk, is_active=True).update(is_active=False)
             return
-        super().save_model(request, obj, form, change)
+        using = router.db_for_write(SMTPConfig, instance=obj)
+        with transaction.atomic(using=using):
+            if change and not form.decides_active:  # not even what was switched since the form was checked
+                SMTPConfig.objects.using(using).lock()
+                obj.is_active = SMTPConfig.objects.using(using).filter(pk=obj.pk, is_active=True).exists()
+            super().save_model(request, obj, form, change)
+        late = not form.decides_active and obj.is_active != form.shown_active
+        if change and "is_active" in form.fields and (form.overtaken or late):
+            self._say_overtaken(request, obj)
         for warning in validators.encryption_warnings(
             port=obj.port, username=obj.username, use_tls=obj.use_tls, use_ssl=obj.use_ssl
         ):
             self.message_user(request, warning, messages.WARNING)
+
+    def _say_overtaken(self, request: HttpRequest, config: SMTPConfig) -> None:
+        """Say that ``config`` was switched on or off elsewhere while the page was open, and that this stands."""
+        active = SMTPConfig.objects.filter(is_active=True).first()
+        text = (
+            _("Meanwhile “%(name)s” was activated; this page left that as it is.")
+            if active is not None
+            else _("Meanwhile “%(name)s” was deactivated; this page left that as it is.")
+        )
+        self.message_user(request, text % {"name": (active or config).name}, messages.WARNING)
 
     def _active_pk(self) -> Any:
         return SMTPConfig.objects.filter(is_active=True).values_list("pk", flat=True).first()

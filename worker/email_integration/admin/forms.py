@@ -6,6 +6,10 @@ from typing import Any
 
 from django import forms
 from django.core.exceptions import ValidationError
+from django.forms.boundfield import BoundField
+from django.utils.functional import cached_property
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
 from django.utils.text import format_lazy, get_text_list
 from django.utils.translation import gettext_lazy as _
 
@@ -36,7 +40,62 @@ class _WriteOnlyPassword(ConfigForm):
         super()._post_clean()  # type: ignore[misc]  # Django's hook between form and model, untyped
 
 
-class SMTPConfigForm(_WriteOnlyPassword):
+class _ActiveBox(BoundField):
+    """The box of the active flag; beside it, hidden, goes what was stored when the page was made."""
+
+    def as_hidden(self, attrs: Any = None, **kwargs: Any) -> SafeString:
+        shown = getattr(self.form, "shown_active", False)
+        return format_html('<input type="hidden" name="{}" value="{}">', self.html_initial_name, shown)
+
+
+class _ActiveField(forms.BooleanField):
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**{**kwargs, "show_hidden_initial": True})
+
+    def get_bound_field(self, form: Any, field_name: str) -> BoundField:
+        return _ActiveBox(form, self, field_name)
+
+
+class _ActiveAsShown(ConfigForm):
+    """Acts on the active flag only if it was changed on this page.
+
+    A page may be older than a switch made elsewhere, and saving it for another reason must not undo that.
+    """
+
+    #: Whether the configuration is active in the database, now that the form is made.
+    was_active = False
+
+    @property
+    def shown_active(self) -> bool:
+        """Whether it was active when the page was made; as it is now, for a client that does not say."""
+        given = self.data.get(self.add_initial_prefix("is_active")) if self.is_bound else None
+        return {"True": True, "False": False}.get(str(given), self.was_active)
+
+    @property
+    def ticked(self) -> bool:
+        """Whether the box is ticked, whatever follows from it."""
+        return "is_active" in self.fields and bool(self["is_active"].data)
+
+    @property
+    def decides_active(self) -> bool:
+        """Whether the box was changed on this page."""
+        return "is_active" in self.fields and self.ticked != self.shown_active
+
+    @property
+    def overtaken(self) -> bool:
+        """Whether the flag has changed elsewhere since the page was made."""
+        return "is_active" in self.fields and self.shown_active != self.was_active
+
+    @cached_property
+    def changed_data(self) -> list[str]:
+        others = [name for name in super().changed_data if name != "is_active"]
+        return [*others, "is_active"] if self.decides_active and self.ticked != self.was_active else others
+
+    def clean_is_active(self) -> bool:
+        return self.ticked if self.decides_active else self.was_active
+
+
+class SMTPConfigForm(_ActiveAsShown, _WriteOnlyPassword):
     """A configuration's page. Turning the active one off wants to be confirmed."""
 
     confirm_none_active = forms.BooleanField(
@@ -57,6 +116,7 @@ class SMTPConfigForm(_WriteOnlyPassword):
             "timeout",
             "is_active",
         )
+        field_classes = {"is_active": _ActiveField}
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -95,15 +155,17 @@ class TrialForm(_WriteOnlyPassword):
         self.fields["from_email"].required = sends
 
 
-class ListRowForm(ConfigForm):
+class ListRowForm(_ActiveAsShown):
     """A row of the list, where only the active flag can be changed: nothing else is looked at."""
 
     class Meta:
         model = SMTPConfig
         fields = ("is_active",)
+        field_classes = {"is_active": _ActiveField}
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.was_active = self.instance.is_active
         self.fields["is_active"].widget.attrs["aria-label"] = f"{self.fields['is_active'].label}: {self.instance.name}"
 
     def _post_clean(self) -> None:
@@ -121,9 +183,14 @@ class ListRowForm(ConfigForm):
 class ListFormSet(ConfigFormSet):
     """The rows of the list together: at most one is ticked."""
 
+    #: Filled with the rows whose flag has changed elsewhere since the page was made; the list's view puts its own here.
+    overtaken: list[SMTPConfig]
+
     def clean(self) -> None:
         super().clean()
-        ticked = [form.instance.name for form in self.forms if form.cleaned_data.get("is_active")]
+        rows = [form for form in self.forms if isinstance(form, ListRowForm)]
+        self.overtaken.extend(form.instance for form in rows if form.overtaken)
+        ticked = [form.instance.name for form in rows if form.ticked]
         if len(ticked) > 1:
             names = get_text_list([f"“{name}”" for name in ticked], str(_("and")))
             text = _("Only one configuration can be active, and %(names)s are ticked: tick one of them.")
