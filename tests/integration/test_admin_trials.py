@@ -66,12 +66,33 @@ def test_a_test_of_the_stored_settings_is_kept(admin: Client, smtp_server: Serve
     assert "passed" in admin.get(url("changelist")).content.decode()
 
 
-def test_a_test_of_other_settings_is_not_kept(admin: Client, smtp_server: Serve) -> None:
+def test_a_test_of_other_settings_is_not_kept_but_noted(admin: Client, smtp_server: Serve) -> None:
     first, second = smtp_server(), smtp_server()
     stored = stored_for(first)
     assert "The connection works" in tried(admin, stored, form_of(stored, port=second.port, password="password"))
     stored.refresh_from_db()
     assert stored.tested_at is None
+    noted = stored.history.first()
+    assert (noted.event, noted.history_user.username, noted.port) == ("tested", "kim", first.port)
+    assert noted.history_change_reason == f"unsaved settings: localhost:{second.port}, passed"
+    assert not noted.password_changed
+
+
+def test_a_failed_test_of_another_password_is_noted_without_it(admin: Client, smtp_server: Serve) -> None:
+    server = smtp_server()
+    stored = stored_for(server)
+    tried(admin, stored, form_of(stored, password="typed secret"))
+    stored.refresh_from_db()
+    assert stored.tested_at is None
+    reason = stored.history.first().history_change_reason
+    assert reason.startswith(f"unsaved settings: localhost:{server.port}, failed auth: 535")
+    assert "typed secret" not in repr(list(stored.history.values()))
+
+
+def test_a_long_host_leaves_room_for_the_outcome(admin: Client) -> None:
+    stored = config()
+    tried(admin, stored, form_of(stored, host=f"{'x' * 60}.invalid", password="typed", timeout=5))
+    assert ":587, failed connect" in stored.history.first().history_change_reason
 
 
 @pytest.mark.parametrize("changes", [{"host": "127.0.0.1"}, {"port": "other"}, {"username": "other"}])
@@ -144,7 +165,9 @@ def test_an_unreadable_password_says_so(admin: Client, settings: Any, smtp_serve
         "SMTP_PASSWORD_KEYS": [Fernet.generate_key().decode()],
     }
     assert "SMTP_PASSWORD_KEYS" in tried(admin, stored, form_of(stored))
+    assert stored.history.first().history_change_reason.endswith(", failed: the password is unreadable")
     assert "The connection works" in tried(admin, stored, form_of(stored, password="password"))
+    assert stored.history.first().history_change_reason.endswith(", passed")
     data = {"action": "test_connection", "_selected_action": stored.pk}
     assert "SMTP_PASSWORD_KEYS" in said(admin.post(url("changelist"), data, follow=True))
 

@@ -15,7 +15,7 @@ from email_integration import validators
 from email_integration.delivery.advice import Advice, advice
 from email_integration.delivery.trial import trial_mail
 from email_integration.exceptions import InvalidMail, SecretUnreadable
-from email_integration.models import SMTPConfig
+from email_integration.models import SMTPConfig, audit
 from email_integration.routing import relay_of
 from email_integration.smtp import Relay
 from email_integration.smtp.probe import Report, TrialMail, probe
@@ -75,20 +75,36 @@ def run_typed(config: SMTPConfig | None, data: Any, *, user: Any, send_to: str |
         )
     typed = form.instance
     typed.name = typed.name or typed.host
+    stored = SMTPConfig.objects.filter(pk=typed.pk).first() if typed.pk else None
     try:
         relay = relay_of(typed)
     except SecretUnreadable as error:
+        if stored is not None:
+            _note_unsaved(stored, typed, "failed: the password is unreadable", user)
         return Trial(problems=(str(error),))
     trial = run(relay, send_to=send_to)
-    stored = SMTPConfig.objects.filter(pk=typed.pk).first() if typed.pk else None
     if stored is not None and stored.is_readable and _same_server(relay, relay_of(stored)):
         _record(stored, trial, user)
+    elif stored is not None and trial.report is not None:
+        outcome = "passed" if trial.report.connected else f"failed {trial.report.summary}"
+        _note_unsaved(stored, relay, outcome, user)
     return trial
 
 
 def _record(config: SMTPConfig, trial: Trial, user: Any) -> None:
     if trial.report is not None:
         config.record_test(passed=trial.report.connected, detail=trial.report.summary, user=user)
+
+
+def _note_unsaved(stored: SMTPConfig, tried: Relay | SMTPConfig, outcome: str, user: Any) -> None:
+    """Leave in the history of ``stored`` that somebody tried other settings; they say nothing about its own."""
+    host = tried.host if len(tried.host) <= _HOST else f"{tried.host[: _HOST - 1]}…"
+    reason = f"unsaved settings: {host}:{tried.port}, {outcome}"
+    audit.note(stored, audit.Event.TESTED, user=user, reason=reason)
+
+
+#: How much of a host's name goes into a reason, which holds 100 characters and is to say the outcome too.
+_HOST = 45
 
 
 def _same_server(one: Relay, other: Relay) -> bool:
