@@ -188,6 +188,7 @@ def test_a_naive_moment_is_in_the_current_time_zone(bell: RecordingDoorbell) -> 
     ("argument", "given"),
     [
         ("eta", {"due_at": "tomorrow"}),
+        ("eta", {"due_at": 7}),
         ("expires_at", {"expires_at": 7}),
         ("task_id", {"delivery_id": ""}),
         ("task_id", {"delivery_id": "x" * 256}),

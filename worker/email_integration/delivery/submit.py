@@ -82,5 +82,5 @@ def _moment(name: str, value: dt.datetime | None) -> dt.datetime | None:
     if value is None:
         return None
     if not isinstance(value, dt.datetime):
-        raise InvalidMail(f"{name} must be a datetime, not a {type(value).__name__}.")
+        raise InvalidMail(f"{name} must be a datetime, not {value!r}.")
     return timezone.make_aware(value) if timezone.is_naive(value) else value

@@ -9,7 +9,7 @@ from email_integration import conf
 from email_integration.delivery import ledger
 from email_integration.models import Delivery, SendingPause, Status
 
-from .findings import Finding, info, ok, warning
+from .findings import Finding, counted, info, ok, warning
 
 
 def brakes() -> list[Finding]:
@@ -60,7 +60,7 @@ def _rows() -> list[Finding]:
             )
         waiting = Delivery.objects.using(ledger.database()).filter(status=Status.DEFERRED, waits_for_relay=True).count()
         if waiting:
-            found.append(info("waiting", f"{waiting} deliveries wait for a server to take them"))
+            found.append(info("waiting", f"{counted(waiting, 'delivery waits', 'deliveries wait')} for a server"))
         held = (
             Delivery.objects.using(ledger.database()).filter(status__in=(Status.IN_DOUBT, Status.QUARANTINED)).count()
         )
@@ -69,7 +69,9 @@ def _rows() -> list[Finding]:
     if held:
         found.append(
             warning(
-                "held", f"{held} deliveries are in doubt or quarantined", "Look at them under Deliveries in the admin."
+                "held",
+                f"{counted(held, 'delivery is', 'deliveries are')} in doubt or quarantined",
+                "Look under Deliveries in the admin.",
             )
         )
     return found

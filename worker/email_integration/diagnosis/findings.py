@@ -70,6 +70,11 @@ def error(check: str, text: str, mend: str) -> Finding:
     return Finding(check=check, level=Level.ERROR, text=text, mend=mend)
 
 
+def counted(number: int, one: str, many: str) -> str:
+    """So many of something, as one says it."""
+    return f"{number} {one if number == 1 else many}"
+
+
 def has_errors(sections: Sequence[Section]) -> bool:
     """Whether anything stands in the way of mail."""
     return any(finding.level is Level.ERROR for section in sections for finding in section.all())

@@ -18,7 +18,7 @@ from email_integration.models import Delivery
 from email_integration.tasks import health
 
 from .database import SKEW_NOTICED
-from .findings import Finding, error, info, ok, warning
+from .findings import Finding, counted, error, info, ok, warning
 
 #: Caches that one process keeps to itself.
 UNSHARED = (".LocMemCache", ".DummyCache")
@@ -137,7 +137,8 @@ def beat() -> Finding:
     mend = "Start beat: celery -A PROJECT beat. Or have cron run `manage.py sweep_deliveries` every minute."
     overdue = _overdue(patience)
     if overdue:
-        return error("beat", f"{overdue} deliveries have been due for more than {patience:.0f} s: nothing sweeps", mend)
+        late = counted(overdue, "delivery has", "deliveries have")
+        return error("beat", f"{late} been due for more than {patience:.0f} s: nothing sweeps", mend)
     if not cache_is_shared():
         return info("beat", "Whether anything sweeps cannot be told without a shared cache")
     try:

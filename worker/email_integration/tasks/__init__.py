@@ -257,24 +257,34 @@ def _submit(mail: Mapping[str, Any], *, expires: float | dt.datetime | None = No
     return submit(
         compose(**given),
         idempotency_key=key,
-        expires_at=expires_at if expires_at is not None else _moment(expires),
+        expires_at=expires_at if expires_at is not None else _moment("expires", expires),
         **how,
     )
 
 
 def _due(eta: dt.datetime | str | None, countdown: float | None) -> dt.datetime | None:
     if countdown is not None:
-        return timezone.now() + ledger.seconds(float(countdown))
-    return _moment(eta)
+        return _from_now("countdown", countdown)
+    return _moment("eta", eta)
 
 
-def _moment(value: float | dt.datetime | str | None) -> dt.datetime | None:
+def _moment(name: str, value: float | dt.datetime | str | None) -> dt.datetime | None:
     """What Celery takes for a moment: a datetime, the same in ISO 8601, or seconds from now."""
-    if isinstance(value, str):
-        value = dt.datetime.fromisoformat(value)
     if value is None or isinstance(value, dt.datetime):
         return value
-    return timezone.now() + ledger.seconds(float(value))
+    if isinstance(value, str):
+        try:
+            return dt.datetime.fromisoformat(value)
+        except ValueError:
+            raise InvalidMail(f"{name} must be a datetime, in ISO 8601 when it is text, not {value!r}.") from None
+    return _from_now(name, value)
+
+
+def _from_now(name: str, value: float) -> dt.datetime:
+    try:
+        return timezone.now() + ledger.seconds(float(value))
+    except (TypeError, ValueError, OverflowError):  # no number; not a finite one; beyond the year 9999
+        raise InvalidMail(f"{name} must be a number of seconds, not {value!r}.") from None
 
 
 _doorbell = CeleryDoorbell(deliver)

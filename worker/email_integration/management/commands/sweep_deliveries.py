@@ -15,4 +15,4 @@ class Command(BaseCommand):
     help = "Ring for every delivery that is due and that nothing is working on."
 
     def handle(self, *args: Any, **options: Any) -> None:
-        self.stdout.write(f"{sweep()} deliveries rung for.")
+        self.stdout.write(f"Deliveries rung for: {sweep()}.")
