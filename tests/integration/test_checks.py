@@ -6,11 +6,14 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from cryptography.fernet import Fernet
 from django.core import checks
 from django.core.management import call_command
 from django.core.management.base import SystemCheckError
+from django.db import models, transaction
 
 from email_integration import conf
+from email_integration.models import SMTPConfig
 
 from .validating import validate
 
@@ -147,6 +150,122 @@ def settings_without(settings: Any, *names: str) -> Any:
     from django.test import modify_settings
 
     return modify_settings(INSTALLED_APPS={"remove": list(names)})
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"EMAIL_HOST": "smtp.example.com:99"}, "host: Enter the port in its own field"),
+        ({"EMAIL_HOST": "http://smtp.example.com"}, "not a URL"),
+        ({"EMAIL_USE_TLS": True, "EMAIL_USE_SSL": True}, "TLS and SSL both on"),
+        ({"EMAIL_PORT": "x"}, "is not a number"),
+        ({"EMAIL_PORT": 70000}, "port: "),
+        ({"EMAIL_PORT": 465, "EMAIL_USE_TLS": True}, "Port 465 speaks TLS from the start"),
+        ({"DEFAULT_FROM_EMAIL": "nobody"}, "from_email: Enter an address"),
+    ],
+)
+def test_a_wrong_server_in_the_settings_is_found(found: Found, settings: Any, wrong: dict[str, Any], says: str) -> None:
+    """Without a database and a network, and with what to mend."""
+    given = {"EMAIL_HOST": "smtp.example.com", "EMAIL_PORT": 587, "DEFAULT_FROM_EMAIL": ADDRESS} | wrong
+    for name, value in given.items():
+        setattr(settings, name, value)
+
+    assert says in found()["E013"]
+    [message] = [one for one in checks.run_checks(tags=["email_integration"]) if one.id == "email_integration.E013"]
+    assert message.hint == "Correct the EMAIL_* settings."
+
+
+@pytest.mark.parametrize(
+    "right",
+    [
+        {},
+        {"EMAIL_HOST": "", "EMAIL_PORT": "x"},
+        {"EMAIL_HOST": "::1", "EMAIL_PORT": 587, "EMAIL_USE_TLS": True},
+        {"EMAIL_HOST": "smtp.example.com", "EMAIL_TIMEOUT": 900},
+        {"EMAIL_HOST": "smtp.example.com", "EMAIL_TIMEOUT": 0.5},
+    ],
+)
+def test_a_server_in_the_settings_that_works_is_fine(found: Found, settings: Any, right: dict[str, Any]) -> None:
+    """And so is none."""
+    for name, value in ({"DEFAULT_FROM_EMAIL": ADDRESS} | right).items():
+        setattr(settings, name, value)
+
+    assert found() == {}
+
+
+@pytest.mark.parametrize(
+    ("mailers", "says"),
+    [
+        ({"default": {"OPTIONS": {"host": "smtp.example.com:99"}}}, "Enter the port in its own field"),
+        ({"default": {"OPTIONS": {"host": "a", "use_tls": True, "use_ssl": True}}}, "TLS and SSL both on"),
+        ({"one": {"OPTIONS": {"host": "a"}}, "two": {"OPTIONS": {"host": "b"}}}, "names several servers"),
+        ({"default": {"BACKEND": "email_integration.backends.queued.EmailBackend"}}, None),
+    ],
+)
+def test_a_wrong_server_in_mailers_is_found(found: Found, settings: Any, mailers: Any, says: str | None) -> None:
+    """Mail that is queued by us needs no server there."""
+    settings.DEFAULT_FROM_EMAIL = ADDRESS
+    settings.MAILERS = mailers
+
+    if says is None:
+        assert found() == {}
+    else:
+        assert says in found()["E013"]
+
+
+def of_rows() -> list[tuple[str | None, str, str | None]]:
+    """What the checks of the database find: id, message, hint."""
+    messages = checks.run_checks(tags=[checks.Tags.database], databases=["default"])
+    return [(one.id, str(one.msg), one.hint) for one in messages if str(one.id).startswith("email_integration.")]
+
+
+@pytest.mark.django_db
+def test_wrong_rows_are_found_with_the_database(settings: Any) -> None:
+    """Passwords that cannot be opened, and an active configuration that cannot work."""
+    values = {"port": 587, "password": "secret", "from_email": ADDRESS}
+    SMTPConfig.objects.create(name="Spare", host="smtp.example.com", **values)
+    active = SMTPConfig.objects.create(name="Primary", host="smtp.example.com", is_active=True, **values)
+    assert of_rows() == []
+
+    models.QuerySet(SMTPConfig).filter(pk=active.pk).update(host="smtp.example.com:99")
+    key = Fernet.generate_key().decode()
+    settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "SMTP_PASSWORD_KEYS": [key]}
+    found = of_rows()
+
+    again = "Put the key it was sealed with back there, or enter the password again in the admin."
+    assert [(one, hint) for one, _, hint in found] == [
+        ("email_integration.W007", "Correct it under Email Integration → SMTP Configurations in the admin."),
+        ("email_integration.W006", again),
+        ("email_integration.W006", again),
+    ]
+    assert "“Primary”, host: Enter the port in its own field" in found[0][1]
+    assert found[1][1] == "The password of “Primary” cannot be opened with the keys in SMTP_PASSWORD_KEYS."
+    assert "“Spare”, which is not active," in found[2][1]
+
+
+@pytest.mark.django_db
+def test_rows_are_not_looked_at_before_there_are_tables(monkeypatch: pytest.MonkeyPatch) -> None:
+    """``migrate`` runs the checks of the database first."""
+    monkeypatch.setattr(SMTPConfig._meta, "db_table", "not_there_yet")
+    with transaction.atomic():
+        found = of_rows()
+        transaction.set_rollback(True)
+
+    assert found == []
+
+
+@pytest.mark.django_db
+def test_validate_warns_of_a_wrong_server_in_the_settings(settings: Any) -> None:
+    """Also while it is not in use."""
+    settings.EMAIL_HOST = "smtp.example.com:99"
+    code, output = validate()
+
+    assert code == 1
+    assert "   ✗ “Django settings”, host: Enter the port in its own field" in output
+    assert (
+        "   ⚠ With no configuration active, mail would wait or fail: “Django settings”, host: Enter the port" in output
+    )
+    assert "   ✓ The settings fit together\n" in output
 
 
 def test_brakes_are_found_before_a_deployment_only(found: Found) -> None:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from django.apps import apps
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, Tags, Warning, register
 from django.core.exceptions import ImproperlyConfigured
+from django.db import DatabaseError, InterfaceError, router
 
 from . import conf, fields
 from .delivery import safety
+from .diagnosis import configuration
+from .models import SMTPConfig
 
 #: Times that may be zero: ask each time, close at once.
 ZERO = frozenset({"CONFIG_CACHE_TTL", "SESSION_MAX_IDLE"})
@@ -146,6 +150,31 @@ def check_project(**kwargs: Any) -> list[CheckMessage]:
             )
         )
     return found
+
+
+@register("email_integration")
+def check_server(**kwargs: Any) -> list[CheckMessage]:
+    """Check the server that the project's own settings name, EMAIL_* or MAILERS."""
+    return [
+        Error(f"{finding.text}.", hint=finding.mend, id="email_integration.E013")
+        for finding in configuration.wrong_with_settings()
+    ]
+
+
+@register(Tags.database)
+def check_rows(databases: Sequence[str] | None = None, **kwargs: Any) -> list[CheckMessage]:
+    """Check the active configuration and the stored passwords; only with ``check --database`` and ``migrate``.
+
+    Warnings, because an error would keep ``migrate`` from running.
+    """
+    if router.db_for_read(SMTPConfig) not in (databases or ()):
+        return []
+    try:
+        found = configuration.wrong_with_rows()
+    except (DatabaseError, InterfaceError):  # not there, or not migrated yet
+        return []
+    ids = {"smtp.password": "email_integration.W006", "smtp.valid": "email_integration.W007"}
+    return [Warning(f"{finding.text}.", hint=finding.mend, id=ids[finding.check]) for finding in found]
 
 
 @register(Tags.security, deploy=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from django.conf import settings
@@ -36,12 +37,7 @@ def configuration() -> tuple[list[Finding], Relay | None]:
     try:
         relay = routing.relay_of(config)
     except SecretUnreadable:
-        unreadable = error(
-            "smtp.password",
-            f"The password of “{config.name}” cannot be opened with the keys in SMTP_PASSWORD_KEYS",
-            "Put the key it was sealed with back there, or enter the password again in the admin.",
-        )
-        return [*found, *wrong, unreadable], None
+        return [*found, *wrong, *_unreadable(config)], None
     if wrong:
         return [*found, *wrong], None
     return [*found, ok("smtp.valid", "SMTP configuration looks valid")], relay
@@ -53,18 +49,43 @@ def passwords() -> list[Finding]:
         configs = list(SMTPConfig.objects.order_by("name"))
     except DatabaseError:  # said with the configuration
         return []
-    found = [
-        warning(
-            "smtp.password",
-            f"The password of “{config.name}”, which is not active, cannot be opened with SMTP_PASSWORD_KEYS",
-            "Put the key it was sealed with back there, or enter the password again in the admin.",
-        )
-        for config in configs
-        if not config.is_active and not config.is_readable
-    ]
+    found = [finding for config in configs if not config.is_active for finding in _unreadable(config)]
     if any(config.is_active and config.sealed_password and config.is_readable for config in configs):
         found.append(ok("smtp.password", "The password of the active configuration can be opened"))
     return found
+
+
+def wrong_with_rows() -> list[Finding]:
+    """What is wrong with the active row, and which passwords cannot be opened. Raises ``DatabaseError``."""
+    return [
+        finding
+        for config in SMTPConfig.objects.order_by("name")
+        for finding in (*(_wrong_with(config) if config.is_active else ()), *_unreadable(config))
+    ]
+
+
+def wrong_with_settings() -> list[Finding]:
+    """What is wrong with the server that the project's settings name; nothing when they name none. Asks no network."""
+    route = routing.settings_relay()
+    if not isinstance(route, routing.Nowhere):
+        return _wrong_with_relay(route)
+    if not _settings_name_a_server():
+        return []
+    reason = route.reason.removeprefix("no SMTP configuration is active and ")
+    return [error("smtp.valid", f"Mail cannot go by the settings: {reason}", _mend_settings())]
+
+
+def _settings_name_a_server() -> bool:
+    if not _has("MAILERS"):
+        return _has("EMAIL_HOST") and bool(settings.EMAIL_HOST)
+    mailers: Any = settings.MAILERS  # type: ignore[misc]  # Django 6.1 and later
+    entries = mailers.values() if isinstance(mailers, Mapping) else ()
+    options = [entry.get("OPTIONS") for entry in entries if isinstance(entry, Mapping)]
+    return any(isinstance(one, Mapping) and one.get("host") for one in options)
+
+
+def _has(name: str) -> bool:
+    return bool(settings.is_overridden(name))  # type: ignore[misc]  # LazySettings has it, its stub not
 
 
 def _settings() -> tuple[list[Finding], Relay | None]:
@@ -78,26 +99,32 @@ def _settings() -> tuple[list[Finding], Relay | None]:
             )
         ], None
     found = [info("smtp.source", f"Using SMTP config from Django settings: {route.host}:{route.port}")]
-    wrong = _wrong_with(
-        SMTPConfig(
-            name=route.name,
-            host=route.host,
-            port=route.port,
-            username=route.username,
-            use_tls=route.use_tls,
-            use_ssl=route.use_ssl,
-            from_email=route.from_email,
-            timeout=max(1, round(route.timeout)),
-        )
-    )
+    wrong = _wrong_with_relay(route)
     if wrong:
         return [*found, *wrong], None
     return [*found, ok("smtp.valid", "SMTP configuration looks valid")], route
 
 
+def _wrong_with_relay(relay: Relay) -> list[Finding]:
+    return _wrong_with(
+        SMTPConfig(
+            name=relay.name,
+            host=relay.host,
+            port=relay.port,
+            username=relay.username,
+            use_tls=relay.use_tls,
+            use_ssl=relay.use_ssl,
+            from_email=relay.from_email,
+            # The form's limits are not those of the settings.
+            timeout=round(min(max(1.0, relay.timeout), 600.0)),
+        )
+    )
+
+
 def _wrong_with(config: SMTPConfig) -> list[Finding]:
     try:
-        config.full_clean(validate_unique=False)
+        # The constraints say nothing that clean() does not, and Django has the database evaluate them.
+        config.full_clean(validate_unique=False, validate_constraints=False)
     except ValidationError as invalid:
         return [
             error("smtp.valid", f"“{config.name}”, {field}: {' '.join(messages).rstrip('.')}", _where(config))
@@ -108,8 +135,25 @@ def _wrong_with(config: SMTPConfig) -> list[Finding]:
 
 def _where(config: SMTPConfig) -> str:
     if config._state.adding:
-        return "Correct the EMAIL_* settings."
+        return _mend_settings()
     return "Correct it under Email Integration → SMTP Configurations in the admin."
+
+
+def _mend_settings() -> str:
+    return "Correct MAILERS." if _has("MAILERS") else "Correct the EMAIL_* settings."
+
+
+def _unreadable(config: SMTPConfig) -> list[Finding]:
+    if config.is_readable:
+        return []
+    who, say = ("", error) if config.is_active else (", which is not active,", warning)
+    return [
+        say(
+            "smtp.password",
+            f"The password of “{config.name}”{who} cannot be opened with the keys in SMTP_PASSWORD_KEYS",
+            "Put the key it was sealed with back there, or enter the password again in the admin.",
+        )
+    ]
 
 
 def somebody() -> str | None:

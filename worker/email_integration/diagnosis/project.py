@@ -6,8 +6,8 @@ from django.core import checks
 
 from .findings import Finding, error, ok, warning
 
-#: Told at more length where the cache is tried.
-_TOLD_ELSEWHERE = frozenset({"email_integration.W001"})
+#: Told at more length where the cache is tried, and where the server is.
+_TOLD_ELSEWHERE = frozenset({"email_integration.W001", "email_integration.E013"})
 
 
 def project_settings() -> list[Finding]:

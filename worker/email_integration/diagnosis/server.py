@@ -14,6 +14,7 @@ from email_integration.exceptions import InvalidMail
 from email_integration.smtp import Relay
 from email_integration.smtp.probe import Report, probe
 
+from .configuration import wrong_with_settings
 from .findings import Finding, error, info, ok, warning
 
 #: How long before its end a certificate is worth a word.
@@ -100,6 +101,11 @@ def _sender(relay: Relay) -> Finding:
 
 def fallback() -> Finding:
     """Where mail would go with no configuration active."""
+    wrong = wrong_with_settings()
+    if wrong:
+        return warning(
+            "fallback", f"With no configuration active, mail would wait or fail: {wrong[0].text}", wrong[0].mend
+        )
     route = routing.settings_relay()
     if isinstance(route, routing.Nowhere):
         return info("fallback", "With no configuration active, mail would wait: the project's settings name no server")
