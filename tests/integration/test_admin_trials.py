@@ -5,13 +5,16 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Callable
+from html import unescape
 from typing import Any
 
 import pytest
 from cryptography.fernet import Fernet
 from django.test import Client
+from django.utils import translation
 
 from config.local.smtp_server import Fault, SMTPServer
+from email_integration.fields import UNREADABLE
 from email_integration.models import SMTPConfig
 
 from .admin_site import config, form_of, logged_in, said, url
@@ -121,6 +124,43 @@ def test_without_an_address_no_test_mail_goes(admin: Client, smtp_server: Serve)
     get_user_model().objects.update(email="")
     stored = stored_for(smtp_server())
     assert "Your account has no mail address" in tried(admin, stored, form_of(stored), send="1")
+
+
+@pytest.mark.parametrize(
+    ("settings_of_app", "address", "sender", "words"),
+    [
+        ({}, "jörg@example.com", "a@example.com", "Die Mailadresse Ihres Kontos"),
+        ({"REDIRECT_ALL_TO": ["nobody"]}, "kim@example.com", "a@example.com", "ist fehlerhaft"),
+        ({"ALLOWED_RECIPIENTS": ["example.org"]}, "kim@example.com", "a@example.com", "keine Testmail zu Ihnen durch"),
+        ({}, "kim@example.com", "nobody", "Der Absender ist keine Adresse"),
+    ],
+)
+def test_why_no_test_mail_goes_is_said_in_the_language_of_the_reader(
+    admin: Client, settings: Any, settings_of_app: dict[str, Any], address: str, sender: str, words: str
+) -> None:
+    from django.contrib.auth import get_user_model
+
+    get_user_model().objects.update(email=address)
+    stored = config(from_email=sender)
+    settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, **settings_of_app}
+    data = {"action": "send_test_mail", "_selected_action": stored.pk}
+    text = said(admin.post(url("changelist"), data, headers={"Accept-Language": "de"}, follow=True))
+    assert words in text
+    assert stored.history.count() == 1
+
+
+def test_an_unreadable_password_is_explained_in_the_language_of_the_reader(admin: Client, settings: Any) -> None:
+    stored = config()
+    keys = [Fernet.generate_key().decode()]
+    settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "SMTP_PASSWORD_KEYS": keys}
+    german = {"Accept-Language": "de"}
+    data = {"action": "test_connection", "_selected_action": stored.pk}
+    with translation.override("de"):
+        words = str(UNREADABLE)
+    assert "Schlüssel" in words
+    page = admin.post(url("test", stored.pk), form_of(stored), headers={**FETCH, **german}).content.decode()
+    assert words in unescape(page)
+    assert words in said(admin.post(url("changelist"), data, headers=german, follow=True))
 
 
 def test_a_failure_says_what_to_do(admin: Client, smtp_server: Serve) -> None:

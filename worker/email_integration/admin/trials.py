@@ -5,16 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from django.core.exceptions import PermissionDenied
+from django.core.exceptions import ImproperlyConfigured, PermissionDenied
 from django.http import Http404, HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path
 from django.utils.translation import gettext as _
 
 from email_integration import validators
+from email_integration.addresses import envelope_address
+from email_integration.delivery import safety
 from email_integration.delivery.advice import Advice, advice
 from email_integration.delivery.trial import trial_mail
 from email_integration.exceptions import InvalidMail, SecretUnreadable
+from email_integration.fields import UNREADABLE
 from email_integration.models import SMTPConfig, audit
 from email_integration.routing import relay_of
 from email_integration.smtp import Relay
@@ -42,20 +45,37 @@ def run(relay: Relay, *, send_to: str | None) -> Trial:
             return Trial(problems=(_("Your account has no mail address to send a test mail to: add one to it first."),))
         try:
             mail = trial_mail(relay, to=send_to)
-        except InvalidMail as error:
-            return Trial(problems=(str(error),))
+        except InvalidMail:
+            return Trial(problems=(_why_no_mail(send_to),))
     report = probe(relay, mail)
     told = advice(report.failure, relay) if report.failure is not None else None
     return Trial(report=report, advice=told, sent_to=send_to or "")
+
+
+def _why_no_mail(send_to: str) -> str:
+    """Why there can be no test mail to ``send_to``, for a reader; what ``InvalidMail`` says is for programmers."""
+    try:
+        recipient = envelope_address(send_to)
+    except InvalidMail:
+        return _("The mail address of your account cannot be written to: correct it first.")
+    try:
+        plan = safety.plan_now([recipient])
+    except ImproperlyConfigured:
+        return _(
+            "REDIRECT_ALL_TO or ALLOWED_RECIPIENTS in the settings of this project is malformed: no mail goes out."
+        )
+    if not plan.envelope:
+        return _("ALLOWED_RECIPIENTS in the settings of this project lets no test mail through to you.")
+    return _("The sender is no address that mail can come from: correct the from email.")
 
 
 def run_stored(config: SMTPConfig, *, user: Any, send_to: str | None = None) -> Trial:
     """Try a configuration as it is stored, and keep the result."""
     try:
         relay = relay_of(config)
-    except SecretUnreadable as error:
+    except SecretUnreadable:
         config.record_test(passed=False, detail=_("the password is unreadable"), user=user)
-        return Trial(problems=(str(error),))
+        return Trial(problems=(str(UNREADABLE),))
     trial = run(relay, send_to=send_to)
     _record(config, trial, user)
     return trial
@@ -78,10 +98,10 @@ def run_typed(config: SMTPConfig | None, data: Any, *, user: Any, send_to: str |
     stored = SMTPConfig.objects.filter(pk=typed.pk).first() if typed.pk else None
     try:
         relay = relay_of(typed)
-    except SecretUnreadable as error:
+    except SecretUnreadable:
         if stored is not None:
             _note_unsaved(stored, typed, "failed: the password is unreadable", user)
-        return Trial(problems=(str(error),))
+        return Trial(problems=(str(UNREADABLE),))
     trial = run(relay, send_to=send_to)
     if stored is not None and stored.is_readable and _same_server(relay, relay_of(stored)):
         _record(stored, trial, user)
