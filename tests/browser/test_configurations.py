@@ -51,7 +51,7 @@ def tick(page: Page, **rows: bool) -> None:
     """Set the active flags of rows in the list, and save."""
     for name, active in rows.items():
         row = page.get_by_role("row").filter(has=page.get_by_role("link", name=name, exact=True))
-        row.locator("input[name$=is_active]").set_checked(active)
+        row.locator("input[type=checkbox][name$=is_active]").set_checked(active)
     page.get_by_role("button", name="Save").click()
 
 
