@@ -98,6 +98,24 @@ def recorded_events() -> Iterator[list[dict[str, Any]]]:
             thread.join()
 
 
+def test_a_mail_after_another_task_travels_with_it_and_after_a_mail_does_not(
+    app: Stack, smtp_server: Callable[..., SMTPServer], activate: Activate, tag: str
+) -> None:
+    activate(smtp_server(password=PASSWORD))
+    mail = send_email.si("secret-subject", "secret-body", to=["kim@example.com"])
+    app.worker.end()
+
+    (mail | mail).apply_async()
+    mail.apply_async(link=mail)
+    assert not leaks(broker_contents())
+
+    (note.si(tag=tag) | mail).apply_async()
+    assert leaks(broker_contents())
+
+    app.start_worker()
+    wait_until(lambda: Delivery.objects.filter(status="accepted").count() == 5, seconds=20, what="all five")
+
+
 def test_nothing_of_a_mail_is_told(
     app: Stack,
     smtp_server: Callable[..., SMTPServer],

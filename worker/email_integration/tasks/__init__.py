@@ -2,7 +2,7 @@
 
 ``send_email`` called through ``.delay()`` or ``.apply_async()`` submits in the caller and publishes ``deliver`` under
 the same id; run by a worker (``send_task``), eagerly or as a plain function, its body submits. ``deliver`` takes the
-delivery's id and nothing else, so nothing of a mail is ever in the broker.
+delivery's id and nothing else.
 """
 
 from __future__ import annotations
