@@ -195,6 +195,7 @@ def test_a_naive_moment_is_in_the_current_time_zone(bell: RecordingDoorbell) -> 
         ("task_id", {"delivery_id": "a\0b"}),
         ("idempotency_key", {"idempotency_key": 7}),
         ("idempotency_key", {"idempotency_key": ""}),
+        ("eta", {"due_at": dt.datetime(9999, 12, 31, tzinfo=dt.UTC)}),
     ],
 )
 def test_what_is_wrong_is_refused_and_named(bell: RecordingDoorbell, argument: str, given: dict[str, Any]) -> None:

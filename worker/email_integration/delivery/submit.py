@@ -38,7 +38,10 @@ def submit(
             raise InvalidMail(f"{name} must be text of 1 to 255 characters.")
     now = timezone.now()
     due_at = _moment("eta", due_at) or now
-    expires_at = _moment("expires_at", expires_at) or due_at + ledger.seconds(conf.get("GIVE_UP_AFTER"))
+    try:
+        expires_at = _moment("expires_at", expires_at) or due_at + ledger.seconds(conf.get("GIVE_UP_AFTER"))
+    except OverflowError:
+        raise InvalidMail(f"eta is too far away: {due_at:%Y-%m-%d}.") from None
     rendered = render(message, default_from_is_open=default_from_is_open)
     delivery = Delivery(
         id=delivery_id or str(uuid.uuid4()),
