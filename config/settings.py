@@ -9,7 +9,7 @@ import django
 from cryptography.fernet import Fernet
 from django.core.management.utils import get_random_secret_key
 
-from config import env
+from config import env, services
 from config.env import WrongValue
 from email_integration import conf
 
@@ -122,13 +122,13 @@ MEDIA_ROOT = VAR_DIR / "media"
 
 DATABASES = {
     "default": {
-        **env.database("DATABASE_URL", f"sqlite:///{VAR_DIR / 'db.sqlite3'}"),
+        **services.database("DATABASE_URL", f"sqlite:///{VAR_DIR / 'db.sqlite3'}"),
         "CONN_MAX_AGE": 60,
         "CONN_HEALTH_CHECKS": True,
     }
 }
 
-REDIS_URL = env.redis_url("REDIS_URL", "redis://127.0.0.1:6379/0")
+REDIS_URL = services.redis_url("REDIS_URL", "redis://127.0.0.1:6379/0")
 CACHES = {
     "default": {
         "BACKEND": "django.core.cache.backends.redis.RedisCache",

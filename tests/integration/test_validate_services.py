@@ -14,6 +14,7 @@ from django.db import connection
 from django.db.migrations.recorder import MigrationRecorder
 from django.utils import timezone
 
+from config.local.processes import wait_until
 from config.local.smtp_server import SMTPServer
 from config.local.valkey import Valkey
 from email_integration.delivery import swept
@@ -64,10 +65,7 @@ def test_with_everything_in_place_it_ends_with_0(
 
 def wait_for_a_sweep() -> None:
     """Beat's first one."""
-    deadline = time.monotonic() + 20
-    while swept.last_mark() is None:
-        assert time.monotonic() < deadline, "nothing has swept"
-        time.sleep(0.05)
+    wait_until(lambda: swept.last_mark() is not None, seconds=20, what="a sweep")
 
 
 def test_no_worker_and_no_beat_are_wrong_but_the_test_mail_goes(smtp_server: Callable[..., SMTPServer]) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from config import env
+from config import env, services
 from config.env import WrongValue
 from email_integration import conf
 
@@ -246,17 +246,17 @@ def test_the_environment_wins_over_the_file(tmp_path: Path) -> None:
 def test_sqlite_is_fit_for_several_processes(tmp_path: Path) -> None:
     """By default and for any SQLite URL; an option in the URL wins."""
     by_default = show("s.DATABASES['default']['NAME'], s.DATABASES['default']['OPTIONS']", tmp_path, DEBUG="1")
-    assert by_default == (str(tmp_path / "db.sqlite3"), env.SQLITE_OPTIONS)
+    assert by_default == (str(tmp_path / "db.sqlite3"), services.SQLITE_OPTIONS)
 
-    assert env.database("UNSET", "sqlite:////srv/x.sqlite3")["OPTIONS"] == env.SQLITE_OPTIONS
-    assert env.database("UNSET", "sqlite:////srv/x.sqlite3?timeout=3")["OPTIONS"]["timeout"] == 3
-    assert "OPTIONS" not in env.database("UNSET", "postgres://user@host/db")
+    assert services.database("UNSET", "sqlite:////srv/x.sqlite3")["OPTIONS"] == services.SQLITE_OPTIONS
+    assert services.database("UNSET", "sqlite:////srv/x.sqlite3?timeout=3")["OPTIONS"]["timeout"] == 3
+    assert "OPTIONS" not in services.database("UNSET", "postgres://user@host/db")
 
 
 def test_mysql_urls_find_a_driver() -> None:
     """mysqlclient, or PyMySQL in its place; and twice does no harm."""
     for _ in range(2):
-        database = env.database("UNSET", "mysql://user:password@host:3307/mail")
+        database = services.database("UNSET", "mysql://user:password@host:3307/mail")
         assert (database["ENGINE"], database["PORT"], database["NAME"]) == ("django.db.backends.mysql", 3307, "mail")
     assert importlib.util.find_spec("MySQLdb") is not None
 
