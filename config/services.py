@@ -1,0 +1,66 @@
+"""Reads where the services are: the database, and Redis or Valkey. Their URLs may hold passwords and are not shown."""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import Any
+from urllib.parse import urlsplit
+
+import dj_database_url
+
+from config import env
+from config.env import WrongValue
+
+
+def redis_url(name: str, default: str) -> str:
+    """Read the URL of a Redis or Valkey server; it may hold a password and is not shown."""
+    value = env.text(name, default)
+    try:
+        parts = urlsplit(value)
+        database = parts.path.removeprefix("/")
+        good = parts.scheme in {"redis", "rediss"} and bool(parts.hostname) and (not database or database.isdigit())
+        good = good and (parts.port is None or parts.port > 0)
+    except ValueError:
+        good = False
+    if not good:
+        raise WrongValue(name, "must look like redis://127.0.0.1:6379/0, or rediss:// for TLS")
+    return value
+
+
+#: Several processes write to one SQLite file: readers do not block the writer (WAL), a transaction takes the write
+#: lock when it begins instead of failing half way (IMMEDIATE), and waits for it.
+SQLITE_OPTIONS: dict[str, Any] = {
+    "init_command": "PRAGMA journal_mode=WAL;",
+    "transaction_mode": "IMMEDIATE",
+    "timeout": 20,
+}
+
+
+def database(name: str, default: str) -> dict[str, Any]:
+    """Read a database URL into an entry of DATABASES; it may hold a password and is not shown."""
+    try:
+        value: dict[str, Any] = {**dj_database_url.parse(env.text(name, default))}
+        if not value.get("NAME"):
+            raise ValueError("no database named")
+    except (ValueError, KeyError):
+        raise WrongValue(
+            name,
+            "must look like sqlite:////var/lib/mail/db.sqlite3, postgres://user:password@host:5432/database or "
+            "mysql://user:password@host:3306/database",
+        ) from None
+    if value["ENGINE"] == "django.db.backends.mysql":
+        _find_mysql_driver(name)
+    if value["ENGINE"] == "django.db.backends.sqlite3":
+        value["OPTIONS"] = {**SQLITE_OPTIONS, **value.get("OPTIONS", {})}
+    return value
+
+
+def _find_mysql_driver(name: str) -> None:
+    """Have PyMySQL, which is Python alone, stand in for mysqlclient where that is not installed."""
+    if importlib.util.find_spec("MySQLdb") is not None:
+        return
+    try:
+        import pymysql
+    except ImportError:
+        raise WrongValue(name, "wants MySQL or MariaDB; install mysqlclient or PyMySQL for it") from None
+    pymysql.install_as_MySQLdb()
