@@ -143,12 +143,13 @@ def test_what_was_quarantined_is_tried_as_if_for_the_first_time(bell_and_admin: 
         recipients=[
             {"address": ADDRESS, "status": "failed", "reply": reason},
             {"address": "other@example.org", "status": "failed", "code": 550, "reply": "No"},
+            {"address": "withheld@example.org", "status": "failed", "reply": safety.WITHHELD},
         ],
     )
     decide(client, "send_now", aside)
     fresh = Delivery.objects.get(pk=aside.pk)
     assert (fresh.status, fresh.unfinished, fresh.finished_at) == (Status.DEFERRED, 0, None)
-    assert [item["status"] for item in fresh.recipients] == ["pending", "failed"]
+    assert [item["status"] for item in fresh.recipients] == ["pending", "failed", "failed"]
     assert fresh.expires_at > timezone.now()
 
 

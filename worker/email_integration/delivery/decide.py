@@ -11,7 +11,7 @@ from django.utils import timezone
 from email_integration import conf
 from email_integration.models import Delivery, Status
 
-from . import doorbell, ledger
+from . import doorbell, ledger, safety
 
 #: What ``send_now`` takes.
 CAN_BE_SENT = (Status.QUEUED, Status.DEFERRED, Status.IN_DOUBT, Status.QUARANTINED)
@@ -64,7 +64,7 @@ def give_up(delivery_id: str) -> bool:
 
 
 def _pending_again(item: dict[str, object]) -> dict[str, object]:
-    """A recipient that only the quarantine has settled: no reply of a server has a hand in it."""
-    if item["status"] == "failed" and not item.get("code"):
+    """A recipient that only the quarantine has settled: neither a server's reply nor staging safety had a hand in it."""
+    if item["status"] == "failed" and not item.get("code") and item.get("reply") != safety.WITHHELD:
         return {"address": item["address"], "status": "pending"}
     return item
