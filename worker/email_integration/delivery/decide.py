@@ -64,7 +64,7 @@ def give_up(delivery_id: str) -> bool:
 
 
 def _pending_again(item: dict[str, object]) -> dict[str, object]:
-    """A recipient that only the quarantine has settled: neither a server's reply nor staging safety had a hand in it."""
+    """A recipient that only the quarantine has settled: no server's reply and no staging safety had a hand in it."""
     if item["status"] == "failed" and not item.get("code") and item.get("reply") != safety.WITHHELD:
         return {"address": item["address"], "status": "pending"}
     return item
