@@ -1,0 +1,67 @@
+"""Runs the whole matrix, or the cases whose names have a given text, and prints the table."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+import traceback
+
+from config.local.processes import unwind_on_signals
+
+from . import matrix
+from .cases import Case, Figures, run_case
+from .world import World
+
+_COLUMNS = ("submitted", "arrived", "refused", "lost", "duplicated", "in_doubt", "held", "stuck")
+
+
+def main() -> int:
+    """Run; 1 when a promise was broken."""
+    parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
+    parser.add_argument("texts", nargs="*", help="only the cases with one of these texts in their names")
+    parser.add_argument("--logs", action="store_true", help="show what the processes wrote when a case fails")
+    options = parser.parse_args()
+    unwind_on_signals()
+    started = time.monotonic()
+    width = max(len(str(case)) for case in matrix.CASES)
+    print(f"{'':{width}} ", *(f"{column.replace('_', ' '):>10}" for column in _COLUMNS), "   seconds", sep="")
+    wanted = [case for case in matrix.CASES if not options.texts or any(text in str(case) for text in options.texts)]
+    done: dict[Case, Figures] = {}
+    broken = 0
+    for setting, cases in matrix.by_setting(wanted):
+        left = list(cases)
+        while left:
+            # A case that fails may leave things behind: the next one gets a new world.
+            with World(setting) as world:
+                while left:
+                    case = left.pop(0)
+                    promises = _run(world, case, done, width)
+                    if promises:
+                        broken += 1
+                        print(f"{'':{width}}  {'; '.join(promises)}", flush=True)
+                        if options.logs:
+                            print(world.logs())
+                        break
+    total = {column: sum(getattr(figures, column) for figures in done.values()) for column in _COLUMNS}
+    print(f"{f'{len(done)} cases':{width}} ", *(f"{total[column]:>10}" for column in _COLUMNS), sep="", end="")
+    print(f"{time.monotonic() - started:>10.0f}")
+    print("All promises kept." if not broken else f"{broken} cases broke a promise.")
+    return 1 if broken else 0
+
+
+def _run(world: World, case: Case, done: dict[Case, Figures], width: int) -> list[str]:
+    try:
+        figures = run_case(world, case)
+    except Exception as error:
+        print(f"{case!s:{width}}  {type(error).__name__}: {error}", flush=True)
+        traceback.print_exc()
+        return ["the case could not be run"]
+    done[case] = figures
+    numbers = (f"{getattr(figures, column):>10}" for column in _COLUMNS)
+    print(f"{case!s:{width}} ", *numbers, f"{figures.seconds:>10.1f}", sep="", flush=True)
+    return figures.broken(case)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

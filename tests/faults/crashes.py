@@ -1,0 +1,75 @@
+"""``kill -9`` of a pool process and of a whole worker, at each point of a mail's way."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+from .cases import Case, Run
+from .crash import POINTS, Victim
+from .world import Setting
+
+RESEND = Setting(watched=True)
+HOLD = Setting(watched=True, policy="hold")
+
+#: Where the server's silence says when: the verb, and the octets of a mail that does not fit into the kernel.
+SILENT_AT = {
+    "after MAIL": ("MAIL", 300),
+    "after RCPT": ("RCPT", 300),
+    "after DATA": ("DATA", 300),
+    "in the content": ("CONTENT", 8_000_000),
+    "at the dot": ("DOT", 300),
+    "after the dot": ("TAKEN", 300),
+}
+
+#: What was killed between the setting going of what follows and its record is set going again.
+_AGAIN = {"after the continuation": 1}
+
+
+def _at(point: str, victim: Victim) -> Callable[[Run], None]:
+    def act(run: Run) -> None:
+        if point == "before connect":
+            run.world.smtp.drop_connections()
+        run.world.plan.make(point, nth=1 if point == "before connect" else 2, victim=victim)
+        run.submit(followed="continuation" in point)
+        run.wait(lambda: run.world.plan.is_done, "its death")
+
+    return act
+
+
+def _amid(verb: str, size: int, victim: Victim) -> Callable[[Run], None]:
+    def act(run: Run) -> None:
+        hold = run.world.smtp.hold(verb)
+        run.submit(size=size)
+        run.world.kill_whoever_talks_from(hold.wait(seconds=20), victim)
+
+    return act
+
+
+def _of(setting: Setting, victim: Victim) -> list[Case]:
+    ways = {point: _at(point, victim) for point in POINTS}
+    ways |= {point: _amid(verb, size, victim) for point, (verb, size) in SILENT_AT.items()}
+    return [
+        Case(
+            group="crash",
+            name=f"{victim} killed {point}",
+            setting=setting,
+            act=act,
+            may_follow_twice=_AGAIN.get(point, 0),
+            slow=victim == "worker",
+        )
+        for point, act in ways.items()
+    ]
+
+
+def _on_postgresql(cases: list[Case]) -> list[Case]:
+    return [dataclasses.replace(case, setting=dataclasses.replace(case.setting, database="postgresql"), slow=True) for case in cases]
+
+
+CASES = [
+    *_of(RESEND, "child"),
+    *_of(RESEND, "worker"),
+    *_of(HOLD, "child"),
+    *_of(HOLD, "worker"),
+    *_on_postgresql(_of(RESEND, "child")),
+]

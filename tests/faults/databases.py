@@ -1,0 +1,130 @@
+"""A database of a world's own, and a way to count its rows that is not the way of those who write them."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+import subprocess
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import psycopg
+
+from tests.postgresql import PostgreSQL
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """A delivery as it stands; ``doubts`` is how often it was recorded in doubt."""
+
+    message_id: str
+    status: str
+    continued: bool
+    doubts: int
+
+
+class Database(Protocol):
+    """What a world needs of its database."""
+
+    @property
+    def url(self) -> str:
+        """For the stack's processes."""
+
+    def start(self) -> None:
+        """Be there."""
+
+    def stop(self) -> None:
+        """End for good."""
+
+    def query(self, sql: str) -> list[tuple[Any, ...]]:
+        """Run a statement on a connection of its own, and give its rows."""
+
+
+class SQLite:
+    """A file."""
+
+    def __init__(self, folder: Path) -> None:
+        self.file = folder / "db.sqlite3"
+        self.url = f"sqlite:///{self.file}"
+
+    def start(self) -> None:
+        """Nothing to do: the first connection makes it."""
+
+    def stop(self) -> None:
+        """Nothing to do."""
+
+    def query(self, sql: str) -> list[tuple[Any, ...]]:
+        with contextlib.closing(sqlite3.connect(self.file, timeout=30)) as connection:
+            return connection.execute(sql).fetchall()
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep everybody else from writing."""
+        with contextlib.closing(sqlite3.connect(self.file, timeout=30, isolation_level=None)) as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            yield
+            connection.execute("ROLLBACK")
+
+
+class Postgres(PostgreSQL):
+    """A server, with the ways in which it can fail."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self._was_restarted = False
+
+    def query(self, sql: str) -> list[tuple[Any, ...]]:
+        with psycopg.connect(self.url, autocommit=True, connect_timeout=10) as connection:
+            cursor = connection.execute(sql)
+            return cursor.fetchall() if cursor.description else []
+
+    def connect(self) -> psycopg.Connection[Any]:
+        """A connection on which something can be locked."""
+        return psycopg.connect(self.url)
+
+    def restart(self, mode: str) -> None:
+        """Restart as ``pg_ctl`` does: ``fast`` ends the sessions, ``immediate`` is a crash and a recovery."""
+        self._was_restarted = True
+        self._control("restart", "--mode", mode, "--log", str(self._data / "log"))
+
+    def stop(self) -> None:
+        if self._was_restarted:
+            # The way of before does not find it any more.
+            self._control("stop", "--mode", "fast")
+        super().stop()
+
+    def _control(self, *arguments: str) -> None:
+        subprocess.run(
+            [self._server.bin_path / "pg_ctl", "--pgdata", self._data, "--wait", *arguments],
+            user=self._server.system_user,
+            cwd="/",
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            check=True,
+            timeout=60,
+        )
+
+
+class CannotCount(Exception):
+    """The database does not answer at this moment."""
+
+
+def rows(database: Database, ids: Sequence[str]) -> dict[str, Row]:
+    """Give the deliveries of these ids; one that is not there is left out. Raises ``CannotCount``."""
+    wanted = set(ids)
+    try:
+        deliveries = database.query("SELECT id, message_id, status, continued FROM email_integration_delivery")
+        doubts = database.query(
+            "SELECT delivery_id, count(*) FROM email_integration_deliveryattempt"
+            " WHERE outcome = 'in_doubt' GROUP BY delivery_id"
+        )
+    except (psycopg.Error, sqlite3.Error, subprocess.SubprocessError) as error:
+        raise CannotCount(str(error)) from error
+    times = {str(delivery_id): int(count) for delivery_id, count in doubts}
+    return {
+        pk: Row(message_id=message_id, status=status, continued=bool(continued), doubts=times.get(pk, 0))
+        for pk, message_id, status, continued in deliveries
+        if pk in wanted
+    }

@@ -1,0 +1,19 @@
+"""All the cases, and the part of them that 'make test' runs."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator
+
+from . import crashes, refusals
+from .cases import Case
+from .world import Setting
+
+CASES: list[Case] = [*crashes.CASES, *refusals.CASES]
+
+
+def by_setting(cases: Iterable[Case]) -> Iterator[tuple[Setting, list[Case]]]:
+    """The cases of each setting, which can share a world."""
+    ordered = sorted(cases, key=lambda case: repr(case.setting))
+    for setting, group in itertools.groupby(ordered, key=lambda case: case.setting):
+        yield setting, list(group)

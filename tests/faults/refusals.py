@@ -1,0 +1,57 @@
+"""A server that does everything wrong that a server can, at each verb and at random, and then comes to its senses."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+from .cases import Case, Run
+from .crashes import HOLD, RESEND
+from .smtp import KINDS, SILENCES, VERBS, Fault
+
+#: How often it misbehaves before it comes to its senses.
+TIMES = 2
+
+
+def _faulty(verb: str, kind: str) -> Callable[[Run], None]:
+    def act(run: Run) -> None:
+        # What is open would not open again, and so not come to the verb.
+        run.world.smtp.drop_connections()
+        run.world.smtp.misbehave(Fault(verb=verb, kind=kind, times=TIMES))
+        run.submit()
+        run.wait(lambda: not run.world.smtp.pending, "the faults")
+
+    return act
+
+
+def _chaotic(seed: int, mails: int, times: int) -> Callable[[Run], None]:
+    def act(run: Run) -> None:
+        before = run.world.smtp.misbehaved
+        run.world.smtp.misbehave_at_random(seed, rate=0.15)
+        run.submit(mails)
+        run.wait(lambda: run.world.smtp.misbehaved - before >= times or run.is_over(), "the faults", seconds=60)
+
+    return act
+
+
+def _refuses(verb: str, kind: str) -> bool:
+    """Whether it is the mail itself that is refused for good."""
+    return kind == "5yz" and verb in ("MAIL", "RCPT", "DATA", "CONTENT", "DOT")
+
+
+CASES = [
+    Case(
+        group="server",
+        name=f"{kind} at {verb}",
+        setting=setting,
+        act=_faulty(verb, kind),
+        refuses=_refuses(verb, kind),
+    )
+    for setting, verbs in ((RESEND, VERBS), (HOLD, ("CONTENT", "DOT", "TAKEN")))
+    for verb in verbs
+    for kind in (SILENCES if verb == "TAKEN" else KINDS)
+] + [
+    Case(group="server", name=f"at random, seed {seed}", setting=setting, act=_chaotic(seed, mails=30, times=25), seconds=90, slow=True)
+    for setting in (RESEND, HOLD, dataclasses.replace(RESEND, database="postgresql"))
+    for seed in (1, 2)
+]

@@ -1,0 +1,74 @@
+"""The application: a process that submits mails as it is told on standard input, a JSON object a line."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+import time
+from typing import Any
+
+import django
+from django.core.management import call_command
+
+
+def main() -> None:
+    """Set up the database, then do what each line says and answer with a line."""
+    django.setup()
+    call_command("migrate", verbosity=0, interactive=False)
+    print(json.dumps({"ready": True}), flush=True)
+    actions = {"activate": activate, "submit": submit, "ring": ring}
+    for line in sys.stdin:
+        told = json.loads(line)
+        print(json.dumps(actions[told.pop("do")](**told)), flush=True)
+
+
+def activate(**fields: Any) -> dict[str, Any]:
+    """Make an SMTP configuration, and make it the active one."""
+    from email_integration.models import SMTPConfig
+
+    return {"id": SMTPConfig.objects.create(is_active=True, **fields).pk}
+
+
+def submit(*, mails: int, size: int, atomic: bool, followed_by: str, pause: float) -> dict[str, Any]:
+    """Submit so many mails of ``size`` octets, in one transaction if ``atomic``, ``pause`` seconds apart.
+
+    Only what ``delay()`` took counts as submitted.
+    """
+    from django.db import DatabaseError, transaction
+
+    from email_integration.tasks import send_email
+    from tests.faults.following import follow
+
+    line = "A line of text that is a mail's.\n"
+    body = line * max(1, size // len(line))
+    ids: list[str] = []
+    refused = 0
+    started = time.monotonic()
+    with transaction.atomic() if atomic else contextlib.nullcontext():
+        for number in range(mails):
+            link = follow.s(tag=followed_by) if followed_by else None
+            try:
+                result = send_email.apply_async((f"Mail {number}", body, None, ["kim@example.com"]), link=link)
+            except DatabaseError:
+                if atomic:
+                    raise
+                refused += 1
+            else:
+                ids.append(result.id)
+            time.sleep(pause)
+    return {"ids": ids, "refused": refused, "seconds": time.monotonic() - started}
+
+
+def ring(*, ids: list[str]) -> dict[str, Any]:
+    """Ring for these by hand."""
+    from email_integration import conf
+    from email_integration.tasks import deliver
+
+    for delivery_id in ids:
+        deliver.apply_async((delivery_id,), task_id=delivery_id, queue=conf.get("QUEUE"))
+    return {}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,296 @@
+"""A world for cases to happen in: a database, a broker, an SMTP server, workers, beat, and an application."""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from cryptography.fernet import Fernet
+
+from config.local.certificates import Certificates, make_certificates
+from config.local.processes import Process, Processes
+from config.local.valkey import Valkey
+from config.local.workers import start_beat, start_worker
+
+from .crash import PLAN, Plan
+from .databases import Database, Postgres, SQLite
+from .following import NOTES, followed
+from .smtp import SMTPSink
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+#: Times short enough to wait for, in the environment's spelling.
+TIMES = {
+    "SWEEP_INTERVAL": "0.3",
+    "RING_AFTER": "1",
+    "RETRY_FIRST": "0.1",
+    "RETRY_MAX": "0.5",
+    "REPLY_TIMEOUT": "1",
+    "LEASE": "1.8",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """What the cases of one world have in common.
+
+    ``policy`` is what becomes of mail in doubt. ``watched``: its workers can be made to die at an exact point, for
+    which they run slower. ``extra`` is added to the environment of its processes.
+    """
+
+    policy: str = "resend"
+    database: str = "sqlite"
+    workers: int = 1
+    concurrency: int = 2
+    watched: bool = False
+    extra: tuple[tuple[str, str], ...] = ()
+
+
+class World:
+    """Runs a setting; leaving the context ends everything."""
+
+    def __init__(self, setting: Setting) -> None:
+        self.setting = setting
+        self.folder = Path(tempfile.mkdtemp(prefix="mail-dispatch-faults-"))
+        self.certificates: Certificates = make_certificates(self.folder / "certificates")
+        self.valkey = Valkey(self.folder / "valkey")
+        self.smtp = SMTPSink(self.certificates.server_context())
+        self.database: Database = (
+            Postgres(self.folder / "postgresql") if setting.database == "postgresql" else SQLite(self.folder)
+        )
+        self.plan = Plan(self.folder / "plan.json")
+        self.workers: list[Process] = []
+        self._started = 0
+        self._key = Fernet.generate_key().decode()
+        self._processes: Processes
+        self.application: Application
+
+    @property
+    def sqlite(self) -> SQLite:
+        """The database, which is SQLite."""
+        assert isinstance(self.database, SQLite)
+        return self.database
+
+    @property
+    def postgres(self) -> Postgres:
+        """The database, which is PostgreSQL."""
+        assert isinstance(self.database, Postgres)
+        return self.database
+
+    def notes(self, tag: str) -> list[str]:
+        """The ids of the mails whose continuation ran, one for each time."""
+        return followed(self.folder / "notes", tag)
+
+    def logs(self) -> str:
+        """What all the processes have written."""
+        return "".join(
+            f"--- {log.name}\n{log.read_text(errors='replace')}" for log in sorted(self.folder.glob("*.log"))
+        )
+
+    # Its processes
+
+    def start_worker(self) -> Process:
+        """Start one more worker, and wait until it consumes."""
+        self._started += 1
+        worker = start_worker(
+            self._processes, name=f"worker{self._started}", concurrency=self.setting.concurrency
+        )
+        self.workers.append(worker)
+        return worker
+
+    def mend(self) -> None:
+        """Have as many workers as there should be."""
+        self.workers = [worker for worker in self.workers if worker.is_running]
+        while len(self.workers) < self.setting.workers:
+            self.start_worker()
+
+    def children(self) -> list[int]:
+        """The ids of all pool processes."""
+        groups = {worker.pid for worker in self.workers if worker.is_running}
+        return [pid for pid, group in _groups().items() if group in groups and pid not in groups]
+
+    def kill_whoever_talks_from(self, port: int, victim: str) -> None:
+        """Kill the pool process that has this local TCP port, or its whole worker."""
+        inode = _socket_inode(port)
+        groups = _groups()
+        for pid in self.children():
+            if _holds(pid, inode):
+                if victim == "worker":
+                    os.killpg(groups[pid], signal.SIGKILL)
+                else:
+                    os.kill(pid, signal.SIGKILL)
+                return
+        raise LookupError(f"no pool process talks from port {port}")
+
+    def _environment(self) -> dict[str, str]:
+        return {
+            **self.certificates.env,
+            **TIMES,
+            **dict(self.setting.extra),
+            "DATABASE_URL": self.database.url,
+            "DEBUG": "true",
+            "DJANGO_SETTINGS_MODULE": "tests.faults.settings",
+            "EMAIL_HOST": "",
+            "ENV_FILE": "",
+            "IN_DOUBT": self.setting.policy,
+            "LOG_LEVEL": "DEBUG",
+            "REDIS_URL": self.valkey.url,
+            "SECRET_KEY": "only for tests",
+            "SMTP_PASSWORD_KEYS": self._key,
+            "VAR_DIR": str(self.folder / "var"),
+            NOTES: str(self.folder / "notes"),
+            PLAN: str(self.folder / "plan.json") if self.setting.watched else "",
+        }
+
+    def start(self) -> None:
+        """Start everything."""
+        if self.setting.database == "postgresql":
+            (self.folder / "postgresql").mkdir()
+        self.database.start()
+        self.valkey.start()
+        self.smtp.start()
+        self._processes = Processes(self.folder, env=self._environment(), cwd=ROOT)
+        self.application = Application(self._environment(), self.folder / "application.log")
+        self.application.tell(
+            do="activate",
+            name="Primary Mail Server",
+            host="localhost",
+            port=self.smtp.port,
+            username=self.smtp.user,
+            password=self.smtp.password,
+            use_tls=True,
+            from_email="Hanna <noreply@example.com>",
+            timeout=1,
+        )
+        self.mend()
+        start_beat(self._processes, schedule=self.folder / "beat-schedule")
+
+    def end(self) -> None:
+        """End everything, and leave nothing."""
+        self.valkey.thaw()
+        if hasattr(self, "application"):
+            self.application.end()
+        if hasattr(self, "_processes"):
+            self._processes.end(seconds=5)
+        self.smtp.stop()
+        self.valkey.stop()
+        self.database.stop()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:
+            print(self.logs())
+            self.end()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.end()
+
+
+class Application:
+    """The process that submits; see ``tests.faults.submitter``."""
+
+    def __init__(self, env: dict[str, str], log: Path) -> None:
+        """Start it, and wait until the database is set up."""
+        with log.open("ab") as output:
+            self._popen = subprocess.Popen(
+                [sys.executable, "-m", "tests.faults.submitter"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=output,
+                env={**os.environ, **env},
+                cwd=ROOT,
+                text=True,
+                start_new_session=True,
+            )
+        self._answers: queue.Queue[str] = queue.Queue()
+        threading.Thread(target=self._listen, daemon=True).start()
+        self._answer(seconds=60)
+
+    def tell(self, *, seconds: float = 120, **told: Any) -> dict[str, Any]:
+        """Have it do something, and give its answer; raises when it ends or takes longer than ``seconds``."""
+        self.begin(**told)
+        return self._answer(seconds=seconds)
+
+    def begin(self, **told: Any) -> None:
+        """Have it begin with something; ``finish`` gives the answer."""
+        assert self._popen.stdin is not None
+        self._popen.stdin.write(json.dumps(told) + "\n")
+        self._popen.stdin.flush()
+
+    def finish(self, *, seconds: float = 120) -> dict[str, Any]:
+        """Give the answer to what was begun."""
+        return self._answer(seconds=seconds)
+
+    def end(self) -> None:
+        """End it."""
+        self._popen.kill()
+        self._popen.communicate()
+
+    def _listen(self) -> None:
+        assert self._popen.stdout is not None
+        for line in self._popen.stdout:
+            self._answers.put(line)
+        self._answers.put("")
+
+    def _answer(self, *, seconds: float) -> dict[str, Any]:
+        try:
+            line = self._answers.get(timeout=seconds)
+        except queue.Empty:
+            raise TimeoutError(f"the application has not answered within {seconds:g} seconds") from None
+        if not line:
+            raise RuntimeError("the application has ended")
+        return dict(json.loads(line))
+
+
+# What the kernel knows of processes and sockets.
+
+
+def _groups() -> dict[int, int]:
+    """The process group of every process that is not dead."""
+    found = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                state, _, group = (entry / "stat").read_text().rpartition(")")[2].split()[:3]
+            except (OSError, ValueError):
+                continue  # it has ended meanwhile
+            if state != "Z":
+                found[int(entry.name)] = int(group)
+    return found
+
+
+def _socket_inode(port: int) -> str:
+    """The inode of the socket that talks from a local port."""
+    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        fields = line.split()
+        if int(fields[1].rpartition(":")[2], 16) == port and fields[9] != "0":
+            return fields[9]
+    raise LookupError(f"no socket has port {port}")
+
+
+def _holds(pid: int, inode: str) -> bool:
+    for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+        try:
+            if re.fullmatch(rf"socket:\[{inode}\]", str(descriptor.readlink())):
+                return True
+        except OSError:
+            continue  # closed meanwhile
+    return False
