@@ -14,12 +14,15 @@ from __future__ import annotations
 
 import smtplib
 
+from django.core.mail import BadHeaderError
+
 
 class EmailIntegrationError(Exception):
     """Something went wrong while handling a mail."""
 
 
-class InvalidMail(EmailIntegrationError, ValueError):
+# A BadHeaderError, and so a ValueError, for code that catches what Django's documentation tells it to.
+class InvalidMail(EmailIntegrationError, BadHeaderError):
     """The mail cannot be sent as it was given."""
 
 
