@@ -1,0 +1,148 @@
+"""A mail as tests look at it: parsed, with the names that Django's ``EmailMessage`` has."""
+
+from __future__ import annotations
+
+import email
+import email.policy
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from email.message import EmailMessage
+from typing import Any
+
+from django.core.mail import EmailAttachment
+
+from email_integration.delivery.render import with_from
+from email_integration.models import Delivery
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class ParsedMail:
+    """A mail out of its bytes. ``recipients`` are the envelope's; the rest is what its reader sees."""
+
+    recipients: list[str]
+    content: bytes
+    message: EmailMessage = field(compare=False)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.subject!r} to {', '.join(self.recipients)}>"
+
+    @property
+    def subject(self) -> str:
+        return self._header("Subject")
+
+    @property
+    def from_email(self) -> str:
+        """The From header; '' as long as the sender is the configuration's and none has been filled in."""
+        return self._header("From")
+
+    @property
+    def to(self) -> list[str]:
+        return self._addresses("To")
+
+    @property
+    def cc(self) -> list[str]:
+        return self._addresses("Cc")
+
+    @property
+    def bcc(self) -> list[str]:
+        """The recipients that neither To nor Cc names."""
+        named = {
+            address.addr_spec.lower()
+            for name in ("To", "Cc")
+            for address in getattr(self.message[name], "addresses", ())
+        }
+        return [recipient for recipient in self.recipients if recipient.lower() not in named]
+
+    @property
+    def reply_to(self) -> list[str]:
+        return self._addresses("Reply-To")
+
+    @property
+    def message_id(self) -> str:
+        return self._header("Message-ID")
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """All headers, decoded."""
+        return {name: str(value) for name, value in self.message.items()}
+
+    @property
+    def body(self) -> str:
+        """The plain text, its lines ended by a newline; '' when there is none."""
+        return self._text("plain")
+
+    @property
+    def html_body(self) -> str:
+        """The HTML, likewise."""
+        return self._text("html")
+
+    @property
+    def attachments(self) -> list[EmailAttachment]:
+        """Every part that is neither ``body`` nor ``html_body``; text comes as text, all else as bytes."""
+        bodies = [self.message.get_body((kind,)) for kind in ("plain", "html")]
+        return [
+            EmailAttachment(part.get_filename(), _value(part), part.get_content_type())
+            for part in _leaves(self.message)
+            if not any(part is body for body in bodies)
+        ]
+
+    def _header(self, name: str) -> str:
+        return str(self.message[name] or "").strip()
+
+    def _addresses(self, name: str) -> list[str]:
+        return [str(address) for address in getattr(self.message[name], "addresses", ())]
+
+    def _text(self, kind: str) -> str:
+        part = self.message.get_body((kind,))
+        return "" if part is None else str(_value(part))
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class SubmittedMail(ParsedMail):
+    """A mail that was handed to this app; ``delivery`` is its row, as it was when this was looked up."""
+
+    delivery: Delivery
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class ReceivedMail(ParsedMail):
+    """A mail that a ``FakeRelay`` has taken; ``sender`` is the envelope's."""
+
+    sender: str
+
+
+def submitted_mail(delivery: Delivery) -> SubmittedMail:
+    """Read the mail of a delivery."""
+    content = bytes(delivery.content)
+    if delivery.from_open and delivery.from_header:
+        content = with_from(content, delivery.from_header)
+    return SubmittedMail(
+        delivery=delivery,
+        recipients=[item["address"] for item in delivery.recipients],
+        content=content,
+        message=_parsed(content),
+    )
+
+
+def received_mail(*, sender: str, recipients: list[str], content: bytes) -> ReceivedMail:
+    """Read what came over the wire."""
+    return ReceivedMail(sender=sender, recipients=recipients, content=content, message=_parsed(content))
+
+
+def _parsed(content: bytes) -> EmailMessage:
+    return email.message_from_bytes(content, policy=email.policy.default)
+
+
+def _leaves(part: Any) -> Iterator[Any]:
+    """The parts that hold something; an attached message is one, whatever it is made of."""
+    if part.get_content_maintype() == "multipart":
+        for inner in part.iter_parts():
+            yield from _leaves(inner)
+    else:
+        yield part
+
+
+def _value(part: Any) -> Any:
+    """What the part holds: text, bytes, or a message."""
+    value = part.get_content()
+    return value.replace("\r\n", "\n") if isinstance(value, str) else value

@@ -1,0 +1,97 @@
+"""What was submitted, read from the deliveries in the database."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Collection, Iterator, Sequence
+from typing import overload
+
+from django.db.models import QuerySet
+
+from email_integration.delivery import doorbell, ledger
+from email_integration.models import Delivery
+from email_integration.tasks import deliver
+
+from .mails import SubmittedMail, submitted_mail
+
+
+class Outbox(Sequence[SubmittedMail]):
+    """The mails that were submitted, oldest first; looked up again each time it is used.
+
+    It sees what the test sees: its own transaction, and nothing that was rolled back.
+    """
+
+    def __init__(self, *, without: Collection[str] = ()) -> None:
+        """Leave out the deliveries with the ids ``without``."""
+        self._without = frozenset(without)
+        self._only: list[str] | None = None
+
+    def __repr__(self) -> str:
+        return repr(self._read())
+
+    def __len__(self) -> int:
+        return self._rows().count()
+
+    def __iter__(self) -> Iterator[SubmittedMail]:
+        return iter(self._read())
+
+    @overload
+    def __getitem__(self, index: int) -> SubmittedMail: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[SubmittedMail]: ...
+
+    def __getitem__(self, index: int | slice) -> SubmittedMail | list[SubmittedMail]:
+        return self._read()[index]
+
+    def ids(self) -> list[str]:
+        """The ids of the deliveries."""
+        return list(self._rows().values_list("pk", flat=True))
+
+    def close(self) -> None:
+        """Take in nothing that is submitted from now on."""
+        self._only = self.ids()
+
+    def _rows(self) -> QuerySet[Delivery]:
+        rows = Delivery.objects.using(ledger.database()).order_by("created_at", "pk")
+        return rows.exclude(pk__in=self._without) if self._only is None else rows.filter(pk__in=self._only)
+
+    def _read(self) -> list[SubmittedMail]:
+        return [submitted_mail(delivery) for delivery in self._rows()]
+
+
+#: Everything that was submitted in the current test.
+outbox = Outbox()
+
+
+@contextlib.contextmanager
+def capture_mail() -> Iterator[Outbox]:
+    """Give the mails that are submitted inside; meanwhile the broker is left alone.
+
+    Nothing is sent, unless by ``run_deliveries`` or in eager mode. Also a decorator, for its effect on the broker.
+    """
+    mails = Outbox(without=outbox.ids())
+    before = doorbell.installed()
+    doorbell.install(_Muffled(before))
+    try:
+        yield mails
+    finally:
+        doorbell.install(before)
+    mails.close()
+
+
+class _Muffled:
+    """The doorbell of a process whose broker nobody is to hear of; in eager mode there is none anyway."""
+
+    def __init__(self, muffled: doorbell.Doorbell) -> None:
+        self._doorbell = muffled
+
+    def ring(self, deliveries: Sequence[Delivery]) -> None:
+        if deliver.app.conf.task_always_eager:
+            self._doorbell.ring(deliveries)
+
+    def report(self, delivery: Delivery) -> None:
+        self._doorbell.report(delivery)
+
+    def has_follow_up(self, delivery: Delivery) -> bool:
+        return self._doorbell.has_follow_up(delivery)

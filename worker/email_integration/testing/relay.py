@@ -1,0 +1,161 @@
+"""A relay for tests: a real SMTP server, which the app takes for its own while it runs."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import replace
+from types import TracebackType
+from typing import Any, Self
+from unittest import mock
+
+from django.conf import settings
+
+from email_integration import conf, routing
+from email_integration.delivery.dispatch import pool
+from email_integration.models import SMTPConfig
+from email_integration.routing import resolver
+from email_integration.smtp import Relay
+
+from .faults import Fault, Faults, Verb
+from .mails import ReceivedMail
+from .server import Server
+
+_running: list[FakeRelay] = []
+
+
+class FakeRelay:
+    """While it runs, every mail that this process sends comes here, whichever configuration is active.
+
+    The active configuration, or Django's settings when there is none, keep their name, sender, user and password;
+    only the server is replaced, and nothing is encrypted. Any user and password are right. ``timeout``, in seconds, is
+    how long the app waits for any reply.
+
+    ``fail``, ``drop`` and ``hang`` tell it what to do wrong, at ``CONNECT`` (instead of a greeting), ``EHLO``,
+    ``AUTH``, ``MAIL``, ``RCPT``, ``DATA`` or ``DOT`` (instead of the reply to the final dot), so many ``times``, or
+    until ``mend``. ``match`` restricts it to commands that hold this text, in any case; at ``DATA`` and ``DOT`` it is
+    looked for in the envelope too, and at ``DOT`` in the content. The first that fits happens. They raise
+    ``ValueError`` for what makes no sense.
+    """
+
+    def __init__(self, *, timeout: float = 2.0) -> None:
+        self.timeout = timeout
+        self._faults = Faults()
+        self._server: Server | None = None
+        self._stack = contextlib.ExitStack()
+
+    def __repr__(self) -> str:
+        state = f"at {self.host}:{self.port}" if self._server else "not started"
+        return f"<FakeRelay {state}>"
+
+    # -- what it is told ----------------------------------------------------------------------------------------
+
+    def fail(self, verb: Verb, reply: str, *, times: int | None = None, match: str = "") -> None:
+        """Answer ``reply``, such as '550 5.1.1 No such user'. After a 421 the connection is closed."""
+        self._faults.add(Fault(verb=verb, what="reply", reply=reply, times=times, match=match))
+
+    def drop(self, verb: Verb, *, times: int | None = None, match: str = "", taken: bool = False) -> None:
+        """Close the connection instead of answering; with ``taken``, at ``DOT``, the mail is here all the same."""
+        self._faults.add(Fault(verb=verb, what="drop", times=times, match=match, taken=taken))
+
+    def hang(self, verb: Verb, *, times: int | None = None, match: str = "", taken: bool = False) -> None:
+        """Say nothing any more, until the app has waited for ``timeout`` seconds; ``taken`` as for ``drop``."""
+        self._faults.add(Fault(verb=verb, what="hang", times=times, match=match, taken=taken))
+
+    def mend(self) -> None:
+        """Do everything right from now on."""
+        self._faults.clear()
+
+    # -- what it saw --------------------------------------------------------------------------------------------
+
+    @property
+    def messages(self) -> list[ReceivedMail]:
+        """The mails it has taken, oldest first."""
+        return self._started.messages
+
+    @property
+    def logins(self) -> list[str]:
+        """Who logged in, one for each time."""
+        return self._started.logins
+
+    @property
+    def connections(self) -> int:
+        """How often somebody connected."""
+        return self._started.connections
+
+    @property
+    def host(self) -> str:
+        return self._started.host
+
+    @property
+    def port(self) -> int:
+        return self._started.port
+
+    @property
+    def _started(self) -> Server:
+        if self._server is None:
+            raise RuntimeError("The FakeRelay has not been started: use it in a with statement.")
+        return self._server
+
+    # -- how it takes the relay's place ---------------------------------------------------------------------------
+
+    def __enter__(self) -> Self:
+        if self in _running:
+            raise RuntimeError("The FakeRelay is running already.")
+        with contextlib.ExitStack() as stack:
+            self._server = Server(self._faults)
+            stack.callback(self._server.stop)
+            self._server.start()
+            stack.enter_context(self._in_its_place())
+            stack.callback(pool.close)
+            _running.append(self)
+            stack.callback(_running.remove, self)
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+    @contextlib.contextmanager
+    def _in_its_place(self) -> Iterator[None]:
+        """Have the app find this relay. Not by ``override_settings``: what a test sets meanwhile stays its own."""
+        relay_of, settings_relay, get = routing.relay_of, routing.settings_relay, conf.get
+
+        def of_config(config: SMTPConfig) -> Relay:
+            return self._instead_of(relay_of(config))
+
+        def of_settings() -> Relay:
+            route = settings_relay()
+            if isinstance(route, routing.Nowhere):
+                route = Relay(name=routing.SETTINGS_NAME, host="", from_email=settings.DEFAULT_FROM_EMAIL)
+            return self._instead_of(route)
+
+        def impatient(key: str) -> Any:
+            return min(get(key), self.timeout) if key == "REPLY_TIMEOUT" else get(key)
+
+        with (
+            mock.patch.object(resolver, "relay_of", of_config),
+            mock.patch.object(resolver, "settings_relay", of_settings),
+            mock.patch.object(conf, "get", impatient),
+        ):
+            routing.forget()
+            try:
+                yield
+            finally:
+                routing.forget()
+
+    def _instead_of(self, relay: Relay) -> Relay:
+        timeout = min(relay.timeout, self.timeout)
+        return replace(relay, host=self.host, port=self.port, use_tls=False, use_ssl=False, timeout=timeout)
+
+
+@contextlib.contextmanager
+def any_relay() -> Iterator[FakeRelay]:
+    """The ``FakeRelay`` that runs, else one for the time being: nothing here ever talks to a real server."""
+    if _running:
+        yield _running[-1]
+    else:
+        with FakeRelay() as relay:
+            yield relay

@@ -1,0 +1,70 @@
+"""Sending in the test's own process, without a worker, a broker or a commit."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from unittest import mock
+
+from django.db.models import Q
+from django.utils import timezone
+
+from email_integration.delivery import doorbell, ledger
+from email_integration.models import FINAL, Delivery
+from email_integration.tasks import deliver
+
+from .relay import FakeRelay, any_relay
+
+
+def run_deliveries(*, due_only: bool = True) -> list[Delivery]:
+    """Do what workers would do now: try each delivery that is due once; return them as they stand then.
+
+    It makes no difference whether the test's transaction is ever committed. Mail that is submitted meanwhile, by what
+    follows a mail, is sent too. ``due_only=False`` lets the time pass first that waiting deliveries wait for. Mail goes
+    to the ``FakeRelay`` that runs, else to one of its own that takes everything, and never to a real server.
+    """
+    tried: list[str] = []
+    with any_relay(), _eager():
+        while found := _due(tried, due_only=due_only):
+            for delivery_id in found:
+                tried.append(delivery_id)
+                deliver.apply((delivery_id,), task_id=delivery_id, throw=False)
+    rows = Delivery.objects.using(ledger.database()).in_bulk(tried)
+    return [rows[delivery_id] for delivery_id in tried if delivery_id in rows]
+
+
+@contextlib.contextmanager
+def eager_mail() -> Iterator[FakeRelay]:
+    """Celery's eager mode inside: ``send_email.delay()`` has sent the mail when it returns. Also a decorator.
+
+    Neither waits for a commit, so that it works in a ``TestCase``, and a rollback takes nothing back. What is due
+    later, or was put off, waits for ``run_deliveries``. Mail goes where it goes for ``run_deliveries``; the relay is
+    what is given.
+    """
+    with any_relay() as relay, _eager(), mock.patch.object(doorbell, "ring_on_commit", _ring_now):
+        yield relay
+
+
+def _ring_now(delivery: Delivery, *, using: str) -> None:
+    doorbell.ring([delivery])
+
+
+@contextlib.contextmanager
+def _eager() -> Iterator[None]:
+    """Run every task where it is called."""
+    celery_conf = deliver.app.conf
+    before = celery_conf.task_always_eager
+    celery_conf.task_always_eager = True
+    try:
+        yield
+    finally:
+        celery_conf.task_always_eager = before
+
+
+def _due(tried: list[str], *, due_only: bool) -> list[str]:
+    now = timezone.now()
+    rows = Delivery.objects.using(ledger.database()).filter(ring_after__isnull=False).exclude(pk__in=tried)
+    if not due_only:
+        rows.filter(status__in=ledger.CLAIMABLE).update(due_at=now)
+    due = rows.filter(Q(due_at__lte=now) | Q(expires_at__lte=now) | Q(status__in=FINAL))
+    return list(due.order_by("created_at", "pk").values_list("pk", flat=True))
