@@ -284,7 +284,7 @@ def test_a_server_out_of_step_loses_the_connection(answers: dict[str, str]) -> N
 
 
 def test_a_session_that_cannot_be_reset_is_closed() -> None:
-    with ScriptedServer(lambda talk: talk.answer(MAIL="550 no", RSET="502 what?")) as server, opened(server) as session:
+    with ScriptedServer(lambda talk: talk.answer(DATA="550 no", RSET="502 what?")) as server, opened(server) as session:
         assert type(failure(session)) is Refused
         assert session.is_closed
 

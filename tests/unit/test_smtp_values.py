@@ -14,7 +14,7 @@ from email_integration import exceptions
 from email_integration.exceptions import EmailIntegrationError
 from email_integration.smtp import Envelope, Phase, Relay, Reply, SMTPFailure, errors
 from email_integration.smtp.auth import choose
-from email_integration.smtp.session import _stuff
+from email_integration.smtp.content import stuffed
 
 SECRETS = ("kim@example.com", "s3cret")
 
@@ -113,7 +113,7 @@ def unstuff(sent: bytes) -> bytes:
 
 @given(nasty)
 def test_stuffing_is_undone_by_the_server_and_holds_no_final_dot(content: bytes) -> None:
-    sent = _stuff(content)
+    sent = b"".join(stuffed(content))
     assert sent.endswith(b"\r\n")
     assert not re.search(rb"(^|\r\n|\n|\r)\.(\r\n|\n|\r)", sent)
     assert not re.search(rb"\r(?!\n)|(?<!\r)\n", sent)
@@ -123,4 +123,4 @@ def test_stuffing_is_undone_by_the_server_and_holds_no_final_dot(content: bytes)
 
 @given(st.lists(nasty.map(lambda line: line.replace(b"\r", b"").replace(b"\n", b"")), min_size=1).map(b"\r\n".join))
 def test_content_in_order_is_not_changed(content: bytes) -> None:
-    assert unstuff(_stuff(content + b"\r\n")) == content + b"\r\n"
+    assert unstuff(b"".join(stuffed(content + b"\r\n"))) == content + b"\r\n"

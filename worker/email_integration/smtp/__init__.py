@@ -1,6 +1,6 @@
 """Speaks SMTP, verb by verb, so that the caller knows how far a transaction came. Knows neither Django nor Celery."""
 
-from .errors import CannotConnect, ConnectionLost, NotOffered, Refused, SMTPFailure, TLSFailed
+from .errors import CannotConnect, ConnectionLost, NotOffered, PoolBusy, Refused, SMTPFailure, TLSFailed
 from .pool import Limits, Pool
 from .relay import Envelope, Relay
 from .replies import Phase, Reply
@@ -14,6 +14,7 @@ __all__ = [
     "NotOffered",
     "Phase",
     "Pool",
+    "PoolBusy",
     "Refused",
     "Relay",
     "Reply",

@@ -1,42 +1,197 @@
-"""What every part of the dialogue needs: a reply or an error that says how far it had come."""
+"""The connection under the dialogue: what is said, what is heard, and how long that may take."""
 
 from __future__ import annotations
 
 import contextlib
+import re
+import select
 import smtplib
-from collections.abc import Iterator
+import socket
+import ssl
+import time
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
 
 from .errors import ConnectionLost, SMTPFailure
 from .replies import Phase, Reply
+from .timeouts import patience
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
 
 SILENT = "the server did not answer in time"
 MALFORMED = "the server's answer is not SMTP"
 LOST = "the connection was lost"
+
+#: RFC 5321 §4.5.3.1.5 says 512 octets, and servers say more.
+_LONGEST_LINE = 8192
+_MOST_LINES = 128
+_REPLY_LINE = re.compile(rb"([2-5]\d\d)(?:([ -])(.*))?", re.S)
 
 
 class Malformed(smtplib.SMTPException):
     """What came is no reply, or none that can come here."""
 
 
-def parse(code: int, text: bytes | str) -> Reply:
-    """Make a reply of what ``smtplib`` returns; raises ``Malformed`` for a line that is none (code -1)."""
-    if not 200 <= code < 600:
-        raise Malformed
-    return Reply.parse(code, text)
+class Connection(smtplib.SMTP):
+    """``smtplib``'s commands over our own reading and writing.
+
+    A command and its reply have ``timeout`` seconds together, however slowly the octets come; in a group of commands
+    each further reply has as long again. Replies are bounded, and what comes beyond them is kept where it is noticed.
+    Each way to fail is an ``OSError`` inside, which ``during`` turns into ``ConnectionLost``.
+    """
+
+    def __init__(self, *, timeout: float, local_hostname: str) -> None:
+        super().__init__(local_hostname=local_hostname, timeout=timeout)
+        self._relay_timeout = timeout
+        self._received = bytearray()
+        self._due = 0.0
+
+    @contextlib.contextmanager
+    def during(self, phase: Phase, *, timeout: float | None = None) -> Iterator[None]:
+        """Wait as long as ``phase`` allows (``timeout`` seconds instead of the relay's), and fail in its name."""
+        self.timeout = patience(phase, self._relay_timeout if timeout is None else timeout)
+        try:
+            yield
+        except SMTPFailure:
+            raise
+        except OSError as error:
+            if isinstance(error, TimeoutError):
+                detail = SILENT
+            elif isinstance(error, Malformed):
+                detail = MALFORMED
+            else:
+                detail = LOST
+            raise ConnectionLost(phase, detail) from error
+
+    # -- connecting ---------------------------------------------------------------------------------------------
+
+    def dial(self, host: str, port: int, context: ssl.SSLContext | None) -> None:
+        """Connect, with TLS from the start when there is a ``context``. Raises ``OSError``, ``ssl.SSLError`` among
+        them, and ``ValueError`` or ``OverflowError`` for what cannot be a host or a port.
+        """
+        self.sock = socket.create_connection((host, port), self.timeout)
+        # Content and final dot go out in separate writes; with Nagle's algorithm the second one waits (RFC 896).
+        self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if context is not None:
+            self._wrap(context, host)
+        self._start_clock()
+
+    def secure(self, context: ssl.SSLContext, host: str) -> None:
+        """Put TLS over the connection, after the 220 to STARTTLS."""
+        if self._received:
+            # Somebody on the way wants to be heard as if it had come encrypted.
+            raise Malformed
+        self._wrap(context, host)
+        self.esmtp_features = {}  # said in the clear, and to be forgotten (RFC 3207 §4.2)
+
+    def _wrap(self, context: ssl.SSLContext, host: str) -> None:
+        sock = self._live_socket
+        sock.settimeout(self.timeout)
+        self.sock = context.wrap_socket(sock, server_hostname=host)
+
+    @property
+    def tls_version(self) -> str:
+        """'TLSv1.3', or '' where nothing is encrypted."""
+        return (self.sock.version() or "") if isinstance(self.sock, ssl.SSLSocket) else ""
+
+    # -- talking ------------------------------------------------------------------------------------------------
+
+    def say(self, lines: Iterable[str]) -> None:
+        """Send commands in one write. Raises ``ValueError`` for one with a line end in it."""
+        lines = list(lines)
+        if any("\r" in line or "\n" in line for line in lines):
+            raise ValueError("a command cannot have a line end in it")
+        self.send("".join(f"{line}\r\n" for line in lines))
+
+    def send(self, s: ReadableBuffer | str) -> None:
+        """Send, and start the clock for the reply. Unlike ``smtplib``'s it leaves the connection open when it fails:
+        the server may have said why.
+        """
+        if self._received:
+            raise Malformed  # the server is ahead of us: what it said would be taken for the reply to this
+        sock = self._live_socket
+        self._start_clock()
+        sock.settimeout(self.timeout)
+        sock.sendall(s.encode(self.command_encoding) if isinstance(s, str) else s)
+
+    def getreply(self) -> tuple[int, bytes]:
+        """Read one reply, all its lines. Raises ``OSError``, ``Malformed`` among them."""
+        code, more, texts = b"", True, list[bytes]()
+        while more:
+            found = _REPLY_LINE.fullmatch(self._line())
+            # All lines of a reply have the same code (RFC 5321 §4.2.1).
+            if found is None or (code and found[1] != code) or len(texts) == _MOST_LINES:
+                raise Malformed
+            code, more = found[1], found[2] == b"-"
+            texts.append((found[3] or b"").strip())
+        self._start_clock()
+        return int(code), b"\n".join(texts)
+
+    def hear(self) -> Reply:
+        """Read one reply. Raises what ``getreply`` raises."""
+        return Reply.parse(*self.getreply())
+
+    def has_spoken(self) -> bool:
+        """Whether anything is there that was not read yet, the connection's end included. Does not wait."""
+        if self.sock is None or self._received:
+            return True
+        if not _is_readable(self.sock):
+            return False
+        # Under TLS it may be nothing for us, such as a ticket.
+        self.sock.settimeout(0)
+        try:
+            self._received += self.sock.recv(_LONGEST_LINE)
+        except (BlockingIOError, ssl.SSLWantReadError):
+            return False
+        except OSError:
+            pass  # the end, and whoever reads will find it again
+        self._start_clock()
+        return True
+
+    def close(self) -> None:
+        """Close the connection, and forget what came over it."""
+        self._received.clear()
+        super().close()
+
+    def _line(self) -> bytes:
+        searched = 0
+        while (end := self._received.find(b"\n", searched)) < 0:
+            searched = len(self._received)
+            if searched > _LONGEST_LINE:
+                raise Malformed
+            self._receive()
+        if end > _LONGEST_LINE:
+            raise Malformed
+        line = bytes(self._received[:end])
+        del self._received[: end + 1]
+        return line.removesuffix(b"\r")
+
+    def _receive(self) -> None:
+        sock = self._live_socket
+        left = self._due - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        sock.settimeout(left)
+        came = sock.recv(_LONGEST_LINE)
+        if not came:
+            # Half a line is no reply: '250' may have been the beginning of '250-'.
+            raise Malformed if self._received else smtplib.SMTPServerDisconnected("closed")
+        self._received += came
+
+    def _start_clock(self) -> None:
+        self._due = time.monotonic() + self.timeout
+
+    @property
+    def _live_socket(self) -> socket.socket:
+        if self.sock is None:
+            raise smtplib.SMTPServerDisconnected("closed")
+        return self.sock
 
 
-@contextlib.contextmanager
-def during(phase: Phase) -> Iterator[None]:
-    """Turn the ways in which ``smtplib`` and sockets tell a lost or silent connection into ``ConnectionLost``."""
-    try:
-        yield
-    except SMTPFailure:
-        raise
-    except (smtplib.SMTPException, OSError) as error:
-        if isinstance(error, TimeoutError) or isinstance(error.__context__, TimeoutError):
-            detail = SILENT
-        elif isinstance(error, Malformed | smtplib.SMTPResponseException):
-            detail = MALFORMED
-        else:
-            detail = LOST
-        raise ConnectionLost(phase, detail) from error
+def _is_readable(sock: socket.socket) -> bool:
+    if isinstance(sock, ssl.SSLSocket) and sock.pending():
+        return True  # decrypted already, and no longer seen from outside
+    watch = select.poll()
+    watch.register(sock, select.POLLIN)
+    return bool(watch.poll(0))

@@ -4,6 +4,7 @@
 
 ``SMTPFailure``
     ``Refused``          the server answered with 4yz or 5yz
+    ``PoolBusy``         no session became free in time; nothing was asked of the server
     ``CannotConnect``    no connection, or none in time
     ``TLSFailed``        the connection could not be made secure
     ``NotOffered``       the server lacks something this relay's settings ask for
@@ -38,6 +39,10 @@ class SMTPFailure(smtplib.SMTPException):
 
 class Refused(SMTPFailure):
     """The server refused."""
+
+
+class PoolBusy(SMTPFailure):
+    """All sessions with the server are in use."""
 
 
 class CannotConnect(SMTPFailure):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
-import smtplib
 import socket
 import ssl
 import threading
@@ -14,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
+from .dialogue import Connection
 from .errors import CannotConnect, ConnectionLost, Refused, SMTPFailure
 from .opening import mechanism_for, steps, unconnected
 from .relay import Envelope, Relay
@@ -253,7 +253,7 @@ _PHASES = {
 }
 
 
-def _capabilities(smtp: smtplib.SMTP) -> tuple[str, ...]:
+def _capabilities(smtp: Connection) -> tuple[str, ...]:
     return tuple(" ".join([name.upper(), *value.split()]) for name, value in smtp.esmtp_features.items())
 
 

@@ -9,8 +9,10 @@ from dataclasses import dataclass, field
 class Relay:
     """The server we hand mail to.
 
-    ``timeout`` is in seconds and covers connecting and every command up to DATA. ``from_email`` is the sender of
-    mail that names none. Two relays are equal when every setting is, which is what a session is reused by.
+    ``timeout`` is in seconds, for connecting and for every command up to DATA with its reply. ``from_email`` is the
+    sender of mail that names none. ``ca_certificates`` is PEM: the only authorities to trust for this relay; '' for the
+    system's. Two relays are equal when every setting is, which is what a session is reused by; ``version`` is any word
+    that tells apart what is otherwise equal.
     """
 
     name: str
@@ -22,6 +24,8 @@ class Relay:
     use_ssl: bool = False
     from_email: str = ""
     timeout: float = 10.0
+    ca_certificates: str = field(default="", repr=False)
+    version: str = ""
 
     def __str__(self) -> str:
         return f"{self.name} ({self.host}:{self.port})"
@@ -33,3 +37,8 @@ class Envelope:
 
     sender: str = field(repr=False)
     recipients: tuple[str, ...] = field(repr=False)
+
+    @property
+    def needs_smtputf8(self) -> bool:
+        """Whether an address is beyond ASCII, which only a server with SMTPUTF8 takes (RFC 6531)."""
+        return not all(address.isascii() for address in (self.sender, *self.recipients))

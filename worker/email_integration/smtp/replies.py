@@ -6,6 +6,8 @@ import re
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+#: What has no place in a text: no database column takes a NUL, no terminal should obey a server.
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _ENHANCED = re.compile(r"([245])\.(\d{1,3})\.(\d{1,3})(?:\s|$)")
 
 
@@ -42,8 +44,8 @@ class Reply:
 
     @classmethod
     def parse(cls, code: int, raw: bytes | str) -> Reply:
-        """Make a reply of what ``smtplib`` returns; lines after the first are kept in the text."""
-        text = raw.decode("utf-8", "replace") if isinstance(raw, bytes) else raw
+        """Make a reply of what ``smtplib`` returns; lines after the first are kept, control characters are not."""
+        text = _CONTROL.sub("\ufffd", raw.decode("utf-8", "replace") if isinstance(raw, bytes) else raw)
         found = _ENHANCED.match(text)
         return cls(code=code, enhanced=".".join(found.groups()) if found else "", text=text)
 

@@ -7,26 +7,27 @@ reply). Up to the final dot the server has taken nothing: whoever loses the righ
 from __future__ import annotations
 
 import contextlib
-import re
-import select
-import smtplib
-import socket
 import ssl
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from .dialogue import Malformed, during, parse
-from .errors import ConnectionLost, Refused, SMTPFailure
+from .content import stuffed
+from .dialogue import MALFORMED, Connection, Malformed
+from .errors import ConnectionLost, NotOffered, Refused, SMTPFailure
 from .opening import open_connection
 from .relay import Envelope, Relay
 from .replies import Phase, Reply
 
 #: How long, in seconds, a server may take to answer QUIT before the connection is simply closed.
-_QUIT_TIMEOUT = 2.0
+QUIT_TIMEOUT = 2.0
 
-#: Octets of content sent under one timeout: a socket's timeout is for all that one call sends.
-_CHUNK = 64 * 1024
+#: Commands in one group (RFC 2920). They and their replies fit into the buffers between us and the server: neither
+#: waits for the other to read.
+_AT_ONCE = 100
+
+#: A command and the phase it belongs to.
+_Command = tuple[Phase, str]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,11 +41,12 @@ class Started:
 class Session:
     """An SMTP session; made by ``Session.open``."""
 
-    def __init__(self, relay: Relay, connection: smtplib.SMTP) -> None:
+    def __init__(self, relay: Relay, connection: Connection) -> None:
         self.relay = relay
         self.opened_at = self.used_at = time.monotonic()
         #: How many MAIL commands it has carried.
         self.transactions = 0
+        self._tls_version = connection.tls_version
         self._in_transaction = False
         self._smtp = connection
 
@@ -60,56 +62,60 @@ class Session:
     # -- one transaction ----------------------------------------------------------------------------------------
 
     def begin(self, envelope: Envelope, *, size: int, eight_bit: bool) -> Started:
-        """Say MAIL, RCPT for each recipient and, when at least one was taken, DATA.
+        """Say MAIL, RCPT for each recipient and, when at least one was taken, DATA; in one go where the server offers
+        PIPELINING (RFC 2920).
 
         ``size`` is the content's length in octets (RFC 1870), ``eight_bit`` whether it holds octets beyond ASCII
-        (RFC 6152). Raises ``Refused`` for MAIL and DATA, ``ConnectionLost`` for all; a refused recipient is no
+        (RFC 6152). Raises ``Refused`` for MAIL and DATA, and for a 421 to any; ``ConnectionLost`` for all; and
+        ``NotOffered``, with nothing said yet, for addresses that need SMTPUTF8 (RFC 6531). A refused recipient is no
         exception but part of what is returned.
         """
+        commands = [
+            (Phase.MAIL, self._mail(envelope, size=size, eight_bit=eight_bit)),
+            *((Phase.RCPT, f"RCPT TO:<{recipient}>") for recipient in envelope.recipients),
+            (Phase.DATA, "DATA"),
+        ]
         self._in_transaction = True
+        self._heed_early_reply(Phase.MAIL)
         self.transactions += 1
-        options = []
-        if self._smtp.has_extn("size"):
-            options.append(f"SIZE={size}")
-        if eight_bit and self._smtp.has_extn("8bitmime"):
-            options.append("BODY=8BITMIME")
-        reply = self._command(Phase.MAIL, " ".join([f"MAIL FROM:<{envelope.sender}>", *options]))
-        if not reply.positive:
-            self._reset()
-            raise Refused(Phase.MAIL, "", reply)
-        accepted: list[str] = []
-        refused: dict[str, Reply] = {}
-        for recipient in envelope.recipients:
-            reply = self._command(Phase.RCPT, f"RCPT TO:<{recipient}>")
-            if reply.code == 421:  # the server is closing the connection (RFC 5321 §3.8)
-                self.close()
-                raise Refused(Phase.RCPT, "", reply)
-            if reply.positive:
-                accepted.append(recipient)
+        heard, end = self._exchange(commands)
+        if heard and not heard[0].positive:
+            # There is no transaction then, and nothing to reset; unless the server went on as if there were one.
+            if all(reply.code >= 400 for reply in heard):
+                self._ended()
             else:
-                refused[recipient] = reply
-        if accepted:
-            reply = self._command(Phase.DATA, "DATA", go_on=True)
-            if reply.code != 354:
-                self._reset()
-                raise Refused(Phase.DATA, "", reply)
-        else:
+                self.close()
+            raise Refused(Phase.MAIL, "", heard[0])
+        verdicts = list(zip(envelope.recipients, heard[1:], strict=False))
+        accepted = tuple(recipient for recipient, reply in verdicts if reply.positive)
+        everybody_was_asked = len(heard) > len(envelope.recipients)
+        if end is not None and (accepted or not everybody_was_asked):
+            raise end
+        if not accepted and heard[-1].code == 354:
+            # RFC 2920 §3.1 would have us send a lone dot, which might send an empty mail to whoever the server thinks
+            # it has accepted. Closing sends none to anybody, and a decent server says no here.
+            self.close()
+        elif heard[-1].code != 354:
             self._reset()
-        return Started(accepted=tuple(accepted), refused=refused)
+            if accepted:
+                raise Refused(Phase.DATA, "", heard[-1])
+        return Started(accepted=accepted, refused={to: reply for to, reply in verdicts if not reply.positive})
 
-    def write(self, content: bytes) -> None:
-        """Send the content, dot-stuffed (RFC 5321 §4.5.2), without the final dot.
+    def write(self, content: bytes | Iterable[bytes]) -> None:
+        """Send the content, dot-stuffed, without the final dot; blocks of any size are sent as they come.
 
-        Bare CR and LF become CRLF (§2.3.8): a server that takes them for line ends might see a final dot among them.
-        Raises ``ConnectionLost``, and ``Refused`` when the server did not wait for the end to say no.
+        Raises ``ConnectionLost``, ``Refused`` when the server did not wait for the end to say no, and whatever the
+        blocks raise; the session is closed then.
         """
-        stuffed = memoryview(_stuff(content))
         try:
-            with during(Phase.CONTENT):
-                for start in range(0, len(stuffed), _CHUNK):
-                    self._socket.sendall(stuffed[start : start + _CHUNK])
+            for piece in stuffed(content):
+                with self._smtp.during(Phase.CONTENT):
+                    self._smtp.send(piece)
         except ConnectionLost:
-            self._heed_early_reply()
+            self._heed_early_reply(Phase.CONTENT)
+            self.close()
+            raise
+        except BaseException:
             self.close()
             raise
 
@@ -119,42 +125,89 @@ class Session:
         Raises ``ConnectionLost`` in phase ``FINAL_DOT``: then the server may or may not have the mail (RFC 1047). In
         phase ``CONTENT``, like ``Refused``, it says that the dot was not sent.
         """
-        self._heed_early_reply()
-        with self._during(Phase.FINAL_DOT):
-            self._socket.settimeout(timeout)
-            self._socket.sendall(b".\r\n")
-            reply = parse(*self._smtp.getreply())
+        self._heed_early_reply(Phase.CONTENT)
+        with self._during(Phase.FINAL_DOT, timeout=timeout):
+            self._smtp.send(b".\r\n")
+            reply = self._smtp.hear()
             if 300 <= reply.code < 400:  # says nothing about the mail
                 raise Malformed
-            self._socket.settimeout(self.relay.timeout)
         self._ended()
         if reply.code == 421:
             self.close()
         return reply
 
-    def _heed_early_reply(self) -> None:
-        """Raise, and close, if the server spoke or hung up before it was asked: it has not taken the mail."""
-        if not self.was_hung_up:
-            return
-        with self._during(Phase.CONTENT):
-            reply = parse(*self._smtp.getreply())
-            self.close()
-            if reply.code < 400:
-                raise Malformed
-        raise Refused(Phase.CONTENT, "", reply)
+    def _mail(self, envelope: Envelope, *, size: int, eight_bit: bool) -> str:
+        """MAIL with the parameters that are offered and needed."""
+        utf8 = envelope.needs_smtputf8
+        if utf8 and not self._smtp.has_extn("smtputf8"):
+            raise NotOffered(Phase.MAIL, "the server takes no addresses beyond ASCII (SMTPUTF8)")
+        self._smtp.command_encoding = "utf-8" if utf8 else "ascii"
+        words = [f"MAIL FROM:<{envelope.sender}>"]
+        if self._smtp.has_extn("size"):
+            words.append(f"SIZE={size}")
+        if (eight_bit or utf8) and self._smtp.has_extn("8bitmime"):
+            words.append("BODY=8BITMIME")
+        if utf8:
+            words.append("SMTPUTF8")
+        return " ".join(words)
 
-    def _command(self, phase: Phase, line: str, *, go_on: bool = False) -> Reply:
-        """Say ``line``. 2yz is what says yes, 354 where ``go_on``; the other one is out of step with the commands."""
+    def _exchange(self, commands: Sequence[_Command]) -> tuple[list[Reply], SMTPFailure | None]:
+        """Say the commands of a transaction, in groups or one by one, as far as there is sense in going on.
+
+        Gives the replies that came, and what ended the session among them, if anything did: it is closed then. Raises
+        ``ConnectionLost`` for what is no reply, because then none of the others can be trusted to be in its place.
+        """
+        heard: list[Reply] = []
+        at_once = _AT_ONCE if self._smtp.has_extn("pipelining") else 1
+        for start in range(0, len(commands), at_once):
+            group = commands[start : start + at_once]
+            if heard and not heard[0].positive:
+                break
+            if start and group[0][0] is Phase.DATA and not any(reply.positive for reply in heard[1:]):
+                break
+            try:
+                with self._during(group[0][0]):
+                    self._smtp.say(line for _, line in group)
+                for phase, _ in group:
+                    reply = self._reply(phase)
+                    if reply.code == 421:  # the server is closing the connection (RFC 5321 §3.8)
+                        self.close()
+                        return heard, Refused(phase, "", reply)
+                    heard.append(reply)
+            except ConnectionLost as lost:
+                if lost.detail == MALFORMED:
+                    raise
+                return heard, lost
+        return heard, None
+
+    def _reply(self, phase: Phase) -> Reply:
+        """Hear the reply to a command. 2yz says yes, 354 to DATA; the other one is out of step with the commands."""
         with self._during(phase):
-            reply = parse(*self._smtp.docmd(line))
-            if reply.code < 400 and go_on != (reply.code == 354):
+            reply = self._smtp.hear()
+            if reply.code < 400 and (phase is Phase.DATA) != (reply.code == 354):
                 raise Malformed
         return reply
+
+    def _heed_early_reply(self, phase: Phase) -> None:
+        """Raise, and close, if the server spoke or hung up before it was asked: it has not taken the mail.
+
+        Before MAIL it cannot have been about this mail, so that only its farewell counts.
+        """
+        if not self._smtp.has_spoken():
+            return
+        with self._during(phase):
+            reply = self._smtp.hear()
+            self.close()
+            if reply.code < 400 or (phase is Phase.MAIL and reply.code != 421):
+                raise Malformed
+        raise Refused(phase, "", reply)
 
     def _reset(self) -> None:
         """Leave the transaction so that the session can carry another; a session that cannot is closed."""
         try:
-            reply = self._command(Phase.MAIL, "RSET")
+            with self._during(Phase.MAIL):
+                self._smtp.say(["RSET"])
+            reply = self._reply(Phase.MAIL)
         except SMTPFailure:
             return
         if reply.positive:
@@ -165,12 +218,6 @@ class Session:
     def _ended(self) -> None:
         self._in_transaction = False
         self.used_at = time.monotonic()
-
-    @property
-    def _socket(self) -> socket.socket:
-        if self._smtp.sock is None:
-            raise smtplib.SMTPServerDisconnected("closed")
-        return self._smtp.sock
 
     # -- state --------------------------------------------------------------------------------------------------
 
@@ -188,19 +235,20 @@ class Session:
         return isinstance(self._smtp.sock, ssl.SSLSocket)
 
     @property
+    def tls_version(self) -> str:
+        """'TLSv1.3', or '' for a session in the clear; also when it is closed."""
+        return self._tls_version
+
+    @property
     def was_hung_up(self) -> bool:
         """Whether the server said or closed something where it has no reason to: nothing was asked."""
-        if self.is_closed:
-            return True
-        watch = select.poll()
-        watch.register(self._socket, select.POLLIN)
-        return bool(watch.poll(0))
+        return self._smtp.has_spoken()
 
-    def quit(self) -> None:
-        """End the session politely; never raises."""
-        if not self.is_closed:
-            with contextlib.suppress(OSError, smtplib.SMTPException):
-                self._socket.settimeout(_QUIT_TIMEOUT)
+    def quit(self, *, timeout: float = QUIT_TIMEOUT) -> None:
+        """End the session politely, waiting for the server's goodbye up to ``timeout`` seconds; never raises."""
+        if not self.is_closed and timeout > 0:
+            with contextlib.suppress(OSError):
+                self._smtp.timeout = timeout
                 self._smtp.docmd("QUIT")
         self.close()
 
@@ -209,19 +257,11 @@ class Session:
         self._smtp.close()
 
     @contextlib.contextmanager
-    def _during(self, phase: Phase) -> Iterator[None]:
+    def _during(self, phase: Phase, *, timeout: float | None = None) -> Iterator[None]:
         """Close the session for whatever goes wrong in here."""
         try:
-            with during(phase):
+            with self._smtp.during(phase, timeout=timeout):
                 yield
         except SMTPFailure:
             self.close()
             raise
-
-
-def _stuff(content: bytes) -> bytes:
-    if not content.count(b"\r") == content.count(b"\n") == content.count(b"\r\n"):
-        content = re.sub(rb"\r\n?|\n", b"\r\n", content)
-    if not content.endswith(b"\r\n"):
-        content += b"\r\n"
-    return re.sub(rb"(?m)^\.", b"..", content)
