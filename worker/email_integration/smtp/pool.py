@@ -7,66 +7,67 @@ import os
 import threading
 import time
 import weakref
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import tenacity
 
-from .errors import CannotConnect, ConnectionLost
+from .errors import CannotConnect, ConnectionLost, PoolBusy
 from .relay import Relay
-from .session import Session
+from .replies import Phase
+from .session import QUIT_TIMEOUT, Session
 
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
     """How long a session lives: ``idle`` and ``age`` in seconds; ``tries`` is how often opening one is tried.
 
-    Opening is tried again only when the network, not the server's word, was in the way.
+    Opening is tried again only when the network, not the server's word, was in the way. ``size`` is how many sessions
+    with one relay may be open in this process, those lent included.
     """
 
     idle: float
     age: float
     transactions: int
     tries: int
+    size: int = 10
 
 
 class Pool:
-    """Lends sessions; ``limits`` is asked whenever they matter.
+    """Lends sessions; ``limits`` is asked whenever they matter. Threads may share it.
 
-    All state is ``_idle``, the sessions nobody uses, by relay; it is changed under the lock, while connecting and
-    closing happen outside it.
+    All state is ``_idle``, the sessions nobody uses, and ``_lent``, how many are used or being opened, both by relay.
+    It is changed under the lock of ``_changed``, while connecting and closing happen outside it.
     """
 
     def __init__(self, limits: Callable[[], Limits]) -> None:
         self._limits = limits
-        self._lock = threading.Lock()
-        self._idle: dict[Relay, list[Session]] = defaultdict(list)
+        self._changed = threading.Condition()
+        self._idle: dict[Relay, list[Session]] = {}
+        self._lent: Counter[Relay] = Counter()
         forget = weakref.WeakMethod(self._forget_inherited)
         os.register_at_fork(after_in_child=lambda: (method := forget()) and method())
 
     def __repr__(self) -> str:
-        with self._lock:
+        with self._changed:
             return f"<Pool idle={sum(len(sessions) for sessions in self._idle.values())}>"
 
     @contextlib.contextmanager
-    def session(self, relay: Relay, *, fresh: bool = False) -> Iterator[Session]:
+    def session(
+        self, relay: Relay, *, fresh: bool = False, before_opening: Callable[[], object] | None = None
+    ) -> Iterator[Session]:
         """Lend a session for ``relay``: an idle one that still looks alive, else (or when ``fresh``) a new one.
 
-        It comes back when it is idle at the end of the block, and is closed otherwise. Raises what
-        ``Session.open`` raises.
+        It comes back when it is idle at the end of the block, and is closed otherwise. ``before_opening`` is called
+        before a new one is opened, and can prevent it by raising. Raises what that and ``Session.open`` raise, and
+        ``PoolBusy`` when for ``relay.timeout`` seconds all that may be open were lent.
         """
-        session = (None if fresh else self._take(relay)) or self._open(relay)
+        session = self._borrow(relay, fresh=fresh, before_opening=before_opening)
         try:
             yield session
         finally:
-            if session.is_idle and not self.has_expired(session):
-                with self._lock:
-                    self._idle[relay].append(session)
-            elif session.is_idle:
-                session.quit()
-            else:
-                session.close()
+            self._take_back(session)
 
     def has_expired(self, session: Session) -> bool:
         """Whether the session is too old, too long unused, or has carried enough."""
@@ -77,31 +78,77 @@ class Pool:
             or now - session.used_at > limits.idle
         )
 
+    def discard(self, relay: Relay) -> None:
+        """Say QUIT on the idle sessions with ``relay``."""
+        _quit(self._pick(lambda session: session.relay == relay))
+
     def close(self) -> None:
         """Say QUIT on every idle session."""
-        with self._lock:
-            sessions = [session for waiting in self._idle.values() for session in waiting]
-            self._idle.clear()
-        for session in sessions:
-            session.quit()
+        _quit(self._pick(lambda session: True))
 
-    def _take(self, relay: Relay) -> Session | None:
-        found, expired = None, []
-        with self._lock:
-            for owner in list(self._idle):
-                kept = []
-                for session in self._idle.pop(owner):
-                    if session.was_hung_up or self.has_expired(session):
-                        expired.append(session)
-                    else:
-                        kept.append(session)
-                if kept:
-                    self._idle[owner] = kept
-            if waiting := self._idle.get(relay):
-                found = waiting.pop()
-        for session in expired:
-            session.quit()
-        return found
+    # -- lending ------------------------------------------------------------------------------------------------
+
+    def _borrow(self, relay: Relay, *, fresh: bool, before_opening: Callable[[], object] | None) -> Session:
+        _quit(self._pick(self.has_expired))
+        self._reserve(relay)
+        try:
+            while (idle := self._take(relay, only_a_surplus=fresh)) is not None:
+                if not (fresh or idle.was_hung_up):
+                    return idle
+                idle.quit()
+            if before_opening is not None:
+                before_opening()
+            return self._open(relay)
+        except BaseException:
+            self._release(relay)
+            raise
+
+    def _take_back(self, session: Session) -> None:
+        kept = None
+        try:
+            if not session.is_idle:
+                session.close()
+            elif self.has_expired(session):
+                session.quit()
+            else:
+                kept = session
+        finally:
+            self._release(session.relay, kept)
+
+    def _reserve(self, relay: Relay) -> None:
+        """Count one more as lent, as soon as there may be one more."""
+        size = self._limits().size
+        with self._changed:
+            if not self._changed.wait_for(lambda: self._lent[relay] < size, relay.timeout):
+                raise PoolBusy(Phase.CONNECT, f"all {size} sessions were in use for {relay.timeout:g} s")
+            self._lent[relay] += 1
+
+    def _release(self, relay: Relay, session: Session | None = None) -> None:
+        """Count one less as lent, and keep ``session`` if there is one."""
+        with self._changed:
+            self._lent[relay] -= 1
+            if session is not None:
+                self._idle.setdefault(relay, []).append(session)
+            self._lent = +self._lent  # without those at zero
+            self._changed.notify_all()
+
+    def _take(self, relay: Relay, *, only_a_surplus: bool) -> Session | None:
+        """Take an idle session, the one used last, out of the pool; or only if there are too many now."""
+        size = self._limits().size
+        with self._changed:
+            waiting = self._idle.get(relay, [])
+            if not waiting or (only_a_surplus and len(waiting) + self._lent[relay] <= size):
+                return None
+            return waiting.pop()
+
+    def _pick(self, unwanted: Callable[[Session], bool]) -> list[Session]:
+        """Take all idle sessions of a kind out of the pool."""
+        with self._changed:
+            picked = [session for waiting in self._idle.values() for session in waiting if unwanted(session)]
+            if picked:
+                kept = {relay: [one for one in waiting if one not in picked] for relay, waiting in self._idle.items()}
+                self._idle = {relay: waiting for relay, waiting in kept.items() if waiting}
+        return picked
 
     def _open(self, relay: Relay) -> Session:
         opening = tenacity.Retrying(
@@ -118,8 +165,16 @@ class Pool:
 
         Closing them closes this process's descriptors alone and says nothing to the server.
         """
-        self._lock = threading.Lock()
+        self._changed = threading.Condition()
+        self._lent.clear()
         for waiting in self._idle.values():
             for session in waiting:
                 session.close()
         self._idle.clear()
+
+
+def _quit(sessions: list[Session]) -> None:
+    """Say QUIT on all, and wait for no longer than one of them may take: their server may be the one that died."""
+    deadline = time.monotonic() + QUIT_TIMEOUT
+    for session in sessions:
+        session.quit(timeout=deadline - time.monotonic())
