@@ -25,11 +25,13 @@ def log_as_django_does(**kwargs: Any) -> None:
 
 
 @task_prerun.connect
-def check_database_connection(**kwargs: Any) -> None:
+def check_database_connection(task: Any, **kwargs: Any) -> None:
     """Have the next query check the connection that CELERY_DB_REUSE_MAX kept open.
 
-    Django arms CONN_HEALTH_CHECKS at the start of a request, which a worker never sees.
+    Django arms CONN_HEALTH_CHECKS at the start of a request, which a worker never sees. A task that runs in its caller
+    is in the caller's transaction, which this would break.
     """
     from django.db import close_old_connections
 
-    close_old_connections()
+    if not task.request.is_eager:
+        close_old_connections()
