@@ -1,0 +1,7 @@
+"""The tests' settings for one process alone: database and cache in memory, tasks run where they are called."""
+
+from tests.settings import *  # noqa: F403 - all of them, that is the point
+
+DATABASES = {"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}}
+CACHES = {"default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}}
+CELERY_TASK_ALWAYS_EAGER = True
