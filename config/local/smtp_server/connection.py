@@ -148,10 +148,17 @@ class Connection(SMTP):
 
 
 class _Acceptor:
-    """aiosmtpd's hooks: what to do with a complete message."""
+    """aiosmtpd's hooks: what to offer, and what to do with a complete message."""
 
     def __init__(self, server: SMTPServer) -> None:
         self._server = server
+
+    async def handle_EHLO(
+        self, connection: Connection, session: Session, envelope: Envelope, hostname: str, responses: list[str]
+    ) -> list[str]:
+        session.host_name = hostname
+        offered = ["250-PIPELINING"] if self._server.pipelining else []
+        return [*responses[:1], *offered, *responses[1:]]
 
     async def handle_DATA(self, connection: Connection, session: Session, envelope: Envelope) -> str:
         connection.record.verbs.append("CONTENT")

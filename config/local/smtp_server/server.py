@@ -41,6 +41,7 @@ class SMTPServer:
         faults: Iterable[Fault] = (),
         size_limit: int = 32 * 1024 * 1024,
         smtputf8: bool = True,
+        pipelining: bool = True,
         on_message: Callable[[Message], None] | None = None,
     ) -> None:
         """Describe a server; ``start()`` starts it.
@@ -56,6 +57,7 @@ class SMTPServer:
             faults: what goes wrong from the start.
             size_limit: bytes a message may have.
             smtputf8: whether the extension is offered.
+            pipelining: whether it is offered; commands in groups are understood anyway.
             on_message: called for each accepted message, in the server's thread.
         """
         if security != "plain" and tls_context is None:
@@ -69,6 +71,7 @@ class SMTPServer:
         self.maildir = maildir
         self.size_limit = size_limit
         self.smtputf8 = smtputf8
+        self.pipelining = pipelining
         self.on_message = on_message
         self.messages: list[Message] = []
         self.sessions: list[SessionRecord] = []
