@@ -17,6 +17,7 @@ from django.test import TestCase, override_settings
 from django.utils import timezone
 
 from email_integration.delivery import direct, doorbell
+from email_integration.delivery.dispatch import pool
 from email_integration.exceptions import DeliveryDeferred, DeliveryFailed, InvalidMail
 from email_integration.models import Delivery, SendingPause, SMTPConfig
 from email_integration.routing import Nowhere, active_relay
@@ -201,6 +202,23 @@ def test_djangos_settings_keep_all_but_their_server(relay: FakeRelay, settings: 
     send_email.delay("Hello", "Text", to=[KIM])
     run_deliveries()
     assert (relay.logins, relay.messages[0].sender) == (["them"], "default@example.com")
+
+
+@pytest.mark.django_db
+def test_it_is_found_where_the_runner_has_replaced_every_mailer(relay: FakeRelay, settings: Any) -> None:
+    settings.MAILERS = {"default": {"BACKEND": "django.core.mail.backends.locmem.EmailBackend"}}
+    send_email.delay("Hello", "Text", to=[KIM], from_email="us@example.com")
+    assert [delivery.status for delivery in run_deliveries()] == ["accepted"]
+    assert relay.messages[0].sender == "us@example.com"
+
+
+@pytest.mark.django_db
+def test_no_session_outlives_it() -> None:
+    with FakeRelay():
+        send_email.delay("Hello", "Text", to=[KIM])
+        run_deliveries()
+        assert "idle=1" in repr(pool)
+    assert "idle=0" in repr(pool)
 
 
 @pytest.mark.django_db
