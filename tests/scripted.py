@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import ssl
 import threading
 from collections.abc import Callable
 from types import TracebackType
@@ -27,13 +28,34 @@ class Conversation:
         self.heard.append(line)
         return line
 
+    def hear_until(self, verb: str) -> list[bytes]:
+        """Give the lines up to the one that begins with the verb, or those that come."""
+        lines = []
+        while line := self.hear():
+            lines.append(line)
+            if line.upper().startswith(verb.encode()):
+                break
+        return lines
+
+    def hear_content(self) -> bytes:
+        """Give what comes up to the final dot, as it came, or up to the end of the connection."""
+        content = b""
+        while (line := self.file.readline()) not in (b".\r\n", b""):
+            content += line
+        self.heard.append(line.rstrip())
+        return content
+
     def answer(self, **replies: str | list[str]) -> None:
         """Say hello, and answer each verb by ``replies``, or as usual, until the client hangs up.
 
         A list has one reply for each time the verb comes; the last one stays.
         """
-        usual = {"EHLO": "250 localhost", "DATA": "354 go on", "QUIT": "221 bye"}
         self.say(str(replies.get("CONNECT", "220 localhost")))
+        self.go_on(**replies)
+
+    def go_on(self, **replies: str | list[str]) -> None:
+        """What ``answer`` does after the greeting."""
+        usual = {"EHLO": "250 localhost", "DATA": "354 go on", "QUIT": "221 bye"}
         while line := self.hear():
             verb = line.split()[0].decode().upper()
             reply = replies.get(verb, usual.get(verb, "250 ok"))
@@ -41,18 +63,18 @@ class Conversation:
                 reply = reply.pop(0) if len(reply) > 1 else reply[0]
             self.say(*reply.split("\n"))
             if verb == "DATA" and reply.startswith("354"):
-                while self.hear() not in (b".", b""):
-                    pass
+                self.hear_content()
                 self.say(str(replies.get("DOT", "250 taken")))
             if reply.startswith("221"):
                 return
 
 
 class ScriptedServer:
-    """Listens on loopback, in a thread; each connection is one call of ``script``."""
+    """Listens on loopback, in a thread; each connection is one call of ``script``, under TLS if there is a context."""
 
-    def __init__(self, script: Callable[[Conversation], None]) -> None:
+    def __init__(self, script: Callable[[Conversation], None], *, tls_context: ssl.SSLContext | None = None) -> None:
         self._script = script
+        self._tls_context = tls_context
         #: The lines that came, over all connections.
         self.heard: list[bytes] = []
         self.connections = 0
@@ -68,14 +90,19 @@ class ScriptedServer:
             except OSError:
                 return
             self.connections += 1
-            self._open.append(connection)
-            with connection:
-                conversation = Conversation(connection, self.heard)
-                with conversation.file:
-                    try:
-                        self._script(conversation)
-                    except OSError:
-                        pass  # the client has gone
+            try:
+                self._talk(connection)
+            except OSError:
+                pass  # the client has gone
+
+    def _talk(self, connection: socket.socket) -> None:
+        if self._tls_context is not None:
+            connection = self._tls_context.wrap_socket(connection, server_side=True)
+        self._open.append(connection)
+        with connection:
+            conversation = Conversation(connection, self.heard)
+            with conversation.file:
+                self._script(conversation)
 
     def __enter__(self) -> Self:
         self._thread.start()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import socket
 import threading
 import time
@@ -28,6 +29,12 @@ from tests.scripted import Conversation, ScriptedServer
 Serve = Callable[..., SMTPServer]
 
 CONTENT = b"Subject: hello\r\n\r\nBody\r\n"
+
+
+@pytest.fixture(params=["pipelining", "one by one"])
+def serve(smtp_server: Serve, request: pytest.FixtureRequest) -> Serve:
+    """Start a server that takes commands in groups, or one that wants them one by one."""
+    return functools.partial(smtp_server, pipelining=request.param == "pipelining")
 
 
 @contextlib.contextmanager
@@ -106,8 +113,8 @@ def test_size_and_8bitmime_are_said_where_they_are_offered(offered: str, content
     assert mail.encode() in server.heard
 
 
-def test_refused_recipients_are_told_and_the_others_get_the_mail(smtp_server: Serve) -> None:
-    server = smtp_server(faults=[Fault(verb="RCPT", reply="550 5.1.1 No such user", match="lee@")])
+def test_refused_recipients_are_told_and_the_others_get_the_mail(serve: Serve) -> None:
+    server = serve(faults=[Fault(verb="RCPT", reply="550 5.1.1 No such user", match="lee@")])
     with opened(server) as session:
         envelope = Envelope(sender="a@example.com", recipients=("kim@example.com", "lee@example.com"))
         started = session.begin(envelope, size=len(CONTENT), eight_bit=False)
@@ -118,8 +125,8 @@ def test_refused_recipients_are_told_and_the_others_get_the_mail(smtp_server: Se
     assert server.messages[0].rcpt_tos == ("kim@example.com",)
 
 
-def test_a_session_whose_recipients_were_all_refused_is_still_good(smtp_server: Serve) -> None:
-    server = smtp_server(faults=[Fault(verb="RCPT", reply="450 4.2.0 Later", times=2)])
+def test_a_session_whose_recipients_were_all_refused_is_still_good(serve: Serve) -> None:
+    server = serve(faults=[Fault(verb="RCPT", reply="450 4.2.0 Later", times=2)])
     with opened(server) as session:
         envelope = Envelope(sender="a@example.com", recipients=("kim@example.com", "lee@example.com"))
         started = session.begin(envelope, size=len(CONTENT), eight_bit=False)
@@ -141,8 +148,8 @@ TRANSACTION: list[tuple[Verb, Phase]] = [
 
 @pytest.mark.parametrize(("verb", "phase"), [TRANSACTION[0], TRANSACTION[2]])
 @pytest.mark.parametrize("reply", ["451 4.3.0 Later", "550 5.7.1 Never"])
-def test_after_a_refusal_the_session_is_still_good(smtp_server: Serve, verb: Verb, phase: Phase, reply: str) -> None:
-    server = smtp_server(faults=[Fault(verb=verb, reply=reply, times=1)])
+def test_after_a_refusal_the_session_is_still_good(serve: Serve, verb: Verb, phase: Phase, reply: str) -> None:
+    server = serve(faults=[Fault(verb=verb, reply=reply, times=1)])
     with opened(server) as session:
         error = failure(session)
         assert (type(error), error.phase, error.code) == (Refused, phase, int(reply[:3]))
@@ -167,8 +174,8 @@ def hung_up(session: Session, verb: Verb) -> Callable[[], bool] | None:
 
 
 @pytest.mark.parametrize(("verb", "phase"), TRANSACTION[:-1])
-def test_421_ends_the_session(smtp_server: Serve, verb: Verb, phase: Phase) -> None:
-    server = smtp_server(faults=[Fault(verb=verb, reply="421 4.3.2 Shutting down")])
+def test_421_ends_the_session(serve: Serve, verb: Verb, phase: Phase) -> None:
+    server = serve(faults=[Fault(verb=verb, reply="421 4.3.2 Shutting down")])
     with opened(server) as session:
         error = failure(session, before_dot=hung_up(session, verb))
         assert (type(error), error.phase, error.code) == (Refused, phase, 421)
@@ -185,8 +192,8 @@ def test_421_after_the_final_dot_is_a_refusal_that_ends_the_session(smtp_server:
 
 
 @pytest.mark.parametrize(("verb", "phase"), TRANSACTION)
-def test_a_lost_connection_names_its_phase(smtp_server: Serve, verb: Verb, phase: Phase) -> None:
-    server = smtp_server(faults=[Fault(verb=verb, drop=True)])
+def test_a_lost_connection_names_its_phase(serve: Serve, verb: Verb, phase: Phase) -> None:
+    server = serve(faults=[Fault(verb=verb, drop=True)])
     with opened(server) as session:
         error = failure(session, before_dot=hung_up(session, verb))
         assert (type(error), error.phase) == (ConnectionLost, phase)
@@ -195,8 +202,8 @@ def test_a_lost_connection_names_its_phase(smtp_server: Serve, verb: Verb, phase
 
 
 @pytest.mark.parametrize(("verb", "phase"), [one for one in TRANSACTION if one[0] != "CONTENT"])
-def test_silence_names_its_phase_and_ends_at_the_timeout(smtp_server: Serve, verb: Verb, phase: Phase) -> None:
-    server = smtp_server(faults=[Fault(verb=verb, hang=True)])
+def test_silence_names_its_phase_and_ends_at_the_timeout(serve: Serve, verb: Verb, phase: Phase) -> None:
+    server = serve(faults=[Fault(verb=verb, hang=True)])
     with opened(server, timeout=0.3) as session:
         started = time.monotonic()
         error = failure(session, timeout=0.3)

@@ -1,0 +1,339 @@
+"""MAIL, RCPT and DATA in one go (RFC 2920): every way in which a group can be answered."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import pytest
+
+from config.local.certificates import Certificates
+from config.local.processes import wait_until
+from config.local.smtp_server import SMTPServer
+from email_integration.smtp import ConnectionLost, Envelope, Phase, Refused, Session, SMTPFailure, Started
+from tests.relays import relay_to
+from tests.scripted import Conversation, ScriptedServer
+
+Serve = Callable[..., SMTPServer]
+
+KIM, LEE = "kim@example.com", "lee@example.com"
+CONTENT = b"Subject: hello\r\n\r\nBody\r\n"
+NOT_SMTP = "the server's answer is not SMTP"
+
+
+def script(*replies: str, end: str = "") -> Callable[[Conversation], None]:
+    """Answer the first group by ``replies`` in one go, then as usual.
+
+    With an ``end`` of 'close' the connection is closed instead; another ``end`` is sent before, as it is.
+    """
+
+    def talk(conversation: Conversation) -> None:
+        conversation.say("220 localhost")
+        conversation.hear()
+        conversation.say("250-localhost", "250 PIPELINING")
+        conversation.hear_until("DATA")
+        raw = "".join(f"{line}\r\n" for reply in replies for line in reply.split("\n"))
+        conversation.connection.sendall((raw + end.removesuffix("close")).encode())
+        if not end:
+            conversation.go_on()
+
+    return talk
+
+
+@contextlib.contextmanager
+def opened(server: SMTPServer | ScriptedServer, **changes: object) -> Iterator[Session]:
+    session = Session.open(relay_to(server, **changes))
+    try:
+        yield session
+    finally:
+        session.quit()
+
+
+def begin(session: Session, *to: str) -> Started:
+    return session.begin(Envelope(sender="a@example.com", recipients=to or (KIM, LEE)), size=10, eight_bit=False)
+
+
+def deliver(session: Session) -> int:
+    session.write(CONTENT)
+    return session.finish(timeout=5).code
+
+
+def send(session: Session, *to: str) -> int:
+    begin(session, *to)
+    return deliver(session)
+
+
+def after_data(server: ScriptedServer) -> list[bytes]:
+    """What was said after the first group, without QUIT and the end."""
+    rest = server.heard[server.heard.index(b"DATA") + 1 :]
+    return [line for line in rest if line not in (b"", b"QUIT")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ends:
+    """How ``begin`` ended: who was accepted and refused, or what was raised in which phase with which code."""
+
+    accepted: tuple[str, ...] = ()
+    refused: dict[str, int] = field(default_factory=dict)
+    raised: type[SMTPFailure] | None = None
+    phase: Phase | None = None
+    code: int | None = None
+    detail: str = ""
+    #: Whether the session can carry another mail, and what was said to make it so.
+    idle: bool = False
+    then: tuple[bytes, ...] = ()
+
+
+def refusal(phase: Phase, code: int, *, idle: bool = False, then: tuple[bytes, ...] = ()) -> Ends:
+    return Ends(raised=Refused, phase=phase, code=code, idle=idle, then=then)
+
+
+def lost(phase: Phase, detail: str = "the connection was lost") -> Ends:
+    return Ends(raised=ConnectionLost, phase=phase, detail=detail)
+
+
+BOTH_REFUSED = {KIM: 550, LEE: 450}
+RESET = (b"RSET",)
+
+GROUPS: list[tuple[tuple[str, ...], str, Ends]] = [
+    # Everything, or a part of it, is taken.
+    (("250 ok", "250 ok", "250 ok", "354 go on"), "", Ends(accepted=(KIM, LEE))),
+    (("250-ok\n250 sender", "250-a\n250-b\n250 c", "251 forwarded", "354-go\n354 on"), "", Ends(accepted=(KIM, LEE))),
+    (("250 ok", "550 5.1.1 no", "250 ok", "354 go on"), "", Ends(accepted=(LEE,), refused={KIM: 550})),
+    # Nobody is taken.
+    (("250 ok", "550 no", "450 later", "554 nobody"), "", Ends(refused=BOTH_REFUSED, idle=True, then=RESET)),
+    (("250 ok", "550 no", "450 later", "354 go on"), "", Ends(refused=BOTH_REFUSED)),
+    (("250 ok", "550 no", "450 later", "421 bye"), "close", Ends(refused=BOTH_REFUSED)),
+    (("250 ok", "550 no", "450 later"), "close", Ends(refused=BOTH_REFUSED)),
+    # MAIL is refused: there is nothing to reset, unless the server went on all the same.
+    (("550 no", "503 what?", "503 what?", "503 what?"), "", refusal(Phase.MAIL, 550, idle=True)),
+    (("451 later", "250 ok", "250 ok", "554 what?"), "", refusal(Phase.MAIL, 451)),
+    (("451 later", "250 ok", "250 ok", "354 go on"), "", refusal(Phase.MAIL, 451)),
+    (("550 no", "503 what?", "503 what?", "354 go on"), "", refusal(Phase.MAIL, 550)),
+    (("550 no",), "close", refusal(Phase.MAIL, 550)),
+    (("550 no", "421 bye"), "close", refusal(Phase.MAIL, 550)),
+    # DATA is refused.
+    (("250 ok", "250 ok", "250 ok", "451 later"), "", refusal(Phase.DATA, 451, idle=True, then=RESET)),
+    (("250 ok", "550 no", "250 ok", "554 no"), "", refusal(Phase.DATA, 554, idle=True, then=RESET)),
+    # 421 at any moment.
+    (("421 bye",), "close", refusal(Phase.MAIL, 421)),
+    (("250 ok", "421-bye\n421 bye"), "close", refusal(Phase.RCPT, 421)),
+    (("250 ok", "250 ok", "421 bye"), "close", refusal(Phase.RCPT, 421)),
+    (("250 ok", "550 no", "421 bye"), "close", refusal(Phase.RCPT, 421)),
+    (("250 ok", "250 ok", "550 no", "421 bye"), "close", refusal(Phase.DATA, 421)),
+    # Lost at any moment.
+    ((), "close", lost(Phase.MAIL)),
+    (("250 ok",), "close", lost(Phase.RCPT)),
+    (("250 ok", "550 no"), "close", lost(Phase.RCPT)),
+    (("250 ok", "250 ok", "250 ok"), "close", lost(Phase.DATA)),
+    # Garbage, half a line, different codes in one reply.
+    (("SSH-2.0-OpenSSH_9.2",), "", lost(Phase.MAIL, NOT_SMTP)),
+    (("250 ok", "-1"), "", lost(Phase.RCPT, NOT_SMTP)),
+    (("250 ok", "250 ok"), "250 o", lost(Phase.RCPT, NOT_SMTP)),
+    (("250 ok", "250 ok", "250 ok"), "354", lost(Phase.DATA, NOT_SMTP)),
+    (("250 ok", "250-a\n550 b"), "", lost(Phase.RCPT, NOT_SMTP)),
+    # Replies out of step: one too many, one too few. None of them can be trusted to be about its command.
+    (("250 ok", "250 ok", "354 go on"), "", lost(Phase.RCPT, NOT_SMTP)),
+    (("250 ok", "250 ok", "250 ok", "250 ok", "354 go on"), "", lost(Phase.DATA, NOT_SMTP)),
+    (("550 stray", "250 ok", "250 ok", "250 ok", "354 go on"), "", lost(Phase.DATA, NOT_SMTP)),
+    (("250 ok", "550 no", "550 no", "250 what?"), "", lost(Phase.DATA, NOT_SMTP)),
+]
+
+
+@pytest.mark.parametrize(("replies", "end", "ends"), GROUPS)
+def test_a_group_is_answered(replies: tuple[str, ...], end: str, ends: Ends) -> None:
+    with ScriptedServer(script(*replies, end=end)) as server, opened(server) as session:
+        if ends.raised is None:
+            started = begin(session)
+            assert started.accepted == ends.accepted
+            assert {to: reply.code for to, reply in started.refused.items()} == ends.refused
+        else:
+            with pytest.raises(ends.raised) as caught:
+                begin(session)
+            error = caught.value
+            assert isinstance(error, SMTPFailure)
+            assert (error.phase, error.code, error.detail) == (ends.phase, ends.code, ends.detail)
+        assert session.is_idle == ends.idle
+        assert session.is_closed == (not ends.idle and not ends.accepted)
+        assert after_data(server) == list(ends.then)
+
+
+@pytest.mark.parametrize(
+    "replies",
+    [
+        ("250 ok", "550 no", "450 later", "554 nobody"),
+        ("550 no", "503 what?", "503 what?", "503 what?"),
+        ("250 ok", "250 ok", "250 ok", "451 later"),
+    ],
+)
+def test_after_a_refused_group_the_next_mail_goes_over_the_same_session(replies: tuple[str, ...]) -> None:
+    with ScriptedServer(script(*replies)) as server, opened(server) as session:
+        with contextlib.suppress(Refused):
+            begin(session)
+        assert send(session) == 250
+    assert server.connections == 1
+
+
+@pytest.mark.parametrize("security", ["plain", "starttls", "tls"])
+def test_a_group_is_understood_by_a_real_server(smtp_server: Serve, security: str) -> None:
+    server = smtp_server(security=security)
+    with opened(server) as session:
+        assert [send(session) for _ in range(3)] == [250, 250, 250]
+    assert [message.rcpt_tos for message in server.messages] == [(KIM, LEE)] * 3
+
+
+def test_commands_leave_before_their_replies_come() -> None:
+    """A server that answers nothing before it has heard DATA would otherwise wait for ever."""
+    with ScriptedServer(script("250 ok", "250 ok", "354 go on")) as server, opened(server) as session:
+        assert begin(session, KIM).accepted == (KIM,)
+    assert server.heard[1:4] == [b"MAIL FROM:<a@example.com>", b"RCPT TO:<kim@example.com>", b"DATA"]
+
+
+def test_without_the_offer_commands_go_one_by_one() -> None:
+    def one_by_one(talk: Conversation) -> None:
+        talk.say("220 localhost")
+        talk.hear()
+        talk.say("250 localhost")
+        while line := talk.connection.recv(1000):
+            together.append(line.count(b"\r\n"))
+            talk.say("354 go on" if line.startswith(b"DATA") else "250 ok")
+
+    together: list[int] = []
+    with ScriptedServer(one_by_one) as server, opened(server) as session:
+        assert begin(session).accepted == (KIM, LEE)
+        session.close()
+    assert together == [1, 1, 1, 1]
+
+
+def test_a_thousand_recipients_go_in_groups_that_fit_the_buffers() -> None:
+    """Neither side writes without end while the other waits for it to read."""
+    everybody = tuple(f"{'x' * 60}{n}@{'y' * 60}.example.com" for n in range(1000))
+    largest = 0
+
+    def talk(conversation: Conversation) -> None:
+        nonlocal largest
+        conversation.say("220 localhost")
+        conversation.hear()
+        conversation.say("250-localhost", "250 PIPELINING")
+        answered = 0
+        while answered < len(everybody) + 2:
+            came = conversation.connection.recv(1_000_000)
+            while not came.endswith(b"\r\n"):
+                came += conversation.connection.recv(1_000_000)
+            largest = max(largest, len(came))
+            for line in came.splitlines():
+                answered += 1
+                conversation.say("354 go on" if line == b"DATA" else "250 " + "z" * 500)
+        conversation.hear_content()
+        conversation.say("250 taken")
+
+    with ScriptedServer(talk) as server, opened(server) as session:
+        assert begin(session, *everybody).accepted == everybody
+        session.write(CONTENT)
+        assert session.finish(timeout=5).code == 250
+    assert largest < 32 * 1024
+
+
+def test_a_refused_sender_ends_it_after_the_first_group() -> None:
+    everybody = tuple(f"{n}@example.com" for n in range(250))
+
+    def talk(conversation: Conversation) -> None:
+        conversation.say("220 localhost")
+        conversation.hear()
+        conversation.say("250-localhost", "250 PIPELINING")
+        conversation.go_on(MAIL="550 no", RCPT="503 what?")
+
+    with ScriptedServer(talk) as server, opened(server) as session:
+        with pytest.raises(Refused):
+            begin(session, *everybody)
+        assert session.is_idle
+    assert sum(line.startswith(b"RCPT") for line in server.heard) == 99
+    assert b"DATA" not in server.heard
+
+
+def test_data_is_not_said_alone_for_nobody() -> None:
+    """When it would be the only command of its group all is known already."""
+    everybody = tuple(f"{n}@example.com" for n in range(99))
+
+    def talk(conversation: Conversation) -> None:
+        conversation.say("220 localhost")
+        conversation.hear()
+        conversation.say("250-localhost", "250 PIPELINING")
+        conversation.go_on(RCPT="550 no")
+
+    with ScriptedServer(talk) as server, opened(server) as session:
+        assert len(begin(session, *everybody).refused) == 99
+        assert session.is_idle
+    assert b"DATA" not in server.heard
+
+
+# -- a server that is ahead of us -----------------------------------------------------------------------------------
+
+EARLY: list[tuple[str, type[SMTPFailure], int | None]] = [
+    ("250 taken", ConnectionLost, None),
+    ("354 go on", ConnectionLost, None),
+    ("garbage", ConnectionLost, None),
+    ("250 " + "x" * 8000, ConnectionLost, None),
+    ("552 5.3.4 too big", Refused, 552),
+    ("421 4.3.2 bye", Refused, 421),
+]
+
+
+@pytest.mark.parametrize("tls", [False, True])
+@pytest.mark.parametrize(("early", "kind", "code"), EARLY)
+def test_what_comes_behind_the_354_is_not_the_reply_to_the_final_dot(
+    certificates: Certificates, early: str, kind: type[SMTPFailure], code: int | None, tls: bool
+) -> None:
+    """A stray 250, in our buffer or in that of TLS and no longer in the socket's, would otherwise lose the mail."""
+    answer = script("250 ok", "250 ok", "250 ok", "354 go on", early)
+    context = certificates.server_context() if tls else None
+    with (
+        ScriptedServer(answer, tls_context=context) as server,
+        opened(server, host="localhost", use_ssl=tls) as session,
+    ):
+        assert begin(session).accepted == (KIM, LEE)
+        with pytest.raises(kind) as caught:
+            deliver(session)
+        error = caught.value
+        assert isinstance(error, SMTPFailure)
+        assert (error.phase, error.code) == (Phase.CONTENT, code)
+        assert session.is_closed
+        wait_until(lambda: server.heard[-1] == b"" or b"." in server.heard, seconds=5, what="the end")
+        assert b"." not in server.heard
+
+
+def test_what_comes_behind_the_last_reply_ends_the_session() -> None:
+    """And the next mail is not answered by it."""
+
+    def twice(conversation: Conversation) -> None:
+        conversation.say("220 localhost")
+        conversation.hear()
+        conversation.say("250-localhost", "250 PIPELINING")
+        conversation.hear_until("DATA")
+        conversation.say("250 ok", "250 ok", "250 ok", "354 go on")
+        conversation.hear_content()
+        conversation.say("250 taken", "550 stray")
+        conversation.hear()
+
+    with ScriptedServer(twice) as server, opened(server) as session:
+        assert send(session) == 250
+        assert session.was_hung_up
+        with pytest.raises(ConnectionLost) as caught:
+            begin(session)
+        assert (caught.value.phase, caught.value.detail) == (Phase.MAIL, NOT_SMTP)
+        assert session.is_closed
+        assert session.transactions == 1
+
+
+def test_a_farewell_between_two_mails_is_one() -> None:
+    def talk(conversation: Conversation) -> None:
+        conversation.say("220 localhost")
+        conversation.hear()
+        conversation.say("250 localhost", "421 4.4.2 idle for too long")
+
+    with ScriptedServer(talk) as server, opened(server) as session:
+        with pytest.raises(Refused) as caught:
+            begin(session)
+        assert (caught.value.phase, caught.value.code) == (Phase.MAIL, 421)
+        assert session.is_closed
