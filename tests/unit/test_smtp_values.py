@@ -5,6 +5,8 @@ from __future__ import annotations
 import inspect
 import pickle
 import re
+from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -14,7 +16,8 @@ from email_integration import exceptions
 from email_integration.exceptions import EmailIntegrationError
 from email_integration.smtp import Envelope, Phase, Relay, Reply, SMTPFailure, errors
 from email_integration.smtp.auth import choose
-from email_integration.smtp.content import stuffed
+from email_integration.smtp.content import _PIECE, stuffed
+from email_integration.smtp.timeouts import patience
 
 SECRETS = ("kim@example.com", "s3cret")
 
@@ -101,6 +104,61 @@ def test_in_the_clear_the_mechanism_that_hides_the_password_is_preferred(
     assert choose(offered, encrypted=encrypted) == chosen
 
 
+@pytest.mark.parametrize(
+    ("phase", "timeout", "waits"),
+    [
+        (Phase.CONNECT, 10, 10),
+        (Phase.CONNECT, 1000, 300),
+        (Phase.GREETING, 1000, 300),
+        (Phase.EHLO, 1000, 300),
+        (Phase.STARTTLS, 1000, 300),
+        (Phase.AUTH, 1000, 300),
+        (Phase.MAIL, 299, 299),
+        (Phase.MAIL, 1000, 300),
+        (Phase.RCPT, 1000, 300),
+        (Phase.DATA, 119, 119),
+        (Phase.DATA, 1000, 120),
+        (Phase.CONTENT, 10, 60),
+        (Phase.CONTENT, 90, 90),
+        (Phase.CONTENT, 1000, 180),
+        (Phase.FINAL_DOT, 120, 120),
+        (Phase.FINAL_DOT, 1000, 600),
+    ],
+)
+def test_patience_is_the_relay_s_within_what_the_standard_calls_enough(
+    phase: Phase, timeout: float, waits: float
+) -> None:
+    """RFC 5321 §4.5.3.2; a block of content has a minute at least."""
+    assert patience(phase, timeout) == waits
+
+
+@pytest.mark.parametrize("text", [b"a\0b", b"a\x1b[31mb", b"a\rb", "a\x9bb".encode()])
+def test_a_reply_keeps_no_control_characters(text: bytes) -> None:
+    """PostgreSQL takes no NUL, and a terminal should not obey a server."""
+    assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", Reply.parse(550, text).text)
+    assert Reply.parse(550, b"a\nb\tc").text == "a\nb\tc"
+
+
+@pytest.mark.parametrize(
+    ("sender", "recipients", "needed"),
+    [
+        ("a@example.com", ("kim@example.com",), False),
+        ("", ("kim@xn--mller-kva.example",), False),
+        ("j\xfcrgen@example.com", ("kim@example.com",), True),
+        ("a@example.com", ("kim@example.com", "\u674e@example.com"), True),
+        ("a@example.com", ("kim@m\xfcller.example",), True),
+    ],
+)
+def test_an_address_beyond_ascii_needs_smtputf8(sender: str, recipients: tuple[str, ...], needed: bool) -> None:
+    assert Envelope(sender=sender, recipients=recipients).needs_smtputf8 is needed
+
+
+def test_relays_differ_by_version_and_authorities() -> None:
+    relay = Relay(name="n", host="h")
+    assert relay == Relay(name="n", host="h")
+    assert len({relay, replace(relay, version="2"), replace(relay, ca_certificates="PEM")}) == 3
+
+
 #: Content made of what is dangerous in it.
 nasty = st.lists(st.sampled_from([b".", b"\r\n", b"\n", b"\r", b"a", b"..", b"\xe4", b"\0"]), max_size=30).map(b"".join)
 
@@ -124,3 +182,37 @@ def test_stuffing_is_undone_by_the_server_and_holds_no_final_dot(content: bytes)
 @given(st.lists(nasty.map(lambda line: line.replace(b"\r", b"").replace(b"\n", b"")), min_size=1).map(b"\r\n".join))
 def test_content_in_order_is_not_changed(content: bytes) -> None:
     assert unstuff(b"".join(stuffed(content + b"\r\n"))) == content + b"\r\n"
+
+
+@given(st.lists(nasty), st.sampled_from([0, _PIECE - 2, _PIECE - 1, _PIECE, _PIECE + 1, 2 * _PIECE - 1]))
+def test_content_is_the_same_on_the_line_however_it_is_cut(blocks: list[bytes], filler: int) -> None:
+    """Blocks are gathered into pieces; the filler lets a piece end among what is dangerous."""
+    cut = [b"x" * filler, *blocks]
+    assert b"".join(stuffed(iter(cut))) == b"".join(stuffed(b"".join(cut))) == as_one_piece(b"".join(cut))
+
+
+def as_one_piece(content: bytes) -> bytes:
+    """What is to be on the line, said with regular expressions."""
+    lines = re.sub(rb"\r\n?|\n", b"\r\n", content)
+    return re.sub(rb"(?m)^\.", b"..", lines if lines.endswith(b"\r\n") else lines + b"\r\n")
+
+
+def test_content_is_never_held_as_a_whole() -> None:
+    taken = 0
+
+    def blocks() -> Iterator[bytes]:
+        nonlocal taken
+        for _ in range(1000):
+            taken += 10_000
+            yield b"." * 10_000
+
+    sent = 0
+    for piece in stuffed(blocks()):
+        sent += len(piece)
+        assert taken - sent < 3 * _PIECE
+        assert len(piece) < 3 * _PIECE
+    assert sent == 10_000_000 + 3  # one dot more, and the line end
+
+
+def test_small_blocks_do_not_cost_a_write_each() -> None:
+    assert len(list(stuffed([b"a line\r\n"] * 1000))) == 1
