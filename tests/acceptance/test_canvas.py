@@ -70,7 +70,7 @@ def test_a_failed_mail_fails_the_rest_of_its_chain_and_calls_the_errback_once(
     quiet()
     failed = Delivery.objects.get(status="failed")
     assert notes(f"{tag}-error") == [
-        [failed.pk, "DeliveryFailed", "failed: 550 every recipient was refused (550 5.1.1)"]
+        [failed.pk, "DeliveryFailed", "failed: 550 the server says the mailbox does not exist (550 5.1.1)"]
     ]
     assert notes(f"{tag}-id") == [failed.pk]
     assert notes(f"{tag}-next") == []

@@ -139,7 +139,7 @@ def test_nothing_of_a_mail_is_told(
         wait_until(lambda: AsyncResult(deferred.id).state == "RETRY", seconds=10, what="RETRY")
         waiting = AsyncResult(deferred.id).result
         assert isinstance(waiting, DeliveryDeferred)
-        assert (waiting.code, waiting.reason) == (450, "every recipient was put off (450 4.2.0)")
+        assert (waiting.code, waiting.reason) == (450, "the recipient was put off (450 4.2.0)")
         assert not leaks(broker_contents())
         wait_until(lambda: any(event["type"] == "task-retried" for event in events), seconds=10, what="task-retried")
         wait_until(lambda: notes(tag) and notes(f"{tag}-error"), seconds=10, what="the links")
@@ -156,7 +156,7 @@ def test_nothing_of_a_mail_is_told(
 
     (retried, *_) = [event for event in events if event["type"] == "task-retried"]
     assert retried["uuid"] == deferred.id
-    assert "DeliveryDeferred(450, 'every recipient was put off (450 4.2.0)')" in retried["exception"]
+    assert "DeliveryDeferred(450, 'the recipient was put off (450 4.2.0)')" in retried["exception"]
     assert {"task-received", "task-succeeded", "task-failed"} <= {event["type"] for event in events}
     assert not leaks("\n".join(json.dumps(event, default=repr) for event in events))
     rows = TaskResult.objects.values()

@@ -1,4 +1,4 @@
-"""What each failure means, and when to try again."""
+"""What each failure means."""
 
 from __future__ import annotations
 
@@ -7,20 +7,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from email_integration.delivery.outcome import (
+    GREYLISTED_FOR,
+    Accepted,
     Deferred,
     Failed,
     InDoubt,
     Outcome,
+    accepted,
     classify,
     classify_recipients,
     is_permanent,
 )
-from email_integration.delivery.retry import backoff
+from email_integration.delivery.reasons import Cause, recognise
 from email_integration.smtp import (
     CannotConnect,
     ConnectionLost,
     NotOffered,
     Phase,
+    PoolBusy,
     Refused,
     Reply,
     SMTPFailure,
@@ -33,8 +37,197 @@ BEFORE_MAIL = [phase for phase in Phase if phase.before_mail]
 FROM_MAIL_ON = [phase for phase in Phase if not phase.before_mail]
 
 
+def reply(said: str) -> Reply:
+    return Reply.parse(int(said[:3]), said[4:])
+
+
 def refused(phase: Phase, said: str, **how: bool) -> Outcome:
-    return classify(Refused(phase, "", Reply.parse(int(said[:3]), said[4:])), **how)
+    return classify(Refused(phase, "", reply(said)), **how)
+
+
+def replies(*said: str) -> dict[str, Reply]:
+    return {f"{number}@example.com": reply(one) for number, one in enumerate(said)}
+
+
+#: How a refusal ends: this mail is never taken, it waits, or all mail waits because it was said of us.
+NEVER, WAITS, ALL_WAIT = "never", "waits", "all wait"
+
+
+def verdict(outcome: Outcome) -> str:
+    if isinstance(outcome, Failed):
+        return NEVER
+    assert isinstance(outcome, Deferred)
+    return ALL_WAIT if outcome.relay_at_fault else WAITS
+
+
+#: By phase: what a server says, what that means, how it ends.
+WORDINGS: dict[Phase, list[tuple[str, Cause | None, str]]] = {
+    Phase.GREETING: [
+        ("554 5.7.1 You are not allowed to connect", Cause.CLIENT, ALL_WAIT),
+        ("421 4.7.0 Too many connections from your address", Cause.LIMIT, ALL_WAIT),
+        ("554 No SMTP service here", Cause.CLIENT, ALL_WAIT),
+        ("450 4.3.2 Service currently unavailable", Cause.BUSY, ALL_WAIT),
+    ],
+    Phase.STARTTLS: [
+        ("454 4.7.0 TLS not available due to local problem", Cause.LOGIN_LATER, ALL_WAIT),
+        ("502 5.5.1 Not implemented", Cause.PROTOCOL, ALL_WAIT),
+    ],
+    Phase.AUTH: [
+        ("535 5.7.8 Error: authentication failed: UGFzc3dvcmQ6", Cause.LOGIN, ALL_WAIT),
+        ("535-5.7.8 Username and Password not accepted", Cause.APP_PASSWORD, ALL_WAIT),
+        ("535 5.7.139 Authentication unsuccessful, basic authentication is disabled.", Cause.PASSWORDS_OFF, ALL_WAIT),
+        ("535 Incorrect authentication data", Cause.LOGIN, ALL_WAIT),
+        ("534 5.7.14 Please log in via your web browser and then try again.", Cause.LOCKED, ALL_WAIT),
+        ("550 5.7.13 User account disabled", Cause.LOCKED, ALL_WAIT),
+        ("525 5.7.13 Unauthorized IP address", Cause.CLIENT, ALL_WAIT),
+        ("504 5.5.4 Unrecognized authentication type", Cause.LOGIN, ALL_WAIT),
+        ("538 5.7.11 Encryption required for requested authentication mechanism", Cause.STARTTLS_FIRST, ALL_WAIT),
+        ("432 4.7.12 A password transition is needed", Cause.LOGIN, ALL_WAIT),
+        ("454 4.7.0 Temporary authentication failure", Cause.LOGIN_LATER, ALL_WAIT),
+        ("454 4.7.0 Too many login attempts, please try again later.", Cause.TOO_MANY_LOGINS, ALL_WAIT),
+    ],
+    Phase.MAIL: [
+        ("530 5.7.0 Must issue a STARTTLS command first", Cause.STARTTLS_FIRST, ALL_WAIT),
+        ("530 5.7.57 Client not authenticated to send mail.", Cause.LOGIN_NEEDED, ALL_WAIT),
+        ("530-5.5.1 Authentication Required. Learn more", Cause.LOGIN_NEEDED, ALL_WAIT),
+        ("550 5.7.30 Basic authentication is not supported for Client Submission.", Cause.PASSWORDS_OFF, ALL_WAIT),
+        ("432 4.3.2 Concurrent connections limit exceeded. Visit https://aka.ms/x", Cause.LIMIT, ALL_WAIT),
+        ("451 4.7.500 Server busy. Please try again later from [192.0.2.1]. (AS77712)", Cause.LIMIT, ALL_WAIT),
+        ("451 4.7.650 The mail server [192.0.2.1] has been temporarily rate limited", Cause.LIMIT, ALL_WAIT),
+        ("421 4.7.0 [TSS04] Messages temporarily deferred due to unexpected volume", Cause.LIMIT, ALL_WAIT),
+        ("450 4.7.1 Error: too much mail from 192.0.2.1", Cause.LIMIT, ALL_WAIT),
+        ("421-4.7.28 Gmail has detected an unusual rate of email", Cause.LIMIT, ALL_WAIT),
+        ("550 5.4.5 Daily user sending limit exceeded. For more information", Cause.LIMIT, ALL_WAIT),
+        ("421 4.3.2 Service not available, closing transmission channel", Cause.UNAVAILABLE, ALL_WAIT),
+        ("550 Sender address rejected: not allowed", Cause.SENDER, NEVER),
+        ("553 5.1.8 <kim@example.com>... Domain of sender address does not exist", Cause.SENDER, NEVER),
+        ("450 4.1.8 <kim@example.com>: Sender address rejected: Domain not found", Cause.SENDER, WAITS),
+        ("552 5.3.4 Message size exceeds fixed limit", Cause.TOO_BIG, NEVER),
+        ("552 Message size exceeds maximum permitted", Cause.TOO_BIG, NEVER),
+        ("452 4.3.1 Insufficient system storage", Cause.NO_SPACE, WAITS),
+        ("452 4.3.1 Insufficient system resources (UsedVersionBuckets)", Cause.NO_SPACE, WAITS),
+        ("503 5.5.1 Bad sequence of commands", Cause.PROTOCOL, NEVER),
+    ],
+    Phase.RCPT: [
+        # The mailbox.
+        ("550 5.1.1 <kim@example.com>: Recipient address rejected: User unknown", Cause.NO_MAILBOX, NEVER),
+        ("550-5.1.1 The email account that you tried to reach does not exist. gsmtp", Cause.NO_MAILBOX, NEVER),
+        ("550 5.5.0 Requested action not taken: mailbox unavailable", Cause.UNWANTED, NEVER),
+        ("550 No such user here", Cause.NO_MAILBOX, NEVER),
+        ("550 Unrouteable address", Cause.NO_MAILBOX, NEVER),
+        ("550 sorry, no mailbox here by that name. (#5.1.1)", Cause.NO_MAILBOX, NEVER),
+        ("554 delivery error: dd This user doesn't have a yahoo.com account", Cause.NO_MAILBOX, NEVER),
+        ("550 5.4.1 Recipient address rejected: Access denied. AS(201806281)", Cause.NO_MAILBOX, NEVER),
+        ("450 4.1.1 <kim@example.com>: unverified address: Address verification in progress", Cause.NO_MAILBOX, WAITS),
+        ("550 5.1.6 Moved", Cause.MOVED, NEVER),
+        ("551 User not local; please try <lee@example.com>", Cause.MOVED, NEVER),
+        ("550 5.2.1 The email account that you tried to reach is disabled.", Cause.DISABLED, NEVER),
+        ("550 5.7.13 User disabled", Cause.DISABLED, NEVER),
+        ("554 This account has been disabled or discontinued [#102]", Cause.DISABLED, NEVER),
+        ("535 5.2.1 Mailbox disabled", Cause.DISABLED, NEVER),
+        ("530 5.1.1 No such mailbox", Cause.NO_MAILBOX, NEVER),
+        ("550 5.7.8 No", Cause.POLICY, NEVER),
+        ("552 5.2.2 Mailbox full", Cause.FULL, NEVER),
+        ("552-5.2.2 The email account that you tried to reach is over quota.", Cause.FULL, NEVER),
+        ("452 4.2.2 Over quota", Cause.FULL, WAITS),
+        ("452 4.2.2 Mailbox daily quota is used up", Cause.FULL, WAITS),
+        ("552 Requested mail action aborted: exceeded storage allocation", Cause.FULL, NEVER),
+        ("422 Mailbox size limit exceeded", Cause.FULL, WAITS),
+        ("450-4.2.1 The user you are trying to contact is receiving mail too quickly.", Cause.MAILBOX_BUSY, WAITS),
+        ("432 4.3.2 STOREDRV; recipient thread limit exceeded", Cause.MAILBOX_BUSY, WAITS),
+        ("553 Requested action not taken: mailbox name not allowed", Cause.BAD_ADDRESS, NEVER),
+        ("501 5.1.3 Bad recipient address syntax", Cause.BAD_ADDRESS, NEVER),
+        ("550 5.7.2 You may not post to this list", Cause.LIST, NEVER),
+        ("554 5.7.1 <kim@example.com>: Recipient address rejected: Access denied", Cause.UNWANTED, NEVER),
+        # Its domain.
+        ("550 5.1.2 Bad destination system", Cause.NO_DOMAIN, NEVER),
+        ("550 5.4.310 DNS domain example.org does not exist", Cause.NO_DOMAIN, NEVER),
+        ("450 4.0.0 Recipient address rejected: Domain not found", Cause.NO_DOMAIN, WAITS),
+        ("556 5.1.10 Recipient address has null MX", Cause.NO_MAIL_DOMAIN, NEVER),
+        ("521 example.org does not accept mail", Cause.NO_MAIL_DOMAIN, NEVER),
+        # Too many at a time.
+        ("452 4.5.3 Error: too many recipients", Cause.TOO_MANY_RECIPIENTS, WAITS),
+        ("452-4.5.3 Too many recipients. More on sending limits at x", Cause.TOO_MANY_RECIPIENTS, WAITS),
+        ("552 Too many recipients", Cause.TOO_MANY_RECIPIENTS, WAITS),
+        ("550 5.5.3 Recipient limit reached", Cause.TOO_MANY_RECIPIENTS, WAITS),
+        ("450 4.7.1 Error: too many recipients from 192.0.2.1", Cause.LIMIT, ALL_WAIT),
+        ("550 Domain example.com has exceeded the max emails per hour (100/100) allowed", Cause.LIMIT, ALL_WAIT),
+        # Who may write to it.
+        ("554 5.7.1 <kim@example.com>: Relay access denied", Cause.RELAYING, WAITS),
+        ("454 4.7.1 <kim@example.com>: Relay access denied", Cause.RELAYING, WAITS),
+        ("550 5.7.54 SMTP; Unable to relay recipient in non-accepted domain", Cause.RELAYING, WAITS),
+        ("553 sorry, that domain isn't in my list of allowed rcpthosts (#5.7.1)", Cause.RELAYING, WAITS),
+        ("550 5.1.0 Authentication required", Cause.RELAYING, WAITS),
+        ("530 5.7.0 Authentication required", Cause.LOGIN_NEEDED, ALL_WAIT),
+        ("554 5.7.1 Client host [192.0.2.1] blocked using zen.spamhaus.org", Cause.CLIENT, WAITS),
+        ("550 5.7.606 Access denied, banned sending IP [192.0.2.1]", Cause.CLIENT, WAITS),
+        ("550 5.7.25 The IP address sending this message has no PTR record", Cause.CLIENT, WAITS),
+        ("450 4.7.1 Client host rejected: cannot find your hostname", Cause.CLIENT, WAITS),
+        ("553 5.7.1 <kim@example.com>: Sender address rejected: not owned by user lee", Cause.SENDER, NEVER),
+        ("550 Sender verify failed", Cause.SENDER, NEVER),
+        # Later.
+        ("450 4.2.0 <kim@example.com>: Recipient address rejected: Greylisted", Cause.GREYLISTED, WAITS),
+        ("451 4.7.1 Greylisting in action, please come back in 00:05:00", Cause.GREYLISTED, WAITS),
+        ("451 4.7.1 Please try again later", Cause.GREYLISTED, WAITS),
+        ("421 4.7.1 Grey-listed, try later", Cause.GREYLISTED, WAITS),
+        ("451 4.7.1 Service unavailable - try again later", Cause.BUSY, WAITS),
+        ("450 Requested action not taken: mailbox unavailable", Cause.BUSY, WAITS),
+        ("451 4.3.0 <kim@example.com>: Temporary lookup failure", Cause.TROUBLE, WAITS),
+        ("451 Requested action aborted: local error in processing", Cause.TROUBLE, WAITS),
+        ("452 Requested action not taken: insufficient system storage", Cause.NO_SPACE, WAITS),
+        ("451 4.4.3 Directory server failure", Cause.NETWORK, WAITS),
+        ("421 4.4.2 Timeout exceeded", Cause.UNAVAILABLE, ALL_WAIT),
+        ("450 4.2.0 Not now", None, WAITS),
+        ("550 5.2.0 No", None, NEVER),
+        ("555 RCPT TO parameters not recognized", Cause.PROTOCOL, NEVER),
+        ("550 5.6.7 Address is beyond ASCII", Cause.NO_SMTPUTF8, NEVER),
+    ],
+    Phase.DATA: [
+        ("554 No", None, NEVER),
+        ("451 4.3.0 Queue file write error", Cause.TROUBLE, WAITS),
+    ],
+    Phase.FINAL_DOT: [
+        ("454 Throttling failure: Maximum sending rate exceeded.", Cause.LIMIT, ALL_WAIT),
+        ("454 Throttling failure: Daily message quota exceeded.", Cause.LIMIT, ALL_WAIT),
+        ("454 Temporary service failure", Cause.UNAVAILABLE, ALL_WAIT),
+        ("554 Message rejected: Email address is not verified.", Cause.SENDER, NEVER),
+        ("554 Message rejected: Sending suspended for this account.", Cause.LOCKED, ALL_WAIT),
+        ("554 5.2.252 SendAsDenied; lee@example.com not allowed to send as x", Cause.SENDER, NEVER),
+        ("550 5.1.8 Access denied, bad outbound sender", Cause.LOCKED, ALL_WAIT),
+        ("554 5.7.1 Spam message rejected", Cause.SPAM, NEVER),
+        ("550-5.7.1 Our system has detected that this message is likely unsolicited mail", Cause.SPAM, NEVER),
+        ("554 5.7.1 URL in spamhaus", Cause.SPAM, NEVER),
+        ("451 4.7.1 Looks like spam", Cause.SPAM, WAITS),
+        ("552-5.7.0 This message presents a potential security issue", Cause.VIRUS, NEVER),
+        ("550 5.7.1 Virus found", Cause.VIRUS, NEVER),
+        ("554 5.7.1 Access denied", Cause.DENIED, NEVER),
+        ("554 5.7.1 Message refused", Cause.POLICY, NEVER),
+        ("550-5.7.26 This mail is unauthenticated, which poses a security risk", Cause.UNPROVEN, NEVER),
+        ("550 DMARC policy of the domain", Cause.UNPROVEN, NEVER),
+        ("554 5.6.0 Bad MIME", Cause.CONTENT, NEVER),
+        ("554 5.4.6 Too many hops", Cause.LOOP, NEVER),
+        ("552 5.3.4 Message too big", Cause.TOO_BIG, NEVER),
+        ("554 5.5.3 Too many recipients", Cause.TOO_MANY_RECIPIENTS, NEVER),
+        ("421 4.3.0 Try again", Cause.UNAVAILABLE, ALL_WAIT),
+        ("452 4.3.1 Out of space", Cause.NO_SPACE, WAITS),
+    ],
+}
+ROWS = [(phase, *row) for phase, rows in WORDINGS.items() for row in rows]
+
+
+@pytest.mark.parametrize(("phase", "said", "cause", "ends"), ROWS, ids=[f"{row[0]}-{row[1]}" for row in ROWS])
+def test_what_servers_say_is_understood(phase: Phase, said: str, cause: Cause | None, ends: str) -> None:
+    assert recognise(phase, reply(said)) == cause
+    outcome = refused(phase, said)
+    assert verdict(outcome) == ends
+    assert outcome.reason.endswith(f" ({reply(said).short})")
+    assert outcome.reply
+    if phase is Phase.RCPT:
+        assert is_permanent(reply(said)) == (ends == NEVER)
+
+
+def test_every_cause_but_nonsense_is_among_them() -> None:
+    assert {row[2] for row in ROWS} - {None} == set(Cause) - {Cause.OUT_OF_TURN}
 
 
 def at_fault(outcome: Outcome) -> bool:
@@ -73,7 +266,7 @@ def test_any_refusal_before_mail_is_the_relays_fault(phase: Phase, said: str) ->
 def test_no_mail_is_burnt_for_a_wrong_password(phase: Phase, said: str) -> None:
     outcome = refused(phase, said)
     assert at_fault(outcome)
-    assert "user name and password" in outcome.reason
+    assert "login" in outcome.reason
 
 
 @pytest.mark.parametrize("phase", FROM_MAIL_ON)
@@ -139,18 +332,37 @@ def test_a_connection_lost_after_the_final_dot_is_in_doubt() -> None:
 @pytest.mark.parametrize(
     ("said", "seconds"),
     [
-        ("450 4.2.0 Greylisted, try again in 300 seconds", 300),
-        ("451 4.7.1 come back after 5 minutes", 300),
-        ("450 retry in 20s", 20),
+        ("450 4.2.0 Greylisted, try again in 60 seconds", 60),
+        ("450 4.2.0 Greylisted", GREYLISTED_FOR),
+        ("451 4.7.1 Please try again later", GREYLISTED_FOR),
         ("432 4.3.2 Concurrent connections limit", None),
-        ("450 4.2.0 in 3 ways", None),
-        ("421 4.7.0 try again in 60 secs", 60),
+        ("421 4.7.0 Too fast, wait 5 min", 300),
+        ("554 5.7.1 Relay access denied, log in and retry in 20 s", 20),
     ],
 )
-def test_a_hint_when_to_come_back_is_read(said: str, seconds: float | None) -> None:
+def test_a_server_says_when_to_come_back(said: str, seconds: float | None) -> None:
     outcome = refused(Phase.RCPT, said)
     assert isinstance(outcome, Deferred)
     assert outcome.retry_in == seconds
+
+
+def test_a_pool_that_is_busy_puts_off_for_a_moment() -> None:
+    outcome = classify(PoolBusy(Phase.CONNECT, "all 10 sessions are in use"))
+    assert isinstance(outcome, Deferred)
+    assert (outcome.relay_at_fault, outcome.retry_in, outcome.code) == (False, 1, None)
+
+
+def test_an_address_beyond_ascii_that_the_server_cannot_take_fails() -> None:
+    reason = "the server cannot take addresses with letters beyond ASCII (no SMTPUTF8)"
+    assert classify(NotOffered(Phase.MAIL, "no SMTPUTF8")) == Failed(reason=reason, phase=Phase.MAIL)
+
+
+@pytest.mark.parametrize("said", ["250 2.0.0 Ok", "354 Go on"])
+def test_an_answer_that_makes_no_sense_is_no_refusal(said: str) -> None:
+    """After the final dot it does not even say that the mail was not taken."""
+    assert verdict(refused(Phase.AUTH, said)) == ALL_WAIT
+    assert verdict(refused(Phase.DATA, said)) == WAITS
+    assert isinstance(refused(Phase.FINAL_DOT, said), InDoubt)
 
 
 @pytest.mark.parametrize(
@@ -169,63 +381,92 @@ def test_a_mail_that_is_too_big_fails_whoever_sends_it(said: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "kind", "code"),
+    ("phase", "said"),
     [
-        (["550 5.1.1 No", "550 5.1.1 No"], Failed, 550),
-        (["550 5.1.1 No", "450 4.2.0 Later"], Deferred, 450),
-        (["450 4.2.0 Later", "452 4.2.2 Full"], Deferred, 450),
-        (["550 5.1.1 No", "550 5.7.1 Relaying denied"], Deferred, 550),
+        (Phase.RCPT, "553 5.7.1 Sender address rejected: not owned by user"),
+        (Phase.FINAL_DOT, "554 Message rejected: Email address is not verified."),
+        (Phase.FINAL_DOT, "550 5.7.26 Unauthenticated"),
     ],
 )
-def test_when_everybody_is_refused_the_best_hope_decides(said: list[str], kind: type[Outcome], code: int) -> None:
-    replies = {f"{number}@example.com": Reply.parse(int(one[:3]), one[4:]) for number, one in enumerate(said)}
-    outcome = classify_recipients(replies)
+def test_a_server_may_look_at_the_sender_late(phase: Phase, said: str) -> None:
+    assert verdict(refused(phase, said, own_sender=True)) == ALL_WAIT
+    assert verdict(refused(phase, said)) == NEVER
+
+
+def test_a_refused_sender_of_the_configuration_settles_no_recipient() -> None:
+    said = replies("553 5.7.1 Sender address rejected", "550 5.1.1 Unknown", "450 4.2.0 Later")
+    outcome = classify_recipients(said, own_sender=True)
+    assert isinstance(outcome, Deferred)
+    assert outcome.relay_at_fault
+    assert list(outcome.refused) == ["1@example.com", "2@example.com"]
+
+
+@pytest.mark.parametrize(
+    ("said", "kind", "code", "retry_in"),
+    [
+        (["550 5.1.1 No", "550 5.1.1 No"], Failed, 550, None),
+        (["550 5.1.1 No", "450 4.2.0 Later"], Deferred, 450, None),
+        (["450 4.2.0 In 30 s", "452 4.2.2 Full, try in 60 s"], Deferred, 450, 60),
+        (["550 5.1.1 No", "550 5.7.1 Relaying denied"], Deferred, 550, None),
+        (["452 4.5.3 Too many recipients", "452 4.5.3 Too many recipients"], Deferred, 452, None),
+        (["552 Too many recipients"], Deferred, 552, None),
+    ],
+)
+def test_when_everybody_is_refused_the_best_hope_decides(
+    said: list[str], kind: type[Outcome], code: int, retry_in: float | None
+) -> None:
+    outcome = classify_recipients(replies(*said))
     assert (type(outcome), outcome.code) == (kind, code)
     assert isinstance(outcome, Failed | Deferred)
-    assert outcome.refused == replies
+    assert outcome.refused == replies(*said)
+    assert (outcome.retry_in if isinstance(outcome, Deferred) else None) == retry_in
 
 
-replies = st.builds(
-    lambda code, enhanced, text: Reply.parse(code, f"{enhanced} {text} <{ADDRESS}>"),
-    st.integers(400, 599),
-    st.sampled_from(["", "4.2.0", "5.1.1", "5.7.30"]),
+@pytest.mark.parametrize(
+    ("said", "retry_in"),
+    [
+        ([], None),
+        (["550 5.1.1 No"], None),
+        (["452 4.5.3 Too many recipients", "552 Too many recipients", "550 5.1.1 No"], 0),
+        (["452 4.5.3 Too many recipients", "450 4.2.0 Later"], None),
+        (["452 4.5.3 Too many recipients", "450 4.2.0 Greylisted"], GREYLISTED_FOR),
+        (["450 4.2.0 Greylisted for 60 seconds", "451 4.3.0 In 2 minutes", "450 4.2.0 Later"], 120),
+    ],
+)
+def test_those_put_off_are_tried_when_the_server_is_ready(said: list[str], retry_in: float | None) -> None:
+    """At once, when there were only too many at a time (RFC 5321 §4.5.3.1.10)."""
+    taken = accepted(250, (ADDRESS,), replies(*said), reply=Reply.parse(250, "2.0.0 queued\nas 1"))
+    assert taken == Accepted(
+        code=250, accepted=(ADDRESS,), refused=replies(*said), retry_in=retry_in, reply="2.0.0 queued as 1"
+    )
+    assert "queued" not in repr(taken)
+
+
+anything = st.builds(
+    lambda code, enhanced, words, text: Reply.parse(code, f"{enhanced} {words} {text} <{ADDRESS}>"),
+    st.integers(200, 599),
+    st.sampled_from(["", "4.2.0", "4.7.1", "5.1.1", "5.7.1", "5.7.30", "2.0.0"]),
+    st.sampled_from(["", *(said[4:] for _, said, _, _ in ROWS)]),
     st.text(max_size=40),
 )
 
 
-@given(replies, st.sampled_from(Phase), st.booleans())
+@given(anything, st.sampled_from(Phase), st.booleans())
 def test_no_reply_of_a_server_gets_into_the_reason_or_ends_without_an_outcome(
     reply: Reply, phase: Phase, own_sender: bool
 ) -> None:
     outcome = classify(Refused(phase, "", reply), own_sender=own_sender)
-    assert isinstance(outcome, Deferred | Failed)
-    assert ADDRESS not in f"{outcome!r} {outcome.reason}"
+    assert isinstance(outcome, Failed) <= reply.permanent
+    assert isinstance(outcome, InDoubt) == (phase is Phase.FINAL_DOT and reply.code < 400)
+    assert at_fault(outcome) >= phase.before_mail
+    assert ADDRESS not in repr(outcome)
+    assert "@" not in outcome.reason
     assert len(outcome.reason) <= 255
-    assert not (reply.code < 500 and isinstance(outcome, Failed))
 
 
-waits = st.floats(0.001, 10_000)
-
-
-@given(st.integers(1, 10**9), waits, waits, st.floats(0, 1))
-def test_backoff_is_bounded(attempts: int, first: float, longest: float, chance: float) -> None:
-    assert 0 <= backoff(attempts, first=first, longest=longest, chance=chance) <= longest
-
-
-@given(st.integers(1, 60), waits, waits, st.floats(0, 1))
-def test_backoff_never_shrinks_with_attempts(attempts: int, first: float, longest: float, chance: float) -> None:
-    def wait(number: int) -> float:
-        return backoff(number, first=first, longest=longest, chance=chance)
-
-    assert wait(attempts) <= wait(attempts + 1)
-
-
-def test_backoff_doubles_and_is_fully_jittered() -> None:
-    assert [backoff(n, first=5, longest=900, chance=1) for n in (1, 2, 3, 4, 9, 99)] == [5, 10, 20, 40, 900, 900]
-    assert backoff(9, first=5, longest=900, chance=0) == 0
-
-
-@given(st.floats(0, 10**6), st.floats(0, 1))
-def test_a_hint_is_honoured_up_to_the_longest_wait(hint: float, chance: float) -> None:
-    wait = backoff(1, first=5, longest=900, chance=chance, hint=hint)
-    assert min(hint, 900) <= wait <= min(hint, 900) * 1.1
+@given(st.dictionaries(st.sampled_from(["1@x", "2@x", "3@x"]), anything, min_size=1), st.booleans())
+def test_whatever_is_said_of_the_recipients_has_an_outcome(said: dict[str, Reply], own_sender: bool) -> None:
+    outcome = classify_recipients(said, own_sender=own_sender)
+    assert isinstance(outcome, Failed) <= all(is_permanent(reply) for reply in said.values())
+    rest = accepted(250, ("4@x",), said)
+    assert rest.retry_in is None or any(not is_permanent(reply) for reply in said.values())

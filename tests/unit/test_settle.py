@@ -15,6 +15,8 @@ from email_integration.smtp import Reply
 KIM, LEE, SAM = "kim@example.com", "lee@example.com", "sam@example.com"
 NO = Reply(code=550, enhanced="5.1.1", text=f"5.1.1 <{KIM}>\nunknown\0")
 LATER = Reply(code=450, enhanced="4.2.0", text="4.2.0 Greylisted")
+UNKNOWN = "the server says the mailbox does not exist (550 5.1.1)"
+GREYLISTED = "the server asks us to come back later: greylisting (450 4.2.0)"
 
 
 def pending(*addresses: str) -> list[dict[str, Any]]:
@@ -30,8 +32,8 @@ def test_each_recipient_is_settled_on_its_own() -> None:
     first = settle.settle(pending(KIM, LEE, SAM), outcome)
     assert first == [
         {"address": KIM, "status": "accepted", "code": 250},
-        {"address": LEE, "status": "failed", "code": 550, "reply": f"5.1.1 <{KIM}> unknown"},
-        {"address": SAM, "status": "pending", "code": 450, "reply": "4.2.0 Greylisted"},
+        {"address": LEE, "status": "failed", "code": 550, "reply": f"5.1.1 <{KIM}> unknown", "reason": UNKNOWN},
+        {"address": SAM, "status": "pending", "code": 450, "reply": "4.2.0 Greylisted", "reason": GREYLISTED},
     ]
     assert settle.judge(first, outcome) == settle.Verdict(
         status=None, code=450, reason="1 of 3 recipients were put off"
@@ -55,9 +57,10 @@ def test_a_delivery_is_accepted_even_if_its_last_attempt_failed() -> None:
 
 
 def test_a_failure_of_the_whole_mail_settles_everybody() -> None:
-    failed = Failed(code=554, reason="the mail was refused (554)")
+    failed = Failed(code=554, reason="the mail was refused (554)", reply="Not this")
     recipients = settle.settle(pending(KIM, LEE), failed)
     assert statuses(recipients) == "failed failed"
+    assert (recipients[0]["reply"], recipients[0]["reason"]) == ("Not this", "the mail was refused (554)")
     assert settle.judge(recipients, failed).status is Status.FAILED
 
 

@@ -22,6 +22,8 @@ from email_integration.smtp import (
 )
 from email_integration.smtp.dialogue import SILENT
 
+from .reasons import Cause, recognise
+
 if TYPE_CHECKING:
     from django.utils.functional import _StrPromise as Text
 
@@ -81,48 +83,34 @@ def _key_of_tls(detail: str) -> str:
 
 
 def _key_of_reply(phase: Phase, reply: Reply) -> str:
-    # Servers spread a sentence over several lines, each with the enhanced code in front.
-    words = " ".join(re.sub(r"(?m)^\d\.\d{1,3}\.\d{1,3}\s", "", reply.text).split())
-    said = f"{reply.code} {reply.enhanced} {words}"
-    for key, phases, pattern in _REPLIES:
-        if phase in phases and pattern.search(said):
-            return key
-    if 400 <= reply.code < 500:
+    key = _HEADINGS.get(recognise(phase, reply))
+    if key is None and 400 <= reply.code < 500:
         return "later"
-    return "password" if phase is Phase.AUTH else "other"
+    return key or ("password" if phase is Phase.AUTH else "other")
 
 
-def _rule(key: str, pattern: str, *phases: Phase) -> tuple[str, frozenset[Phase], re.Pattern[str]]:
-    return key, frozenset(phases or Phase), re.compile(pattern, re.I)
-
-
-_SENDING = (Phase.MAIL, Phase.RCPT, Phase.DATA, Phase.CONTENT, Phase.FINAL_DOT)
-
-#: The first that fits 'code enhanced-code words'. A server's words tell more than its numbers, so they come first.
-_REPLIES = (
-    _rule("starttls-first", r"must issue a STARTTLS|STARTTLS (is )?required|encryption (is )?required"),
-    _rule("basic-auth", r" 5\.7\.30 |SmtpClientAuthentication is disabled|smtp_auth_disabled"),
-    _rule("basic-auth", r"basic authentication is (disabled|not supported)"),
-    _rule("locked", r" 5\.7\.13 (?!unauth)|log in via your web browser"),
-    _rule("locked", r"^5.*\b(account|user|mailbox)\b.{0,40}\b(locked|disabled|suspended|blocked)"),
-    _rule("too-many-logins", r"too many (failed |bad )?(log-?ins?|auth\w*|attempts)"),
-    _rule("app-password", r"app(lication)?(-specific)? password|InvalidSecondFactor|BadCredentials"),
-    _rule("app-password", r"Username and Password not accepted"),
-    _rule("ip-address", r"unauthori[sz]ed ip|banned sending ip|invalid credentials for relay|blocked using"),
-    _rule("password", r"^53[45] "),
-    _rule("login-needed", r"^5.*(auth\w* (is )?required|not authenticated|log ?in first)|^530 "),
-    _rule(
-        "sender", r"send as\b|SendAsDenied|not verified|from address|not authorized to send|sender verify", *_SENDING
-    ),
-    _rule("sender", r"sender\b.{0,80}(reject|refus|denied|not allowed|not owned|not permitted|unknown)", *_SENDING),
-    _rule("relaying", r"relay(ing)?\b.*\b(denied|prohibited|not permitted|not allowed)"),
-    _rule("relaying", r"unable to relay|not (permitted|allowed) to relay"),
-    _rule("ip-address", r"\bip\b.{0,60}(block|banned|denied|not (allowed|authori[sz]ed|permitted|match|registered))"),
-    _rule("ip-address", r"client host.{0,80}(reject|block|denied)|access denied|spamhaus|bl(ack|ock) ?list"),
-    _rule("ip-address", r"^55", Phase.CONNECT, Phase.GREETING, Phase.EHLO),
-    _rule("recipient", r"^55.*(unknown|no such|unavailable|does not exist|recipient)", Phase.RCPT),
-    _rule("sender", r"^5", Phase.MAIL),
-)
+_HEADINGS: dict[Cause | None, str] = {
+    Cause.STARTTLS_FIRST: "starttls-first",
+    Cause.PASSWORDS_OFF: "basic-auth",
+    Cause.LOCKED: "locked",
+    Cause.TOO_MANY_LOGINS: "too-many-logins",
+    Cause.APP_PASSWORD: "app-password",
+    Cause.LOGIN: "password",
+    Cause.LOGIN_NEEDED: "login-needed",
+    Cause.LIMIT: "later",
+    Cause.CLIENT: "ip-address",
+    Cause.DENIED: "ip-address",
+    Cause.RELAYING: "relaying",
+    Cause.SENDER: "sender",
+    Cause.NO_MAILBOX: "recipient",
+    Cause.MOVED: "recipient",
+    Cause.DISABLED: "recipient",
+    Cause.BAD_ADDRESS: "recipient",
+    Cause.NO_DOMAIN: "recipient",
+    Cause.NO_MAIL_DOMAIN: "recipient",
+    Cause.LIST: "recipient",
+    Cause.UNWANTED: "recipient",
+}
 
 _TLS = (
     ("certificate-expired", re.compile(r"expired|not yet valid", re.I)),

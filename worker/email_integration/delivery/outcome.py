@@ -2,24 +2,40 @@
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 
-from email_integration.smtp import ConnectionLost, NotOffered, Phase, Reply, SMTPFailure, TLSFailed
+from email_integration.smtp import ConnectionLost, NotOffered, Phase, PoolBusy, Reply, SMTPFailure, TLSFailed
+
+from .reasons import Cause, quote, reason, recognise
+from .retry import hint
 
 #: The reason of what was accepted.
 ACCEPTED = "accepted by the server"
 
+#: How many seconds to wait when a server that greylists does not say how long. Five minutes are the default of the
+#: common ones (Postgrey, rspamd); some count from the start again, or block, when one comes back much sooner.
+GREYLISTED_FOR = 300.0
+
+#: How many seconds a mail waits that found all of this process's sessions lent.
+POOL_BUSY_FOR = 1.0
+
 
 @dataclass(frozen=True, kw_only=True)
 class Accepted:
-    """The server took the mail for ``accepted``; ``refused`` got it not, with the reply of each."""
+    """The server took the mail for ``accepted``; ``refused`` got it not, with the reply of each.
+
+    ``retry_in`` is how many seconds those that were put off are to wait: 0 means at once, None what is usual.
+    ``reply`` is the server's text here and below; it may hold addresses.
+    """
 
     code: int
     accepted: tuple[str, ...] = field(repr=False)
     refused: dict[str, Reply] = field(repr=False)
     phase: Phase = Phase.FINAL_DOT
     reason: str = ACCEPTED
+    retry_in: float | None = None
+    reply: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +48,7 @@ class Deferred:
     relay_at_fault: bool = False
     retry_in: float | None = None
     refused: dict[str, Reply] = field(default_factory=dict, repr=False)
+    reply: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +59,7 @@ class Failed:
     reason: str
     phase: Phase | None = None
     refused: dict[str, Reply] = field(default_factory=dict, repr=False)
+    reply: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +69,7 @@ class InDoubt:
     reason: str
     code: int | None = None
     phase: Phase = Phase.FINAL_DOT
+    reply: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,14 +81,23 @@ class Skipped:
 
 Outcome = Accepted | Deferred | Failed | InDoubt
 
-#: About us, not the mail, wherever they come (RFC 4954 §6); 550 5.7.30 is Microsoft's 'basic authentication disabled'.
-_LOGIN_CODES = frozenset({530, 534, 535})
-_LOGIN_ENHANCED = frozenset({"5.7.30"})
-_RELAYING_DENIED = re.compile(
-    r"relay(ing)?\b.*\b(denied|prohibited|not permitted|not allowed)|unable to relay", re.I | re.S
+#: About us and not about the mail, wherever they come (RFC 4954 §4 and §6, RFC 3207 §4).
+_ABOUT_US = frozenset(
+    {
+        Cause.STARTTLS_FIRST,
+        Cause.PASSWORDS_OFF,
+        Cause.LOCKED,
+        Cause.TOO_MANY_LOGINS,
+        Cause.APP_PASSWORD,
+        Cause.LOGIN,
+        Cause.LOGIN_NEEDED,
+        Cause.LOGIN_LATER,
+        Cause.LIMIT,
+        Cause.UNAVAILABLE,
+    }
 )
-_TOO_MANY_RECIPIENTS = re.compile(r"too many recipients", re.I)
-_TRY_AGAIN_IN = re.compile(r"\b(?:in|after)\s+(\d{1,6})\s*(s|secs?|seconds?|m|mins?|minutes?)\b", re.I)
+#: A 5yz for these is mended by an administrator, and burns no mail until then. This mail alone waits: others may pass.
+_MENDABLE = frozenset({Cause.RELAYING, Cause.CLIENT})
 
 
 def classify(failure: SMTPFailure, *, own_sender: bool = False) -> Outcome:
@@ -77,33 +105,48 @@ def classify(failure: SMTPFailure, *, own_sender: bool = False) -> Outcome:
 
     ``own_sender`` says that the sender was the relay's, not the mail's: no mail is burnt for a wrong one.
     """
-    reply, phase = failure.reply, failure.phase
-    if reply is not None:
-        if own_sender and phase is Phase.MAIL and _is_about_sender(reply):
-            reason = f"the server refused the configuration's sender ({reply.short}); correct its from_email"
-            return Deferred(code=reply.code, phase=phase, relay_at_fault=True, reason=reason)
-        return _refused(phase, reply)
+    if failure.reply is not None:
+        return _refused(failure.phase, failure.reply, own_sender=own_sender)
+    phase, detail = failure.phase, failure.detail
     if isinstance(failure, ConnectionLost) and phase is Phase.FINAL_DOT:
-        return InDoubt(reason=f"{failure.detail} after the final dot")
-    at_fault = phase.before_mail or isinstance(failure, TLSFailed | NotOffered)
-    return Deferred(reason=f"{failure.detail} ({phase})", phase=phase, relay_at_fault=at_fault)
+        return InDoubt(reason=f"{detail} after the final dot")
+    if isinstance(failure, PoolBusy):
+        return Deferred(reason=detail, phase=phase, retry_in=POOL_BUSY_FOR)
+    if isinstance(failure, NotOffered) and not phase.before_mail:
+        return Failed(reason=Cause.NO_SMTPUTF8.value, phase=phase)
+    at_fault = phase.before_mail or isinstance(failure, TLSFailed)
+    return Deferred(reason=f"{detail} ({phase})", phase=phase, relay_at_fault=at_fault)
 
 
-def classify_recipients(refused: dict[str, Reply]) -> Outcome:
-    """Decide what it means that every recipient was refused, by the reply that leaves most hope."""
-    outcomes = [_refused(Phase.RCPT, reply) for reply in refused.values()]
-    hopeful = next((outcome for outcome in outcomes if isinstance(outcome, Deferred)), None)
-    if hopeful is not None:
-        return Deferred(
-            code=hopeful.code,
-            reason=hopeful.reason,
-            phase=Phase.RCPT,
-            relay_at_fault=hopeful.relay_at_fault,
-            retry_in=hopeful.retry_in,
-            refused=refused,
-        )
-    first = outcomes[0]
-    return Failed(code=first.code, reason=first.reason, phase=Phase.RCPT, refused=refused)
+def classify_recipients(refused: dict[str, Reply], *, own_sender: bool = False) -> Outcome:
+    """Decide what it means that every recipient was refused, by the reply that leaves most hope.
+
+    Many servers refuse the sender only now, so ``own_sender`` counts as in ``classify``.
+    """
+    outcomes = {address: _refused(Phase.RCPT, reply, own_sender=own_sender) for address, reply in refused.items()}
+    waiting = {address: outcome for address, outcome in outcomes.items() if isinstance(outcome, Deferred)}
+    if not waiting:
+        failed = next(outcome for outcome in outcomes.values() if isinstance(outcome, Failed))
+        return replace(failed, refused=refused)
+    # What was said of the configuration's sender settles no recipient.
+    settled = {
+        address: reply for address, reply in refused.items() if address not in waiting or not is_permanent(reply)
+    }
+    retry_in = _longest(outcome.retry_in for outcome in waiting.values())
+    return replace(next(iter(waiting.values())), retry_in=retry_in, refused=settled)
+
+
+def accepted(
+    code: int, accepted: tuple[str, ...], refused: dict[str, Reply], *, reply: Reply | None = None
+) -> Accepted:
+    """Make the outcome of a mail that the server took, by ``reply``, for ``accepted`` and not for ``refused``."""
+    put_off = [(recognise(Phase.RCPT, one), one) for one in refused.values() if not is_permanent(one)]
+    if put_off and all(cause is Cause.TOO_MANY_RECIPIENTS for cause, _ in put_off):
+        retry_in: float | None = 0.0  # RFC 5321 §4.5.3.1.10: the rest goes in another transaction, at once
+    else:
+        retry_in = _longest(_retry_in(cause, one) for cause, one in put_off)
+    said = quote(reply) if reply else ""
+    return Accepted(code=code, accepted=accepted, refused=refused, retry_in=retry_in, reply=said)
 
 
 def is_permanent(reply: Reply) -> bool:
@@ -111,47 +154,39 @@ def is_permanent(reply: Reply) -> bool:
     return isinstance(_refused(Phase.RCPT, reply), Failed)
 
 
-def _is_about_sender(reply: Reply) -> bool:
-    """Whether a refused MAIL is about its address: not about the size (552, X.3.4), nor for now."""
-    return reply.permanent and reply.code != 552 and reply.enhanced not in ("5.3.4", "5.2.3")
+def _refused(phase: Phase, reply: Reply, *, own_sender: bool = False) -> Deferred | Failed | InDoubt:
+    cause = recognise(phase, reply)
+    code, why, said = reply.code, reason(phase, reply), quote(reply)
+    if cause is Cause.OUT_OF_TURN and phase is Phase.FINAL_DOT:
+        return InDoubt(code=code, reason=why, reply=said)
+    # 421 closes the session. Greylisting is about one mail, even with it.
+    at_fault = phase.before_mail or cause in _ABOUT_US or (code == 421 and cause is not Cause.GREYLISTED)
+    if not at_fault and not _waits(phase, reply, cause):
+        if not (own_sender and _is_about_sender(phase, cause)):
+            return Failed(code=code, reason=why, phase=phase, reply=said)
+        at_fault = True
+        why = f"the server refused the configuration's sender; correct its from_email ({reply.short})"
+    return Deferred(
+        code=code, reason=why, phase=phase, relay_at_fault=at_fault, retry_in=_retry_in(cause, reply), reply=said
+    )
 
 
-def _refused(phase: Phase, reply: Reply) -> Outcome:
-    said = f"({reply.short})"
-    if reply.code in _LOGIN_CODES or reply.enhanced in _LOGIN_ENHANCED:
-        return Deferred(
-            code=reply.code,
-            phase=phase,
-            relay_at_fault=True,
-            reason=f"the server did not accept the login {said}; check user name and password of the configuration",
-        )
-    if phase.before_mail or reply.code == 421:
-        return Deferred(
-            code=reply.code,
-            phase=phase,
-            relay_at_fault=True,
-            retry_in=_hint(reply),
-            reason=f"the server refused {said}",
-        )
-    if reply.permanent and _RELAYING_DENIED.search(reply.text):
-        return Deferred(code=reply.code, phase=phase, reason=f"the server does not relay for us {said}")
-    # RFC 5321 §4.5.3.1.10: a 552 for too many recipients is to be treated as a 452.
-    if reply.permanent and not (reply.code == 552 and _TOO_MANY_RECIPIENTS.search(reply.text)):
-        return Failed(code=reply.code, phase=phase, reason=f"{_WHAT[phase]} was refused {said}")
-    return Deferred(code=reply.code, phase=phase, retry_in=_hint(reply), reason=f"{_WHAT[phase]} was put off {said}")
+def _waits(phase: Phase, reply: Reply, cause: Cause | None) -> bool:
+    """Whether what was refused may be taken another time."""
+    if cause is Cause.TOO_MANY_RECIPIENTS and phase is Phase.RCPT:
+        return True  # whatever its first digit (RFC 5321 §4.5.3.1.10)
+    return not reply.permanent or cause in _MENDABLE
 
 
-_WHAT = {
-    Phase.MAIL: "the sender",
-    Phase.RCPT: "every recipient",
-    Phase.DATA: "the mail",
-    Phase.CONTENT: "the mail",
-    Phase.FINAL_DOT: "the mail",
-}
+def _is_about_sender(phase: Phase, cause: Cause | None) -> bool:
+    """Whether the sender was refused for good: MAIL refuses that, or the size."""
+    return cause in (Cause.SENDER, Cause.UNPROVEN) or (phase is Phase.MAIL and cause is not Cause.TOO_BIG)
 
 
-def _hint(reply: Reply) -> float | None:
-    found = _TRY_AGAIN_IN.search(reply.text)
-    if found is None:
-        return None
-    return float(found[1]) * (60 if found[2].lower().startswith("m") else 1)
+def _retry_in(cause: Cause | None, reply: Reply) -> float | None:
+    seconds = hint(quote(reply))
+    return GREYLISTED_FOR if seconds is None and cause is Cause.GREYLISTED else seconds
+
+
+def _longest(waits: Iterable[float | None]) -> float | None:
+    return max((seconds for seconds in waits if seconds is not None), default=None)

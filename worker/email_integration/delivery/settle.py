@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from email_integration.models import Status
-from email_integration.smtp import Reply
+from email_integration.smtp import Phase, Reply
 
+from . import reasons
 from .outcome import ACCEPTED, Accepted, Failed, InDoubt, Outcome, is_permanent
 
-#: ``{"address": …, "status": "pending" | "accepted" | "failed", "code": …, "reply": …}``
+#: ``{"address": …, "status": "pending" | "accepted" | "failed", "code": …, "reply": …, "reason": …}``;
+#: ``reply`` is the server's text and may hold addresses, ``reason`` is ours and does not.
 Recipient = dict[str, Any]
 
 
@@ -30,7 +32,8 @@ def settle(recipients: list[Recipient], outcome: Outcome) -> list[Recipient]:
 
 def give_up(recipients: list[Recipient], reason: str) -> list[Recipient]:
     """Settle those that nothing was decided about."""
-    return [{**item, "status": "failed", "reply": reason} if _is(item, "pending") else item for item in recipients]
+    given_up = {"status": "failed", "reply": reason, "reason": reason}
+    return [{**item, **given_up} if _is(item, "pending") else item for item in recipients]
 
 
 def judge(recipients: list[Recipient], outcome: Outcome) -> Verdict:
@@ -68,7 +71,8 @@ def _settle(item: Recipient, outcome: Outcome) -> Recipient:
         decided = isinstance(outcome, Failed) or is_permanent(reply)
         return {**item, "status": "failed" if decided else "pending", **_said(reply)}
     if isinstance(outcome, Failed):
-        return {**item, "status": "failed", "code": outcome.code, "reply": outcome.reason}
+        said = {"code": outcome.code, "reply": outcome.reply or outcome.reason, "reason": outcome.reason}
+        return {**item, "status": "failed", **said}
     return item
 
 
@@ -77,6 +81,4 @@ def _is(item: Recipient, status: str) -> bool:
 
 
 def _said(reply: Reply) -> dict[str, Any]:
-    # PostgreSQL takes no NUL in JSON.
-    text = f"{reply.enhanced} {reply.text.removeprefix(reply.enhanced)}".replace("\0", "")
-    return {"code": reply.code, "reply": " ".join(text.split())[:500]}
+    return {"code": reply.code, "reply": reasons.quote(reply), "reason": reasons.reason(Phase.RCPT, reply)}

@@ -1,0 +1,88 @@
+"""When a mail is tried again."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from email_integration.delivery.retry import LONGEST_HINT, backoff, hint
+
+waits = st.floats(0.001, 10_000)
+
+
+@given(st.integers(1, 10**9), waits, waits, st.floats(0, 1))
+def test_backoff_is_bounded(attempts: int, first: float, longest: float, chance: float) -> None:
+    assert 0 <= backoff(attempts, first=first, longest=longest, chance=chance) <= longest
+
+
+@given(st.integers(1, 60), waits, waits, st.floats(0, 1))
+def test_backoff_never_shrinks_with_attempts(attempts: int, first: float, longest: float, chance: float) -> None:
+    def wait(number: int) -> float:
+        return backoff(number, first=first, longest=longest, chance=chance)
+
+    assert wait(attempts) <= wait(attempts + 1)
+
+
+def test_backoff_doubles_and_is_fully_jittered() -> None:
+    assert [backoff(n, first=5, longest=900, chance=1) for n in (1, 2, 3, 4, 9, 99)] == [5, 10, 20, 40, 900, 900]
+    assert backoff(9, first=5, longest=900, chance=0) == 0
+
+
+@given(st.floats(0, 10**6), st.floats(0, 1))
+def test_a_hint_is_honoured_up_to_the_longest_wait(hint: float, chance: float) -> None:
+    wait = backoff(1, first=5, longest=900, chance=chance, hint=hint)
+    assert min(hint, 900) <= wait <= min(hint, 900) * 1.1
+
+
+@given(st.floats(0, 1))
+def test_a_hint_of_nothing_means_at_once(chance: float) -> None:
+    assert backoff(9, first=5, longest=900, chance=chance, hint=0) == 0
+
+
+@pytest.mark.parametrize(
+    ("said", "seconds"),
+    [
+        ("Greylisted, try again in 300 seconds", 300),
+        ("Greylisted for 60 seconds", 60),
+        ("Greylisted for XX sec.", None),
+        ("4.7.1 Greylisting in action, please come back in 00:04:59", 299),
+        ("retry after 00:05:00", 300),
+        ("come back after 5 minutes", 300),
+        ("retry in 20s", 20),
+        ("wait 5 min", 300),
+        ("Please wait at least 1 hour and 30 minutes", 5400),
+        ("delayed by 1.5 minutes", 90),
+        ("try again in 4m59s.", 299),
+        ("451 deferred, 300s", 300),
+        ("Too many connections in 60 seconds, try again in 5 minutes", 300),
+        ("try again in 2 HOURS", 7200),
+        ("try again in 3 days", 3 * 86400),
+        ("try again in 999999999 days", LONGEST_HINT),
+        ("try again in 00:00:00", None),
+        ("try again in 0 seconds", None),
+        ("try again in 500 ms", None),
+        ("try again later", None),
+        ("in 3 ways", None),
+        ("300s", None),
+        ("at 12:30:00 we said: try again later", None),
+        ("Later d2-20020a170902.15s-9h - gsmtp", None),
+        ("come back in " + "9" * 5000 + " seconds", None),
+    ],
+)
+def test_a_hint_when_to_come_back_is_read(said: str, seconds: float | None) -> None:
+    assert hint(said) == seconds
+
+
+amounts = st.builds(
+    lambda word, number, unit: f"{word} {number}{unit}",
+    st.sampled_from(["in", "after", "wait", "again", ""]),
+    st.one_of(st.integers(0, 10**12), st.text("0123456789:.²٣", max_size=12)),
+    st.sampled_from(["", "s", " seconds", " min", "h", " days", ":00:00"]),
+)
+
+
+@given(st.one_of(st.text(), amounts, st.lists(amounts).map(" and ".join)))
+def test_a_hint_is_bounded_whatever_is_said(text: str) -> None:
+    found = hint(text)
+    assert found is None or 0 < found <= LONGEST_HINT
