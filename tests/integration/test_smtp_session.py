@@ -17,12 +17,14 @@ from config.local.smtp_server import Fault, SMTPServer, Verb
 from email_integration.smtp import (
     ConnectionLost,
     Envelope,
+    NotOffered,
     Phase,
     Refused,
     Reply,
     Session,
     SMTPFailure,
 )
+from email_integration.smtp.dialogue import SILENT
 from tests.relays import relay_to
 from tests.scripted import Conversation, ScriptedServer
 
@@ -315,3 +317,125 @@ def test_a_session_that_was_hung_up_on_is_noticed(
         assert not session.was_hung_up
         stop(server)
         wait_until(lambda: session.was_hung_up, seconds=5, what="the hang-up")
+
+
+# -- addresses beyond ASCII -----------------------------------------------------------------------------------------
+
+BEYOND_ASCII = Envelope(sender="jürgen@example.com", recipients=("李@example.com", "kim@example.com"))
+
+
+@pytest.mark.parametrize("pipelining", [True, False])
+def test_addresses_beyond_ascii_go_in_utf_8_where_it_is_offered(smtp_server: Serve, pipelining: bool) -> None:
+    server = smtp_server(pipelining=pipelining)
+    with opened(server) as session:
+        session.begin(BEYOND_ASCII, size=len(CONTENT), eight_bit=False)
+        session.write(CONTENT)
+        assert session.finish(timeout=5).code == 250
+        send(session)
+    assert (server.messages[0].mail_from, server.messages[0].rcpt_tos) == (
+        BEYOND_ASCII.sender,
+        BEYOND_ASCII.recipients,
+    )
+
+
+def test_smtputf8_is_said_when_it_is_needed_and_only_then() -> None:
+    hello = "250-localhost\n250-8BITMIME\n250 SMTPUTF8"
+    with ScriptedServer(lambda talk: talk.answer(EHLO=hello)) as server, opened(server) as session:
+        session.begin(BEYOND_ASCII, size=len(CONTENT), eight_bit=False)
+        session.write(CONTENT)
+        session.finish(timeout=5)
+        send(session)
+    assert [line.decode() for line in server.heard if line.startswith((b"MAIL", b"RCPT"))] == [
+        "MAIL FROM:<jürgen@example.com> BODY=8BITMIME SMTPUTF8",
+        "RCPT TO:<李@example.com>",
+        "RCPT TO:<kim@example.com>",
+        "MAIL FROM:<a@example.com>",
+        "RCPT TO:<kim@example.com>",
+    ]
+
+
+def test_without_smtputf8_nothing_is_said_and_the_session_is_still_good(smtp_server: Serve) -> None:
+    server = smtp_server(smtputf8=False)
+    with opened(server) as session:
+        with pytest.raises(NotOffered) as caught:
+            session.begin(BEYOND_ASCII, size=len(CONTENT), eight_bit=False)
+        assert caught.value.phase is Phase.MAIL
+        assert (session.is_idle, session.transactions) == (True, 0)
+        assert send(session).code == 250
+    assert server.sessions[0].transactions == 1
+    assert "RSET" not in server.sessions[0].verbs
+
+
+@pytest.mark.parametrize("address", ["kim@example.com>\r\nRCPT TO:<eve@example.com", "kim\n@example.com"])
+def test_no_command_can_be_smuggled_in_by_an_address(serve: Serve, address: str) -> None:
+    server = serve()
+    with opened(server) as session:
+        with pytest.raises(ValueError, match="line end"):
+            send(session, address)
+        assert not session.is_idle
+        session.close()
+    assert "RCPT" not in server.sessions[0].verbs
+
+
+# -- content in blocks ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("security", ["plain", "tls"])
+def test_content_comes_in_blocks_of_any_size(smtp_server: Serve, security: str) -> None:
+    server = smtp_server(security=security)
+    blocks = [
+        b"Subject: s\r\n\r",
+        b"",
+        b"\n",
+        b".",
+        b"\r\n",
+        (b"." * 900 + b"\r\n") * 200,
+        b"\r",
+        b"\n",
+        b".\r\n",
+        b"end",
+    ]
+    with opened(server) as session:
+        session.begin(Envelope(sender="a@example.com", recipients=("kim@example.com",)), size=9, eight_bit=False)
+        session.write(block for block in blocks)
+        assert session.finish(timeout=5).code == 250
+    assert server.messages[0].content == b"".join(blocks) + b"\r\n"
+
+
+def test_content_that_cannot_be_read_is_not_the_server_s_fault(smtp_server: Serve) -> None:
+    """An error of the storage goes through as it is, and half a mail is not sent."""
+
+    def blocks() -> Iterator[bytes]:
+        yield b"Subject: s\r\n\r\n"
+        raise FileNotFoundError("gone")
+
+    server = smtp_server()
+    with opened(server) as session:
+        session.begin(Envelope(sender="a@example.com", recipients=("kim@example.com",)), size=9, eight_bit=False)
+        with pytest.raises(FileNotFoundError):
+            session.write(blocks())
+        assert session.is_closed
+    wait_until(lambda: not server.sessions[0].is_open, seconds=5, what="the end of the session")
+    assert server.messages == []
+
+
+@pytest.mark.extra
+def test_a_server_that_stops_reading_is_given_up_after_a_minute() -> None:
+    """Whatever the relay's timeout: less would cut off slow lines."""
+    over = threading.Event()
+
+    def script(talk: Conversation) -> None:
+        talk.say("220 hello")
+        for _ in range(3):
+            talk.hear()
+            talk.say("250 ok")
+        talk.hear()
+        talk.say("354 go on")
+        over.wait(90)
+
+    with ScriptedServer(script) as server, opened(server, timeout=0.5) as session:
+        started = time.monotonic()
+        error = failure(session, content=b"x\r\n" * 10_000_000)
+        over.set()
+    assert (type(error), error.phase, error.detail) == (ConnectionLost, Phase.CONTENT, SILENT)
+    assert 59 < time.monotonic() - started < 70
