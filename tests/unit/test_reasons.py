@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from email_integration.delivery.reasons import Cause, quote, reason, recognise
+from email_integration.delivery.retry import hint
 from email_integration.smtp import Phase, Reply
 
 
@@ -53,6 +56,16 @@ def test_the_words_in_an_address_mean_nothing(address: str) -> None:
 )
 def test_what_a_server_says_is_quoted_in_one_line(enhanced: str, text: str, quoted: str) -> None:
     assert quote(Reply(code=550, enhanced=enhanced, text=text)) == quoted
+
+
+@pytest.mark.parametrize("text", ["x", "<", "a@", "sender ", "1 s, ", "relay size user ip ", "(", "550 5.1.1\n"])
+def test_a_long_reply_takes_no_longer_to_understand(text: str) -> None:
+    """A hundred times as long, a pattern that looks back from everywhere takes ten thousand times as long."""
+    long = Reply(code=550, text=text * 100_000)
+    begun = time.process_time()
+    reason(Phase.RCPT, long)
+    hint(quote(long))
+    assert time.process_time() - begun < 0.1
 
 
 texts = st.one_of(st.text(), st.binary().map(lambda raw: raw.decode("utf-8", "replace")))

@@ -94,8 +94,8 @@ _WHAT = {
 
 #: Servers repeat the enhanced code in front of each line.
 _REPEATED = re.compile(r"^[245]\.\d{1,3}\.\d{1,3}(?:\s|$)", re.M)
-#: An address can hold any word.
-_ADDRESS = re.compile(r"<[^<>\s]*@[^<>]*>|[^\s<>]+@[^\s<>]+")
+#: An address can hold any word. It begins where a word does: a search from the middle of each would take its time.
+_ADDRESS = re.compile(r"<[^<>\s@]*@[^<>]*>|(?<![^\s<>])[^\s<>@]+@[^\s<>]+")
 #: qmail and its heirs have the enhanced code at the end.
 _AT_THE_END = re.compile(r"#([245]\.\d{1,3}\.\d{1,3})\)")
 
@@ -108,7 +108,7 @@ def _one_line(text: str) -> str:
 
 def _comparable(reply: Reply) -> str:
     """Return 'code enhanced-code words', with '-' for no enhanced code."""
-    words = _ADDRESS.sub("", _one_line(reply.text))[:1000]
+    words = _ADDRESS.sub("", _one_line(reply.text)[:1000])
     at_the_end = _AT_THE_END.search(words)
     enhanced = reply.enhanced or (at_the_end[1] if at_the_end and at_the_end[1][0] == str(reply.code)[0] else "-")
     return f"{reply.code} {enhanced} {words}"
