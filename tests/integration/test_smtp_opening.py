@@ -6,13 +6,14 @@ import base64
 import contextlib
 import hmac
 import socket
+import ssl
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from config.local.certificates import make_certificates
+from config.local.certificates import Certificates, make_certificates
 from config.local.processes import free_port
 from config.local.smtp_server import Fault, Security, SMTPServer, Verb
 from email_integration.smtp import (
@@ -21,10 +22,13 @@ from email_integration.smtp import (
     NotOffered,
     Phase,
     Refused,
+    Relay,
     Session,
     SMTPFailure,
     TLSFailed,
 )
+from email_integration.smtp.dialogue import MALFORMED
+from email_integration.smtp.tls import client_context
 from tests.relays import relay_to
 from tests.scripted import Conversation, ScriptedServer
 
@@ -134,6 +138,97 @@ def test_a_certificate_for_another_host_fails(
     error = failure(server)
     assert type(error) is TLSFailed
     assert "localhost" in str(error)
+
+
+@pytest.mark.parametrize("security", ["starttls", "tls"])
+def test_a_relay_s_own_authority_is_trusted_and_no_other(
+    smtp_server: Serve, tmp_path: Path, security: Security, certificates: Certificates
+) -> None:
+    """Also not the one that this process trusts, by SSL_CERT_FILE."""
+    private = make_certificates(tmp_path)
+    server = smtp_server(security=security, tls_context=private.server_context())
+    with opened(server, ca_certificates=private.authority.read_text()) as session:
+        assert session.is_encrypted
+    both = certificates.authority.read_text() + "\n" + private.authority.read_text()
+    with opened(server, ca_certificates=both) as session:
+        assert session.is_encrypted
+    trusted = smtp_server(security=security)
+    with opened(trusted):
+        pass
+    error = failure(trusted, ca_certificates=private.authority.read_text())
+    assert type(error) is TLSFailed
+    assert "not trusted" in str(error)
+
+
+@pytest.mark.parametrize(("security", "phase"), [("starttls", Phase.STARTTLS), ("tls", Phase.CONNECT)])
+@pytest.mark.parametrize(
+    "pem",
+    [
+        " ",
+        "no PEM",
+        "für mich",
+        "-----BEGIN CERTIFICATE-----\nnonsense\n-----END CERTIFICATE-----\n",
+        "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n",
+    ],
+)
+def test_authorities_that_cannot_be_read_are_told_so(
+    smtp_server: Serve, security: Security, phase: Phase, pem: str
+) -> None:
+    error = failure(smtp_server(security=security), ca_certificates=pem)
+    assert (type(error), error.phase) == (TLSFailed, phase)
+    assert error.detail == "the CA certificates of this configuration cannot be read as PEM"
+
+
+def test_authorities_do_not_matter_without_tls(smtp_server: Serve) -> None:
+    with opened(smtp_server(security="plain"), ca_certificates="no PEM") as session:
+        assert (session.is_encrypted, session.tls_version) == (False, "")
+
+
+@pytest.mark.parametrize("security", ["starttls", "tls"])
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_the_version_of_tls_is_told_also_when_the_session_is_over(
+    smtp_server: Serve, certificates: Certificates, security: Security, version: ssl.TLSVersion
+) -> None:
+    context = certificates.server_context()
+    context.minimum_version = context.maximum_version = version
+    with opened(smtp_server(security=security, tls_context=context)) as session:
+        assert session.tls_version == {"TLSv1_2": "TLSv1.2", "TLSv1_3": "TLSv1.3"}[version.name]
+    assert session.is_closed
+    assert session.tls_version
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_tls_older_than_1_2_is_refused_and_verification_is_never_off(certificates: Certificates, own: bool) -> None:
+    pem = certificates.authority.read_text() if own else ""
+    context = client_context(Relay(name="n", host="h", ca_certificates=pem), Phase.CONNECT)
+    assert context.minimum_version == ssl.TLSVersion.TLSv1_2
+    assert context.verify_mode == ssl.CERT_REQUIRED
+    assert context.check_hostname
+
+
+def test_what_is_slipped_in_behind_the_answer_to_starttls_is_not_taken_for_encrypted(
+    certificates: Certificates,
+) -> None:
+    """Somebody on the way could otherwise answer EHLO, and AUTH, in the server's name (CVE-2011-0411)."""
+
+    def script(talk: Conversation) -> None:
+        talk.say("220 localhost")
+        talk.hear()
+        talk.say("250-localhost", "250 STARTTLS")
+        talk.hear()
+        talk.say("220 go on", "250 AUTH PLAIN")
+        talk.hear()
+
+    with ScriptedServer(script) as server:
+        error = failure(server, use_tls=True, username="kim", password="s3cret")
+    assert (type(error), error.phase, error.detail) == (ConnectionLost, Phase.STARTTLS, MALFORMED)
+    assert server.heard[1:] == [b"STARTTLS", b""]
+
+
+def test_a_greeting_too_many_is_noticed() -> None:
+    with ScriptedServer(lambda talk: talk.answer(CONNECT="220 hello\n220 hello")) as server:
+        error = failure(server)
+    assert (type(error), error.phase, error.detail) == (ConnectionLost, Phase.EHLO, MALFORMED)
 
 
 def test_without_starttls_nothing_goes_in_the_clear(smtp_server: Serve) -> None:
