@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import time
@@ -12,7 +13,18 @@ import pytest
 
 from config.local.processes import free_port, wait_until
 from config.local.smtp_server import Fault, SMTPServer
-from email_integration.smtp import CannotConnect, ConnectionLost, Envelope, Limits, Pool, Refused, Relay, Session
+from email_integration.smtp import (
+    CannotConnect,
+    ConnectionLost,
+    Envelope,
+    Limits,
+    Phase,
+    Pool,
+    PoolBusy,
+    Refused,
+    Relay,
+    Session,
+)
 from tests.relays import relay_to
 
 Serve = Callable[..., SMTPServer]
@@ -204,3 +216,183 @@ def test_many_threads_share_the_pool(smtp_server: Serve, pool: Pool) -> None:
         thread.join()
     assert len(server.messages) == 20
     assert len(server.sessions) <= 4
+
+
+# -- how many ---------------------------------------------------------------------------------------------------------
+
+
+def test_no_more_sessions_are_open_than_may_be(smtp_server: Serve, pool: Pool, limited: Limited) -> None:
+    """By the server's count: those being closed and those being opened are among them."""
+    limited.now = replace(LIMITS, size=3, transactions=4)
+    server = smtp_server()
+    relay = relay_to(server)
+    most = 0
+
+    def work() -> None:
+        nonlocal most
+        for _ in range(8):
+            with pool.session(relay) as session:
+                send(session)
+                most = max(most, sum(record.is_open for record in server.sessions))
+
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(server.messages) == 64
+    assert 1 < most <= 3
+
+
+def test_who_finds_all_lent_waits_for_the_first_that_comes_back(
+    smtp_server: Serve, pool: Pool, limited: Limited
+) -> None:
+    limited.now = replace(LIMITS, size=1)
+    relay = relay_to(smtp_server())
+    got: list[Session] = []
+
+    def work() -> None:
+        with pool.session(relay) as session:
+            got.append(session)
+
+    with pool.session(relay) as lent:
+        thread = threading.Thread(target=work)
+        thread.start()
+        assert got == []
+    thread.join(5)
+    assert got == [lent]
+
+
+def test_who_waits_in_vain_is_told_that_it_is_not_the_server(smtp_server: Serve, pool: Pool, limited: Limited) -> None:
+    limited.now = replace(LIMITS, size=1)
+    server = smtp_server()
+    relay = relay_to(server, timeout=0.3)
+    with pool.session(relay):
+        started = time.monotonic()
+        with pytest.raises(PoolBusy) as caught, pool.session(relay):
+            pass
+        assert 0.3 <= time.monotonic() - started < 2
+        assert caught.value.phase is Phase.CONNECT
+        assert str(caught.value) == "connect: no session became free within 0.3 s"
+    with pool.session(relay):
+        pass
+    assert len(server.sessions) == 1
+
+
+def test_each_relay_has_its_own_sessions(smtp_server: Serve, pool: Pool, limited: Limited) -> None:
+    limited.now = replace(LIMITS, size=1)
+    relay = relay_to(smtp_server(), timeout=0.3)
+    with pool.session(relay), pool.session(replace(relay, version="2")):
+        assert repr(pool) == "<Pool idle=0>"
+
+
+def test_a_session_that_could_not_be_opened_takes_no_room(smtp_server: Serve, pool: Pool, limited: Limited) -> None:
+    limited.now = replace(LIMITS, size=1)
+    server = smtp_server(faults=[Fault(verb="EHLO", reply="421 4.3.2 Later", times=3)])
+    relay = relay_to(server, timeout=0.3)
+    for _ in range(3):
+        with pytest.raises(Refused), pool.session(relay):
+            pass
+    lend(pool, relay)
+
+
+def test_a_session_that_breaks_takes_no_room(smtp_server: Serve, pool: Pool, limited: Limited) -> None:
+    limited.now = replace(LIMITS, size=1)
+    server = smtp_server(faults=[Fault(verb="MAIL", drop=True, times=3)])
+    relay = relay_to(server, timeout=0.3)
+    for _ in range(3):
+        with pytest.raises(ConnectionLost), pool.session(relay) as session:
+            send(session)
+    lend(pool, relay)
+
+
+def test_a_fresh_session_makes_an_idle_one_go_where_there_is_no_room(
+    smtp_server: Serve, pool: Pool, limited: Limited
+) -> None:
+    limited.now = replace(LIMITS, size=1)
+    server = smtp_server()
+    relay = relay_to(server)
+    lend(pool, relay)
+    with pool.session(relay, fresh=True):
+        wait_until(lambda: not server.sessions[0].is_open, seconds=5, what="the end of the first session")
+    assert server.sessions[0].verbs[-1] == "QUIT"
+    assert repr(pool) == "<Pool idle=1>"
+
+
+# -- before opening, and the end --------------------------------------------------------------------------------------
+
+
+def test_before_opening_is_asked_for_a_new_connection_and_not_for_an_idle_one(smtp_server: Serve, pool: Pool) -> None:
+    server = smtp_server()
+    relay = relay_to(server)
+    asked: list[int] = []
+    for fresh in (False, False, True):
+        with pool.session(relay, fresh=fresh, before_opening=lambda: asked.append(len(server.sessions))):
+            pass
+    assert asked == [0, 1]
+
+
+def test_what_before_opening_raises_goes_through_and_nothing_is_opened(
+    smtp_server: Serve, pool: Pool, limited: Limited
+) -> None:
+    limited.now = replace(LIMITS, size=1)
+    server = smtp_server()
+    relay = relay_to(server)
+
+    def closed() -> None:
+        raise LookupError("the gate is closed")
+
+    for _ in range(2):  # nor does it take room
+        with pytest.raises(LookupError), pool.session(relay, before_opening=closed):
+            pass
+    assert server.sessions == []
+    lend(pool, relay)
+
+
+def test_others_are_served_while_one_is_being_opened(smtp_server: Serve, pool: Pool) -> None:
+    """What happens outside the lock holds up nobody."""
+    relay, other = relay_to(smtp_server()), relay_to(smtp_server())
+    begun, over = threading.Event(), threading.Event()
+
+    def slow() -> None:
+        begun.set()
+        over.wait(5)
+
+    def work() -> None:
+        with pool.session(relay, before_opening=slow):
+            pass
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    assert begun.wait(5)
+    lend(pool, other)
+    lend(pool, relay)
+    over.set()
+    thread.join(5)
+
+
+def test_discarding_says_quit_to_the_sessions_of_one_relay(smtp_server: Serve, pool: Pool) -> None:
+    server, other = smtp_server(), smtp_server()
+    old, new = relay_to(server, version="1"), relay_to(server, version="2")
+    for relay in (old, new, relay_to(other)):
+        lend(pool, relay)
+    pool.discard(old)
+    assert repr(pool) == "<Pool idle=2>"
+    wait_until(lambda: not server.sessions[0].is_open, seconds=5, what="the end of the first session")
+    assert server.sessions[0].verbs[-1] == "QUIT"
+    assert server.sessions[1].is_open
+    pool.discard(old)
+    assert other.sessions[0].is_open
+
+
+def test_a_server_that_does_not_say_goodbye_holds_up_nobody_for_long(smtp_server: Serve, pool: Pool) -> None:
+    """Ten sessions with a server that has died are left in the time of one."""
+    server = smtp_server(faults=[Fault(verb="QUIT", hang=True)])
+    relay = relay_to(server)
+    with contextlib.ExitStack() as stack:
+        for _ in range(4):
+            stack.enter_context(pool.session(relay))
+    assert repr(pool) == "<Pool idle=4>"
+    started = time.monotonic()
+    pool.close()
+    assert time.monotonic() - started < 3

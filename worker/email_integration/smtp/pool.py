@@ -120,7 +120,7 @@ class Pool:
         size = self._limits().size
         with self._changed:
             if not self._changed.wait_for(lambda: self._lent[relay] < size, relay.timeout):
-                raise PoolBusy(Phase.CONNECT, f"all {size} sessions were in use for {relay.timeout:g} s")
+                raise PoolBusy(Phase.CONNECT, f"no session became free within {relay.timeout:g} s")
             self._lent[relay] += 1
 
     def _release(self, relay: Relay, session: Session | None = None) -> None:
