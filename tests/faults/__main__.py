@@ -25,7 +25,7 @@ def main() -> int:
     unwind_on_signals()
     started = time.monotonic()
     width = max(len(str(case)) for case in matrix.CASES)
-    print(f"{'':{width}} ", *(f"{column.replace('_', ' '):>10}" for column in _COLUMNS), "   seconds", sep="")
+    print(f"{'':{width}} ", *(f"{column.replace('_', ' '):>11}" for column in _COLUMNS), "    seconds", sep="")
     wanted = [case for case in matrix.CASES if not options.texts or any(text in str(case) for text in options.texts)]
     done: dict[Case, Figures] = {}
     broken = 0
@@ -44,8 +44,8 @@ def main() -> int:
                             print(world.logs())
                         break
     total = {column: sum(getattr(figures, column) for figures in done.values()) for column in _COLUMNS}
-    print(f"{f'{len(done)} cases':{width}} ", *(f"{total[column]:>10}" for column in _COLUMNS), sep="", end="")
-    print(f"{time.monotonic() - started:>10.0f}")
+    print(f"{f'{len(done)} cases':{width}} ", *(f"{total[column]:>11}" for column in _COLUMNS), sep="", end="")
+    print(f"{time.monotonic() - started:>11.0f}")
     print("All promises kept." if not broken else f"{broken} cases broke a promise.")
     return 1 if broken else 0
 
@@ -58,8 +58,8 @@ def _run(world: World, case: Case, done: dict[Case, Figures], width: int) -> lis
         traceback.print_exc()
         return ["the case could not be run"]
     done[case] = figures
-    numbers = (f"{getattr(figures, column):>10}" for column in _COLUMNS)
-    print(f"{case!s:{width}} ", *numbers, f"{figures.seconds:>10.1f}", sep="", flush=True)
+    numbers = (f"{getattr(figures, column):>11}" for column in _COLUMNS)
+    print(f"{case!s:{width}} ", *numbers, f"{figures.seconds:>11.1f}", sep="", flush=True)
     return figures.broken(case)
 
 

@@ -17,13 +17,16 @@ SILENT_AT = {
     "after MAIL": ("MAIL", 300),
     "after RCPT": ("RCPT", 300),
     "after DATA": ("DATA", 300),
-    "in the content": ("CONTENT", 8_000_000),
+    "in the content": ("CONTENT", 6_000_000),
     "at the dot": ("DOT", 300),
     "after the dot": ("TAKEN", 300),
 }
 
+#: From the claim to the record: what dies there leaves its mail in doubt.
+_IN_DOUBT = ("after the claim", "at the dot", "after the dot", "after the reply")
+
 #: What was killed between the setting going of what follows and its record is set going again.
-_AGAIN = {"after the continuation": 1}
+_AGAIN = ("after the continuation",)
 
 
 def _at(point: str, victim: Victim) -> Callable[[Run], None]:
@@ -40,13 +43,15 @@ def _at(point: str, victim: Victim) -> Callable[[Run], None]:
 def _amid(verb: str, size: int, victim: Victim) -> Callable[[Run], None]:
     def act(run: Run) -> None:
         hold = run.world.smtp.hold(verb)
-        run.submit(size=size)
+        run.begin_submitting(3, size=size)
         run.world.kill_whoever_talks_from(hold.wait(seconds=20), victim)
+        run.finish_submitting()
 
     return act
 
 
 def _of(setting: Setting, victim: Victim) -> list[Case]:
+    at_once = 1 if victim == "child" else setting.concurrency
     ways = {point: _at(point, victim) for point in POINTS}
     ways |= {point: _amid(verb, size, victim) for point, (verb, size) in SILENT_AT.items()}
     return [
@@ -55,7 +60,9 @@ def _of(setting: Setting, victim: Victim) -> list[Case]:
             name=f"{victim} killed {point}",
             setting=setting,
             act=act,
-            may_follow_twice=_AGAIN.get(point, 0),
+            may_follow_twice=(point in _AGAIN) * at_once,
+            # With a whole worker another mail may die that happens to be there.
+            doubts=range(point in _IN_DOUBT, (point in _IN_DOUBT) + at_once),
             slow=victim == "worker",
         )
         for point, act in ways.items()
@@ -63,7 +70,10 @@ def _of(setting: Setting, victim: Victim) -> list[Case]:
 
 
 def _on_postgresql(cases: list[Case]) -> list[Case]:
-    return [dataclasses.replace(case, setting=dataclasses.replace(case.setting, database="postgresql"), slow=True) for case in cases]
+    return [
+        dataclasses.replace(case, setting=dataclasses.replace(case.setting, database="postgresql"), slow=True)
+        for case in cases
+    ]
 
 
 CASES = [

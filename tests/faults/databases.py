@@ -76,13 +76,32 @@ class Postgres(PostgreSQL):
         self._was_restarted = False
 
     def query(self, sql: str) -> list[tuple[Any, ...]]:
-        with psycopg.connect(self.url, autocommit=True, connect_timeout=10) as connection:
+        with self.connect() as connection:
             cursor = connection.execute(sql)
             return cursor.fetchall() if cursor.description else []
 
     def connect(self) -> psycopg.Connection[Any]:
-        """A connection on which something can be locked."""
-        return psycopg.connect(self.url)
+        """A connection of its own, which may write when nobody else may."""
+        return psycopg.connect(
+            self.url, autocommit=True, connect_timeout=10, options="-c default_transaction_read_only=off"
+        )
+
+    @contextlib.contextmanager
+    def read_only(self) -> Iterator[None]:
+        """Refuse everybody else's writing."""
+        self._configure("default_transaction_read_only = on")
+        try:
+            yield
+        finally:
+            self._configure("default_transaction_read_only = off")
+
+    def log(self) -> str:
+        """What the server has written."""
+        return (self._data / "log").read_text(errors="replace")
+
+    def _configure(self, setting: str) -> None:
+        self.query(f"ALTER SYSTEM SET {setting}")
+        self.query("SELECT pg_reload_conf()")
 
     def restart(self, mode: str) -> None:
         """Restart as ``pg_ctl`` does: ``fast`` ends the sessions, ``immediate`` is a crash and a recovery."""

@@ -1,28 +1,29 @@
-"""What the application has follow a mail: a task that notes the mail's id in a file."""
+"""What follows a mail: a message to a queue that nobody consumes, so that each time it was set going can be counted.
+
+A task that a worker runs would not do: the worker's death loses messages of the application, for which Celery answers.
+"""
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
+import base64
+import json
 from typing import Any
 
-from celery import shared_task
+import redis
+from celery import Celery
+from celery.canvas import Signature
 
-#: The environment variable that names the file.
-NOTES = "FAULTS_NOTES"
-
-
-@shared_task
-def follow(result: dict[str, Any], tag: str) -> None:
-    """Append a line, in one write, so that processes do not come between."""
-    descriptor = os.open(os.environ[NOTES], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-    try:
-        os.write(descriptor, f"{tag} {result['id']}\n".encode())
-    finally:
-        os.close(descriptor)
+QUEUE = "followed"
 
 
-def followed(file: Path, tag: str) -> list[str]:
-    """The ids that were noted under ``tag``, one for each time."""
-    lines = file.read_text().splitlines() if file.exists() else []
-    return [line.partition(" ")[2] for line in lines if line.partition(" ")[0] == tag]
+def follow(app: Celery, tag: str) -> Signature[Any]:
+    """What is to follow a mail."""
+    return app.signature("application.follow", kwargs={"tag": tag}, queue=QUEUE)
+
+
+def followed(url: str, tag: str) -> list[str]:
+    """The ids of the mails whose continuation was set going, one for each time; ``url`` is the broker's."""
+    with redis.Redis.from_url(url) as broker:
+        messages = broker.lrange(QUEUE, 0, -1)
+    calls = [json.loads(base64.b64decode(json.loads(message)["body"])) for message in messages]
+    return [args[0]["id"] for args, kwargs, _ in calls if kwargs["tag"] == tag]

@@ -51,7 +51,14 @@ CASES = [
     for verb in verbs
     for kind in (SILENCES if verb == "TAKEN" else KINDS)
 ] + [
-    Case(group="server", name=f"at random, seed {seed}", setting=setting, act=_chaotic(seed, mails=30, times=25), seconds=90, slow=True)
+    Case(
+        group="server",
+        name=f"at random, seed {seed}",
+        setting=setting,
+        act=_chaotic(seed, mails=30, times=25),
+        seconds=90,
+        slow=True,
+    )
     for setting in (RESEND, HOLD, dataclasses.replace(RESEND, database="postgresql"))
     for seed in (1, 2)
 ]

@@ -1,5 +1,8 @@
-"""``config.settings`` for the workers of the fault matrix: they know an application's task, and can be made to die."""
+"""``config.settings`` for the workers of the fault matrix: they can be made to die."""
+
+import os
 
 from config.settings import *  # noqa: F403 - all of them, that is the point
 
-CELERY_INCLUDE = ["tests.faults.following", "tests.faults.crash"]
+CELERY_INCLUDE = ["tests.faults.crash"]
+CELERY_WORKER_SOFT_SHUTDOWN_TIMEOUT = float(os.environ.get("FAULTS_SOFT_SHUTDOWN", "0"))

@@ -85,7 +85,7 @@ class SMTPSink:
                 self._faults.extend([fault] * fault.times)
 
     def misbehave_at_random(self, seed: int, *, rate: float) -> None:
-        """Let anything happen at any verb, with a chance of ``rate`` (0 to 1) each; nothing that ends a mail for good."""
+        """Let anything happen at any verb, with a chance of ``rate`` (0 to 1); nothing that ends a mail for good."""
         with self._lock:
             self._chaos = random.Random(seed), rate
 

@@ -35,7 +35,7 @@ def submit(*, mails: int, size: int, atomic: bool, followed_by: str, pause: floa
 
     Only what ``delay()`` took counts as submitted.
     """
-    from django.db import DatabaseError, transaction
+    from django.db import DatabaseError, InterfaceError, close_old_connections, transaction
 
     from email_integration.tasks import send_email
     from tests.faults.following import follow
@@ -47,13 +47,14 @@ def submit(*, mails: int, size: int, atomic: bool, followed_by: str, pause: floa
     started = time.monotonic()
     with transaction.atomic() if atomic else contextlib.nullcontext():
         for number in range(mails):
-            link = follow.s(tag=followed_by) if followed_by else None
+            link = follow(send_email.app, followed_by) if followed_by else None
             try:
                 result = send_email.apply_async((f"Mail {number}", body, None, ["kim@example.com"]), link=link)
-            except DatabaseError:
+            except (DatabaseError, InterfaceError):
                 if atomic:
                     raise
                 refused += 1
+                close_old_connections()
             else:
                 ids.append(result.id)
             time.sleep(pause)

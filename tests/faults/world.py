@@ -26,7 +26,7 @@ from config.local.workers import start_beat, start_worker
 
 from .crash import PLAN, Plan
 from .databases import Database, Postgres, SQLite
-from .following import NOTES, followed
+from .following import followed
 from .smtp import SMTPSink
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -89,9 +89,9 @@ class World:
         assert isinstance(self.database, Postgres)
         return self.database
 
-    def notes(self, tag: str) -> list[str]:
-        """The ids of the mails whose continuation ran, one for each time."""
-        return followed(self.folder / "notes", tag)
+    def followed(self, tag: str) -> list[str]:
+        """The ids of the mails whose continuation was set going, one for each time."""
+        return followed(self.valkey.url, tag)
 
     def logs(self) -> str:
         """What all the processes have written."""
@@ -104,9 +104,7 @@ class World:
     def start_worker(self) -> Process:
         """Start one more worker, and wait until it consumes."""
         self._started += 1
-        worker = start_worker(
-            self._processes, name=f"worker{self._started}", concurrency=self.setting.concurrency
-        )
+        worker = start_worker(self._processes, name=f"worker{self._started}", concurrency=self.setting.concurrency)
         self.workers.append(worker)
         return worker
 
@@ -115,6 +113,11 @@ class World:
         self.workers = [worker for worker in self.workers if worker.is_running]
         while len(self.workers) < self.setting.workers:
             self.start_worker()
+
+    def processes(self) -> list[int]:
+        """The ids of all that write to the database: workers, their pool processes, beat, the application."""
+        groups = {process.pid for process in self._processes.running()} | {self.application.pid}
+        return [pid for pid, group in _groups().items() if group in groups]
 
     def children(self) -> list[int]:
         """The ids of all pool processes."""
@@ -150,7 +153,6 @@ class World:
             "SECRET_KEY": "only for tests",
             "SMTP_PASSWORD_KEYS": self._key,
             "VAR_DIR": str(self.folder / "var"),
-            NOTES: str(self.folder / "notes"),
             PLAN: str(self.folder / "plan.json") if self.setting.watched else "",
         }
 
@@ -223,6 +225,11 @@ class Application:
         self._answers: queue.Queue[str] = queue.Queue()
         threading.Thread(target=self._listen, daemon=True).start()
         self._answer(seconds=60)
+
+    @property
+    def pid(self) -> int:
+        """The process id, which is the id of its group too."""
+        return self._popen.pid
 
     def tell(self, *, seconds: float = 120, **told: Any) -> dict[str, Any]:
         """Have it do something, and give its answer; raises when it ends or takes longer than ``seconds``."""

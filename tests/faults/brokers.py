@@ -1,0 +1,92 @@
+"""A broker that dies, freezes, forgets, cuts connections, and delivers twice and late."""
+
+from __future__ import annotations
+
+import time
+
+import redis
+
+from .cases import Case, Run
+from .world import Setting
+
+_SETTING = Setting()
+
+
+def _amid_load(run: Run, mails: int = 60) -> None:
+    """Begin to submit, and wait until some have arrived and most have not."""
+    run.world.smtp.slow = 0.02
+    run.begin_submitting(mails, pause=0.02)
+    run.wait(run.arrived(mails // 6), "some mails")
+    run.world.smtp.slow = 0.0
+
+
+def _killed(run: Run) -> None:
+    _amid_load(run)
+    run.world.valkey.kill()
+    run.finish_submitting()
+    run.world.valkey.start()
+
+
+def _emptied(run: Run) -> None:
+    _amid_load(run)
+    for _ in range(3):
+        run.world.valkey.flush()
+        before = run.world.smtp.total
+        run.wait(lambda before=before: run.world.smtp.total > before or run.is_over(), "another mail")  # type: ignore[misc]
+    run.finish_submitting()
+
+
+def _frozen(run: Run) -> None:
+    _amid_load(run)
+    run.world.valkey.freeze()
+    run.finish_submitting()
+    run.world.valkey.thaw()
+
+
+def _cut(run: Run) -> None:
+    _amid_load(run)
+    with redis.Redis.from_url(run.world.valkey.url) as broker:
+        for _ in range(5):
+            cut = sum(int(broker.execute_command("CLIENT", "KILL", "TYPE", kind)) for kind in ("normal", "pubsub"))
+            run.promise(cut > 0, "nothing to cut")
+            time.sleep(0.1)  # for them to come back, some of them
+    run.finish_submitting()
+
+
+def _rung_twice(run: Run) -> None:
+    run.world.smtp.slow = 0.05
+    run.submit(20)
+    for _ in range(3):
+        run.ring_again()
+    run.wait(run.is_over, "the end of all")
+    run.world.smtp.slow = 0.0
+
+
+def _rung_late(run: Run) -> None:
+    run.submit(10)
+    run.wait(run.is_over, "the end of all")
+    before = run.world.logs().count("already accepted")
+    run.ring_again()
+    run.wait(lambda: run.world.logs().count("already accepted") >= before + 10, "the rings to be heard")
+
+
+def _half_open(run: Run) -> None:
+    run.submit(1)  # with a connection that is open
+    run.world.valkey.freeze()
+    took = run.submit(100, atomic=True)
+    run.promise(took < 2, f"submitting took {took:.1f} s")
+    run.world.valkey.thaw()
+
+
+CASES = [
+    Case(group="broker", name=name, setting=_SETTING, act=act, seconds=60, slow=slow)
+    for name, act, slow in (
+        ("killed, and back empty", _killed, False),
+        ("emptied three times", _emptied, False),
+        ("frozen and thawed", _frozen, True),
+        ("all connections cut", _cut, False),
+        ("every ring four times", _rung_twice, False),
+        ("rings for what is finished", _rung_late, False),
+        ("half open for 100 mails at once", _half_open, False),
+    )
+]
