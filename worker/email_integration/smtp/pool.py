@@ -37,8 +37,8 @@ class Limits:
 class Pool:
     """Lends sessions; ``limits`` is asked whenever they matter. Threads may share it.
 
-    All state is ``_idle``, the sessions nobody uses, and ``_lent``, how many are used or being opened, both by relay.
-    It is changed under the lock of ``_changed``, while connecting and closing happen outside it.
+    All state is ``_idle``, the sessions nobody uses, and ``_lent``, how many are used, being opened or being closed,
+    both by relay. It is changed under the lock of ``_changed``, while connecting and closing happen outside it.
     """
 
     def __init__(self, limits: Callable[[], Limits]) -> None:
@@ -80,16 +80,16 @@ class Pool:
 
     def discard(self, relay: Relay) -> None:
         """Say QUIT on the idle sessions with ``relay``."""
-        _quit(self._pick(lambda session: session.relay == relay))
+        self._leave(lambda session: session.relay == relay)
 
     def close(self) -> None:
         """Say QUIT on every idle session."""
-        _quit(self._pick(lambda session: True))
+        self._leave(lambda session: True)
 
     # -- lending ------------------------------------------------------------------------------------------------
 
     def _borrow(self, relay: Relay, *, fresh: bool, before_opening: Callable[[], object] | None) -> Session:
-        _quit(self._pick(self.has_expired))
+        self._leave(self.has_expired)
         self._reserve(relay)
         try:
             while (idle := self._take(relay, only_a_surplus=fresh)) is not None:
@@ -141,14 +141,26 @@ class Pool:
                 return None
             return waiting.pop()
 
-    def _pick(self, unwanted: Callable[[Session], bool]) -> list[Session]:
-        """Take all idle sessions of a kind out of the pool."""
+    def _leave(self, unwanted: Callable[[Session], bool]) -> None:
+        """Say QUIT on all idle sessions of a kind; they count as lent until they are closed.
+
+        In all it takes no longer than one of them may take: their server may be the one that died.
+        """
         with self._changed:
-            picked = [session for waiting in self._idle.values() for session in waiting if unwanted(session)]
-            if picked:
-                kept = {relay: [one for one in waiting if one not in picked] for relay, waiting in self._idle.items()}
-                self._idle = {relay: waiting for relay, waiting in kept.items() if waiting}
-        return picked
+            left = [session for waiting in self._idle.values() for session in waiting if unwanted(session)]
+            if not left:
+                return
+            kept = {relay: [one for one in waiting if one not in left] for relay, waiting in self._idle.items()}
+            self._idle = {relay: waiting for relay, waiting in kept.items() if waiting}
+            self._lent.update(session.relay for session in left)
+        deadline = time.monotonic() + QUIT_TIMEOUT
+        try:
+            for session in left:
+                session.quit(timeout=deadline - time.monotonic())
+        finally:
+            for session in left:
+                session.close()
+                self._release(session.relay)
 
     def _open(self, relay: Relay) -> Session:
         opening = tenacity.Retrying(
@@ -171,10 +183,3 @@ class Pool:
             for session in waiting:
                 session.close()
         self._idle.clear()
-
-
-def _quit(sessions: list[Session]) -> None:
-    """Say QUIT on all, and wait for no longer than one of them may take: their server may be the one that died."""
-    deadline = time.monotonic() + QUIT_TIMEOUT
-    for session in sessions:
-        session.quit(timeout=deadline - time.monotonic())
