@@ -115,6 +115,15 @@ STORAGES = {
         if DEBUG
         else "whitenoise.storage.CompressedManifestStaticFilesStorage"
     },
+    # The contents of large mails. Nothing serves these files, and nobody else reads them.
+    "email_integration": {
+        "BACKEND": "django.core.files.storage.FileSystemStorage",
+        "OPTIONS": {
+            "location": env.text("PAYLOAD_DIR", str(VAR_DIR / "payloads")),
+            "file_permissions_mode": 0o600,
+            "directory_permissions_mode": 0o700,
+        },
+    },
 }
 MEDIA_ROOT = VAR_DIR / "media"
 
@@ -172,17 +181,15 @@ def _integration() -> dict[str, Any]:
     """Read each key of EMAIL_INTEGRATION from the variable of that name; the type is that of the app's default."""
     # A queue of its own each, so that neither a flood of mail nor the project's other tasks hold up the sweep.
     defaults = {**conf.DEFAULTS, "QUEUE": "mail", "SWEEP_QUEUE": "mail.sweep"}
-    # Zero has a meaning for these times: ask each time, close at once.
-    zero = {"CONFIG_CACHE_TTL", "SESSION_MAX_IDLE"}
     values: dict[str, Any] = {}
     for key, default in defaults.items():
         match default:
             case bool():
                 values[key] = env.boolean(key, default)
             case int():
-                values[key] = env.whole(key, default, at_least=1)
+                values[key] = env.whole(key, default, at_least=0 if key in conf.MAY_BE_ZERO else 1)
             case float():
-                values[key] = env.seconds(key, default, zero=key in zero)
+                values[key] = env.seconds(key, default, zero=key in conf.MAY_BE_ZERO)
             case list():
                 values[key] = env.listed(key, default)
             case _:
@@ -190,6 +197,8 @@ def _integration() -> dict[str, Any]:
     values["IN_DOUBT"] = env.one_of("IN_DOUBT", defaults["IN_DOUBT"], ("resend", "hold"))
     values["REDIRECT_ALL_TO"] = env.addresses("REDIRECT_ALL_TO")
     values["ALLOWED_RECIPIENTS"] = env.recipients("ALLOWED_RECIPIENTS")
+    if values["PAYLOAD_STORAGE"] not in STORAGES:
+        raise WrongValue("PAYLOAD_STORAGE", f"must be one of {', '.join(STORAGES)}, not {values['PAYLOAD_STORAGE']!r}")
     values["SMTP_PASSWORD_KEYS"] = env.fernet_keys("SMTP_PASSWORD_KEYS", [])
     if DEBUG and not values["SMTP_PASSWORD_KEYS"]:
         key = env.kept("SMTP_PASSWORD_KEYS", VAR_DIR / "smtp_password_key", lambda: Fernet.generate_key().decode())

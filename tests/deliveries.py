@@ -21,6 +21,8 @@ class RecordingDoorbell:
         self.rings: list[list[str]] = []
         #: The id and the status of each report.
         self.reports: list[tuple[str, str]] = []
+        #: How often somebody asked for a sweep.
+        self.sweeps = 0
         #: The ids of deliveries that something follows.
         self.followed: set[str] = set()
         #: What to raise instead of ringing.
@@ -30,6 +32,11 @@ class RecordingDoorbell:
         if self.broken is not None:
             raise self.broken
         self.rings.append([delivery.pk for delivery in deliveries])
+
+    def call_for_sweep(self) -> None:
+        if self.broken is not None:
+            raise self.broken
+        self.sweeps += 1
 
     def report(self, delivery: Delivery) -> None:
         self.reports.append((delivery.pk, str(delivery.status)))

@@ -36,7 +36,7 @@ def taken(*to: str) -> Accepted:
 
 def claimed(*to: str, relay: Relay = RELAY) -> Delivery:
     delivery = submitted(*to or (KIM,))
-    assert ledger.claim(delivery, relay, from_header="a@example.com")
+    assert ledger.claim(delivery, relay, from_header="a@example.com", sender="a@example.com")
     return delivery
 
 
@@ -77,10 +77,10 @@ def test_a_claim_is_for_one(settings: Any) -> None:
     settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "LEASE": 150.0}
     delivery = submitted()
     other = stored(delivery)
-    assert ledger.claim(delivery, RELAY, from_header="a@example.com")
-    assert not ledger.claim(other, RELAY, from_header="b@example.com")
+    assert ledger.claim(delivery, RELAY, from_header="a@b.example", sender="a@b.example")
+    assert not ledger.claim(other, RELAY, from_header="b@example.com", sender="b@example.com")
     assert same(delivery)
-    assert (delivery.status, delivery.from_header, delivery.smtp_config) == ("sending", "a@example.com", "Primary")
+    assert (delivery.status, delivery.from_header, delivery.smtp_config) == ("sending", "a@b.example", "Primary")
     assert delivery.lease_until == delivery.ring_after
     assert delivery.lease_until is not None
     assert delivery.lease_until - timezone.now() > dt.timedelta(seconds=140)
@@ -91,7 +91,9 @@ def test_of_many_claims_at_once_one_wins() -> None:
 
     def claim() -> bool:
         delivery = ledger.load(pk)
-        return delivery is not None and ledger.claim(delivery, RELAY, from_header="a@example.com")
+        return delivery is not None and ledger.claim(
+            delivery, RELAY, from_header="a@example.com", sender="a@example.com"
+        )
 
     assert sorted(in_threads(*[claim] * 4)) == [False, False, False, True]
     assert Delivery.objects.get().fence == 1
@@ -100,13 +102,13 @@ def test_of_many_claims_at_once_one_wins() -> None:
 @pytest.mark.parametrize("status", [status for status in Status if status not in ledger.CLAIMABLE])
 def test_what_is_finished_or_in_somebodys_hands_is_not_claimed(status: Status) -> None:
     delivery = pretend(submitted(), status=status)
-    assert not ledger.claim(delivery, RELAY, from_header="a@example.com")
+    assert not ledger.claim(delivery, RELAY, from_header="a@b.example", sender="a@b.example")
 
 
 def test_a_repeated_ring_takes_the_mail_from_a_worker_that_has_not_claimed_it() -> None:
     slow = submitted()
     assert ledger.begin_again(stored(slow))
-    assert not ledger.claim(slow, RELAY, from_header="a@example.com")
+    assert not ledger.claim(slow, RELAY, from_header="a@example.com", sender="a@example.com")
 
 
 # -- outcomes -------------------------------------------------------------------------------------------------------
@@ -170,7 +172,7 @@ def test_recipients_are_settled_one_by_one_over_attempts() -> None:
     ledger.record(delivery, Accepted(code=250, accepted=(KIM,), refused={LEE: no, SAM: later}), TRY)
     assert (delivery.status, delivery.code, delivery.reason) == ("deferred", 450, "1 of 3 recipients were put off")
     assert ledger.pending(stored(delivery)) == (SAM,)
-    assert ledger.claim(delivery, RELAY, from_header="a@example.com")
+    assert ledger.claim(delivery, RELAY, from_header="a@b.example", sender="a@b.example")
     ledger.record(delivery, taken(SAM), TRY)
     assert (delivery.status, delivery.code) == ("accepted", 250)
     assert statuses(delivery) == {KIM: "accepted", LEE: "failed", SAM: "accepted"}
@@ -202,7 +204,7 @@ def test_a_late_250_wins_over_whatever_has_happened_since(since: str) -> None:
     slow = claimed(KIM, LEE)
     quick = pretend(slow, status="deferred", lease_until=None)
     if since == "sending":
-        assert ledger.claim(quick, OTHER, from_header="a@example.com")
+        assert ledger.claim(quick, OTHER, from_header="a@example.com", sender="a@example.com")
     elif since == "failed":
         assert ledger.record(quick, Failed(code=554, reason="never"), TRY)
     elif since in ("deferred", "in_doubt"):
@@ -219,7 +221,7 @@ def test_a_late_250_wins_over_whatever_has_happened_since(since: str) -> None:
 def test_two_late_250_are_recorded_once(bell: RecordingDoorbell) -> None:
     slow = claimed()
     quick = pretend(slow, status="deferred")
-    assert ledger.claim(quick, RELAY, from_header="a@example.com")
+    assert ledger.claim(quick, RELAY, from_header="a@example.com", sender="a@example.com")
     assert ledger.record(slow, taken(), TRY)
     assert not ledger.record(quick, taken(), TRY)
     assert bell.reports == [(slow.pk, "accepted")]
@@ -228,7 +230,7 @@ def test_two_late_250_are_recorded_once(bell: RecordingDoorbell) -> None:
 def test_late_250s_of_two_workers_at_once_are_recorded_once(bell: RecordingDoorbell) -> None:
     slow = claimed()
     quick = pretend(slow, status="deferred")
-    assert ledger.claim(quick, RELAY, from_header="a@example.com")
+    assert ledger.claim(quick, RELAY, from_header="a@example.com", sender="a@example.com")
     found = in_threads(lambda: ledger.record(slow, taken(), TRY), lambda: ledger.record(quick, taken(), TRY))
     assert sorted(found) == [False, True]
     assert stored(slow).status == "accepted"
@@ -322,7 +324,8 @@ def test_a_cancellation_and_a_claim_at_once_do_not_both_happen() -> None:
     delivery = submitted()
     own = stored(delivery)
     cancelled, won = in_threads(
-        lambda: ledger.cancel(delivery.pk), lambda: ledger.claim(own, RELAY, from_header="a@example.com")
+        lambda: ledger.cancel(delivery.pk),
+        lambda: ledger.claim(own, RELAY, from_header="a@b.example", sender="a@b.example"),
     )
     assert bool(cancelled) != won
     assert stored(delivery).status == ("sending" if won else "cancelled")
@@ -334,7 +337,7 @@ def test_a_cancellation_and_a_claim_at_once_do_not_both_happen() -> None:
 def test_what_follows_is_kept_until_it_was_set_going(bell: RecordingDoorbell) -> None:
     delivery = submitted()
     bell.followed.add(delivery.pk)
-    assert ledger.claim(delivery, RELAY, from_header="a@example.com")
+    assert ledger.claim(delivery, RELAY, from_header="a@b.example", sender="a@b.example")
     ledger.record(delivery, taken(), TRY)
     assert not delivery.continued
     assert delivery.ring_after is not None
@@ -356,7 +359,7 @@ def test_waking_makes_due_what_waits_for_its_relay_and_nothing_else() -> None:
 
     waits, greylisted = deferred(relay_at_fault=True), deferred()
     done = deferred(relay_at_fault=True)
-    assert ledger.claim(done, RELAY, from_header="a@example.com")
+    assert ledger.claim(done, RELAY, from_header="a@example.com", sender="a@example.com")
     ledger.record(done, taken(), TRY)
     assert ledger.wake() == 1
     woken = stored(waits)

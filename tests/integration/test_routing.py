@@ -45,7 +45,7 @@ def patient(settings: Any) -> None:
 
 
 def test_the_active_configuration_is_the_relay() -> None:
-    config(port=2525, username="user", password="s3cret", use_tls=False, use_ssl=True, timeout=7)
+    found = config(port=2525, username="user", password="s3cret", use_tls=False, use_ssl=True, timeout=7)
     config("Backup", active=False)
     assert active_relay() == Relay(
         name="Primary",
@@ -57,6 +57,7 @@ def test_the_active_configuration_is_the_relay() -> None:
         use_ssl=True,
         from_email="a@example.com",
         timeout=7.0,
+        version=found.updated_at.isoformat(),
     )
 
 

@@ -64,7 +64,7 @@ def test_a_lazy_translation_is_text() -> None:
 
 @pytest.mark.parametrize("nobody", [None, ""])
 def test_a_sender_left_out_is_left_open(nobody: str | None) -> None:
-    assert render(made(from_email=nobody)).from_open
+    assert render(made(from_email=nobody)).from_at is not None
 
 
 @pytest.mark.parametrize("name", ["cc", "bcc", "reply_to", "attachments"])

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from django.core.mail import EmailMessage, EmailMultiAlternatives
 
+from email_integration.delivery import content
 from email_integration.delivery.render import render
 from email_integration.models import Delivery
 from email_integration.testing import FakeRelay, SubmittedMail
@@ -50,10 +51,10 @@ def submitted(message: EmailMessage, **changes: Any) -> SubmittedMail:
     rendered = render(message)
     row = Delivery(
         from_header=rendered.from_header,
-        from_open=rendered.from_open,
+        from_at=rendered.from_at,
         recipients=[{"address": address, "status": "pending"} for address in rendered.recipients],
-        content=rendered.content,
     )
+    content.store(row, rendered.content)
     for name, value in changes.items():
         setattr(row, name, value)
     return submitted_mail(row)

@@ -20,8 +20,8 @@ _DOMAIN = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*|\[[0-9a-f.:ipv]+\]")
 def envelope_address(text: str) -> str:
     """Return the bare address in ``text`` ('Name <address>' or the address alone), its domain in ASCII.
 
-    Raises ``InvalidMail`` for anything that RFC 5321 §4.1.2 does not let into MAIL or RCPT, and for a local part
-    beyond ASCII, which would need SMTPUTF8 (RFC 6531).
+    Raises ``InvalidMail`` for anything that RFC 5321 §4.1.2, or RFC 6531 §3.3 for a local part beyond ASCII, does not
+    let into MAIL or RCPT.
     """
     if not isinstance(text, str):
         raise InvalidMail(f"An address must be text, not {type(text).__name__}.")
@@ -41,9 +41,7 @@ def envelope_address(text: str) -> str:
     local = address.addr_spec.rpartition("@")[0]
     if not local or not domain or any(character <= " " or character == "\x7f" for character in found[0][1]):
         raise InvalidMail(f"The address {text!r} is not complete; write 'user@example.com'.")
-    if not local.isascii():
-        raise InvalidMail(f"The address {text!r} has a name part beyond ASCII, which most servers do not take.")
-    if len(local) > 64 or len(domain) > 255:
+    if len(local.encode()) > 64 or len(domain) > 255:
         raise InvalidMail(f"The address {text!r} is longer than RFC 5321 allows.")
     return f"{local}@{domain}"
 

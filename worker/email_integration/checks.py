@@ -17,9 +17,6 @@ from .delivery import safety
 from .diagnosis import configuration
 from .models import SMTPConfig
 
-#: Times that may be zero: ask each time, close at once.
-ZERO = frozenset({"CONFIG_CACHE_TTL", "SESSION_MAX_IDLE"})
-
 
 @register("email_integration")
 def check_settings(**kwargs: Any) -> list[CheckMessage]:
@@ -66,12 +63,14 @@ def _wrong(key: str, value: Any) -> str:
         case bool():
             return "" if isinstance(value, bool) else "True or False"
         case int():
-            good = isinstance(value, int) and not isinstance(value, bool) and value >= 1
-            return "" if good else "a whole number, 1 or more"
+            least = 0 if key in conf.MAY_BE_ZERO else 1
+            good = isinstance(value, int) and not isinstance(value, bool) and value >= least
+            return "" if good else f"a whole number, {least} or more"
         case float():
-            least = "zero or more" if key in ZERO else "more than zero"
+            zero = key in conf.MAY_BE_ZERO
             number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-            return "" if number and (value > 0 or (value == 0 and key in ZERO)) else f"a number of seconds, {least}"
+            good = number and (value > 0 or (value == 0 and zero))
+            return "" if good else f"a number of seconds, {'zero or more' if zero else 'more than zero'}"
         case list():
             return "" if isinstance(value, list | tuple) else "a list"
         case _:

@@ -28,7 +28,18 @@ DEFAULTS: dict[str, Any] = {
     # What becomes of a mail that the server may or may not have: 'resend' or 'hold'.
     "IN_DOUBT": "resend",
     # A mail whose worker died this many times in a row is put aside.
-    "QUARANTINE_AFTER": 5,
+    "QUARANTINE_AFTER": 3,
+    # Whether the contents of mails are sealed in the database and in the storage, with the keys of the passwords.
+    "ENCRYPT_CONTENT": True,
+    # Contents of more octets than this lie in the storage of this name (a key of STORAGES), if there is one.
+    "PAYLOAD_STORAGE": "email_integration",
+    "PAYLOAD_STORAGE_THRESHOLD": 256 * 1024,
+    # What is finished is deleted after so many days, with its attempts and its result ...
+    "RETENTION_DAYS": 30,
+    # ... and the contents of what was accepted after so many; 0 deletes them at once.
+    "CONTENT_RETENTION_DAYS": 0,
+    # The right-hand side of Message-IDs that are made here; '' is the name of the host.
+    "MESSAGE_ID_DOMAIN": "",
     # How long a process may use its copy of the active configuration without asking the database.
     "CONFIG_CACHE_TTL": 5.0,
     # The Django cache that carries the stamp; must be shared by all processes.
@@ -38,6 +49,8 @@ DEFAULTS: dict[str, Any] = {
     "SWEEP_QUEUE": "",
     # How long submitting may wait for the broker, once per transaction.
     "BROKER_TIMEOUT": 1.0,
+    # How many SMTP sessions a process has open with one server at most.
+    "SESSION_POOL_SIZE": 10,
     # An SMTP session is closed after so much idle time, age, or so many transactions.
     "SESSION_MAX_IDLE": 30.0,
     "SESSION_MAX_AGE": 300.0,
@@ -55,6 +68,9 @@ DEFAULTS: dict[str, Any] = {
     # The Fernet keys that seal SMTP passwords, newest first.
     "SMTP_PASSWORD_KEYS": [],
 }
+
+#: The numbers among them that may be zero: ask each time, close at once, keep nothing.
+MAY_BE_ZERO = frozenset({"CONFIG_CACHE_TTL", "SESSION_MAX_IDLE", "CONTENT_RETENTION_DAYS", "PAYLOAD_STORAGE_THRESHOLD"})
 
 
 def get(key: str) -> Any:

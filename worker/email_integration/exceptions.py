@@ -6,6 +6,7 @@
     ``DeliveryDeferred``       a delivery was put off; it is kept and tried again
     ``NotSent``                a mail that was to be sent at once was not; nothing is kept of it
     ``SecretUnreadable``       a sealed password cannot be opened with the keys at hand
+    ``ContentUnavailable``     the stored content of a mail cannot be read (now, or any more)
 
 What the SMTP dialogue itself raises is in ``email_integration.smtp.errors``.
 """
@@ -76,3 +77,7 @@ class NotSent(EmailIntegrationError, smtplib.SMTPException):
 
 class SecretUnreadable(EmailIntegrationError):
     """A sealed password cannot be opened with the keys in SMTP_PASSWORD_KEYS."""
+
+
+class ContentUnavailable(EmailIntegrationError):
+    """The stored content of a mail cannot be read."""

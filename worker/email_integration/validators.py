@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ssl
+
 from django.core.exceptions import ValidationError
 from django.utils.translation import gettext_lazy as _
 
@@ -11,6 +13,9 @@ from .exceptions import InvalidMail
 TLS_OR_SSL = _("TLS and SSL exclude each other: choose STARTTLS (TLS) or SSL, not both.")
 PORT_RANGE = _("A port is a number from 1 to 65535.")
 HOST_AND_TIMEOUT = _("A configuration needs a host, and a timeout of at least one second.")
+CERTIFICATES = _(
+    "Enter one certificate or several, each from -----BEGIN CERTIFICATE----- to -----END CERTIFICATE-----."
+)
 PASSWORD_AGAIN = _(
     "Enter the password again: the host, port or username has changed, and the stored password is not sent to another "
     "server or user unseen."
@@ -32,12 +37,22 @@ def validate_host(value: str) -> None:
 def validate_sender(value: str) -> None:
     """Refuse what is neither an address nor 'Name <address>'."""
     try:
-        envelope_address(value)
+        usable = envelope_address(value).isascii()  # a server without SMTPUTF8 would take no mail at all
     except InvalidMail:
+        usable = False
+    if not usable:
         raise ValidationError(
             _("Enter an address such as noreply@example.com, or a name with one: Example <noreply@example.com>."),
             code="sender",
-        ) from None
+        )
+
+
+def validate_certificates(value: str) -> None:
+    """Refuse what are no certificates in PEM format."""
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=value)
+    except (ssl.SSLError, ValueError):
+        raise ValidationError(CERTIFICATES, code="certificates") from None
 
 
 def validate_encryption(*, port: int | None, use_tls: bool, use_ssl: bool) -> None:

@@ -146,7 +146,7 @@ class DeliveryAdmin(DeliveryModelAdmin):
     @admin.action(description=gettext_lazy("Give up (in doubt)"), permissions=["decide"])
     def give_up(self, request: HttpRequest, queryset: Any) -> None:
         """Never send again what is in doubt."""
-        done = [pk for pk in self._ids(queryset) if decide.give_up(pk)]
+        done = [pk for pk in self._ids(queryset) if decide.discard(pk)]
         self._tell(request, queryset, done, ngettext("%d mail was given up.", "%d mails were given up.", len(done)))
 
     def _ids(self, queryset: Any) -> list[str]:

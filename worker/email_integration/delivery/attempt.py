@@ -7,10 +7,12 @@ again, however often a ring repeats.
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 import functools
 import logging
 import random
+import time
 import traceback
 
 import tenacity
@@ -19,43 +21,79 @@ from django.db import DatabaseError, InterfaceError, OperationalError, connectio
 from django.utils import timezone
 
 from email_integration import conf, routing
+from email_integration.exceptions import ContentUnavailable
 from email_integration.models import Delivery, Status
+from email_integration.routing import gate
 from email_integration.smtp import Relay
 
-from . import ledger, safety
-from .dispatch import Mail, dispatch
-from .outcome import Deferred, Failed, InDoubt, Outcome, Skipped
+from . import content, ledger, safety
+from .dispatch import Dispatched, Mail, dispatch
+from .outcome import Accepted, Deferred, Failed, InDoubt, Outcome, Skipped
 from .retry import backoff
 
 logger = logging.getLogger(__name__)
 
 
 def attempt(delivery_id: str) -> Delivery | Skipped:
-    """Try the delivery once and return it as it stands then; ``Skipped`` when there was nothing to do.
+    """Try the delivery and return it as it stands then; ``Skipped`` when there was nothing to do.
 
-    Raises ``DatabaseError`` when the database fails; the delivery is then rung for again.
+    Once, unless the server takes so many recipients at a time: the rest goes at once, in another transaction. Raises
+    ``DatabaseError`` when the database fails; the delivery is then rung for again.
     """
+    while True:
+        ended, goes_on = _attempt_once(delivery_id)
+        if not goes_on:
+            return ended
+
+
+def _attempt_once(delivery_id: str) -> tuple[Delivery | Skipped, bool]:
     delivery = ledger.load(delivery_id)
     if delivery is None:
-        return Skipped(reason="unknown: its transaction was rolled back, or it was deleted")
-    started_at = timezone.now()
+        return Skipped(reason="unknown: its transaction was rolled back, or it was deleted"), False
+    started_at, started = timezone.now(), time.monotonic()
     skipped = _prepare(delivery, started_at)
     if skipped is not None or Status(delivery.status).is_final:
-        return skipped or delivery
-    route, outcome = _send(delivery)
+        return skipped or delivery, False
+    try:
+        sent = _send(delivery)
+    except gate.GateClosed as closed:
+        return _wait_for_relay(delivery, closed), False
+    if isinstance(sent, Skipped):
+        return sent, False
+    route, outcome = sent.route, sent.outcome
     if isinstance(outcome, Skipped):
-        return outcome
+        return outcome, False
+    hint = None if isinstance(outcome, Failed | InDoubt) else outcome.retry_in
     wait = backoff(
         delivery.attempts + 1,
         first=conf.get("RETRY_FIRST"),
         longest=conf.get("RETRY_MAX"),
         chance=random.random(),  # noqa: S311  # spreads load, guards nothing
-        hint=outcome.retry_in if isinstance(outcome, Deferred) else None,
+        hint=hint,
     )
-    recorded = _record(delivery, outcome, ledger.Try(route=route, started_at=started_at, wait=wait))
-    if recorded and delivery.waits_for_relay:
+    this = ledger.Try(
+        route=route,
+        started_at=started_at,
+        duration=time.monotonic() - started,
+        tls_version=sent.tls_version,
+        wait=wait,
+    )
+    if not _record(delivery, outcome, this):
+        return _OVERTAKEN, False
+    if delivery.waits_for_relay:
         _wake_if_mended(delivery, route)
-    return delivery if recorded else _OVERTAKEN
+    return delivery, delivery.status == Status.DEFERRED and isinstance(outcome, Accepted) and hint == 0
+
+
+def _wait_for_relay(delivery: Delivery, closed: gate.GateClosed) -> Delivery | Skipped:
+    """Put the delivery off untried. Whatever opens the gate wakes it; the time is for the case that nobody does."""
+    longest = conf.get("RETRY_MAX")
+    wait = longest * (1 + random.random())  # noqa: S311  # as above
+    if not ledger.wait_for_relay(delivery, closed, wait=wait):
+        return _OVERTAKEN
+    if not gate.is_closed(closed.relay):
+        ledger.wake(delivery.pk)  # it was opened before this was recorded, so that nobody woke it
+    return delivery
 
 
 def _wake_if_mended(delivery: Delivery, route: routing.Route | None) -> None:
@@ -74,6 +112,8 @@ def _prepare(delivery: Delivery, now: dt.datetime) -> Skipped | None:
         if delivery.continued or not ledger.resume_follow_up(delivery):
             return Skipped(reason=f"already {delivery.status}")
         return None
+    if not ledger.is_readable(delivery):
+        return None if ledger.set_aside(delivery, "its recipients cannot be read") else _OVERTAKEN
     if delivery.status == Status.SENDING:
         if delivery.lease_until is not None and delivery.lease_until > now:
             return Skipped(reason="another worker is sending it")
@@ -84,47 +124,48 @@ def _prepare(delivery: Delivery, now: dt.datetime) -> Skipped | None:
     moved = True
     if delivery.expires_at <= now:
         moved = ledger.end(delivery, Status.EXPIRED, "not accepted in time")
-    elif delivery.due_at > timezone.now():
-        return Skipped(reason="not due yet")
     elif delivery.unfinished >= conf.get("QUARANTINE_AFTER"):
         moved = ledger.end(delivery, Status.QUARANTINED, "its worker was lost every time it was tried")
+    elif delivery.due_at > timezone.now():
+        return Skipped(reason="not due yet")
     elif delivery.rings:
         moved = ledger.begin_again(delivery)
     return None if moved else _OVERTAKEN
 
 
-def _send(delivery: Delivery) -> tuple[routing.Route | None, Outcome | Skipped]:
+def _send(delivery: Delivery) -> Dispatched | Skipped:
     try:
         plan = safety.plan_now(ledger.pending(delivery))
     except ImproperlyConfigured as error:
-        return None, Deferred(reason=str(error))
+        return Dispatched(route=None, outcome=Deferred(reason=str(error)))
     try:
         held_back = _withhold(delivery, plan) if plan.withheld else None
         if held_back is not None:
-            return None, held_back
+            return held_back if isinstance(held_back, Skipped) else Dispatched(route=None, outcome=held_back)
         mail = Mail(
             from_header=delivery.from_header,
-            from_open=delivery.from_open,
+            from_at=delivery.from_at,
             sender=delivery.sender,
             recipients=plan.envelope,
-            content=bytes(delivery.content),
+            content=content.stored(delivery),
         )
-        route, outcome = dispatch(mail, functools.partial(_claim, delivery, plan))
-        return route, plan.of_recipients(outcome)
-    except (DatabaseError, InterfaceError):
+        sent = dispatch(mail, functools.partial(_claim, delivery, plan))
+        return dataclasses.replace(sent, outcome=plan.of_recipients(sent.outcome))
+    except (DatabaseError, InterfaceError, gate.GateClosed):
         raise
+    except ContentUnavailable as error:
+        return Dispatched(route=None, outcome=Deferred(reason=str(error)))
     except Exception as error:  # whatever it is, the mail is kept and the fault is shown
         frame = traceback.extract_tb(error.__traceback__)[-1]
         what = f"unexpected {type(error).__name__} in {frame.name}, line {frame.lineno}"
         # The error's own text may quote the mail, so it is not logged.
         logger.error("Delivery %s: %s of %s", delivery.pk, what, frame.filename)
-        if delivery.status == Status.SENDING:
-            return None, InDoubt(reason=what)
-        return None, Deferred(reason=what)
+        in_doubt = delivery.status == Status.SENDING
+        return Dispatched(route=None, outcome=InDoubt(reason=what) if in_doubt else Deferred(reason=what))
 
 
-def _claim(delivery: Delivery, plan: safety.Plan, relay: Relay, from_header: str) -> bool:
-    return ledger.claim(delivery, relay, from_header=from_header, redirected_to=plan.redirected_to)
+def _claim(delivery: Delivery, plan: safety.Plan, relay: Relay, from_header: str, sender: str) -> bool:
+    return ledger.claim(delivery, relay, from_header=from_header, sender=sender, redirected_to=plan.redirected_to)
 
 
 def _withhold(delivery: Delivery, plan: safety.Plan) -> Outcome | Skipped | None:

@@ -1,20 +1,25 @@
-"""What a person decides about a delivery that waits, is in doubt or was put aside."""
+"""What a person decides about a delivery that waits, is in doubt, was put aside or is to be sent once more."""
 
 from __future__ import annotations
 
-import datetime as dt
+import uuid
 
 from django.db import transaction
-from django.db.models import F
 from django.utils import timezone
 
 from email_integration import conf
+from email_integration.exceptions import ContentUnavailable
 from email_integration.models import Delivery, Status
 
-from . import doorbell, ledger, safety
+from . import content, doorbell, ledger, safety
 
 #: What ``send_now`` takes.
 CAN_BE_SENT = (Status.QUEUED, Status.DEFERRED, Status.IN_DOUBT, Status.QUARANTINED)
+
+
+def cancel(delivery_id: str) -> bool:
+    """Cancel a delivery; False when it does not exist, is finished or is being sent at this moment."""
+    return ledger.cancel(delivery_id) is not None
 
 
 def send_now(delivery_id: str) -> bool:
@@ -23,34 +28,36 @@ def send_now(delivery_id: str) -> bool:
     What is in doubt is sent again, the same bytes with the same Message-ID. What was quarantined is tried as if for
     the first time; whatever should have followed it has been told of its failure, and is not set going any more.
     """
-    using = ledger.database()
+    delivery = ledger.load(delivery_id)
+    while delivery is not None and delivery.status in CAN_BE_SENT and ledger.is_readable(delivery):
+        if ledger.send_now(delivery, **_changes(delivery)):
+            return True
+        delivery = ledger.load(delivery_id)  # somebody has moved it since
+    return False
+
+
+def _changes(delivery: Delivery) -> dict[str, object]:
     now = timezone.now()
-    with transaction.atomic(using=using):
-        delivery = Delivery.objects.using(using).defer("content").filter(pk=delivery_id, status__in=CAN_BE_SENT).first()
-        if delivery is None:
-            return False
-        changes = {"status": Status.DEFERRED, "due_at": now, "ring_after": now, "rings": 0, "unfinished": 0}
-        if delivery.status == Status.QUEUED:
-            changes["status"] = Status.QUEUED
-        if delivery.status == Status.QUARANTINED:
-            changes |= {
-                "recipients": [_pending_again(item) for item in delivery.recipients],
-                "finished_at": None,
-                "options": "" if delivery.continued else delivery.options,
-                "continued": False,
-            }
-        if delivery.expires_at <= now:
-            changes["expires_at"] = now + dt.timedelta(seconds=conf.get("GIVE_UP_AFTER"))
-        rows = Delivery.objects.using(using).filter(pk=delivery_id, status=delivery.status, fence=delivery.fence)
-        if not rows.update(fence=F("fence") + 1, **changes):
-            return False
-        delivery.refresh_from_db(fields=["status", "fence", "options", "recipients", "continued"])
-        doorbell.installed().report(delivery)
-        doorbell.ring_on_commit(delivery, using=using)
-    return True
+    changes: dict[str, object] = {"status": Status.QUEUED if delivery.status == Status.QUEUED else Status.DEFERRED}
+    if delivery.status == Status.QUARANTINED:
+        changes |= {
+            "recipients": [_pending_again(item) for item in delivery.recipients],
+            "finished_at": None,
+            "options": "" if delivery.continued else delivery.options,
+            "continued": False,
+        }
+    if delivery.expires_at <= now:
+        changes["expires_at"] = now + ledger.seconds(conf.get("GIVE_UP_AFTER"))
+    return changes
 
 
-def give_up(delivery_id: str) -> bool:
+def release(delivery_id: str) -> bool:
+    """Send again what is in doubt, the same bytes with the same Message-ID; False when it is not in doubt any more."""
+    delivery = ledger.load(delivery_id)
+    return delivery is not None and delivery.status == Status.IN_DOUBT and send_now(delivery_id)
+
+
+def discard(delivery_id: str) -> bool:
     """Never send again what is in doubt; False when it is not in doubt (any more)."""
     delivery = ledger.load(delivery_id)
     if delivery is None or delivery.status != Status.IN_DOUBT:
@@ -61,6 +68,37 @@ def give_up(delivery_id: str) -> bool:
         ledger.follow_up_later(delivery.pk)
         doorbell.ring_on_commit(delivery, using=ledger.database())
     return True
+
+
+def resend(delivery_id: str) -> Delivery:
+    """Submit a copy of a delivery, to the same recipients and with the same bytes, and return it.
+
+    It is a mail of its own, with an id of its own; nothing of the caller's canvas follows it. Raises
+    ``Delivery.DoesNotExist``, and ``ContentUnavailable`` when the content is kept no longer or cannot be read.
+    """
+    using = ledger.database()
+    original = Delivery.objects.using(using).get(pk=delivery_id)
+    if not ledger.is_readable(original):
+        raise ContentUnavailable("its recipients cannot be read")
+    now = timezone.now()
+    copy = Delivery(
+        id=str(uuid.uuid4()),
+        message_id=original.message_id,
+        from_header=original.from_header,
+        from_at=original.from_at,
+        sender=original.sender,
+        recipients=[{"address": item["address"], "status": "pending"} for item in original.recipients],
+        in_doubt_policy=original.in_doubt_policy,
+        created_at=now,
+        due_at=now,
+        expires_at=now + ledger.seconds(conf.get("GIVE_UP_AFTER")),
+        ring_after=now + ledger.seconds(conf.get("RING_AFTER")),
+    )
+    content.store(copy, b"".join(content.stored(original).blocks()))
+    with transaction.atomic(using=using):
+        copy.save(using=using, force_insert=True)
+        doorbell.ring_on_commit(copy, using=using)
+    return copy
 
 
 def _pending_again(item: dict[str, object]) -> dict[str, object]:

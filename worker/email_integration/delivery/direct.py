@@ -7,9 +7,11 @@ import logging
 from django.core.mail import EmailMessage
 
 from email_integration.exceptions import DeliveryDeferred, DeliveryFailed
+from email_integration.routing import gate
 from email_integration.smtp import Relay
 
 from . import safety
+from .content import Content
 from .dispatch import Mail, dispatch
 from .outcome import Accepted, Failed, InDoubt, Outcome, Skipped
 from .render import render
@@ -25,8 +27,11 @@ def send_now(message: EmailMessage, *, default_from_is_open: bool = False) -> Ac
     ALLOWED_RECIPIENTS hold here too; ``ImproperlyConfigured`` is raised when they cannot be understood.
     """
     mail, plan = _mail(message, default_from_is_open=default_from_is_open)
-    _, outcome = dispatch(mail, _always)
-    return _accepted(plan.of_recipients(outcome))
+    try:
+        sent = dispatch(mail, _always)
+    except gate.GateClosed as closed:
+        raise DeliveryDeferred(closed.code, closed.reason) from None
+    return _accepted(plan.of_recipients(sent.outcome))
 
 
 def _mail(message: EmailMessage, *, default_from_is_open: bool) -> tuple[Mail, safety.Plan]:
@@ -38,15 +43,15 @@ def _mail(message: EmailMessage, *, default_from_is_open: bool) -> tuple[Mail, s
         raise DeliveryFailed(None, safety.WITHHELD)
     mail = Mail(
         from_header=rendered.from_header,
-        from_open=rendered.from_open,
+        from_at=rendered.from_at,
         sender=rendered.sender,
         recipients=plan.envelope,
-        content=rendered.content,
+        content=Content.of(rendered.content),
     )
     return mail, plan
 
 
-def _always(relay: Relay, from_header: str) -> bool:
+def _always(relay: Relay, from_header: str, sender: str) -> bool:
     return True
 
 

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+import itertools
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
+
+from django.db import DatabaseError, InterfaceError
 
 from email_integration import conf, routing
 from email_integration.addresses import envelope_address
 from email_integration.exceptions import InvalidMail
+from email_integration.routing import gate
 from email_integration.smtp import (
     ConnectionLost,
     Envelope,
@@ -20,31 +27,51 @@ from email_integration.smtp import (
     SMTPFailure,
 )
 
-from .outcome import Accepted, Deferred, Outcome, Skipped, classify, classify_recipients
-from .render import from_header_of, with_from
+from . import ledger
+from .content import Content
+from .outcome import Deferred, Outcome, Skipped, accepted, classify, classify_recipients
+from .render import NOBODY, from_header_of, from_line, one_line
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Mail:
     """What is to be sent to whom.
 
-    ``from_open`` says that the content has no From header yet. ``sender`` is the envelope's; '' means the address of
-    the From header.
+    ``from_at`` says where in the content a From header is missing, if one is; it is ``from_header`` then, '' the
+    relay's own. ``sender`` is the envelope's; '' means the address of the From header, '<>' nobody.
     """
 
     from_header: str = field(repr=False)
-    from_open: bool
+    from_at: int | None
     sender: str = field(default="", repr=False)
     recipients: tuple[str, ...] = field(repr=False)
-    content: bytes = field(repr=False)
+    content: Content
+
+    def from_relay(self, relay: Relay) -> tuple[str, str]:
+        """The From header and the envelope's sender with which it goes to ``relay``. Raises ``InvalidMail``."""
+        if self.from_at is None or self.from_header:
+            return self.from_header, self.sender or envelope_address(one_line(self.from_header))
+        return from_header_of(relay.from_email), self.sender or envelope_address(relay.from_email)
 
 
-#: Asked just before the final dot, with the relay and the From header: may it be sent?
-Claim = Callable[[Relay, str], bool]
+@dataclass(frozen=True, kw_only=True)
+class Dispatched:
+    """What became of a mail, and where it went: the relay, nowhere, or None when nobody asked; '' is no TLS."""
+
+    route: routing.Route | None
+    outcome: Outcome | Skipped
+    tls_version: str = ""
+
+
+#: Asked just before the final dot, with the relay, the From header and the sender: may it be sent?
+Claim = Callable[[Relay, str, str], bool]
 
 
 def _limits() -> Limits:
     return Limits(
+        size=conf.get("SESSION_POOL_SIZE"),
         idle=conf.get("SESSION_MAX_IDLE"),
         age=conf.get("SESSION_MAX_AGE"),
         transactions=conf.get("SESSION_MAX_TRANSACTIONS"),
@@ -56,50 +83,90 @@ def _limits() -> Limits:
 pool = Pool(_limits)
 
 
-def dispatch(mail: Mail, claim: Claim) -> tuple[routing.Route, Outcome | Skipped]:
-    """Send ``mail`` through the relay that is active now; return where it went, or did not, and the outcome."""
+class _Way:
+    """The way to one relay, for one mail: through its gate, which it closes and opens."""
+
+    def __init__(self, relay: Relay) -> None:
+        self.relay = relay
+        self.probing = False
+
+    def enter(self) -> None:
+        """Raises ``GateClosed``."""
+        if not self.probing:
+            self.probing = gate.enter(self.relay)
+
+    def tell(self, outcome: Outcome) -> Outcome:
+        """Have the gate know how it ended; an outcome that the relay is to blame for says when to try it again."""
+        try:
+            if isinstance(outcome, Deferred) and outcome.relay_at_fault and not outcome.sender_at_fault:
+                pool.discard(self.relay)
+                return dataclasses.replace(outcome, retry_in=gate.close(self.relay, outcome, probing=self.probing))
+            if self.probing:
+                ledger.reopen(self.relay)
+        except (DatabaseError, InterfaceError) as error:
+            # What the server said of the mail matters more; the next prober opens or closes the gate.
+            logger.error("The gate of %s could not be moved (%s).", self.relay, type(error).__name__)
+        return outcome
+
+
+def dispatch(mail: Mail, claim: Claim) -> Dispatched:
+    """Send ``mail`` through the relay that is active now.
+
+    Raises ``GateClosed`` when that one is at fault, and ``ContentUnavailable``; no server was told of the mail then.
+    """
     fresh = False
     while True:
         route = routing.active_relay()
         if isinstance(route, routing.Nowhere):
-            return route, Deferred(reason=route.reason, relay_at_fault=True)
+            return Dispatched(route=route, outcome=Deferred(reason=route.reason, relay_at_fault=True))
+        way = _Way(route)
+        tls_version = ""
         try:
-            with pool.session(route, fresh=fresh) as session:
+            with pool.session(route, fresh=fresh, before_opening=way.enter) as session:
+                tls_version = session.tls_version
                 if not _still_active(route):
                     continue  # replaced while the session was being opened: nothing begins with the old one
                 reused = session.transactions > 0
                 try:
-                    return route, transact(session, mail, claim)
+                    outcome = transact(session, mail, claim)
                 except SMTPFailure as failure:
                     if not (reused and _was_over(failure)):
                         raise
                     fresh = True
+                    continue
         except SMTPFailure as failure:
             if failure.phase.before_mail and not _still_active(route):
                 continue  # replaced while it was tried: the mail need not wait for what is wrong with the old one
-            return route, classify(failure, own_sender=mail.from_open)
+            outcome = classify(failure, own_sender=mail.from_at is not None)
         except InvalidMail:
-            return route, Deferred(
-                reason=f"the sender of {route.name} is not an address; correct its from_email", relay_at_fault=True
-            )
+            reason = f"the sender of {route.name} is not an address; correct its from_email"
+            outcome = Deferred(reason=reason, relay_at_fault=True, sender_at_fault=True)
+        if not isinstance(outcome, Skipped):
+            outcome = way.tell(outcome)
+        return Dispatched(route=route, outcome=outcome, tls_version=tls_version)
 
 
 def transact(session: Session, mail: Mail, claim: Claim) -> Outcome | Skipped:
-    """Run one transaction on ``session``. Raises ``SMTPFailure``, and ``InvalidMail`` for the relay's own sender."""
-    from_header = mail.from_header or from_header_of(session.relay.from_email)
-    content = with_from(mail.content, from_header) if mail.from_open else mail.content
-    envelope = Envelope(sender=mail.sender or envelope_address(from_header), recipients=mail.recipients)
-    started = session.begin(envelope, size=len(content), eight_bit=not content.isascii())
-    if not started.accepted:
-        return classify_recipients(started.refused)
-    session.write(content)
-    if not claim(session.relay, from_header):
+    """Run one transaction on ``session``.
+
+    Raises ``SMTPFailure``, ``ContentUnavailable``, and ``InvalidMail`` for the relay's own sender.
+    """
+    from_header, sender = mail.from_relay(session.relay)
+    content = mail.content if mail.from_at is None else mail.content.with_line(from_line(from_header), mail.from_at)
+    envelope = Envelope(sender="" if sender == NOBODY else sender, recipients=mail.recipients)
+    with contextlib.closing(content.blocks()) as blocks:
+        first = next(blocks, b"")  # whether it can be read at all, before the server is told of the mail
+        started = session.begin(envelope, size=content.size, eight_bit=content.eight_bit)
+        if not started.accepted:
+            return classify_recipients(started.refused, own_sender=mail.from_at is not None)
+        session.write(itertools.chain((first,), blocks))
+    if not claim(session.relay, from_header, sender):
         session.close()  # without the final dot the server has taken nothing
         return Skipped(reason="another worker was faster")
     reply = session.finish(timeout=conf.get("REPLY_TIMEOUT"))
     if not reply.positive:
         return classify(Refused(Phase.FINAL_DOT, "", reply))
-    return Accepted(code=reply.code, accepted=started.accepted, refused=started.refused)
+    return accepted(reply.code, started.accepted, started.refused, reply=reply)
 
 
 def _still_active(route: Relay) -> bool:

@@ -23,6 +23,9 @@ class Doorbell(Protocol):
     def ring(self, deliveries: Sequence[Delivery]) -> None:
         """Have a worker look at each delivery; return in about a second even if the broker is dead."""
 
+    def call_for_sweep(self) -> None:
+        """Have a worker sweep now; return in about a second even if the broker is dead."""
+
     def report(self, delivery: Delivery) -> None:
         """Tell whoever waits for the delivery how it stands; called inside the transaction that records it."""
 
@@ -35,6 +38,9 @@ class _Nobody:
 
     def ring(self, deliveries: Sequence[Delivery]) -> None:
         logger.warning("No task queue is installed; %d deliveries wait.", len(deliveries))
+
+    def call_for_sweep(self) -> None:
+        pass
 
     def report(self, delivery: Delivery) -> None:
         pass
@@ -81,3 +87,15 @@ def ring_on_commit(delivery: Delivery, *, using: str) -> None:
         waiting.pop(using, None)
     waiting.setdefault(using, []).append(delivery)
     transaction.on_commit(lambda: ring(waiting.pop(using, [])), using=using)
+
+
+def call_for_sweep(*, using: str) -> None:
+    """Have what is due rung for once the transaction is committed, and not at the next sweep."""
+
+    def call() -> None:
+        try:
+            _installed.call_for_sweep()
+        except Exception as error:  # as above
+            logger.warning("Could not call for a sweep (%s); the next one comes by itself.", type(error).__name__)
+
+    transaction.on_commit(call, using=using)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
+import functools
 import os
 import socket
 from collections.abc import Collection, Iterator
@@ -19,11 +20,11 @@ from django.db.models import F, Q
 from django.utils import timezone
 
 from email_integration import conf
-from email_integration.models import FINAL, Delivery, DeliveryAttempt, Status
-from email_integration.routing import Route
+from email_integration.models import FINAL, Delivery, DeliveryAttempt, InDoubtPolicy, Status
+from email_integration.routing import Route, gate
 from email_integration.smtp import Phase, Relay
 
-from . import doorbell, settle
+from . import announce, content, doorbell, settle
 from .outcome import Accepted, Deferred, Failed, InDoubt, Outcome
 
 #: What can be tried: everything that is neither finished nor in somebody's hands.
@@ -32,11 +33,17 @@ CLAIMABLE = (Status.QUEUED, Status.DEFERRED)
 
 @dataclass(frozen=True, kw_only=True)
 class Try:
-    """One attempt: by which route, since when, and how long to wait before the next should it come to nothing."""
+    """One attempt: by which route, since when, how many seconds it took, and how many to wait before the next.
+
+    ``worker_lost`` is one that nobody saw the end of.
+    """
 
     route: Route | None
     started_at: dt.datetime
+    duration: float | None = None
+    tls_version: str = ""
     wait: float = 0.0
+    worker_lost: bool = False
 
 
 def database() -> str:
@@ -54,6 +61,15 @@ def pending(delivery: Delivery) -> tuple[str, ...]:
     return tuple(item["address"] for item in delivery.recipients if item["status"] == "pending")
 
 
+def is_readable(delivery: Delivery) -> bool:
+    """Whether its recipients are what they should be, and not what somebody made of them in the database."""
+    found: Any = delivery.recipients
+    return isinstance(found, list) and all(
+        isinstance(item, dict) and isinstance(item.get("address"), str) and item.get("status") in settle.STATUSES
+        for item in found
+    )
+
+
 def seconds(value: float) -> dt.timedelta:
     return dt.timedelta(seconds=value)
 
@@ -61,11 +77,12 @@ def seconds(value: float) -> dt.timedelta:
 # -- transitions ----------------------------------------------------------------------------------------------------
 
 
-def claim(delivery: Delivery, relay: Relay, *, from_header: str, redirected_to: str = "") -> bool:
+def claim(delivery: Delivery, relay: Relay, *, from_header: str, sender: str, redirected_to: str = "") -> bool:
     """Take the right to send the final dot now; False when somebody else was faster.
 
     Committed when this returns. Pins a sender that was left open, and keeps who gets the mail instead.
     """
+    pinned = {"from_header": from_header, "sender": sender} if delivery.from_at is not None else {}
     lease_until = timezone.now() + seconds(conf.get("LEASE"))
     return _move(
         delivery,
@@ -73,8 +90,8 @@ def claim(delivery: Delivery, relay: Relay, *, from_header: str, redirected_to: 
         status=Status.SENDING,
         lease_until=lease_until,
         ring_after=lease_until,
-        from_header=from_header,
         smtp_config=relay.name,
+        **pinned,
         # What was redirected once stays recorded: a mail may be tried again under other settings.
         **({"redirected_to": redirected_to} if redirected_to else {}),
     )
@@ -99,20 +116,69 @@ def record(delivery: Delivery, outcome: Outcome, attempt: Try) -> bool:
     ``delivery`` is brought up to date. The caller decides what to do when the database cannot be reached.
     """
     with _transaction(delivery):
+        before = delivery.recipients
         moved = _move(delivery, ~Q(status__in=FINAL), **_after(delivery, outcome, attempt))
         if not moved and isinstance(outcome, Accepted):
-            moved = _accept_late(delivery, outcome, attempt)
+            moved, before = _accept_late(delivery, outcome, attempt)
         if moved:
             _log(delivery, outcome, attempt)
             doorbell.installed().report(delivery)
+            announce.outcome(delivery, before, outcome)
     return moved
 
 
 def lease_ran_out(delivery: Delivery) -> bool:
     """Record that a claimed delivery's lease ended without an outcome: it is in doubt."""
     outcome = InDoubt(reason="the worker was lost after the claim and before the outcome")
-    attempt = Try(route=None, started_at=delivery.lease_until or timezone.now())
+    attempt = Try(route=None, started_at=delivery.lease_until or timezone.now(), worker_lost=True)
     return record(delivery, outcome, attempt)
+
+
+def wait_for_relay(delivery: Delivery, closed: gate.GateClosed, *, wait: float) -> bool:
+    """Put off, untried, a delivery whose relay is at fault, for ``wait`` seconds at most; False when overtaken."""
+    due_at = timezone.now() + seconds(wait)
+    with _transaction(delivery):
+        moved = _move(
+            delivery,
+            Q(status__in=CLAIMABLE),
+            status=Status.DEFERRED,
+            code=closed.code,
+            reason=closed.reason[:255],
+            smtp_config=closed.relay.name,
+            due_at=due_at,
+            ring_after=min(due_at, delivery.expires_at),
+            rings=0,
+            unfinished=0,
+            waits_for_relay=True,
+        )
+        if moved:
+            doorbell.installed().report(delivery)
+    return moved
+
+
+def set_aside(delivery: Delivery, reason: str) -> bool:
+    """Quarantine a row that cannot be read, without reading it; False when it is finished or was overtaken."""
+    with _transaction(delivery):
+        moved = _move(
+            delivery,
+            ~Q(status__in=FINAL),
+            **_finished(delivery, settle.Verdict(status=Status.QUARANTINED, code=None, reason=reason)),
+        )
+        if moved:
+            doorbell.installed().report(delivery)
+    return moved
+
+
+def send_now(delivery: Delivery, **changes: Any) -> bool:
+    """Make a delivery due at once that nobody is sending, whatever its state; False when overtaken."""
+    now = timezone.now()
+    common = {"due_at": now, "ring_after": now, "rings": 0, "unfinished": 0, "waits_for_relay": False}
+    with _transaction(delivery):
+        moved = _move(delivery, ~Q(status=Status.SENDING), **(common | changes))
+        if moved:
+            doorbell.installed().report(delivery)
+            doorbell.ring_on_commit(delivery, using=database())
+    return moved
 
 
 def end(delivery: Delivery, status: Status, reason: str) -> bool:
@@ -128,6 +194,7 @@ def end(delivery: Delivery, status: Status, reason: str) -> bool:
         )
         if moved:
             doorbell.installed().report(delivery)
+            announce.end(delivery)
     return moved
 
 
@@ -151,13 +218,31 @@ def wake(*delivery_ids: str) -> int:
     waiting = Delivery.objects.using(database()).filter(status=Status.DEFERRED, waits_for_relay=True)
     if delivery_ids:
         waiting = waiting.filter(pk__in=delivery_ids)
-    return waiting.update(due_at=now, ring_after=now, rings=0)
+    woken = waiting.update(due_at=now, ring_after=now, rings=0)
+    if woken:
+        doorbell.call_for_sweep(using=database())
+    return woken
+
+
+def reopen(relay: Relay) -> None:
+    """Open the gate of a relay that works again, and wake what waits for it."""
+    with transaction.atomic(using=database()):
+        if gate.open_(relay):
+            wake()
 
 
 def wake_on_commit(*, using: str | None = None, **kwargs: Any) -> None:
-    """Wake them once a change of the configuration is committed; receiver of the signals sent after a write."""
+    """Open every gate and wake what waits, once a change of the configuration is committed.
+
+    Receiver of the signals sent after a write.
+    """
+
+    def go() -> None:
+        gate.open_all()
+        wake()
+
     # Robust: the configuration is saved, and what waits is tried again in any case.
-    transaction.on_commit(wake, using=using, robust=True)
+    transaction.on_commit(go, using=using, robust=True)
 
 
 def resume_follow_up(delivery: Delivery) -> bool:
@@ -203,26 +288,30 @@ def _move(delivery: Delivery, condition: Q, **changes: Any) -> bool:
     rows = Delivery.objects.using(database()).filter(condition, pk=delivery.pk, fence=delivery.fence)
     if not rows.update(fence=F("fence") + 1, **changes):
         return False
+    if changes.get("content_file") == "" and delivery.content_file:
+        transaction.on_commit(functools.partial(content.remove_file, delivery.content_file), using=database())
     delivery.fence += 1
     for name, value in changes.items():
         setattr(delivery, name, value)
     return True
 
 
-def _accept_late(delivery: Delivery, outcome: Accepted, attempt: Try) -> bool:
+def _accept_late(delivery: Delivery, outcome: Accepted, attempt: Try) -> tuple[bool, Any]:
+    """Record what the server accepted although somebody has moved the delivery since; with who was settled before."""
     try:
         delivery.refresh_from_db(
             fields=[field.attname for field in Delivery._meta.concrete_fields if field.attname != "content"],
             from_queryset=Delivery.objects.using(database()).select_for_update(),
         )
     except Delivery.DoesNotExist:
-        return False
-    if settle.settle(delivery.recipients, outcome) == delivery.recipients:
-        return False  # known already
+        return False, []
+    before = delivery.recipients
+    if settle.settle(before, outcome) == before:
+        return False, before  # known already
     changes = _after(delivery, outcome, attempt)
     if delivery.status in FINAL and delivery.continued:  # what follows has gone its way already
         changes |= {"continued": True, "lease_until": None, "ring_after": None}
-    return _move(delivery, Q(), **changes)
+    return _move(delivery, Q(), **changes), before
 
 
 def _after(delivery: Delivery, outcome: Outcome, attempt: Try) -> dict[str, Any]:
@@ -232,13 +321,14 @@ def _after(delivery: Delivery, outcome: Outcome, attempt: Try) -> dict[str, Any]
         "recipients": recipients,
         "attempts": delivery.attempts + 1,
         "smtp_config": (attempt.route.name if attempt.route else "") or delivery.smtp_config,
-        "unfinished": 0,
+        "unfinished": delivery.unfinished + 1 if attempt.worker_lost else 0,
         "waits_for_relay": False,
     }
     if verdict.status is not None:
         return common | _finished(delivery, verdict)
     due_at = timezone.now() + seconds(attempt.wait)
-    held = isinstance(outcome, InDoubt) and conf.get("IN_DOUBT") == "hold"
+    policy = delivery.in_doubt_policy or conf.get("IN_DOUBT")
+    held = isinstance(outcome, InDoubt) and policy == InDoubtPolicy.HOLD
     return common | {
         "status": Status.IN_DOUBT if held else Status.DEFERRED,
         "code": verdict.code,
@@ -257,7 +347,9 @@ def _finished(delivery: Delivery, verdict: settle.Verdict) -> dict[str, Any]:
     now = timezone.now()
     # The lease now covers what follows, so that a second ring does not set it going as well.
     lease_until = now + seconds(conf.get("LEASE")) if follows else None
+    keeps_content = verdict.status != Status.ACCEPTED or conf.get("CONTENT_RETENTION_DAYS")
     return {
+        **({} if keeps_content else content.NONE),
         "status": verdict.status,
         "code": verdict.code,
         "reason": verdict.reason[:255],
@@ -269,16 +361,20 @@ def _finished(delivery: Delivery, verdict: settle.Verdict) -> dict[str, Any]:
 
 
 def _log(delivery: Delivery, outcome: Outcome, attempt: Try) -> None:
-    tried = isinstance(attempt.route, Relay)
+    relay = attempt.route if isinstance(attempt.route, Relay) else None
     DeliveryAttempt.objects.using(database()).create(
         delivery_id=delivery.pk,
         number=delivery.attempts,
         started_at=attempt.started_at,
+        duration=attempt.duration,
         outcome=_WORDS[type(outcome)],
-        phase=(outcome.phase or Phase.CONNECT) if tried or isinstance(outcome, InDoubt) else "",
+        phase=(outcome.phase or Phase.CONNECT) if relay or isinstance(outcome, InDoubt) else "",
         code=outcome.code,
         reason=outcome.reason[:255],
+        reply=outcome.reply,
         smtp_config=delivery.smtp_config,
+        config_version=relay.version if relay else "",
+        tls_version=attempt.tls_version,
         host=attempt.route.host if attempt.route else "",
         worker=f"{socket.gethostname()}:{os.getpid()}",
     )

@@ -40,12 +40,16 @@ class Accepted:
 
 @dataclass(frozen=True, kw_only=True)
 class Deferred:
-    """Not now; ``retry_in`` is the server's hint in seconds. ``relay_at_fault``: nothing to do with this mail."""
+    """Not now; ``retry_in`` is the server's hint in seconds. ``relay_at_fault``: nothing to do with this mail.
+
+    ``sender_at_fault``: it is the relay's own sender that is wrong, so that mail with another one would pass.
+    """
 
     code: int | None = None
     reason: str
     phase: Phase | None = None
     relay_at_fault: bool = False
+    sender_at_fault: bool = False
     retry_in: float | None = None
     refused: dict[str, Reply] = field(default_factory=dict, repr=False)
     reply: str = field(default="", repr=False)
@@ -161,13 +165,20 @@ def _refused(phase: Phase, reply: Reply, *, own_sender: bool = False) -> Deferre
         return InDoubt(code=code, reason=why, reply=said)
     # 421 closes the session. Greylisting is about one mail, even with it.
     at_fault = phase.before_mail or cause in _ABOUT_US or (code == 421 and cause is not Cause.GREYLISTED)
+    sender_at_fault = False
     if not at_fault and not _waits(phase, reply, cause):
         if not (own_sender and _is_about_sender(phase, cause)):
             return Failed(code=code, reason=why, phase=phase, reply=said)
-        at_fault = True
+        at_fault = sender_at_fault = True
         why = f"the server refused the configuration's sender; correct its from_email ({reply.short})"
     return Deferred(
-        code=code, reason=why, phase=phase, relay_at_fault=at_fault, retry_in=_retry_in(cause, reply), reply=said
+        code=code,
+        reason=why,
+        phase=phase,
+        relay_at_fault=at_fault,
+        sender_at_fault=sender_at_fault,
+        retry_in=_retry_in(cause, reply),
+        reply=said,
     )
 
 

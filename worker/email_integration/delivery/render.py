@@ -8,17 +8,28 @@ import re
 from dataclasses import dataclass, field
 from email.errors import MessageError
 from email.message import Message
+from email.utils import make_msgid
 from typing import Any
 
 import django
 from django.conf import settings
-from django.core.mail import EmailMessage
+from django.core.mail import DNS_NAME, EmailMessage
 
+from email_integration import conf
 from email_integration.addresses import CONTROL, envelope_address
 from email_integration.exceptions import InvalidMail
 
 #: RFC 5322 §3.6.8: printable ASCII but the colon.
 _HEADER_NAME = re.compile(r"[!-9;-~]+")
+
+#: The reverse path of mail that nobody wants back (RFC 5321 §4.5.5).
+NOBODY = "<>"
+
+#: Stands for a sender that was left open while a mail is rendered; nobody can have it (RFC 2606 §2).
+_MARK = "left-open@sender.invalid"
+_MARK_LINE = f"From: {_MARK}\r\n".encode()
+
+_FROM = re.compile(rb"^From: ([^\r\n]*(?:\r\n[ \t][^\r\n]*)*)\r\n", re.M)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,23 +38,24 @@ class Rendered:
 
     message_id: str
     from_header: str = field(repr=False)
-    #: The envelope's sender where it is not the address of the From header.
+    #: Where in the content the From header belongs, in octets; None when it is there.
+    from_at: int | None
+    #: The envelope's sender where it is not the address of the From header; '<>' for none.
     sender: str = field(repr=False)
     recipients: tuple[str, ...] = field(repr=False)
     content: bytes = field(repr=False)
 
-    @property
-    def from_open(self) -> bool:
-        return not self.from_header
 
-
-def render(message: EmailMessage, *, default_from_is_open: bool = False) -> Rendered:
+def render(
+    message: EmailMessage, *, default_from_is_open: bool = False, envelope_sender: str | None = None
+) -> Rendered:
     """Render ``message``; Message-ID and Date are fixed from here on, Bcc is in the envelope alone.
 
     A ``from_email`` that is empty leaves the sender open: the active configuration's is filled in when the mail is
     sent. With ``default_from_is_open`` that also goes for one equal to DEFAULT_FROM_EMAIL, which is what Django's own
     functions put in when none was given. A From header of its own wins over ``from_email``, which then is the
-    envelope's sender alone. Raises ``InvalidMail``.
+    envelope's sender alone. ``envelope_sender`` is who gets the bounces, '<>' for nobody (RFC 5321 §4.5.5). Raises
+    ``InvalidMail``.
     """
     given = str(message.from_email or "")
     left_open = not given or (default_from_is_open and given == settings.DEFAULT_FROM_EMAIL)
@@ -54,23 +66,52 @@ def render(message: EmailMessage, *, default_from_is_open: bool = False) -> Rend
     sender = "" if left_open else _address("from_email", given)
     if own_header and left_open:
         _address("headers", own_header)
+    if envelope_sender is not None:
+        own_sender = NOBODY if envelope_sender == NOBODY else _address("envelope_sender", envelope_sender)
+    else:
+        # What Django makes of a local part beyond ASCII in a header is no address any more.
+        own_sender = sender if own_header or not sender.isascii() else ""
     try:
         mime = _mime(message)
-        from_header = "" if from_open else _one_line(mime["From"])
+        _name(mime, message)
+        from_header = "" if from_open else one_line(mime["From"])
         if from_open:
-            del mime["From"]
+            _mark_from(mime)
         del mime["Bcc"]  # whoever sets it as a header must not show it to everybody
         content = _bytes(mime)
     except (MessageError, ValueError, TypeError, OSError, LookupError) as error:
         # BadHeaderError (line breaks in a header) is a ValueError, an unknown charset a LookupError.
         raise InvalidMail(f"The mail cannot be rendered: {error}") from error
+    from_at = None
+    if from_open:
+        from_at = content.index(_MARK_LINE)
+        content = content[:from_at] + content[from_at + len(_MARK_LINE) :]
     return Rendered(
-        message_id=_one_line(mime["Message-ID"])[:998],
+        message_id=one_line(mime["Message-ID"])[:998],
         from_header=from_header,
-        sender=sender if own_header else "",
+        from_at=from_at,
+        sender=own_sender,
         recipients=recipients,
         content=content,
     )
+
+
+def _name(mime: Message[Any, Any], message: EmailMessage) -> None:
+    """Give it a Message-ID of the project's own domain, if there is one and the mail has none of its own."""
+    domain = conf.get("MESSAGE_ID_DOMAIN")
+    own = any(name.lower() == "message-id" for name in message.extra_headers)
+    if "Message-ID" not in mime:  # whoever builds the message himself may leave it out
+        mime["Message-ID"] = make_msgid(domain=domain or str(DNS_NAME))
+    elif domain and not own:
+        mime.replace_header("Message-ID", make_msgid(domain=domain))
+
+
+def _mark_from(mime: Message[Any, Any]) -> None:
+    """Have From in the place that Django gives it, to be found again in the octets."""
+    if "From" in mime:
+        mime.replace_header("From", _MARK)
+    else:
+        mime["From"] = _MARK
 
 
 def _recipients(message: EmailMessage) -> tuple[str, ...]:
@@ -108,17 +149,22 @@ def _check(message: EmailMessage) -> None:
             raise InvalidMail(f"{what} holds a line break or another control character.")
 
 
-def with_from(content: bytes, from_header: str) -> bytes:
-    """Return ``content`` with a From header in front, folded where it would be too long a line (RFC 5322 §2.1.1)."""
-    folded = from_header if len(from_header) < 900 else from_header.replace(" ", "\r\n ")
-    return b"From: " + folded.encode("ascii") + b"\r\n" + content
+def from_line(from_header: str) -> bytes:
+    """The line for a content whose sender was left open; ``from_header`` is what ``from_header_of`` gives."""
+    return b"From: " + from_header.encode("ascii") + b"\r\n"
 
 
 @functools.lru_cache(maxsize=32)
 def from_header_of(from_email: str) -> str:
-    """Return ``from_email`` as a header value in ASCII (RFC 2047), by Django's own rendering."""
+    """Return ``from_email`` as a header value in ASCII (RFC 2047), folded, by Django's own rendering.
+
+    Raises ``InvalidMail`` when it holds no address.
+    """
     rendered = render(EmailMessage(from_email=from_email, to=["postmaster@localhost"]))
-    return rendered.from_header
+    found = _FROM.search(rendered.content)
+    if found is None:
+        raise InvalidMail(f"{from_email!r} cannot be rendered.")
+    return found[1].decode("ascii")
 
 
 if django.VERSION >= (6, 0):
@@ -138,5 +184,5 @@ else:
         return mime.as_bytes(linesep="\r\n")  # type: ignore[call-arg]  # Django's own SafeMIME classes take it
 
 
-def _one_line(value: object) -> str:
+def one_line(value: object) -> str:
     return " ".join(str(value).split())

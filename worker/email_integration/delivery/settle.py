@@ -15,6 +15,10 @@ from .outcome import ACCEPTED, Accepted, Failed, InDoubt, Outcome, is_permanent
 #: ``reply`` is the server's text and may hold addresses, ``reason`` is ours and does not.
 Recipient = dict[str, Any]
 
+STATUSES = ("pending", "accepted", "failed")
+
+STATUSES = ("pending", "accepted", "failed")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:

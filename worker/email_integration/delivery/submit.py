@@ -11,9 +11,9 @@ from django.utils import timezone
 
 from email_integration import conf
 from email_integration.exceptions import InvalidMail
-from email_integration.models import Delivery
+from email_integration.models import Delivery, InDoubtPolicy
 
-from . import doorbell, ledger
+from . import content, doorbell, ledger
 from .render import render
 
 
@@ -25,32 +25,38 @@ def submit(
     due_at: dt.datetime | None = None,
     expires_at: dt.datetime | None = None,
     default_from_is_open: bool = False,
+    envelope_sender: str | None = None,
+    in_doubt: str | None = None,
     options: str = "",
 ) -> Delivery:
     """Submit ``message`` and return its delivery; it is sent once the current transaction is committed.
 
     The same ``delivery_id`` or ``idempotency_key`` (each at most 255 characters) again returns the first delivery and
-    submits nothing. Raises ``InvalidMail`` when the mail cannot be sent as given.
+    submits nothing. ``envelope_sender`` gets the bounces, '<>' for nobody; by default it is the address in From.
+    ``in_doubt``, 'resend' or 'hold', is for this mail what the setting IN_DOUBT is for all. Raises ``InvalidMail`` when
+    the mail cannot be sent as given, and ``ImproperlyConfigured`` when it has to be sealed and there is no key.
     """
     for name, text in (("task_id", delivery_id), ("idempotency_key", idempotency_key)):
         # PostgreSQL takes no NUL.
         if text is not None and not (isinstance(text, str) and 0 < len(text) <= 255 and "\0" not in text):  # type: ignore[redundant-expr]
             raise InvalidMail(f"{name} must be text of 1 to 255 characters.")
+    if in_doubt is not None and in_doubt not in InDoubtPolicy.values:
+        raise InvalidMail(f"in_doubt must be 'resend' or 'hold', not {in_doubt!r}.")
     now = timezone.now()
     due_at = _moment("eta", due_at) or now
     try:
         expires_at = _moment("expires_at", expires_at) or due_at + ledger.seconds(conf.get("GIVE_UP_AFTER"))
     except OverflowError:
         raise InvalidMail(f"eta is too far away: {due_at:%Y-%m-%d}.") from None
-    rendered = render(message, default_from_is_open=default_from_is_open)
+    rendered = render(message, default_from_is_open=default_from_is_open, envelope_sender=envelope_sender)
     delivery = Delivery(
         id=delivery_id or str(uuid.uuid4()),
         message_id=rendered.message_id,
         from_header=rendered.from_header,
-        from_open=rendered.from_open,
+        from_at=rendered.from_at,
         sender=rendered.sender,
         recipients=[{"address": address, "status": "pending"} for address in rendered.recipients],
-        content=rendered.content,
+        in_doubt_policy=in_doubt or "",
         idempotency_key=idempotency_key,
         created_at=now,
         due_at=due_at,
@@ -59,6 +65,7 @@ def submit(
         ring_after=min(due_at, expires_at) if due_at > now else now + ledger.seconds(conf.get("RING_AFTER")),
         options=options,
     )
+    content.store(delivery, rendered.content)
     using = ledger.database()
     if delivery_id is None and idempotency_key is None:
         delivery.save(using=using, force_insert=True)
@@ -67,6 +74,7 @@ def submit(
             with transaction.atomic(using=using):
                 delivery.save(using=using, force_insert=True)
         except IntegrityError:
+            content.remove_file(delivery.content_file)
             return _first(using, delivery)
     if due_at <= now:
         doorbell.ring_on_commit(delivery, using=using)

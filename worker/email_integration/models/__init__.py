@@ -1,8 +1,19 @@
-"""What is stored: SMTP configurations, deliveries, what happened at each attempt, and whether sending is paused."""
+"""What is stored: SMTP configurations, deliveries and their attempts, gates of relays at fault, the pause."""
 
 from .config import SMTPConfig
-from .delivery import FINAL, Delivery, DeliveryAttempt, Status
+from .delivery import FINAL, Delivery, DeliveryAttempt, InDoubtPolicy, Status
+from .gate import RelayGate
 from .pause import SendingPause
 from .querysets import NO_ACTIVE_CONFIG
 
-__all__ = ["FINAL", "NO_ACTIVE_CONFIG", "Delivery", "DeliveryAttempt", "SMTPConfig", "SendingPause", "Status"]
+__all__ = [
+    "FINAL",
+    "NO_ACTIVE_CONFIG",
+    "Delivery",
+    "DeliveryAttempt",
+    "InDoubtPolicy",
+    "RelayGate",
+    "SMTPConfig",
+    "SendingPause",
+    "Status",
+]

@@ -35,6 +35,12 @@ class SMTPConfig(models.Model):
     password = EncryptedTextField(_("password"), blank=True, default="")
     use_tls = models.BooleanField(_("use TLS"), default=True, help_text=_("STARTTLS, usually on port 587."))
     use_ssl = models.BooleanField(_("use SSL"), default=False, help_text=_("TLS from the start, usually on port 465."))
+    ca_certificates = models.TextField(
+        _("certificate authority"),
+        blank=True,
+        validators=[validators.validate_certificates],
+        help_text=_("Certificates in PEM format. Only they are trusted for this server; blank trusts the system's."),
+    )
     from_email = models.CharField(
         _("from email"),
         max_length=320,
@@ -172,6 +178,11 @@ class SMTPConfig(models.Model):
         return bool(self.test_passed) and constant_time_compare(self.tested_settings, self._settings_digest())
 
     @property
+    def version(self) -> str:
+        """When it was saved last, '' if it never was: which of its versions this is."""
+        return self.updated_at.isoformat() if self.pk else ""
+
+    @property
     def sealed_password(self) -> Any:
         """The password as this instance holds it, unopened: ``Sealed``, or text not saved yet."""
         field = self._meta.get_field("password")
@@ -243,5 +254,5 @@ class SMTPConfig(models.Model):
             password = self.password
         except SecretUnreadable:
             return ""
-        values = (self.host, self.port, self.username, password, self.use_tls, self.use_ssl)
+        values = (self.host, self.port, self.username, password, self.use_tls, self.use_ssl, self.ca_certificates)
         return salted_hmac("email_integration.tested_settings", repr(values), algorithm="sha256").hexdigest()

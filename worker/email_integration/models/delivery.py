@@ -6,6 +6,10 @@ from django.db import models
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
+from email_integration.fields import EncryptedTextField
+
+from .indexes import PartialIndex
+
 
 class Status(models.TextChoices):
     """The life of a delivery; see docs/reference.md."""
@@ -29,6 +33,13 @@ class Status(models.TextChoices):
 FINAL = frozenset({Status.ACCEPTED, Status.FAILED, Status.EXPIRED, Status.CANCELLED, Status.QUARANTINED})
 
 
+class InDoubtPolicy(models.TextChoices):
+    """What becomes of a mail that the server may or may not have."""
+
+    RESEND = "resend", _("send it again")
+    HOLD = "hold", _("hold it for a person")
+
+
 class Delivery(models.Model):
     """One mail on its way: the envelope, the finished content, and how far it came."""
 
@@ -39,20 +50,33 @@ class Delivery(models.Model):
     message_id = models.CharField(_("Message-ID"), max_length=998)
     # The From header. Blank until the first claim when the sender was left open; then it is not in the content.
     from_header = models.TextField(_("from"), blank=True)
-    from_open = models.BooleanField(default=False)
-    # The envelope's sender; blank when it is the address of the From header.
+    # Where in the content it belongs, in octets; NULL when it is there.
+    from_at = models.PositiveIntegerField(null=True)
+    # The envelope's sender; blank when it is the address of the From header, '<>' for none (RFC 5321 §4.5.5).
     sender = models.CharField(max_length=320, blank=True)
-    # [{"address": …, "status": "pending" | "accepted" | "failed", "code": …, "reply": …}]
+    # [{"address": …, "status": "pending" | "accepted" | "failed", "code": …, "reply": …, "reason": …}]
     recipients = models.JSONField(_("recipients"))
-    content = models.BinaryField()
+    # The headers and the body, sealed; empty when they lie in the storage, or are kept no longer.
+    content = models.BinaryField(default=b"")
+    # The name in the storage of contents; blank when they are in the row.
+    content_file = models.CharField(max_length=255, blank=True)
+    # What they are sealed with, itself sealed; blank when they are not.
+    content_key = EncryptedTextField(blank=True, default="")
+    # Whether they are still kept: in the row or in the storage.
+    has_content = models.BooleanField(default=True)
+    # Of the plain content, in octets, and whether one of them is beyond ASCII.
+    content_size = models.PositiveBigIntegerField(_("size"), default=0)
+    eight_bit = models.BooleanField(default=False)
     idempotency_key = models.CharField(max_length=255, null=True, unique=True)  # noqa: DJ001  # NULLs do not collide
     created_at = models.DateTimeField(_("submitted at"), default=timezone.now, editable=False)
+    # Of this mail alone; blank is what the setting IN_DOUBT says.
+    in_doubt_policy = models.CharField(_("when in doubt"), max_length=6, choices=InDoubtPolicy, blank=True)
     due_at = models.DateTimeField(_("due at"))
     expires_at = models.DateTimeField(_("expires at"))
     # When the sweep rings next; NULL once nothing more is to be done.
-    ring_after = models.DateTimeField(null=True, db_index=True)
+    ring_after = models.DateTimeField(null=True)
     rings = models.PositiveSmallIntegerField(default=0)
-    # Attempts begun after a repeated ring that came to no outcome: a mail that kills its worker.
+    # Workers lost in a row while they were at it.
     unfinished = models.PositiveSmallIntegerField(default=0)
     lease_until = models.DateTimeField(null=True)
     attempts = models.PositiveIntegerField(_("attempts"), default=0)
@@ -76,9 +100,23 @@ class Delivery(models.Model):
         ordering = ("-created_at",)
         permissions = (("view_recipients", _("Can see the recipients of deliveries")),)
         indexes = (
-            models.Index(
+            # What the sweep asks costs the same however many finished rows there are.
+            PartialIndex(
+                fields=("ring_after",), condition=models.Q(ring_after__isnull=False), name="delivery_ring_after"
+            ),
+            PartialIndex(
                 fields=("waits_for_relay",), condition=models.Q(waits_for_relay=True), name="delivery_waits_for_relay"
             ),
+            PartialIndex(
+                fields=("finished_at",), condition=models.Q(finished_at__isnull=False), name="delivery_finished_at"
+            ),
+            PartialIndex(
+                fields=("finished_at",),
+                condition=models.Q(finished_at__isnull=False, has_content=True),
+                name="delivery_finished_content",
+            ),
+            PartialIndex(fields=("content_file",), condition=~models.Q(content_file=""), name="delivery_content_file"),
+            models.Index(fields=("-created_at",), name="delivery_created_at"),
         )
 
     def __str__(self) -> str:
@@ -92,11 +130,17 @@ class DeliveryAttempt(models.Model):
     number = models.PositiveIntegerField(_("number"))
     started_at = models.DateTimeField(_("started at"))
     finished_at = models.DateTimeField(_("finished at"), default=timezone.now)
+    # In seconds, by a clock that nobody sets.
+    duration = models.FloatField(_("duration"), null=True)
     outcome = models.CharField(_("outcome"), max_length=12, choices=Status)
     phase = models.CharField(_("phase"), max_length=12, blank=True)
     code = models.PositiveSmallIntegerField(_("code"), null=True)
     reason = models.CharField(_("reason"), max_length=255, blank=True)
+    # The server's own words, which may hold addresses.
+    reply = models.CharField(_("reply"), max_length=500, blank=True)
     smtp_config = models.CharField(_("SMTP configuration"), max_length=100, blank=True)
+    config_version = models.CharField(_("version"), max_length=40, blank=True)
+    tls_version = models.CharField(_("TLS"), max_length=16, blank=True)
     host = models.CharField(_("host"), max_length=255, blank=True)
     worker = models.CharField(_("worker"), max_length=255, blank=True)
 

@@ -91,6 +91,8 @@ def relay_of(config: SMTPConfig) -> Relay:
         password=config.password,
         use_tls=config.use_tls,
         use_ssl=config.use_ssl,
+        ca_certificates=config.ca_certificates,
+        version=config.version,
         from_email=config.from_email,
         timeout=float(config.timeout),
     )

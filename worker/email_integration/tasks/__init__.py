@@ -287,7 +287,7 @@ def _from_now(name: str, value: float) -> dt.datetime:
         raise InvalidMail(f"{name} must be a number of seconds, not {value!r}.") from None
 
 
-_doorbell = CeleryDoorbell(deliver)
+_doorbell = CeleryDoorbell(deliver, sweep)
 doorbell.install(_doorbell)
 
 from . import hooks  # noqa: E402, F401  # what the app does by itself in Celery's processes; needs the tasks above

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from celery import Celery
@@ -13,6 +14,8 @@ from email_integration.models import Delivery
 
 from . import names
 from .results import failure_of, summary
+
+logger = logging.getLogger(__name__)
 
 #: What is kept: the continuation, where the task belongs, and the way its rings go.
 _CONTINUATION = ("link", "link_error", "chain", "chord")
@@ -44,8 +47,12 @@ def keep_request(request: Context) -> str:
 
 
 def as_options(kept: str) -> dict[str, Any]:
-    """What ``keep`` kept, as arguments for ``apply_async``."""
-    return dict(loads(kept)) if kept else {}
+    """What ``keep`` kept, as arguments for ``apply_async``; nothing of what somebody has damaged in the database."""
+    try:
+        return dict(loads(kept)) if kept else {}
+    except (ValueError, TypeError) as error:
+        logger.error("What should follow a delivery cannot be read (%s).", type(error).__name__)
+        return {}
 
 
 def way(kept: str) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from email_integration.delivery import ledger
 from email_integration.delivery.dispatch import pool
 
 from . import names, sweep
+from .ringing import sweep_options
 
 logger = logging.getLogger(__name__)
 
@@ -22,13 +23,11 @@ logger = logging.getLogger(__name__)
 @connect_on_app_finalize
 def _schedule(app: Celery) -> None:
     """Bring the beat entry along, so that there is none to forget."""
-    interval = conf.get("SWEEP_INTERVAL")
     app.add_periodic_task(
-        interval,
+        conf.get("SWEEP_INTERVAL"),
         app.signature(names.SWEEP),
         name="email_integration: ring for deliveries that are due",
-        expires=interval,
-        **_sweep_options(),
+        **sweep_options(),
     )
 
 
@@ -36,7 +35,7 @@ def _schedule(app: Celery) -> None:
 def _sweep_at_start(sender: Any = None, **kwargs: Any) -> None:
     """What was lost while no worker ran is found without waiting for beat."""
     try:
-        sweep.apply_async(**_sweep_options(), retry=False)
+        sweep.apply_async(**sweep_options(), retry=False)
     except Exception as error:  # beat will
         logger.warning("Could not sweep at the start of the worker (%s).", type(error).__name__)
 
@@ -81,7 +80,3 @@ def _cancel(*delivery_ids: str) -> None:
 def _say_quit(**kwargs: Any) -> None:
     """Leave no SMTP server waiting for a session that will not come back."""
     pool.close()
-
-
-def _sweep_options() -> dict[str, Any]:
-    return {"queue": conf.get("SWEEP_QUEUE")} if conf.get("SWEEP_QUEUE") else {}

@@ -22,8 +22,8 @@ from email_integration.models import Delivery, Status
 from . import canvas, names
 from .results import failure_of, summary
 
-#: A task, the delivery it is told the id of, and the options of its message.
-_Message = tuple[Task[Any, Any], Delivery, dict[str, Any]]
+#: A task, its arguments, and the options of its message.
+_Message = tuple[Task[Any, Any], tuple[str, ...], dict[str, Any]]
 
 #: How long, in seconds, nobody tries a broker that has just failed; the sweep rings for what was submitted meanwhile.
 _PAUSE = 5.0
@@ -38,8 +38,9 @@ class CeleryDoorbell:
     ``_shut_until`` (monotonic seconds) is all its state: until then the broker is not tried.
     """
 
-    def __init__(self, deliver: Task[Any, Any]) -> None:
+    def __init__(self, deliver: Task[Any, Any], sweep: Task[Any, Any]) -> None:
         self._deliver = deliver
+        self._sweep = sweep
         self._shut_until = 0.0
 
     def ring(self, deliveries: Sequence[Delivery]) -> None:
@@ -48,14 +49,19 @@ class CeleryDoorbell:
             for delivery in deliveries:
                 self._deliver.apply((delivery.pk,), task_id=delivery.pk, throw=False)
             return
-        self._publish([(self._deliver, delivery, self._ring_options(delivery)) for delivery in deliveries])
+        self._publish([(self._deliver, (delivery.pk,), self._ring_options(delivery)) for delivery in deliveries])
+
+    def call_for_sweep(self) -> None:
+        """Publish one sweep; raises what the broker raises."""
+        if not self._deliver.app.conf.task_always_eager:
+            self._publish([(self._sweep, (), sweep_options())])
 
     def answer(self, task_id: str, first: Delivery, kept: str, repeated: Task[Any, Any]) -> None:
         """Settle ``task_id``, the id of a repeated submission, with how the first one stands."""
         if canvas.follows(kept):
             options = {"task_id": task_id, **canvas.as_options(kept)}
             transaction.on_commit(
-                lambda: self._publish([(repeated, first, options)]), using=ledger.database(), robust=True
+                lambda: self._publish([(repeated, (first.pk,), options)]), using=ledger.database(), robust=True
             )
         else:
             self._report(task_id, first, Context(id=task_id, task=names.SEND_EMAIL), settled=True)
@@ -92,10 +98,10 @@ class CeleryDoorbell:
             connection = producer.connection
             try:
                 with producer.batch(max_size=_BATCH):
-                    for task, delivery, options in messages:
+                    for task, arguments, options in messages:
                         if queue and not options.keys() & {"queue", "routing_key", "exchange"}:
                             options = {**options, "queue": queue}
-                        task.apply_async((delivery.pk,), producer=producer, add_to_parent=False, retry=False, **options)
+                        task.apply_async(arguments, producer=producer, add_to_parent=False, retry=False, **options)
             except Exception:
                 connection.collect()
                 raise
@@ -121,6 +127,12 @@ class CeleryDoorbell:
 
     def has_follow_up(self, delivery: Delivery) -> bool:
         return canvas.follows(delivery.options)
+
+
+def sweep_options() -> dict[str, Any]:
+    """Where the sweep's messages go; they are of no use to anybody after the next one."""
+    queue = conf.get("SWEEP_QUEUE")
+    return {"expires": conf.get("SWEEP_INTERVAL"), **({"queue": queue} if queue else {})}
 
 
 def _connection(app: Any, timeout: float) -> Connection:

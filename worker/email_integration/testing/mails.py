@@ -11,7 +11,7 @@ from typing import Any
 
 from django.core.mail import EmailAttachment
 
-from email_integration.delivery.render import with_from
+from email_integration.delivery.content import read
 from email_integration.models import Delivery
 
 
@@ -113,9 +113,7 @@ class ReceivedMail(ParsedMail):
 
 def submitted_mail(delivery: Delivery) -> SubmittedMail:
     """Read the mail of a delivery."""
-    content = bytes(delivery.content)
-    if delivery.from_open and delivery.from_header:
-        content = with_from(content, delivery.from_header)
+    content = read(delivery)
     return SubmittedMail(
         delivery=delivery,
         recipients=[item["address"] for item in delivery.recipients],

@@ -90,6 +90,9 @@ class _Muffled:
         if deliver.app.conf.task_always_eager:
             self._doorbell.ring(deliveries)
 
+    def call_for_sweep(self) -> None:
+        pass
+
     def report(self, delivery: Delivery) -> None:
         self._doorbell.report(delivery)
 

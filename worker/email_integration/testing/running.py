@@ -6,11 +6,14 @@ import contextlib
 from collections.abc import Iterator
 from unittest import mock
 
+from django.conf import settings
 from django.db.models import Q
+from django.test import override_settings
 from django.utils import timezone
 
 from email_integration.delivery import doorbell, ledger
 from email_integration.models import FINAL, Delivery
+from email_integration.routing import gate
 from email_integration.tasks import deliver
 
 from .relay import FakeRelay, any_relay
@@ -60,8 +63,10 @@ def _eager() -> Iterator[None]:
     celery_conf = deliver.app.conf
     before = celery_conf.task_always_eager
     celery_conf.task_always_eager = True
+    kept = {**getattr(settings, "EMAIL_INTEGRATION", {}), "CONTENT_RETENTION_DAYS": 1}
     try:
-        yield
+        with override_settings(EMAIL_INTEGRATION=kept):  # a test may want to look at what was sent
+            yield
     finally:
         celery_conf.task_always_eager = before
 
@@ -70,6 +75,7 @@ def _due(tried: list[str], *, due_only: bool) -> list[str]:
     now = timezone.now()
     rows = Delivery.objects.using(ledger.database()).filter(ring_after__isnull=False).exclude(pk__in=tried)
     if not due_only:
+        gate.open_all()
         rows.filter(status__in=ledger.CLAIMABLE).update(due_at=now)
     due = rows.filter(Q(due_at__lte=now) | Q(expires_at__lte=now) | Q(status__in=FINAL))
     return list(due.order_by("created_at", "pk").values_list("pk", flat=True))

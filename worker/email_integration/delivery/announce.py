@@ -1,0 +1,48 @@
+"""Tell the application, by the signals in ``email_integration.signals``, what became of a mail."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+from django.db import router, transaction
+from django.dispatch import Signal
+
+from email_integration import signals
+from email_integration.models import Delivery, Status
+
+from .outcome import InDoubt, Outcome
+
+
+def outcome(delivery: Delivery, before: list[dict[str, Any]], outcome: Outcome) -> None:
+    """Announce how an attempt ended, once it is committed; ``before`` is how the recipients stood."""
+    settled = {item["address"] for item in before if item["status"] != "pending"}
+    for item in delivery.recipients:
+        if item["status"] == "failed" and item["address"] not in settled:
+            _send(signals.recipient_refused, delivery, recipient=dict(item))
+    if isinstance(outcome, InDoubt):
+        _send(signals.delivery_in_doubt, delivery)
+    end(delivery)
+
+
+def end(delivery: Delivery) -> None:
+    """Announce that a delivery is finished, if it is, once that is committed."""
+    signal = _OF_STATUS.get(Status(delivery.status))
+    if signal is not None:
+        _send(signal, delivery)
+
+
+_OF_STATUS = {
+    Status.ACCEPTED: signals.delivery_accepted,
+    Status.FAILED: signals.delivery_failed,
+    Status.QUARANTINED: signals.delivery_failed,
+    Status.EXPIRED: signals.delivery_expired,
+}
+
+
+def _send(signal: Signal, delivery: Delivery, **arguments: Any) -> None:
+    if not signal.has_listeners(Delivery):
+        return
+    # Django logs what a receiver raises.
+    tell = functools.partial(signal.send_robust, sender=Delivery, delivery=delivery, **arguments)
+    transaction.on_commit(tell, using=router.db_for_write(Delivery), robust=True)

@@ -1,0 +1,34 @@
+"""The gates of relays at fault."""
+
+from __future__ import annotations
+
+from django.db import models
+from django.utils import timezone
+from django.utils.translation import gettext_lazy as _
+
+
+class RelayGate(models.Model):
+    """There is a row while a relay is at fault: nobody connects to it but one prober at a time.
+
+    What opens and closes it is in ``email_integration.routing.gate``.
+    """
+
+    # A keyed digest of all the settings of the relay, its password too: mended settings are another relay.
+    key = models.CharField(primary_key=True, max_length=64)
+    smtp_config = models.CharField(_("SMTP configuration"), max_length=100)
+    host = models.CharField(_("host"), max_length=255)
+    closed_at = models.DateTimeField(_("closed at"), default=timezone.now)
+    # How often in a row it was tried in vain.
+    failures = models.PositiveIntegerField(_("failures"), default=1)
+    # When somebody may try again; whoever does moves it on first.
+    probe_at = models.DateTimeField(_("next try"))
+    code = models.PositiveSmallIntegerField(_("code"), null=True)
+    reason = models.CharField(_("reason"), max_length=255)
+
+    class Meta:
+        verbose_name = _("relay at fault")
+        verbose_name_plural = _("relays at fault")
+        default_permissions = ()
+
+    def __str__(self) -> str:
+        return f"{self.smtp_config} ({self.host}): {self.reason}"

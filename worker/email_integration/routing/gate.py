@@ -1,0 +1,122 @@
+"""The gate of a relay at fault: while it is closed nobody connects, but for one prober at a time.
+
+It is asked only before a new session is opened, so that it costs nothing while sessions last. Mended settings are
+another relay, with a gate of its own.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+from typing import Protocol
+
+from django.db import models, router
+from django.db.models import F
+from django.utils import timezone
+from django.utils.crypto import salted_hmac
+
+from email_integration import conf
+from email_integration.models import RelayGate
+from email_integration.smtp import Relay
+
+#: A server that does not answer is tried at least this often, in seconds: it costs nobody anything. One that has
+#: refused us is left alone up to RETRY_MAX: providers lock accounts after many wrong logins.
+_LONGEST_WITHOUT_ANSWER = 60.0
+
+#: How long, in seconds beyond the relay's timeout, nobody else tries while one does; longer than an attempt takes.
+_PROBE = 60.0
+
+
+class GateClosed(Exception):
+    """The relay is at fault, and it is not yet time to try it again."""
+
+    def __init__(self, relay: Relay, code: int | None, reason: str) -> None:
+        super().__init__(relay, code, reason)
+        self.relay = relay
+        self.code = code
+        self.reason = reason
+
+
+def enter(relay: Relay) -> bool:
+    """Ask for the way to ``relay``. True for a prober, who has to tell how it ended; False when nothing is wrong.
+
+    Raises ``GateClosed``.
+    """
+    found = _rows().filter(pk=key(relay)).first()
+    if found is None:
+        return False
+    now = timezone.now()
+    if found.probe_at <= now:
+        until = now + dt.timedelta(seconds=_PROBE + relay.timeout)
+        if _rows().filter(pk=found.pk, probe_at=found.probe_at).update(probe_at=until):
+            return True
+    raise GateClosed(relay, found.code, found.reason)
+
+
+class Fault(Protocol):
+    """What the relay is to blame for; ``retry_in`` is the server's hint in seconds."""
+
+    @property
+    def code(self) -> int | None: ...
+
+    @property
+    def reason(self) -> str: ...
+
+    @property
+    def retry_in(self) -> float | None: ...
+
+
+def close(relay: Relay, fault: Fault, *, probing: bool) -> float:
+    """Close the gate, or keep it closed after a probe; return in how many seconds it may be tried again."""
+    now = timezone.now()
+    said = {"code": fault.code, "reason": fault.reason[:255]}
+    gate, created = _rows().get_or_create(
+        pk=key(relay),
+        defaults={
+            "smtp_config": relay.name,
+            "host": relay.host,
+            "closed_at": now,
+            "probe_at": now + dt.timedelta(seconds=_wait(1, fault)),
+            **said,
+        },
+    )
+    if probing and not created:
+        _rows().filter(pk=gate.pk).update(
+            failures=F("failures") + 1,
+            probe_at=now + dt.timedelta(seconds=_wait(gate.failures + 1, fault)),
+            **said,
+        )
+        gate.refresh_from_db()
+    return max(0.0, (gate.probe_at - now).total_seconds())
+
+
+def open_(relay: Relay) -> bool:
+    """Open the gate; False when it was open."""
+    return bool(_rows().filter(pk=key(relay)).delete()[0])
+
+
+def open_all() -> None:
+    """Open every gate: the settings have changed."""
+    _rows().all().delete()
+
+
+def is_closed(relay: Relay) -> bool:
+    """Whether ``relay`` is at fault at this moment."""
+    return _rows().filter(pk=key(relay)).exists()
+
+
+def key(relay: Relay) -> str:
+    """A digest of all the settings of ``relay``; nobody can tell the password from it."""
+    return salted_hmac("email_integration.gate", repr(dataclasses.astuple(relay)), algorithm="sha256").hexdigest()
+
+
+def _wait(failures: int, fault: Fault) -> float:
+    first, longest = conf.get("RETRY_FIRST"), conf.get("RETRY_MAX")
+    hint = min(fault.retry_in or 0.0, longest)
+    if fault.code is None:
+        longest = min(longest, _LONGEST_WITHOUT_ANSWER)
+    return float(max(hint, min(longest, first * 2.0 ** min(failures - 1, 30))))
+
+
+def _rows() -> models.QuerySet[RelayGate]:
+    return RelayGate.objects.using(router.db_for_write(RelayGate))
