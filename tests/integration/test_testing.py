@@ -21,6 +21,7 @@ from email_integration.delivery.dispatch import pool
 from email_integration.exceptions import DeliveryDeferred, DeliveryFailed, InvalidMail
 from email_integration.models import Delivery, SendingPause, SMTPConfig
 from email_integration.routing import Nowhere, active_relay
+from email_integration.signals import delivery_accepted
 from email_integration.tasks import send_email
 from email_integration.testing import FakeRelay, capture_mail, eager_mail, outbox, run_deliveries
 from tests.deliveries import RecordingDoorbell
@@ -112,6 +113,28 @@ class InATestCase(TestCase):
             self.assertEqual(run_deliveries(), [])
         self.assertEqual([message.subject for message in relay.messages], ["Of the class", "Hello"])
         self.assertEqual(outbox[-1].delivery.smtp_config, "Django settings")
+
+    def test_signals_are_sent_once_without_a_commit_and_with_one(self) -> None:
+        heard: list[tuple[str, str]] = []
+
+        def hear(delivery: Delivery, **kwargs: Any) -> None:
+            heard.append((delivery.pk, delivery.status))
+
+        delivery_accepted.connect(hear)
+        self.addCleanup(delivery_accepted.disconnect, hear)
+        run_deliveries()
+        result = send_email.delay("Second", "Text", to=[KIM])
+        with self.captureOnCommitCallbacks(execute=True):
+            run_deliveries()
+        with eager_mail():
+            eager = send_email.delay("Third", "Text", to=[KIM])
+        self.assertEqual([pk for pk, _ in heard], [mail.delivery.pk for mail in outbox])
+        self.assertEqual(heard[1:], [(result.id, "accepted"), (eager.id, "accepted")])
+
+    def test_the_result_is_there_without_a_commit(self) -> None:
+        result = send_email.delay("Second", "Text", to=[KIM])
+        run_deliveries()
+        self.assertEqual(result.get(timeout=1)["status"], "accepted")
 
     def test_a_caught_commit_rings_nobody_where_mail_is_captured(self) -> None:
         bell, before = RecordingDoorbell(), doorbell.installed()
@@ -258,6 +281,28 @@ def test_a_mail_put_off_goes_when_its_time_has_come(relay: FakeRelay) -> None:
     assert [delivery.status for delivery in run_deliveries(due_only=False)] == ["deferred"]
     (delivery,) = run_deliveries(due_only=False)
     assert (delivery.status, delivery.attempts) == ("accepted", 3)
+
+
+@pytest.mark.django_db
+def test_a_relay_at_fault_is_left_alone_until_time_passes(relay: FakeRelay) -> None:
+    relay.fail("EHLO", "421 4.3.2 not now", times=1)
+    for _ in range(5):
+        send_email.delay("Hello", "Text", to=[KIM])
+    assert [delivery.status for delivery in run_deliveries()] == ["deferred"] * 5
+    send_email.delay("Later", "Text", to=[KIM])
+    assert [delivery.status for delivery in run_deliveries()] == ["deferred"]
+    assert relay.connections == 1
+    assert [delivery.status for delivery in run_deliveries(due_only=False)] == ["accepted"] * 6
+    assert relay.connections == 2
+
+
+@pytest.mark.django_db
+def test_what_was_sent_can_be_looked_at(relay: FakeRelay, settings: Any) -> None:
+    """Although its content would be gone by then."""
+    settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "CONTENT_RETENTION_DAYS": 0}
+    send_email.delay("Hello", "Text", to=[KIM])
+    run_deliveries()
+    assert outbox[0].body == relay.messages[0].body.rstrip() == "Text"
 
 
 @pytest.mark.django_db

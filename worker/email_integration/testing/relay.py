@@ -132,13 +132,16 @@ class FakeRelay:
                 route = Relay(name=routing.SETTINGS_NAME, host="", from_email=settings.DEFAULT_FROM_EMAIL)
             return self._instead_of(route)
 
-        def impatient(key: str) -> Any:
-            return min(get(key), self.timeout) if key == "REPLY_TIMEOUT" else get(key)
+        def get_here(key: str) -> Any:
+            if key == "REPLY_TIMEOUT":
+                return min(get(key), self.timeout)
+            # A test may want to look at what was sent.
+            return max(get(key), 1) if key == "CONTENT_RETENTION_DAYS" else get(key)
 
         with (
             mock.patch.object(resolver, "relay_of", of_config),
             mock.patch.object(resolver, "settings_relay", of_settings),
-            mock.patch.object(conf, "get", impatient),
+            mock.patch.object(conf, "get", get_here),
         ):
             routing.forget()
             try:

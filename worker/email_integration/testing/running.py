@@ -6,9 +6,9 @@ import contextlib
 from collections.abc import Iterator
 from unittest import mock
 
-from django.conf import settings
+from django.db import transaction
 from django.db.models import Q
-from django.test import override_settings
+from django.test import TestCase
 from django.utils import timezone
 
 from email_integration.delivery import doorbell, ledger
@@ -22,9 +22,10 @@ from .relay import FakeRelay, any_relay
 def run_deliveries(*, due_only: bool = True) -> list[Delivery]:
     """Do what workers would do now: try each delivery that is due once; return them as they stand then.
 
-    It makes no difference whether the test's transaction is ever committed. Mail that is submitted meanwhile, by what
-    follows a mail, is sent too. ``due_only=False`` lets the time pass first that waiting deliveries wait for. Mail goes
-    to the ``FakeRelay`` that runs, else to one of its own that takes everything, and never to a real server.
+    It makes no difference whether the test's transaction is ever committed: signals are sent. Mail that is submitted
+    meanwhile, by what follows a mail, is sent too. ``due_only=False`` lets the time pass first that waiting deliveries
+    wait for. Mail goes to the ``FakeRelay`` that runs, else to one of its own that takes everything, and never to a
+    real server.
     """
     tried: list[str] = []
     # Nobody is rung for: what is submitted meanwhile is found in the database, and returned like the rest.
@@ -32,7 +33,8 @@ def run_deliveries(*, due_only: bool = True) -> list[Delivery]:
         while found := _due(tried, due_only=due_only):
             for delivery_id in found:
                 tried.append(delivery_id)
-                deliver.apply((delivery_id,), task_id=delivery_id, throw=False)
+                with _committed():
+                    deliver.apply((delivery_id,), task_id=delivery_id, throw=False)
     rows = Delivery.objects.using(ledger.database()).in_bulk(tried)
     return [rows[delivery_id] for delivery_id in tried if delivery_id in rows]
 
@@ -50,7 +52,8 @@ def eager_mail() -> Iterator[FakeRelay]:
 
 
 def _ring_now(delivery: Delivery, *, using: str) -> None:
-    doorbell.ring([delivery])
+    with _committed():
+        doorbell.ring([delivery])
 
 
 def _ring_nobody(delivery: Delivery, *, using: str) -> None:
@@ -63,12 +66,20 @@ def _eager() -> Iterator[None]:
     celery_conf = deliver.app.conf
     before = celery_conf.task_always_eager
     celery_conf.task_always_eager = True
-    kept = {**getattr(settings, "EMAIL_INTEGRATION", {}), "CONTENT_RETENTION_DAYS": 1}
     try:
-        with override_settings(EMAIL_INTEGRATION=kept):  # a test may want to look at what was sent
-            yield
+        yield
     finally:
         celery_conf.task_always_eager = before
+
+
+@contextlib.contextmanager
+def _committed() -> Iterator[None]:
+    """Do at the end of the block what its commit would set going, and leave nothing of it for a commit to come."""
+    using = ledger.database()
+    waiting = len(transaction.get_connection(using).run_on_commit)
+    with TestCase.captureOnCommitCallbacks(using=using, execute=True):
+        yield
+    del transaction.get_connection(using).run_on_commit[waiting:]
 
 
 def _due(tried: list[str], *, due_only: bool) -> list[str]:
