@@ -8,7 +8,7 @@ LOCKS := requirements/uv.txt requirements/dev.txt
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo run test test-extra check lock clean
+.PHONY: help install demo run test test-extra faults check lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -46,6 +46,10 @@ test-extra: $(STAMP) ## Run the slow rest of the tests
 	$(BIN)/python -m pytest -m extra || [ $$? -eq 5 ]
 	TEST_DATABASE=postgresql $(BIN)/python -m pytest -m "django_db and extra" tests/integration || [ $$? -eq 5 ]
 	TEST_DATABASE=mariadb $(BIN)/python -m pytest -m django_db tests/integration
+
+faults: $(STAMP) ## Break everything that can be broken here, and count the mails
+	tests/system-packages.sh
+	$(BIN)/python -m tests.faults
 
 # The checks look at the code: nothing of this machine's .env may change what they say.
 check: export DJANGO_SETTINGS_MODULE := tests.settings
