@@ -6,8 +6,9 @@ import contextlib
 import dataclasses
 import itertools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Self
 
 from django.db import DatabaseError, InterfaceError
 
@@ -88,25 +89,40 @@ class _Way:
 
     def __init__(self, relay: Relay) -> None:
         self.relay = relay
-        self.probing = False
+        self._probing = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Whoever has come to no verdict lets somebody else probe."""
+        if self._probing:
+            with self._bearing_the_database():
+                gate.give_up_probe(self.relay)
 
     def enter(self) -> None:
-        """Raises ``GateClosed``."""
-        if not self.probing:
-            self.probing = gate.enter(self.relay)
+        """Ask for a new session. Raises ``GateClosed``."""
+        if not self._probing:
+            self._probing = gate.enter(self.relay)
 
-    def tell(self, outcome: Outcome) -> Outcome:
+    def tell(self, outcome: Outcome | Skipped) -> Outcome | Skipped:
         """Have the gate know how it ended; an outcome that the relay is to blame for says when to try it again."""
-        try:
+        probing, self._probing = self._probing, False
+        with self._bearing_the_database():
             if isinstance(outcome, Deferred) and outcome.relay_at_fault and not outcome.sender_at_fault:
                 pool.discard(self.relay)
-                return dataclasses.replace(outcome, retry_in=gate.close(self.relay, outcome, probing=self.probing))
-            if self.probing:
+                return dataclasses.replace(outcome, retry_in=gate.close(self.relay, outcome, probing=probing))
+            if probing:
                 ledger.reopen(self.relay)
-        except (DatabaseError, InterfaceError) as error:
-            # What the server said of the mail matters more; the next prober opens or closes the gate.
-            logger.error("The gate of %s could not be moved (%s).", self.relay, type(error).__name__)
         return outcome
+
+    @contextlib.contextmanager
+    def _bearing_the_database(self) -> Iterator[None]:
+        """What the server said of the mail matters more than the gate, which the next prober opens or closes."""
+        try:
+            yield
+        except (DatabaseError, InterfaceError) as error:
+            logger.error("The gate of %s could not be moved (%s).", self.relay, type(error).__name__)
 
 
 def dispatch(mail: Mail, claim: Claim) -> Dispatched:
@@ -119,29 +135,29 @@ def dispatch(mail: Mail, claim: Claim) -> Dispatched:
         route = routing.active_relay()
         if isinstance(route, routing.Nowhere):
             return Dispatched(route=route, outcome=Deferred(reason=route.reason, relay_at_fault=True))
-        way = _Way(route)
         tls_version = ""
-        try:
-            with pool.session(route, fresh=fresh, before_opening=way.enter) as session:
-                tls_version = session.tls_version
-                if not _still_active(route):
-                    continue  # replaced while the session was being opened: nothing begins with the old one
-                reused = session.transactions > 0
-                try:
-                    outcome = transact(session, mail, claim)
-                except SMTPFailure as failure:
-                    if not (reused and _was_over(failure)):
-                        raise
-                    fresh = True
-                    continue
-        except SMTPFailure as failure:
-            if failure.phase.before_mail and not _still_active(route):
-                continue  # replaced while it was tried: the mail need not wait for what is wrong with the old one
-            outcome = classify(failure, own_sender=mail.from_at is not None)
-        except InvalidMail:
-            reason = f"the sender of {route.name} is not an address; correct its from_email"
-            outcome = Deferred(reason=reason, relay_at_fault=True, sender_at_fault=True)
-        if not isinstance(outcome, Skipped):
+        outcome: Outcome | Skipped
+        with _Way(route) as way:
+            try:
+                with pool.session(route, fresh=fresh, before_opening=way.enter) as session:
+                    tls_version = session.tls_version
+                    if not _still_active(route):
+                        continue  # replaced while the session was being opened: nothing begins with the old one
+                    reused = session.transactions > 0
+                    try:
+                        outcome = transact(session, mail, claim)
+                    except SMTPFailure as failure:
+                        if not (reused and _was_over(failure)):
+                            raise
+                        fresh = True
+                        continue
+            except SMTPFailure as failure:
+                if failure.phase.before_mail and not _still_active(route):
+                    continue  # replaced while it was tried: the mail need not wait for what is wrong with the old one
+                outcome = classify(failure, own_sender=mail.from_at is not None)
+            except InvalidMail:
+                reason = f"the sender of {route.name} is not an address; correct its from_email"
+                outcome = Deferred(reason=reason, relay_at_fault=True, sender_at_fault=True)
             outcome = way.tell(outcome)
         return Dispatched(route=route, outcome=outcome, tls_version=tls_version)
 

@@ -90,6 +90,11 @@ def close(relay: Relay, fault: Fault, *, probing: bool) -> float:
     return max(0.0, (gate.probe_at - now).total_seconds())
 
 
+def give_up_probe(relay: Relay) -> None:
+    """Let somebody else try: this probe came to no verdict."""
+    _rows().filter(pk=key(relay)).update(probe_at=timezone.now())
+
+
 def open_(relay: Relay) -> bool:
     """Open the gate; False when it was open."""
     return bool(_rows().filter(pk=key(relay)).delete()[0])
