@@ -7,12 +7,14 @@ database nor a worker's memory has to hold them.
 from __future__ import annotations
 
 import base64
+import contextlib
 import io
 import logging
+import os
 import uuid
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
 
 from django.conf import settings
 from django.core.files import File
@@ -89,36 +91,71 @@ def store(delivery: Delivery, content: bytes) -> None:
     delivery.eight_bit = not content.isascii()
     sealed = b"".join(pieces)
     if len(content) > conf.get("PAYLOAD_STORAGE_THRESHOLD"):
-        delivery.content_file = _save(sealed)
+        delivery.content_file = save_file(sealed)
     if not delivery.content_file:
         delivery.content = sealed
 
 
-def _save(sealed: bytes) -> str:
-    """Return the name of a new file; '' when there is no storage, or none that takes it now."""
-    storage = storage_of_contents()
-    if storage is None:
-        return ""
+def save_file(sealed: bytes) -> str:
+    """Return the name of a new file in the storage; '' when there is no storage, or none that takes it now."""
+    name = f"{timezone.now():%Y/%m/%d}/{uuid.uuid4().hex}"
     try:
-        return storage.save(f"{timezone.now():%Y/%m/%d}/{uuid.uuid4().hex}", File(io.BytesIO(sealed)))
+        storage = storage_of_contents()
+        if storage is None:
+            return ""
+        name = storage.save(name, File(io.BytesIO(sealed)))
+        _make_durable(storage, name)
     except Exception as error:  # each storage has its own; the mail is not refused for it
         logger.error("The storage takes no content (%s); it goes into the database.", type(error).__name__)
+        remove_file(name)  # what there is of it
         return ""
+    return name
+
+
+def _make_durable(storage: Storage, name: str) -> None:
+    """Have the file on the disk before the row that names it: a power failure must not take the one alone."""
+    try:
+        path = Path(storage.path(name))
+    except NotImplementedError:  # not on a disk of ours
+        return
+    folders = path.parents[: name.count("/") + 1] if hasattr(os, "O_DIRECTORY") else ()
+    for one in (path, *folders):
+        opened = os.open(one, os.O_RDONLY)
+        try:
+            os.fsync(opened)
+        finally:
+            os.close(opened)
+
+
+def has_file(name: str) -> bool:
+    """Whether this process can read the file. Never raises."""
+    try:
+        storage = storage_of_contents()
+        if storage is None:
+            return False
+        with storage.open(name) as file:
+            return bool(file.read(1))
+    except Exception:  # as above
+        return False
 
 
 def remove_file(name: str) -> None:
     """Delete a file of the storage. Never raises: what is left is collected as an orphan."""
-    storage = storage_of_contents()
-    if not name or storage is None:
+    if not name:
         return
     try:
-        storage.delete(name)
+        storage = storage_of_contents()
+        if storage is not None:
+            storage.delete(name)
     except Exception as error:  # as above
         logger.warning("A content that is no longer needed could not be deleted (%s).", type(error).__name__)
 
 
 def storage_of_contents() -> Storage | None:
-    """The storage that PAYLOAD_STORAGE names; None when the project has none of that name."""
+    """The storage that PAYLOAD_STORAGE names; None when the project has none of that name.
+
+    Raises ``InvalidStorageError``, or what the storage raises, when it cannot be made.
+    """
     alias = conf.get("PAYLOAD_STORAGE")
     return storages[alias] if alias in settings.STORAGES else None
 
@@ -145,32 +182,33 @@ def _blocks(delivery: Delivery) -> Blocks:
     size = 0
     try:
         key = base64.b64decode(delivery.content_key)
-        with _file(delivery) as file:
-            pieces = sealing.read(file)
+        with contextlib.closing(_pieces(delivery)) as pieces:
             for block in sealing.unseal(key, pieces) if key else pieces:
                 size += len(block)
                 yield block
     except SecretUnreadable:
         raise ContentUnavailable(NO_KEY) from None
-    except FileNotFoundError:
-        raise ContentUnavailable(NO_FILE) from None
-    except sealing.Damaged:
+    except (sealing.Damaged, ValueError):  # a ValueError when the key is no base64
         raise ContentUnavailable(DAMAGED) from None
-    except OSError:
-        raise ContentUnavailable(NO_STORAGE) from None
     if size != delivery.content_size:
         raise ContentUnavailable(DAMAGED)
 
 
-def _file(delivery: Delivery) -> Any:
+def _pieces(delivery: Delivery) -> Blocks:
+    """What lies in the row or in the storage, in the pieces in which it was sealed."""
     if not delivery.content_file:
-        return io.BytesIO(bytes(delivery.content))
-    storage = storage_of_contents()
-    if storage is None:
-        raise ContentUnavailable(NO_STORAGE)
+        yield from sealing.read(io.BytesIO(bytes(delivery.content)))
+        return
     try:
-        return storage.open(delivery.content_file)
-    except OSError:
+        storage = storage_of_contents()
+        if storage is None:
+            raise ContentUnavailable(NO_STORAGE)
+        with storage.open(delivery.content_file) as file:
+            yield from sealing.read(file)
+    except ContentUnavailable:
         raise
-    except Exception:  # a storage of the network has exceptions of its own
+    except FileNotFoundError:
+        raise ContentUnavailable(NO_FILE) from None
+    except Exception as error:  # a storage of the network has exceptions of its own
+        logger.error("The storage of contents cannot be read (%s).", type(error).__name__)
         raise ContentUnavailable(NO_STORAGE) from None

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterable, Iterator
-from typing import BinaryIO
+from typing import Protocol
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -43,7 +43,10 @@ def seal(key: bytes, content: bytes) -> Iterator[bytes]:
 
 def unseal(key: bytes, pieces: Iterable[bytes]) -> Iterator[bytes]:
     """Give the plain content of ``pieces``, as ``read`` cuts them. Raises ``Damaged``."""
-    cipher = AESGCM(key)
+    try:
+        cipher = AESGCM(key)
+    except ValueError as error:  # not as long as a key is
+        raise Damaged from error
     held: bytes | None = None
     number = 0
     for piece in pieces:
@@ -56,10 +59,22 @@ def unseal(key: bytes, pieces: Iterable[bytes]) -> Iterator[bytes]:
     yield _open(cipher, number, held, last=True)
 
 
-def read(file: BinaryIO) -> Iterator[bytes]:
-    """Cut what is sealed in ``file`` into its pieces."""
-    while piece := file.read(PIECE + _TAG):
-        yield piece
+class Readable(Protocol):
+    """A file as any storage gives it."""
+
+    def read(self, size: int, /) -> bytes: ...
+
+
+def read(file: Readable) -> Iterator[bytes]:
+    """Cut what is sealed in ``file`` into its pieces, also when the file gives less at a time than it is asked for."""
+    waiting = bytearray()
+    while block := file.read(PIECE + _TAG - len(waiting)):
+        waiting += block
+        if len(waiting) == PIECE + _TAG:
+            yield bytes(waiting)
+            waiting.clear()
+    if waiting:
+        yield bytes(waiting)
 
 
 def _open(cipher: AESGCM, number: int, piece: bytes, *, last: bool) -> bytes:
