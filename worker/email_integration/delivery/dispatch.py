@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import itertools
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Self
 
-from django.db import DatabaseError, InterfaceError
+from django.db import DatabaseError, InterfaceError, transaction
 
 from email_integration import conf, routing
 from email_integration.addresses import envelope_address
@@ -96,7 +97,7 @@ class _Way:
 
     def __exit__(self, *error: object) -> None:
         """Whoever has come to no verdict lets somebody else probe."""
-        if self._probing:
+        if self._probing and not gate.in_transaction():
             with self._bearing_the_database():
                 gate.give_up_probe(self.relay)
 
@@ -108,6 +109,14 @@ class _Way:
     def tell(self, outcome: Outcome | Skipped) -> Outcome | Skipped:
         """Have the gate know how it ended; an outcome that the relay is to blame for says when to try it again."""
         probing, self._probing = self._probing, False
+        if gate.in_transaction():
+            # Of a caller of the direct backend, who may leave it open for long: nobody must have to wait for that.
+            later = functools.partial(self._tell, outcome, probing=probing)
+            transaction.on_commit(later, using=gate.database(), robust=True)
+            return outcome
+        return self._tell(outcome, probing=probing)
+
+    def _tell(self, outcome: Outcome | Skipped, *, probing: bool) -> Outcome | Skipped:
         with self._bearing_the_database():
             if isinstance(outcome, Deferred) and outcome.relay_at_fault and not outcome.sender_at_fault:
                 pool.discard(self.relay)

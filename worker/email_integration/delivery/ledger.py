@@ -183,8 +183,10 @@ def send_now(delivery: Delivery, **changes: Any) -> bool:
 
 def end(delivery: Delivery, status: Status, reason: str) -> bool:
     """End a delivery that nobody is sending: expired, cancelled or quarantined. What was accepted stays accepted."""
-    recipients = settle.give_up(delivery.recipients, reason)
-    verdict = settle.accepted(recipients) or settle.Verdict(status=status, code=delivery.code, reason=reason)
+    recipients, verdict = delivery.recipients, settle.Verdict(status=status, code=delivery.code, reason=reason)
+    if is_readable(delivery):
+        recipients = settle.give_up(recipients, reason)
+        verdict = settle.accepted(recipients) or verdict
     with _transaction(delivery):
         moved = _move(
             delivery,

@@ -10,7 +10,7 @@ import dataclasses
 import datetime as dt
 from typing import Protocol
 
-from django.db import models, router
+from django.db import models, router, transaction
 from django.db.models import F
 from django.utils import timezone
 from django.utils.crypto import salted_hmac
@@ -19,9 +19,10 @@ from email_integration import conf
 from email_integration.models import RelayGate
 from email_integration.smtp import Relay
 
-#: A server that does not answer is tried at least this often, in seconds: it costs nobody anything. One that has
-#: refused us is left alone up to RETRY_MAX: providers lock accounts after many wrong logins.
-_LONGEST_WITHOUT_ANSWER = 60.0
+#: A server that does not answer, or says 421 (it is not available), is tried at least this often, in seconds: it costs
+#: nobody anything. One that has refused us is left alone up to RETRY_MAX: providers lock accounts after many wrong
+#: logins.
+_LONGEST_WITHOUT_SERVICE = 45.0
 
 #: How long, in seconds beyond the relay's timeout, nobody else tries while one does; longer than an attempt takes.
 _PROBE = 60.0
@@ -47,10 +48,22 @@ def enter(relay: Relay) -> bool:
         return False
     now = timezone.now()
     if found.probe_at <= now:
+        if in_transaction():
+            return True  # to be the only one would take a lock, which everybody had to wait for until the commit
         until = now + dt.timedelta(seconds=_PROBE + relay.timeout)
         if _rows().filter(pk=found.pk, probe_at=found.probe_at).update(probe_at=until):
             return True
     raise GateClosed(relay, found.code, found.reason)
+
+
+def is_due(relay: Relay) -> bool:
+    """Whether ``relay`` is at fault and somebody may try it now."""
+    return _rows().filter(pk=key(relay), probe_at__lte=timezone.now()).exists()
+
+
+def in_transaction() -> bool:
+    """Whether somebody else has a transaction open here: a caller of the direct backend."""
+    return transaction.get_connection(database()).in_atomic_block
 
 
 class Fault(Protocol):
@@ -80,14 +93,11 @@ def close(relay: Relay, fault: Fault, *, probing: bool) -> float:
             **said,
         },
     )
+    probe_at = gate.probe_at
     if probing and not created:
-        _rows().filter(pk=gate.pk).update(
-            failures=F("failures") + 1,
-            probe_at=now + dt.timedelta(seconds=_wait(gate.failures + 1, fault)),
-            **said,
-        )
-        gate.refresh_from_db()
-    return max(0.0, (gate.probe_at - now).total_seconds())
+        probe_at = now + dt.timedelta(seconds=_wait(gate.failures + 1, fault))
+        _rows().filter(pk=gate.pk).update(failures=F("failures") + 1, probe_at=probe_at, **said)
+    return max(0.0, (probe_at - now).total_seconds())
 
 
 def give_up_probe(relay: Relay) -> None:
@@ -118,10 +128,15 @@ def key(relay: Relay) -> str:
 def _wait(failures: int, fault: Fault) -> float:
     first, longest = conf.get("RETRY_FIRST"), conf.get("RETRY_MAX")
     hint = min(fault.retry_in or 0.0, longest)
-    if fault.code is None:
-        longest = min(longest, _LONGEST_WITHOUT_ANSWER)
+    if fault.code in (None, 421):
+        longest = min(longest, _LONGEST_WITHOUT_SERVICE)
     return float(max(hint, min(longest, first * 2.0 ** min(failures - 1, 30))))
 
 
 def _rows() -> models.QuerySet[RelayGate]:
-    return RelayGate.objects.using(router.db_for_write(RelayGate))
+    return RelayGate.objects.using(database())
+
+
+def database() -> str:
+    """The database alias that gates are written to."""
+    return router.db_for_write(RelayGate)
