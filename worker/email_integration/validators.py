@@ -48,10 +48,12 @@ def validate_sender(value: str) -> None:
 
 
 def validate_certificates(value: str) -> None:
-    """Refuse what are no certificates in PEM format."""
+    """Refuse what are no certificates in PEM format, and a private key among them: this is no place for secrets."""
     try:
+        if "PRIVATE KEY" in value:
+            raise ValueError
         ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=value)
-    except (ssl.SSLError, ValueError):
+    except (ssl.SSLError, TypeError, ValueError):
         raise ValidationError(CERTIFICATES, code="certificates") from None
 
 
