@@ -1,8 +1,14 @@
-"""What a person decides about a delivery that waits, is in doubt, was put aside or is to be sent once more."""
+"""What a person decides about a delivery that waits, is in doubt, was put aside or is to be sent once more.
+
+Each decision is one transition of the ledger. It gives False when the delivery is not in a state for it (any more),
+and raises ``ContentUnavailable`` when there is nothing that could be sent; then all is as it was.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import uuid
+from collections.abc import Collection
 
 from django.db import transaction
 from django.utils import timezone
@@ -23,42 +29,29 @@ def cancel(delivery_id: str) -> bool:
 
 
 def send_now(delivery_id: str) -> bool:
-    """Make a delivery due at once; False when it is finished for good or being sent at this moment.
+    """Make a delivery due at once; False when it does not exist, is finished for good or is being sent at this moment.
 
-    What is in doubt is sent again, the same bytes with the same Message-ID. What was quarantined is tried as if for
-    the first time; whatever should have followed it has been told of its failure, and is not set going any more.
+    It goes the way of all mail: while sending is paused or the relay is at fault, it waits with the others. What is in
+    doubt is sent again, the same bytes with the same Message-ID. What was quarantined is tried as if for the first
+    time; whatever should have followed it has been told of its failure, and is not set going any more. A time to expire
+    that has passed begins anew. Raises ``ContentUnavailable`` when its content is kept no longer or cannot be read.
     """
-    delivery = ledger.load(delivery_id)
-    while delivery is not None and delivery.status in CAN_BE_SENT and ledger.is_readable(delivery):
-        if ledger.send_now(delivery, **_changes(delivery)):
-            return True
-        delivery = ledger.load(delivery_id)  # somebody has moved it since
-    return False
-
-
-def _changes(delivery: Delivery) -> dict[str, object]:
-    now = timezone.now()
-    changes: dict[str, object] = {"status": Status.QUEUED if delivery.status == Status.QUEUED else Status.DEFERRED}
-    if delivery.status == Status.QUARANTINED:
-        changes |= {
-            "recipients": [_pending_again(item) for item in delivery.recipients],
-            "finished_at": None,
-            "options": "" if delivery.continued else delivery.options,
-            "continued": False,
-        }
-    if delivery.expires_at <= now:
-        changes["expires_at"] = now + ledger.seconds(conf.get("GIVE_UP_AFTER"))
-    return changes
+    return _send(delivery_id, CAN_BE_SENT)
 
 
 def release(delivery_id: str) -> bool:
-    """Send again what is in doubt, the same bytes with the same Message-ID; False when it is not in doubt any more."""
-    delivery = ledger.load(delivery_id)
-    return delivery is not None and delivery.status == Status.IN_DOUBT and send_now(delivery_id)
+    """Send again what is in doubt, as ``send_now`` does; False when it is not in doubt (any more).
+
+    Raises ``ContentUnavailable``, as ``send_now`` does.
+    """
+    return _send(delivery_id, (Status.IN_DOUBT,))
 
 
 def discard(delivery_id: str) -> bool:
-    """Never send again what is in doubt; False when it is not in doubt (any more)."""
+    """Never send again what is in doubt; False when it is not in doubt (any more).
+
+    It has failed then, and what follows a failure is set going.
+    """
     delivery = ledger.load(delivery_id)
     if delivery is None or delivery.status != Status.IN_DOUBT:
         return False
@@ -71,15 +64,15 @@ def discard(delivery_id: str) -> bool:
 
 
 def resend(delivery_id: str) -> Delivery:
-    """Submit a copy of a delivery, to the same recipients and with the same bytes, and return it.
+    """Submit a copy of a delivery and return it; the first one stays as it is.
 
-    It is a mail of its own, with an id of its own; nothing of the caller's canvas follows it. Raises
-    ``Delivery.DoesNotExist``, and ``ContentUnavailable`` when the content is kept no longer or cannot be read.
+    The same bytes go to all of the same recipients, whatever became of each. It is a mail of its own, with an id of its
+    own; nothing of the caller's canvas follows it. Raises ``Delivery.DoesNotExist``, and ``ContentUnavailable`` when
+    the content is kept no longer or cannot be read.
     """
     using = ledger.database()
     original = Delivery.objects.using(using).get(pk=delivery_id)
-    if not ledger.is_readable(original):
-        raise ContentUnavailable("its recipients cannot be read")
+    _require_readable(original)
     now = timezone.now()
     copy = Delivery(
         id=str(uuid.uuid4()),
@@ -99,6 +92,39 @@ def resend(delivery_id: str) -> Delivery:
         copy.save(using=using, force_insert=True)
         doorbell.ring_on_commit(copy, using=using)
     return copy
+
+
+def _send(delivery_id: str, statuses: Collection[Status]) -> bool:
+    delivery = ledger.load(delivery_id)
+    while delivery is not None and delivery.status in statuses:
+        _require_readable(delivery)
+        if ledger.send_now(delivery, **_changes(delivery)):
+            return True
+        delivery = ledger.load(delivery_id)  # somebody has moved it since
+    return False
+
+
+def _require_readable(delivery: Delivery) -> None:
+    """Raise ``ContentUnavailable`` for what would be put off for the same reason at each attempt."""
+    if not ledger.is_readable(delivery):
+        raise ContentUnavailable("its recipients cannot be read")
+    with contextlib.closing(content.stored(delivery).blocks()) as blocks:
+        next(blocks, b"")  # the first says whether it is there and can be opened
+
+
+def _changes(delivery: Delivery) -> dict[str, object]:
+    now = timezone.now()
+    changes: dict[str, object] = {"status": Status.QUEUED if delivery.status == Status.QUEUED else Status.DEFERRED}
+    if delivery.status == Status.QUARANTINED:
+        changes |= {
+            "recipients": [_pending_again(item) for item in delivery.recipients],
+            "finished_at": None,
+            "options": "" if delivery.continued else delivery.options,
+            "continued": False,
+        }
+    if delivery.expires_at <= now:
+        changes["expires_at"] = now + ledger.seconds(conf.get("GIVE_UP_AFTER"))
+    return changes
 
 
 def _pending_again(item: dict[str, object]) -> dict[str, object]:
