@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from django.db import router, transaction
-from django.db.models import F, Q
+from django.db.models import F, Q, QuerySet
 from django.utils import timezone
 
 from email_integration import conf
@@ -74,6 +74,20 @@ def seconds(value: float) -> dt.timedelta:
     return dt.timedelta(seconds=value)
 
 
+#: A delivery is rung for at least this often, in seconds, however often it was before.
+_LONGEST_PAUSE = 900.0
+
+
+def pause(rings: int) -> float:
+    """How many seconds to wait after the ring that follows ``rings`` others in vain."""
+    return float(min(conf.get("RING_AFTER") * 2.0 ** min(rings, 20), _LONGEST_PAUSE))
+
+
+def first_ring(due_at: dt.datetime, expires_at: dt.datetime, now: dt.datetime) -> dt.datetime:
+    """When the sweep looks at a delivery first: when it is due; if that is now, when the ring of now seems lost."""
+    return min(due_at, expires_at) if due_at > now else now + seconds(conf.get("RING_AFTER"))
+
+
 # -- transitions ----------------------------------------------------------------------------------------------------
 
 
@@ -106,14 +120,30 @@ def withhold(delivery: Delivery, addresses: Collection[str], reason: str) -> boo
 
 
 def begin_again(delivery: Delivery) -> bool:
-    """Count an attempt that follows a repeated ring, so that a mail that kills its worker is found out."""
-    return _move(delivery, Q(status__in=CLAIMABLE), unfinished=delivery.unfinished + 1)
+    """Count an attempt that follows a repeated ring, so that a mail that kills its worker is found out.
+
+    It has the time of a lease at least before the next ring overtakes it, and twice as long each time: a large mail
+    on a slow line kills nobody.
+    """
+    patience = max(conf.get("LEASE"), pause(delivery.rings))
+    return _move(
+        delivery,
+        Q(status__in=CLAIMABLE),
+        unfinished=delivery.unfinished + 1,
+        ring_after=timezone.now() + seconds(patience),
+    )
 
 
-def record(delivery: Delivery, outcome: Outcome, attempt: Try) -> bool:
+def forgive(delivery: Delivery) -> bool:
+    """Take back what ``begin_again`` counted: the database failed, and no worker was lost."""
+    return _move(delivery, Q(status__in=CLAIMABLE, unfinished__gt=0), unfinished=F("unfinished") - 1)
+
+
+def record(delivery: Delivery, outcome: Outcome, attempt: Try, *, report: bool = True) -> bool:
     """Write down how an attempt ended, with its result, in one commit; False when the fence was overtaken.
 
-    ``delivery`` is brought up to date. The caller decides what to do when the database cannot be reached.
+    ``delivery`` is brought up to date. The caller decides what to do when the database cannot be reached. Without
+    ``report`` no result is stored.
     """
     with _transaction(delivery):
         before = delivery.recipients
@@ -122,7 +152,8 @@ def record(delivery: Delivery, outcome: Outcome, attempt: Try) -> bool:
             moved, before = _accept_late(delivery, outcome, attempt)
         if moved:
             _log(delivery, outcome, attempt)
-            doorbell.installed().report(delivery)
+            if report:
+                doorbell.installed().report(delivery)
             announce.outcome(delivery, before, outcome)
     return moved
 
@@ -166,6 +197,7 @@ def set_aside(delivery: Delivery, reason: str) -> bool:
         )
         if moved:
             doorbell.installed().report(delivery)
+            announce.end(delivery)
     return moved
 
 
@@ -177,6 +209,26 @@ def send_now(delivery: Delivery, **changes: Any) -> bool:
         moved = _move(delivery, ~Q(status=Status.SENDING), **(common | changes))
         if moved:
             doorbell.installed().report(delivery)
+            doorbell.ring_on_commit(delivery, using=database())
+    return moved
+
+
+def send_prepared(
+    delivery: Delivery, *, options: str, due_at: dt.datetime | None = None, expires_at: dt.datetime | None = None
+) -> bool:
+    """Have a prepared delivery sent, with ``options`` for its own; False when overtaken.
+
+    One that came to its end while it was prepared keeps that end, of which whatever follows it is told.
+    """
+    now = timezone.now()
+    changes: dict[str, Any] = {"continued": False, "lease_until": None, "ring_after": now}
+    if delivery.status == Status.PREPARED:
+        due_at, expires_at = due_at or now, expires_at or delivery.expires_at
+        ring_after = first_ring(due_at, expires_at, now)
+        changes = {"status": Status.QUEUED, "due_at": due_at, "expires_at": expires_at, "ring_after": ring_after}
+    with _transaction(delivery):
+        moved = _move(delivery, Q(status__in=(Status.PREPARED, *FINAL)), options=options, **changes)
+        if moved and (delivery.due_at <= now or delivery.status in FINAL):
             doorbell.ring_on_commit(delivery, using=database())
     return moved
 
@@ -217,7 +269,7 @@ def cancel(delivery_id: str) -> Delivery | None:
 def wake(*delivery_ids: str) -> int:
     """Make every delivery due, or these alone, that waits for its relay and not for itself; returns how many."""
     now = timezone.now()
-    waiting = Delivery.objects.using(database()).filter(status=Status.DEFERRED, waits_for_relay=True)
+    waiting = _waiting_for_relay()
     if delivery_ids:
         waiting = waiting.filter(pk__in=delivery_ids)
     woken = waiting.update(due_at=now, ring_after=now, rings=0)
@@ -226,11 +278,28 @@ def wake(*delivery_ids: str) -> int:
     return woken
 
 
+def wake_one() -> None:
+    """Make one delivery due that waits for its relay: somebody has to try it."""
+    pk = _waiting_for_relay().order_by("due_at").values_list("pk", flat=True).first()
+    if pk is not None:
+        wake(pk)
+
+
 def reopen(relay: Relay) -> None:
     """Open the gate of a relay that works again, and wake what waits for it."""
     with transaction.atomic(using=database()):
-        if gate.open_(relay):
+        was_closed = gate.open_(relay)
+        if was_closed:
             wake()
+    if was_closed:
+        # Once more: who was put off meanwhile has still seen a closed gate, and was not seen by the first.
+        wake()
+
+
+def _waiting_for_relay() -> QuerySet[Delivery]:
+    """What waits for its relay and is not due yet."""
+    rows = Delivery.objects.using(database())
+    return rows.filter(status=Status.DEFERRED, waits_for_relay=True, due_at__gt=timezone.now())
 
 
 def wake_on_commit(*, using: str | None = None, **kwargs: Any) -> None:
@@ -291,7 +360,8 @@ def _move(delivery: Delivery, condition: Q, **changes: Any) -> bool:
     if not rows.update(fence=F("fence") + 1, **changes):
         return False
     if changes.get("content_file") == "" and delivery.content_file:
-        transaction.on_commit(functools.partial(content.remove_file, delivery.content_file), using=database())
+        remove = functools.partial(content.remove_file, delivery.content_file)
+        transaction.on_commit(remove, using=database(), robust=True)
     delivery.fence += 1
     for name, value in changes.items():
         setattr(delivery, name, value)
@@ -300,6 +370,7 @@ def _move(delivery: Delivery, condition: Q, **changes: Any) -> bool:
 
 def _accept_late(delivery: Delivery, outcome: Accepted, attempt: Try) -> tuple[bool, Any]:
     """Record what the server accepted although somebody has moved the delivery since; with who was settled before."""
+    before = delivery.recipients
     try:
         delivery.refresh_from_db(
             fields=[field.attname for field in Delivery._meta.concrete_fields if field.attname != "content"],
@@ -307,6 +378,8 @@ def _accept_late(delivery: Delivery, outcome: Accepted, attempt: Try) -> tuple[b
         )
     except Delivery.DoesNotExist:
         return False, []
+    if not is_readable(delivery):
+        delivery.recipients = before
     before = delivery.recipients
     if settle.settle(before, outcome) == before:
         return False, before  # known already
@@ -328,7 +401,10 @@ def _after(delivery: Delivery, outcome: Outcome, attempt: Try) -> dict[str, Any]
     }
     if verdict.status is not None:
         return common | _finished(delivery, verdict)
-    due_at = timezone.now() + seconds(attempt.wait)
+    now = timezone.now()
+    due_at = now + seconds(attempt.wait)
+    # Whoever records that it is due at once goes on with it, and a ring would only overtake him.
+    ring_after = due_at if attempt.wait else now + seconds(conf.get("RING_AFTER"))
     policy = delivery.in_doubt_policy or conf.get("IN_DOUBT")
     held = isinstance(outcome, InDoubt) and policy == InDoubtPolicy.HOLD
     return common | {
@@ -337,7 +413,7 @@ def _after(delivery: Delivery, outcome: Outcome, attempt: Try) -> dict[str, Any]
         "reason": verdict.reason[:255],
         "due_at": due_at,
         # What expires before it is due is not left lying until then.
-        "ring_after": None if held else min(due_at, delivery.expires_at),
+        "ring_after": None if held else min(ring_after, delivery.expires_at),
         "lease_until": None,
         "rings": 0,
         "waits_for_relay": isinstance(outcome, Deferred) and outcome.relay_at_fault,

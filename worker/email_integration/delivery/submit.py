@@ -11,7 +11,7 @@ from django.utils import timezone
 
 from email_integration import conf
 from email_integration.exceptions import InvalidMail
-from email_integration.models import Delivery, InDoubtPolicy
+from email_integration.models import Delivery, InDoubtPolicy, Status
 
 from . import content, doorbell, ledger
 from .render import render
@@ -28,13 +28,15 @@ def submit(
     envelope_sender: str | None = None,
     in_doubt: str | None = None,
     options: str = "",
+    prepared: bool = False,
 ) -> Delivery:
     """Submit ``message`` and return its delivery; it is sent once the current transaction is committed.
 
     The same ``delivery_id`` or ``idempotency_key`` (each at most 255 characters) again returns the first delivery and
     submits nothing. ``envelope_sender`` gets the bounces, '<>' for nobody; by default it is the address in From.
-    ``in_doubt``, 'resend' or 'hold', is for this mail what the setting IN_DOUBT is for all. Raises ``InvalidMail`` when
-    the mail cannot be sent as given, and ``ImproperlyConfigured`` when it has to be sealed and there is no key.
+    ``in_doubt``, 'resend' or 'hold', is for this mail what the setting IN_DOUBT is for all. What is ``prepared`` is sent
+    when ``ledger.send_prepared`` says so, and expires as usual. Raises ``InvalidMail`` when the mail cannot be sent as
+    given, and ``ImproperlyConfigured`` when it has to be sealed and there is no key.
     """
     for name, text in (("task_id", delivery_id), ("idempotency_key", idempotency_key)):
         # PostgreSQL takes no NUL.
@@ -48,9 +50,12 @@ def submit(
         expires_at = _moment("expires_at", expires_at) or due_at + ledger.seconds(conf.get("GIVE_UP_AFTER"))
     except OverflowError:
         raise InvalidMail(f"eta is too far away: {due_at:%Y-%m-%d}.") from None
+    if prepared:
+        due_at = expires_at
     rendered = render(message, default_from_is_open=default_from_is_open, envelope_sender=envelope_sender)
     delivery = Delivery(
         id=delivery_id or str(uuid.uuid4()),
+        status=Status.PREPARED if prepared else Status.QUEUED,
         message_id=rendered.message_id,
         from_header=rendered.from_header,
         from_at=rendered.from_at,
@@ -61,8 +66,7 @@ def submit(
         created_at=now,
         due_at=due_at,
         expires_at=expires_at,
-        # Due now: the ring below wakes a worker, and the sweep only if that got lost. Due later: the sweep does it.
-        ring_after=min(due_at, expires_at) if due_at > now else now + ledger.seconds(conf.get("RING_AFTER")),
+        ring_after=ledger.first_ring(due_at, expires_at, now),
         options=options,
     )
     content.store(delivery, rendered.content)
@@ -76,7 +80,7 @@ def submit(
         except IntegrityError:
             content.remove_file(delivery.content_file)
             return _first(using, delivery)
-    if due_at <= now:
+    if due_at <= now and not prepared:
         doorbell.ring_on_commit(delivery, using=using)
     return delivery
 

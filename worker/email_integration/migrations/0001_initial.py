@@ -49,6 +49,7 @@ class Migration(migrations.Migration):
                     "status",
                     models.CharField(
                         choices=[
+                            ("prepared", "prepared"),
                             ("queued", "queued"),
                             ("sending", "sending"),
                             ("accepted", "accepted"),
@@ -155,6 +156,7 @@ class Migration(migrations.Migration):
                     "outcome",
                     models.CharField(
                         choices=[
+                            ("prepared", "prepared"),
                             ("queued", "queued"),
                             ("sending", "sending"),
                             ("accepted", "accepted"),

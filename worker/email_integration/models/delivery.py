@@ -14,6 +14,7 @@ from .indexes import PartialIndex
 class Status(models.TextChoices):
     """The life of a delivery; see docs/reference.md."""
 
+    PREPARED = "prepared", _("prepared")
     QUEUED = "queued", _("queued")
     SENDING = "sending", _("sending")
     ACCEPTED = "accepted", _("accepted")
