@@ -118,7 +118,7 @@ class _Way:
 
     def _tell(self, outcome: Outcome | Skipped, *, probing: bool) -> Outcome | Skipped:
         with self._bearing_the_database():
-            if isinstance(outcome, Deferred) and outcome.relay_at_fault and not outcome.sender_at_fault:
+            if isinstance(outcome, Deferred) and outcome.for_everybody:
                 pool.discard(self.relay)
                 return dataclasses.replace(outcome, retry_in=gate.close(self.relay, outcome, probing=probing))
             if probing:
@@ -166,7 +166,7 @@ def dispatch(mail: Mail, claim: Claim) -> Dispatched:
                 outcome = classify(failure, own_sender=mail.from_at is not None)
             except InvalidMail:
                 reason = f"the sender of {route.name} is not an address; correct its from_email"
-                outcome = Deferred(reason=reason, relay_at_fault=True, sender_at_fault=True)
+                outcome = Deferred(reason=reason, relay_at_fault=True)
             outcome = way.tell(outcome)
         return Dispatched(route=route, outcome=outcome, tls_version=tls_version)
 

@@ -42,14 +42,14 @@ class Accepted:
 class Deferred:
     """Not now; ``retry_in`` is the server's hint in seconds. ``relay_at_fault``: nothing to do with this mail.
 
-    ``sender_at_fault``: it is the relay's own sender that is wrong, so that mail with another one would pass.
+    ``for_everybody``: no other mail would fare better, whoever it is from and to.
     """
 
     code: int | None = None
     reason: str
     phase: Phase | None = None
     relay_at_fault: bool = False
-    sender_at_fault: bool = False
+    for_everybody: bool = False
     retry_in: float | None = None
     refused: dict[str, Reply] = field(default_factory=dict, repr=False)
     reply: str = field(default="", repr=False)
@@ -85,8 +85,8 @@ class Skipped:
 
 Outcome = Accepted | Deferred | Failed | InDoubt
 
-#: About us and not about the mail, wherever they come (RFC 4954 §4 and §6, RFC 3207 §4).
-_ABOUT_US = frozenset(
+#: About our login, and so about us and not about the mail, wherever they come (RFC 4954 §4 and §6, RFC 3207 §4).
+_ABOUT_LOGIN = frozenset(
     {
         Cause.STARTTLS_FIRST,
         Cause.PASSWORDS_OFF,
@@ -96,10 +96,9 @@ _ABOUT_US = frozenset(
         Cause.LOGIN,
         Cause.LOGIN_NEEDED,
         Cause.LOGIN_LATER,
-        Cause.LIMIT,
-        Cause.UNAVAILABLE,
     }
 )
+_ABOUT_US = _ABOUT_LOGIN | {Cause.LIMIT, Cause.UNAVAILABLE}
 #: A 5yz for these is mended by an administrator, and burns no mail until then. This mail alone waits: others may pass.
 _MENDABLE = frozenset({Cause.RELAYING, Cause.CLIENT})
 
@@ -119,7 +118,7 @@ def classify(failure: SMTPFailure, *, own_sender: bool = False) -> Outcome:
     if isinstance(failure, NotOffered) and not phase.before_mail:
         return Failed(reason=Cause.NO_SMTPUTF8.value, phase=phase)
     at_fault = phase.before_mail or isinstance(failure, TLSFailed)
-    return Deferred(reason=f"{detail} ({phase})", phase=phase, relay_at_fault=at_fault)
+    return Deferred(reason=f"{detail} ({phase})", phase=phase, relay_at_fault=at_fault, for_everybody=phase.before_mail)
 
 
 def classify_recipients(refused: dict[str, Reply], *, own_sender: bool = False) -> Outcome:
@@ -165,18 +164,19 @@ def _refused(phase: Phase, reply: Reply, *, own_sender: bool = False) -> Deferre
         return InDoubt(code=code, reason=why, reply=said)
     # 421 closes the session. Greylisting is about one mail, even with it.
     at_fault = phase.before_mail or cause in _ABOUT_US or (code == 421 and cause is not Cause.GREYLISTED)
-    sender_at_fault = False
+    # After MAIL it may have been said of this mail's recipients alone.
+    for_everybody = phase.before_mail or (phase is Phase.MAIL and (code == 421 or cause in _ABOUT_LOGIN))
     if not at_fault and not _waits(phase, reply, cause):
         if not (own_sender and _is_about_sender(phase, cause)):
             return Failed(code=code, reason=why, phase=phase, reply=said)
-        at_fault = sender_at_fault = True
+        at_fault = True
         why = f"the server refused the configuration's sender; correct its from_email ({reply.short})"
     return Deferred(
         code=code,
         reason=why,
         phase=phase,
         relay_at_fault=at_fault,
-        sender_at_fault=sender_at_fault,
+        for_everybody=for_everybody,
         retry_in=_retry_in(cause, reply),
         reply=said,
     )
