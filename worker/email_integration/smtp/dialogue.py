@@ -49,13 +49,17 @@ class Connection(smtplib.SMTP):
 
     @contextlib.contextmanager
     def during(self, phase: Phase, *, timeout: float | None = None) -> Iterator[None]:
-        """Wait as long as ``phase`` allows (``timeout`` seconds instead of the relay's), and fail in its name."""
+        """Wait as long as ``phase`` allows (``timeout`` seconds instead of the relay's), and fail in its name.
+
+        Whatever goes wrong in here closes the connection.
+        """
         self.timeout = patience(phase, self._relay_timeout if timeout is None else timeout)
         try:
             yield
-        except SMTPFailure:
-            raise
-        except OSError as error:
+        except BaseException as error:
+            self.close()
+            if isinstance(error, SMTPFailure) or not isinstance(error, OSError):
+                raise
             if isinstance(error, TimeoutError):
                 detail = SILENT
             elif isinstance(error, Malformed):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import ssl
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from .content import stuffed
@@ -110,11 +110,7 @@ class Session:
         try:
             for piece in stuffed(content):
                 with self._smtp.during(Phase.CONTENT):
-                    self._smtp.send(piece)
-        except ConnectionLost:
-            self._heed_early_reply(Phase.CONTENT)
-            self.close()
-            raise
+                    self._send_or_hear_why(piece)
         except BaseException:
             self.close()
             raise
@@ -126,7 +122,7 @@ class Session:
         phase ``CONTENT``, like ``Refused``, it says that the dot was not sent.
         """
         self._heed_early_reply(Phase.CONTENT)
-        with self._during(Phase.FINAL_DOT, timeout=timeout):
+        with self._smtp.during(Phase.FINAL_DOT, timeout=timeout):
             self._smtp.send(b".\r\n")
             reply = self._smtp.hear()
             if 300 <= reply.code < 400:  # says nothing about the mail
@@ -166,7 +162,7 @@ class Session:
             if start and group[0][0] is Phase.DATA and not any(reply.positive for reply in heard[1:]):
                 break
             try:
-                with self._during(group[0][0]):
+                with self._smtp.during(group[0][0]):
                     self._smtp.say(line for _, line in group)
                 for phase, _ in group:
                     reply = self._reply(phase)
@@ -182,7 +178,7 @@ class Session:
 
     def _reply(self, phase: Phase) -> Reply:
         """Hear the reply to a command. 2yz says yes, 354 to DATA; the other one is out of step with the commands."""
-        with self._during(phase):
+        with self._smtp.during(phase):
             reply = self._smtp.hear()
             if reply.code < 400 and (phase is Phase.DATA) != (reply.code == 354):
                 raise Malformed
@@ -195,17 +191,24 @@ class Session:
         """
         if not self._smtp.has_spoken():
             return
-        with self._during(phase):
+        with self._smtp.during(phase):
             reply = self._smtp.hear()
             self.close()
             if reply.code < 400 or (phase is Phase.MAIL and reply.code != 421):
                 raise Malformed
         raise Refused(phase, "", reply)
 
+    def _send_or_hear_why(self, piece: bytes) -> None:
+        try:
+            self._smtp.send(piece)
+        except OSError:
+            self._heed_early_reply(Phase.CONTENT)
+            raise
+
     def _reset(self) -> None:
         """Leave the transaction so that the session can carry another; a session that cannot is closed."""
         try:
-            with self._during(Phase.MAIL):
+            with self._smtp.during(Phase.MAIL):
                 self._smtp.say(["RSET"])
             reply = self._reply(Phase.MAIL)
         except SMTPFailure:
@@ -255,13 +258,3 @@ class Session:
     def close(self) -> None:
         """Close the connection without a word; what was not acknowledged is not sent."""
         self._smtp.close()
-
-    @contextlib.contextmanager
-    def _during(self, phase: Phase, *, timeout: float | None = None) -> Iterator[None]:
-        """Close the session for whatever goes wrong in here."""
-        try:
-            with self._smtp.during(phase, timeout=timeout):
-                yield
-        except SMTPFailure:
-            self.close()
-            raise
