@@ -7,6 +7,7 @@ again, however often a ring repeats.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime as dt
 import functools
@@ -21,8 +22,8 @@ from django.db import DatabaseError, InterfaceError, OperationalError, connectio
 from django.utils import timezone
 
 from email_integration import conf, routing
-from email_integration.exceptions import ContentUnavailable
-from email_integration.models import Delivery, Status
+from email_integration.exceptions import ContentUnavailable, InvalidMail
+from email_integration.models import FINAL, Delivery, Status
 from email_integration.routing import gate
 from email_integration.smtp import Relay
 
@@ -58,6 +59,11 @@ def _attempt_once(delivery_id: str) -> tuple[Delivery | Skipped, bool]:
         sent = _send(delivery)
     except gate.GateClosed as closed:
         return _wait_for_relay(delivery, closed), False
+    except InvalidMail:
+        return delivery if ledger.set_aside(delivery, "its sender cannot be read") else _OVERTAKEN, False
+    except (DatabaseError, InterfaceError):
+        _forgive(delivery)
+        raise
     if isinstance(sent, Skipped):
         return sent, False
     route, outcome = sent.route, sent.outcome
@@ -85,6 +91,14 @@ def _attempt_once(delivery_id: str) -> tuple[Delivery | Skipped, bool]:
     return delivery, delivery.status == Status.DEFERRED and isinstance(outcome, Accepted) and hint == 0
 
 
+def _forgive(delivery: Delivery) -> None:
+    """It is the database that failed, and not the mail that killed its worker."""
+    if delivery.rings and delivery.unfinished:
+        with contextlib.suppress(DatabaseError, InterfaceError):  # if it can be had again already
+            connections[ledger.database()].close_if_unusable_or_obsolete()
+            ledger.forgive(delivery)
+
+
 def _wait_for_relay(delivery: Delivery, closed: gate.GateClosed) -> Delivery | Skipped:
     """Put the delivery off untried. Whatever opens the gate wakes it; the time is for the case that nobody does."""
     longest = conf.get("RETRY_MAX")
@@ -108,12 +122,12 @@ _OVERTAKEN = Skipped(reason="overtaken by another worker")
 
 def _prepare(delivery: Delivery, now: dt.datetime) -> Skipped | None:
     """Bring the delivery to where it can be tried, or to its end; say why if there is nothing to do."""
+    if not ledger.is_readable(delivery) and delivery.status not in FINAL:
+        return None if ledger.set_aside(delivery, "its row is damaged") else _OVERTAKEN
     if Status(delivery.status).is_final:
         if delivery.continued or not ledger.resume_follow_up(delivery):
             return Skipped(reason=f"already {delivery.status}")
         return None
-    if not ledger.is_readable(delivery):
-        return None if ledger.set_aside(delivery, "its recipients cannot be read") else _OVERTAKEN
     if delivery.status == Status.SENDING:
         if delivery.lease_until is not None and delivery.lease_until > now:
             return Skipped(reason="another worker is sending it")
@@ -124,6 +138,8 @@ def _prepare(delivery: Delivery, now: dt.datetime) -> Skipped | None:
     moved = True
     if delivery.expires_at <= now:
         moved = ledger.end(delivery, Status.EXPIRED, "not accepted in time")
+    elif not ledger.pending(delivery):
+        moved = ledger.end(delivery, Status.FAILED, "nobody is left to send it to")
     elif delivery.unfinished >= conf.get("QUARANTINE_AFTER"):
         moved = ledger.end(delivery, Status.QUARANTINED, "its worker was lost every time it was tried")
     elif delivery.due_at > timezone.now():
@@ -151,7 +167,7 @@ def _send(delivery: Delivery) -> Dispatched | Skipped:
         )
         sent = dispatch(mail, functools.partial(_claim, delivery, plan))
         return dataclasses.replace(sent, outcome=plan.of_recipients(sent.outcome))
-    except (DatabaseError, InterfaceError, gate.GateClosed):
+    except (DatabaseError, InterfaceError, InvalidMail, gate.GateClosed):
         raise
     except ContentUnavailable as error:
         return Dispatched(route=None, outcome=Deferred(reason=str(error)))
@@ -191,4 +207,10 @@ def _record(delivery: Delivery, outcome: Outcome, attempt_: ledger.Try) -> bool:
         before_sleep=reconnect,
         reraise=True,
     )
-    return recording(ledger.record, delivery, outcome, attempt_)
+    try:
+        return recording(ledger.record, delivery, outcome, attempt_)
+    except (OperationalError, InterfaceError):
+        raise
+    except Exception as error:  # of whoever stores results; how the mail stands matters more
+        logger.error("The result of delivery %s cannot be stored (%s).", delivery.pk, type(error).__name__)
+        return recording(ledger.record, delivery, outcome, attempt_, report=False)

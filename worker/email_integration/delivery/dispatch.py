@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import itertools
 import logging
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Self
@@ -51,9 +52,14 @@ class Mail:
     recipients: tuple[str, ...] = field(repr=False)
     content: Content
 
+    @property
+    def names_sender(self) -> bool:
+        """Whether it has a sender of its own, be it since an earlier attempt."""
+        return self.from_at is None or bool(self.from_header)
+
     def from_relay(self, relay: Relay) -> tuple[str, str]:
         """The From header and the envelope's sender with which it goes to ``relay``. Raises ``InvalidMail``."""
-        if self.from_at is None or self.from_header:
+        if self.names_sender:
             return self.from_header, self.sender or envelope_address(one_line(self.from_header))
         return from_header_of(relay.from_email), self.sender or envelope_address(relay.from_email)
 
@@ -137,7 +143,8 @@ class _Way:
 def dispatch(mail: Mail, claim: Claim) -> Dispatched:
     """Send ``mail`` through the relay that is active now.
 
-    Raises ``GateClosed`` when that one is at fault, and ``ContentUnavailable``; no server was told of the mail then.
+    Raises ``GateClosed`` when that one is at fault, ``ContentUnavailable``, and ``InvalidMail`` when the mail's own
+    sender is none; no server was told of the mail then.
     """
     fresh = False
     while True:
@@ -165,6 +172,8 @@ def dispatch(mail: Mail, claim: Claim) -> Dispatched:
                     continue  # replaced while it was tried: the mail need not wait for what is wrong with the old one
                 outcome = classify(failure, own_sender=mail.from_at is not None)
             except InvalidMail:
+                if mail.names_sender:
+                    raise
                 reason = f"the sender of {route.name} is not an address; correct its from_email"
                 outcome = Deferred(reason=reason, relay_at_fault=True)
             outcome = way.tell(outcome)
@@ -174,7 +183,7 @@ def dispatch(mail: Mail, claim: Claim) -> Dispatched:
 def transact(session: Session, mail: Mail, claim: Claim) -> Outcome | Skipped:
     """Run one transaction on ``session``.
 
-    Raises ``SMTPFailure``, ``ContentUnavailable``, and ``InvalidMail`` for the relay's own sender.
+    Raises ``SMTPFailure``, ``ContentUnavailable``, and ``InvalidMail`` for a sender that is none.
     """
     from_header, sender = mail.from_relay(session.relay)
     content = mail.content if mail.from_at is None else mail.content.with_line(from_line(from_header), mail.from_at)
@@ -185,9 +194,14 @@ def transact(session: Session, mail: Mail, claim: Claim) -> Outcome | Skipped:
         if not started.accepted:
             return classify_recipients(started.refused, own_sender=mail.from_at is not None)
         session.write(itertools.chain((first,), blocks))
+    asked_at = time.monotonic()
     if not claim(session.relay, from_header, sender):
         session.close()  # without the final dot the server has taken nothing
         return Skipped(reason="another worker was faster")
+    if time.monotonic() - asked_at > conf.get("LEASE") - conf.get("REPLY_TIMEOUT"):
+        # The lease may end before the reply comes, and another worker would send it too.
+        session.close()
+        return Deferred(reason="it took too long to claim it in the database", phase=Phase.CONTENT)
     reply = session.finish(timeout=conf.get("REPLY_TIMEOUT"))
     if not reply.positive:
         return classify(Refused(Phase.FINAL_DOT, "", reply))

@@ -62,12 +62,21 @@ def pending(delivery: Delivery) -> tuple[str, ...]:
 
 
 def is_readable(delivery: Delivery) -> bool:
-    """Whether its recipients are what they should be, and not what somebody made of them in the database."""
+    """Whether the row is what it should be, and not what somebody made of it in the database."""
     found: Any = delivery.recipients
-    return isinstance(found, list) and all(
-        isinstance(item, dict) and isinstance(item.get("address"), str) and item.get("status") in settle.STATUSES
-        for item in found
+    return (
+        delivery.status in Status.values
+        and (delivery.from_at is None or 0 <= delivery.from_at <= delivery.content_size)
+        and isinstance(found, list)
+        and bool(found)
+        and all(isinstance(item, dict) and _is_recipient(item) for item in found)
     )
+
+
+def _is_recipient(item: dict[str, Any]) -> bool:
+    address = item.get("address")
+    # A blank or a line break would be another command to the server.
+    return isinstance(address, str) and min(address, default="") > " " and item.get("status") in settle.STATUSES
 
 
 def seconds(value: float) -> dt.timedelta:
@@ -136,7 +145,7 @@ def begin_again(delivery: Delivery) -> bool:
 
 def forgive(delivery: Delivery) -> bool:
     """Take back what ``begin_again`` counted: the database failed, and no worker was lost."""
-    return _move(delivery, Q(status__in=CLAIMABLE, unfinished__gt=0), unfinished=F("unfinished") - 1)
+    return _move(delivery, Q(status__in=CLAIMABLE), unfinished=delivery.unfinished - 1)
 
 
 def record(delivery: Delivery, outcome: Outcome, attempt: Try, *, report: bool = True) -> bool:

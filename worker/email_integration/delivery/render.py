@@ -150,8 +150,14 @@ def _check(message: EmailMessage) -> None:
 
 
 def from_line(from_header: str) -> bytes:
-    """The line for a content whose sender was left open; ``from_header`` is what ``from_header_of`` gives."""
-    return b"From: " + from_header.encode("ascii") + b"\r\n"
+    """The line for a content whose sender was left open; ``from_header`` is what ``from_header_of`` gives.
+
+    Raises ``InvalidMail`` for anything but one header in ASCII.
+    """
+    line = f"From: {from_header}\r\n".encode()
+    if not (line.isascii() and _FROM.fullmatch(line)):
+        raise InvalidMail("The From header cannot be read.")
+    return line
 
 
 @functools.lru_cache(maxsize=32)

@@ -9,20 +9,23 @@ from django.db import transaction
 from django.db.models import F
 from django.utils import timezone
 
-from email_integration import conf
+from email_integration import routing
 from email_integration.models import Delivery
+from email_integration.routing import gate
+from email_integration.smtp import Relay
 
 from . import doorbell, ledger, swept
 
 #: How many deliveries are taken in one short transaction.
 BATCH = 500
 
-#: A delivery is rung for at least this often, in seconds, however often it was before.
-_LONGEST_PAUSE = 900.0
+#: Counted so far, and no further than the column goes.
+_MOST_RINGS = 32_000
 
 
 def sweep() -> int:
     """Ring for what is due and return how many deliveries that were. Any number of sweeps may run at once."""
+    _have_the_relay_tried()
     total = 0
     while taken := _take(timezone.now()):
         if not doorbell.ring(taken):
@@ -35,6 +38,14 @@ def sweep() -> int:
     return total
 
 
+def _have_the_relay_tried() -> None:
+    """Wake one of the mails that wait for a relay that may be tried again: whoever was to do it may be gone."""
+    due = gate.due()
+    relay = routing.active_relay() if due else None
+    if isinstance(relay, Relay) and gate.key(relay) in due:
+        ledger.wake_one()
+
+
 def _take(now: dt.datetime) -> list[Delivery]:
     """Move the next ring of a batch on, doubling, so that a deep queue is not rung again at each tick."""
     using = ledger.database()
@@ -45,9 +56,8 @@ def _take(now: dt.datetime) -> list[Delivery]:
             due = due.select_for_update(skip_locked=True)
         taken = list(due[:BATCH])
         for rings, group in itertools.groupby(sorted(taken, key=_rings), key=_rings):
-            pause = min(conf.get("RING_AFTER") * 2.0 ** min(rings, 20), _LONGEST_PAUSE)
             rows.filter(pk__in=[delivery.pk for delivery in group]).update(
-                rings=rings + 1, ring_after=now + ledger.seconds(pause)
+                rings=min(rings + 1, _MOST_RINGS), ring_after=now + ledger.seconds(ledger.pause(rings))
             )
     return taken
 
@@ -55,7 +65,8 @@ def _take(now: dt.datetime) -> list[Delivery]:
 def _give_back(taken: list[Delivery]) -> None:
     """Undo the doubling: who cannot be rung for now is rung for as soon as the broker is back."""
     rows = Delivery.objects.using(ledger.database()).filter(pk__in=[delivery.pk for delivery in taken], rings__gt=0)
-    rows.update(rings=F("rings") - 1, ring_after=timezone.now())
+    # Some may have been heard, and be at their end already.
+    rows.filter(ring_after__isnull=False).update(rings=F("rings") - 1, ring_after=timezone.now())
 
 
 def _rings(delivery: Delivery) -> int:

@@ -56,14 +56,14 @@ def enter(relay: Relay) -> bool:
     raise GateClosed(relay, found.code, found.reason)
 
 
-def is_due(relay: Relay) -> bool:
-    """Whether ``relay`` is at fault and somebody may try it now."""
-    return _rows().filter(pk=key(relay), probe_at__lte=timezone.now()).exists()
+def due() -> frozenset[str]:
+    """The keys of the relays at fault that somebody may try now."""
+    return frozenset(_rows().filter(probe_at__lte=timezone.now()).values_list("pk", flat=True))
 
 
 def in_transaction() -> bool:
     """Whether somebody else has a transaction open here: a caller of the direct backend."""
-    return transaction.get_connection(database()).in_atomic_block
+    return bool(transaction.get_connection(database()).in_atomic_block)
 
 
 class Fault(Protocol):
