@@ -103,6 +103,7 @@ class Run:
         #: Whom the case has killed.
         self.kills = 0
         self._complaints: list[str] = []
+        self._is_submitting = False
         self._total_before = world.smtp.total
         self.started = time.monotonic()
 
@@ -119,6 +120,7 @@ class Run:
         """Let the application submit by itself, ``pause`` seconds apart; ``finish_submitting`` waits for it."""
         if followed:
             self.followed = f"followed{next(self._numbers)}"
+        self._is_submitting = True
         self.world.application.begin(
             do="submit", mails=mails, size=size, atomic=atomic, followed_by=self.followed, pause=pause
         )
@@ -126,6 +128,7 @@ class Run:
     def finish_submitting(self) -> float:
         """Wait until the application has submitted, and give how many seconds it took."""
         answer = self.world.application.finish()
+        self._is_submitting = False
         self.ids.extend(answer["ids"])
         self.refused += answer["refused"]
         return float(answer["seconds"])
@@ -154,8 +157,10 @@ class Run:
         return rows(self.world.database, self.ids)
 
     def is_over(self) -> bool:
-        """Whether all have come to their end, and what follows them has been set going."""
+        """Whether all were submitted and have come to their end, and what follows them has been set going."""
         self.world.mend()
+        if self._is_submitting:
+            return False
         try:
             return all(
                 (row.status in ENDS and row.continued) or (row.status == "in_doubt" and self._holds)

@@ -5,11 +5,19 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Iterator
 
-from . import brokers, crashes, endings, outages, refusals, storms
+from . import brokers, clocks, crashes, endings, outages, refusals, storms
 from .cases import Case
 from .world import Setting
 
-CASES: list[Case] = [*crashes.CASES, *refusals.CASES, *brokers.CASES, *endings.CASES, *outages.CASES, *storms.CASES]
+CASES: list[Case] = [
+    *crashes.CASES,
+    *refusals.CASES,
+    *brokers.CASES,
+    *endings.CASES,
+    *outages.CASES,
+    *clocks.CASES,
+    *storms.CASES,
+]
 
 
 def by_setting(cases: Iterable[Case]) -> Iterator[tuple[Setting, list[Case]]]:

@@ -47,7 +47,7 @@ class Setting:
     """What the cases of one world have in common.
 
     ``policy`` is what becomes of mail in doubt. ``watched``: its workers can be made to die at an exact point, for
-    which they run slower. ``extra`` is added to the environment of its processes.
+    which they run slower. ``clock``: their clock can be set. ``extra`` is added to the environment of its processes.
     """
 
     policy: str = "resend"
@@ -55,6 +55,7 @@ class Setting:
     workers: int = 1
     concurrency: int = 2
     watched: bool = False
+    clock: bool = False
     extra: tuple[tuple[str, str], ...] = ()
 
 
@@ -108,6 +109,30 @@ class World:
         self.workers.append(worker)
         return worker
 
+    def set_clock(self, seconds: int) -> None:
+        """Set the clock of all that write to the database so far on, or back, from the real one.
+
+        Each process sees it when it next looks, within a second. What a process measures with goes on as ever.
+        """
+        draft = self.folder / "clock.draft"
+        draft.write_text(f"{seconds:+d}\n")
+        draft.rename(self._clock)
+
+    @property
+    def _clock(self) -> Path:
+        return self.folder / "clock"
+
+    def _clock_environment(self) -> dict[str, str]:
+        libraries = sorted(str(found) for found in Path("/usr/lib").glob("*/faketime/libfaketime.so.1"))
+        if not libraries:
+            raise RuntimeError("libfaketime is not installed; see tests/debian-packages.txt")
+        return {
+            "LD_PRELOAD": libraries[0],
+            "FAKETIME_TIMESTAMP_FILE": str(self._clock),
+            "FAKETIME_CACHE_DURATION": "1",
+            "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+        }
+
     def mend(self) -> None:
         """Have as many workers as there should be."""
         self.workers = [worker for worker in self.workers if worker.is_running]
@@ -141,6 +166,7 @@ class World:
         return {
             **self.certificates.env,
             **TIMES,
+            **(self._clock_environment() if self.setting.clock else {}),
             **dict(self.setting.extra),
             "DATABASE_URL": self.database.url,
             "DEBUG": "true",
@@ -163,6 +189,7 @@ class World:
         self.database.start()
         self.valkey.start()
         self.smtp.start()
+        self.set_clock(0)
         self._processes = Processes(self.folder, env=self._environment(), cwd=ROOT)
         self.application = Application(self._environment(), self.folder / "application.log")
         self.application.tell(

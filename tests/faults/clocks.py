@@ -1,0 +1,37 @@
+"""Clocks that jump by an hour while mail flows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from .cases import Case, Run
+from .world import Setting
+
+_HOUR = 3600
+
+
+def _jump(*hours: int) -> Callable[[Run], None]:
+    """Let the clock jump while mails are under way, wait until some more have arrived, and let it jump again."""
+
+    def act(run: Run) -> None:
+        run.world.smtp.slow = 0.05
+        run.begin_submitting(60, pause=0.05)
+        for number, hour in enumerate(hours):
+            run.wait(run.arrived(10 * (number + 1)), "mails")
+            run.world.set_clock(hour * _HOUR)
+        run.finish_submitting()
+        run.world.smtp.slow = 0.0
+
+    return act
+
+
+CASES = [
+    Case(group="clock", name=name, setting=Setting(policy=policy, clock=True), act=_jump(*hours), slow=True)
+    for name, hours in (
+        ("an hour on", (1,)),
+        ("an hour on and back", (1, 0)),
+        ("an hour back and on", (-1, 0)),
+        ("an hour back", (-1,)),
+    )
+    for policy in ("resend", "hold")
+]
