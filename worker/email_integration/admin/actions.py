@@ -93,6 +93,7 @@ class ConfigActions(ConfigModelAdmin):
                 password=config.sealed_password if may_change else "",
                 use_tls=config.use_tls,
                 use_ssl=config.use_ssl,
+                ca_certificates=config.ca_certificates,
                 from_email=config.from_email,
                 timeout=config.timeout,
             )

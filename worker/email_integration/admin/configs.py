@@ -22,6 +22,7 @@ from email_integration.routing import stamp
 from . import whereabouts
 from .actions import ConfigActions
 from .forms import ListFormSet, ListRowForm, SMTPConfigForm
+from .gates import GateViews
 from .history import HistoryPage
 from .pausing import PauseViews
 from .presets import PRESETS
@@ -29,7 +30,7 @@ from .trials import TrialViews
 
 
 @admin.register(SMTPConfig)
-class SMTPConfigAdmin(TrialViews, PauseViews, ConfigActions, HistoryPage):  # type: ignore[misc]  # the last is untyped
+class SMTPConfigAdmin(TrialViews, PauseViews, GateViews, ConfigActions, HistoryPage):  # type: ignore[misc]  # the last is untyped
     """One row per server; the list says which of them mail goes through."""
 
     form = SMTPConfigForm
@@ -101,6 +102,7 @@ class SMTPConfigAdmin(TrialViews, PauseViews, ConfigActions, HistoryPage):  # ty
             (None, {"fields": ("name", "from_email", *(activating if editable else ("is_active",)))}),
             (gettext_lazy("Server"), {"fields": ("host", "port", "use_tls", "use_ssl", "timeout")}),
             (gettext_lazy("Login"), {"fields": ("username", "password") if editable else ("username",)}),
+            (gettext_lazy("Advanced"), {"fields": ("ca_certificates",), "classes": ("collapse",)}),
             *([(gettext_lazy("Times"), {"fields": ("last_check", "created_at", "updated_at")})] if obj else []),
         ]
 

@@ -1,20 +1,26 @@
-"""The page of deliveries: how far each mail came, and what a person can decide about it."""
+"""The page of deliveries: how far each mail came, and why."""
 
 from __future__ import annotations
 
+import datetime as dt
 from typing import Any
 
-from django.contrib import admin, messages
+from django.contrib import admin
 from django.core.paginator import Paginator
 from django.http import HttpRequest
+from django.template.defaultfilters import filesizeformat
+from django.utils.formats import date_format, number_format
 from django.utils.functional import cached_property
+from django.utils.timezone import localtime
 from django.utils.translation import gettext as _
-from django.utils.translation import gettext_lazy, ngettext
+from django.utils.translation import gettext_lazy
 
-from email_integration.delivery import decide, ledger, safety
-from email_integration.models import Delivery, DeliveryAttempt
+from email_integration import conf
+from email_integration.delivery import ledger, safety
+from email_integration.models import Delivery, DeliveryAttempt, InDoubtPolicy
 
-from .typing import AttemptInline, DeliveryModelAdmin
+from .decisions import DecisionActions
+from .typing import AttemptInline
 
 #: Counted no further than this: a page of a table with millions of rows must not count them all.
 _COUNTED = 10_000
@@ -31,19 +37,30 @@ class _Paginator(Paginator):  # type: ignore[type-arg]  # generic for the type c
 
 class _Attempts(AttemptInline):
     model = DeliveryAttempt
-    fields = readonly_fields = (
-        "number",
-        "started_at",
-        "finished_at",
-        "outcome",
-        "phase",
-        "code",
-        "reason",
-        "smtp_config",
-        "host",
-    )
     can_delete = False
     extra = max_num = 0
+
+    def get_fields(self, request: HttpRequest, obj: Any = None) -> Any:
+        """The server's own words are for those who may see addresses."""
+        said = ("reply",) if _may_see_addresses(request) else ()
+        server = ("smtp_config", "saved", "host", "tls_version")
+        return ("number", "started_at", "took", "outcome", "phase", "code", "reason", *said, *server)
+
+    get_readonly_fields = get_fields
+
+    @admin.display(description=gettext_lazy("duration"))
+    def took(self, attempt: DeliveryAttempt) -> str:
+        """In seconds."""
+        return "–" if attempt.duration is None else f"{number_format(attempt.duration, 2)} s"
+
+    @admin.display(description=gettext_lazy("version"))
+    def saved(self, attempt: DeliveryAttempt) -> str:
+        """Which version of the configuration it was: when that was saved."""
+        try:
+            saved = dt.datetime.fromisoformat(attempt.config_version)
+        except ValueError:
+            return attempt.config_version or "–"
+        return date_format(localtime(saved), "SHORT_DATETIME_FORMAT")
 
     def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return False
@@ -52,8 +69,12 @@ class _Attempts(AttemptInline):
         return False
 
 
+def _may_see_addresses(request: HttpRequest) -> bool:
+    return request.user.has_perm("email_integration.view_recipients")
+
+
 @admin.register(Delivery)
-class DeliveryAdmin(DeliveryModelAdmin):
+class DeliveryAdmin(DecisionActions):
     """Read-only, but for what a person has to decide. Never shows a subject or a body."""
 
     list_display = (
@@ -75,7 +96,6 @@ class DeliveryAdmin(DeliveryModelAdmin):
     show_full_result_count = False
     paginator = _Paginator
     inlines = (_Attempts,)
-    actions = ("cancel", "send_now", "give_up")
 
     class Media:
         css = {"all": ("email_integration/admin.css",)}
@@ -89,27 +109,41 @@ class DeliveryAdmin(DeliveryModelAdmin):
     @admin.display(description=gettext_lazy("diverted"))
     def diverted(self, delivery: Delivery) -> str:
         """Whether it went to somebody else than its recipients."""
-        withheld = sum(safety.WITHHELD in str(item.get("reply")) for item in delivery.recipients)
+        recipients = delivery.recipients if ledger.is_readable(delivery) else []
+        withheld = sum(safety.WITHHELD in str(item.get("reply")) for item in recipients)
         kept = [_("withheld from %(count)d") % {"count": withheld}] if withheld else []
         return ", ".join([_("redirected")] * bool(delivery.redirected_to) + kept) or "–"
 
     @admin.display(description=gettext_lazy("recipients"))
     def recipients_and_replies(self, delivery: Delivery) -> str:
-        """Who gets it, what became of each, and the server's own words."""
-        lines = []
-        for item in delivery.recipients:
-            said = " ".join(str(item[key]) for key in ("code", "reply") if item.get(key))
-            lines.append(f"{item['address']}: {item['status']}{f' ({said})' if said else ''}")
-        return "\n".join(lines)
+        """Who gets it, what became of each and why, and the server's own words."""
+        if not ledger.is_readable(delivery):
+            return _("They cannot be read: somebody has changed the row in the database.")
+        return "\n".join(_line(item) for item in delivery.recipients)
+
+    @admin.display(description=gettext_lazy("content"))
+    def kept_content(self, delivery: Delivery) -> str:
+        """How large it is, and whether it is still there."""
+        kept = _("%(size)s, kept") if delivery.has_content else _("%(size)s, kept no longer")
+        return kept % {"size": filesizeformat(delivery.content_size)}
+
+    @admin.display(description=gettext_lazy("when in doubt"))
+    def when_in_doubt(self, delivery: Delivery) -> str:
+        """What becomes of it then: its own wish, or the setting's."""
+        chosen = delivery.in_doubt_policy or conf.get("IN_DOUBT")
+        policy = dict(InDoubtPolicy.choices).get(chosen, chosen)
+        if delivery.in_doubt_policy:
+            return str(policy)
+        return _("%(policy)s (by the setting IN_DOUBT)") % {"policy": policy}
 
     def get_fieldsets(self, request: HttpRequest, obj: Any = None) -> Any:
         """Addresses are for those who may see them."""
+        outcome = ("id", "message_id", "status", "code", "reason", "attempts", "smtp_config")
         addresses = ("recipients_and_replies", "from_header", "redirected_to")
-        may_see = request.user.has_perm("email_integration.view_recipients")
         return [
-            (None, {"fields": ("id", "message_id", "status", "code", "reason", "attempts", "smtp_config")}),
+            (None, {"fields": (*outcome, "when_in_doubt", "kept_content")}),
             (gettext_lazy("Times"), {"fields": ("created_at", "due_at", "expires_at", "finished_at")}),
-            *([(gettext_lazy("Addresses"), {"fields": addresses})] if may_see else []),
+            *([(gettext_lazy("Addresses"), {"fields": addresses})] if _may_see_addresses(request) else []),
         ]
 
     def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> Any:
@@ -125,37 +159,9 @@ class DeliveryAdmin(DeliveryModelAdmin):
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return False
 
-    def has_decide_permission(self, request: HttpRequest) -> bool:
-        """Whether the user may cancel, send and give up: Django's permission to change deliveries."""
-        return super().has_change_permission(request)
 
-    # -- what can be decided ------------------------------------------------------------------------------------
-
-    @admin.action(description=gettext_lazy("Cancel"), permissions=["decide"])
-    def cancel(self, request: HttpRequest, queryset: Any) -> None:
-        """Cancel what is not being sent at this moment."""
-        done = [pk for pk in self._ids(queryset) if ledger.cancel(pk) is not None]
-        self._tell(request, queryset, done, ngettext("%d mail was cancelled.", "%d mails were cancelled.", len(done)))
-
-    @admin.action(description=gettext_lazy("Send now (deferred, in doubt, quarantined)"), permissions=["decide"])
-    def send_now(self, request: HttpRequest, queryset: Any) -> None:
-        """Make what waits due at once; what is in doubt is sent once more, the same bytes again."""
-        done = [pk for pk in self._ids(queryset) if decide.send_now(pk)]
-        self._tell(request, queryset, done, ngettext("%d mail is sent now.", "%d mails are sent now.", len(done)))
-
-    @admin.action(description=gettext_lazy("Give up (in doubt)"), permissions=["decide"])
-    def give_up(self, request: HttpRequest, queryset: Any) -> None:
-        """Never send again what is in doubt."""
-        done = [pk for pk in self._ids(queryset) if decide.discard(pk)]
-        self._tell(request, queryset, done, ngettext("%d mail was given up.", "%d mails were given up.", len(done)))
-
-    def _ids(self, queryset: Any) -> list[str]:
-        return list(queryset.order_by("pk").values_list("pk", flat=True))
-
-    def _tell(self, request: HttpRequest, queryset: Any, done: list[str], text: str) -> None:
-        left = queryset.count() - len(done)
-        if done:
-            self.message_user(request, text % len(done), messages.SUCCESS)
-        if left > 0:
-            kept = _("%(count)d stayed as they were: finished, or being sent at this moment.")
-            self.message_user(request, kept % {"count": left}, messages.WARNING)
+def _line(item: dict[str, Any]) -> str:
+    """A recipient, what became of it, why, and what the server said, which is our own words when no server did."""
+    reason, reply = item.get("reason", ""), item.get("reply", "")
+    said = " ".join(str(part) for part in (item.get("code"), reply if reply != reason else "") if part)
+    return f"{item['address']}: {item['status']}{f' – {reason}' if reason else ''}{f' ({said})' if said else ''}"

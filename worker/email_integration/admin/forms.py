@@ -112,6 +112,7 @@ class SMTPConfigForm(_ActiveAsShown, _WriteOnlyPassword):
             "password",
             "use_tls",
             "use_ssl",
+            "ca_certificates",
             "from_email",
             "timeout",
             "is_active",
@@ -148,7 +149,17 @@ class TrialForm(_WriteOnlyPassword):
 
     class Meta:
         model = SMTPConfig
-        fields = ("host", "port", "username", "password", "use_tls", "use_ssl", "from_email", "timeout")
+        fields = (
+            "host",
+            "port",
+            "username",
+            "password",
+            "use_tls",
+            "use_ssl",
+            "ca_certificates",
+            "from_email",
+            "timeout",
+        )
 
     def __init__(self, *args: Any, sends: bool, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
 from django.http import HttpRequest, HttpResponse
 from django.utils.text import capfirst
 from django.utils.translation import gettext as _
@@ -20,7 +22,18 @@ class _Words(HistoricalRecordContextHelper):  # type: ignore[misc]  # the librar
     def prepare_delta_change_value(self, change: Any, value: Any) -> Any:
         if isinstance(value, bool):
             return _("yes") if value else _("no")
+        if change.field == "ca_certificates" and value:
+            return _names(value)
         return value if value != "" else "–"
+
+
+def _names(certificates: str) -> str:
+    """Whose these certificates are, and the beginning of each one's SHA-256 fingerprint."""
+    try:
+        found = x509.load_pem_x509_certificates(certificates.encode())
+    except ValueError:
+        return certificates
+    return ", ".join(f"{one.subject.rfc4514_string()} ({one.fingerprint(hashes.SHA256()).hex()[:8]})" for one in found)
 
 
 class HistoryPage(SimpleHistoryAdmin):  # type: ignore[misc]  # the library is untyped

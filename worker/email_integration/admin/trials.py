@@ -128,7 +128,7 @@ _HOST = 45
 
 
 def _same_server(one: Relay, other: Relay) -> bool:
-    names = ("host", "port", "username", "password", "use_tls", "use_ssl")
+    names = ("host", "port", "username", "password", "use_tls", "use_ssl", "ca_certificates")
     return all(getattr(one, name) == getattr(other, name) for name in names)
 
 

@@ -1,4 +1,4 @@
-"""Which server mail goes through right now, and why, in a sentence."""
+"""Which server mail goes through right now, and why, and whether it works: in a sentence or two."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from django.utils import timezone
+from django.utils.formats import date_format, number_format
 from django.utils.text import format_lazy
 from django.utils.translation import gettext_lazy as _
 
 from email_integration import conf, routing
-from email_integration.models import SendingPause, SMTPConfig
+from email_integration.models import Delivery, RelayGate, SendingPause, SMTPConfig, Status
+from email_integration.routing import gate
 from email_integration.smtp import Relay
 
 if TYPE_CHECKING:
@@ -19,10 +22,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Notice:
-    """A sentence for the top of a page; ``level`` is a class of Django's message list."""
+    """A sentence for the top of a page; ``level`` is a class of Django's message list.
+
+    ``at_fault`` says that it is about a server that may be tried again now.
+    """
 
     level: str
     text: Text
+    at_fault: bool = False
+
+
+#: What waits for a server is counted no further than this: it may be the whole queue.
+_COUNTED = 1_000
 
 
 def route() -> Notice:
@@ -39,7 +50,7 @@ def route() -> Notice:
                 host=fallback.host,
                 port=fallback.port,
             )
-            return Notice(level="warning", text=text)
+            return _at_fault(fallback, text) or Notice(level="warning", text=text)
         text = _("Mail goes nowhere now and waits: no configuration is active, and the settings name no server.")
         return Notice(level="error", text=text)
     if not config.is_readable:
@@ -49,7 +60,30 @@ def route() -> Notice:
         text = _("Mail goes nowhere now and waits: the active configuration, “{name}”, cannot be used. {defect}")
         return Notice(level="error", text=format_lazy(text, name=config.name, defect=config.defect))
     text = _("Mail goes through “{name}” ({host}:{port}) now: it is the active configuration.")
-    return Notice(level="info", text=format_lazy(text, name=config.name, host=config.host, port=config.port))
+    text = format_lazy(text, name=config.name, host=config.host, port=config.port)
+    return _at_fault(routing.relay_of(config), text) or Notice(level="info", text=text)
+
+
+def _at_fault(relay: Relay, through: Text) -> Notice | None:
+    """``through`` and what is wrong with ``relay``; None when nothing is known to be wrong with it."""
+    closed = RelayGate.objects.using(gate.database()).filter(pk=gate.key(relay)).first()
+    if closed is None:
+        return None
+    waiting = Delivery.objects.filter(status=Status.DEFERRED, waits_for_relay=True)[: _COUNTED + 1].count()
+    count = format_lazy(_("more than {count}"), count=number_format(_COUNTED)) if waiting > _COUNTED else str(waiting)
+    soon = closed.probe_at <= timezone.now()
+    next_try = _("with the next mail") if soon else date_format(timezone.localtime(closed.probe_at), "TIME_FORMAT")
+    fault = format_lazy(
+        _(
+            "The server has been at fault since {since}: {reason}. Mails that wait for it: {count}. "
+            "Next try: {next_try}."
+        ),
+        since=date_format(timezone.localtime(closed.closed_at), "SHORT_DATETIME_FORMAT"),
+        reason=closed.reason.rstrip("."),
+        count=count,
+        next_try=next_try,
+    )
+    return Notice(level="error", text=format_lazy("{} {}", through, fault), at_fault=True)
 
 
 def without_any() -> Text:

@@ -150,9 +150,9 @@ ADVICE: dict[str, Text] = {
         "speak TLS 1.2 or later."
     ),
     "certificate": _(
-        "The server's certificate is signed by nobody this machine trusts. If it is a server of your own, add its "
-        "authority to the system's trusted ones, or name a file with it in SSL_CERT_FILE, for the web server and the "
-        "workers. Otherwise ask the provider."
+        "The server's certificate is signed by nobody who is trusted here. If it is a server of your own, paste the "
+        "certificate of its authority into the field 'Certificate authority', under 'Advanced'. Otherwise ask the "
+        "provider."
     ),
     "certificate-name": _(
         "The server's certificate is for another name than {host}. Enter the name that the certificate has; an "

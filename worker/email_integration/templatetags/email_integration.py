@@ -19,6 +19,7 @@ def email_notices(context: template.Context, route: bool = False) -> dict[str, A
     user = getattr(context.get("request"), "user", None)
     return {
         "notices": [*whereabouts.brakes(), *([whereabouts.route()] if route and not paused else [])],
+        "may_try": user is not None and user.has_perm("email_integration.change_smtpconfig"),
         "may_pause": user is not None and user.has_perm("email_integration.pause_sending"),
         "paused": SendingPause.objects.exists(),
     }

@@ -1,0 +1,93 @@
+"""What a person can decide about selected deliveries."""
+
+from __future__ import annotations
+
+import collections
+from collections.abc import Callable
+from typing import Any
+
+from django.contrib import admin, messages
+from django.http import HttpRequest
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy, ngettext
+
+from email_integration.delivery import content, decide, ledger
+from email_integration.exceptions import ContentUnavailable
+from email_integration.models import Delivery, Status
+
+from .typing import DeliveryModelAdmin
+
+
+class DecisionActions(DeliveryModelAdmin):
+    """Cancel, send now, release, discard, send a copy."""
+
+    actions = ("cancel", "send_now", "release", "discard", "resend")
+
+    def has_decide_permission(self, request: HttpRequest) -> bool:
+        """Whether the user may decide what becomes of a mail: Django's permission to change deliveries."""
+        return super().has_change_permission(request)
+
+    @admin.action(description=gettext_lazy("Cancel"), permissions=["decide"])
+    def cancel(self, request: HttpRequest, queryset: Any) -> None:
+        """Cancel what is not being sent at this moment."""
+        done = self._decide(request, queryset, decide.cancel)
+        self._say(request, done, ngettext("%d mail was cancelled.", "%d mails were cancelled.", done))
+
+    @admin.action(description=gettext_lazy("Send now (deferred, in doubt, quarantined)"), permissions=["decide"])
+    def send_now(self, request: HttpRequest, queryset: Any) -> None:
+        """Make what waits due at once; what is in doubt is sent once more, the same bytes again."""
+        done = self._decide(request, queryset, decide.send_now)
+        self._say(request, done, ngettext("%d mail is sent now.", "%d mails are sent now.", done))
+
+    @admin.action(description=gettext_lazy("Release: send again (in doubt)"), permissions=["decide"])
+    def release(self, request: HttpRequest, queryset: Any) -> None:
+        """Send again what is in doubt, and nothing else."""
+        done = self._decide(request, queryset, decide.release)
+        self._say(request, done, ngettext("%d mail is sent again.", "%d mails are sent again.", done))
+
+    @admin.action(description=gettext_lazy("Discard: never send again (in doubt)"), permissions=["decide"])
+    def discard(self, request: HttpRequest, queryset: Any) -> None:
+        """Never send again what is in doubt."""
+        done = self._decide(request, queryset, decide.discard)
+        self._say(request, done, ngettext("%d mail was discarded.", "%d mails were discarded.", done))
+
+    @admin.action(description=gettext_lazy("Send a copy"), permissions=["decide"])
+    def resend(self, request: HttpRequest, queryset: Any) -> None:
+        """Send the same bytes to all of the same recipients, as a mail of its own."""
+        done = self._decide(request, queryset, decide.resend)
+        self._say(request, done, ngettext("A copy of %d mail is sent.", "Copies of %d mails are sent.", done))
+
+    def _decide(self, request: HttpRequest, queryset: Any, decision: Callable[[str], object]) -> int:
+        """Do it to each; say how many stayed as they were, and why; return how many did not."""
+        done, left = 0, collections.Counter[str]()
+        for pk in list(queryset.order_by("pk").values_list("pk", flat=True)):
+            try:
+                if decision(pk):
+                    done += 1
+                else:
+                    left[_status(pk)] += 1
+            except ContentUnavailable as unavailable:
+                left[_why_unavailable(str(unavailable))] += 1
+            except Delivery.DoesNotExist:
+                left[_status(pk)] += 1
+        for why, count in left.items():
+            text = ngettext(
+                "%(count)d mail stayed as it was: %(why)s.", "%(count)d mails stayed as they were: %(why)s.", count
+            )
+            self.message_user(request, text % {"count": count, "why": why}, messages.WARNING)
+        return done
+
+    def _say(self, request: HttpRequest, done: int, text: str) -> None:
+        if done:
+            self.message_user(request, text % done, messages.SUCCESS)
+
+
+def _status(pk: str) -> str:
+    found = Delivery.objects.using(ledger.database()).filter(pk=pk).values_list("status", flat=True).first()
+    return str(Status(found).label) if found is not None else _("deleted meanwhile")
+
+
+def _why_unavailable(reason: str) -> str:
+    if reason == content.GONE:
+        return _("its content is kept no longer")
+    return _("it cannot be read (%(reason)s)") % {"reason": reason}

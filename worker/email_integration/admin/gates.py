@@ -1,0 +1,34 @@
+"""Trying a server that is at fault again, now."""
+
+from __future__ import annotations
+
+from django.contrib import messages
+from django.core.exceptions import PermissionDenied
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.urls import URLPattern, path, reverse
+from django.utils.translation import gettext as _
+
+from email_integration import routing
+from email_integration.delivery import ledger
+from email_integration.smtp import Relay
+
+from .typing import ConfigModelAdmin
+
+
+class GateViews(ConfigModelAdmin):
+    """The address behind the button; whoever may not change configurations gets 403."""
+
+    def get_urls(self) -> list[URLPattern]:
+        view = self.admin_site.admin_view
+        return [path("try-now/", view(self.try_now_view), name="email_integration_try_now"), *super().get_urls()]
+
+    def try_now_view(self, request: HttpRequest) -> HttpResponse:
+        """Open the gate of the server that mail goes through, so that what waits for it is tried."""
+        if request.method != "POST" or not self.has_change_permission(request):
+            raise PermissionDenied
+        relay = routing.active_relay()
+        if isinstance(relay, Relay):  # if not, the page says so at its top
+            ledger.reopen(relay)
+            text = _("What waits for “%(name)s” is tried now.")
+            self.message_user(request, text % {"name": relay.name}, messages.SUCCESS)
+        return HttpResponseRedirect(reverse("admin:email_integration_smtpconfig_changelist"))
