@@ -1,4 +1,4 @@
-"""What the app does by itself in Celery's processes: sweep at the start and by beat, cancel what is revoked."""
+"""What the app does by itself in Celery's processes: sweep at the start and by beat, prune, cancel what is revoked."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 from celery import Celery, signals
 from celery._state import connect_on_app_finalize
+from celery.schedules import crontab
 from django.db import DatabaseError, InterfaceError, connections
 from kombu.utils.functional import maybe_list
 
@@ -14,7 +15,7 @@ from email_integration import conf
 from email_integration.delivery import ledger
 from email_integration.delivery.dispatch import pool
 
-from . import names, sweep
+from . import names, pruning, sweep  # noqa: F401  # importing pruning registers its task
 from .ringing import sweep_options
 
 logger = logging.getLogger(__name__)
@@ -22,13 +23,25 @@ logger = logging.getLogger(__name__)
 
 @connect_on_app_finalize
 def _schedule(app: Celery) -> None:
-    """Bring the beat entry along, so that there is none to forget."""
+    """Bring the beat entries along, so that there is none to forget."""
     app.add_periodic_task(
         conf.get("SWEEP_INTERVAL"),
         app.signature(names.SWEEP),
         name="email_integration: ring for deliveries that are due",
         **sweep_options(),
     )
+    app.add_periodic_task(
+        # An hour of the day and not an interval, which would begin anew with each start of beat.
+        crontab(minute="17", hour="3"),
+        app.signature(names.PRUNE),
+        name="email_integration: delete what is kept no longer",
+        **prune_options(),
+    )
+
+
+def prune_options() -> dict[str, Any]:
+    """It goes where the sweep goes, and is of use for longer."""
+    return {**sweep_options(), "expires": 3600}
 
 
 @signals.worker_ready.connect(weak=False)

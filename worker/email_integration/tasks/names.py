@@ -2,5 +2,7 @@
 
 SEND_EMAIL = "email_integration.tasks.send_email"
 DELIVER = "email_integration.tasks.deliver"
+SEND_PREPARED = "email_integration.tasks.send_prepared"
 REPEATED = "email_integration.tasks.repeated"
 SWEEP = "email_integration.tasks.sweep"
+PRUNE = "email_integration.tasks.prune"

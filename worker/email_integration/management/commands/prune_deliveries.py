@@ -1,0 +1,35 @@
+"""``manage.py prune_deliveries``: what beat does once a day, for cron."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandParser
+
+from email_integration.delivery.retention import prune
+
+
+class Command(BaseCommand):
+    """Delete finished deliveries and contents that are kept no longer, their results, and orphaned files."""
+
+    help = (
+        "Delete finished deliveries, with their results, after RETENTION_DAYS, contents of accepted mail after "
+        "CONTENT_RETENTION_DAYS, and files that no delivery names."
+    )
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        """Take --dry-run."""
+        parser.add_argument("--dry-run", action="store_true", help="delete nothing, say what would be deleted")
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        """Say how many of each."""
+        done = prune(dry_run=options["dry_run"])
+        self.stdout.write("Would be deleted:" if options["dry_run"] else "Deleted:")
+        for number, what in (
+            (done.deliveries, "finished deliveries"),
+            (done.contents, "contents of accepted mail"),
+            (done.results, "results"),
+            (done.orphans, "files that no delivery names"),
+            (done.gates, "forgotten relays at fault"),
+        ):
+            self.stdout.write(f"  {number} {what}")
