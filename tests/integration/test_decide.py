@@ -1,0 +1,281 @@
+"""What can be decided about a delivery, by code: when it is done, when not, and what follows."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from cryptography.fernet import Fernet
+from django.db import transaction
+from django.utils import timezone
+
+from config.local.smtp_server import Fault, SMTPServer
+from email_integration import delivery as api
+from email_integration.delivery import cancel, content, discard, ledger, release, resend, send_now
+from email_integration.delivery.attempt import attempt
+from email_integration.exceptions import ContentUnavailable
+from email_integration.models import Delivery, RelayGate, Status
+from email_integration.routing import active_relay, gate
+from email_integration.smtp import Relay
+from tests.deliveries import RecordingDoorbell, ago, pretend, statuses, submitted
+
+from .validating import activate
+
+pytestmark = pytest.mark.django_db(transaction=True)
+Decision = Callable[[str], bool]
+
+NOTHING = {"content": b"", "content_key": "", "content_file": "", "has_content": False}
+
+
+@pytest.fixture(autouse=True)
+def _bell(bell: RecordingDoorbell) -> None:
+    pass
+
+
+def stored(delivery: Delivery) -> Delivery:
+    return Delivery.objects.get(pk=delivery.pk)
+
+
+def row(delivery: Delivery) -> dict[str, Any]:
+    return Delivery.objects.filter(pk=delivery.pk).values().get()
+
+
+def in_doubt(*to: str, **changes: Any) -> Delivery:
+    return pretend(submitted(*to, from_email="noreply@example.com"), status=Status.IN_DOUBT, ring_after=None, **changes)
+
+
+# -- what is offered ------------------------------------------------------------------------------------------------
+
+
+def test_the_package_offers_functions_whatever_of_it_was_imported_before() -> None:
+    """``submit`` is a function and not the module of that name; no task queue is needed."""
+    code = (
+        "import django; django.setup()\n"
+        "import email_integration.delivery.submit\n"
+        "from email_integration import delivery\n"
+        "assert all(callable(getattr(delivery, name)) for name in delivery.__all__), delivery.__all__\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert all((getattr(api, name).__doc__ or "").strip() for name in api.__all__)
+
+
+@pytest.mark.parametrize("decision", [cancel, send_now, release, discard])
+def test_what_does_not_exist_cannot_be_decided(decision: Decision) -> None:
+    assert decision("unknown") is False
+
+
+ALLOWED = {
+    cancel: {Status.QUEUED, Status.DEFERRED, Status.IN_DOUBT},
+    send_now: {Status.QUEUED, Status.DEFERRED, Status.IN_DOUBT, Status.QUARANTINED},
+    release: {Status.IN_DOUBT},
+    discard: {Status.IN_DOUBT},
+}
+
+
+@pytest.mark.parametrize("decision", ALLOWED)
+@pytest.mark.parametrize(
+    "status",
+    [
+        Status.QUEUED,
+        Status.SENDING,
+        Status.DEFERRED,
+        Status.IN_DOUBT,
+        Status.ACCEPTED,
+        Status.FAILED,
+        Status.EXPIRED,
+        Status.CANCELLED,
+        Status.QUARANTINED,
+    ],
+)
+def test_each_decision_has_its_states(decision: Decision, status: Status) -> None:
+    """Elsewhere it says no and nothing has changed; where it is done, the fence has moved by one."""
+    delivery = pretend(submitted(), status=status)
+    before = row(delivery)
+    done = decision(delivery.pk)
+    after = row(delivery)
+    assert done == (status in ALLOWED[decision])
+    assert after["fence"] == before["fence"] + done
+    assert done or after == before
+
+
+# -- sending --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("decision", [send_now, release])
+def test_what_is_in_doubt_is_sent_again_with_the_same_bytes(
+    decision: Decision, smtp_server: Callable[..., SMTPServer], bell: RecordingDoorbell
+) -> None:
+    server = smtp_server()
+    activate(server)
+    doubtful = in_doubt(expires_at=ago(60))
+    sent = content.read(doubtful)
+    bell.rings.clear()
+
+    assert decision(doubtful.pk)
+    assert bell.rung == [doubtful.pk]
+    attempt(doubtful.pk)
+
+    assert stored(doubtful).status == Status.ACCEPTED
+    (message,) = server.messages
+    assert message.content.replace(b"\r\n", b"\n").rstrip() == sent.replace(b"\r\n", b"\n").rstrip()
+
+
+def test_a_mail_that_is_sent_now_waits_for_its_relay_like_all_others(smtp_server: Callable[..., SMTPServer]) -> None:
+    """It is not a way round the gate; once that is opened it goes."""
+    server = smtp_server(faults=[Fault(verb="AUTH", reply="535 5.7.8 No", times=1)])
+    activate(server)
+    first, second = submitted(from_email="a@example.com"), submitted(from_email="a@example.com")
+    attempt(first.pk)
+    assert RelayGate.objects.count() == 1
+    pretend(second, status=Status.DEFERRED, due_at=timezone.now() + ledger.seconds(900))
+
+    assert send_now(second.pk)
+    attempt(second.pk)
+
+    waiting = stored(second)
+    assert (waiting.status, waiting.waits_for_relay, waiting.attempts) == (Status.DEFERRED, True, 0)
+    assert "535" in waiting.reason
+    relay = active_relay()
+    assert isinstance(relay, Relay)
+    ledger.reopen(relay)
+    assert not gate.is_closed(relay)
+    attempt(second.pk)
+    assert stored(second).status == Status.ACCEPTED
+
+
+def test_what_was_quarantined_is_tried_as_if_for_the_first_time() -> None:
+    delivery = submitted("kim@example.com", "lee@example.com")
+    settled = [delivery.recipients[0], {**delivery.recipients[1], "status": "failed", "code": 550, "reply": "No"}]
+    ledger.end(pretend(delivery, recipients=settled, unfinished=3), Status.QUARANTINED, "its worker was lost")
+    assert send_now(delivery.pk)
+    again = stored(delivery)
+    assert statuses(delivery) == {"kim@example.com": "pending", "lee@example.com": "failed"}
+    assert (again.status, again.unfinished, again.finished_at) == (Status.DEFERRED, 0, None)
+
+
+def test_a_time_to_expire_that_has_passed_begins_anew() -> None:
+    """Else what is sent now would expire now."""
+    delivery = in_doubt(expires_at=ago(1))
+    assert release(delivery.pk)
+    assert stored(delivery).expires_at > timezone.now()
+    other = in_doubt()
+    assert release(other.pk)
+    assert stored(other).expires_at == other.expires_at
+
+
+def test_whoever_was_faster_is_respected(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A decision about what has been cancelled in between changes nothing."""
+    delivery = in_doubt()
+    changes = ledger.send_now
+
+    def cancelled_first(*arguments: Any, **how: Any) -> bool:
+        assert cancel(delivery.pk)
+        return changes(*arguments, **how)
+
+    monkeypatch.setattr(ledger, "send_now", cancelled_first)
+    assert not release(delivery.pk)
+    assert stored(delivery).status == Status.CANCELLED
+
+
+# -- what cannot be sent --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("decision", [send_now, release, resend])
+def test_what_is_kept_no_longer_cannot_be_sent_again_and_says_so(decision: Callable[[str], object]) -> None:
+    delivery = in_doubt(**NOTHING)
+    before = row(delivery)
+    with pytest.raises(ContentUnavailable, match="kept no longer"):
+        decision(delivery.pk)
+    assert row(delivery) == before
+    assert Delivery.objects.count() == 1
+
+
+@pytest.mark.parametrize("decision", [send_now, release, resend])
+def test_what_no_key_opens_is_not_put_off_for_ever(decision: Callable[[str], object], settings: Any) -> None:
+    delivery = in_doubt()
+    key = Fernet.generate_key().decode()
+    settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "SMTP_PASSWORD_KEYS": [key]}
+    with pytest.raises(ContentUnavailable, match="SMTP_PASSWORD_KEYS"):
+        decision(delivery.pk)
+    assert stored(delivery).status == Status.IN_DOUBT
+
+
+@pytest.mark.parametrize("damaged", [None, {}, ["kim@example.com"], [{"address": 1, "status": "pending"}]])
+def test_of_a_damaged_row_nothing_is_sent_and_it_can_still_be_ended(damaged: Any) -> None:
+    damaged = "nonsense" if damaged is None else damaged
+    one, other = in_doubt(recipients=damaged), in_doubt(recipients=damaged)
+    for decision in (send_now, release, resend):
+        with pytest.raises(ContentUnavailable, match="recipients"):
+            decision(one.pk)
+    assert cancel(one.pk)
+    assert discard(other.pk)
+    assert (stored(one).status, stored(other).status) == (Status.CANCELLED, Status.FAILED)
+
+
+# -- ending ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("decision", [cancel, discard])
+def test_what_follows_an_end_is_told(decision: Decision, bell: RecordingDoorbell) -> None:
+    """By a worker that is rung for, not by whoever decides."""
+    delivery = in_doubt()
+    bell.followed.add(delivery.pk)
+    bell.rings.clear()
+    assert decision(delivery.pk)
+    after = stored(delivery)
+    assert bell.rung == [delivery.pk]
+    assert (after.continued, after.lease_until) == (False, None)
+    assert after.ring_after is not None
+
+
+def test_what_was_partly_accepted_is_accepted_when_its_doubtful_rest_is_discarded() -> None:
+    delivery = in_doubt("kim@example.com", "lee@example.com")
+    pretend(delivery, recipients=[{**delivery.recipients[0], "status": "accepted"}, delivery.recipients[1]])
+    assert discard(delivery.pk)
+    assert stored(delivery).status == Status.ACCEPTED
+    assert statuses(delivery) == {"kim@example.com": "accepted", "lee@example.com": "failed"}
+
+
+# -- a copy ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_copy_is_a_mail_of_its_own_for_the_same_recipients(
+    settings: Any, smtp_server: Callable[..., SMTPServer], bell: RecordingDoorbell
+) -> None:
+    """The first one stays as it is, and the copy, which is accepted too, takes nothing from it."""
+    settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "CONTENT_RETENTION_DAYS": 1}
+    server = smtp_server()
+    activate(server)
+    delivery = submitted("kim@example.com", "lee@example.com", idempotency_key="once")
+    attempt(delivery.pk)
+    first = row(delivery)
+    bell.rings.clear()
+
+    copy = resend(delivery.pk)
+    assert bell.rung == [copy.pk]
+    attempt(copy.pk)
+
+    assert row(delivery) == first
+    assert copy.pk != delivery.pk
+    assert copy.idempotency_key is None
+    assert stored(copy).status == Status.ACCEPTED
+    one, two = server.messages
+    assert one.content == two.content
+    assert set(one.rcpt_tos) == set(two.rcpt_tos) == {"kim@example.com", "lee@example.com"}
+
+
+def test_a_copy_that_is_rolled_back_is_none(bell: RecordingDoorbell) -> None:
+    delivery = in_doubt()
+    with transaction.atomic():
+        resend(delivery.pk)
+        transaction.set_rollback(True)
+    assert Delivery.objects.get().pk == delivery.pk
+
+
+def test_there_is_no_copy_of_what_does_not_exist() -> None:
+    with pytest.raises(Delivery.DoesNotExist):
+        resend("unknown")
