@@ -1,0 +1,161 @@
+"""``manage.py delivery``: what it decides, what it shows, and what it does not show."""
+
+from __future__ import annotations
+
+import re
+from io import StringIO
+from typing import Any
+
+import pytest
+from django.core.management import CommandError, call_command
+from django.utils import timezone, translation
+
+from email_integration.models import Delivery, DeliveryAttempt, Status
+from tests.deliveries import RecordingDoorbell, pretend, submitted
+
+pytestmark = pytest.mark.django_db
+
+KIM = "kim@example.com"
+
+
+@pytest.fixture(autouse=True)
+def _bell(bell: RecordingDoorbell) -> None:
+    pass
+
+
+def run(*arguments: str) -> tuple[int, str]:
+    """The exit code and what it printed."""
+    out = StringIO()
+    try:
+        call_command("delivery", *arguments, stdout=out)
+    except SystemExit as ended:
+        return int(ended.code or 0), out.getvalue()
+    return 0, out.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("what", "before", "said", "after"),
+    [
+        ("cancel", Status.QUEUED, "cancelled", Status.CANCELLED),
+        ("send-now", Status.DEFERRED, "due now", Status.DEFERRED),
+        ("release", Status.IN_DOUBT, "sent again", Status.DEFERRED),
+        ("discard", Status.IN_DOUBT, "discarded", Status.FAILED),
+    ],
+)
+def test_each_decision_says_that_it_was_carried_out(what: str, before: Status, said: str, after: Status) -> None:
+    delivery = pretend(submitted(), status=before)
+    assert run(what, delivery.pk) == (0, f"{delivery.pk}: {said}\n")
+    assert Delivery.objects.get().status == after
+
+
+def test_each_id_has_a_line_and_one_that_could_not_be_done_makes_it_fail() -> None:
+    """The others are done all the same; the words are English whatever the project speaks."""
+    finished, held = pretend(submitted(), status=Status.ACCEPTED), pretend(submitted(), status=Status.IN_DOUBT)
+    waiting = submitted()
+    gone = pretend(submitted(), has_content=False)
+    with translation.override("de"):
+        code, said = run("send-now", finished.pk, "unknown", gone.pk, waiting.pk)
+        refused = run("cancel", pretend(held, status=Status.SENDING).pk)
+    assert code == 1
+    assert said.splitlines() == [
+        f"✗ {finished.pk}: it is accepted",
+        "✗ unknown: there is no delivery of this id",
+        f"✗ {gone.pk}: the content is kept no longer",
+        f"{waiting.pk}: due now",
+    ]
+    assert refused == (1, f"✗ {held.pk}: it is sending\n")
+
+
+def test_a_copy_is_told_by_its_id() -> None:
+    delivery = submitted()
+    code, said = run("resend", delivery.pk)
+    copy = Delivery.objects.exclude(pk=delivery.pk).get()
+    assert (code, said) == (0, f"{delivery.pk}: a copy is sent as {copy.pk}\n")
+    assert run("resend", "unknown") == (1, "✗ unknown: there is no delivery of this id\n")
+
+
+def attempted() -> Delivery:
+    """A delivery that was tried once, whose server named addresses."""
+    delivery = pretend(
+        submitted(KIM, "lee@example.com", from_email="noreply@example.com", subject="The secret subject"),
+        status=Status.DEFERRED,
+        attempts=1,
+        code=450,
+        reason="1 of 2 recipients were put off",
+        smtp_config="Primary",
+        redirected_to="staging@example.com",
+        recipients=[
+            {"address": KIM, "status": "accepted", "code": 250},
+            {"address": "lee@example.com", "status": "pending", "code": 450, "reply": "Lee is out", "reason": "later"},
+        ],
+    )
+    DeliveryAttempt.objects.create(
+        delivery=delivery,
+        number=1,
+        started_at=timezone.now(),
+        duration=0.25,
+        outcome=Status.DEFERRED,
+        code=450,
+        reason="1 of 2 recipients were put off",
+        reply="Lee <lee@example.com> is out",
+        smtp_config="Primary",
+        host="smtp.example.com",
+        tls_version="TLSv1.3",
+    )
+    return delivery
+
+
+def test_a_delivery_is_shown_with_its_attempts_and_without_addresses() -> None:
+    delivery = attempted()
+    code, said = run("show", delivery.pk)
+    assert code == 0
+    for words in (
+        r"status +deferred",
+        r"reason +1 of 2 recipients were put off",
+        r"content +\d+ octets, kept",
+        r"in doubt +resend \(by the setting IN_DOUBT\)",
+        r"redirected +yes",
+        r"recipient +1: accepted",
+        r"recipient +2: pending: later",
+        r"attempt 1 +[-\d]+ [:\d]+ deferred in 0\.25 s \(Primary, smtp\.example\.com, TLSv1\.3\): 1 of 2",
+    ):
+        assert re.search(rf"^{words}", said, re.M), words
+    for secret in (KIM, "lee@example.com", "noreply@example.com", "staging@example.com", "is out", "secret subject"):
+        assert secret not in said
+
+
+def test_addresses_are_shown_when_asked_for_and_contents_never() -> None:
+    _code, said = run("show", attempted().pk, "--addresses")
+    for words in (f"{KIM}: accepted", "lee@example.com: pending: later", "450 Lee is out", "from        noreply@"):
+        assert words in said
+    assert "staging@example.com" in said
+    assert "Lee <lee@example.com> is out" in said
+    assert "secret subject" not in said
+
+
+def test_a_damaged_row_is_shown() -> None:
+    delivery = pretend(submitted(), recipients=["nonsense"])
+    assert "recipients  cannot be read" in run("show", delivery.pk, "--addresses")[1]
+
+
+def test_what_does_not_exist_is_not_shown() -> None:
+    with pytest.raises(CommandError, match="unknown: there is no delivery of this id"):
+        run("show", "unknown")
+
+
+def test_the_newest_are_listed_first_as_many_as_wanted() -> None:
+    assert run("list") == (0, "None.\n")
+    ids = [submitted(KIM).pk for _ in range(4)]
+    held = pretend(Delivery.objects.get(pk=ids[1]), status=Status.IN_DOUBT, reason="the worker was lost")
+    every = run("list")[1]
+    assert [line.split()[0] for line in every.splitlines()] == ids[::-1]
+    assert [line.split()[0] for line in run("list", "--limit", "2")[1].splitlines()] == ids[:1:-1]
+    (line,) = run("list", "--status", "in_doubt")[1].splitlines()
+    assert re.fullmatch(rf"{held.pk}  [-\d]+ [:\d]+  in doubt +the worker was lost", line)
+    assert KIM not in every
+
+
+@pytest.mark.parametrize("wrong", [("list", "--limit", "0"), ("list", "--status", "lost"), ("cancel",), ()])
+def test_what_makes_no_sense_is_refused(wrong: tuple[Any, ...]) -> None:
+    with pytest.raises(CommandError):
+        run(*wrong)
