@@ -61,6 +61,12 @@ def become_a_mail(self: Any, subject: str, to: str) -> Any:
     return self.replace(send_email.s(subject, "Text", to=[to]))
 
 
+@shared_task(bind=True)
+def become_a_prepared_mail(self: Any, subject: str, to: str) -> Any:
+    """Be replaced by a mail that was prepared first."""
+    return self.replace(send_email.prepare(subject, "Text", to=[to]))
+
+
 @shared_task
 def send_from_within(subject: str, to: str) -> str:
     """Send a mail from inside a task."""

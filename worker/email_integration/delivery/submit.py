@@ -34,7 +34,7 @@ def submit(
 
     The same ``delivery_id`` or ``idempotency_key`` (each at most 255 characters) again returns the first delivery and
     submits nothing. ``envelope_sender`` gets the bounces, '<>' for nobody; by default it is the address in From.
-    ``in_doubt``, 'resend' or 'hold', is for this mail what the setting IN_DOUBT is for all. What is ``prepared`` is sent
+    ``in_doubt``, 'resend' or 'hold', is for this mail what the setting IN_DOUBT is for all. A ``prepared`` mail is sent
     when ``ledger.send_prepared`` says so, and expires as usual. Raises ``InvalidMail`` when the mail cannot be sent as
     given, and ``ImproperlyConfigured`` when it has to be sealed and there is no key.
     """

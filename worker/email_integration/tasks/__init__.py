@@ -1,8 +1,9 @@
 """The Celery door: ``send_email`` takes a mail, ``deliver`` works on one, ``sweep`` finds what is due.
 
 ``send_email`` called through ``.delay()`` or ``.apply_async()`` submits in the caller and publishes ``deliver`` under
-the same id; run by a worker (``send_task``), eagerly or as a plain function, its body submits. ``deliver`` takes the
-delivery's id and nothing else.
+the same id; run by a worker (``send_task``), eagerly or as a plain function, its body submits. ``send_prepared`` does
+the same with a mail that ``send_email.prepare()`` has submitted before. ``deliver`` takes the delivery's id and nothing
+else.
 """
 
 from __future__ import annotations
@@ -13,12 +14,10 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from celery import Task, shared_task
-from celery._state import get_current_worker_task
+from celery import Signature, shared_task
 from celery.exceptions import Ignore, Retry
-from celery.result import AsyncResult
+from celery.utils import uuid
 from django.db import DatabaseError, InterfaceError
-from django.utils import timezone
 from kombu.exceptions import OperationalError
 
 from email_integration.delivery import doorbell, ledger
@@ -31,70 +30,41 @@ from email_integration.exceptions import DeliveryDeferred, DeliveryFailed, Inval
 from email_integration.models import Delivery, Status
 
 from . import canvas, names
+from .outbox import Call, OutboxTask
 from .results import failure_of, summary
 from .ringing import CeleryDoorbell
 
 logger = logging.getLogger(__name__)
 
 
-class DeliveryResult(AsyncResult[Any]):
-    """The ``AsyncResult`` of a mail."""
-
-    def revoke(self, *args: Any, **kwargs: Any) -> None:
-        """Cancel the delivery in the database, at once; tell the workers only when it was too late for that."""
-        if ledger.cancel(self.id) is None:
-            super().revoke(*args, **kwargs)
-
-
 #: Longer than any attempt can take: the timeouts of the dialogue bound it, not the worker's global limits.
 _NO_LIMIT = 24 * 3600
 
 
-class _SendEmail(Task):  # type: ignore[type-arg]  # generic in its stubs; the two would only say Any
+class _SendEmail(OutboxTask):
     """Submits in the caller instead of publishing the mail."""
 
-    def AsyncResult(self, task_id: str, **kwargs: Any) -> DeliveryResult:  # Celery's name
-        return DeliveryResult(task_id, backend=self.backend, app=self.app, task_name=self.name, **kwargs)
-
-    def apply_async(
-        self,
-        args: Any = None,
-        kwargs: Any = None,
-        task_id: str | None = None,
-        producer: Any = None,
-        link: Any = None,
-        link_error: Any = None,
-        shadow: str | None = None,
-        **options: Any,
-    ) -> Any:
-        """Submit the mail and return the ``AsyncResult`` of its delivery.
-
-        ``eta``, ``countdown`` (seconds), ``expires`` (seconds or datetime), ``queue``, ``priority``, ``task_id``,
-        ``link``, ``link_error`` and everything the canvas passes mean what they mean to Celery. ``producer`` and
-        ``connection`` are not used. Raises ``InvalidMail`` for a mail that cannot be sent as given, ``TypeError`` for
-        arguments ``send_email`` does not have.
-        """
-        if self.app.conf.task_always_eager:
-            return super().apply_async(args, kwargs, task_id, producer, link, link_error, shadow, **options)
-        mail = inspect.signature(self.run).bind(*(args or ()), **(kwargs or {})).arguments
-        parent = get_current_worker_task()
-        if parent is not None:
-            options["root_id"] = options.get("root_id") or parent.request.root_id or parent.request.id
-            options["parent_id"] = options.get("parent_id") or parent.request.id
-        kept = canvas.keep(options, link=link, link_error=link_error)
+    def take(self, arguments: Mapping[str, Any], call: Call) -> str:
+        kept = call.kept()
         delivery = _submit(
-            mail,
-            delivery_id=task_id,
-            due_at=_due(options.get("eta"), options.get("countdown")),
-            expires=options.get("expires"),
-            options=kept,
+            arguments, delivery_id=call.task_id, due_at=call.due_at, expires=call.expires_at, options=kept
         )
-        result = self.AsyncResult(task_id or delivery.pk)
-        if result.id != delivery.pk:
-            _doorbell.answer(result.id, delivery, kept, repeated)
-        if parent is not None and options.get("add_to_parent", True):
-            parent.add_trail(result)
-        return result
+        task_id = call.task_id or delivery.pk
+        if task_id != delivery.pk:
+            _doorbell.answer(task_id, delivery, kept, repeated)
+        return str(task_id)
+
+    def prepare(self, *args: Any, **kwargs: Any) -> Signature[Any]:
+        """Submit the mail now, in the current transaction, and have it sent when the signature returned is run.
+
+        The arguments are those of ``send_email``. The signature knows nothing but the delivery's id,
+        ``signature.kwargs["delivery_id"]``, takes nothing from the task before it, and goes wherever a signature of
+        ``send_email`` would: what follows it in a chain, a group or a chord follows once the mail is accepted. A mail
+        whose signature is not run expires as any other, and can be cancelled. Raises as ``send_email.delay()`` does.
+        """
+        mail = inspect.signature(self.run).bind(*args, **kwargs).arguments
+        delivery = _submit(mail, options=canvas.UNCALLED, prepared=True)
+        return send_prepared.si(delivery_id=delivery.pk)
 
 
 @shared_task(
@@ -121,12 +91,17 @@ def send_email(
     headers: Mapping[str, str] | None = None,
     idempotency_key: str | None = None,
     expires_at: dt.datetime | None = None,
+    envelope_sender: str | None = None,
+    in_doubt: str | None = None,
 ) -> dict[str, Any]:
     """Send a mail through the SMTP configuration that is active when it is sent.
 
     ``from_email`` left out means the active configuration's sender. ``attachments`` are paths, ``(filename, content,
     mimetype)`` tuples or MIME parts, read at once. ``idempotency_key`` makes the second call with the same key return
     the first delivery. After ``expires_at`` the mail is not sent any more (default: five days, RFC 5321 §4.5.4.1).
+    ``envelope_sender`` gets the bounces, '<>' for nobody (RFC 5321 §4.5.5); left out it is the address in From.
+    ``in_doubt`` says what becomes of this mail should the server have it or not: 'resend' the same bytes, or 'hold'
+    them for a person; left out it is the setting IN_DOUBT.
 
     The result is a dictionary of ``id``, ``status``, ``message_id``, ``smtp_config``, ``code`` and ``reason``.
     Raises ``InvalidMail`` in the caller; a mail that ends unaccepted makes ``AsyncResult.get()`` raise
@@ -145,9 +120,11 @@ def send_email(
         "headers": headers,
         "idempotency_key": idempotency_key,
         "expires_at": expires_at,
+        "envelope_sender": envelope_sender,
+        "in_doubt": in_doubt,
     }
     request = self.request
-    by_worker = not (request.called_directly or request.is_eager)
+    by_worker = _is_by_worker(request)
     try:
         delivery = _submit(
             mail,
@@ -160,6 +137,67 @@ def send_email(
         raise
     if by_worker and delivery.pk == request.id:
         raise Ignore
+    return _as_it_stands(delivery)
+
+
+class _SendPrepared(OutboxTask):
+    """Has the mail sent in the caller instead of publishing that it should be."""
+
+    def take(self, arguments: Mapping[str, Any], call: Call) -> str | None:
+        task_id = call.task_id or uuid()
+        kept = call.kept(task_id)
+        delivery = _send_prepared(
+            arguments["delivery_id"], options=kept, due_at=call.due_at, expires_at=call.expires_at
+        )
+        if delivery is None:
+            return None  # a worker fails in its place: what is called then must not run in a web request
+        if canvas.task_id_of(delivery) != task_id:
+            _doorbell.answer(task_id, delivery, kept, repeated)
+        return task_id
+
+
+@shared_task(
+    bind=True,
+    base=_SendPrepared,
+    name=names.SEND_PREPARED,
+    throws=(DeliveryFailed,),
+    acks_late=True,  # as above: what is done already is not done again
+)
+def send_prepared(self: Any, delivery_id: str) -> dict[str, Any]:
+    """Send the mail that ``send_email.prepare()`` has submitted.
+
+    Run again under the same id it changes nothing; under another, it answers with how the mail stands. Raises
+    ``DeliveryFailed`` when there is no such mail.
+    """
+    request = self.request
+    by_worker = _is_by_worker(request)
+    kept = canvas.keep_request(request, task_id=request.id) if by_worker else ""
+    delivery = _send_prepared(delivery_id, options=kept)
+    if delivery is None:
+        reason = "the prepared mail is not in the database: rolled back, not yet committed, or deleted"
+        raise DeliveryFailed(None, reason)
+    if by_worker and canvas.task_id_of(delivery) == request.id:
+        raise Ignore
+    return _as_it_stands(delivery)
+
+
+def _send_prepared(delivery_id: str, **how: Any) -> Delivery | None:
+    """Have the mail sent unless somebody did before; return it, None if there is none."""
+    delivery = ledger.load(delivery_id)
+    while delivery is not None and delivery.options == canvas.UNCALLED:
+        if ledger.send_prepared(delivery, **how):
+            break
+        delivery = ledger.load(delivery_id)  # somebody has moved it since
+    return delivery
+
+
+def _is_by_worker(request: Any) -> bool:
+    """Whether a message brought the task, so that whatever follows it is for us to keep."""
+    return not (request.called_directly or request.is_eager)
+
+
+def _as_it_stands(delivery: Delivery) -> dict[str, Any]:
+    """The result of a call that nobody waits for any longer. Raises ``DeliveryFailed`` for a mail that has failed."""
     delivery.refresh_from_db(fields=["status", "code", "reason", "smtp_config"])
     failure = failure_of(delivery)
     if failure is not None:
@@ -214,7 +252,8 @@ def _go_on(app: Any, delivery: Delivery) -> None:
             raise
         except Exception as error:  # what follows is not a task, or does not take what it was given
             logger.error("What follows delivery %s cannot be started (%s).", delivery.pk, type(error).__name__)
-            canvas.fail(app, delivery, _without_address() if isinstance(error, InvalidMail) else error)
+            reason = _without_address() if isinstance(error, InvalidMail) else error
+            canvas.fail(app, canvas.request_of(delivery), reason)
         ledger.followed_up(delivery.pk)
     except _transient_errors(app) as error:
         logger.error("What follows delivery %s has to wait (%s).", delivery.pk, type(error).__name__)
@@ -250,41 +289,13 @@ def sweep() -> int:
     return sweeping.sweep()
 
 
-def _submit(mail: Mapping[str, Any], *, expires: float | dt.datetime | None = None, **how: Any) -> Delivery:
+def _submit(mail: Mapping[str, Any], *, expires: dt.datetime | None = None, **how: Any) -> Delivery:
     """Submit what ``send_email`` was called with; ``expires`` is Celery's."""
     given = dict(mail)
-    key, expires_at = given.pop("idempotency_key", None), given.pop("expires_at", None)
-    return submit(
-        compose(**given),
-        idempotency_key=key,
-        expires_at=expires_at if expires_at is not None else _moment("expires", expires),
-        **how,
-    )
-
-
-def _due(eta: dt.datetime | str | None, countdown: float | None) -> dt.datetime | None:
-    if countdown is not None:
-        return _from_now("countdown", countdown)
-    return _moment("eta", eta)
-
-
-def _moment(name: str, value: float | dt.datetime | str | None) -> dt.datetime | None:
-    """What Celery takes for a moment: a datetime, the same in ISO 8601, or seconds from now."""
-    if value is None or isinstance(value, dt.datetime):
-        return value
-    if isinstance(value, str):
-        try:
-            return dt.datetime.fromisoformat(value)
-        except ValueError:
-            raise InvalidMail(f"{name} must be a datetime, in ISO 8601 when it is text, not {value!r}.") from None
-    return _from_now(name, value)
-
-
-def _from_now(name: str, value: float) -> dt.datetime:
-    try:
-        return timezone.now() + ledger.seconds(float(value))
-    except (TypeError, ValueError, OverflowError):  # no number; not a finite one; beyond the year 9999
-        raise InvalidMail(f"{name} must be a number of seconds, not {value!r}.") from None
+    own = {name: given.pop(name, None) for name in ("idempotency_key", "expires_at", "envelope_sender", "in_doubt")}
+    if own["expires_at"] is None:
+        own["expires_at"] = expires
+    return submit(compose(**given), **own, **how)
 
 
 _doorbell = CeleryDoorbell(deliver, sweep)

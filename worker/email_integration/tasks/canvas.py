@@ -22,17 +22,23 @@ _CONTINUATION = ("link", "link_error", "chain", "chord")
 _TREE = ("root_id", "parent_id")
 _GROUP = ("group_id", "group_index")
 _WAY = ("queue", "routing_key", "exchange", "priority")
-_KEPT = (*_CONTINUATION, *_TREE, *_GROUP, *_WAY)
+_KEPT = ("task_id", *_CONTINUATION, *_TREE, *_GROUP, *_WAY)
+
+#: What a prepared mail has in the place of options: nobody has called it yet.
+UNCALLED = dumps({"called": False})
 
 
-def keep(options: dict[str, Any], *, link: Any = None, link_error: Any = None) -> str:
-    """Return the options of an ``apply_async`` call as text for the row; '' when there is nothing to keep."""
-    given = {**options, "link": maybe_list(link), "link_error": maybe_list(link_error)}
+def keep(options: dict[str, Any], *, task_id: str | None = None, link: Any = None, link_error: Any = None) -> str:
+    """Return the options of an ``apply_async`` call as text for the row; '' when there is nothing to keep.
+
+    ``task_id`` is given when it is not the delivery's.
+    """
+    given = {**options, "task_id": task_id, "link": maybe_list(link), "link_error": maybe_list(link_error)}
     kept = {name: given[name] for name in _KEPT if given.get(name) not in (None, [], ())}
     return dumps(kept) if kept else ""
 
 
-def keep_request(request: Context) -> str:
+def keep_request(request: Context, *, task_id: str | None = None) -> str:
     """The same for a message that a worker has received."""
     options = {
         "chain": request.chain,
@@ -43,7 +49,7 @@ def keep_request(request: Context) -> str:
         "parent_id": request.parent_id,
         "priority": (request.delivery_info or {}).get("priority"),
     }
-    return keep(options, link=request.callbacks, link_error=request.errbacks)
+    return keep(options, task_id=task_id, link=request.callbacks, link_error=request.errbacks)
 
 
 def as_options(kept: str) -> dict[str, Any]:
@@ -65,11 +71,16 @@ def follows(kept: str) -> bool:
     return any(name in _CONTINUATION for name in as_options(kept))
 
 
+def task_id_of(delivery: Delivery) -> str:
+    """The id under which the mail was called: the delivery's own, unless it was prepared."""
+    return str(as_options(delivery.options).get("task_id") or delivery.pk)
+
+
 def request_of(delivery: Delivery) -> Context:
     """The request Celery would have had for the mail, had its message carried everything."""
     options = as_options(delivery.options)
     return Context(
-        id=delivery.pk,
+        id=task_id_of(delivery),
         task=names.SEND_EMAIL,
         callbacks=options.get("link"),
         errbacks=options.get("link_error"),
@@ -91,10 +102,10 @@ def go_on(app: Celery, delivery: Delivery) -> None:
     request: Any = request_of(delivery)  # its stubs take every attribute for text
     failure = failure_of(delivery)
     if failure is not None:
-        fail(app, delivery, failure)
+        fail(app, request, failure)
         return
     value = summary(delivery)
-    inherited: dict[str, Any] = {"parent_id": delivery.pk, "root_id": request.root_id or delivery.pk}
+    inherited: dict[str, Any] = {"parent_id": request.id, "root_id": request.root_id or request.id}
     if app.conf.task_inherit_parent_priority:
         inherited["priority"] = request.delivery_info["priority"]
     for callback in request.callbacks or ():
@@ -103,9 +114,9 @@ def go_on(app: Celery, delivery: Delivery) -> None:
         *later, next_step = request.chain
         request.children.append(app.signature(next_step).apply_async((value,), chain=later, **inherited))
     # The result is there already; this adds its children, and counts the mail in its chord.
-    app.backend.mark_as_done(delivery.pk, value, request)
+    app.backend.mark_as_done(request.id, value, request)
 
 
-def fail(app: Celery, delivery: Delivery, error: Exception) -> None:
+def fail(app: Celery, request: Any, error: Exception) -> None:
     """Let ``error`` be the end of what follows: ``link_error`` is called, the chain and the chord are told."""
-    app.backend.mark_as_failure(delivery.pk, error, request=request_of(delivery))
+    app.backend.mark_as_failure(request.id, error, request=request)

@@ -108,7 +108,9 @@ class CeleryDoorbell:
 
     def report(self, delivery: Delivery) -> None:
         """Store the result row inside the ledger's transaction, or after it where results live elsewhere."""
-        self._report(delivery.pk, delivery, canvas.request_of(delivery))
+        request = canvas.request_of(delivery)
+        for task_id in {delivery.pk, canvas.task_id_of(delivery)}:
+            self._report(task_id, delivery, request)
 
     def _report(self, task_id: str, delivery: Delivery, request: Context, *, settled: bool = False) -> None:
         store = functools.partial(self._store, task_id, delivery, request, settled=settled)

@@ -1,0 +1,121 @@
+"""What tasks have in common that are called in the caller's transaction instead of being published."""
+
+from __future__ import annotations
+
+import datetime as dt
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from celery import Task
+from celery._state import get_current_worker_task
+from celery.result import AsyncResult
+from django.utils import timezone
+
+from email_integration.delivery import ledger
+from email_integration.exceptions import InvalidMail
+
+from . import canvas
+
+
+class DeliveryResult(AsyncResult[Any]):
+    """The ``AsyncResult`` of a mail."""
+
+    def revoke(self, *args: Any, **kwargs: Any) -> None:
+        """Cancel the delivery in the database, at once; tell the workers only when it was too late for that."""
+        if ledger.cancel(self.id) is None:
+            super().revoke(*args, **kwargs)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Call:
+    """One ``apply_async``: what it was given beside the arguments. ``options`` is text for the row."""
+
+    task_id: str | None
+    options: dict[str, Any]
+    link: Any
+    link_error: Any
+
+    @property
+    def due_at(self) -> dt.datetime | None:
+        """When ``eta`` or ``countdown`` want it. Raises ``InvalidMail``."""
+        countdown = self.options.get("countdown")
+        return moment("eta", self.options.get("eta")) if countdown is None else from_now("countdown", countdown)
+
+    @property
+    def expires_at(self) -> dt.datetime | None:
+        """When Celery's ``expires`` ends it. Raises ``InvalidMail``."""
+        return moment("expires", self.options.get("expires"))
+
+    def kept(self, task_id: str | None = None) -> str:
+        """What the row keeps of it, with ``task_id`` if that is not the delivery's."""
+        return canvas.keep(self.options, task_id=task_id, link=self.link, link_error=self.link_error)
+
+
+class OutboxTask(Task):  # type: ignore[type-arg]  # generic in its stubs; the two would only say Any
+    """A task that is taken in the caller: it is in the database when ``apply_async`` returns, and not in the broker."""
+
+    def take(self, arguments: Mapping[str, Any], call: Call) -> str | None:
+        """Do in the caller's transaction what the task is for; return the id of its result, None to have it published.
+
+        What is published a worker runs, as any task.
+        """
+        raise NotImplementedError
+
+    def AsyncResult(self, task_id: str, **kwargs: Any) -> DeliveryResult:  # Celery's name
+        return DeliveryResult(task_id, backend=self.backend, app=self.app, task_name=self.name, **kwargs)
+
+    def apply_async(
+        self,
+        args: Any = None,
+        kwargs: Any = None,
+        task_id: str | None = None,
+        producer: Any = None,
+        link: Any = None,
+        link_error: Any = None,
+        shadow: str | None = None,
+        **options: Any,
+    ) -> Any:
+        """Take the mail and return the ``AsyncResult`` of its delivery.
+
+        ``eta``, ``countdown`` (seconds), ``expires`` (seconds or datetime), ``queue``, ``priority``, ``task_id``,
+        ``link``, ``link_error`` and everything the canvas passes mean what they mean to Celery. ``producer`` and
+        ``connection`` are not used. Raises ``InvalidMail`` for a mail that cannot be sent as given, ``TypeError`` for
+        arguments the task does not have.
+        """
+        if self.app.conf.task_always_eager:
+            return super().apply_async(args, kwargs, task_id, producer, link, link_error, shadow, **options)
+        arguments = inspect.signature(self.run).bind(*(args or ()), **(kwargs or {})).arguments
+        parent = get_current_worker_task()
+        if parent is not None:
+            options["root_id"] = options.get("root_id") or parent.request.root_id or parent.request.id
+            options["parent_id"] = options.get("parent_id") or parent.request.id
+        call = Call(task_id=task_id, options=options, link=link, link_error=link_error)
+        taken = self.take(arguments, call)
+        if taken is None:
+            return super().apply_async(args, kwargs, task_id, producer, link, link_error, shadow, **options)
+        result = self.AsyncResult(taken)
+        if parent is not None and options.get("add_to_parent", True):
+            parent.add_trail(result)
+        return result
+
+
+def moment(name: str, value: float | dt.datetime | str | None) -> dt.datetime | None:
+    """What Celery takes for a moment: a datetime, the same in ISO 8601, or seconds from now. Raises ``InvalidMail``."""
+    if value is None or isinstance(value, dt.datetime):
+        return value
+    if isinstance(value, str):
+        try:
+            return dt.datetime.fromisoformat(value)
+        except ValueError:
+            raise InvalidMail(f"{name} must be a datetime, in ISO 8601 when it is text, not {value!r}.") from None
+    return from_now(name, value)
+
+
+def from_now(name: str, value: float) -> dt.datetime:
+    """The moment so many seconds from now. Raises ``InvalidMail``."""
+    try:
+        return timezone.now() + ledger.seconds(float(value))
+    except (TypeError, ValueError, OverflowError):  # no number; not a finite one; beyond the year 9999
+        raise InvalidMail(f"{name} must be a number of seconds, not {value!r}.") from None
