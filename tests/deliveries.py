@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from django.core.mail import EmailMessage
+from django.db import connections
 from django.utils import timezone
 
 from email_integration.delivery.submit import submit
@@ -77,3 +79,24 @@ def ago(seconds: float) -> dt.datetime:
 def statuses(delivery: Delivery) -> dict[str, str]:
     """How each recipient of the stored delivery stands."""
     return {item["address"]: item["status"] for item in Delivery.objects.get(pk=delivery.pk).recipients}
+
+
+def in_threads(*works: Callable[[], Any]) -> list[Any]:
+    """What each of them returned, or the error it raised, all begun at once."""
+    start, results = threading.Barrier(len(works)), [None] * len(works)
+
+    def run(number: int) -> None:
+        try:
+            start.wait(10)
+            results[number] = works[number]()
+        except Exception as error:
+            results[number] = error
+        finally:
+            connections.close_all()
+
+    threads = [threading.Thread(target=run, args=(number,)) for number in range(len(works))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    return results

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import datetime as dt
-import threading
-from collections.abc import Callable
 from typing import Any
 
 import pytest
-from django.db import OperationalError, connection
+from django.db import OperationalError
 from django.utils import timezone
 
 from email_integration.delivery import ledger
 from email_integration.delivery.outcome import Accepted, Deferred, Failed, InDoubt
 from email_integration.models import Delivery, DeliveryAttempt, Status
 from email_integration.smtp import Phase, Relay, Reply
-from tests.deliveries import RecordingDoorbell, ago, pretend, statuses, submitted
+from tests.deliveries import RecordingDoorbell, ago, in_threads, pretend, statuses, submitted
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -49,25 +47,6 @@ def same(delivery: Delivery) -> bool:
     row = stored(delivery)
     fields = [field.attname for field in Delivery._meta.concrete_fields if field.attname != "content"]
     return all(getattr(row, name) == getattr(delivery, name) for name in fields)
-
-
-def in_threads(*works: Callable[[], Any]) -> list[Any]:
-    """What each of them returned, all begun at once."""
-    start, results = threading.Barrier(len(works)), [None] * len(works)
-
-    def run(number: int) -> None:
-        try:
-            start.wait(10)
-            results[number] = works[number]()
-        finally:
-            connection.close()
-
-    threads = [threading.Thread(target=run, args=(number,)) for number in range(len(works))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(30)
-    return results
 
 
 # -- the claim ------------------------------------------------------------------------------------------------------

@@ -55,6 +55,7 @@ def _attempt_once(delivery_id: str) -> tuple[Delivery | Skipped, bool]:
     skipped = _prepare(delivery, started_at)
     if skipped is not None or Status(delivery.status).is_final:
         return skipped or delivery, False
+    waited = delivery.waits_for_relay
     try:
         sent = _send(delivery)
     except gate.GateClosed as closed:
@@ -88,6 +89,8 @@ def _attempt_once(delivery_id: str) -> tuple[Delivery | Skipped, bool]:
         return _OVERTAKEN, False
     if delivery.waits_for_relay:
         _wake_if_mended(delivery, route)
+    elif waited and isinstance(outcome, Accepted) and isinstance(route, Relay):
+        _wake_others(route)
     return delivery, delivery.status == Status.DEFERRED and isinstance(outcome, Accepted) and hint == 0
 
 
@@ -115,6 +118,13 @@ def _wake_if_mended(delivery: Delivery, route: routing.Route | None) -> None:
     now = routing.active_relay()
     if not isinstance(now, routing.Nowhere) and now != route:
         ledger.wake(delivery.pk)
+
+
+def _wake_others(relay: Relay) -> None:
+    """Open the gate if it is closed still: over a session that was open nobody has been asked for it."""
+    with contextlib.suppress(DatabaseError, InterfaceError):  # the next one will
+        if gate.is_closed(relay):
+            ledger.reopen(relay)
 
 
 _OVERTAKEN = Skipped(reason="overtaken by another worker")

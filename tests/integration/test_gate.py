@@ -1,0 +1,424 @@
+"""The gate of a relay at fault: nobody knocks but one prober at a time, and what mends it lets everybody through."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from django.db import connection, transaction
+from django.utils import timezone
+
+from config.local.smtp_server import Fault, SMTPServer
+from email_integration import routing
+from email_integration.delivery import direct, ledger
+from email_integration.delivery.attempt import attempt
+from email_integration.delivery.outcome import Deferred
+from email_integration.delivery.sweep import sweep
+from email_integration.exceptions import DeliveryDeferred
+from email_integration.models import Delivery, RelayGate, SMTPConfig
+from email_integration.routing import gate
+from email_integration.smtp import Relay
+from tests.deliveries import RecordingDoorbell, ago, in_threads, mail, pretend, submitted
+from tests.relays import config_for
+
+Serve = Callable[..., SMTPServer]
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+#: Longer than any test takes, in seconds.
+LONG = 60.0
+
+
+@pytest.fixture(autouse=True)
+def _patient(bell: RecordingDoorbell, settings: Any) -> None:
+    settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "RETRY_FIRST": 5.0, "RETRY_MAX": 900.0}
+
+
+def relay() -> Relay:
+    """The active one."""
+    found = routing.active_relay()
+    assert isinstance(found, Relay)
+    return found
+
+
+def wrong_password(smtp_server: Serve) -> tuple[SMTPServer, SMTPConfig]:
+    server = smtp_server()
+    return server, config_for(server, password="s3cret")
+
+
+def probe_is_due() -> None:
+    """Let the time pass until the relay may be tried again."""
+    assert RelayGate.objects.update(probe_at=ago(0)) == 1
+
+
+def attempt_all() -> None:
+    for pk in Delivery.objects.filter(due_at__lte=timezone.now()).order_by("created_at").values_list("pk", flat=True):
+        attempt(pk)
+
+
+def waiting() -> int:
+    """How many are put off for a while."""
+    return Delivery.objects.filter(status="deferred", waits_for_relay=True, due_at__gt=timezone.now()).count()
+
+
+def seconds_until_probe() -> float:
+    return (RelayGate.objects.get().probe_at - timezone.now()).total_seconds()
+
+
+# -- closing --------------------------------------------------------------------------------------------------------
+
+
+def test_many_mails_on_a_wrong_password_make_one_login_and_none_is_burnt(smtp_server: Serve) -> None:
+    server, _ = wrong_password(smtp_server)
+    for _ in range(30):
+        submitted()
+    attempt_all()
+    assert (server.failed_auths, len(server.sessions)) == (1, 1)
+    assert waiting() == 30
+    assert Delivery.objects.filter(attempts=0, code=535, smtp_config="Primary Mail Server").count() == 29
+    assert len(set(Delivery.objects.values_list("reason", flat=True))) == 1
+    row = RelayGate.objects.get()
+    assert (row.code, row.failures, row.host) == (535, 1, "localhost")
+
+
+def test_what_was_put_off_expires_in_time_all_the_same(smtp_server: Serve) -> None:
+    wrong_password(smtp_server)
+    attempt(submitted().pk)
+    soon = timezone.now() + ledger.seconds(30)
+    delivery = submitted(expires_at=soon)
+    attempt(delivery.pk)
+    assert Delivery.objects.get(pk=delivery.pk).ring_after == soon
+
+
+@pytest.mark.parametrize("verb", ["MAIL", "RCPT"])
+def test_a_refused_sender_of_the_configurations_own_leaves_the_gate_open(smtp_server: Serve, verb: Any) -> None:
+    """Mail with another sender would pass."""
+    server = smtp_server(faults=[Fault(verb=verb, reply="553 5.7.1 Sender rejected: not your address", times=1)])
+    config_for(server)
+    attempt(submitted().pk)
+    assert Delivery.objects.get().waits_for_relay
+    assert not RelayGate.objects.exists()
+    other = submitted(from_email="own@example.com")
+    attempt(other.pk)
+    assert Delivery.objects.get(pk=other.pk).status == "accepted"
+
+
+def test_a_gate_keeps_no_secret(smtp_server: Serve) -> None:
+    wrong_password(smtp_server)
+    attempt(submitted().pk)
+    assert "s3cret" not in str(RelayGate.objects.values())
+
+
+def test_while_sessions_last_the_gate_costs_no_query(smtp_server: Serve, django_assert_num_queries: Any) -> None:
+    server = smtp_server()
+    config_for(server)
+    direct.send_now(mail())
+    with django_assert_num_queries(0):
+        direct.send_now(mail())
+    assert (len(server.sessions), len(server.messages)) == (1, 2)
+
+
+# -- how long -------------------------------------------------------------------------------------------------------
+
+
+def waits(fault: Deferred, count: int) -> list[float]:
+    """How long, in seconds, the relay is left alone after each of so many probes in vain."""
+    here = Relay(name="r", host="mail.example.com")
+    gate.open_all()
+    return [round(gate.close(here, fault, probing=number > 0)) for number in range(count)]
+
+
+@pytest.mark.parametrize("code", [None, 421])
+def test_a_server_that_comes_back_by_itself_is_found_within_a_minute(code: int | None) -> None:
+    assert waits(Deferred(code=code, reason="away"), 8) == [5, 10, 20, 40, 45, 45, 45, 45]
+
+
+@pytest.mark.parametrize("code", [535, 554, 454])
+def test_a_server_that_refuses_us_is_left_alone_longer_and_longer(code: int) -> None:
+    """Providers lock accounts after many wrong logins."""
+    assert waits(Deferred(code=code, reason="no"), 10) == [5, 10, 20, 40, 80, 160, 320, 640, 900, 900]
+
+
+def test_a_hint_when_to_come_back_is_honoured_within_reason(smtp_server: Serve) -> None:
+    assert waits(Deferred(code=454, reason="no", retry_in=100.0), 6) == [100, 100, 100, 100, 100, 160]
+    assert waits(Deferred(code=454, reason="no", retry_in=86400.0), 1) == [900]
+    RelayGate.objects.all().delete()
+    config_for(smtp_server(faults=[Fault(verb="AUTH", reply="454 4.7.0 Too many logins, try again in 300 seconds")]))
+    delivery = submitted()
+    attempt(delivery.pk)
+    assert seconds_until_probe() == pytest.approx(300, abs=10)
+    assert (Delivery.objects.get().due_at - timezone.now()).total_seconds() == pytest.approx(315, abs=20)
+
+
+# -- probing --------------------------------------------------------------------------------------------------------
+
+
+def test_a_probe_in_vain_keeps_the_gate_closed_for_twice_as_long(smtp_server: Serve) -> None:
+    server, _ = wrong_password(smtp_server)
+    for expected in (5, 10, 20):
+        delivery = submitted()
+        attempt(delivery.pk)
+        assert seconds_until_probe() == pytest.approx(expected, abs=2)
+        probe_is_due()
+    assert server.failed_auths == 3
+
+
+def test_of_many_at_once_one_probes(smtp_server: Serve) -> None:
+    server, _ = wrong_password(smtp_server)
+    attempt(submitted().pk)
+    probe_is_due()
+    server.inject(Fault(verb="AUTH", delay=0.5, times=1))
+    ids = [submitted().pk for _ in range(6)]
+    in_threads(*[lambda pk=pk: attempt(pk) for pk in ids])
+    assert server.failed_auths == 2
+    assert RelayGate.objects.get().failures == 2
+
+
+def test_a_prober_that_is_killed_is_replaced(smtp_server: Serve) -> None:
+    wrong_password(smtp_server)
+    attempt(submitted().pk)
+    probe_is_due()
+    assert gate.enter(relay())  # and then it is killed
+    with pytest.raises(gate.GateClosed):
+        gate.enter(relay())
+    assert 0 < seconds_until_probe() <= 60 + relay().timeout
+    probe_is_due()
+    assert gate.enter(relay())
+
+
+def test_a_probe_with_a_mail_that_cannot_be_read_lets_somebody_else_probe(smtp_server: Serve) -> None:
+    server, _ = wrong_password(smtp_server)
+    attempt(submitted().pk)
+    server.password = "s3cret"
+    probe_is_due()
+    poison = submitted()
+    pretend(poison, content=b"damaged", waits_for_relay=True)
+    attempt(poison.pk)
+    assert Delivery.objects.get(pk=poison.pk).reason == "the stored content is damaged"
+    assert gate.enter(relay())
+
+
+def test_a_success_over_a_session_that_was_open_opens_the_gate_too(smtp_server: Serve) -> None:
+    """Else those that are woken to probe would go that way, one at each sweep, and the rest would sleep on."""
+    server = smtp_server()
+    config_for(server)
+    first, second = submitted(), submitted()
+    direct.send_now(mail())
+    gate.close(relay(), Deferred(code=421, reason="too many connections"), probing=False)
+    pretend(second, status="deferred", waits_for_relay=True, due_at=timezone.now() + ledger.seconds(LONG))
+    pretend(first, status="deferred", waits_for_relay=True)
+    attempt(first.pk)
+    assert len(server.sessions) == 1
+    assert not RelayGate.objects.exists()
+    assert waiting() == 0
+
+
+def test_a_probe_that_loses_its_mail_to_another_worker_opens_the_gate(
+    smtp_server: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server, _ = wrong_password(smtp_server)
+    attempt(submitted().pk)
+    server.password = "s3cret"
+    probe_is_due()
+    monkeypatch.setattr(ledger, "claim", lambda *args, **kwargs: False)
+    attempt(submitted().pk)
+    assert not RelayGate.objects.exists()
+
+
+def test_the_sweep_has_a_relay_tried_that_may_be(smtp_server: Serve, bell: RecordingDoorbell) -> None:
+    """Everybody else waits for up to half an hour, and whoever was to probe may be gone."""
+    wrong_password(smtp_server)
+    for _ in range(4):
+        submitted()
+    attempt_all()
+    Delivery.objects.update(ring_after=timezone.now() + ledger.seconds(LONG))
+    bell.rings.clear()
+    assert sweep() == 0  # it is not time yet
+    probe_is_due()
+    assert sweep() == 1
+    assert waiting() == 3
+    attempt(*bell.rung)
+    assert RelayGate.objects.get().failures == 2
+
+
+def test_the_sweep_lets_rest_who_waits_for_another_relay(smtp_server: Serve, bell: RecordingDoorbell) -> None:
+    wrong_password(smtp_server)
+    attempt(submitted().pk)
+    probe_is_due()
+    RelayGate.objects.update(key="of one that was replaced")
+    bell.rings.clear()
+    Delivery.objects.update(ring_after=timezone.now() + ledger.seconds(LONG))
+    assert sweep() == 0
+
+
+# -- opening --------------------------------------------------------------------------------------------------------
+
+
+def test_the_first_success_opens_the_gate_and_wakes_everybody(smtp_server: Serve, bell: RecordingDoorbell) -> None:
+    server, _ = wrong_password(smtp_server)
+    for _ in range(10):
+        submitted()
+    attempt_all()
+    server.password = "s3cret"  # mended at the other end
+    probe_is_due()
+    sweeps = bell.sweeps
+    attempt(submitted().pk)
+    assert not RelayGate.objects.exists()
+    assert (waiting(), bell.sweeps > sweeps) == (0, True)
+    attempt_all()
+    assert set(Delivery.objects.values_list("status", flat=True)) == {"accepted"}
+    assert (len(server.messages), len(server.sessions)) == (11, 2)
+
+
+def test_a_mended_configuration_drains_the_queue_at_once(smtp_server: Serve, bell: RecordingDoorbell) -> None:
+    server, config = wrong_password(smtp_server)
+    for _ in range(10):
+        submitted()
+    attempt_all()
+    sweeps = bell.sweeps
+    config.password = "password"
+    config.save()
+    assert not RelayGate.objects.exists()
+    assert (waiting(), bell.sweeps > sweeps) == (0, True)
+    attempt_all()
+    assert len(server.messages) == 10
+    assert (server.failed_auths, server.auths) == (1, 1)
+
+
+def test_the_gate_of_a_replaced_relay_holds_up_nobody(smtp_server: Serve) -> None:
+    """Even if somebody who had begun with the old one closes it afterwards."""
+    wrong_password(smtp_server)
+    old = relay()
+    attempt(submitted().pk)
+    new = smtp_server()
+    SMTPConfig.objects.activate(config_for(new, name="Backup", is_active=False))
+    gate.close(old, Deferred(code=535, reason="the login is wrong"), probing=False)
+    attempt_all()
+    assert len(new.messages) == 1
+    assert gate.is_closed(old)
+    assert not gate.is_closed(relay())
+
+
+def test_who_failed_before_the_gate_opened_closes_it_for_a_moment_alone(smtp_server: Serve) -> None:
+    wrong_password(smtp_server)
+    attempt(submitted().pk)
+    probe_is_due()
+    assert gate.open_(relay())
+    assert gate.close(relay(), Deferred(code=535, reason="no"), probing=True) == pytest.approx(5, abs=1)
+    assert not gate.open_(Relay(name="another", host="mail.example.com"))
+
+
+# -- opening while somebody is put off ------------------------------------------------------------------------------
+
+
+def test_a_mail_that_is_put_off_just_after_the_gate_opened_does_not_sleep(
+    smtp_server: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has seen the gate closed, and is recorded only when everybody else has been woken."""
+    wrong_password(smtp_server)
+    attempt(submitted().pk)
+    put_off = ledger.wait_for_relay
+
+    def late(*args: Any, **kwargs: Any) -> bool:
+        in_threads(lambda: ledger.reopen(relay()))
+        return put_off(*args, **kwargs)
+
+    monkeypatch.setattr(ledger, "wait_for_relay", late)
+    delivery = submitted()
+    attempt(delivery.pk)
+    assert Delivery.objects.get(pk=delivery.pk).due_at <= timezone.now()
+
+
+def test_a_mail_that_is_put_off_while_the_gate_opens_does_not_sleep(
+    smtp_server: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where writers do not wait for each other: after everybody was woken, before anybody can see the open gate."""
+    server, _ = wrong_password(smtp_server)
+    attempt(submitted().pk)
+    server.password = "s3cret"
+    delivery = submitted()
+    woken, put_off = threading.Event(), threading.Event()
+    wake = ledger.wake
+
+    def slow(*ids: str) -> int:
+        count = wake(*ids)
+        if not woken.is_set() and connection.vendor != "sqlite":  # whose writers wait for each other
+            woken.set()
+            put_off.wait(10)
+        return count
+
+    def work() -> None:
+        if connection.vendor != "sqlite":
+            woken.wait(10)
+        attempt(delivery.pk)
+        put_off.set()
+
+    monkeypatch.setattr(ledger, "wake", slow)
+    found = in_threads(lambda: ledger.reopen(relay()), work)
+    assert found == [None, None]
+    assert waiting() == 0
+
+
+def test_nobody_sleeps_however_opening_and_putting_off_meet(smtp_server: Serve) -> None:
+    wrong_password(smtp_server)
+    here = relay()
+    fault = Deferred(code=535, reason="the login is wrong")
+    for _ in range(10):
+        gate.close(here, fault, probing=False)
+        ids = [submitted().pk for _ in range(5)]
+        works: list[Callable[[], Any]] = [lambda pk=pk: attempt(pk) for pk in ids]
+        found = in_threads(*works, lambda: ledger.reopen(here))
+        assert not [one for one in found if isinstance(one, Exception)]
+        # Whoever saw it open has tried the login, and closed it.
+        ledger.reopen(here)
+        assert waiting() == 0
+
+
+# -- the direct backend ---------------------------------------------------------------------------------------------
+
+
+def test_the_direct_backend_obeys_the_gate(smtp_server: Serve) -> None:
+    server, _ = wrong_password(smtp_server)
+    attempt(submitted().pk)
+    with pytest.raises(DeliveryDeferred) as raised:
+        direct.send_now(mail())
+    assert raised.value.code == 535
+    assert len(server.sessions) == 1
+
+
+def test_the_direct_backend_closes_and_opens_it(smtp_server: Serve) -> None:
+    server, _ = wrong_password(smtp_server)
+    for _ in range(3):
+        with pytest.raises(DeliveryDeferred):
+            direct.send_now(mail())
+    assert server.failed_auths == 1
+    server.password = "s3cret"
+    probe_is_due()
+    direct.send_now(mail())
+    assert not RelayGate.objects.exists()
+
+
+def test_a_callers_transaction_has_nobody_else_wait(smtp_server: Serve) -> None:
+    """What the direct backend finds out within one is told when it is committed."""
+    server, _ = wrong_password(smtp_server)
+    with transaction.atomic():
+        for _ in range(2):
+            with pytest.raises(DeliveryDeferred):
+                direct.send_now(mail())
+        assert in_threads(lambda: gate.is_closed(relay())) == [False]
+    assert gate.is_closed(relay())
+    server.password = "s3cret"
+    probe_is_due()
+    with transaction.atomic():
+        direct.send_now(mail())
+        assert gate.is_closed(relay())
+    assert not gate.is_closed(relay())
+
+
+def test_what_a_rolled_back_transaction_found_out_is_forgotten(smtp_server: Serve) -> None:
+    wrong_password(smtp_server)
+    with pytest.raises(DeliveryDeferred), transaction.atomic():
+        direct.send_now(mail())
+    assert not RelayGate.objects.exists()
