@@ -53,7 +53,8 @@ def url(page: str, *args: Any) -> str:
 def form_of(config: SMTPConfig, **changes: Any) -> dict[str, Any]:
     """What a browser sends for the form of ``config``; a change to None leaves the field out."""
     values: dict[str, Any] = {
-        name: getattr(config, name) for name in ("name", "host", "port", "username", "from_email", "timeout")
+        name: getattr(config, name)
+        for name in ("name", "host", "port", "username", "ca_certificates", "from_email", "timeout")
     }
     values |= {name: "on" for name in ("use_tls", "use_ssl", "is_active") if getattr(config, name)}
     values |= {"password": "", **changes}

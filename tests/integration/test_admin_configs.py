@@ -51,6 +51,8 @@ def test_a_configuration_is_added_and_its_password_sealed(admin: Client) -> None
         ({"host": "https://smtp.example.com"}, "not a URL"),
         ({"host": "kim@example.com"}, "not a mail address"),
         ({"from_email": "nobody"}, "Enter an address such as"),
+        ({"ca_certificates": "Müller"}, "Enter one certificate or several"),
+        ({"ca_certificates": "-----BEGIN PRIVATE KEY-----"}, "Enter one certificate or several"),
         ({"port": 0}, "greater than or equal to 1"),
     ],
 )
@@ -191,7 +193,7 @@ def test_deleting_and_deactivating_the_active_one_say_where_mail_goes_then(admin
 
 
 def test_actions_activate_and_duplicate(admin: Client) -> None:
-    first, second = config("A", is_active=True), config("B")
+    first, second = config("A", is_active=True), config("B", ca_certificates="its authority")
     admin.post(url("changelist"), {"action": "activate", "_selected_action": second.pk})
     assert SMTPConfig.objects.get(is_active=True) == second
     both = {"action": "activate", "_selected_action": [first.pk, second.pk]}
@@ -200,6 +202,7 @@ def test_actions_activate_and_duplicate(admin: Client) -> None:
     copy = SMTPConfig.objects.get(name="B (copy)")
     assert response.headers["Location"] == url("change", copy.pk)
     assert (copy.is_active, copy.password, copy.tested_at) == (False, SECRET, None)
+    assert copy.ca_certificates == "its authority"
 
 
 # -- pages that are older than a switch -----------------------------------------------------------------------------

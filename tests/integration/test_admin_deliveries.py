@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import datetime as dt
+import re
+from html import unescape
 from typing import Any
 
 import pytest
 from django.urls import reverse
 from django.utils import timezone
 
-from email_integration.delivery import safety
+from email_integration.delivery import content, safety
 from email_integration.models import Delivery, DeliveryAttempt, SendingPause, Status
 
 from .admin_site import logged_in, said
@@ -18,6 +20,7 @@ pytestmark = pytest.mark.django_db
 
 LIST = "admin:email_integration_delivery_changelist"
 SUBJECT, ADDRESS = "The secret subject", "customer@example.org"
+CONTENT = f"Subject: {SUBJECT}\r\n\r\nThe secret body\r\n".encode()
 
 
 def delivery(status: Status = Status.DEFERRED, **values: Any) -> Delivery:
@@ -29,7 +32,8 @@ def delivery(status: Status = Status.DEFERRED, **values: Any) -> Delivery:
         "message_id": f"<{number}@example.com>",
         "from_header": "noreply@example.com",
         "recipients": [{"address": ADDRESS, "status": "pending"}],
-        "content": f"Subject: {SUBJECT}\r\n\r\nThe secret body\r\n".encode(),
+        "content": CONTENT,
+        "content_size": len(CONTENT),
         "due_at": now + dt.timedelta(hours=1),
         "expires_at": now + dt.timedelta(days=5),
         "reason": "the server refused (451)",
@@ -112,7 +116,8 @@ def test_cancelling(bell_and_admin: tuple[Any, Any]) -> None:
     waiting, sending, done = delivery(), delivery(Status.SENDING), delivery(Status.ACCEPTED)
     text = decide(client, "cancel", waiting, sending, done)
     assert "1 mail was cancelled." in text
-    assert "2 stayed as they were" in text
+    assert "1 mail stayed as it was: accepted." in text
+    assert "1 mail stayed as it was: sending." in text
     assert Delivery.objects.get(pk=waiting.pk).status == Status.CANCELLED
     assert Delivery.objects.get(pk=sending.pk).status == Status.SENDING
 
@@ -153,15 +158,104 @@ def test_what_was_quarantined_is_tried_as_if_for_the_first_time(bell_and_admin: 
     assert fresh.expires_at > timezone.now()
 
 
-def test_giving_up_is_for_what_is_in_doubt(bell_and_admin: tuple[Any, Any]) -> None:
+def test_releasing_and_discarding_are_for_what_is_in_doubt(bell_and_admin: tuple[Any, Any]) -> None:
     _bell, client = bell_and_admin
-    doubtful, waiting = delivery(Status.IN_DOUBT), delivery()
-    text = decide(client, "give_up", doubtful, waiting)
-    assert "1 mail was given up." in text
-    fresh = Delivery.objects.get(pk=doubtful.pk)
+    released, discarded, waiting = delivery(Status.IN_DOUBT), delivery(Status.IN_DOUBT), delivery()
+    text = decide(client, "release", released, waiting)
+    assert "1 mail is sent again." in text
+    assert "1 mail stayed as it was: deferred." in text
+    text = decide(client, "discard", discarded, waiting, released)
+    assert "1 mail was discarded." in text
+    assert "2 mails stayed as they were: deferred." in text
+    assert Delivery.objects.get(pk=released.pk).due_at <= timezone.now()
+    fresh = Delivery.objects.get(pk=discarded.pk)
     assert fresh.status == Status.FAILED
     assert "given up by a person" in fresh.reason
-    assert Delivery.objects.get(pk=waiting.pk).status == Status.DEFERRED
+    assert Delivery.objects.get(pk=waiting.pk).fence == 0
+
+
+def test_a_copy_is_sent_and_the_first_one_stays(bell_and_admin: tuple[Any, Any]) -> None:
+    _bell, client = bell_and_admin
+    done = delivery(Status.ACCEPTED)
+    assert "A copy of 1 mail is sent." in decide(client, "resend", done)
+    copy = Delivery.objects.exclude(pk=done.pk).get()
+    assert (copy.status, copy.recipients) == (Status.QUEUED, [{"address": ADDRESS, "status": "pending"}])
+    assert content.read(copy) == content.read(done)
+    assert Delivery.objects.get(pk=done.pk).status == Status.ACCEPTED
+
+
+def test_what_cannot_be_sent_again_is_said_with_the_reason(bell_and_admin: tuple[Any, Any]) -> None:
+    """In the language of the reader."""
+    _bell, client = bell_and_admin
+    gone = delivery(Status.IN_DOUBT, has_content=False)
+    damaged = delivery(Status.IN_DOUBT, recipients="nonsense")
+    for action in ("send_now", "release", "resend"):
+        text = decide(client, action, gone, damaged)
+        assert "1 mail stayed as it was: its content is kept no longer." in text
+        assert "1 mail stayed as it was: it cannot be read (its recipients cannot be read)." in text
+        assert "sent" not in text
+    assert Delivery.objects.filter(status=Status.IN_DOUBT, fence=0).count() == 2
+    client.cookies["django_language"] = "de"
+    assert "der Inhalt ist nicht mehr gespeichert" in decide(client, "send_now", gone)
+
+
+def test_a_damaged_row_is_listed_shown_and_ended(bell_and_admin: tuple[Any, Any]) -> None:
+    _bell, client = bell_and_admin
+    rows = [delivery(Status.QUARANTINED, recipients=damaged) for damaged in ("nonsense", [1], {"a": "b"}, [{}])]
+    assert client.get(reverse(LIST)).content.decode().count(">id-") == len(rows)
+    seeing = logged_in("view_delivery", "view_recipients", name="lee")
+    for row in rows:
+        page = seeing.get(reverse("admin:email_integration_delivery_change", args=[row.pk])).content.decode()
+        assert "They cannot be read" in page
+    doubtful = delivery(Status.IN_DOUBT, recipients=[1])
+    assert "1 mail was discarded." in decide(client, "discard", doubtful)
+
+
+def page_of(client: Any, found: Delivery) -> str:
+    """The page of a delivery as text, its spaces made one."""
+    html = client.get(reverse("admin:email_integration_delivery_change", args=[found.pk])).content.decode()
+    return " ".join(unescape(re.sub(r"<[^>]+>", " ", html)).replace("\xa0", " ").split())
+
+
+def test_the_page_tells_of_content_doubt_and_reasons(settings: Any) -> None:
+    refused = {"address": ADDRESS, "status": "failed", "code": 550, "reply": "No Kim here", "reason": "no such mailbox"}
+    given_up = {"address": "lee@example.org", "status": "failed", "reply": "cancelled", "reason": "cancelled"}
+    found = delivery(content_size=2048, recipients=[refused, given_up])
+    client = logged_in("view_delivery", "view_recipients")
+    text = page_of(client, found)
+    assert "Content: 2.0 KB, kept " in text
+    assert "When in doubt: send it again (by the setting IN_DOUBT)" in text
+    assert f"{ADDRESS}: failed – no such mailbox (550 No Kim here)" in text
+    assert "lee@example.org: failed – cancelled " in text
+    assert "(cancelled)" not in text
+    settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "IN_DOUBT": "hold"}
+    assert "When in doubt: hold it for a person (by the setting" in page_of(client, found)
+    Delivery.objects.update(has_content=False, in_doubt_policy="resend")
+    text = page_of(client, found)
+    assert "Content: 2.0 KB, kept no longer" in text
+    assert "When in doubt: send it again Content" in text
+
+
+def test_attempts_tell_of_version_tls_and_time_and_the_servers_words_take_a_permission() -> None:
+    found = delivery()
+    version = timezone.now().replace(hour=12, minute=30)
+    for number, written in enumerate((version.isoformat(), "of another kind", ""), start=1):
+        DeliveryAttempt.objects.create(
+            delivery=found,
+            number=number,
+            started_at=timezone.now(),
+            duration=0.256 if number == 1 else None,
+            outcome=Status.DEFERRED,
+            reply="Full, Kim",
+            config_version=written,
+            tls_version="TLSv1.3",
+        )
+    text = page_of(logged_in("view_delivery", "view_deliveryattempt"), found)
+    for words in ("0.26 s", "TLSv1.3", f"{version:%m/%d/%Y} 12:30 p.m.", "of another kind"):
+        assert words in text
+    assert "Full, Kim" not in text
+    seeing = logged_in("view_delivery", "view_deliveryattempt", "view_recipients", name="lee")
+    assert page_of(seeing, found).count("Full, Kim") == 3
 
 
 def test_every_page_of_the_app_says_that_sending_is_held_up(settings: Any) -> None:

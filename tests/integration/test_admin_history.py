@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 from django.test import Client
 
+from config.local.certificates import make_certificates
 from email_integration.models import SMTPConfig
 
 from .admin_site import SECRET, config, form_of, logged_in, url
@@ -40,6 +42,22 @@ def test_events_are_told_with_who_and_what(admin: Client) -> None:
     assert "changed kim Password: changed" in secret
     assert "changed kim Timeout: 10 → became 20" in changed
     assert "created the shell or code" in created
+
+
+def test_an_authority_is_told_by_its_name_and_comes_back_with_a_revert(admin: Client, tmp_path: Path) -> None:
+    """Not by its letters; another certificate of the same authority has another fingerprint."""
+    one, other = (make_certificates(tmp_path / name).authority.read_text().strip() for name in ("one", "other"))
+    stored = config(ca_certificates=one)
+    record = stored.history.first()
+    admin.post(url("change", stored.pk), form_of(stored, ca_certificates=other))
+    changed = rows(admin, stored)[0]
+    assert re.search(r"Certificate authority: .*O=trustme.* → became .*O=trustme", changed)
+    first, second = re.findall(r"\(([0-9a-f]{8})\)", changed)
+    assert first != second
+    page = admin.get(url("simple_history", stored.pk, record.pk))
+    assert page.context["adminform"].form["ca_certificates"].value() == one
+    assert admin.post(url("simple_history", stored.pk, record.pk), form_of(stored)).status_code == 302
+    assert SMTPConfig.objects.get().ca_certificates == one
 
 
 def test_only_looking_at_the_page_counts_as_a_look(admin: Client) -> None:

@@ -6,6 +6,7 @@ import socket
 import time
 from collections.abc import Callable
 from html import unescape
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from cryptography.fernet import Fernet
 from django.test import Client
 from django.utils import translation
 
+from config.local.certificates import make_certificates
 from config.local.smtp_server import Fault, SMTPServer
 from email_integration.fields import UNREADABLE
 from email_integration.models import SMTPConfig
@@ -96,6 +98,40 @@ def test_a_long_host_leaves_room_for_the_outcome(admin: Client) -> None:
     stored = config()
     tried(admin, stored, form_of(stored, host=f"{'x' * 60}.invalid", password="typed", timeout=5))
     assert ":587, failed connect" in stored.history.first().history_change_reason
+
+
+def test_a_private_authority_is_trusted_as_typed_and_no_other(
+    admin: Client, smtp_server: Serve, tmp_path: Path
+) -> None:
+    """Without it the page says where to paste it; the result is kept only once it is saved."""
+    private = make_certificates(tmp_path)
+    authority = private.authority.read_text()
+    stored = stored_for(smtp_server(tls_context=private.server_context()))
+    page = unescape(tried(admin, stored, form_of(stored)))
+    assert "not trusted" in page
+    assert "into the field 'Certificate authority', under 'Advanced'" in page
+
+    page = tried(admin, stored, form_of(stored, ca_certificates=authority.replace("\n", "\r\n")))
+    assert "The connection works" in page
+    stored.refresh_from_db()
+    assert stored.test_passed is False
+    assert stored.history.first().history_change_reason.endswith(", passed")
+
+    assert admin.post(url("change", stored.pk), form_of(stored, ca_certificates=authority)).status_code == 302
+    stored.refresh_from_db()
+    assert "The connection works" in tried(admin, stored, form_of(stored))
+    stored.refresh_from_db()
+    assert stored.passed_test
+    public = stored_for(smtp_server(), name="Public", ca_certificates=authority)
+    assert "not trusted" in tried(admin, public, form_of(public))
+
+
+@pytest.mark.parametrize(
+    "wrong", ["nonsense", "Müller", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----"]
+)
+def test_what_is_no_certificate_is_not_tried(admin: Client, wrong: str) -> None:
+    page = tried(admin, None, form_of(SMTPConfig(host="localhost"), ca_certificates=wrong))
+    assert "Certificate authority: Enter one certificate or several" in page
 
 
 @pytest.mark.parametrize("changes", [{"host": "127.0.0.1"}, {"port": "other"}, {"username": "other"}])

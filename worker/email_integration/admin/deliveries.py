@@ -8,8 +8,8 @@ from typing import Any
 from django.contrib import admin
 from django.core.paginator import Paginator
 from django.http import HttpRequest
-from django.template.defaultfilters import filesizeformat
-from django.utils.formats import date_format, number_format
+from django.template.defaultfilters import filesizeformat, floatformat
+from django.utils.formats import date_format
 from django.utils.functional import cached_property
 from django.utils.timezone import localtime
 from django.utils.translation import gettext as _
@@ -51,7 +51,7 @@ class _Attempts(AttemptInline):
     @admin.display(description=gettext_lazy("duration"))
     def took(self, attempt: DeliveryAttempt) -> str:
         """In seconds."""
-        return "–" if attempt.duration is None else f"{number_format(attempt.duration, 2)} s"
+        return "–" if attempt.duration is None else f"{floatformat(attempt.duration, 2)} s"
 
     @admin.display(description=gettext_lazy("version"))
     def saved(self, attempt: DeliveryAttempt) -> str:
