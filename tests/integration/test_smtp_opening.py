@@ -5,8 +5,10 @@ from __future__ import annotations
 import base64
 import contextlib
 import hmac
+import select
 import socket
 import ssl
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -27,7 +29,7 @@ from email_integration.smtp import (
     SMTPFailure,
     TLSFailed,
 )
-from email_integration.smtp.dialogue import MALFORMED
+from email_integration.smtp.dialogue import MALFORMED, Connection
 from email_integration.smtp.tls import client_context
 from tests.relays import relay_to
 from tests.scripted import Conversation, ScriptedServer
@@ -195,6 +197,27 @@ def test_the_version_of_tls_is_told_also_when_the_session_is_over(
         assert session.tls_version == {"TLSv1_2": "TLSv1.2", "TLSv1_3": "TLSv1.3"}[version.name]
     assert session.is_closed
     assert session.tls_version
+
+
+def test_what_tls_says_for_itself_is_nothing_the_server_said(certificates: Certificates) -> None:
+    """Session tickets, which come at the server's pleasure, make the socket readable (RFC 8446 §4.6.1)."""
+    over = threading.Event()
+
+    def script(talk: Conversation) -> None:
+        over.wait(5)
+        talk.say("220 hello")
+        talk.hear()
+
+    context = client_context(Relay(name="n", host="h"), Phase.CONNECT)
+    with ScriptedServer(script, tls_context=certificates.server_context()) as server:
+        connection = Connection(timeout=5, local_hostname="localhost")
+        connection.dial("localhost", server.port, context)
+        assert connection.sock is not None
+        assert select.select([connection.sock], [], [], 5)[0]
+        assert not connection.has_spoken()
+        over.set()
+        assert connection.hear().code == 220
+        connection.close()
 
 
 @pytest.mark.parametrize("own", [False, True])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
@@ -268,6 +270,27 @@ def test_data_is_not_said_alone_for_nobody() -> None:
     assert b"DATA" not in server.heard
 
 
+def test_each_reply_of_a_group_has_as_long_as_any_other() -> None:
+    """A server that looks something up for each recipient needs its time for each."""
+
+    def talk(conversation: Conversation) -> None:
+        conversation.say("220 localhost")
+        conversation.hear()
+        conversation.say("250-localhost", "250 PIPELINING")
+        conversation.hear_until("DATA")
+        pace = threading.Event()
+        for reply in ("250 ok", "250 ok", "250 ok", "354 go on"):
+            pace.wait(0.3)
+            conversation.say(reply)
+        conversation.hear()
+
+    with ScriptedServer(talk) as server, opened(server, timeout=0.6) as session:
+        started = time.monotonic()
+        assert begin(session).accepted == (KIM, LEE)
+        assert time.monotonic() - started > 0.6
+        session.close()
+
+
 # -- a server that is ahead of us -----------------------------------------------------------------------------------
 
 EARLY: list[tuple[str, type[SMTPFailure], int | None]] = [
@@ -301,6 +324,22 @@ def test_what_comes_behind_the_354_is_not_the_reply_to_the_final_dot(
         assert session.is_closed
         wait_until(lambda: server.heard[-1] == b"" or b"." in server.heard, seconds=5, what="the end")
         assert b"." not in server.heard
+
+
+def test_what_only_tls_has_is_seen_too(certificates: Certificates) -> None:
+    """What was asked for fills one reading, to the octet, and the rest of its record waits decrypted."""
+    rest = "250 ok\r\n250 ok\r\n354 go on\r\n"
+    long = "250 " + "x" * (8192 - len(rest) - len("250 \r\n"))
+    answer = script("250 ok", long, "250 ok", "354 go on", "250 taken")
+    with (
+        ScriptedServer(answer, tls_context=certificates.server_context()) as server,
+        opened(server, host="localhost", use_ssl=True) as session,
+    ):
+        assert begin(session).accepted == (KIM, LEE)
+        assert session.was_hung_up
+        with pytest.raises(ConnectionLost) as caught:
+            deliver(session)
+        assert caught.value.phase is Phase.CONTENT
 
 
 def test_what_comes_behind_the_last_reply_ends_the_session() -> None:
