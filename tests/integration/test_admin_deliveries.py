@@ -12,6 +12,7 @@ from django.urls import reverse
 from django.utils import timezone
 
 from email_integration.delivery import content, safety
+from email_integration.delivery import decide as decisions
 from email_integration.models import Delivery, DeliveryAttempt, SendingPause, Status
 
 from .admin_site import logged_in, said
@@ -197,6 +198,30 @@ def test_what_cannot_be_sent_again_is_said_with_the_reason(bell_and_admin: tuple
     assert Delivery.objects.filter(status=Status.IN_DOUBT, fence=0).count() == 2
     client.cookies["django_language"] = "de"
     assert "der Inhalt ist nicht mehr gespeichert" in decide(client, "send_now", gone)
+
+
+def test_who_decided_what_is_in_the_history(bell_and_admin: tuple[Any, Any]) -> None:
+    _bell, client = bell_and_admin
+    doubtful, waiting = delivery(Status.IN_DOUBT), delivery()
+    decide(client, "discard", doubtful, waiting)
+    decide(client, "resend", doubtful)
+    page = client.get(reverse("admin:email_integration_delivery_history", args=[doubtful.pk])).content.decode()
+    found = [" ".join(re.sub(r"<[^>]+>", " ", row).split()) for row in page.split("<tbody>")[1].split("</tr>")]
+    assert [row.partition("m. ")[2] for row in found[:2]] == ["kim Discarded.", "kim A copy was sent."]
+    page = client.get(reverse("admin:email_integration_delivery_history", args=[waiting.pk])).content.decode()
+    assert "<tbody>" not in page
+
+
+def test_what_was_deleted_meanwhile_is_said(bell_and_admin: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    _bell, client = bell_and_admin
+    resend = decisions.resend
+
+    def deleted_first(pk: str) -> Delivery:
+        Delivery.objects.filter(pk=pk).delete()
+        return resend(pk)
+
+    monkeypatch.setattr(decisions, "resend", deleted_first)
+    assert "1 mail stayed as it was: deleted meanwhile." in decide(client, "resend", delivery())
 
 
 def test_a_damaged_row_is_listed_shown_and_ended(bell_and_admin: tuple[Any, Any]) -> None:

@@ -30,46 +30,48 @@ class DecisionActions(DeliveryModelAdmin):
     @admin.action(description=gettext_lazy("Cancel"), permissions=["decide"])
     def cancel(self, request: HttpRequest, queryset: Any) -> None:
         """Cancel what is not being sent at this moment."""
-        done = self._decide(request, queryset, decide.cancel)
+        done = self._decide(request, queryset, decide.cancel, _("Cancelled."))
         self._say(request, done, ngettext("%d mail was cancelled.", "%d mails were cancelled.", done))
 
     @admin.action(description=gettext_lazy("Send now (deferred, in doubt, quarantined)"), permissions=["decide"])
     def send_now(self, request: HttpRequest, queryset: Any) -> None:
         """Make what waits due at once; what is in doubt is sent once more, the same bytes again."""
-        done = self._decide(request, queryset, decide.send_now)
+        done = self._decide(request, queryset, decide.send_now, _("Sent now."))
         self._say(request, done, ngettext("%d mail is sent now.", "%d mails are sent now.", done))
 
     @admin.action(description=gettext_lazy("Release: send again (in doubt)"), permissions=["decide"])
     def release(self, request: HttpRequest, queryset: Any) -> None:
         """Send again what is in doubt, and nothing else."""
-        done = self._decide(request, queryset, decide.release)
+        done = self._decide(request, queryset, decide.release, _("Released."))
         self._say(request, done, ngettext("%d mail is sent again.", "%d mails are sent again.", done))
 
     @admin.action(description=gettext_lazy("Discard: never send again (in doubt)"), permissions=["decide"])
     def discard(self, request: HttpRequest, queryset: Any) -> None:
         """Never send again what is in doubt."""
-        done = self._decide(request, queryset, decide.discard)
+        done = self._decide(request, queryset, decide.discard, _("Discarded."))
         self._say(request, done, ngettext("%d mail was discarded.", "%d mails were discarded.", done))
 
     @admin.action(description=gettext_lazy("Send a copy"), permissions=["decide"])
     def resend(self, request: HttpRequest, queryset: Any) -> None:
         """Send the same bytes to all of the same recipients, as a mail of its own."""
-        done = self._decide(request, queryset, decide.resend)
+        done = self._decide(request, queryset, decide.resend, _("A copy was sent."))
         self._say(request, done, ngettext("A copy of %d mail is sent.", "Copies of %d mails are sent.", done))
 
-    def _decide(self, request: HttpRequest, queryset: Any, decision: Callable[[str], object]) -> int:
-        """Do it to each; say how many stayed as they were, and why; return how many did not."""
+    def _decide(self, request: HttpRequest, queryset: Any, decision: Callable[[str], object], remark: str) -> int:
+        """Do it to each, with a remark in its history; say how many stayed as they were, and why; return the others."""
         done, left = 0, collections.Counter[str]()
         for pk in list(queryset.order_by("pk").values_list("pk", flat=True)):
             try:
-                if decision(pk):
-                    done += 1
-                else:
-                    left[_status(pk)] += 1
-            except ContentUnavailable as unavailable:
-                left[_why_unavailable(str(unavailable))] += 1
-            except Delivery.DoesNotExist:
-                left[_status(pk)] += 1
+                decided, why = bool(decision(pk)), ""
+            except (ContentUnavailable, Delivery.DoesNotExist) as error:
+                decided, why = False, _why_unavailable(error)
+            now = Delivery.objects.using(ledger.database()).only("status").filter(pk=pk).first()
+            if decided:
+                done += 1
+                if now is not None:
+                    self.log_change(request, now, remark)
+            else:
+                left[why or _state(now)] += 1
         for why, count in left.items():
             text = ngettext(
                 "%(count)d mail stayed as it was: %(why)s.", "%(count)d mails stayed as they were: %(why)s.", count
@@ -82,12 +84,14 @@ class DecisionActions(DeliveryModelAdmin):
             self.message_user(request, text % done, messages.SUCCESS)
 
 
-def _status(pk: str) -> str:
-    found = Delivery.objects.using(ledger.database()).filter(pk=pk).values_list("status", flat=True).first()
-    return str(Status(found).label) if found is not None else _("deleted meanwhile")
+def _state(delivery: Delivery | None) -> str:
+    return str(Status(delivery.status).label) if delivery is not None else _("deleted meanwhile")
 
 
-def _why_unavailable(reason: str) -> str:
-    if reason == content.GONE:
+def _why_unavailable(error: Exception) -> str:
+    """Why there is nothing to send; '' when that is not the matter."""
+    if not isinstance(error, ContentUnavailable):
+        return ""
+    if str(error) == content.GONE:
         return _("its content is kept no longer")
-    return _("it cannot be read (%(reason)s)") % {"reason": reason}
+    return _("it cannot be read (%(reason)s)") % {"reason": error}

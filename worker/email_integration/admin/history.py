@@ -39,7 +39,7 @@ def _names(certificates: str) -> str:
 class HistoryPage(SimpleHistoryAdmin):  # type: ignore[misc]  # the library is untyped
     """simple-history's page; it says in a word what happened, and knows of looks, tests and passwords."""
 
-    object_history_template = "admin/email_integration/object_history.html"
+    object_history_template = "admin/email_integration/smtpconfig/object_history.html"
     object_history_list_template = "email_integration/history_list.html"
     object_history_form_template = "admin/email_integration/object_history_form.html"
 
