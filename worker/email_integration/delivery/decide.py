@@ -17,7 +17,7 @@ from email_integration import conf
 from email_integration.exceptions import ContentUnavailable
 from email_integration.models import Delivery, Status
 
-from . import content, doorbell, ledger, safety
+from . import content, doorbell, ledger, safety, settle
 
 #: What ``send_now`` takes.
 CAN_BE_SENT = (Status.QUEUED, Status.DEFERRED, Status.IN_DOUBT, Status.QUARANTINED)
@@ -80,7 +80,11 @@ def resend(delivery_id: str) -> Delivery:
         from_header=original.from_header,
         from_at=original.from_at,
         sender=original.sender,
-        recipients=[{"address": item["address"], "status": "pending"} for item in original.recipients],
+        recipients=[
+            {"address": item["address"], "status": "pending"}
+            for item in original.recipients
+            if item["address"] != settle.ERASED
+        ],
         in_doubt_policy=original.in_doubt_policy,
         created_at=now,
         due_at=now,
@@ -127,8 +131,12 @@ def _changes(delivery: Delivery) -> dict[str, object]:
     return changes
 
 
+#: What was settled by staging safety, or by erasing somebody, stays so.
+_STAYS = (safety.WITHHELD, settle.ERASED)
+
+
 def _pending_again(item: dict[str, object]) -> dict[str, object]:
     """A recipient that only the quarantine has settled: no server's reply and no staging safety had a hand in it."""
-    if item["status"] == "failed" and not item.get("code") and item.get("reply") != safety.WITHHELD:
+    if item["status"] == "failed" and not item.get("code") and item.get("reply") not in _STAYS:
         return {"address": item["address"], "status": "pending"}
     return item

@@ -275,6 +275,23 @@ def cancel(delivery_id: str) -> Delivery | None:
     return delivery
 
 
+def erase(delivery: Delivery, recipients: Any, **changes: Any) -> bool:
+    """Write over what a delivery says of a person; False when it is being sent, or was overtaken.
+
+    One that is not finished goes on to whoever is pending. When there is nobody it ends, and its content goes.
+    """
+    ends = delivery.status not in FINAL and not settle.is_pending(recipients)
+    if ends:
+        cancelled = settle.Verdict(status=Status.CANCELLED, code=delivery.code, reason=settle.ERASED)
+        changes |= _finished(delivery, settle.accepted(recipients) or cancelled) | content.NONE
+    with _transaction(delivery):
+        moved = _move(delivery, ~Q(status=Status.SENDING), recipients=recipients, **changes)
+        if moved and ends:
+            doorbell.installed().report(delivery)
+            announce.end(delivery)
+    return moved
+
+
 def wake(*delivery_ids: str) -> int:
     """Make every delivery due, or these alone, that waits for its relay and not for itself; returns how many."""
     now = timezone.now()
@@ -434,9 +451,9 @@ def _finished(delivery: Delivery, verdict: settle.Verdict) -> dict[str, Any]:
     now = timezone.now()
     # The lease now covers what follows, so that a second ring does not set it going as well.
     lease_until = now + seconds(conf.get("LEASE")) if follows else None
-    keeps_content = verdict.status != Status.ACCEPTED or conf.get("CONTENT_RETENTION_DAYS")
+    drops_content = verdict.status == Status.ACCEPTED and not conf.get("CONTENT_RETENTION_DAYS")
     return {
-        **({} if keeps_content else content.NONE),
+        **(content.NONE if drops_content or settle.names_erased(delivery.recipients) else {}),
         "status": verdict.status,
         "code": verdict.code,
         "reason": verdict.reason[:255],

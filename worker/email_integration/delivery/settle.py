@@ -17,7 +17,8 @@ Recipient = dict[str, Any]
 
 STATUSES = ("pending", "accepted", "failed")
 
-STATUSES = ("pending", "accepted", "failed")
+#: What stands where something was erased that was known of a person.
+ERASED = "erased"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +62,17 @@ def accepted(recipients: list[Recipient]) -> Verdict | None:
         ACCEPTED if len(taken) == len(recipients) else f"{ACCEPTED} for {len(taken)} of {len(recipients)} recipients"
     )
     return Verdict(status=Status.ACCEPTED, code=taken[-1].get("code"), reason=reason)
+
+
+def is_pending(recipients: list[Recipient]) -> bool:
+    """Whether there is somebody left to send to."""
+    return any(_is(item, "pending") for item in recipients)
+
+
+def names_erased(recipients: Any) -> bool:
+    """Whether somebody was erased among them, who may still be named in the content. Takes what cannot be read too."""
+    found = recipients if isinstance(recipients, list) else []
+    return any(isinstance(item, dict) and item.get("address") == ERASED for item in found)
 
 
 def _settle(item: Recipient, outcome: Outcome) -> Recipient:
