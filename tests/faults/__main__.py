@@ -11,7 +11,7 @@ from config.local.processes import unwind_on_signals
 
 from . import matrix
 from .cases import Case, Figures, run_case
-from .world import World
+from .world import Worlds
 
 _COLUMNS = ("submitted", "arrived", "refused", "lost", "duplicated", "in_doubt", "held", "stuck")
 
@@ -30,19 +30,15 @@ def main() -> int:
     done: dict[Case, Figures] = {}
     broken = 0
     for setting, cases in matrix.by_setting(wanted):
-        left = list(cases)
-        while left:
-            # A case that fails may leave things behind: the next one gets a new world.
-            with World(setting) as world:
-                while left:
-                    case = left.pop(0)
-                    promises = _run(world, case, done, width)
-                    if promises:
-                        broken += 1
-                        print(f"{'':{width}}  {'; '.join(promises)}", flush=True)
-                        if options.logs:
-                            print(world.logs())
-                        break
+        with Worlds(setting) as worlds:
+            for case in cases:
+                promises = _run(worlds, case, done, width)
+                if promises:
+                    broken += 1
+                    print(f"{'':{width}}  {'; '.join(promises)}", flush=True)
+                    if options.logs:
+                        print(worlds.current().logs())
+                    worlds.leave()
     total = {column: sum(getattr(figures, column) for figures in done.values()) for column in _COLUMNS}
     print(f"{f'{len(done)} cases':{width}} ", *(f"{total[column]:>11}" for column in _COLUMNS), sep="", end="")
     print(f"{time.monotonic() - started:>11.0f}")
@@ -50,12 +46,12 @@ def main() -> int:
     return 1 if broken else 0
 
 
-def _run(world: World, case: Case, done: dict[Case, Figures], width: int) -> list[str]:
+def _run(worlds: Worlds, case: Case, done: dict[Case, Figures], width: int) -> list[str]:
     try:
-        figures = run_case(world, case)
+        figures = run_case(worlds.current(), case)
     except Exception as error:
         print(f"{case!s:{width}}  {type(error).__name__}: {error}", flush=True)
-        traceback.print_exc()
+        traceback.print_exc(file=sys.stdout)
         return ["the case could not be run"]
     done[case] = figures
     numbers = (f"{getattr(figures, column):>11}" for column in _COLUMNS)

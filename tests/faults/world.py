@@ -126,7 +126,9 @@ class World:
         libraries = sorted(str(found) for found in Path("/usr/lib").glob("*/faketime/libfaketime.so.1"))
         if not libraries:
             raise RuntimeError("libfaketime is not installed; see tests/debian-packages.txt")
+        path = os.environ.get("PYTHONPATH")
         return {
+            "PYTHONPATH": os.pathsep.join([str(Path(__file__).with_name("clock_site")), *([path] if path else [])]),
             "LD_PRELOAD": libraries[0],
             "FAKETIME_TIMESTAMP_FILE": str(self._clock),
             "FAKETIME_CACHE_DURATION": "1",
@@ -231,6 +233,34 @@ class World:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.end()
+
+
+class Worlds:
+    """A world of a setting for as long as nothing was left behind in it, and then another."""
+
+    def __init__(self, setting: Setting) -> None:
+        self._setting = setting
+        self._world: World | None = None
+
+    def current(self) -> World:
+        """The world there is, started when there is none."""
+        if self._world is None:
+            self._world = World(self._setting).__enter__()
+        return self._world
+
+    def leave(self) -> None:
+        """End it: the next case gets another."""
+        if self._world is not None:
+            self._world.end()
+            self._world = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.leave()
 
 
 class Application:

@@ -1,0 +1,61 @@
+"""The fault matrix: mails submitted against mails in the server's box, whatever goes wrong on their way.
+
+A part of it that a seed chooses (``FAULTS_SEED``) is run by 'make test', the rest by 'make test-extra', and all of it
+with a table by ``python -m tests.faults``.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+
+import pytest
+
+from tests.faults import matrix
+from tests.faults.cases import Case, run_case
+from tests.faults.world import Setting, Worlds
+
+_PART = frozenset(matrix.part(int(os.environ.get("FAULTS_SEED", "1"))))
+
+
+@pytest.fixture(scope="class")
+def worlds(request: pytest.FixtureRequest) -> Iterator[Worlds]:
+    """The worlds of the class's setting."""
+    with Worlds(request.cls.setting) as worlds:
+        yield worlds
+
+
+class _OfOneSetting:
+    """Cases that share a world; a class, because what shuffles the tests leaves those of a class together."""
+
+    setting: Setting
+
+    def test_nothing_is_lost_and_nothing_doubled(self, worlds: Worlds, case: Case) -> None:
+        """All mails come to their end, each copy too many follows a doubt, and none is made where doubt means hold."""
+        world = worlds.current()
+        start = len(world.logs())
+        broken = ["the case could not be run"]
+        try:
+            figures = run_case(world, case)
+            print(case, figures)
+            broken = figures.broken(case)
+        finally:
+            if broken:
+                print(world.logs()[start:])
+                worlds.leave()
+        assert not broken
+
+
+def _tests(number: int, setting: Setting, cases: Sequence[Case]) -> type[_OfOneSetting]:
+    """The test class of a setting."""
+    parameters = [
+        pytest.param(case, id=f"{case.group}: {case.name}", marks=() if case in _PART else pytest.mark.extra)
+        for case in cases
+    ]
+    made = type(f"TestSetting{number}", (_OfOneSetting,), {"setting": setting, "__module__": __name__})
+    # A storm takes minutes.
+    return pytest.mark.timeout(600)(pytest.mark.parametrize("case", parameters)(made))
+
+
+for number, (setting, cases) in enumerate(matrix.by_setting(matrix.CASES), start=1):
+    globals()[f"TestSetting{number}"] = _tests(number, setting, cases)
