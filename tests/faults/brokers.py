@@ -71,10 +71,12 @@ def _rung_late(run: Run) -> None:
 
 
 def _half_open(run: Run) -> None:
-    run.submit(1)  # with a connection that is open
+    usual = run.submit(100, atomic=True)  # which leaves a connection open
+    run.wait(run.is_over, "the end of all")
     run.world.valkey.freeze()
     took = run.submit(100, atomic=True)
-    run.promise(took < 2, f"submitting took {took:.1f} s")
+    # On a machine that has its hands full, the rows alone may take two seconds.
+    run.promise(took < max(2, usual + 1.5), f"submitting took {took:.1f} s, and {usual:.1f} s otherwise")
     run.world.valkey.thaw()
 
 

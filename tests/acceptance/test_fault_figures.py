@@ -1,0 +1,90 @@
+"""The fault matrix can see what it is there to see: a promise that is broken is named, and nothing else."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from tests.faults import matrix
+from tests.faults.cases import Case, Figures
+from tests.faults.world import Setting
+
+GOOD = Figures(
+    submitted=6,
+    arrived=6,
+    refused=0,
+    lost=0,
+    duplicated=0,
+    in_doubt=0,
+    unexplained=0,
+    held=0,
+    stuck=0,
+    not_followed=0,
+    followed_twice=0,
+    seconds=1.0,
+)
+
+
+def case(policy: str = "resend", **changes: object) -> Case:
+    return dataclasses.replace(
+        Case(group="group", name="name", setting=Setting(policy=policy), act=lambda run: None), **changes
+    )
+
+
+@pytest.mark.parametrize("policy", ["resend", "hold"])
+def test_figures_of_a_good_case_break_no_promise(policy: str) -> None:
+    assert GOOD.broken(case(policy)) == []
+
+
+@pytest.mark.parametrize(
+    ("policy", "changes", "words"),
+    [
+        ("resend", {"lost": 1}, "1 lost"),
+        ("resend", {"stuck": 2}, "2 stuck"),
+        ("resend", {"submitted": 0}, "no mail submitted"),
+        ("resend", {"duplicated": 1, "unexplained": 1}, "1 duplicated without a doubt"),
+        ("resend", {"held": 1}, "1 held though in doubt means resend"),
+        ("resend", {"not_followed": 1}, "1 not followed"),
+        ("resend", {"followed_twice": 1}, "1 followed twice"),
+        ("resend", {"complaints": ("too slow",)}, "too slow"),
+        ("hold", {"duplicated": 1, "in_doubt": 1}, "1 duplicated though in doubt means hold"),
+    ],
+)
+def test_a_broken_promise_is_named(policy: str, changes: dict[str, object], words: str) -> None:
+    assert dataclasses.replace(GOOD, **changes).broken(case(policy)) == [words]
+
+
+@pytest.mark.parametrize(
+    ("policy", "changes"),
+    [
+        ("resend", {"duplicated": 1, "in_doubt": 1}),
+        ("hold", {"held": 1, "in_doubt": 1, "arrived": 5}),
+        ("resend", {"refused": 1, "arrived": 5}),
+    ],
+)
+def test_what_a_doubt_or_a_refusal_explains_breaks_no_promise(policy: str, changes: dict[str, object]) -> None:
+    assert dataclasses.replace(GOOD, **changes).broken(case(policy)) == []
+
+
+def test_a_doubt_where_there_can_be_none_is_named() -> None:
+    """Then the harm was done elsewhere than the case says, or a mail was claimed too early."""
+    assert dataclasses.replace(GOOD, in_doubt=1).broken(case(doubts=range(1))) == ["1 in doubt, not range(0, 1)"]
+
+
+def test_the_same_seed_chooses_the_same_part_and_another_one_another() -> None:
+    assert matrix.part(1) == matrix.part(1)
+    assert matrix.part(1) != matrix.part(2)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_part_is_of_every_group_that_has_fast_cases(seed: int) -> None:
+    part = matrix.part(seed)
+    assert {case.group for case in part} == {case.group for case in matrix.CASES if not case.slow}
+    assert 35 <= len(part) == len(set(part)) <= 45
+
+
+def test_no_two_cases_have_the_same_name() -> None:
+    """The setting's policy and database are in the name."""
+    names = [str(case) for case in matrix.CASES]
+    assert len(names) == len(set(names))
