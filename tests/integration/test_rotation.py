@@ -16,8 +16,11 @@ from django.db import connection
 from django.db.migrations.loader import MigrationLoader
 
 from config.local.smtp_server import SMTPServer
-from email_integration.models import SMTPConfig
+from email_integration.delivery import content
+from email_integration.exceptions import ContentUnavailable
+from email_integration.models import Delivery, SMTPConfig, rotation
 from email_integration.routing import active_relay
+from tests.deliveries import submitted
 from tests.integration.validating import activate
 
 pytestmark = pytest.mark.django_db
@@ -29,8 +32,9 @@ OLD, NEW, LOST = (Fernet.generate_key().decode() for _ in range(3))
 def keys(settings: Any) -> Callable[..., None]:
     """Set the keys, newest first."""
 
-    def set_(*keys: str) -> None:
-        settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "SMTP_PASSWORD_KEYS": list(keys)}
+    def set_(*keys: str, encrypt: bool = True) -> None:
+        changes = {"SMTP_PASSWORD_KEYS": list(keys), "ENCRYPT_CONTENT": encrypt}
+        settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, **changes}
 
     return set_
 
@@ -154,6 +158,59 @@ def test_workers_follow_without_a_restart(keys: Callable[..., None], smtp_server
     assert after.is_active
     assert after.passed_test
     assert after.updated_at == updated_at
+
+
+def test_contents_are_opened_by_the_new_key_alone(keys: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are not sealed anew themselves; a second run changes nothing, and what is not sealed stays so."""
+    monkeypatch.setattr(rotation, "BATCH", 2)
+    keys(OLD)
+    deliveries = [submitted(body=f"Body {number}") for number in range(5)]
+    Delivery.objects.filter(pk=submitted().pk).update(**content.NONE)
+    keys(OLD, encrypt=False)
+    plain = submitted()
+    contents = {row.pk: (bytes(row.content), row.fence) for row in Delivery.objects.all()}
+
+    keys(NEW, OLD)
+    submitted()
+    assert rotate()[1].splitlines()[1:] == [
+        "The contents of 5 mails re-encrypted under the newest key.",
+        "The content of 1 mail under the newest key already.",
+    ]
+    assert {pk: (bytes(row.content), row.fence) for pk in contents for row in [Delivery.objects.get(pk=pk)]} == contents
+    keys(NEW)
+    for number, delivery in enumerate(deliveries):
+        assert f"Body {number}" in content.read(Delivery.objects.get(pk=delivery.pk)).decode()
+    assert content.read(Delivery.objects.get(pk=plain.pk))
+    assert rotate()[1].splitlines()[1:] == ["The contents of 6 mails under the newest key already."]
+
+
+def test_a_content_that_no_key_opens_is_counted_and_left_alone(keys: Callable[..., None]) -> None:
+    """The others are done; it is opened by its key when that is back."""
+    keys(LOST)
+    lost = submitted()
+    keys(OLD)
+    submitted()
+    keys(NEW, OLD)
+
+    code, output = rotate()
+
+    assert code == 1
+    assert "The content of 1 mail re-encrypted under the newest key.\n" in output
+    assert "✗ The content of 1 mail that no key in SMTP_PASSWORD_KEYS opens. Put the key" in output
+    with pytest.raises(ContentUnavailable, match="cannot be opened"):
+        content.read(Delivery.objects.get(pk=lost.pk))
+    keys(NEW, LOST)
+    assert content.read(Delivery.objects.get(pk=lost.pk))
+    assert rotate()[0] == 0
+
+
+def test_a_worker_that_has_read_the_old_key_sends_all_the_same(keys: Callable[..., None]) -> None:
+    """It has both."""
+    keys(OLD)
+    delivery = Delivery.objects.get(pk=submitted().pk)
+    keys(NEW, OLD)
+    rotate()
+    assert content.read(delivery)
 
 
 @pytest.mark.parametrize(("given", "says"), [([], "not set"), (["nonsense"], "not a Fernet key")])

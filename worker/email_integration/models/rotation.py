@@ -1,8 +1,13 @@
-"""Sealing every stored password anew, so that an old key can be given up."""
+"""Sealing every stored secret anew, so that an old key can be given up: passwords, and the keys of contents.
+
+The contents themselves are not touched: each is sealed with a key of its own, and only that one is sealed with ours.
+"""
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
+from typing import Any
 
 from cryptography.fernet import InvalidToken
 from django.db import models, router, transaction
@@ -12,24 +17,38 @@ from email_integration.exceptions import SecretUnreadable
 
 from .audit import Event, note
 from .config import SMTPConfig
+from .delivery import Delivery
+
+#: How many contents are done in one short transaction.
+BATCH = 200
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rotation:
-    """What became of the passwords, by the names of their configurations."""
+    """What became of the passwords, by the names of their configurations; and of the contents."""
 
     rotated: tuple[str, ...]
     current: tuple[str, ...]
     #: Found in plain text, as something else had written them, and sealed.
     sealed: tuple[str, ...]
     unreadable: tuple[str, ...]
+    contents: Contents
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contents:
+    """Of how many contents the key was sealed anew, was sealed with the newest key, and cannot be opened."""
+
+    rotated: int
+    current: int
+    unreadable: int
 
 
 def rotate() -> Rotation:
-    """Seal all passwords under the newest key; those that no key opens are left alone.
+    """Seal all passwords and all keys of contents under the newest key; those that no key opens are left alone.
 
-    The passwords stay what they are, so no worker need be told: those that have both keys open old and new tokens.
-    Raises ``ImproperlyConfigured`` without usable keys.
+    They stay what they are, so no worker need be told: those that have both keys open old and new tokens. Raises
+    ``ImproperlyConfigured`` without usable keys.
     """
     fields.newest_key()
     using = router.db_for_write(SMTPConfig)
@@ -41,27 +60,60 @@ def rotate() -> Rotation:
             if config is not None:
                 found[_rotate(config, using)].append(config.name)
     del found["none"]
-    return Rotation(**{kind: tuple(names) for kind, names in found.items()})
+    return Rotation(**{kind: tuple(names) for kind, names in found.items()}, contents=_rotate_contents())
 
 
 def _rotate(config: SMTPConfig, using: str) -> str:
     stored = config.sealed_password
     if not stored:
         return "none"
+    kind, sealed = _sealed_anew(stored)
+    if sealed is not None:
+        # Not update() of this app: nothing that mail goes by has changed.
+        models.QuerySet(SMTPConfig, using=using).filter(pk=config.pk).update(password=sealed)
+        note(config, Event.CHANGED, reason=_REASONS[kind])
+    return kind
+
+
+_REASONS = {
+    "sealed": "the password was in plain text and is sealed now",
+    "rotated": "the password is sealed under the newest key",
+}
+
+
+def _rotate_contents() -> Contents:
+    using = router.db_for_write(Delivery)
+    rows = Delivery.objects.using(using).filter(has_content=True)
+    found: Counter[str] = Counter()
+    last = ""
+    while True:
+        with transaction.atomic(using=using):
+            batch = rows.filter(pk__gt=last).order_by("pk").select_for_update()
+            stored = dict(batch.values_list("pk", "content_key")[:BATCH])
+            for pk, key in stored.items():
+                if not key:
+                    continue  # not sealed: ENCRYPT_CONTENT was off
+                kind, sealed = _sealed_anew(key)
+                found[kind] += 1
+                if sealed is not None:
+                    rows.filter(pk=pk).update(content_key=sealed)
+        if not stored:
+            break
+        *_, last = stored  # as the database orders them
+    return Contents(
+        rotated=found["rotated"] + found["sealed"], current=found["current"], unreadable=found["unreadable"]
+    )
+
+
+def _sealed_anew(stored: Any) -> tuple[str, fields.Sealed | None]:
+    """What was found of a secret as it is stored, and what it is to be replaced by; None for nothing."""
     if not isinstance(stored, fields.Sealed):
-        return _write(config, using, str(stored), "sealed", "the password was in plain text and is sealed now")
+        return "sealed", fields.seal(str(stored))
     try:
         fields.newest_key().decrypt(stored.token)
     except InvalidToken:
         try:
-            return _write(config, using, stored.open(), "rotated", "the password is sealed under the newest key")
+            return "rotated", fields.seal(stored.open())
         except SecretUnreadable:
-            return "unreadable"
-    return "current"
-
-
-def _write(config: SMTPConfig, using: str, plain: str, kind: str, reason: str) -> str:
-    # Not update() of this app: nothing that mail goes by has changed.
-    models.QuerySet(SMTPConfig, using=using).filter(pk=config.pk).update(password=fields.seal(plain))
-    note(config, Event.CHANGED, reason=reason)
-    return kind
+            return "unreadable", None
+    return "current", None

@@ -1,4 +1,4 @@
-"""``manage.py rotate_smtp_passwords``: seal the stored passwords anew, under the newest key."""
+"""``manage.py rotate_smtp_passwords``: seal what is stored anew, under the newest key."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from email_integration.models.rotation import rotate
 
 
 class Command(BaseCommand):
-    """Re-encrypt all SMTP passwords under the first of SMTP_PASSWORD_KEYS."""
+    """Re-encrypt all SMTP passwords, and the keys of all contents, under the first of SMTP_PASSWORD_KEYS."""
 
     help = (
-        "Re-encrypt all SMTP passwords under the first of SMTP_PASSWORD_KEYS, and seal those found in plain text. "
-        "Exits with 1 if there are some that no key opens."
+        "Re-encrypt all SMTP passwords, and the keys of stored mails, under the first of SMTP_PASSWORD_KEYS, and seal "
+        "passwords found in plain text. Exits with 1 if there is something that no key opens."
     )
 
     def handle(self, *args: Any, **options: Any) -> None:
@@ -30,14 +30,27 @@ class Command(BaseCommand):
             self.stdout.write(f"{_passwords(len(done.sealed))} found in plain text and sealed.")
         if done.current:
             self.stdout.write(f"{_passwords(len(done.current))} under the newest key already.")
+        if done.contents.rotated:
+            self.stdout.write(f"{_mails(done.contents.rotated)} re-encrypted under the newest key.")
+        if done.contents.current:
+            self.stdout.write(f"{_mails(done.contents.current)} under the newest key already.")
         for name in done.unreadable:
             self.stdout.write(
                 f"✗ “{name}”: no key in SMTP_PASSWORD_KEYS opens its password. Put the key it was sealed with at the "
                 "end of SMTP_PASSWORD_KEYS and run this again, or enter the password again in the admin."
             )
-        if done.unreadable:
+        if done.contents.unreadable:
+            self.stdout.write(
+                f"✗ {_mails(done.contents.unreadable)} that no key in SMTP_PASSWORD_KEYS opens. Put the key they were "
+                "sealed with at the end of SMTP_PASSWORD_KEYS and run this again; until then they wait."
+            )
+        if done.unreadable or done.contents.unreadable:
             sys.exit(1)
 
 
 def _passwords(number: int) -> str:
     return "1 password" if number == 1 else f"{number} passwords"
+
+
+def _mails(number: int) -> str:
+    return "The content of 1 mail" if number == 1 else f"The contents of {number} mails"
