@@ -1,0 +1,12 @@
+"""``BENCH_RESULTS`` and ``BENCH_TUNED`` make variants of it."""
+
+import os
+
+from common import *  # noqa: F403
+
+INSTALLED_APPS = [*INSTALLED_APPS, "django_celery_results"]  # noqa: F405
+if os.environ.get("BENCH_RESULTS"):
+    CELERY_RESULT_BACKEND = "django-db"
+if os.environ.get("BENCH_TUNED"):
+    CELERY_DB_REUSE_MAX = 500
+    DATABASES["default"] |= {"CONN_MAX_AGE": 60, "CONN_HEALTH_CHECKS": True}  # noqa: F405

@@ -1,0 +1,1 @@
+"""django-mailer: a table of mails, and a command that sends them."""

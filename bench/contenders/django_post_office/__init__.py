@@ -1,0 +1,1 @@
+"""django-post-office: a table of mails, and a command that sends them."""

@@ -1,0 +1,51 @@
+"""Runs in a contender's own environment and does what it is told, a line of JSON in, a line of JSON out.
+
+``[name, arguments...]`` calls that function of the module ``PROJECT.sending``, or one of those here.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import sys
+import time
+
+# What anybody prints must not get between the answers.
+answers = os.fdopen(os.dup(1), "w")
+os.dup2(2, 1)
+
+import django  # noqa: E402
+
+django.setup()
+sending = importlib.import_module(f"{os.environ['BENCH_PROJECT']}.sending")
+
+
+def migrate() -> None:
+    from django.core.management import call_command
+
+    call_command("migrate", verbosity=0, interactive=False)
+    getattr(sending, "prepare", lambda: None)()
+
+
+def submit(mails: int, together: int) -> dict[str, float]:
+    """Submit so many mails, one by one or so many at a time, and say what it took the caller."""
+    wall, started, cpu = time.time(), time.monotonic(), time.process_time()
+    if together:
+        for first in range(0, mails, together):
+            sending.submit_together(range(first, min(first + together, mails)))
+    else:
+        for number in range(mails):
+            sending.submit(number)
+    return {
+        "wall": wall,
+        "started": started,
+        "seconds": time.monotonic() - started,
+        "cpu": time.process_time() - cpu,
+    }
+
+
+for line in sys.stdin:
+    name, *arguments = json.loads(line)
+    function = globals().get(name) or getattr(sending, name)
+    print(json.dumps(function(*arguments)), file=answers, flush=True)

@@ -1,0 +1,1 @@
+"""This project, as ``config/`` runs it."""

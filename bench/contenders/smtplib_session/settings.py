@@ -1,0 +1,3 @@
+"""No apps."""
+
+from common import *  # noqa: F403

@@ -1,0 +1,278 @@
+"""A contender's processes: who submits, who works; and one round of it, measured."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import psycopg
+
+from bench import measure
+from bench.contenders import Contender
+from bench.environments import ROOT, program
+from bench.services import Front, Services
+from config.local.processes import Process, wait_until
+
+_PROJECTS = Path(__file__).resolve().parent / "contenders"
+#: As many as Valkey has databases.
+_databases: dict[str, int] = {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Round:
+    """What one round came to. CPU is in seconds, by who used it; ``recorded`` counts to the last recorded outcome."""
+
+    mails: int
+    seconds: float
+    recorded: float
+    cpu: dict[str, float]
+    arrived: int
+    duplicates: int
+    round_trips: float
+    sessions: int
+    commands: float
+    memory: int
+
+    @property
+    def rate(self) -> float:
+        """Mails a second."""
+        return self.mails / self.seconds
+
+
+class Driver:
+    """A process in the contender's environment that calls its functions, a line each way."""
+
+    def __init__(self, contender: Contender, *, env: dict[str, str], log: Path) -> None:
+        with log.open("ab") as errors:
+            self._process = subprocess.Popen(
+                [program(contender.environment), globals().get("_PROJECTS_DRIVER") or str(_PROJECTS / "driver.py")],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                env={**os.environ, **env},
+                cwd=ROOT,
+                text=True,
+                start_new_session=True,
+            )
+        self.pid = self._process.pid
+        self._log = log
+
+    def call(self, name: str, *arguments: object) -> Any:
+        self.begin(name, *arguments)
+        return self.finish()
+
+    def begin(self, name: str, *arguments: object) -> None:
+        assert self._process.stdin is not None
+        print(json.dumps([name, *arguments]), file=self._process.stdin, flush=True)
+
+    def finish(self) -> Any:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"the driver ended:\n{self._log.read_text(errors='replace')[-3000:]}")
+        return json.loads(line)
+
+    def end(self) -> None:
+        with contextlib.suppress(OSError):
+            os.killpg(self.pid, signal.SIGCONT)
+            self._process.communicate(timeout=10)
+        self._process.kill()
+        self._process.wait()
+
+
+class Running:
+    """A contender with its submitter and its workers, all ready; frozen unless it is its turn."""
+
+    def __init__(
+        self, contender: Contender, services: Services, front: Front, *, concurrency: int = 2, **env: str
+    ) -> None:
+        self.contender, self.services, self.front = contender, services, front
+        self.database = f"bench_{contender.project}_{contender.name}"
+        number = _databases.setdefault(contender.name, len(_databases) % 16)
+        folder = services.folder / "contenders" / f"{contender.name} {front.name}"
+        folder.mkdir(parents=True, exist_ok=True)
+        self.marks = folder / "marks"
+        self.folder = folder
+        services.postgresql.create(self.database)
+        broker = services.valkey.url.removesuffix("/0") + f"/{number}"
+        self.env = {
+            **services.certificates.env,
+            **front.env,
+            "PYTHONPATH": os.pathsep.join(map(str, (_PROJECTS, ROOT / "worker", ROOT))),
+            "DJANGO_SETTINGS_MODULE": f"{contender.project}.settings",
+            "BENCH_PROJECT": contender.project,
+            "BENCH_POSTGRESQL": services.postgresql.host,
+            "BENCH_DATABASE": self.database,
+            "BENCH_BROKER": broker,
+            "BENCH_MARKS": str(self.marks),
+            # What config/settings.py reads.
+            "DATABASE_URL": services.postgresql.url(self.database),
+            "REDIS_URL": broker,
+            "ENV_FILE": "",
+            "SECRET_KEY": "only for the benchmark",
+            "SMTP_PASSWORD_KEYS": "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=",
+            "VAR_DIR": str(folder / "var"),
+            **contender.env,
+            **env,
+        }
+        self.driver = Driver(contender, env=self.env, log=services.folder / "logs" / f"{contender.name} driver.log")
+        self.workers: list[Process] = []
+        self._flusher: Driver | None = None
+        self._concurrency = concurrency
+        self._connection: psycopg.Connection[Any] | None = None
+
+    def start(self) -> None:
+        """Begin; ``wait()`` waits until everything is ready, so that several can start at a time."""
+        self.driver.call("migrate")
+        name = f"{self.contender.name} {self.front.name}"
+        if self.contender.works == "command":
+            log = self.services.folder / "logs" / f"{name} flusher.log"
+            self._flusher = Driver(self.contender, env=self.env, log=log)
+        elif self.contender.works == "celery":
+            celery = [program(self.contender.environment), "-m", "celery", "-A", self.contender.app]
+            options = ["--pool", "prefork", "--concurrency", str(self._concurrency), "--queues", self.contender.queues]
+            options += ["--without-mingle", "--without-gossip", "--loglevel", "INFO", "--hostname", "bench@%h"]
+            start = self.services.processes.start
+            self.workers = [start(f"{name} worker", [*celery, "worker", *options], env=self.env)]
+            if self.contender.beat:
+                schedule = ["--schedule", str(self.folder / "schedule"), "--pidfile", "", "--loglevel", "INFO"]
+                self.workers.append(start(f"{name} beat", [*celery, "beat", *schedule], env=self.env))
+
+    def wait(self) -> None:
+        for process in self.workers:
+            process.wait_for_log("beat: Starting" if process.name.endswith("beat") else " ready.", seconds=60)
+
+    def end(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+        self.thaw()
+        for process in self.workers:
+            process.end()
+        self.driver.end()
+        if self._flusher is not None:
+            self._flusher.end()
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+            self.wait()
+        except BaseException:
+            self.end()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.end()
+
+    # -- taking turns -------------------------------------------------------------------------------------------
+
+    def freeze(self) -> None:
+        """Use no CPU while others are measured."""
+        for process in self.workers:
+            process.send_signal_to_group(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        for process in self.workers:
+            process.send_signal_to_group(signal.SIGCONT)
+
+    @contextlib.contextmanager
+    def awake(self) -> Iterator[None]:
+        self.thaw()
+        try:
+            yield
+        finally:
+            self.freeze()
+
+    # -- measuring ----------------------------------------------------------------------------------------------
+
+    @property
+    def worker_pids(self) -> list[int]:
+        return [process.pid for process in self.workers] + ([self._flusher.pid] if self._flusher else [])
+
+    def round(self, mails: int, *, together: int = 0, seconds: float = 300) -> Round:
+        """Submit so many mails and wait until all have arrived and all outcomes are recorded."""
+        sink = self.services.sink
+        recorded_before = self.outcomes()
+        sink.ask("reset")
+        self.marks.unlink(missing_ok=True)
+        commands, before = self._commands(), self._cpu()
+        submitted = self.driver.call("submit", mails, together)
+        if self._flusher is not None:
+            self._flusher.call("flush")
+        wait_until(lambda: self._arrived() >= mails, seconds=seconds, what=f"{mails} mails of {self.contender.name}")
+        if self.contender.marks:
+            took = self.marks.stat().st_mtime - submitted["wall"]
+        else:
+            took = sink.ask()["last"] - submitted["started"]
+        recorded = took
+        if self.contender.outcomes and self.outcomes() - recorded_before < mails:
+            wait_until(
+                lambda: self.outcomes() - recorded_before >= mails,
+                seconds=60,
+                what=f"{mails} outcomes of {self.contender.name}",
+            )
+            recorded = time.monotonic() - submitted["started"]
+        after = self._cpu()
+        report = sink.ask()
+        cpu = {part: after[part] - before[part] for part in before} | {"caller": submitted["cpu"]}
+        if self.contender.works == "itself":
+            cpu["worker"] = 0.0
+        return Round(
+            mails=mails,
+            seconds=took,
+            recorded=recorded,
+            cpu=cpu,
+            arrived=self._arrived(),
+            duplicates=report["messages"] - report["distinct"],
+            round_trips=report["round_trips"] / mails,
+            sessions=report["sessions"],
+            commands=(self._commands() - commands) / mails,
+            memory=measure.memory(self.worker_pids),
+        )
+
+    def statements(self, mails: int, *, together: int = 0) -> Counter[str]:
+        """The SQL statements of so many mails, counted in a run that is not timed."""
+        with self.services.postgresql.statements(self.database) as counted:
+            self.round(mails, together=together)
+        return Counter({text: number for text, number in counted.items() if text != self.contender.outcomes})
+
+    def outcomes(self) -> int:
+        """How many outcomes are recorded."""
+        if not self.contender.outcomes:
+            return 0
+        return int(self.query(self.contender.outcomes)[0][0])
+
+    def query(self, sql: str) -> list[tuple[Any, ...]]:
+        if self._connection is None:
+            self._connection = self.services.postgresql.connect(self.database)
+        cursor = self._connection.execute(sql)
+        return cursor.fetchall() if cursor.description else []
+
+    def _arrived(self) -> int:
+        if self.contender.marks:
+            return self.marks.stat().st_size if self.marks.exists() else 0
+        return int(self.services.sink.ask()["messages"])
+
+    def _cpu(self) -> dict[str, float]:
+        return {
+            "worker": measure.cpu(self.worker_pids),
+            "database": measure.cpu([self.services.postgresql.pid]),
+            "broker": measure.cpu([int(self.services.broker("process_id"))]),
+            "sink": measure.cpu([self.services.sink_pid]),
+        }
+
+    def _commands(self) -> int:
+        """How many commands Valkey has carried out so far."""
+        return int(self.services.broker("total_commands_processed"))

