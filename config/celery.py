@@ -7,7 +7,8 @@ import os
 from typing import Any
 
 from celery import Celery
-from celery.signals import setup_logging, task_prerun
+from celery.signals import celeryd_after_setup, setup_logging, task_prerun, worker_shutdown
+from django.db.backends.signals import connection_created
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
 
@@ -35,3 +36,22 @@ def check_database_connection(task: Any, **kwargs: Any) -> None:
 
     if not task.request.is_eager:
         close_old_connections()
+
+
+@celeryd_after_setup.connect
+def close_what_threads_keep_open(instance: Any, **kwargs: Any) -> None:
+    """With ``-P threads`` each thread keeps a connection by CELERY_DB_REUSE_MAX, and ends without closing it."""
+    if "thread" not in instance.pool_cls.__module__:
+        return
+    opened: set[Any] = set()
+
+    def remember(connection: Any, **kwargs: Any) -> None:
+        opened.add(connection)
+
+    def close(**kwargs: Any) -> None:
+        for connection in opened:
+            connection.inc_thread_sharing()  # its thread is gone
+            connection.close()
+
+    connection_created.connect(remember, weak=False)
+    worker_shutdown.connect(close, weak=False)

@@ -30,15 +30,18 @@ FAST: dict[str, float] = {
 
 
 class Stack:
-    """A prefork worker and, if wanted, beat. ``worker`` is the one started last."""
+    """A worker and, if wanted, beat. ``worker`` is the one started last."""
 
     worker: Process
     beat: Process | None = None
 
-    def __init__(self, folder: Path, *, concurrency: int = 2, env: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, folder: Path, *, concurrency: int = 2, pool: str = "prefork", env: Mapping[str, str] | None = None
+    ) -> None:
         """Describe a stack that logs to ``folder``; ``env`` is added to its processes' environment."""
         self.folder = folder
         self.concurrency = concurrency
+        self.pool = pool
         fast = {name: str(value) for name, value in FAST.items()}
         # Not tests.settings: that would be the test's own process once more.
         self.env = {**fast, "DJANGO_SETTINGS_MODULE": "config.settings", **(env or {})}
@@ -49,7 +52,11 @@ class Stack:
         """Start a worker, and wait until it consumes."""
         self._workers += 1
         self.worker = start_worker(
-            self.processes, name=f"worker{self._workers}", concurrency=self.concurrency, queues=queues
+            self.processes,
+            name=f"worker{self._workers}",
+            concurrency=self.concurrency,
+            queues=queues,
+            pool=self.pool,
         )
         return self.worker
 

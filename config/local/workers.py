@@ -1,4 +1,4 @@
-"""Celery's processes: a prefork worker, and beat."""
+"""Celery's processes: a worker, and beat."""
 
 from __future__ import annotations
 
@@ -11,11 +11,16 @@ QUEUES = ("mail", "mail.sweep", "celery")
 
 
 def start_worker(
-    processes: Processes, *, name: str = "worker", concurrency: int = 2, queues: tuple[str, ...] = QUEUES
+    processes: Processes,
+    *,
+    name: str = "worker",
+    concurrency: int = 2,
+    queues: tuple[str, ...] = QUEUES,
+    pool: str = "prefork",
 ) -> Process:
-    """Start a worker with ``concurrency`` pool processes, and wait until it consumes."""
+    """Start a worker with ``concurrency`` processes or (``pool="threads"``) threads; wait until it consumes."""
     # There are no neighbours to greet: it would take a second.
-    options = ["--pool", "prefork", "--concurrency", str(concurrency), "--queues", ",".join(queues)]
+    options = ["--pool", pool, "--concurrency", str(concurrency), "--queues", ",".join(queues)]
     options += ["--without-mingle", "--without-gossip"]
     worker = processes.start(name, _celery("worker", "--hostname", f"{name}@%h", "--loglevel", "INFO", *options))
     worker.wait_for_log(" ready.", seconds=40)

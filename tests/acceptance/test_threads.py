@@ -1,0 +1,86 @@
+"""Workers of threads (``celery worker -P threads``), which share one pool of SMTP sessions."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable
+
+import pytest
+from django.db import transaction
+
+from config.local.processes import wait_until
+from config.local.smtp_server import Fault, Message, SMTPServer
+from email_integration.models import Delivery
+from email_integration.tasks import send_email
+from tests.acceptance.conftest import Activate
+from tests.stack import Stack
+
+MAILS = 200
+THREADS = 8
+
+
+@pytest.fixture
+def open_sessions() -> list[int]:
+    """How many sessions were open each time that a mail was accepted."""
+    return []
+
+
+@pytest.fixture
+def server(smtp_server: Callable[..., SMTPServer], activate: Activate, open_sessions: list[int]) -> SMTPServer:
+    """A server that takes its time, so that threads are at it together."""
+
+    def look(message: Message) -> None:
+        open_sessions.append(sum(session.is_open for session in server.sessions))
+
+    server = smtp_server(security="plain", user=None, on_message=look, faults=[Fault(verb="DOT", delay=0.03)])
+    activate(server)
+    return server
+
+
+def submit() -> list[str]:
+    with transaction.atomic():
+        return [
+            send_email.delay(f"Mail {number}", "Text", to=["kim@example.com"], in_doubt="hold").id
+            for number in range(MAILS)
+        ]
+
+
+def all_are_accepted() -> bool:
+    return Delivery.objects.filter(status="accepted").count() == MAILS
+
+
+def arrived_once(server: SMTPServer) -> bool:
+    return Counter(message.subject for message in server.messages) == {f"Mail {number}": 1 for number in range(MAILS)}
+
+
+def test_threads_share_sessions_and_never_open_too_many(
+    stack: Callable[..., Stack], server: SMTPServer, open_sessions: list[int]
+) -> None:
+    running = stack(pool="threads", concurrency=THREADS, env={"SESSION_POOL_SIZE": "3", "PYTHONWARNINGS": "always"})
+    submit()
+    wait_until(all_are_accepted, seconds=60, what="all accepted")
+    assert arrived_once(server)
+    assert max(open_sessions) == 3
+    assert len(server.sessions) < 10
+    running.worker.end()
+    assert running.worker.returncode == 0
+    assert all(session.verbs[-1] == "QUIT" for session in server.sessions)
+    warned = re.findall(r".*Warning: .*", running.worker.read_log())
+    assert [line for line in warned if "superuser" not in line] == []
+
+
+def test_a_worker_of_threads_that_is_terminated_loses_nothing(stack: Callable[..., Stack], server: SMTPServer) -> None:
+    """What is under way is finished, and what was fetched is given back."""
+    running = stack(pool="threads", concurrency=THREADS)
+    submit()
+    wait_until(lambda: len(server.messages) >= 20, seconds=30, what="the first mails")
+    running.worker.end(seconds=20)
+    assert running.worker.returncode == 0
+    left = MAILS - len(server.messages)
+    assert left
+    assert Delivery.objects.filter(status="accepted").count() == MAILS - left
+    assert not Delivery.objects.filter(status="sending").exists()
+    running.start_worker()
+    wait_until(all_are_accepted, seconds=60, what="all accepted")
+    assert arrived_once(server)
