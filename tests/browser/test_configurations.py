@@ -4,64 +4,21 @@ from __future__ import annotations
 
 import re
 import socket
-from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 from cryptography.fernet import Fernet
-from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import Page, expect
 
-from config.local.smtp_server import Fault, SMTPServer
-from email_integration.models import SendingPause, SMTPConfig
+from config.local.certificates import make_certificates
+from config.local.processes import wait_until
+from config.local.smtp_server import Fault
+from email_integration.models import Delivery, SendingPause, SMTPConfig
 from email_integration.tasks import send_email
-from tests.stack import Stack
 
 from .accessibility import complaints
-
-Serve = Callable[..., SMTPServer]
-Start = Callable[..., Stack]
-Shot = Callable[..., None]
-
-LIST = "/admin/email_integration/smtpconfig/"
-
-
-def stored(server: SMTPServer, name: str, **values: Any) -> SMTPConfig:
-    given: dict[str, Any] = {
-        "host": "localhost",
-        "port": server.port,
-        "username": "user",
-        "password": "password",
-        "from_email": "Hanna <noreply@example.com>",
-        **values,
-    }
-    return SMTPConfig.objects.create(name=name, **given)
-
-
-def send(subject: str) -> str:
-    """Send through the worker; give the status."""
-    status = send_email.delay(subject, "Text", to=["bob@example.com"]).get(timeout=20)["status"]
-    return str(status)
-
-
-def subjects(server: SMTPServer) -> list[str]:
-    return [message.subject for message in server.messages]
-
-
-def tick(page: Page, **rows: bool) -> None:
-    """Set the active flags of rows in the list, and save."""
-    for name, active in rows.items():
-        row = page.get_by_role("row").filter(has=page.get_by_role("link", name=name, exact=True))
-        row.locator("input[type=checkbox][name$=is_active]").set_checked(active)
-    page.get_by_role("button", name="Save").click()
-
-
-def field(page: Page, label: str) -> Locator:
-    """A field of the form, found as people find it."""
-    return page.get_by_label(re.compile(f"^{label}:?$"))
-
-
-def route(page: Page) -> str:
-    return page.locator(".email-notices").inner_text()
+from .steps import DELIVERIES, LIST, Serve, Shot, Start, field, route, send, stored, subjects, tick
 
 
 def test_add_test_activate_send_and_turn_off(
@@ -157,6 +114,56 @@ def test_the_list_switches_both_ways_and_mail_follows(page: Page, stack: Start, 
     shot(page, "list-none-active")
 
 
+def test_a_server_with_a_private_authority(page: Page, stack: Start, smtp_server: Serve, tmp_path: Path) -> None:
+    """Refused with words that say where to paste the authority, and trusted from then on, by workers too."""
+    private = make_certificates(tmp_path / "private")
+    server = smtp_server(tls_context=private.server_context())
+    config = stored(server, "Alpha", is_active=True)
+    stack()
+    waiting = send_email.delay("Waits", "Text", to=["bob@example.com"])
+    page.goto(f"{LIST}{config.pk}/change/")
+    page.get_by_role("button", name="Test connection").click()
+    result = page.locator("#email-trial-result")
+    expect(result).to_contain_text("not trusted")
+    expect(result).to_contain_text("paste the certificate of its authority into the field 'Certificate authority'")
+    page.get_by_text("Advanced", exact=True).click()
+    field(page, "Certificate authority").fill("nonsense")
+    page.get_by_role("button", name="Test connection").click()
+    expect(result).to_contain_text("Certificate authority: Enter one certificate or several")
+    field(page, "Certificate authority").fill(private.authority.read_text())
+    page.get_by_role("button", name="Test connection").click()
+    expect(result).to_contain_text("The connection works.")
+    assert complaints(page) == []
+    assert server.messages == []
+    page.get_by_role("button", name="Save", exact=True).click()
+    expect(page.locator(".messagelist")).to_contain_text("was changed successfully")
+    assert waiting.get(timeout=20)["status"] == "accepted"
+    assert subjects(server) == ["Waits"]
+
+
+def test_a_server_at_fault_is_told_of_and_tried_now(page: Page, stack: Start, smtp_server: Serve, shot: Shot) -> None:
+    """From itself it would be tried again in an hour."""
+    server = smtp_server(faults=[Fault(verb="AUTH", reply="535 5.7.8 Authentication credentials invalid", times=1)])
+    stored(server, "Primary", is_active=True)
+    stack(env={"RETRY_FIRST": "3600", "RETRY_MAX": "3600"})
+    waiting = [send_email.delay(str(number), "Text", to=["bob@example.com"]) for number in range(3)]
+    wait_until(
+        lambda: Delivery.objects.filter(waits_for_relay=True).count() == len(waiting), seconds=20, what="all to wait"
+    )
+    assert len(server.sessions) == 1
+    page.goto(LIST)
+    for words in ("has been at fault since", "the login is wrong", "(535 5.7.8)", "Mails that wait for it: 3."):
+        expect(page.locator(".email-notices")).to_contain_text(words)
+    assert complaints(page) == []
+    shot(page, "at-fault")
+    page.get_by_role("button", name="Try now").click()
+    expect(page.locator(".messagelist")).to_contain_text("What waits for “Primary” is tried now.")
+    assert {mail.get(timeout=20)["status"] for mail in waiting} == {"accepted"}
+    page.goto(LIST)
+    expect(page.locator(".email-notices")).not_to_contain_text("at fault")
+    expect(page.get_by_role("button", name="Try now")).to_have_count(0)
+
+
 def test_keys_are_rotated_while_mail_flows(
     page: Page, stack: Start, smtp_server: Serve, settings: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -234,14 +241,14 @@ def test_the_brake(page: Page, stack: Start, smtp_server: Serve, shot: Shot) -> 
     expect(page.locator(".email-notices")).to_contain_text("Sending is paused")
     shot(page, "paused")
     waiting = send_email.delay("Waits", "Text", to=["bob@example.com"])
-    page.goto("/admin/email_integration/delivery/")
+    page.goto(DELIVERIES)
     expect(page.locator(".email-notices")).to_contain_text("Reason: A restored backup.")
     assert server.messages == []
     page.get_by_role("link", name="Resume sending").click()
     page.get_by_role("button", name="Resume sending").click()
     assert waiting.get(timeout=20)["status"] == "accepted"
     assert not SendingPause.objects.exists()
-    page.goto("/admin/email_integration/delivery/")
+    page.goto(DELIVERIES)
     expect(page.get_by_role("row").filter(has_text=waiting.id)).to_contain_text(re.compile("accepted"))
     assert complaints(page) == []
     shot(page, "deliveries")
