@@ -20,11 +20,12 @@ from django.utils import timezone
 
 from config.local.processes import wait_until
 from config.local.smtp_server import Fault, SMTPServer
-from email_integration.exceptions import DeliveryFailed, InvalidMail
-from email_integration.models import Delivery
+from email_integration.exceptions import DeliveryDeferred, DeliveryFailed, InvalidMail
+from email_integration.models import Delivery, SMTPConfig
 from email_integration.tasks import send_email
 from tests import services
 from tests.acceptance.tasks import note, note_error, send_from_within
+from tests.acceptance.test_secrecy import recorded_events
 from tests.stack import Stack
 
 Notes = Callable[[str], list[Any]]
@@ -114,6 +115,78 @@ def test_the_same_task_id_or_key_is_one_mail(server: SMTPServer, tag: str) -> No
     first.get(timeout=20)
     assert named.get(timeout=20)["id"] == first.id
     assert (count(server, "one id"), count(server, "one key"), Delivery.objects.count()) == (1, 1, 2)
+
+
+@at_worker
+def test_a_mail_has_an_envelope_sender_and_a_policy_of_its_own(server: SMTPServer) -> None:
+    server.inject(Fault(verb="DOT", drop_after_accept=True, match="Subject: held"))
+    bounced = send_email.delay("bounces", "Text", **TO, from_email="us@example.com", envelope_sender="b@example.org")
+    nobody = send_email.delay("nobody", "Text", **TO, envelope_sender="<>")
+    held = send_email.delay("held", "Text", **TO, in_doubt="hold")
+    bounced.get(timeout=20)
+    nobody.get(timeout=20)
+    wait_until(lambda: Delivery.objects.get(pk=held.id).status == "in_doubt", seconds=10, what="in doubt")
+    senders = {message.subject: (message.mail_from, message.parsed["From"]) for message in server.messages}
+    assert senders["bounces"] == ("b@example.org", "us@example.com")
+    assert senders["nobody"] == ("<>", "Hanna <noreply@example.com>")
+
+
+@at_worker
+def test_the_states_that_whoever_waits_sees(server: SMTPServer) -> None:
+    """PENDING, RETRY with code and reason, then SUCCESS or FAILURE."""
+    queued = send_email.apply_async(("queued", "Text"), TO, countdown=3600)
+    assert (queued.state, queued.result) == ("PENDING", None)
+    server.inject(
+        Fault(verb="RCPT", reply="450 4.2.0 <kim@example.com> busy", match="busy@"),
+        Fault(verb="RCPT", reply="550 5.1.1 <nobody@example.com> unknown", match="nobody@"),
+    )
+    deferred = send_email.delay("deferred", "Text", to=["busy@example.com"])
+    failed = send_email.delay("failed", "Text", to=["nobody@example.com"])
+    wait_until(lambda: deferred.state == "RETRY", seconds=10, what="RETRY")
+    assert (
+        repr(deferred.result)
+        == "DeliveryDeferred(450, 'the server is busy and asks us to come back later (450 4.2.0)')"
+    )
+    wait_until(failed.ready, seconds=10, what="FAILURE")
+    assert failed.state == "FAILURE"
+    reason = "the server says the mailbox does not exist (550 5.1.1)"
+    assert repr(failed.result) == f"DeliveryFailed(550, '{reason}', 'failed')"
+    server.clear_faults()
+    assert deferred.get(timeout=20) == accepted(deferred.id)
+    assert deferred.state == "SUCCESS"
+
+
+@at_worker
+def test_a_mail_put_off_untried_because_its_relay_is_at_fault_is_a_retry_too(
+    smtp_server: Callable[..., SMTPServer], activate: Callable[..., SMTPConfig]
+) -> None:
+    server = smtp_server(password="right")
+    config = activate(server, password="wrong")
+    with recorded_events() as events:
+        results = [send_email.delay("first", "Text", **TO)]
+        wait_until(lambda: results[0].state == "RETRY", seconds=10, what="RETRY")
+        results += [send_email.delay(f"put off {number}", "Text", **TO) for number in range(4)]
+        wait_until(lambda: {result.state for result in results} == {"RETRY"}, seconds=10, what="RETRY of all")
+        put_off = Delivery.objects.filter(attempts=0, waits_for_relay=True)
+        assert put_off.exists()
+        for delivery in put_off:
+            waiting = AsyncResult(delivery.pk).result
+            assert (type(waiting), waiting.code) == (DeliveryDeferred, 535)
+            assert waiting.reason == delivery.reason
+            assert waiting.reason
+        ids = set(put_off.values_list("pk", flat=True))
+        wait_until(
+            lambda: ids <= {event["uuid"] for event in events if event["type"] == "task-retried"},
+            seconds=10,
+            what="task-retried",
+        )
+    shown = [event["exception"] for event in events if event["type"] == "task-retried" and event["uuid"] in ids]
+    assert all(text.startswith("DeliveryDeferred(535, ") and "example.com" not in text for text in shown)
+    config.password = "right"
+    config.save()
+    for result in results:
+        assert result.get(timeout=20)["status"] == "accepted"
+    assert len(server.messages) == 5
 
 
 @at_worker
@@ -295,6 +368,11 @@ def test_apply_and_a_direct_call_submit() -> None:
         {"to": ["no address"]},
         {"subject": "two\nlines", **TO},
         {"colour": 1, **TO},
+        {"envelope_sender": "no address", **TO},
+        {"envelope_sender": "", **TO},
+        {"envelope_sender": 5, **TO},
+        {"in_doubt": "perhaps", **TO},
+        {"in_doubt": ["hold"], **TO},
     ],
 )
 def test_bad_input_raises_in_the_caller(wrong: dict[str, Any]) -> None:

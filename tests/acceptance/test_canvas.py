@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -9,9 +10,11 @@ import pytest
 from celery import chain, chord, group
 from celery.exceptions import ChordError
 from celery.result import AsyncResult, GroupResult
+from django.utils import timezone
 
 from config.local.processes import wait_until
 from config.local.smtp_server import Fault, SMTPServer
+from email_integration.delivery import cancel, discard, release
 from email_integration.exceptions import DeliveryFailed
 from email_integration.models import Delivery
 from email_integration.tasks import deliver, send_email
@@ -125,6 +128,76 @@ def test_a_failing_member_fails_its_chord_and_not_the_others(server: SMTPServer,
     quiet()
     assert notes(f"{tag}-body") == []
     assert sorted(message.subject for message in server.messages) == ["one", "three"]
+
+
+IN_DOUBT = Fault(verb="DOT", drop_after_accept=True, match="Subject: doubted", times=2)
+
+
+def test_a_mail_in_doubt_that_is_sent_again_is_continued_once(server: SMTPServer, notes: Notes, tag: str) -> None:
+    """The server has it twice, and says so once."""
+    server.inject(dataclasses.replace(IN_DOUBT, times=1))
+    result = chain(mail("doubted"), note.s(tag=f"{tag}-next"), mail("last")).apply_async(link=note.si(tag=f"{tag}-end"))
+    assert result.get(timeout=20)["status"] == "accepted"
+    quiet()
+    wait_until(lambda: notes(f"{tag}-end"), seconds=10, what="the link")
+    assert [len(notes(f"{tag}-{word}")) for word in ("next", "end")] == [1, 1]
+    assert [message.subject for message in server.messages] == ["doubted", "doubted", "last"]
+
+
+@pytest.mark.parametrize("decided", ["release", "discard"])
+def test_a_mail_held_in_doubt_holds_up_what_follows_until_a_person_decides(
+    server: SMTPServer, notes: Notes, tag: str, decided: str
+) -> None:
+    server.inject(IN_DOUBT)
+    errors = note_error.s(tag=f"{tag}-error")
+    alone = mail("doubted", in_doubt="hold").apply_async(link=note.s(tag=f"{tag}-link"), link_error=errors)
+    body = chord([mail("doubted", in_doubt="hold"), mail("other")])(note.s(tag=f"{tag}-body"))
+    wait_until(lambda: Delivery.objects.filter(status="in_doubt").count() == 2, seconds=15, what="in doubt")
+    assert alone.state == "RETRY"
+    assert not body.ready()
+    wait_until(lambda: Delivery.objects.filter(status="accepted").exists(), seconds=15, what="the other")
+    decide = release if decided == "release" else discard
+    assert all(decide(delivery.pk) for delivery in Delivery.objects.filter(status="in_doubt"))
+    if decided == "release":
+        assert alone.get(timeout=20)["status"] == "accepted"
+        assert len(body.get(timeout=20)) == 2
+        wait_until(lambda: notes(f"{tag}-link"), seconds=10, what="the link")
+    else:
+        with pytest.raises(DeliveryFailed, match="given up by a person"):
+            alone.get(timeout=20)
+        with pytest.raises((ChordError, DeliveryFailed)):
+            body.get(timeout=20)
+        wait_until(lambda: notes(f"{tag}-error"), seconds=10, what="link_error")
+    quiet()
+    found = [len(notes(f"{tag}-{word}")) for word in ("link", "body", "error")]
+    assert found == ([1, 1, 0] if decided == "release" else [0, 0, 1])
+
+
+@pytest.mark.parametrize("ended", ["cancelled", "expired"])
+def test_a_mail_that_is_cancelled_or_expires_fails_what_follows(
+    server: SMTPServer, notes: Notes, tag: str, ended: str
+) -> None:
+    when = {"countdown": 3600} if ended == "cancelled" else {"countdown": 3600, "expires": 0.5}
+    errors = note_error.s(tag=f"{tag}-error")
+    steps = chain(mail("never").set(**when, link_error=errors), note.s(tag=f"{tag}-next"), mail("nor this"))
+    results = [
+        steps.apply_async(),
+        chord([mail("never").set(**when), mail("other")])(note.s(tag=f"{tag}-next")),
+        group(mail("never").set(**when), mail("another")).apply_async(),
+    ]
+    waiting = list(Delivery.objects.filter(content_size__gt=0).exclude(due_at__lte=timezone.now()))
+    assert len(waiting) == 3
+    if ended == "cancelled":
+        assert all(cancel(delivery.pk) for delivery in waiting)
+    for result in results:
+        with pytest.raises((ChordError, DeliveryFailed)):
+            result.get(timeout=20)
+    wait_until(lambda: notes(f"{tag}-error"), seconds=10, what="link_error")
+    quiet()
+    assert len(notes(f"{tag}-error")) == 1
+    assert notes(f"{tag}-next") == []
+    assert Delivery.objects.filter(status=ended).count() == 3
+    assert sorted(message.subject for message in server.messages) == ["another", "other"]
 
 
 def test_canvas_in_canvas(server: SMTPServer, notes: Notes, tag: str) -> None:
