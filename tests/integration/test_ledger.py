@@ -197,6 +197,37 @@ def test_a_late_250_wins_over_whatever_has_happened_since(since: str) -> None:
     assert statuses(slow) == {KIM: "accepted", LEE: "accepted"}
 
 
+def test_a_late_250_for_some_leaves_the_rest_to_whoever_is_sending_it_now() -> None:
+    """Were it due again, a third worker would send it, and nobody had recorded how the second one fared."""
+    slow = claimed(KIM, LEE)
+    quick = pretend(slow, status="deferred", lease_until=None)
+    assert ledger.claim(quick, OTHER, from_header="a@example.com", sender="a@example.com")
+    later = Reply(code=450, enhanced="4.2.0", text="later")
+    assert ledger.record(slow, Accepted(code=250, accepted=(KIM,), refused={LEE: later}), TRY)
+    assert same(slow)
+    assert (slow.status, slow.lease_until) == ("sending", quick.lease_until)
+    assert statuses(slow) == {KIM: "accepted", LEE: "pending"}
+    assert not ledger.record(quick, Deferred(reason="later"), TRY)
+    assert ledger.lease_ran_out(pretend(quick, lease_until=ago(1)))
+    assert statuses(slow) == {KIM: "accepted", LEE: "pending"}
+
+
+def test_a_result_that_cannot_be_stored_does_not_keep_the_outcome_from_being_recorded() -> None:
+    delivery = claimed()
+    assert ledger.record(delivery, taken(), TRY, report=False)
+    assert stored(delivery).status == "accepted"
+
+
+def test_an_attempt_that_follows_a_repeated_ring_has_the_time_of_a_lease(settings: Any) -> None:
+    """A large mail on a slow line kills nobody: it must not be overtaken and counted each time."""
+    settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "LEASE": 150.0, "RING_AFTER": 30.0}
+    for rings, patience in ((1, 150), (2, 150), (3, 240), (9, 900)):
+        delivery = pretend(submitted(), rings=rings)
+        assert ledger.begin_again(delivery)
+        assert delivery.ring_after is not None
+        assert (delivery.ring_after - timezone.now()).total_seconds() == pytest.approx(patience, abs=5)
+
+
 def test_two_late_250_are_recorded_once(bell: RecordingDoorbell) -> None:
     slow = claimed()
     quick = pretend(slow, status="deferred")

@@ -412,6 +412,9 @@ def _accept_late(delivery: Delivery, outcome: Accepted, attempt: Try) -> tuple[b
     changes = _after(delivery, outcome, attempt)
     if delivery.status in FINAL and delivery.continued:  # what follows has gone its way already
         changes |= {"continued": True, "lease_until": None, "ring_after": None}
+    if delivery.status == Status.SENDING and changes["status"] not in FINAL:
+        # Somebody may be sending it to the rest at this moment: he, or the end of his lease, says how that ended.
+        changes = {name: changes[name] for name in ("recipients", "attempts")}
     return _move(delivery, Q(), **changes), before
 
 

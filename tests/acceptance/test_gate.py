@@ -1,0 +1,98 @@
+"""A deep queue on a wrong password, through real workers: a handful of logins, nothing burnt, and a quick end."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from django.db import transaction
+from django.utils import timezone
+
+from config.local.processes import wait_until
+from config.local.smtp_server import SMTPServer
+from email_integration.delivery import doorbell, ledger
+from email_integration.models import Delivery, DeliveryAttempt, RelayGate, SMTPConfig, Status
+from tests.deliveries import submitted
+from tests.stack import Stack
+
+Start = Callable[..., Stack]
+Activate = Callable[..., SMTPConfig]
+
+#: As long as in production: what is counted is how often the server is bothered meanwhile.
+ENV = {"RETRY_FIRST": "5", "RETRY_MAX": "900", "RING_AFTER": "30", "LEASE": "30", "REPLY_TIMEOUT": "20"}
+
+
+def put_into_the_queue(count: int) -> None:
+    """Copies of one mail, all due and to be rung for by the next sweep."""
+    first = submitted("kim@example.com")
+    Delivery.objects.filter(pk=first.pk).update(ring_after=timezone.now())
+    columns = Delivery.objects.filter(pk=first.pk).values()[0]
+    copies = [Delivery(**{**columns, "id": f"mail-{number}"}) for number in range(1, count)]
+    with transaction.atomic():
+        Delivery.objects.bulk_create(copies, batch_size=500)
+        doorbell.call_for_sweep(using=ledger.database())
+
+
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("mails", [300, pytest.param(10_000, marks=pytest.mark.extra)])
+def test_a_wrong_password_makes_a_handful_of_logins_and_a_mended_one_drains_the_queue(
+    stack: Start, smtp_server: Callable[..., SMTPServer], activate: Activate, settings: Any, mails: int
+) -> None:
+    server = smtp_server()
+    config = activate(server, password="s3cret")
+    settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "RING_AFTER": 30.0}
+    running = stack(concurrency=4, env=ENV)
+    started = time.monotonic()
+    put_into_the_queue(mails)
+
+    def untried() -> int:
+        return Delivery.objects.filter(status=Status.QUEUED).count()
+
+    wait_until(lambda: not untried(), seconds=60 + mails / 10, what="that all are put off")
+    took = time.monotonic() - started
+    # Wait for a probe, so that those count that come by and by.
+    wait_until(lambda: RelayGate.objects.get().failures >= 2, seconds=30, what="a probe in vain")
+    logins = server.failed_auths
+    print(f"{mails} mails put off in {took:.1f} s with {logins} logins, {len(server.sessions)} connections")
+    assert logins <= running.concurrency + 2 + took / 10
+    assert set(Delivery.objects.values_list("status", "waits_for_relay")) == {("deferred", True)}
+    assert Delivery.objects.filter(code=535).count() == mails
+    assert DeliveryAttempt.objects.count() == server.failed_auths
+
+    config.password = "password"
+    mended = time.monotonic()
+    config.save()
+    wait_until(lambda: server.messages, seconds=20, what="the first mail")
+    first = time.monotonic() - mended
+    wait_until(lambda: len(server.messages) >= mails, seconds=60 + mails / 10, what="the last mail")
+    last = time.monotonic() - mended
+    wait_until(
+        lambda: Delivery.objects.filter(status=Status.ACCEPTED).count() == mails, seconds=20, what="their record"
+    )
+    print(f"mended: the first after {first:.1f} s, the last after {last:.1f} s ({mails / last:.0f} a second)")
+    assert (
+        len(server.messages) == len({message.message_id for message in server.messages})
+        or len(server.messages) == mails
+    )
+    assert first < 10
+    assert not RelayGate.objects.exists()
+    assert server.failed_auths <= logins + 1
+
+
+def test_a_server_that_was_away_is_found_when_it_is_back(
+    stack: Start, smtp_server: Callable[..., SMTPServer], activate: Activate
+) -> None:
+    """Nobody tells: the sweep has one mail try, and its success wakes the rest."""
+    server = smtp_server(security="plain", user=None)
+    activate(server)
+    server.stop()
+    stack(env={"RETRY_MAX": "900"})
+    put_into_the_queue(50)
+    wait_until(lambda: not Delivery.objects.filter(status=Status.QUEUED).exists(), seconds=30, what="all put off")
+    server.start()
+    back = time.monotonic()
+    wait_until(lambda: len(server.messages) == 50, seconds=60, what="all mails")
+    print(f"all mails {time.monotonic() - back:.1f} s after the server was back")
+    wait_until(lambda: Delivery.objects.filter(status=Status.ACCEPTED).count() == 50, seconds=20, what="their record")
