@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -117,15 +118,98 @@ def test_a_setting_that_is_no_dictionary_is_found(found: Found, settings: Any) -
     assert "email_integration.E001" in [message.id for message in messages]
 
 
-@pytest.mark.parametrize(("debug", "level"), [(True, checks.WARNING), (False, checks.ERROR)])
-def test_missing_keys_are_an_error_outside_of_debug(debug: bool, level: int, settings: Any) -> None:
-    """One can begin without."""
+@pytest.mark.parametrize(
+    ("debug", "encrypt", "level"),
+    [
+        (True, False, checks.WARNING),
+        (True, True, checks.ERROR),
+        (False, False, checks.ERROR),
+        (False, True, checks.ERROR),
+    ],
+)
+def test_missing_keys_are_an_error_unless_one_is_only_beginning(
+    debug: bool, encrypt: bool, level: int, settings: Any
+) -> None:
+    """With DEBUG one can begin without, but not seal each mail."""
     settings.DEBUG = debug
-    settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "SMTP_PASSWORD_KEYS": []}
+    keys = {"SMTP_PASSWORD_KEYS": [], "ENCRYPT_CONTENT": encrypt}
+    settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, **keys}
 
     [message] = checks.run_checks(tags=["email_integration"])
 
     assert (message.id, message.level) == ("email_integration.E005", level)
+
+
+def storage(settings: Any, backend: str = "FileSystemStorage", **options: Any) -> None:
+    """Make this the storage of contents."""
+    backend = backend if "." in backend else f"django.core.files.storage.{backend}"
+    settings.STORAGES = {**settings.STORAGES, "email_integration": {"BACKEND": backend, "OPTIONS": options}}
+
+
+@pytest.mark.parametrize("name", ["MEDIA_ROOT", "STATIC_ROOT"])
+@pytest.mark.parametrize(
+    ("ours", "theirs", "is_served"),
+    [
+        ("served", "served", True),
+        ("served/mails", "served", True),
+        (".", "served", True),
+        ("a/../served/mails", "served", True),
+        ("link/mails", "served", True),
+        ("served-not", "served", False),
+        ("mails", "served", False),
+        ("mails", "", False),
+    ],
+)
+def test_contents_that_others_can_read_are_found(
+    name: str, ours: str, theirs: str, is_served: bool, found: Found, settings: Any, tmp_path: Path
+) -> None:
+    """What is in those folders is served to everybody, links or not."""
+    (tmp_path / "served").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "served")
+    storage(settings, location=tmp_path / ours)
+    setattr(settings, name, tmp_path / theirs if theirs else "")
+
+    if is_served:
+        assert f"and {name} are one folder" in found()["E014"]
+    else:
+        assert found() == {}
+
+
+def test_a_storage_that_lies_in_media_root_by_default_is_found(found: Found, settings: Any, tmp_path: Path) -> None:
+    settings.MEDIA_ROOT = tmp_path
+    storage(settings)
+    assert "MEDIA_ROOT" in found()["E014"]
+    assert "MEDIA_ROOT" in found(PAYLOAD_STORAGE="default")["E014"]
+
+
+def test_a_storage_with_an_address_is_found(found: Found, settings: Any, tmp_path: Path) -> None:
+    storage(settings, location=tmp_path, base_url="/mails/")
+    assert "has a base_url" in found()["E014"]
+
+
+def test_a_storage_in_memory_is_found(found: Found, settings: Any) -> None:
+    """A worker never sees it."""
+    storage(settings, "InMemoryStorage")
+    assert "memory of one process" in found()["E015"]
+
+
+@pytest.mark.parametrize(("backend", "options"), [("no.such.Storage", {}), ("FileSystemStorage", {"typo": 1})])
+def test_a_storage_that_cannot_be_made_is_found(
+    found: Found, settings: Any, backend: str, options: dict[str, Any]
+) -> None:
+    storage(settings, backend, **options)
+    assert "cannot be used" in found()["E016"]
+
+
+def test_a_storage_that_is_named_and_not_there_is_a_warning(found: Found, settings: Any) -> None:
+    """The one of the default name need not be there."""
+    assert "STORAGES has no 'mails'" in found(PAYLOAD_STORAGE="mails")["W008"]
+
+    settings.STORAGES = {name: one for name, one in settings.STORAGES.items() if name != "email_integration"}
+    settings.EMAIL_INTEGRATION = {
+        key: value for key, value in settings.EMAIL_INTEGRATION.items() if key != "PAYLOAD_STORAGE"
+    }
+    assert found() == {}
 
 
 def test_a_cache_of_one_process_is_a_warning(found: Found, settings: Any) -> None:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from django.apps import apps
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, Tags, Warning, register
 from django.core.exceptions import ImproperlyConfigured
+from django.core.files.storage import FileSystemStorage, InMemoryStorage
 from django.db import DatabaseError, InterfaceError, router
 
 from . import conf, fields
-from .delivery import safety
+from .delivery import content, safety
 from .diagnosis import configuration
 from .models import SMTPConfig
 
@@ -81,8 +83,9 @@ def _check_keys() -> list[CheckMessage]:
     try:
         fields.keys()
     except ImproperlyConfigured as error:
-        unset = not conf.get("SMTP_PASSWORD_KEYS")
-        kind = Warning if unset and settings.DEBUG else Error
+        # One can begin without; but not when each mail has to be sealed.
+        harmless = settings.DEBUG and not conf.get("SMTP_PASSWORD_KEYS") and not conf.get("ENCRYPT_CONTENT")
+        kind = Warning if harmless else Error
         return [kind(str(error), id="email_integration.E005")]
     return []
 
@@ -148,6 +151,62 @@ def check_project(**kwargs: Any) -> list[CheckMessage]:
                 id="email_integration.W002",
             )
         )
+    return found
+
+
+@register("email_integration")
+def check_storage(**kwargs: Any) -> list[CheckMessage]:
+    """Check that the storage of contents is private and lasting. Asks no network."""
+    given = getattr(settings, "EMAIL_INTEGRATION", {})
+    alias = conf.get("PAYLOAD_STORAGE") if isinstance(given, dict) else None
+    if not isinstance(alias, str):
+        return []  # said by check_settings
+    if alias not in settings.STORAGES:
+        unknown = Warning(
+            f"STORAGES has no {alias!r}, which EMAIL_INTEGRATION['PAYLOAD_STORAGE'] names.",
+            hint="Until it has, the contents of large mails are in the database.",
+            id="email_integration.W008",
+        )
+        return [unknown] if "PAYLOAD_STORAGE" in given else []
+    try:
+        storage = content.storage_of_contents()
+    except Exception as error:  # each storage has its own
+        return [
+            Error(
+                f"The storage {alias!r}, for the contents of large mails, cannot be used ({type(error).__name__}).",
+                hint="Correct STORAGES.",
+                id="email_integration.E016",
+            )
+        ]
+    if isinstance(storage, InMemoryStorage):
+        return [
+            Error(
+                f"The storage {alias!r}, for the contents of large mails, is in the memory of one process.",
+                hint="Use one that the processes that submit mail share with the workers.",
+                id="email_integration.E015",
+            )
+        ]
+    return [
+        Error(
+            f"The storage {alias!r}, for the contents of large mails, {served}.",
+            hint="Give it a location of its own that nothing serves, and no base_url.",
+            id="email_integration.E014",
+        )
+        for served in _served(alias, storage)
+    ]
+
+
+def _served(alias: str, storage: Any) -> list[str]:
+    """How others may read what is in the storage."""
+    entry: Any = settings.STORAGES[alias]
+    found = ["has a base_url"] if entry.get("OPTIONS", {}).get("base_url") else []
+    if isinstance(storage, FileSystemStorage):
+        ours = Path(storage.location).resolve()
+        for name in ("MEDIA_ROOT", "STATIC_ROOT"):
+            root = getattr(settings, name)
+            theirs = Path(root).resolve() if root else None
+            if theirs and (ours == theirs or theirs in ours.parents or ours in theirs.parents):
+                found.append(f"and {name} are one folder, or one lies within the other")
     return found
 
 

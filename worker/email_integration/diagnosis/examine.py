@@ -11,6 +11,7 @@ from .configuration import configuration, passwords, somebody
 from .database import database
 from .findings import Finding, Section, error
 from .project import project_settings
+from .storage import storage
 from .workers import cache, celery
 
 
@@ -30,7 +31,10 @@ def examine(*, test_email: str | None = None, patience: float = 1.0) -> list[Sec
         Section(title="Checking Email/SMTP Configuration", findings=tuple(found), parts=tuple(parts)),
         Section(title="Checking SMTP server and sender", findings=(*passwords(), *details, server.fallback())),
         Section(title="Checking settings", findings=tuple(project_settings())),
-        Section(title="Checking database and cache", findings=(*database(), cache())),
+        Section(
+            title="Checking database, cache and storage",
+            findings=(*database(), cache(), *storage(patience=patience)),
+        ),
         Section(title="Checking broker, workers and beat", findings=tuple(celery(patience=patience))),
         Section(title="Checking what holds mail back", findings=tuple(brakes())),
     ]

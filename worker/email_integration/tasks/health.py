@@ -68,6 +68,26 @@ def workers(*, timeout: float) -> list[Worker]:
     ]
 
 
+def who_sees(file: str, *, timeout: float) -> dict[str, bool]:
+    """Whether each worker that answers within ``timeout`` seconds can read the file of the storage of contents.
+
+    Nobody is asked when the broker is away.
+    """
+    if not is_configured() or is_eager() or broker_failure(timeout=conf.get("BROKER_TIMEOUT")) is not None:
+        return {}
+    with current_app.connection_for_write() as connection:
+        answers = current_app.control.broadcast(
+            names.SEES, arguments={"file": file}, reply=True, timeout=timeout, connection=connection
+        )
+    # One that does not know the question gives an error.
+    return {
+        worker: said["sees"]
+        for answer in sorted(answers or [], key=sorted)
+        for worker, said in answer.items()
+        if "sees" in said
+    }
+
+
 def queues() -> dict[str, str]:
     """Which queue each of our tasks goes to, by the names of the tasks."""
     chosen = {names.DELIVER: conf.get("QUEUE"), names.SWEEP: conf.get("SWEEP_QUEUE"), names.SEND_EMAIL: ""}

@@ -12,7 +12,7 @@ from django.db import DatabaseError, InterfaceError, connections
 from kombu.utils.functional import maybe_list
 
 from email_integration import conf
-from email_integration.delivery import ledger
+from email_integration.delivery import content, ledger
 from email_integration.delivery.dispatch import pool
 
 from . import names, pruning, sweep  # noqa: F401  # importing pruning registers its task
@@ -64,6 +64,16 @@ def _cancel_at_once(**kwargs: Any) -> None:
     def cancel_and_revoke(state: Any, task_id: Any, **kwargs: Any) -> Any:
         _cancel(*maybe_list(task_id) or ())
         return revoke(state, task_id, **kwargs)
+
+
+@signals.worker_init.connect(weak=False)
+def _answer_whether_it_sees(**kwargs: Any) -> None:
+    """Let ``validate_notification_setup`` ask whether a worker shares the storage of contents."""
+    from celery.worker import control  # not in processes that are no workers
+
+    @control.inspect_command(name=names.SEES, args=[("file", str)], signature="NAME")
+    def sees(state: Any, file: str, **kwargs: Any) -> dict[str, bool]:
+        return {"sees": content.has_file(file)}
 
 
 @signals.task_revoked.connect(weak=False)

@@ -6,3 +6,6 @@ SEND_PREPARED = "email_integration.tasks.send_prepared"
 REPEATED = "email_integration.tasks.repeated"
 SWEEP = "email_integration.tasks.sweep"
 PRUNE = "email_integration.tasks.prune"
+
+#: A question that every worker answers, by Celery's remote control.
+SEES = "email_integration_sees"
