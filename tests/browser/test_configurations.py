@@ -154,7 +154,7 @@ def test_a_server_at_fault_is_told_of_and_tried_now(page: Page, stack: Start, sm
         )
     assert len(server.sessions) == 1
     page.goto(LIST)
-    for words in ("has been at fault since", "the login is wrong", "(535 5.7.8)", "Mails that wait for it: 3."):
+    for words in ("The server is at fault: the login is wrong", "(535 5.7.8)", "mails that wait for it: 3."):
         expect(page.locator(".email-notices")).to_contain_text(words)
     assert complaints(page) == []
     shot(page, "at-fault")

@@ -74,10 +74,7 @@ def _at_fault(relay: Relay, through: Text) -> Notice | None:
     soon = closed.probe_at <= timezone.now()
     next_try = _("with the next mail") if soon else date_format(timezone.localtime(closed.probe_at), "TIME_FORMAT")
     fault = format_lazy(
-        _(
-            "The server has been at fault since {since}: {reason}. Mails that wait for it: {count}. "
-            "Next try: {next_try}."
-        ),
+        _("The server is at fault: {reason}. Since {since}; next try: {next_try}; mails that wait for it: {count}."),
         since=date_format(timezone.localtime(closed.closed_at), "SHORT_DATETIME_FORMAT"),
         reason=closed.reason.rstrip("."),
         count=count,
