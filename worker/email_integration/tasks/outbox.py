@@ -30,7 +30,7 @@ class DeliveryResult(AsyncResult[Any]):
 
 @dataclass(frozen=True, kw_only=True)
 class Call:
-    """One ``apply_async``: what it was given beside the arguments. ``options`` is text for the row."""
+    """What ``apply_async`` was given beside the task's arguments."""
 
     task_id: str | None
     options: dict[str, Any]

@@ -1,0 +1,80 @@
+"""Prepared mails in the ledger: called by one, whoever comes at the same time."""
+
+from __future__ import annotations
+
+import datetime as dt
+
+import pytest
+from django.utils import timezone
+
+from email_integration.delivery import ledger, sweep
+from email_integration.delivery.attempt import attempt
+from email_integration.delivery.outcome import Skipped
+from email_integration.models import Delivery, Status
+from email_integration.tasks import canvas
+from tests.deliveries import RecordingDoorbell, ago, pretend, submitted
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+def prepared() -> Delivery:
+    return submitted(prepared=True, options=canvas.UNCALLED)
+
+
+def seen_by(delivery: Delivery) -> Delivery:
+    """What another worker has read of it."""
+    return Delivery.objects.get(pk=delivery.pk)
+
+
+def test_nobody_is_rung_for_until_it_is_called(bell: RecordingDoorbell) -> None:
+    delivery = prepared()
+    assert bell.rung == []
+    assert sweep.sweep() == 0
+    assert attempt(delivery.pk) == Skipped(reason="not due yet")
+    assert ledger.send_prepared(delivery, options="{}")
+    assert bell.rung == [delivery.pk]
+    assert seen_by(delivery).status == Status.QUEUED
+
+
+def test_of_two_that_call_it_at_once_one_is_overtaken(bell: RecordingDoorbell) -> None:
+    delivery = prepared()
+    other = seen_by(delivery)
+    assert ledger.send_prepared(delivery, options='{"task_id": "one"}')
+    assert not ledger.send_prepared(other, options='{"task_id": "two"}')
+    assert canvas.task_id_of(seen_by(delivery)) == "one"
+    assert bell.rung == [delivery.pk]
+
+
+def test_called_while_it_is_cancelled_it_stays_cancelled_and_is_told(bell: RecordingDoorbell) -> None:
+    delivery = prepared()
+    caller = seen_by(delivery)
+    assert ledger.end(delivery, Status.CANCELLED, "cancelled")
+    assert not ledger.send_prepared(caller, options='{"task_id": "one"}')
+    assert seen_by(delivery).options == canvas.UNCALLED
+    assert ledger.send_prepared(seen_by(delivery), options='{"task_id": "one"}')
+    told = seen_by(delivery)
+    assert (told.status, told.continued, told.options) == (Status.CANCELLED, False, '{"task_id": "one"}')
+    assert bell.rung == [delivery.pk]
+    ended = attempt(delivery.pk)
+    assert isinstance(ended, Delivery)
+    assert not ended.continued
+    assert attempt(delivery.pk) == Skipped(reason="already cancelled")
+
+
+def test_it_expires_as_any_other_and_when_it_is_called_too_late(bell: RecordingDoorbell) -> None:
+    forgotten, late = prepared(), prepared()
+    for delivery in (forgotten, late):
+        pretend(delivery, due_at=ago(1), expires_at=ago(1), ring_after=ago(1))
+    assert ledger.send_prepared(seen_by(late), options="")
+    assert sweep.sweep() == 1
+    for delivery in (forgotten, late):
+        assert isinstance(attempt(delivery.pk), Delivery)
+        assert seen_by(delivery).status == Status.EXPIRED
+
+
+def test_one_called_for_later_is_due_then(bell: RecordingDoorbell) -> None:
+    delivery, then = prepared(), timezone.now() + dt.timedelta(hours=1)
+    assert ledger.send_prepared(delivery, options="", due_at=then)
+    row = seen_by(delivery)
+    assert (row.status, row.due_at, row.ring_after) == (Status.QUEUED, then, then)
+    assert bell.rung == []
