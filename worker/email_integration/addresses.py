@@ -13,6 +13,8 @@ from .exceptions import InvalidMail
 CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f\x85\u2028\u2029]")
 
 
+_BEYOND_ASCII = re.compile(r"[^\x00-\x7f]")
+
 #: A domain in ASCII, or an address literal (RFC 5321 §4.1.3).
 _DOMAIN = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*|\[[0-9a-f.:ipv]+\]")
 
@@ -33,12 +35,14 @@ def envelope_address(text: str) -> str:
         raise InvalidMail(
             f"The address {text!r} cannot be parsed; write 'user@example.com' or 'Name <user@example.com>'."
         )
+    given = found[0][1].rpartition("@")[0]
     try:
-        address = Address(addr_spec=found[0][1])
+        # The standard library takes no letters beyond ASCII there: parsed with others in their places.
+        address = Address(addr_spec=_BEYOND_ASCII.sub("x", given) + found[0][1][len(given) :])
         domain = address.domain.encode("idna").decode("ascii")
     except (MessageError, ValueError, IndexError) as error:
         raise InvalidMail(f"The address {text!r} cannot be parsed: {error}") from error
-    local = address.addr_spec.rpartition("@")[0]
+    local = address.addr_spec.rpartition("@")[0] if given.isascii() else given
     if not local or not domain or any(character <= " " or character == "\x7f" for character in found[0][1]):
         raise InvalidMail(f"The address {text!r} is not complete; write 'user@example.com'.")
     if len(local.encode()) > 64 or len(domain) > 255:

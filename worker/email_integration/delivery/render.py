@@ -6,7 +6,6 @@ import email.policy
 import functools
 import re
 from dataclasses import dataclass, field
-from email.errors import MessageError
 from email.message import Message
 from email.utils import make_msgid
 from typing import Any
@@ -57,31 +56,38 @@ def render(
     envelope's sender alone. ``envelope_sender`` is who gets the bounces, '<>' for nobody (RFC 5321 §4.5.5). Raises
     ``InvalidMail``.
     """
+    try:
+        return _render(message, default_from_is_open=default_from_is_open, envelope_sender=envelope_sender)
+    except InvalidMail:
+        raise
+    except Exception as error:  # Django builds with whatever it was given, and a subclass may do anything
+        raise InvalidMail(f"The mail cannot be rendered: {str(error) or type(error).__name__}") from error
+
+
+def _render(message: EmailMessage, *, default_from_is_open: bool, envelope_sender: str | None) -> Rendered:
     given = str(message.from_email or "")
     left_open = not given or (default_from_is_open and given == settings.DEFAULT_FROM_EMAIL)
     own_header = message.extra_headers.get("From")
-    from_open = left_open and not own_header
     _check(message)
     recipients = _recipients(message)
     sender = "" if left_open else _address("from_email", given)
     if own_header and left_open:
         _address("headers", own_header)
+    mime = _mime(message)
+    _name(mime, message)
+    from_header = one_line(mime["From"] or "")
+    # A subclass may have put in another one.
+    from_open = left_open and not own_header and _bare(from_header) in ("", _bare(given))
+    if from_open:
+        from_header = ""
+        _mark_from(mime)
     if envelope_sender is not None:
         own_sender = NOBODY if envelope_sender == NOBODY else _address("envelope_sender", envelope_sender)
     else:
-        # What Django makes of a local part beyond ASCII in a header is no address any more.
-        own_sender = sender if own_header or not sender.isascii() else ""
-    try:
-        mime = _mime(message)
-        _name(mime, message)
-        from_header = "" if from_open else one_line(mime["From"])
-        if from_open:
-            _mark_from(mime)
-        del mime["Bcc"]  # whoever sets it as a header must not show it to everybody
-        content = _bytes(mime)
-    except (MessageError, ValueError, TypeError, OSError, LookupError) as error:
-        # BadHeaderError (line breaks in a header) is a ValueError, an unknown charset a LookupError.
-        raise InvalidMail(f"The mail cannot be rendered: {error}") from error
+        # Also where Django has made of a local part beyond ASCII what is no address any more.
+        own_sender = "" if sender == _bare(from_header) else sender
+    del mime["Bcc"]  # whoever sets it as a header must not show it to everybody
+    content = _bytes(mime)
     from_at = None
     if from_open:
         from_at = content.index(_MARK_LINE)
@@ -94,6 +100,14 @@ def render(
         recipients=recipients,
         content=content,
     )
+
+
+def _bare(from_header: str) -> str:
+    """The address in a From header; '' when there is none."""
+    try:
+        return envelope_address(from_header)
+    except InvalidMail:
+        return ""
 
 
 def _name(mime: Message[Any, Any], message: EmailMessage) -> None:
