@@ -8,7 +8,7 @@ LOCKS := requirements/uv.txt requirements/dev.txt
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo run test test-extra faults check lock clean
+.PHONY: help install demo run test test-extra faults bench bench-quick check lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -51,6 +51,14 @@ faults: $(STAMP) ## Break everything that can be broken here, and count the mail
 	tests/system-packages.sh
 	$(BIN)/python -m tests.faults
 
+bench: $(STAMP) ## Measure this project beside its peers, and write docs/performance.md
+	bench/system-packages.sh
+	$(BIN)/python -m bench
+
+bench-quick: $(STAMP) ## Measure the most important in about two minutes
+	bench/system-packages.sh
+	$(BIN)/python -m bench --quick
+
 # The checks look at the code: nothing of this machine's .env may change what they say.
 check: export DJANGO_SETTINGS_MODULE := tests.settings
 check: export FLOWER_BASIC_AUTH := check:check
@@ -73,6 +81,9 @@ lock: $(STAMP) ## Resolve the lock files anew; UPGRADE=1 takes the newest versio
 	$(COMPILE) $(if $(UPGRADE),--upgrade) --group installer -o requirements/uv.txt
 	$(COMPILE) $(if $(UPGRADE),--upgrade) pyproject.toml --group dev -c requirements/uv.txt -o requirements/dev.txt
 	$(COMPILE) $(if $(UPGRADE),--upgrade) pyproject.toml --group run -c requirements/dev.txt -o requirements/run.txt
+	for each in bench/requirements/*.in; do \
+		$(COMPILE) $(if $(UPGRADE),--upgrade) $$each -c requirements/run.txt -o $${each%.in}.txt || exit; \
+	done
 
 clean: ## Remove the environment, local data, caches and build output
 	rm -rf $(VENV) var dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage .coverage.* htmlcov

@@ -55,7 +55,7 @@ class Driver:
     def __init__(self, contender: Contender, *, env: dict[str, str], log: Path) -> None:
         with log.open("ab") as errors:
             self._process = subprocess.Popen(
-                [program(contender.environment), globals().get("_PROJECTS_DRIVER") or str(_PROJECTS / "driver.py")],
+                [program(contender.environment), str(_PROJECTS / "driver.py")],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,
@@ -125,19 +125,19 @@ class Running:
             **contender.env,
             **env,
         }
-        self.driver = Driver(contender, env=self.env, log=services.folder / "logs" / f"{contender.name} driver.log")
+        self.driver = self.new_driver()
         self.workers: list[Process] = []
         self._flusher: Driver | None = None
         self._concurrency = concurrency
         self._connection: psycopg.Connection[Any] | None = None
+        self.driver.begin("migrate")
 
     def start(self) -> None:
-        """Begin; ``wait()`` waits until everything is ready, so that several can start at a time."""
-        self.driver.call("migrate")
+        """Start who works; ``wait()`` waits until everything is ready, so that several can start at a time."""
+        self.driver.finish()
         name = f"{self.contender.name} {self.front.name}"
         if self.contender.works == "command":
-            log = self.services.folder / "logs" / f"{name} flusher.log"
-            self._flusher = Driver(self.contender, env=self.env, log=log)
+            self._flusher = self.new_driver()
         elif self.contender.works == "celery":
             celery = [program(self.contender.environment), "-m", "celery", "-A", self.contender.app]
             options = ["--pool", "prefork", "--concurrency", str(self._concurrency), "--queues", self.contender.queues]
@@ -148,7 +148,13 @@ class Running:
                 schedule = ["--schedule", str(self.folder / "schedule"), "--pidfile", "", "--loglevel", "INFO"]
                 self.workers.append(start(f"{name} beat", [*celery, "beat", *schedule], env=self.env))
 
+    def new_driver(self) -> Driver:
+        """A process that calls the contender's functions; whoever asked for it ends it."""
+        log = self.services.folder / "logs" / f"{self.contender.name} {self.front.name} driver.log"
+        return Driver(self.contender, env=self.env, log=log)
+
     def wait(self) -> None:
+        """Wait until the workers consume."""
         for process in self.workers:
             process.wait_for_log("beat: Starting" if process.name.endswith("beat") else " ready.", seconds=60)
 
@@ -209,8 +215,8 @@ class Running:
         self.marks.unlink(missing_ok=True)
         commands, before = self._commands(), self._cpu()
         submitted = self.driver.call("submit", mails, together)
-        if self._flusher is not None:
-            self._flusher.call("flush")
+        if self.contender.works == "command":
+            self.flush()
         wait_until(lambda: self._arrived() >= mails, seconds=seconds, what=f"{mails} mails of {self.contender.name}")
         if self.contender.marks:
             took = self.marks.stat().st_mtime - submitted["wall"]
@@ -241,6 +247,11 @@ class Running:
             commands=(self._commands() - commands) / mails,
             memory=measure.memory(self.worker_pids),
         )
+
+    def flush(self) -> None:
+        """Run the command that sends what is queued."""
+        assert self._flusher is not None
+        self._flusher.call("flush")
 
     def statements(self, mails: int, *, together: int = 0) -> Counter[str]:
         """The SQL statements of so many mails, counted in a run that is not timed."""

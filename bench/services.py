@@ -183,11 +183,19 @@ class Services:
 
     def broker(self, name: str) -> str:
         """A value of Valkey's INFO."""
-        with socket.create_connection((LOOPBACK, self.valkey.port), timeout=10) as connection:
-            connection.sendall(b"INFO\r\n")
-            with connection.makefile("rb") as answers:
-                text = answers.read(int(answers.readline()[1:])).decode()
+        text = self.ask_broker("INFO").decode()
         return str(re.search(rf"^{name}:(.*)\r$", text, re.M)[1])  # type: ignore[index]
+
+    def ask_broker(self, *commands: str) -> bytes:
+        """Have Valkey carry out commands that answer with a line or a text; give the last answer."""
+        answer = b""
+        address = (LOOPBACK, self.valkey.port)
+        with socket.create_connection(address, timeout=10) as connection, connection.makefile("rb") as answers:
+            for command in commands:
+                connection.sendall(f"{command}\r\n".encode())
+                line = answers.readline().strip()
+                answer = answers.read(int(line[1:]) + 2)[:-2] if line.startswith(b"$") and line != b"$-1" else line
+        return answer
 
     def _stunnel(self, to: int) -> int:
         port = free_port()

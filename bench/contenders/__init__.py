@@ -15,8 +15,7 @@ from typing import Literal
 class Contender:
     """One way of sending mail. ``env`` makes a variant of the project.
 
-    ``outcomes`` is the SQL that counts what is recorded of mails that were sent; '' when nothing is. ``follows`` are the
-    names of contenders whose numbers ours is compared with.
+    ``outcomes`` is the SQL that counts what is recorded of mails that were sent; '' when nothing is.
     """
 
     name: str
@@ -62,9 +61,7 @@ def _celery(name: str, label: str, *, outcomes: str = "", marks: bool = False, *
     )
 
 
-AS_INSTALLED = _celery(
-    "celery", "Celery + send_mail, django-db results", outcomes=_RESULTS, BENCH_RESULTS="django-db"
-)
+AS_INSTALLED = _celery("celery", "Celery + send_mail, django-db results", outcomes=_RESULTS, BENCH_RESULTS="django-db")
 TUNED = _celery(
     "celery_tuned", "the same, tuned (DB_REUSE_MAX)", outcomes=_RESULTS, BENCH_RESULTS="django-db", BENCH_TUNED="1"
 )

@@ -1,5 +1,7 @@
 """Django's mail API."""
 
+import os
+
 from common import message
 from django.core.mail import get_connection
 
@@ -10,3 +12,9 @@ def submit(number):
 
 def submit_together(numbers):
     get_connection().send_messages([message(number) for number in numbers])
+
+
+def submit_large(octets):
+    large = message(0)
+    large.attach("large.bin", os.urandom(octets), "application/octet-stream")
+    large.send()

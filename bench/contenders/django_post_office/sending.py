@@ -1,6 +1,9 @@
 """``mail.send()``, ``mail.send_many()`` and ``manage.py send_queued_mail``."""
 
+import os
+
 from common import BODY, mail
+from django.core.files.base import ContentFile
 from django.core.management import call_command
 from post_office import mail as office
 
@@ -20,3 +23,7 @@ def submit_together(numbers):
 
 def flush():
     call_command("send_queued_mail", processes=2)
+
+
+def submit_large(octets):
+    office.send(**_arguments(0), attachments={"large.bin": ContentFile(os.urandom(octets))})

@@ -6,9 +6,11 @@ import os
 import time
 
 from common import mail
-from django.db import transaction
+from django.db import connection, transaction
+
 from email_integration import routing
 from email_integration.models import SMTPConfig
+from email_integration.routing import resolver
 from email_integration.tasks import send_email
 
 
@@ -38,3 +40,65 @@ def submit_together(numbers: range) -> None:
     with transaction.atomic():
         for number in numbers:
             send_email.delay(**mail(number))
+
+
+# -- what only ours is asked ----------------------------------------------------------------------------------------
+
+
+def check_configuration(times: int) -> dict[str, float]:
+    """CPU in microseconds of asking for the active relay: by the stamp, and by a query each time."""
+    routing.active_relay()
+    by_stamp = _cpu(routing.active_relay, times)
+    by_query = _cpu(lambda: resolver._from_database("default"), times)
+    return {"stamp": 1e6 * by_stamp, "query": 1e6 * by_query}
+
+
+def count_queries(seconds: float) -> int:
+    """How often the configuration is asked for in the database by a process that asks us without a pause."""
+    routing.forget()
+    until = time.monotonic() + seconds
+    asked = 0
+
+    def count(execute, sql, *rest):  # type: ignore[no-untyped-def]
+        nonlocal asked
+        asked += "email_integration_smtpconfig" in sql
+        return execute(sql, *rest)
+
+    with connection.execute_wrapper(count):
+        while time.monotonic() < until:
+            routing.active_relay()
+            time.sleep(0.001)
+    return asked
+
+
+def switch(port: int) -> dict[str, float]:
+    """Make another server the active one, and say when that was done."""
+    second = SMTPConfig.objects.create(name="Second", host="127.0.0.1", port=port, use_tls=False)
+    second.is_active = True
+    called = time.monotonic()
+    second.save()
+    return {"called": called, "returned": time.monotonic(), "wall": time.time()}
+
+
+def sweep(times: int) -> list[float]:
+    """Seconds that each of so many sweeps takes."""
+    from email_integration.delivery.sweep import sweep as once
+
+    taken = []
+    for _ in range(times):
+        started = time.monotonic()
+        once()
+        taken.append(time.monotonic() - started)
+    return taken
+
+
+def submit_large(octets: int) -> None:
+    """One mail with an attachment of this size."""
+    send_email.delay(**mail(0), attachments=[("large.bin", os.urandom(octets), "application/octet-stream")])
+
+
+def _cpu(function, times: int) -> float:  # type: ignore[no-untyped-def]
+    started = time.process_time()
+    for _ in range(times):
+        function()
+    return (time.process_time() - started) / times

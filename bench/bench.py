@@ -1,0 +1,95 @@
+"""What a scenario works with: the services, the contenders that run at the moment, and how much time there is."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Self
+
+from bench.contenders import Contender
+from bench.environments import prepare
+from bench.running import Round, Running
+from bench.services import Front, Services
+
+
+@dataclass(kw_only=True)
+class Result:
+    """What a scenario came to: a table, bars for a plot, remarks, and everything measured."""
+
+    name: str
+    title: str
+    columns: Sequence[str]
+    rows: list[Sequence[str]] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
+    #: Of the plot: what is measured, and how much for whom.
+    unit: str = ""
+    bars: dict[str, float] = field(default_factory=dict)
+    data: dict[str, Any] = field(default_factory=dict)
+
+
+class Bench:
+    """The contenders that run are all of one front; they end when another is asked for."""
+
+    def __init__(self, services: Services, *, quick: bool, rounds: int | None = None) -> None:
+        self.services = services
+        self.quick = quick
+        self._rounds = rounds
+        self._running: dict[str, Running] = {}
+        self._front: Front | None = None
+        #: What scenarios leave for later ones.
+        self.kept: dict[str, float] = {}
+
+    def pick(self, quick: int, full: int) -> int:
+        """A number for the quick run, or for the whole one."""
+        return quick if self.quick else full
+
+    @property
+    def rounds(self) -> int:
+        """How often each contender has its turn."""
+        return self._rounds or self.pick(2, 5)
+
+    def running(self, contenders: Sequence[Contender], front: Front) -> list[Running]:
+        """Have these contenders ready, frozen."""
+        if front != self._front:
+            self.end()
+            self._front = front
+        missing = [contender for contender in contenders if contender.name not in self._running]
+        for contender in missing:
+            prepare(contender.environment)
+        for contender in missing:
+            self._running[contender.name] = Running(contender, self.services, front)
+        for contender in missing:
+            self._running[contender.name].start()
+        for contender in missing:
+            self._running[contender.name].wait()
+            self._running[contender.name].freeze()
+        return [self._running[contender.name] for contender in contenders]
+
+    def end(self) -> None:
+        """End who runs."""
+        while self._running:
+            self._running.popitem()[1].end()
+        self._front = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.end()
+
+
+def median(rounds: Sequence[Round], what: str) -> float:
+    """The median of an attribute of the rounds, or of the CPU milliseconds a mail of a part, or of 'all' parts."""
+    values = []
+    for one in rounds:
+        if what == "all":
+            values.append(1000 * sum(one.cpu.values()) / one.mails)
+        elif what in one.cpu:
+            values.append(1000 * one.cpu[what] / one.mails)
+        else:
+            values.append(float(getattr(one, what)))
+    return statistics.median(values)

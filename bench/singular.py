@@ -1,0 +1,309 @@
+"""Scenarios of a kind of their own: what a promise costs, or whether it holds under load."""
+
+from __future__ import annotations
+
+import statistics
+import time
+
+from bench import contenders as known
+from bench import measure
+from bench.bench import Bench, Result, median
+from bench.contenders import OURS, Contender
+from bench.running import Running
+from config.local.processes import wait_until
+
+_MB = 2**20
+
+
+def publishing(bench: Bench) -> Result:
+    """What submitting costs the caller, with nobody at work meanwhile."""
+    result = Result(
+        name="publishing",
+        title="Publishing: CPU of the caller",
+        columns=("contender", "CPU ms/mail", "mails/s of CPU", "plain .delay() is"),
+        unit="mails a second of the caller's CPU",
+    )
+    number = bench.pick(200, 1000)
+    plain, ours = bench.running((known.NO_RESULTS, OURS), bench.services.front())
+    ways = {
+        "plain .delay()": (plain, 0),
+        "this project, one by one": (ours, 0),
+        f"this project, {number:,} in one transaction": (ours, number),
+    }
+    cpu: dict[str, list[float]] = {label: [] for label in ways}
+    for _ in range(bench.rounds):
+        for label, (one, together) in ways.items():
+            one.driver.call("submit", 5, 0)
+            cpu[label].append(1000 * one.driver.call("submit", number, together)["cpu"] / number)
+            _discard(one)
+    delay = statistics.median(cpu["plain .delay()"])
+    for label, values in cpu.items():
+        each = statistics.median(values)
+        result.rows.append((label, f"{each:.2f}", f"{1000 / each:,.0f}", f"{delay / each:.2f} ×"))
+        result.bars[label] = 1000 / each
+        result.data[label] = values
+    return result
+
+
+def _discard(one: Running) -> None:
+    """Take back what was submitted and nobody has worked on."""
+    number = one.env["BENCH_BROKER"].rpartition("/")[2]
+    one.services.ask_broker(f"SELECT {number}", f"DEL {one.contender.queues.replace(',', ' ')}")
+    if one.contender is OURS:
+        one.query("DELETE FROM email_integration_delivery WHERE finished_at IS NULL")
+
+
+def configuration(bench: Bench) -> Result:
+    """What it costs to ask at each mail which server is the active one."""
+    (ours,) = bench.running((OURS,), bench.services.front())
+    each = ours.driver.call("check_configuration", bench.pick(500, 3000))
+    seconds = bench.pick(6, 16)
+    asked = ours.driver.call("count_queries", seconds)
+    mail = bench.kept.get("one_by_one", 0.0)
+    share = f"{each['stamp'] / 10 / mail:.1f} %" if mail else "-"
+    periods = -(-seconds // 5)
+    return Result(
+        name="configuration",
+        title="A configuration check",
+        columns=("way", "CPU µs", "share of the worker's CPU for a mail"),
+        rows=[
+            ("by the stamp", f"{each['stamp']:.0f}", share),
+            ("a query each time", f"{each['query']:.0f}", f"{each['query'] / 10 / mail:.1f} %" if mail else "-"),
+        ],
+        remarks=[f"A process that never stops asking made {asked} queries in {seconds} s, {periods} times the TTL."],
+        data={**each, "queries": asked, "seconds": seconds},
+    )
+
+
+def switch(bench: Bench) -> Result:
+    """Save another configuration while eight processes send."""
+    bench.end()
+    front, mails = bench.services.front(), bench.pick(300, 1500)
+    _, port, second = bench.services.start_sink("second sink")
+    with Running(OURS, bench.services, front, concurrency=8) as ours:
+        ours.round(20)
+        first = bench.services.sink
+        first.ask("reset")
+        admin = ours.new_driver()
+        try:
+            ours.driver.begin("submit", mails, 0)
+            wait_until(lambda: first.ask()["messages"] >= mails // 5, seconds=120, what="a fifth of the mails")
+            done = admin.call("switch", port)
+        finally:
+            admin.end()
+        ours.driver.finish()
+
+        def arrived() -> int:
+            return int(first.ask()["messages"] + second.ask()["messages"])
+
+        wait_until(lambda: arrived() >= mails, seconds=300, what=f"{mails} mails at the two")
+        wait_until(
+            lambda: not ours.query("SELECT 1 FROM email_integration_delivery WHERE finished_at IS NULL LIMIT 1"),
+            seconds=60,
+            what="all outcomes",
+        )
+        stale = ours.query(
+            "SELECT count(*) FROM email_integration_deliveryattempt"
+            f" WHERE smtp_config = 'Sink' AND started_at > to_timestamp({done['wall']!r})"
+        )[0][0]
+        old, new = first.ask("begun"), second.ask("begun")
+        duplicates = sum(int(one.ask()["messages"] - one.ask()["distinct"]) for one in (first, second))
+        ours.query("UPDATE email_integration_smtpconfig SET is_active = false")
+        ours.query("DELETE FROM email_integration_smtpconfig WHERE name = 'Second'")
+    late = sum(moment > done["returned"] for moment in old)
+    waited = 1000 * (min(new) - done["returned"])
+    return Result(
+        name="switch",
+        title="A switch while 8 processes send",
+        columns=("what", "measured"),
+        rows=[
+            ("attempts begun after Save returned that used the old server", str(stale)),
+            ("MAIL commands the old server saw after that, of attempts begun before", str(late)),
+            ("first MAIL at the new server, after Save returned", f"{waited:.0f} ms"),
+            ("Save itself", f"{1000 * (done['returned'] - done['called']):.0f} ms"),
+            ("mails at the old server, at the new one, twice", f"{len(old)}, {len(new)}, {duplicates}"),
+        ],
+        data={"stale": stale, "late": late, "first_new_ms": waited, "arrived": arrived(), "mails": mails},
+    )
+
+
+def large(bench: Bench) -> Result:
+    """One mail with an attachment of 25 MB."""
+    octets = 25 * 1000 * 1000
+    result = Result(
+        name="large",
+        title="One mail of 25 MB",
+        columns=("contender", "broker message", "the worker grows by", "seconds to acceptance", "caller's CPU ms"),
+    )
+    for one in bench.running((OURS, known.CELERY_EMAIL, known.POST_OFFICE), bench.services.front()):
+        with one.awake():
+            one.round(WARM)
+        sink, broker = bench.services.sink, one.env["BENCH_BROKER"].rpartition("/")[2]
+        sink.ask("reset")
+        before = measure.cpu([one.driver.pid])
+        started = time.monotonic()
+        one.driver.call("submit_large", octets)
+        caller = measure.cpu([one.driver.pid]) - before
+        queue = one.contender.queues.split(",")[0]
+        message = bench.services.ask_broker(f"SELECT {broker}", f"LINDEX {queue} 0")
+        pids = [pid for root in one.worker_pids for pid in measure.tree(root)]
+        held = {pid: measure.reset_peak(pid) for pid in pids}
+        with one.awake():
+            if one.contender.works == "command":
+                one.flush()
+            wait_until(lambda: sink.ask()["messages"] >= 1, seconds=120, what="the large mail")  # noqa: B023
+            time.sleep(0.5)
+        took = sink.ask()["last"] - started
+        grown = max(measure.peak(pid) - before for pid, before in held.items())
+        on_broker = f"{len(message):,} octets" if one.contender.works == "celery" else "-"
+        grew = f"{grown / _MB:.0f} MB" if one.contender.works == "celery" else "-"
+        result.rows.append((one.contender.label, on_broker, grew, f"{took:.1f}", f"{1000 * caller:.0f}"))
+        result.data[one.contender.name] = {"message": len(message), "grown": grown, "seconds": took}
+    result.remarks.append("The worker grows by the peak of its hungriest process over what it held before.")
+    return result
+
+
+WARM = 6
+
+_OURS_FINISHED = """
+INSERT INTO email_integration_delivery ({columns})
+SELECT {values} FROM email_integration_delivery AS d, generate_series(1, {{number}}) AS n
+WHERE d.id = (SELECT id FROM email_integration_delivery WHERE status = 'accepted' ORDER BY created_at LIMIT 1)
+"""
+_POST_OFFICE_FINISHED = """
+INSERT INTO post_office_email ({columns})
+SELECT {values} FROM post_office_email AS d, generate_series(1, {{number}}) AS n
+WHERE d.id = (SELECT min(id) FROM post_office_email WHERE status = 0)
+"""
+
+
+def _copies(one: Running, table: str, template: str) -> str:
+    """The statement that copies a finished row, with ids of their own."""
+    names = [
+        name
+        for (name,) in one.query(
+            f"SELECT column_name FROM information_schema.columns WHERE table_name = '{table}' ORDER BY ordinal_position"
+        )
+    ]
+    if one.contender is OURS:
+        values = {"id": "gen_random_uuid()::text", "idempotency_key": "NULL"}
+    else:
+        names.remove("id")
+        values = {}
+    return template.format(
+        columns=", ".join(f'"{name}"' for name in names),
+        values=", ".join(values.get(name, f'd."{name}"') for name in names),
+    )
+
+
+def finished_rows(bench: Bench) -> Result:
+    """Whether what is done slows down what is to do."""
+    few, many = 1_000, bench.pick(50_000, 1_000_000)
+    result = Result(
+        name="finished_rows",
+        title=f"{few:,} and {many:,} finished rows",
+        columns=("contender", "CPU ms/mail, all, with few", "with many", "more", "mails/s with few", "with many"),
+    )
+    tables: dict[Contender, tuple[str, str]] = {
+        OURS: ("email_integration_delivery", _OURS_FINISHED),
+        known.POST_OFFICE: ("post_office_email", _POST_OFFICE_FINISHED),
+    }
+    mails, rounds = bench.pick(60, 300), bench.pick(2, 3)
+    for one in bench.running(tuple(tables), bench.services.front()):
+        table, template = tables[one.contender]
+        measured = []
+        with one.awake():
+            one.round(WARM)
+            copies = _copies(one, table, template)
+            there = 0
+            for number in (few, many):
+                one.query(copies.format(number=number - there))
+                one.query(f"VACUUM (ANALYZE) {table}")
+                one.query("CHECKPOINT")
+                there = number
+                one.round(WARM)
+                measured.append([one.round(mails) for _ in range(rounds)])
+            if one.contender is OURS:
+                taken = one.driver.call("sweep", 20)
+                result.remarks.append(f"A sweep with {many:,} finished rows: {1000 * statistics.median(taken):.1f} ms.")
+                result.data["sweep_ms"] = 1000 * statistics.median(taken)
+            one.query(f"TRUNCATE {table} CASCADE")
+        cost = [median(each, "all") for each in measured]
+        rate = [median(each, "rate") for each in measured]
+        result.rows.append(
+            (
+                one.contender.label,
+                *(f"{value:.2f}" for value in cost),
+                f"{100 * (cost[1] / cost[0] - 1):+.0f} %",
+                *(f"{value:,.0f}" for value in rate),
+            )
+        )
+        result.data[one.contender.name] = {"cpu": cost, "rate": rate}
+    return result
+
+
+def idle(bench: Bench) -> Result:
+    """Nothing to send."""
+    (ours,) = bench.running((OURS,), bench.services.front())
+    seconds = bench.pick(11, 30)
+    with ours.awake():
+        ours.round(WARM)
+        time.sleep(1)
+        worker, beat = (process.pid for process in ours.workers)
+        with bench.services.postgresql.statements(ours.database) as counted:
+            before = [measure.cpu([pid]) for pid in (worker, beat)]
+            begun = len(_sweeps(ours))
+            time.sleep(seconds)
+            sweeps = len(_sweeps(ours)) - begun
+            used = [100 * (measure.cpu([pid]) - cpu) / seconds for pid, cpu in zip((worker, beat), before, strict=True)]
+    queries = sum(number for text, number in counted.items() if text.startswith(("SELECT", "UPDATE", "INSERT")))
+    return Result(
+        name="idle",
+        title="Idle",
+        columns=("what", "measured"),
+        rows=[
+            ("CPU of the worker, of one core", f"{used[0]:.2f} %"),
+            ("CPU of beat, of one core", f"{used[1]:.2f} %"),
+            ("sweeps", f"{sweeps} in {seconds} s"),
+            ("queries a sweep", f"{queries / max(1, sweeps):.1f}"),
+            ("statements a sweep, BEGIN and COMMIT too", f"{sum(counted.values()) / max(1, sweeps):.1f}"),
+        ],
+        data={"worker": used[0], "beat": used[1], "sweeps": sweeps, "statements": dict(counted)},
+    )
+
+
+def _sweeps(one: Running) -> list[str]:
+    log = one.workers[0].read_log()
+    return [line for line in log.splitlines() if "tasks.sweep" in line and "succeeded" in line]
+
+
+def steady(bench: Bench) -> Result:
+    """One worker and very many mails: does it grow?"""
+    (ours,) = bench.running((OURS,), bench.services.front())
+    step, most, seconds = (500, 2_000, 60) if bench.quick else (1_000, 100_000, 300)
+    held: list[int] = []
+    until = time.monotonic() + seconds
+    with ours.awake():
+        while len(held) * step < most and time.monotonic() < until:
+            ours.round(step)
+            held.append(measure.memory(ours.worker_pids))
+    sent = len(held) * step
+    middle = held[min(1, len(held) - 1) :]
+    result = Result(
+        name="steady",
+        title="Very many mails through one worker",
+        columns=("mails", "worker MB (PSS)"),
+        rows=[(f"{(number + 1) * step:,}", f"{held[number] / _MB:.1f}") for number in _some(len(held))],
+        data={"held": held, "step": step},
+    )
+    if not bench.quick:
+        result.remarks.append(
+            f"{sent:,} mails, as many as go in {seconds} s; from the second thousand to the last the worker grew by "
+            f"{(middle[-1] - middle[0]) / _MB:+.1f} MB."
+        )
+    return result
+
+
+def _some(number: int) -> list[int]:
+    """The first, the last and at most eight between."""
+    return sorted({0, number - 1, *range(0, number, max(1, number // 8))})
