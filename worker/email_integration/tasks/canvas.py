@@ -63,7 +63,12 @@ def as_options(kept: str) -> dict[str, Any]:
 
 def way(kept: str) -> dict[str, Any]:
     """The part of it that a ring needs: the queue, the priority and the ids of the tree."""
-    return {name: value for name, value in as_options(kept).items() if name in (*_TREE, *_WAY)}
+    # What is of another kind, in a damaged row, would keep a whole batch from being rung for.
+    return {
+        name: value
+        for name, value in as_options(kept).items()
+        if name in (*_TREE, *_WAY) and isinstance(value, int if name == "priority" else str)
+    }
 
 
 def follows(kept: str) -> bool:

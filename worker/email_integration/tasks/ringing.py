@@ -17,7 +17,7 @@ from kombu.exceptions import LimitExceeded, OperationalError
 from email_integration import conf
 from email_integration.delivery import ledger
 from email_integration.exceptions import DeliveryDeferred
-from email_integration.models import Delivery, Status
+from email_integration.models import FINAL, Delivery, Status
 
 from . import canvas, names
 from .results import failure_of, summary
@@ -68,7 +68,7 @@ class CeleryDoorbell:
 
     def _ring_options(self, delivery: Delivery) -> dict[str, Any]:
         # The id of a mail that was revoked is refused by the workers, and something may have to follow it.
-        task_id = uuid() if Status(delivery.status).is_final else delivery.pk
+        task_id = uuid() if delivery.status in FINAL else delivery.pk
         return {"task_id": task_id, **canvas.way(delivery.options)}
 
     def _publish(self, messages: Sequence[_Message]) -> None:
