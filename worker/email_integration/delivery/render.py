@@ -193,7 +193,8 @@ if django.VERSION >= (6, 0):
         return message.message(policy=email.policy.SMTP)  # Django 6 and later
 
     def _bytes(mime: Message[Any, Any]) -> bytes:
-        return mime.as_bytes()
+        # A subclass may build what knows no policy, and then the lines end in LF alone.
+        return re.sub(rb"\r?\n|\r", b"\r\n", mime.as_bytes())
 
 else:
 
