@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
+import functools
 import logging
 import threading
 from collections.abc import Callable
@@ -21,9 +22,10 @@ from email_integration.delivery import ledger
 from email_integration.delivery.attempt import attempt
 from email_integration.delivery.dispatch import pool
 from email_integration.delivery.outcome import Skipped
+from email_integration.delivery.sweep import sweep
 from email_integration.models import Delivery, DeliveryAttempt, SMTPConfig
 from tests import services
-from tests.deliveries import RecordingDoorbell, ago, pretend, statuses, submitted
+from tests.deliveries import RecordingDoorbell, ago, in_threads, pretend, statuses, submitted
 from tests.relays import config_for
 from tests.scripted import ScriptedServer
 
@@ -140,6 +142,40 @@ def test_everybody_refused_for_good_fails(smtp_server: Serve) -> None:
         "the server says the mailbox does not exist (550 5.1.1)",
     )
     assert statuses(delivery) == {KIM: "failed"}
+
+
+def many(count: int) -> list[str]:
+    return [f"r{number}@example.com" for number in range(count)]
+
+
+@pytest.mark.parametrize("reply", ["452 4.5.3 Too many recipients", "552 5.5.3 Too many recipients"])
+@pytest.mark.parametrize("pipelining", [True, False])
+def test_a_server_that_takes_so_many_recipients_at_a_time_gets_the_rest_at_once(
+    smtp_server: Serve, bell: RecordingDoorbell, reply: str, pipelining: bool
+) -> None:
+    """RFC 5321 §4.5.3.1.10."""
+    server = smtp_server(pipelining=pipelining)
+    config_for(server)
+    refusals = [Fault(verb="RCPT", reply=reply, match=f"<r{number}@", times=1) for number in range(100, 200)]
+    refusals += [Fault(verb="RCPT", reply=reply, match=f"<r{number}@", times=2) for number in range(200, 250)]
+    server.inject(*refusals)
+    delivery = submitted(*many(250))
+    row = tried(delivery)
+    assert (row.status, row.attempts, row.reason) == ("accepted", 3, "accepted by the server")
+    assert [len(message.rcpt_tos) for message in server.messages] == [100, 100, 50]
+    assert sorted(one for message in server.messages for one in message.rcpt_tos) == sorted(many(250))
+    assert len({message.content for message in server.messages}) == 1
+    assert len(server.sessions) == 1
+    assert [status for pk, status in bell.reports] == ["deferred", "deferred", "accepted"]
+
+
+def test_a_server_that_takes_no_recipient_at_all_is_left_alone_for_a_while(smtp_server: Serve) -> None:
+    server = smtp_server(faults=[Fault(verb="RCPT", reply="452 4.5.3 Too many recipients")])
+    config_for(server)
+    row = tried(submitted(KIM, LEE))
+    assert (row.status, row.code, row.attempts, row.waits_for_relay) == ("deferred", 452, 1, False)
+    assert row.due_at > timezone.now()
+    assert server.transactions == 1
 
 
 # -- the relay is at fault ------------------------------------------------------------------------------------------
@@ -403,6 +439,69 @@ def in_thread(work: Callable[[], Any]) -> tuple[threading.Thread, list[Any]]:
     thread = threading.Thread(target=run)
     thread.start()
     return thread, results
+
+
+def test_workers_that_have_claimed_too_slowly_send_nothing(
+    smtp_server: Serve, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The lease might end before the server answers, and another worker would send the mail too."""
+    settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "LEASE": 1.2, "REPLY_TIMEOUT": 1.0}
+    server = smtp_server()
+    config_for(server)
+    claim = ledger.claim
+
+    def slow(*args: Any, **kwargs: Any) -> bool:
+        threading.Event().wait(0.3)
+        return claim(*args, **kwargs)
+
+    delivery = submitted()
+    with monkeypatch.context() as patch:
+        patch.setattr(ledger, "claim", slow)
+        row = tried(delivery)
+    assert (row.status, row.reason) == ("deferred", "it took too long to claim it in the database")
+    assert server.messages == []
+    session_ends(server)
+    assert tried(due(delivery)).status == "accepted"
+
+
+def test_many_attempts_sweeps_and_changes_at_once_come_to_no_deadlock(
+    smtp_server: Serve, bell: RecordingDoorbell
+) -> None:
+    server = smtp_server(faults=[Fault(verb="RCPT", reply="450 4.2.0 Later", match="later")])
+    config = config_for(server)
+    ids = [submitted("later@example.com" if number % 3 else KIM).pk for number in range(30)]
+
+    def work(turn: int) -> None:
+        for pk in ids[turn:] + ids[:turn]:
+            attempt(pk)
+
+    def change() -> None:
+        for _ in range(5):
+            config.save()
+
+    def look() -> None:
+        for _ in range(5):
+            Delivery.objects.filter(ring_after__isnull=False).update(ring_after=ago(1))
+            sweep()
+            ledger.wake()
+
+    found = in_threads(*[functools.partial(work, turn) for turn in (0, 10, 20)], change, look)
+    assert [one for one in found if isinstance(one, Exception)] == []
+    assert len(server.messages) == Delivery.objects.filter(status="accepted").count() == 10
+
+
+def test_a_result_that_cannot_be_stored_does_not_make_a_doubt(smtp_server: Serve, bell: RecordingDoorbell) -> None:
+    """Else the mail would be sent again whenever its lease ran out."""
+
+    def refuse(delivery: Delivery) -> None:
+        raise ValueError("no room for a result")
+
+    server = smtp_server()
+    config_for(server)
+    delivery = submitted()
+    bell.report = refuse  # type: ignore[method-assign]
+    assert tried(delivery).status == "accepted"
+    assert len(server.messages) == 1
 
 
 # -- the database goes away -----------------------------------------------------------------------------------------

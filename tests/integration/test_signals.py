@@ -1,0 +1,215 @@
+"""The signals: what the application is told of a mail, after it is true, and once."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from django.db import OperationalError, transaction
+from django.utils import timezone
+
+from config.local.smtp_server import Fault, SMTPServer
+from email_integration import signals
+from email_integration.delivery import decide, doorbell, ledger
+from email_integration.delivery.attempt import attempt
+from email_integration.delivery.outcome import Accepted, Deferred, InDoubt
+from email_integration.models import Delivery, Status
+from email_integration.smtp import Relay
+from tests.deliveries import RecordingDoorbell, ago, in_threads, pretend, statuses, submitted
+from tests.relays import config_for
+
+Serve = Callable[..., SMTPServer]
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+KIM, LEE = "kim@example.com", "lee@example.com"
+RELAY = Relay(name="Primary", host="mail.example.com")
+NAMES = ("delivery_accepted", "delivery_failed", "delivery_expired", "delivery_in_doubt", "recipient_refused")
+
+
+class Heard:
+    """What was sent: the name, the delivery's status then, and the recipient if there was one."""
+
+    def __init__(self) -> None:
+        self.all: list[tuple[str, ...]] = []
+        #: Whether the row said the same to everybody, and no transaction was open.
+        self.was_true: list[bool] = []
+        self._receivers: list[tuple[Any, Any]] = []
+
+    def connect(self) -> None:
+        for name in NAMES:
+            signal = getattr(signals, name)
+
+            def receive(sender: Any, delivery: Delivery, signal: Any, name: str = name, **given: Any) -> None:
+                assert sender is Delivery
+                recipient = given.pop("recipient", None)
+                assert not given
+                assert (recipient is not None) == (name == "recipient_refused")
+                more = (recipient["address"], str(recipient["code"])) if recipient else ()
+                self.all.append((name, str(delivery.status), *more))
+                stored = in_threads(lambda: Delivery.objects.get(pk=delivery.pk).status)
+                is_open = transaction.get_connection(ledger.database()).in_atomic_block
+                self.was_true.append(stored == [delivery.status] and not is_open)
+
+            signal.connect(receive, sender=Delivery)
+            self._receivers.append((signal, receive))
+
+    def disconnect(self) -> None:
+        for signal, receive in self._receivers:
+            signal.disconnect(receive, sender=Delivery)
+
+
+@pytest.fixture(autouse=True)
+def _bell(bell: RecordingDoorbell) -> None:
+    pass
+
+
+@pytest.fixture
+def heard() -> Iterator[Heard]:
+    listening = Heard()
+    listening.connect()
+    yield listening
+    listening.disconnect()
+    assert all(listening.was_true)
+
+
+def this() -> ledger.Try:
+    return ledger.Try(route=RELAY, started_at=timezone.now(), wait=60)
+
+
+def claimed(*to: str) -> Delivery:
+    delivery = submitted(*to or (KIM,))
+    assert ledger.claim(delivery, RELAY, from_header="a@example.com", sender="a@example.com")
+    return delivery
+
+
+def test_an_acceptance_is_told_once_however_often_it_is_rung_for(smtp_server: Serve, heard: Heard) -> None:
+    config_for(smtp_server())
+    delivery = submitted()
+    for _ in range(3):
+        attempt(delivery.pk)
+    assert heard.all == [("delivery_accepted", "accepted")]
+
+
+def test_who_was_refused_is_told_with_the_reply(smtp_server: Serve, heard: Heard) -> None:
+    config_for(smtp_server(faults=[Fault(verb="RCPT", reply="550 5.1.1 No such user", match="lee@")]))
+    told: list[Any] = []
+
+    def receive(recipient: Any, **given: Any) -> None:
+        told.append(recipient)
+
+    signals.recipient_refused.connect(receive)
+    try:
+        attempt(submitted(KIM, LEE).pk)
+    finally:
+        signals.recipient_refused.disconnect(receive)
+    assert heard.all == [("recipient_refused", "accepted", LEE, "550"), ("delivery_accepted", "accepted")]
+    (recipient,) = told
+    assert (recipient["address"], recipient["code"]) == (LEE, 550)
+    assert "No such user" in recipient["reply"]
+    assert recipient["reason"] == "the server says the mailbox does not exist (550 5.1.1)"
+
+
+def test_a_failure_is_told_with_everybody_who_was_refused(smtp_server: Serve, heard: Heard) -> None:
+    config_for(smtp_server(faults=[Fault(verb="DOT", reply="554 5.7.1 Spam")]))
+    attempt(submitted(KIM, LEE).pk)
+    assert heard.all == [
+        ("recipient_refused", "failed", KIM, "554"),
+        ("recipient_refused", "failed", LEE, "554"),
+        ("delivery_failed", "failed"),
+    ]
+
+
+def test_what_was_put_off_is_nobodys_business(smtp_server: Serve, heard: Heard) -> None:
+    config_for(smtp_server(faults=[Fault(verb="RCPT", reply="450 4.2.0 Later", times=1)]))
+    delivery = submitted()
+    attempt(delivery.pk)
+    assert heard.all == []
+    pretend(delivery, due_at=ago(0))
+    attempt(delivery.pk)
+    assert heard.all == [("delivery_accepted", "accepted")]
+
+
+@pytest.mark.parametrize(("policy", "status"), [("resend", "deferred"), ("hold", "in_doubt")])
+def test_a_doubt_is_told_with_what_becomes_of_it(settings: Any, heard: Heard, policy: str, status: str) -> None:
+    settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "IN_DOUBT": policy}
+    ledger.record(claimed(), InDoubt(reason="lost"), this())
+    ledger.lease_ran_out(claimed())
+    assert heard.all == [("delivery_in_doubt", status)] * 2
+
+
+def test_ends_that_nobody_sent_are_told(heard: Heard) -> None:
+    ledger.end(submitted(), Status.EXPIRED, "not accepted in time")
+    ledger.end(submitted(), Status.QUARANTINED, "its worker was lost every time")
+    ledger.set_aside(submitted(), "its row is damaged")
+    decide.discard(pretend(submitted(), status="in_doubt").pk)
+    decide.cancel(submitted().pk)  # whoever cancels knows
+    assert [one[:2] for one in heard.all if one[0] != "recipient_refused"] == [
+        ("delivery_expired", "expired"),
+        ("delivery_failed", "quarantined"),
+        ("delivery_failed", "quarantined"),
+        ("delivery_failed", "failed"),
+    ]
+
+
+def test_an_acceptance_that_is_learnt_of_late_is_told_then(heard: Heard) -> None:
+    slow = claimed()
+    pretend(slow, lease_until=ago(1))
+    ledger.lease_ran_out(Delivery.objects.get(pk=slow.pk))
+    ledger.end(Delivery.objects.get(pk=slow.pk), Status.EXPIRED, "not accepted in time")
+    assert ledger.record(slow, Accepted(code=250, accepted=(KIM,), refused={}), this())
+    assert statuses(slow) == {KIM: "accepted"}
+    assert [one[0] for one in heard.all] == ["delivery_in_doubt", "delivery_expired", "delivery_accepted"]
+    assert not ledger.record(Delivery.objects.get(pk=slow.pk), Accepted(code=250, accepted=(KIM,), refused={}), this())
+    assert len(heard.all) == 3
+
+
+def test_who_was_overtaken_tells_nothing(heard: Heard) -> None:
+    slow = claimed()
+    ledger.record(Delivery.objects.get(pk=slow.pk), Deferred(reason="later"), this())
+    assert not ledger.record(slow, InDoubt(reason="lost"), this())
+    assert heard.all == []
+
+
+def test_what_is_rolled_back_is_not_told(heard: Heard) -> None:
+    class Outage(RecordingDoorbell):
+        def report(self, delivery: Delivery) -> None:
+            raise OperationalError("gone")
+
+    delivery = claimed()
+    doorbell.install(Outage())
+    with pytest.raises(OperationalError):
+        ledger.record(delivery, Accepted(code=250, accepted=(KIM,), refused={}), this())
+    doorbell.install(RecordingDoorbell())
+    with transaction.atomic():
+        decided = submitted()
+        ledger.end(decided, Status.EXPIRED, "over")
+        transaction.set_rollback(True)
+    assert heard.all == []
+    assert ledger.record(delivery, Accepted(code=250, accepted=(KIM,), refused={}), this())
+    assert heard.all == [("delivery_accepted", "accepted")]
+
+
+def test_a_receiver_that_raises_changes_nothing_and_is_logged(
+    smtp_server: Serve, heard: Heard, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = smtp_server()
+    config_for(server)
+
+    def fail(**given: Any) -> None:
+        raise ValueError("a receiver's own fault")
+
+    signals.delivery_accepted.connect(fail, sender=Delivery)
+    try:
+        with caplog.at_level(logging.ERROR):
+            result = attempt(submitted().pk)
+    finally:
+        signals.delivery_accepted.disconnect(fail, sender=Delivery)
+    assert isinstance(result, Delivery)
+    assert Delivery.objects.get().status == "accepted"
+    assert heard.all == [("delivery_accepted", "accepted")]
+    assert "a receiver's own fault" in caplog.text
+    attempt(result.pk)
+    assert len(server.messages) == 1
