@@ -18,7 +18,7 @@ import traceback
 
 import tenacity
 from django.core.exceptions import ImproperlyConfigured
-from django.db import DatabaseError, InterfaceError, OperationalError, connections
+from django.db import DatabaseError, InterfaceError, InternalError, OperationalError, connections
 from django.utils import timezone
 
 from email_integration import conf, routing
@@ -204,6 +204,10 @@ def _withhold(delivery: Delivery, plan: safety.Plan) -> Outcome | Skipped | None
     return None if ledger.withhold(delivery, plan.withheld, safety.WITHHELD) else _OVERTAKEN
 
 
+#: How a database says that it is out of reach, or will not be written to for a while: a standby is an InternalError.
+_AWAY = (OperationalError, InterfaceError, InternalError)
+
+
 def _record(delivery: Delivery, outcome: Outcome, attempt_: ledger.Try) -> bool:
     """Record the outcome, again and again until the lease ends when the database is out of reach."""
 
@@ -211,7 +215,7 @@ def _record(delivery: Delivery, outcome: Outcome, attempt_: ledger.Try) -> bool:
         connections[ledger.database()].close()
 
     recording = tenacity.Retrying(
-        retry=tenacity.retry_if_exception_type((OperationalError, InterfaceError)),
+        retry=tenacity.retry_if_exception_type(_AWAY),
         wait=tenacity.wait_exponential(multiplier=0.1, max=5),
         stop=tenacity.stop_after_delay(conf.get("LEASE")),
         before_sleep=reconnect,
@@ -219,7 +223,7 @@ def _record(delivery: Delivery, outcome: Outcome, attempt_: ledger.Try) -> bool:
     )
     try:
         return recording(ledger.record, delivery, outcome, attempt_)
-    except (OperationalError, InterfaceError):
+    except _AWAY:
         raise
     except Exception as error:  # of whoever stores results; how the mail stands matters more
         logger.error("The result of delivery %s cannot be stored (%s).", delivery.pk, type(error).__name__)

@@ -132,8 +132,10 @@ class Connection(smtplib.SMTP):
         self._start_clock()
         return int(code), b"\n".join(texts)
 
-    def hear(self) -> Reply:
-        """Read one reply. Raises what ``getreply`` raises."""
+    def hear(self, *, within: float | None = None) -> Reply:
+        """Read one reply; ``within`` so many seconds from now if that is sooner. Raises what ``getreply`` raises."""
+        if within is not None:
+            self._due = min(self._due, time.monotonic() + within)
         return Reply.parse(*self.getreply())
 
     def has_spoken(self) -> bool:

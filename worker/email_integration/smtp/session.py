@@ -192,7 +192,8 @@ class Session:
         if not self._smtp.has_spoken():
             return
         with self._smtp.during(phase):
-            reply = self._smtp.hear()
+            # A reply is waited for, not the line: half of one must not hold us up for as long as a block may.
+            reply = self._smtp.hear(within=self.relay.timeout)
             self.close()
             if reply.code < 400 or (phase is Phase.MAIL and reply.code != 421):
                 raise Malformed

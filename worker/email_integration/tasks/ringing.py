@@ -132,9 +132,13 @@ class CeleryDoorbell:
 
 
 def sweep_options() -> dict[str, Any]:
-    """Where the sweep's messages go; they are of no use to anybody after the next one."""
+    """Where the sweep's messages go.
+
+    They live for several sweeps: in a busy worker they wait behind the mail that it has fetched, and were there none
+    that is heard in time, nothing would be swept. What piles up while no worker runs is bounded all the same.
+    """
     queue = conf.get("SWEEP_QUEUE")
-    return {"expires": conf.get("SWEEP_INTERVAL"), **({"queue": queue} if queue else {})}
+    return {"expires": max(60.0, 12 * conf.get("SWEEP_INTERVAL")), **({"queue": queue} if queue else {})}
 
 
 def _connection(app: Any, timeout: float) -> Connection:
