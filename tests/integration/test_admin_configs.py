@@ -10,6 +10,7 @@ import pytest
 from cryptography.fernet import Fernet
 from django.test import Client
 
+from config.local.certificates import Certificates
 from config.local.valkey import Valkey
 from email_integration.models import SMTPConfig
 from email_integration.routing import active_relay
@@ -52,7 +53,6 @@ def test_a_configuration_is_added_and_its_password_sealed(admin: Client) -> None
         ({"host": "kim@example.com"}, "not a mail address"),
         ({"from_email": "nobody"}, "Enter an address such as"),
         ({"ca_certificates": "Müller"}, "Enter one certificate or several"),
-        ({"ca_certificates": "-----BEGIN PRIVATE KEY-----"}, "Enter one certificate or several"),
         ({"port": 0}, "greater than or equal to 1"),
     ],
 )
@@ -62,6 +62,16 @@ def test_what_cannot_work_is_refused_with_words(admin: Client, changes: dict[str
     assert response.status_code == 200
     assert words in response.content.decode()
     assert not SMTPConfig.objects.exists()
+
+
+def test_a_private_key_pasted_with_its_certificate_is_refused(admin: Client, certificates: Certificates) -> None:
+    """The field, and the history of it, are no place for secrets."""
+    certificate, key = certificates.authority.read_text(), certificates.key.read_text()
+    stored = config()
+    page = admin.post(url("change", stored.pk), form_of(stored, ca_certificates=certificate + key))
+    assert "Enter one certificate or several" in page.content.decode()
+    assert admin.post(url("change", stored.pk), form_of(stored, ca_certificates=certificate)).status_code == 302
+    assert "PRIVATE KEY" not in repr(list(stored.history.values()))
 
 
 def test_what_is_doubtful_is_saved_with_a_warning(admin: Client) -> None:
