@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 
-from tests.faults import matrix
+from tests.faults import faketime, matrix
 from tests.faults.cases import Case, Figures
 from tests.faults.world import Setting
 
@@ -88,3 +89,15 @@ def test_no_two_cases_have_the_same_name() -> None:
     """The setting's policy and database are in the name."""
     names = [str(case) for case in matrix.CASES]
     assert len(names) == len(set(names))
+
+
+def test_a_machine_without_libfaketime_is_known_and_lacks_nothing_for_the_rest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The cases that need it say so and are not run."""
+    monkeypatch.setattr(faketime, "LIBRARIES", tmp_path)
+    assert Setting(clock=True).missing == "libfaketime is not installed"
+    assert {case.group for case in matrix.CASES if case.setting.missing} == {"clock"}
+    (tmp_path / "x86_64-linux-gnu" / "faketime").mkdir(parents=True)
+    (tmp_path / "x86_64-linux-gnu" / "faketime" / "libfaketime.so.1").touch()
+    assert Setting(clock=True).missing == ""

@@ -21,7 +21,12 @@ _PART = frozenset(matrix.part(int(os.environ.get("FAULTS_SEED", "1"))))
 @pytest.fixture(scope="class")
 def worlds(request: pytest.FixtureRequest) -> Iterator[Worlds]:
     """The worlds of the class's setting."""
-    with Worlds(request.cls.setting) as worlds:
+    setting: Setting = request.cls.setting
+    if setting.missing:
+        if os.environ.get("CI"):
+            pytest.fail(f"{setting.missing}; see tests/debian-packages.txt")
+        pytest.skip(setting.missing)
+    with Worlds(setting) as worlds:
         yield worlds
 
 

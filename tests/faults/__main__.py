@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
 import traceback
@@ -30,6 +31,11 @@ def main() -> int:
     done: dict[Case, Figures] = {}
     broken = 0
     for setting, cases in matrix.by_setting(wanted):
+        if setting.missing:
+            for case in cases:
+                print(f"{case!s:{width}}  not run: {setting.missing}")
+            broken += len(cases) if os.environ.get("CI") else 0
+            continue
         with Worlds(setting) as worlds:
             for case in cases:
                 promises = _run(worlds, case, done, width)
@@ -55,7 +61,10 @@ def _run(worlds: Worlds, case: Case, done: dict[Case, Figures], width: int) -> l
         return ["the case could not be run"]
     done[case] = figures
     numbers = (f"{getattr(figures, column):>11}" for column in _COLUMNS)
-    print(f"{case!s:{width}} ", *numbers, f"{figures.seconds:>11.1f}", sep="", flush=True)
+    print(f"{case!s:{width}} ", *numbers, f"{figures.seconds:>11.1f}", sep="")
+    for remark in figures.remarks:
+        print(f"{'':{width}}  {remark}")
+    sys.stdout.flush()
     return figures.broken(case)
 
 

@@ -75,8 +75,8 @@ def _half_open(run: Run) -> None:
     run.wait(run.is_over, "the end of all")
     run.world.valkey.freeze()
     took = run.submit(100, atomic=True)
-    # On a machine that has its hands full, the rows alone may take two seconds.
-    run.promise(took < max(2, usual + 1.5), f"submitting took {took:.1f} s, and {usual:.1f} s otherwise")
+    # The rows alone take their time, on a machine that has its hands full.
+    run.promise(took - usual <= 2, f"submitting took {took:.1f} s, and {usual:.1f} s otherwise")
     run.world.valkey.thaw()
 
 

@@ -45,6 +45,8 @@ class Figures:
     seconds: float
     #: Broken promises of this case alone.
     complaints: tuple[str, ...] = ()
+    #: What else is worth to be known of this run.
+    remarks: tuple[str, ...] = ()
 
     def broken(self, case: Case) -> list[str]:
         """The promises that are broken, in words."""
@@ -103,6 +105,7 @@ class Run:
         #: Whom the case has killed.
         self.kills = 0
         self._complaints: list[str] = []
+        self._remarks: list[str] = []
         self._is_submitting = False
         self._total_before = world.smtp.total
         self.started = time.monotonic()
@@ -145,6 +148,10 @@ class Run:
         """Note what is a promise of this case alone, and broken."""
         if not is_so:
             self._complaints.append(otherwise)
+
+    def remark(self, text: str) -> None:
+        """Note what is worth to be known besides the figures."""
+        self._remarks.append(text)
 
     def arrived(self, mails: int) -> Callable[[], bool]:
         """A condition: so many messages have arrived since the case began."""
@@ -206,6 +213,7 @@ class Run:
             followed_twice=sum(number - 1 for number in Counter(self._followed()).values()),
             seconds=seconds,
             complaints=tuple(self._complaints),
+            remarks=tuple(self._remarks),
         )
 
     def _rows_if_any(self) -> dict[str, Row] | None:

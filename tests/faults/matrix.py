@@ -6,7 +6,7 @@ import itertools
 import random
 from collections.abc import Iterable, Iterator
 
-from . import brokers, clocks, crashes, endings, outages, refusals, storms
+from . import brokers, clocks, contents, crashes, endings, outages, refusals, storms
 from .cases import Case
 from .world import Setting
 
@@ -16,6 +16,7 @@ CASES: list[Case] = [
     *brokers.CASES,
     *endings.CASES,
     *outages.CASES,
+    *contents.CASES,
     *clocks.CASES,
     *storms.CASES,
 ]

@@ -12,7 +12,9 @@ import psycopg
 from .cases import Case, Run
 from .world import Setting, World
 
-_POSTGRESQL = Setting(database="postgresql")
+POSTGRESQL = Setting(database="postgresql")
+#: A reply that cannot be recorded at once has a while until it counts for nothing.
+_PATIENT = Setting(database="postgresql", extra=(("LEASE", "20"), ("REPLY_TIMEOUT", "5")))
 _SERIALIZABLE = Setting(database="postgresql", extra=(("PGOPTIONS", "-c default_transaction_isolation=serializable"),))
 _SQLITE = Setting()
 
@@ -20,10 +22,10 @@ _SQLITE = Setting()
 _A_WHILE = 2.5
 
 
-def _amid_load(run: Run) -> None:
+def _amid_load(run: Run, mails: int = 100, arrived: int = 15) -> None:
     """Begin to submit, and wait until some have arrived."""
-    run.begin_submitting(100, pause=0.03)
-    run.wait(run.arrived(15), "some mails")
+    run.begin_submitting(mails, pause=0.03)
+    run.wait(run.arrived(arrived), "some mails")
 
 
 def _restarted(mode: str) -> Callable[[Run], None]:
@@ -44,6 +46,29 @@ def _read_only(run: Run) -> None:
     run.world.smtp.slow = 0.0
     run.finish_submitting()
     run.promise(run.refused > 0, "no submission was refused")
+
+
+def _read_only_at_the_reply(run: Run) -> None:
+    """Refuse all writing from before a reply comes until some time after it, but not until the lease has ended."""
+    postgres = run.world.postgres
+    failure = "cannot execute UPDATE in a read-only transaction"
+    before = postgres.log().count(failure)
+    run.world.smtp.slow = 3.0
+    _amid_load(run, mails=30, arrived=2)
+    with postgres.read_only():
+        run.world.smtp.slow = 0.0
+        run.wait(lambda: postgres.log().count(failure) > before, "an UPDATE that is refused")
+        time.sleep(_A_WHILE)
+        copies = run.world.smtp.copies()
+        unrecorded = [message_id for message_id in _sending(run) if copies[message_id]]
+        run.promise(bool(unrecorded), "no outcome was waiting to be recorded")
+    run.finish_submitting()
+
+
+def _sending(run: Run) -> list[str]:
+    """The Message-IDs of what is claimed at this moment."""
+    rows = run.world.database.query("SELECT message_id FROM email_integration_delivery WHERE status = 'sending'")
+    return [message_id for (message_id,) in rows]
 
 
 def _deadlocked(run: Run) -> None:
@@ -95,14 +120,14 @@ def _locked(run: Run) -> None:
 
 def _full(run: Run) -> None:
     _amid_load(run)
-    with _no_room(run.world):
+    with no_room(run.world):
         time.sleep(_A_WHILE)
     run.finish_submitting()
     run.promise(run.refused > 0, "no submission was refused")
 
 
 @contextlib.contextmanager
-def _no_room(world: World) -> Iterator[None]:
+def no_room(world: World) -> Iterator[None]:
     """Let no process of the world write beyond what any database file has long grown to."""
     everybody = world.processes()
     for pid in everybody:
@@ -117,14 +142,15 @@ def _no_room(world: World) -> Iterator[None]:
 
 
 CASES = [
-    Case(group="database", name=name, setting=setting, act=act, seconds=60, slow=slow)
-    for name, setting, act, slow in (
-        ("restarted fast", _POSTGRESQL, _restarted("fast"), False),
-        ("restarted immediately", _POSTGRESQL, _restarted("immediate"), False),
-        ("read-only for a while", _POSTGRESQL, _read_only, True),
-        ("deadlocks", _POSTGRESQL, _deadlocked, True),
-        ("serialization failures", _SERIALIZABLE, _not_serializable, True),
-        ("locked for a while", _SQLITE, _locked, False),
-        ("disk full for a while", _SQLITE, _full, True),
+    Case(group="database", name=name, setting=setting, act=act, doubts=doubts, seconds=60, slow=slow)
+    for name, setting, act, doubts, slow in (
+        ("restarted fast", POSTGRESQL, _restarted("fast"), None, False),
+        ("restarted immediately", POSTGRESQL, _restarted("immediate"), None, False),
+        ("read-only for longer than a lease", POSTGRESQL, _read_only, None, True),
+        ("read-only at the reply, for less than a lease", _PATIENT, _read_only_at_the_reply, range(1), True),
+        ("deadlocks", POSTGRESQL, _deadlocked, None, True),
+        ("serialization failures", _SERIALIZABLE, _not_serializable, None, True),
+        ("locked for a while", _SQLITE, _locked, None, False),
+        ("disk full for a while", _SQLITE, _full, None, True),
     )
 ]

@@ -39,10 +39,6 @@ def _refuses(verb: str, kind: str) -> bool:
     return kind == "5yz" and verb in ("MAIL", "RCPT", "DATA", "CONTENT", "DOT")
 
 
-def _takes_a_minute(verb: str, kind: str) -> bool:
-    return (verb, kind) == ("CONTENT", "half")
-
-
 CASES = [
     Case(
         group="server",
@@ -50,9 +46,6 @@ CASES = [
         setting=setting,
         act=_faulty(verb, kind),
         refuses=_refuses(verb, kind),
-        # A block of content may take a minute (RFC 5321 §4.5.3.2.5), and so may half a reply amid it.
-        seconds=90 if _takes_a_minute(verb, kind) else 40,
-        slow=_takes_a_minute(verb, kind),
     )
     for setting, verbs in ((RESEND, VERBS), (HOLD, ("CONTENT", "DOT", "TAKEN")))
     for verb in verbs

@@ -24,6 +24,7 @@ from config.local.processes import Process, Processes
 from config.local.valkey import Valkey
 from config.local.workers import start_beat, start_worker
 
+from . import faketime
 from .crash import PLAN, Plan
 from .databases import Database, Postgres, SQLite
 from .following import followed
@@ -58,6 +59,11 @@ class Setting:
     clock: bool = False
     extra: tuple[tuple[str, str], ...] = ()
 
+    @property
+    def missing(self) -> str:
+        """What this machine lacks for it, in words; '' for nothing."""
+        return "libfaketime is not installed" if self.clock and faketime.library() is None else ""
+
 
 class World:
     """Runs a setting; leaving the context ends everything."""
@@ -90,6 +96,11 @@ class World:
         assert isinstance(self.database, Postgres)
         return self.database
 
+    @property
+    def payloads(self) -> Path:
+        """The folder of the contents that are too large for the database."""
+        return self.folder / "payloads"
+
     def followed(self, tag: str) -> list[str]:
         """The ids of the mails whose continuation was set going, one for each time."""
         return followed(self.valkey.url, tag)
@@ -121,19 +132,6 @@ class World:
     @property
     def _clock(self) -> Path:
         return self.folder / "clock"
-
-    def _clock_environment(self) -> dict[str, str]:
-        libraries = sorted(str(found) for found in Path("/usr/lib").glob("*/faketime/libfaketime.so.1"))
-        if not libraries:
-            raise RuntimeError("libfaketime is not installed; see tests/debian-packages.txt")
-        path = os.environ.get("PYTHONPATH")
-        return {
-            "PYTHONPATH": os.pathsep.join([str(Path(__file__).with_name("clock_site")), *([path] if path else [])]),
-            "LD_PRELOAD": libraries[0],
-            "FAKETIME_TIMESTAMP_FILE": str(self._clock),
-            "FAKETIME_CACHE_DURATION": "1",
-            "FAKETIME_DONT_FAKE_MONOTONIC": "1",
-        }
 
     def mend(self) -> None:
         """Have as many workers as there should be."""
@@ -168,7 +166,7 @@ class World:
         return {
             **self.certificates.env,
             **TIMES,
-            **(self._clock_environment() if self.setting.clock else {}),
+            **(faketime.environment(self._clock) if self.setting.clock else {}),
             **dict(self.setting.extra),
             "DATABASE_URL": self.database.url,
             "DEBUG": "true",
@@ -177,6 +175,7 @@ class World:
             "ENV_FILE": "",
             "IN_DOUBT": self.setting.policy,
             "LOG_LEVEL": "DEBUG",
+            "PAYLOAD_DIR": str(self.payloads),
             "REDIS_URL": self.valkey.url,
             "SECRET_KEY": "only for tests",
             "SMTP_PASSWORD_KEYS": self._key,
