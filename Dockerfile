@@ -14,9 +14,10 @@ COPY manage.py gunicorn.conf.py ./
 COPY worker worker
 COPY config config
 
-# The key is for this one command: nothing of it stays in the image.
+# The key is for this one command: nothing of it stays in the image. A volume at var/payloads takes the folder's owner.
 RUN useradd --uid 10001 --user-group --no-create-home --home-dir /app app \
     && SECRET_KEY=throwaway python manage.py collectstatic --noinput \
+    && mkdir -p var/payloads \
     && chown -R app:app var
 
 USER 10001:10001

@@ -84,7 +84,8 @@ def _named(names: list[str], depth: int) -> list[str]:
 def _known(names: list[str]) -> set[str]:
     """Those of the names that a row has."""
     rows = Delivery.objects.using(ledger.database()).filter(_NAMES_A_FILE, content_file__in=names)
-    return set(rows.values_list("content_file", flat=True))
+    # In no order, lest SQLite take the index of the order.
+    return set(rows.order_by().values_list("content_file", flat=True))
 
 
 def _is_older(storage: Storage, name: str, limit: dt.datetime) -> bool:

@@ -1,0 +1,167 @@
+"""What is asked again and again is answered by the indexes that are there for it, however much the table holds.
+
+They are partial on SQLite and PostgreSQL. MariaDB has no such thing, and has them of the whole table.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
+
+from email_integration.delivery import ledger, orphans, retention
+from email_integration.delivery.sweep import sweep
+from email_integration.models import Delivery, Status
+from tests.deliveries import RecordingDoorbell, ago, submitted
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+DAY = 24 * 3600.0
+TABLE = Delivery._meta.db_table
+
+
+@pytest.fixture(autouse=True)
+def _tidy(bell: RecordingDoorbell) -> Iterator[None]:
+    yield
+    empty()
+    analyse()
+
+
+def empty() -> None:
+    with connection.cursor() as cursor:
+        cursor.execute(f"DELETE FROM {TABLE}")
+
+
+def fill(doublings: int) -> None:
+    """Sixteen finished deliveries of as many days, doubled so often, and a few that wait or are old."""
+    for days in range(16):
+        pk = submitted().pk
+        changes = {"has_content": False, "content": b"", "continued": True, "ring_after": None, "recipients": []}
+        Delivery.objects.filter(pk=pk).update(status=Status.ACCEPTED, finished_at=ago((days + 1) * DAY), **changes)
+    names = [field.column for field in Delivery._meta.concrete_fields if not field.primary_key]
+    columns = ", ".join(map(connection.ops.quote_name, names))
+    for number in range(doublings):
+        with connection.cursor() as cursor:
+            longer = f"CONCAT(id, '{number}.')" if connection.vendor == "mysql" else f"id || '{number}.'"
+            cursor.execute(f"INSERT INTO {TABLE} (id, {columns}) SELECT {longer}, {columns} FROM {TABLE}")
+    submitted()
+    due = [submitted().pk for _ in range(3)]
+    Delivery.objects.filter(pk__in=due).update(ring_after=ago(1))
+    waiting = [submitted().pk for _ in range(3)]
+    Delivery.objects.filter(pk__in=waiting).update(status=Status.DEFERRED, waits_for_relay=True)
+    old = [submitted().pk for _ in range(3)]
+    Delivery.objects.filter(pk__in=old).update(
+        status=Status.ACCEPTED, finished_at=ago(40 * DAY), continued=True, ring_after=None
+    )
+    analyse()
+
+
+def analyse() -> None:
+    """Have the database know what it holds."""
+    tell = {"sqlite": "ANALYZE", "postgresql": "VACUUM ANALYZE", "mysql": f"ANALYZE TABLE {TABLE}"}
+    with connection.cursor() as cursor:
+        cursor.execute(tell[connection.vendor])
+        if connection.vendor == "mysql":
+            cursor.fetchall()
+
+
+def asked(what: Callable[[], object], words: str) -> str:
+    """The first question about deliveries with these words in its condition, as the database gets it."""
+    with CaptureQueriesContext(connection) as queries:
+        what()
+    conditions = {query["sql"]: query["sql"].replace("`", '"').partition(" WHERE ")[2] for query in queries}
+    return next(query for query, condition in conditions.items() if f'"{TABLE}".{words}' in condition)
+
+
+def rows_of(query: str) -> list[dict[str, Any]]:
+    with connection.cursor() as cursor:
+        cursor.execute(query)
+        assert cursor.description is not None
+        names = [column[0] for column in cursor.description]
+        return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+
+
+#: What is asked, by which words in its condition it is known, and by which index it is to be answered.
+QUESTIONS: list[tuple[Callable[[], object], str, str]] = [
+    (sweep, '"ring_after" <=', "delivery_ring_after"),
+    (ledger.wake, '"waits_for_relay"', "delivery_waits_for_relay"),
+    (retention.prune, '"finished_at" <', "delivery_finished_at"),
+    (retention.prune, '"has_content"', "delivery_finished_content"),
+    (lambda: orphans._known([str(number) for number in range(300)]), '"content_file" IN', "delivery_content_file"),
+]
+
+
+@pytest.mark.parametrize(("ask", "words", "index"), QUESTIONS, ids=[index for _, _, index in QUESTIONS])
+def test_it_is_answered_by_its_index_alone(ask: Callable[[], object], words: str, index: str) -> None:
+    fill(10)  # some 16,000
+    query = asked(ask, words)
+    if connection.vendor == "mysql":
+        # Among indexes of the whole table it has a choice.
+        (step,) = rows_of(f"EXPLAIN {query}")
+        assert step["key"] in {index for _, _, index in QUESTIONS}, step
+        return
+    explain = "EXPLAIN QUERY PLAN" if connection.vendor == "sqlite" else "EXPLAIN"
+    plan = "\n".join(str(list(row.values())[-1]) for row in rows_of(f"{explain} {query}"))
+    assert index in plan, plan
+    assert "Seq Scan" not in plan, plan
+    assert not re.search(rf"SCAN {TABLE}(?! USING)", plan), plan
+
+
+def test_the_indexes_are_partial_where_there_is_such_a_thing() -> None:
+    """The others are there all the same."""
+    names = {index for _, _, index in QUESTIONS}
+    match connection.vendor:
+        case "sqlite":
+            found = rows_of(f"SELECT name, sql FROM sqlite_master WHERE type = 'index' AND tbl_name = '{TABLE}'")
+            partial = {row["name"] for row in found if " WHERE " in str(row["sql"])}
+        case "postgresql":
+            found = rows_of(f"SELECT indexname AS name, indexdef FROM pg_indexes WHERE tablename = '{TABLE}'")
+            partial = {row["name"] for row in found if " WHERE " in row["indexdef"]}
+        case _:
+            partial = {row["Key_name"] for row in rows_of(f"SHOW INDEX FROM {TABLE}")}
+    assert names <= partial
+
+
+def work_of_a_sweep() -> int:
+    """How much the database has to do for one: steps of SQLite's machine, pages of PostgreSQL, rows of MariaDB."""
+    if connection.vendor == "sqlite":
+        steps = 0
+
+        def count() -> int:
+            nonlocal steps
+            steps += 1
+            return 0
+
+        connection.connection.set_progress_handler(count, 1)
+        try:
+            sweep()
+        finally:
+            connection.connection.set_progress_handler(None, 1)
+        return steps
+    if connection.vendor == "postgresql":
+        query = asked(sweep, '"ring_after" <=')
+        (plan,) = rows_of(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {query}")
+        top = plan["QUERY PLAN"][0]["Plan"]
+        return int(top["Shared Hit Blocks"] + top["Shared Read Blocks"])
+    before = _handled()
+    sweep()
+    return _handled() - before
+
+
+def _handled() -> int:
+    return sum(int(row["Value"]) for row in rows_of("SHOW SESSION STATUS LIKE 'Handler_read%'"))
+
+
+def test_a_sweep_costs_the_same_however_much_is_finished() -> None:
+    costs = []
+    for doublings in (6, 12):
+        fill(doublings)
+        costs.append(work_of_a_sweep())
+        empty()
+    few, many = costs
+    print(f"work of a sweep with 1,024 finished rows: {few}, with 65,536: {many}")
+    assert many == pytest.approx(few, abs=few * 0.2)
