@@ -66,7 +66,7 @@ def test_threads_share_sessions_and_never_open_too_many(
     assert len(server.sessions) < 10
     running.worker.end()
     assert running.worker.returncode == 0
-    # A thread that is overtaken, by a repeated ring on a busy machine, closes its session in the place of the final dot.
+    # A thread that is overtaken, after a repeated ring on a busy machine, closes its session instead of the final dot.
     assert {session.verbs[-1] for session in server.sessions} - {"DATA"} == {"QUIT"}
     warned = re.findall(r".*Warning: .*", running.worker.read_log())
     assert [line for line in warned if "superuser" not in line] == []
