@@ -73,13 +73,15 @@ def main() -> int:
     if options.page or not (options.quick or options.scenarios):
         report.write_page(results, about, ROOT / "docs")
         print("docs/performance.md is written.")
-    return 0
+    print(*bench.wrong, sep="\n", end="", file=sys.stderr)
+    return 1 if bench.wrong else 0
 
 
 def _about(bench: Bench, load: str) -> dict[str, str]:
     """What is measured, when and on what."""
     versions = {name: importlib.metadata.version(name) for name in ("Django", "celery", "kombu", "redis", "psycopg")}
     return {
+        "run": "quick: few mails and rounds" if bench.quick else "whole",
         "date": f"{dt.datetime.now(dt.UTC):%Y-%m-%d %H:%M} UTC",
         **measure.machine(),
         "load at the beginning": load,
@@ -87,7 +89,7 @@ def _about(bench: Bench, load: str) -> dict[str, str]:
         "PostgreSQL": bench.services.postgresql.version(),
         "Valkey": bench.services.broker("valkey_version"),
         "packages": ", ".join(f"{name} {version}" for name, version in versions.items()),
-        "rounds": str(bench.rounds),
+        "rounds": f"{bench.rounds} at most",
     }
 
 

@@ -40,6 +40,8 @@ class Bench:
         self._front: Front | None = None
         #: What scenarios leave for later ones.
         self.kept: dict[str, float] = {}
+        #: Mails that were lost or came twice, in words.
+        self.wrong: list[str] = []
 
     def pick(self, quick: int, full: int) -> int:
         """A number for the quick run, or for the whole one."""
@@ -49,6 +51,11 @@ class Bench:
     def rounds(self) -> int:
         """How often each contender has its turn."""
         return self._rounds or self.pick(2, 5)
+
+    @property
+    def seconds(self) -> int:
+        """After which a scenario begins no further round, so that a slow machine comes to an end too."""
+        return self.pick(25, 150)
 
     def running(self, contenders: Sequence[Contender], front: Front) -> list[Running]:
         """Have these contenders ready, frozen."""

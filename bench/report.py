@@ -24,8 +24,8 @@ How to read the tables: a rate counts from the first submission to the last acce
 record* goes on until the last outcome is in the database. *Ours is* compares the rates. CPU is in milliseconds a mail,
 of whole process trees, and *all* has the SMTP server's as well. Statements are those that PostgreSQL logged in a run of
 its own, BEGIN, COMMIT and connection checks among them; round trips are the times a client had to wait for the SMTP
-server, connecting included. *Arrived* and *twice* are counted by the SMTP server: mails of all rounds, and Message-IDs
-it saw again.
+server, connecting included. Memory is that of the worker, ours with beat. *Arrived* and *twice* are counted by the SMTP
+server: mails of all rounds, and Message-IDs it saw again.
 """
 
 _ABOUT_US = """

@@ -61,14 +61,17 @@ class Throughput:
         running = bench.running(self.contenders, front)
         rounds: dict[str, list[Round]] = {contender.name: [] for contender in self.contenders}
         source: list[Round] = []
-        turns = min(bench.rounds, self.most_rounds)
-        for _ in range(turns):
+        turns, took, until = 0, 0.0, time.monotonic() + bench.seconds
+        # One more only if it will be over in time.
+        while turns < min(bench.rounds, self.most_rounds) and (not turns or until - time.monotonic() > took):
+            began = time.monotonic()
             for one in running:
                 with one.awake():
                     one.round(WARM_UP)
                     rounds[one.contender.name].append(one.round(mails, together=self.together))
             if self.sessions:
                 source.append(smtp_source(bench, front, mails, self.sessions))
+            turns, took = turns + 1, time.monotonic() - began
         result = Result(name=self.name, title=self.title, columns=COLUMNS, unit="mails a second")
         ours = rounds.get(OURS.name)
         for one in running:
@@ -78,6 +81,10 @@ class Throughput:
                 bench.kept[self.name] = median(rounds[OURS.name], "worker")
         if source:
             self._add(result, f"smtp-source, {self.sessions} sessions", source, ours, {})
+        for label, each in result.data.items():
+            arrived, twice = (sum(one[what] for one in each["rounds"]) for what in ("arrived", "duplicates"))
+            if arrived != mails * turns or twice:
+                bench.wrong.append(f"{self.name}, {label}: {mails * turns} mails, {arrived} arrived, {twice} twice")
         result.remarks.append(
             f"{mails} mails of 2 kB, {f'{self.together} at a time' if self.together else 'one by one'}, "
             f"{turns} rounds in turns, medians."
