@@ -76,7 +76,8 @@ def _half_open(run: Run) -> None:
     run.world.valkey.freeze()
     took = run.submit(100, atomic=True)
     # The rows alone take their time, on a machine that has its hands full.
-    run.promise(took - usual <= 2, f"submitting took {took:.1f} s, and {usual:.1f} s otherwise")
+    run.remark(f"submitting took {took:.1f} s, and {usual:.1f} s otherwise")
+    run.promise(took - usual <= 2, f"submitting took {took - usual:.1f} s longer")
     run.world.valkey.thaw()
 
 

@@ -14,8 +14,11 @@ from .world import Setting, World
 
 POSTGRESQL = Setting(database="postgresql")
 #: A reply that cannot be recorded at once has a while until it counts for nothing.
-_PATIENT = Setting(database="postgresql", extra=(("LEASE", "20"), ("REPLY_TIMEOUT", "5")))
-_SERIALIZABLE = Setting(database="postgresql", extra=(("PGOPTIONS", "-c default_transaction_isolation=serializable"),))
+_LONG_LEASE = (("LEASE", "20"), ("REPLY_TIMEOUT", "5"))
+_PATIENT = Setting(database="postgresql", extra=_LONG_LEASE)
+_SERIALIZABLE = Setting(
+    database="postgresql", extra=(*_LONG_LEASE, ("PGOPTIONS", "-c default_transaction_isolation=serializable"))
+)
 _SQLITE = Setting()
 
 #: How long a database is out of order, in seconds.
@@ -148,8 +151,8 @@ CASES = [
         ("restarted immediately", POSTGRESQL, _restarted("immediate"), None, False),
         ("read-only for longer than a lease", POSTGRESQL, _read_only, None, True),
         ("read-only at the reply, for less than a lease", _PATIENT, _read_only_at_the_reply, range(1), True),
-        ("deadlocks", POSTGRESQL, _deadlocked, None, True),
-        ("serialization failures", _SERIALIZABLE, _not_serializable, None, True),
+        ("deadlocks", _PATIENT, _deadlocked, range(1), True),
+        ("serialization failures", _SERIALIZABLE, _not_serializable, range(1), True),
         ("locked for a while", _SQLITE, _locked, None, False),
         ("disk full for a while", _SQLITE, _full, None, True),
     )
