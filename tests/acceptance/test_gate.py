@@ -12,7 +12,7 @@ from django.utils import timezone
 
 from config.local.processes import wait_until
 from config.local.smtp_server import SMTPServer
-from email_integration.delivery import doorbell, ledger
+from email_integration.delivery import doorbell, rows
 from email_integration.models import Delivery, DeliveryAttempt, RelayGate, SMTPConfig, Status
 from tests.deliveries import submitted
 from tests.stack import Stack
@@ -32,7 +32,7 @@ def put_into_the_queue(count: int) -> None:
     copies = [Delivery(**{**columns, "id": f"mail-{number}"}) for number in range(1, count)]
     with transaction.atomic():
         Delivery.objects.bulk_create(copies, batch_size=500)
-        doorbell.call_for_sweep(using=ledger.database())
+        doorbell.call_for_sweep(using=rows.database())
 
 
 @pytest.mark.timeout(1800)

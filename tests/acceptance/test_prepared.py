@@ -18,7 +18,7 @@ from django_celery_results.models import TaskResult
 
 from config.local.processes import wait_until
 from config.local.smtp_server import SMTPServer
-from email_integration.delivery import ledger
+from email_integration.delivery import ledger, waking
 from email_integration.exceptions import DeliveryFailed, InvalidMail
 from email_integration.models import Delivery
 from email_integration.tasks import deliver, send_email, send_prepared
@@ -69,8 +69,8 @@ def test_until_it_is_run_nothing_sends_it(server: SMTPServer) -> None:
     """No ring, no sweep, no mended configuration and no person."""
     mail = prepare("not yet")
     deliver.apply_async((mail.kwargs["delivery_id"],), queue="mail")
-    ledger.wake()
-    ledger.wake_on_commit()
+    waking.wake()
+    waking.wake_on_commit()
     assert not Delivery.objects.filter(ring_after__lte=timezone.now()).exists()
     send_email.delay("another", "Text", to=["kim@example.com"]).get(timeout=20)
     prepared = delivery_of(mail)

@@ -18,7 +18,7 @@ from django.utils import timezone
 from config.local.processes import wait_until
 from config.local.smtp_server import Fault, Message, SMTPServer
 from email_integration import routing
-from email_integration.delivery import ledger
+from email_integration.delivery import ledger, waking
 from email_integration.delivery.attempt import attempt
 from email_integration.delivery.dispatch import pool
 from email_integration.delivery.outcome import Skipped
@@ -483,7 +483,7 @@ def test_many_attempts_sweeps_and_changes_at_once_come_to_no_deadlock(
         for _ in range(5):
             Delivery.objects.filter(ring_after__isnull=False).update(ring_after=ago(1))
             sweep()
-            ledger.wake()
+            waking.wake()
 
     found = in_threads(*[functools.partial(work, turn) for turn in (0, 10, 20)], change, look)
     assert [one for one in found if isinstance(one, Exception)] == []

@@ -14,7 +14,7 @@ from django.utils import timezone
 
 from config.local.smtp_server import Fault, SMTPServer
 from email_integration import delivery as api
-from email_integration.delivery import cancel, content, discard, ledger, release, resend, send_now
+from email_integration.delivery import cancel, content, discard, ledger, release, resend, send_now, times, waking
 from email_integration.delivery.attempt import attempt
 from email_integration.exceptions import ContentUnavailable
 from email_integration.models import Delivery, RelayGate, Status
@@ -118,7 +118,7 @@ def test_a_mail_that_is_sent_now_waits_for_its_relay_like_all_others(smtp_server
     first, second = submitted(from_email="a@example.com"), submitted(from_email="a@example.com")
     attempt(first.pk)
     assert RelayGate.objects.count() == 1
-    pretend(second, status=Status.DEFERRED, due_at=timezone.now() + ledger.seconds(900))
+    pretend(second, status=Status.DEFERRED, due_at=timezone.now() + times.seconds(900))
 
     assert send_now(second.pk)
     attempt(second.pk)
@@ -128,7 +128,7 @@ def test_a_mail_that_is_sent_now_waits_for_its_relay_like_all_others(smtp_server
     assert "535" in waiting.reason
     relay = active_relay()
     assert isinstance(relay, Relay)
-    ledger.reopen(relay)
+    waking.reopen(relay)
     assert not gate.is_closed(relay)
     attempt(second.pk)
     assert stored(second).status == Status.ACCEPTED

@@ -14,7 +14,7 @@ from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
 from config.local.smtp_server import Fault, SMTPServer
-from email_integration.delivery import content, decide, erase, ledger
+from email_integration.delivery import content, decide, erase, ledger, rows
 from email_integration.delivery.attempt import attempt
 from email_integration.delivery.erase import Erased, erase_recipient
 from email_integration.delivery.outcome import Accepted, Skipped
@@ -258,7 +258,7 @@ def test_a_worker_that_has_loaded_the_mail_before_sends_nothing(smtp_server: Ser
     """It lacks the fence when it claims."""
     server = smtp_server()
     delivery = submitted(KIM)
-    loaded = ledger.load(delivery.pk)
+    loaded = rows.load(delivery.pk)
     assert loaded is not None
     erase_recipient(KIM)
     assert not ledger.claim(loaded, relay_to(server), from_header="a@example.com", sender="a@example.com")
@@ -267,7 +267,7 @@ def test_a_worker_that_has_loaded_the_mail_before_sends_nothing(smtp_server: Ser
 def test_a_late_reply_does_not_bring_an_address_back(smtp_server: Serve) -> None:
     """Of a mail that was in doubt when its recipient was erased."""
     delivery = pretend(submitted(KIM, LEE), status=Status.IN_DOUBT)
-    loaded = ledger.load(delivery.pk)
+    loaded = rows.load(delivery.pk)
     assert loaded is not None
     erase_recipient(KIM)
     outcome = Accepted(code=250, accepted=(KIM, LEE), refused={})

@@ -12,7 +12,7 @@ from django.utils import timezone
 
 from config.local.smtp_server import Fault, SMTPServer
 from email_integration import routing
-from email_integration.delivery import direct, ledger
+from email_integration.delivery import direct, ledger, times, waking
 from email_integration.delivery.attempt import attempt
 from email_integration.delivery.outcome import Deferred
 from email_integration.delivery.sweep import sweep
@@ -86,7 +86,7 @@ def test_many_mails_on_a_wrong_password_make_one_login_and_none_is_burnt(smtp_se
 def test_what_was_put_off_expires_in_time_all_the_same(smtp_server: Serve) -> None:
     wrong_password(smtp_server)
     attempt(submitted().pk)
-    soon = timezone.now() + ledger.seconds(30)
+    soon = timezone.now() + times.seconds(30)
     delivery = submitted(expires_at=soon)
     attempt(delivery.pk)
     assert Delivery.objects.get(pk=delivery.pk).ring_after == soon
@@ -207,7 +207,7 @@ def test_a_success_over_a_session_that_was_open_opens_the_gate_too(smtp_server: 
     first, second = submitted(), submitted()
     direct.send_now(mail())
     gate.close(relay(), Deferred(code=421, reason="too many connections"), probing=False)
-    pretend(second, status="deferred", waits_for_relay=True, due_at=timezone.now() + ledger.seconds(LONG))
+    pretend(second, status="deferred", waits_for_relay=True, due_at=timezone.now() + times.seconds(LONG))
     pretend(first, status="deferred", waits_for_relay=True)
     attempt(first.pk)
     assert len(server.sessions) == 1
@@ -233,7 +233,7 @@ def test_the_sweep_has_a_relay_tried_that_may_be(smtp_server: Serve, bell: Recor
     for _ in range(4):
         submitted()
     attempt_all()
-    Delivery.objects.update(ring_after=timezone.now() + ledger.seconds(LONG))
+    Delivery.objects.update(ring_after=timezone.now() + times.seconds(LONG))
     bell.rings.clear()
     assert sweep() == 0  # it is not time yet
     probe_is_due()
@@ -249,7 +249,7 @@ def test_the_sweep_lets_rest_who_waits_for_another_relay(smtp_server: Serve, bel
     probe_is_due()
     RelayGate.objects.update(key="of one that was replaced")
     bell.rings.clear()
-    Delivery.objects.update(ring_after=timezone.now() + ledger.seconds(LONG))
+    Delivery.objects.update(ring_after=timezone.now() + times.seconds(LONG))
     assert sweep() == 0
 
 
@@ -322,7 +322,7 @@ def test_a_mail_that_is_put_off_just_after_the_gate_opened_does_not_sleep(
     put_off = ledger.wait_for_relay
 
     def late(*args: Any, **kwargs: Any) -> bool:
-        in_threads(lambda: ledger.reopen(relay()))
+        in_threads(lambda: waking.reopen(relay()))
         return put_off(*args, **kwargs)
 
     monkeypatch.setattr(ledger, "wait_for_relay", late)
@@ -340,7 +340,7 @@ def test_a_mail_that_is_put_off_while_the_gate_opens_does_not_sleep(
     server.password = "s3cret"
     delivery = submitted()
     woken, put_off = threading.Event(), threading.Event()
-    wake = ledger.wake
+    wake = waking.wake
 
     def slow(*ids: str) -> int:
         count = wake(*ids)
@@ -356,7 +356,7 @@ def test_a_mail_that_is_put_off_while_the_gate_opens_does_not_sleep(
         put_off.set()
 
     monkeypatch.setattr(ledger, "wake", slow)
-    found = in_threads(lambda: ledger.reopen(relay()), work)
+    found = in_threads(lambda: waking.reopen(relay()), work)
     assert found == [None, None]
     assert waiting() == 0
 
@@ -369,10 +369,10 @@ def test_nobody_sleeps_however_opening_and_putting_off_meet(smtp_server: Serve) 
         gate.close(here, fault, probing=False)
         ids = [submitted().pk for _ in range(5)]
         works: list[Callable[[], Any]] = [lambda pk=pk: attempt(pk) for pk in ids]
-        found = in_threads(*works, lambda: ledger.reopen(here))
+        found = in_threads(*works, lambda: waking.reopen(here))
         assert not [one for one in found if isinstance(one, Exception)]
         # Whoever saw it open has tried the login, and closed it.
-        ledger.reopen(here)
+        waking.reopen(here)
         assert waiting() == 0
 
 

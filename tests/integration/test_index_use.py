@@ -13,7 +13,7 @@ import pytest
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
-from email_integration.delivery import ledger, orphans, retention
+from email_integration.delivery import orphans, retention, waking
 from email_integration.delivery.sweep import sweep
 from email_integration.models import Delivery, Status
 from tests.deliveries import RecordingDoorbell, ago, submitted
@@ -88,7 +88,7 @@ def rows_of(query: str) -> list[dict[str, Any]]:
 #: What is asked, by which words in its condition it is known, and by which index it is to be answered.
 QUESTIONS: list[tuple[Callable[[], object], str, str]] = [
     (sweep, '"ring_after" <=', "delivery_ring_after"),
-    (ledger.wake, '"waits_for_relay"', "delivery_waits_for_relay"),
+    (waking.wake, '"waits_for_relay"', "delivery_waits_for_relay"),
     (retention.prune, '"finished_at" <', "delivery_finished_at"),
     (retention.prune, '"has_content"', "delivery_finished_content"),
     (lambda: orphans._known([str(number) for number in range(300)]), '"content_file" IN', "delivery_content_file"),

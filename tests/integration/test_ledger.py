@@ -9,7 +9,7 @@ import pytest
 from django.db import OperationalError
 from django.utils import timezone
 
-from email_integration.delivery import ledger
+from email_integration.delivery import ledger, rows, waking
 from email_integration.delivery.outcome import Accepted, Deferred, Failed, InDoubt
 from email_integration.models import Delivery, DeliveryAttempt, Status
 from email_integration.smtp import Phase, Relay, Reply
@@ -69,7 +69,7 @@ def test_of_many_claims_at_once_one_wins() -> None:
     pk = submitted().pk
 
     def claim() -> bool:
-        delivery = ledger.load(pk)
+        delivery = rows.load(pk)
         return delivery is not None and ledger.claim(
             delivery, RELAY, from_header="a@example.com", sender="a@example.com"
         )
@@ -150,7 +150,7 @@ def test_recipients_are_settled_one_by_one_over_attempts() -> None:
     no, later = Reply(code=550, enhanced="5.1.1", text="no"), Reply(code=450, enhanced="4.2.0", text="later")
     ledger.record(delivery, Accepted(code=250, accepted=(KIM,), refused={LEE: no, SAM: later}), TRY)
     assert (delivery.status, delivery.code, delivery.reason) == ("deferred", 450, "1 of 3 recipients were put off")
-    assert ledger.pending(stored(delivery)) == (SAM,)
+    assert rows.pending(stored(delivery)) == (SAM,)
     assert ledger.claim(delivery, RELAY, from_header="a@b.example", sender="a@b.example")
     ledger.record(delivery, taken(SAM), TRY)
     assert (delivery.status, delivery.code) == ("accepted", 250)
@@ -371,7 +371,7 @@ def test_waking_makes_due_what_waits_for_its_relay_and_nothing_else() -> None:
     done = deferred(relay_at_fault=True)
     assert ledger.claim(done, RELAY, from_header="a@example.com", sender="a@example.com")
     ledger.record(done, taken(), TRY)
-    assert ledger.wake() == 1
+    assert waking.wake() == 1
     woken = stored(waits)
     assert woken.due_at <= timezone.now()
     assert (woken.ring_after, woken.rings, woken.fence) == (woken.due_at, 0, waits.fence)

@@ -12,7 +12,7 @@ from django.utils import timezone
 
 from config.local.smtp_server import Fault, SMTPServer
 from email_integration import signals
-from email_integration.delivery import decide, doorbell, ledger
+from email_integration.delivery import decide, doorbell, ledger, rows
 from email_integration.delivery.attempt import attempt
 from email_integration.delivery.outcome import Accepted, Deferred, InDoubt
 from email_integration.models import Delivery, Status
@@ -50,7 +50,7 @@ class Heard:
                 more = (recipient["address"], str(recipient["code"])) if recipient else ()
                 self.all.append((name, str(delivery.status), *more))
                 stored = in_threads(lambda: Delivery.objects.get(pk=delivery.pk).status)
-                is_open = transaction.get_connection(ledger.database()).in_atomic_block
+                is_open = transaction.get_connection(rows.database()).in_atomic_block
                 self.was_true.append(stored == [delivery.status] and not is_open)
 
             signal.connect(receive, sender=Delivery)

@@ -19,7 +19,7 @@ class EmailIntegrationConfig(AppConfig):
         from simple_history.signals import pre_create_historical_record  # apps are loaded only now
 
         from . import checks, signals, tasks  # noqa: F401  # importing them registers them
-        from .delivery import ledger
+        from .delivery import waking
         from .models import SendingPause, SMTPConfig, audit
         from .routing import stamp
 
@@ -28,7 +28,7 @@ class EmailIntegrationConfig(AppConfig):
                 before.connect(stamp.mark_dirty, sender=sender, dispatch_uid="email_integration.stamp")
             for after in (post_save, post_delete, signals.config_changed):
                 after.connect(stamp.renew_on_commit, sender=sender, dispatch_uid="email_integration.stamp")
-                after.connect(ledger.wake_on_commit, sender=sender, dispatch_uid="email_integration.wake")
+                after.connect(waking.wake_on_commit, sender=sender, dispatch_uid="email_integration.wake")
         pre_create_historical_record.connect(
             audit.describe, sender=SMTPConfig.history.model, dispatch_uid="email_integration.audit"
         )

@@ -11,7 +11,7 @@ from django.http import HttpRequest
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy, ngettext
 
-from email_integration.delivery import content, decide, ledger
+from email_integration.delivery import content, decide, rows
 from email_integration.exceptions import ContentUnavailable
 from email_integration.models import Delivery, Status
 
@@ -65,7 +65,7 @@ class DecisionActions(DeliveryModelAdmin):
                 decided, why = bool(decision(pk)), ""
             except (ContentUnavailable, Delivery.DoesNotExist) as error:
                 decided, why = False, _why_unavailable(error)
-            now = Delivery.objects.using(ledger.database()).only("status").filter(pk=pk).first()
+            now = Delivery.objects.using(rows.database()).only("status").filter(pk=pk).first()
             if decided:
                 done += 1
                 if now is not None:

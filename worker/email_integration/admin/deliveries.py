@@ -16,7 +16,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
 from email_integration import conf
-from email_integration.delivery import ledger, safety
+from email_integration.delivery import rows, safety
 from email_integration.models import Delivery, DeliveryAttempt, InDoubtPolicy
 
 from .decisions import DecisionActions
@@ -109,7 +109,7 @@ class DeliveryAdmin(DecisionActions):
     @admin.display(description=gettext_lazy("diverted"))
     def diverted(self, delivery: Delivery) -> str:
         """Whether it went to somebody else than its recipients."""
-        recipients = delivery.recipients if ledger.is_readable(delivery) else []
+        recipients = delivery.recipients if rows.is_readable(delivery) else []
         withheld = sum(safety.WITHHELD in str(item.get("reply")) for item in recipients)
         kept = [_("withheld from %(count)d") % {"count": withheld}] if withheld else []
         return ", ".join([_("redirected")] * bool(delivery.redirected_to) + kept) or "–"
@@ -117,7 +117,7 @@ class DeliveryAdmin(DecisionActions):
     @admin.display(description=gettext_lazy("recipients"))
     def recipients_and_replies(self, delivery: Delivery) -> str:
         """Who gets it, what became of each and why, and the server's own words."""
-        if not ledger.is_readable(delivery):
+        if not rows.is_readable(delivery):
             return _("They cannot be read: somebody has changed the row in the database.")
         return "\n".join(_line(item) for item in delivery.recipients)
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from django.core.mail import EmailMessage
 from django.db import transaction
 
-from email_integration.delivery import ledger
+from email_integration.delivery import rows
 from email_integration.delivery.submit import submit
 from email_integration.exceptions import InvalidMail
 
@@ -24,7 +24,7 @@ class EmailBackend(ActiveConfigBackend):
         ``fail_silently``.
         """
         submitted = 0
-        with transaction.atomic(using=ledger.database()):  # one commit and one ring for all of them
+        with transaction.atomic(using=rows.database()):  # one commit and one ring for all of them
             for message in email_messages:
                 if not message.recipients():
                     continue

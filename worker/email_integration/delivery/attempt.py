@@ -27,7 +27,7 @@ from email_integration.models import FINAL, Delivery, Status
 from email_integration.routing import gate
 from email_integration.smtp import Relay
 
-from . import content, ledger, safety
+from . import content, ledger, rows, safety, waking
 from .dispatch import Dispatched, Mail, dispatch
 from .outcome import Accepted, Deferred, Failed, InDoubt, Outcome, Skipped
 from .retry import backoff
@@ -48,7 +48,7 @@ def attempt(delivery_id: str) -> Delivery | Skipped:
 
 
 def _attempt_once(delivery_id: str) -> tuple[Delivery | Skipped, bool]:
-    delivery = ledger.load(delivery_id)
+    delivery = rows.load(delivery_id)
     if delivery is None:
         return Skipped(reason="unknown: its transaction was rolled back, or it was deleted"), False
     started_at, started = timezone.now(), time.monotonic()
@@ -98,7 +98,7 @@ def _forgive(delivery: Delivery) -> None:
     """It is the database that failed, and not the mail that killed its worker."""
     if delivery.rings and delivery.unfinished:
         with contextlib.suppress(DatabaseError, InterfaceError):  # if it can be had again already
-            connections[ledger.database()].close_if_unusable_or_obsolete()
+            connections[rows.database()].close_if_unusable_or_obsolete()
             ledger.forgive(delivery)
 
 
@@ -109,7 +109,7 @@ def _wait_for_relay(delivery: Delivery, closed: gate.GateClosed) -> Delivery | S
     if not ledger.wait_for_relay(delivery, closed, wait=wait):
         return _OVERTAKEN
     if not gate.is_closed(closed.relay):
-        ledger.wake(delivery.pk)  # it was opened before this was recorded, so that nobody woke it
+        waking.wake(delivery.pk)  # it was opened before this was recorded, so that nobody woke it
     return delivery
 
 
@@ -117,14 +117,14 @@ def _wake_if_mended(delivery: Delivery, route: routing.Route | None) -> None:
     """Have it tried at once if what it waits for came before it was recorded, so that nobody woke it."""
     now = routing.active_relay()
     if not isinstance(now, routing.Nowhere) and now != route:
-        ledger.wake(delivery.pk)
+        waking.wake(delivery.pk)
 
 
 def _wake_others(relay: Relay) -> None:
     """Open the gate if it is closed still: over a session that was open nobody has been asked for it."""
     with contextlib.suppress(DatabaseError, InterfaceError):  # the next one will
         if gate.is_closed(relay):
-            ledger.reopen(relay)
+            waking.reopen(relay)
 
 
 _OVERTAKEN = Skipped(reason="overtaken by another worker")
@@ -132,7 +132,7 @@ _OVERTAKEN = Skipped(reason="overtaken by another worker")
 
 def _prepare(delivery: Delivery, now: dt.datetime) -> Skipped | None:
     """Bring the delivery to where it can be tried, or to its end; say why if there is nothing to do."""
-    if not ledger.is_readable(delivery) and delivery.status not in FINAL:
+    if not rows.is_readable(delivery) and delivery.status not in FINAL:
         return None if ledger.set_aside(delivery, "its row is damaged") else _OVERTAKEN
     if Status(delivery.status).is_final:
         if delivery.continued or not ledger.resume_follow_up(delivery):
@@ -148,7 +148,7 @@ def _prepare(delivery: Delivery, now: dt.datetime) -> Skipped | None:
     moved = True
     if delivery.expires_at <= now:
         moved = ledger.end(delivery, Status.EXPIRED, "not accepted in time")
-    elif not ledger.pending(delivery):
+    elif not rows.pending(delivery):
         moved = ledger.end(delivery, Status.FAILED, "nobody is left to send it to")
     elif delivery.unfinished >= conf.get("QUARANTINE_AFTER"):
         moved = ledger.end(delivery, Status.QUARANTINED, "its worker was lost every time it was tried")
@@ -161,7 +161,7 @@ def _prepare(delivery: Delivery, now: dt.datetime) -> Skipped | None:
 
 def _send(delivery: Delivery) -> Dispatched | Skipped:
     try:
-        plan = safety.plan_now(ledger.pending(delivery))
+        plan = safety.plan_now(rows.pending(delivery))
     except ImproperlyConfigured as error:
         return Dispatched(route=None, outcome=Deferred(reason=str(error)))
     try:
@@ -212,7 +212,7 @@ def _record(delivery: Delivery, outcome: Outcome, attempt_: ledger.Try) -> bool:
     """Record the outcome, again and again until the lease ends when the database is out of reach."""
 
     def reconnect(state: tenacity.RetryCallState) -> None:
-        connections[ledger.database()].close()
+        connections[rows.database()].close()
 
     recording = tenacity.Retrying(
         retry=tenacity.retry_if_exception_type(_AWAY),

@@ -17,7 +17,7 @@ from email_integration import conf
 from email_integration.exceptions import ContentUnavailable
 from email_integration.models import Delivery, Status
 
-from . import content, doorbell, ledger, safety, settle
+from . import content, doorbell, ledger, rows, safety, settle, times
 
 #: What ``send_now`` takes.
 CAN_BE_SENT = (Status.QUEUED, Status.DEFERRED, Status.IN_DOUBT, Status.QUARANTINED)
@@ -52,14 +52,14 @@ def discard(delivery_id: str) -> bool:
 
     It has failed then, and what follows a failure is set going.
     """
-    delivery = ledger.load(delivery_id)
+    delivery = rows.load(delivery_id)
     if delivery is None or delivery.status != Status.IN_DOUBT:
         return False
     if not ledger.end(delivery, Status.FAILED, "given up by a person: the server may or may not have it"):
         return False
     if not delivery.continued:
         ledger.follow_up_later(delivery.pk)
-        doorbell.ring_on_commit(delivery, using=ledger.database())
+        doorbell.ring_on_commit(delivery, using=rows.database())
     return True
 
 
@@ -70,7 +70,7 @@ def resend(delivery_id: str) -> Delivery:
     own; nothing of the caller's canvas follows it. Raises ``Delivery.DoesNotExist``, and ``ContentUnavailable`` when
     the content is kept no longer or cannot be read.
     """
-    using = ledger.database()
+    using = rows.database()
     original = Delivery.objects.using(using).get(pk=delivery_id)
     _require_readable(original)
     now = timezone.now()
@@ -88,8 +88,8 @@ def resend(delivery_id: str) -> Delivery:
         in_doubt_policy=original.in_doubt_policy,
         created_at=now,
         due_at=now,
-        expires_at=now + ledger.seconds(conf.get("GIVE_UP_AFTER")),
-        ring_after=now + ledger.seconds(conf.get("RING_AFTER")),
+        expires_at=now + times.seconds(conf.get("GIVE_UP_AFTER")),
+        ring_after=now + times.seconds(conf.get("RING_AFTER")),
     )
     content.store(copy, b"".join(content.stored(original).blocks()))
     with transaction.atomic(using=using):
@@ -99,18 +99,18 @@ def resend(delivery_id: str) -> Delivery:
 
 
 def _send(delivery_id: str, statuses: Collection[Status]) -> bool:
-    delivery = ledger.load(delivery_id)
+    delivery = rows.load(delivery_id)
     while delivery is not None and delivery.status in statuses:
         _require_readable(delivery)
         if ledger.send_now(delivery, **_changes(delivery)):
             return True
-        delivery = ledger.load(delivery_id)  # somebody has moved it since
+        delivery = rows.load(delivery_id)  # somebody has moved it since
     return False
 
 
 def _require_readable(delivery: Delivery) -> None:
     """Raise ``ContentUnavailable`` for what would be put off for the same reason at each attempt."""
-    if not ledger.is_readable(delivery):
+    if not rows.is_readable(delivery):
         raise ContentUnavailable("its recipients cannot be read")
     with contextlib.closing(content.stored(delivery).blocks()) as blocks:
         next(blocks, b"")  # the first says whether it is there and can be opened
@@ -127,7 +127,7 @@ def _changes(delivery: Delivery) -> dict[str, object]:
             "continued": False,
         }
     if delivery.expires_at <= now:
-        changes["expires_at"] = now + ledger.seconds(conf.get("GIVE_UP_AFTER"))
+        changes["expires_at"] = now + times.seconds(conf.get("GIVE_UP_AFTER"))
     return changes
 
 

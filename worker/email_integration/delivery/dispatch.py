@@ -30,7 +30,7 @@ from email_integration.smtp import (
     SMTPFailure,
 )
 
-from . import ledger
+from . import waking
 from .content import Content
 from .outcome import Deferred, Outcome, Skipped, accepted, classify, classify_recipients
 from .render import NOBODY, from_header_of, from_line, one_line
@@ -128,7 +128,7 @@ class _Way:
                 pool.discard(self.relay)
                 return dataclasses.replace(outcome, retry_in=gate.close(self.relay, outcome, probing=probing))
             if probing:
-                ledger.reopen(self.relay)
+                waking.reopen(self.relay)
         return outcome
 
     @contextlib.contextmanager

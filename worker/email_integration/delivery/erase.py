@@ -21,7 +21,7 @@ from email_integration.addresses import envelope_address
 from email_integration.exceptions import InvalidMail
 from email_integration.models import FINAL, Delivery, DeliveryAttempt, Status
 
-from . import content, doorbell, ledger
+from . import content, doorbell, ledger, rows
 from .settle import ERASED, is_pending
 
 #: How many rows are looked at in one query.
@@ -145,7 +145,7 @@ class _Run:
     def __init__(self, person: _Person, *, dry_run: bool) -> None:
         self._person = person
         self._dry_run = dry_run
-        self._using = ledger.database()
+        self._using = rows.database()
         self._count: Counter[str] = Counter()
         self._left: list[str] = []
         # The ids of deliveries to the person, in whose attempts all replies go.
@@ -179,14 +179,14 @@ class _Run:
 
     def _erase(self, pk: str) -> bool:
         """Erase what one delivery knows; False when that has to be tried again."""
-        delivery = ledger.load(pk)
+        delivery = rows.load(pk)
         if delivery is None or not (changes := _changes(delivery, self._person)):
             return True
         if delivery.status == Status.SENDING:
             self._left.append(pk)
             return True
         was_finished = delivery.status in FINAL
-        readable = ledger.is_readable(delivery)
+        readable = rows.is_readable(delivery)
         if not was_finished and not readable and not self._dry_run:
             ledger.set_aside(delivery, "its recipients cannot be read")
             return False

@@ -15,8 +15,8 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from django.db import router, transaction
-from django.db.models import F, Q, QuerySet
+from django.db import transaction
+from django.db.models import F, Q
 from django.utils import timezone
 
 from email_integration import conf
@@ -26,6 +26,8 @@ from email_integration.smtp import Phase, Relay
 
 from . import announce, content, doorbell, settle
 from .outcome import Accepted, Deferred, Failed, InDoubt, Outcome
+from .rows import database, is_readable, load
+from .times import first_ring, pause, seconds
 
 #: What can be tried: everything that is neither finished nor in somebody's hands.
 CLAIMABLE = (Status.QUEUED, Status.DEFERRED)
@@ -44,57 +46,6 @@ class Try:
     tls_version: str = ""
     wait: float = 0.0
     worker_lost: bool = False
-
-
-def database() -> str:
-    """The database alias that deliveries are written to."""
-    return router.db_for_write(Delivery)
-
-
-def load(delivery_id: str) -> Delivery | None:
-    """Return the delivery, None if there is none (its transaction may have been rolled back)."""
-    return Delivery.objects.using(database()).filter(pk=delivery_id).first()
-
-
-def pending(delivery: Delivery) -> tuple[str, ...]:
-    """The recipients nothing is decided about yet."""
-    return tuple(item["address"] for item in delivery.recipients if item["status"] == "pending")
-
-
-def is_readable(delivery: Delivery) -> bool:
-    """Whether the row is what it should be, and not what somebody made of it in the database."""
-    found: Any = delivery.recipients
-    return (
-        delivery.status in Status.values
-        and (delivery.from_at is None or 0 <= delivery.from_at <= delivery.content_size)
-        and isinstance(found, list)
-        and bool(found)
-        and all(isinstance(item, dict) and _is_recipient(item) for item in found)
-    )
-
-
-def _is_recipient(item: dict[str, Any]) -> bool:
-    address = item.get("address")
-    # A blank or a line break would be another command to the server.
-    return isinstance(address, str) and min(address, default="") > " " and item.get("status") in settle.STATUSES
-
-
-def seconds(value: float) -> dt.timedelta:
-    return dt.timedelta(seconds=value)
-
-
-#: A delivery is rung for at least this often, in seconds, however often it was before.
-_LONGEST_PAUSE = 900.0
-
-
-def pause(rings: int) -> float:
-    """How many seconds to wait after the ring that follows ``rings`` others in vain."""
-    return float(min(conf.get("RING_AFTER") * 2.0 ** min(rings, 20), _LONGEST_PAUSE))
-
-
-def first_ring(due_at: dt.datetime, expires_at: dt.datetime, now: dt.datetime) -> dt.datetime:
-    """When the sweep looks at a delivery first: when it is due; if that is now, when the ring of now seems lost."""
-    return min(due_at, expires_at) if due_at > now else now + seconds(conf.get("RING_AFTER"))
 
 
 # -- transitions ----------------------------------------------------------------------------------------------------
@@ -290,56 +241,6 @@ def erase(delivery: Delivery, recipients: Any, **changes: Any) -> bool:
             doorbell.installed().report(delivery)
             announce.end(delivery)
     return moved
-
-
-def wake(*delivery_ids: str) -> int:
-    """Make every delivery due, or these alone, that waits for its relay and not for itself; returns how many."""
-    now = timezone.now()
-    waiting = _waiting_for_relay()
-    if delivery_ids:
-        waiting = waiting.filter(pk__in=delivery_ids)
-    woken = waiting.update(due_at=now, ring_after=now, rings=0)
-    if woken:
-        doorbell.call_for_sweep(using=database())
-    return woken
-
-
-def wake_one() -> None:
-    """Make one delivery due that waits for its relay: somebody has to try it."""
-    pk = _waiting_for_relay().order_by("due_at").values_list("pk", flat=True).first()
-    if pk is not None:
-        wake(pk)
-
-
-def reopen(relay: Relay) -> None:
-    """Open the gate of a relay that works again, and wake what waits for it."""
-    with transaction.atomic(using=database()):
-        was_closed = gate.open_(relay)
-        if was_closed:
-            wake()
-    if was_closed:
-        # Once more: who was put off meanwhile has still seen a closed gate, and was not seen by the first.
-        wake()
-
-
-def _waiting_for_relay() -> QuerySet[Delivery]:
-    """What waits for its relay and is not due yet."""
-    rows = Delivery.objects.using(database())
-    return rows.filter(status=Status.DEFERRED, waits_for_relay=True, due_at__gt=timezone.now())
-
-
-def wake_on_commit(*, using: str | None = None, **kwargs: Any) -> None:
-    """Open every gate and wake what waits, once a change of the configuration is committed.
-
-    Receiver of the signals sent after a write.
-    """
-
-    def go() -> None:
-        gate.open_all()
-        wake()
-
-    # Robust: the configuration is saved, and what waits is tried again in any case.
-    transaction.on_commit(go, using=using, robust=True)
 
 
 def resume_follow_up(delivery: Delivery) -> bool:

@@ -16,7 +16,8 @@ from django.utils import timezone
 
 from email_integration.models import Delivery
 
-from . import content, ledger
+from . import content
+from .rows import database
 
 logger = logging.getLogger(__name__)
 
@@ -83,7 +84,7 @@ def _named(names: list[str], depth: int) -> list[str]:
 
 def _known(names: list[str]) -> set[str]:
     """Those of the names that a row has."""
-    rows = Delivery.objects.using(ledger.database()).filter(_NAMES_A_FILE, content_file__in=names)
+    rows = Delivery.objects.using(database()).filter(_NAMES_A_FILE, content_file__in=names)
     # In no order, lest SQLite take the index of the order.
     return set(rows.order_by().values_list("content_file", flat=True))
 

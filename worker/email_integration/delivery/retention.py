@@ -22,7 +22,8 @@ from django.utils import timezone
 from email_integration import conf
 from email_integration.models import Delivery, RelayGate, Status
 
-from . import content, ledger, orphans
+from . import content, orphans
+from .rows import database
 
 #: How many rows go in one short transaction.
 BATCH = 500
@@ -71,13 +72,13 @@ def prune(*, dry_run: bool = False) -> Pruned:
 
 def _deliveries() -> QuerySet[Delivery]:
     """Finished ones, after RETENTION_DAYS; those that something has still to follow are not finished in full."""
-    rows = Delivery.objects.using(ledger.database())
+    rows = Delivery.objects.using(database())
     return rows.filter(finished_at__lt=_ago(conf.get("RETENTION_DAYS")), continued=True)
 
 
 def _contents() -> QuerySet[Delivery]:
     """Those of accepted mail, after CONTENT_RETENTION_DAYS; with 0 what was kept under another setting."""
-    rows = Delivery.objects.using(ledger.database())
+    rows = Delivery.objects.using(database())
     limit = _ago(conf.get("CONTENT_RETENTION_DAYS"))
     return rows.filter(finished_at__lt=limit, has_content=True, status=Status.ACCEPTED)
 

@@ -13,7 +13,7 @@ from email_integration import conf
 from email_integration.exceptions import InvalidMail
 from email_integration.models import Delivery, InDoubtPolicy, Status
 
-from . import content, doorbell, ledger
+from . import content, doorbell, rows, times
 from .render import render
 
 
@@ -47,7 +47,7 @@ def submit(
     now = timezone.now()
     due_at = _moment("eta", due_at) or now
     try:
-        expires_at = _moment("expires_at", expires_at) or due_at + ledger.seconds(conf.get("GIVE_UP_AFTER"))
+        expires_at = _moment("expires_at", expires_at) or due_at + times.seconds(conf.get("GIVE_UP_AFTER"))
     except OverflowError:
         raise InvalidMail(f"eta is too far away: {due_at:%Y-%m-%d}.") from None
     if prepared:
@@ -66,11 +66,11 @@ def submit(
         created_at=now,
         due_at=due_at,
         expires_at=expires_at,
-        ring_after=ledger.first_ring(due_at, expires_at, now),
+        ring_after=times.first_ring(due_at, expires_at, now),
         options=options,
     )
     content.store(delivery, rendered.content)
-    using = ledger.database()
+    using = rows.database()
     if delivery_id is None and idempotency_key is None:
         delivery.save(using=using, force_insert=True)
     else:

@@ -14,7 +14,8 @@ from email_integration.models import Delivery
 from email_integration.routing import gate
 from email_integration.smtp import Relay
 
-from . import doorbell, ledger, swept
+from . import doorbell, swept, times, waking
+from .rows import database
 
 #: How many deliveries are taken in one short transaction.
 BATCH = 500
@@ -43,12 +44,12 @@ def _have_the_relay_tried() -> None:
     due = gate.due()
     relay = routing.active_relay() if due else None
     if isinstance(relay, Relay) and gate.key(relay) in due:
-        ledger.wake_one()
+        waking.wake_one()
 
 
 def _take(now: dt.datetime) -> list[Delivery]:
     """Move the next ring of a batch on, doubling, so that a deep queue is not rung again at each tick."""
-    using = ledger.database()
+    using = database()
     rows = Delivery.objects.using(using)
     with transaction.atomic(using=using):
         due = rows.filter(ring_after__lte=now).order_by("ring_after").only("id", "status", "options", "rings")
@@ -57,14 +58,14 @@ def _take(now: dt.datetime) -> list[Delivery]:
         taken = list(due[:BATCH])
         for rings, group in itertools.groupby(sorted(taken, key=_rings), key=_rings):
             rows.filter(pk__in=[delivery.pk for delivery in group]).update(
-                rings=min(rings + 1, _MOST_RINGS), ring_after=now + ledger.seconds(ledger.pause(rings))
+                rings=min(rings + 1, _MOST_RINGS), ring_after=now + times.seconds(times.pause(rings))
             )
     return taken
 
 
 def _give_back(taken: list[Delivery]) -> None:
     """Undo the doubling: who cannot be rung for now is rung for as soon as the broker is back."""
-    rows = Delivery.objects.using(ledger.database()).filter(pk__in=[delivery.pk for delivery in taken], rings__gt=0)
+    rows = Delivery.objects.using(database()).filter(pk__in=[delivery.pk for delivery in taken], rings__gt=0)
     # Some may have been heard, and be at their end already.
     rows.filter(ring_after__isnull=False).update(rings=F("rings") - 1, ring_after=timezone.now())
 

@@ -6,7 +6,7 @@ from django.db import DatabaseError
 from django.utils import timezone
 
 from email_integration import conf
-from email_integration.delivery import ledger
+from email_integration.delivery import rows
 from email_integration.models import Delivery, SendingPause, Status
 
 from .findings import Finding, counted, info, ok, warning
@@ -58,12 +58,10 @@ def _rows() -> list[Finding]:
                     "Run `manage.py resume_email`.",
                 )
             )
-        waiting = Delivery.objects.using(ledger.database()).filter(status=Status.DEFERRED, waits_for_relay=True).count()
+        waiting = Delivery.objects.using(rows.database()).filter(status=Status.DEFERRED, waits_for_relay=True).count()
         if waiting:
             found.append(info("waiting", f"{counted(waiting, 'delivery waits', 'deliveries wait')} for a server"))
-        held = (
-            Delivery.objects.using(ledger.database()).filter(status__in=(Status.IN_DOUBT, Status.QUARANTINED)).count()
-        )
+        held = Delivery.objects.using(rows.database()).filter(status__in=(Status.IN_DOUBT, Status.QUARANTINED)).count()
     except DatabaseError:  # said under 'database'
         return []
     if held:

@@ -9,7 +9,7 @@ from django.db import DatabaseError, InterfaceError, connections
 from django.db.migrations.exceptions import InconsistentMigrationHistory
 from django.db.migrations.executor import MigrationExecutor
 
-from email_integration.delivery import ledger
+from email_integration.delivery import rows
 
 from .findings import Finding, error, ok, warning
 
@@ -25,7 +25,7 @@ _SECONDS_SINCE_EPOCH = {
 
 def database() -> list[Finding]:
     """Everything about it; the first finding alone when it cannot be reached."""
-    alias = ledger.database()
+    alias = rows.database()
     try:
         connections[alias].ensure_connection()
         return [_migrations(alias), *_clock(alias)]

@@ -13,7 +13,7 @@ from django.db import DatabaseError
 from django.utils import timezone
 
 from email_integration import conf
-from email_integration.delivery import ledger, swept
+from email_integration.delivery import rows, swept, times
 from email_integration.models import Delivery
 from email_integration.tasks import health
 
@@ -159,8 +159,8 @@ def beat() -> Finding:
 
 def _overdue(patience: float) -> int:
     try:
-        limit = timezone.now() - ledger.seconds(patience)
-        return Delivery.objects.using(ledger.database()).filter(ring_after__lt=limit).count()
+        limit = timezone.now() - times.seconds(patience)
+        return Delivery.objects.using(rows.database()).filter(ring_after__lt=limit).count()
     except DatabaseError:  # said under 'database'
         return 0
 

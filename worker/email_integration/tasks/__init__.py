@@ -20,7 +20,7 @@ from celery.utils import uuid
 from django.db import DatabaseError, InterfaceError
 from kombu.exceptions import OperationalError
 
-from email_integration.delivery import doorbell, ledger
+from email_integration.delivery import doorbell, ledger, rows
 from email_integration.delivery import sweep as sweeping
 from email_integration.delivery.attempt import attempt
 from email_integration.delivery.compose import Attachment, compose
@@ -183,11 +183,11 @@ def send_prepared(self: Any, delivery_id: str) -> dict[str, Any]:
 
 def _send_prepared(delivery_id: str, **how: Any) -> Delivery | None:
     """Have the mail sent unless somebody did before; return it, None if there is none."""
-    delivery = ledger.load(delivery_id)
+    delivery = rows.load(delivery_id)
     while delivery is not None and delivery.options == canvas.UNCALLED:
         if ledger.send_prepared(delivery, **how):
             break
-        delivery = ledger.load(delivery_id)  # somebody has moved it since
+        delivery = rows.load(delivery_id)  # somebody has moved it since
     return delivery
 
 
@@ -274,7 +274,7 @@ def _without_address() -> InvalidMail:
 @shared_task(name=names.REPEATED, acks_late=False)
 def repeated(delivery_id: str) -> dict[str, Any]:
     """Answer for a task id whose mail had been submitted before, under another id."""
-    delivery = ledger.load(delivery_id)
+    delivery = rows.load(delivery_id)
     if delivery is None:
         raise DeliveryFailed(None, "the first submission was deleted")
     failure = failure_of(delivery)

@@ -12,7 +12,7 @@ from django.db import DatabaseError, InterfaceError, connections
 from kombu.utils.functional import maybe_list
 
 from email_integration import conf
-from email_integration.delivery import content, ledger
+from email_integration.delivery import content, ledger, rows
 from email_integration.delivery.dispatch import pool
 
 from . import names, pruning, sweep  # noqa: F401  # importing pruning registers its task
@@ -85,7 +85,7 @@ def _revoked(sender: Any = None, request: Any = None, **kwargs: Any) -> None:
 
 def _cancel(*delivery_ids: str) -> None:
     """Cancel from the worker's main process."""
-    connection = connections[ledger.database()]
+    connection = connections[rows.database()]
     was_open = connection.connection is not None
     try:
         for delivery_id in delivery_ids:

@@ -13,7 +13,7 @@ from celery._state import get_current_worker_task
 from celery.result import AsyncResult
 from django.utils import timezone
 
-from email_integration.delivery import ledger
+from email_integration.delivery import ledger, times
 from email_integration.exceptions import InvalidMail
 
 from . import canvas
@@ -116,6 +116,6 @@ def moment(name: str, value: float | dt.datetime | str | None) -> dt.datetime | 
 def from_now(name: str, value: float) -> dt.datetime:
     """The moment so many seconds from now. Raises ``InvalidMail``."""
     try:
-        return timezone.now() + ledger.seconds(float(value))
+        return timezone.now() + times.seconds(float(value))
     except (TypeError, ValueError, OverflowError):  # no number; not a finite one; beyond the year 9999
         raise InvalidMail(f"{name} must be a number of seconds, not {value!r}.") from None

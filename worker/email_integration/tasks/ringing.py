@@ -15,7 +15,7 @@ from kombu import Connection, pools
 from kombu.exceptions import LimitExceeded, OperationalError
 
 from email_integration import conf
-from email_integration.delivery import ledger
+from email_integration.delivery import rows
 from email_integration.exceptions import DeliveryDeferred
 from email_integration.models import FINAL, Delivery, Status
 
@@ -61,7 +61,7 @@ class CeleryDoorbell:
         if canvas.follows(kept):
             options = {"task_id": task_id, **canvas.as_options(kept)}
             transaction.on_commit(
-                lambda: self._publish([(repeated, (first.pk,), options)]), using=ledger.database(), robust=True
+                lambda: self._publish([(repeated, (first.pk,), options)]), using=rows.database(), robust=True
             )
         else:
             self._report(task_id, first, Context(id=task_id, task=names.SEND_EMAIL), settled=True)
@@ -117,7 +117,7 @@ class CeleryDoorbell:
         if type(self._deliver.backend).__module__.startswith("django_celery_results"):
             store()
         else:
-            transaction.on_commit(store, using=ledger.database(), robust=True)
+            transaction.on_commit(store, using=rows.database(), robust=True)
 
     def _store(self, task_id: str, delivery: Delivery, request: Context, *, settled: bool) -> None:
         failure = failure_of(delivery)

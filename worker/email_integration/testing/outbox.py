@@ -8,7 +8,8 @@ from typing import overload
 
 from django.db.models import QuerySet
 
-from email_integration.delivery import doorbell, ledger
+from email_integration.delivery import doorbell
+from email_integration.delivery.rows import database
 from email_integration.models import Delivery
 from email_integration.tasks import deliver
 
@@ -53,7 +54,7 @@ class Outbox(Sequence[SubmittedMail]):
         self._only = self.ids()
 
     def _rows(self) -> QuerySet[Delivery]:
-        rows = Delivery.objects.using(ledger.database()).order_by("created_at", "pk")
+        rows = Delivery.objects.using(database()).order_by("created_at", "pk")
         return rows.exclude(pk__in=self._without) if self._only is None else rows.filter(pk__in=self._only)
 
     def _read(self) -> list[SubmittedMail]:

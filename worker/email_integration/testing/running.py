@@ -12,6 +12,7 @@ from django.test import TestCase
 from django.utils import timezone
 
 from email_integration.delivery import doorbell, ledger
+from email_integration.delivery.rows import database
 from email_integration.models import FINAL, Delivery
 from email_integration.routing import gate
 from email_integration.tasks import deliver
@@ -35,7 +36,7 @@ def run_deliveries(*, due_only: bool = True) -> list[Delivery]:
                 tried.append(delivery_id)
                 with _committed():
                     deliver.apply((delivery_id,), task_id=delivery_id, throw=False)
-    rows = Delivery.objects.using(ledger.database()).in_bulk(tried)
+    rows = Delivery.objects.using(database()).in_bulk(tried)
     return [rows[delivery_id] for delivery_id in tried if delivery_id in rows]
 
 
@@ -75,7 +76,7 @@ def _eager() -> Iterator[None]:
 @contextlib.contextmanager
 def _committed() -> Iterator[None]:
     """Do at the end of the block what its commit would set going, and leave nothing of it for a commit to come."""
-    using = ledger.database()
+    using = database()
     waiting = len(transaction.get_connection(using).run_on_commit)
     with TestCase.captureOnCommitCallbacks(using=using, execute=True):
         yield
@@ -84,7 +85,7 @@ def _committed() -> Iterator[None]:
 
 def _due(tried: list[str], *, due_only: bool) -> list[str]:
     now = timezone.now()
-    rows = Delivery.objects.using(ledger.database()).filter(ring_after__isnull=False).exclude(pk__in=tried)
+    rows = Delivery.objects.using(database()).filter(ring_after__isnull=False).exclude(pk__in=tried)
     if not due_only:
         gate.open_all()
         rows.filter(status__in=ledger.CLAIMABLE).update(due_at=now)

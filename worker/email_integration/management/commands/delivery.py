@@ -12,7 +12,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.utils import timezone
 
 from email_integration import conf
-from email_integration.delivery import cancel, discard, ledger, release, resend, send_now
+from email_integration.delivery import cancel, discard, release, resend, rows, send_now
 from email_integration.exceptions import ContentUnavailable
 from email_integration.models import Delivery, DeliveryAttempt, Status
 
@@ -85,19 +85,19 @@ def _positive(text: str) -> int:
 
 
 def _found(pk: str) -> Delivery:
-    delivery = ledger.load(pk)
+    delivery = rows.load(pk)
     if delivery is None:
         raise CommandError(f"✗ {pk}: {UNKNOWN}")
     return delivery
 
 
 def _state(pk: str) -> str:
-    delivery = ledger.load(pk)
+    delivery = rows.load(pk)
     return UNKNOWN if delivery is None else f"it is {_words(delivery.status)}"
 
 
 def _listed(status: str | None, limit: int) -> Iterator[str]:
-    deliveries = Delivery.objects.using(ledger.database()).defer("content", "options")
+    deliveries = Delivery.objects.using(rows.database()).defer("content", "options")
     if status is not None:
         deliveries = deliveries.filter(status=status)
     found = list(deliveries[:limit])
@@ -137,7 +137,7 @@ def _shown(delivery: Delivery, *, addresses: bool) -> Iterator[str]:
 
 
 def _recipients(delivery: Delivery, *, addresses: bool) -> Iterator[str]:
-    if not ledger.is_readable(delivery):
+    if not rows.is_readable(delivery):
         yield "recipients  cannot be read"
         return
     for number, item in enumerate(delivery.recipients, start=1):

@@ -7,7 +7,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError
 
 from email_integration import conf
-from email_integration.delivery import ledger
+from email_integration.delivery import waking
 from email_integration.models import SendingPause
 
 
@@ -25,6 +25,6 @@ class Command(BaseCommand):
                 "all processes; then run this again, so that what waited is tried at once."
             )
         # Also without a pause to end: after EMAIL_PAUSED nobody else has woken what waits.
-        waiting = ledger.wake()
+        waiting = waking.wake()
         said = "Sending is resumed" if ended else "Sending was not paused"
         self.stdout.write(f"{said}. Deliveries that waited and are due now: {waiting}.")

@@ -1,0 +1,66 @@
+"""Waking what waits for a relay: by a change of the configuration, and by the first success at a relay at fault."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.db import transaction
+from django.db.models import QuerySet
+from django.utils import timezone
+
+from email_integration.models import Delivery, Status
+from email_integration.routing import gate
+from email_integration.smtp import Relay
+
+from . import doorbell
+from .rows import database
+
+
+def wake(*delivery_ids: str) -> int:
+    """Make every delivery due, or these alone, that waits for its relay and not for itself; returns how many."""
+    now = timezone.now()
+    waiting = _waiting_for_relay()
+    if delivery_ids:
+        waiting = waiting.filter(pk__in=delivery_ids)
+    woken = waiting.update(due_at=now, ring_after=now, rings=0)
+    if woken:
+        doorbell.call_for_sweep(using=database())
+    return woken
+
+
+def wake_one() -> None:
+    """Make one delivery due that waits for its relay: somebody has to try it."""
+    pk = _waiting_for_relay().order_by("due_at").values_list("pk", flat=True).first()
+    if pk is not None:
+        wake(pk)
+
+
+def reopen(relay: Relay) -> None:
+    """Open the gate of a relay that works again, and wake what waits for it."""
+    with transaction.atomic(using=database()):
+        was_closed = gate.open_(relay)
+        if was_closed:
+            wake()
+    if was_closed:
+        # Once more: who was put off meanwhile has still seen a closed gate, and was not seen by the first.
+        wake()
+
+
+def _waiting_for_relay() -> QuerySet[Delivery]:
+    """What waits for its relay and is not due yet."""
+    rows = Delivery.objects.using(database())
+    return rows.filter(status=Status.DEFERRED, waits_for_relay=True, due_at__gt=timezone.now())
+
+
+def wake_on_commit(*, using: str | None = None, **kwargs: Any) -> None:
+    """Open every gate and wake what waits, once a change of the configuration is committed.
+
+    Receiver of the signals sent after a write.
+    """
+
+    def go() -> None:
+        gate.open_all()
+        wake()
+
+    # Robust: the configuration is saved, and what waits is tried again in any case.
+    transaction.on_commit(go, using=using, robust=True)
