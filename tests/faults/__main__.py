@@ -45,8 +45,11 @@ def main() -> int:
                     if options.logs:
                         print(worlds.current().logs())
                     worlds.leave()
-    total = {column: sum(getattr(figures, column) for figures in done.values()) for column in _COLUMNS}
-    print(f"{f'{len(done)} cases':{width}} ", *(f"{total[column]:>11}" for column in _COLUMNS), sep="", end="")
+    groups = dict.fromkeys(case.group for case in done)
+    for group in groups if len(groups) > 1 else ():
+        _sum_up(f"{group}: ", [figures for case, figures in done.items() if case.group == group], width)
+        print()
+    _sum_up("", list(done.values()), width)
     print(f"{time.monotonic() - started:>11.0f}")
     print("All promises kept." if not broken else f"{broken} cases broke a promise.")
     return 1 if broken else 0
@@ -66,6 +69,11 @@ def _run(worlds: Worlds, case: Case, done: dict[Case, Figures], width: int) -> l
         print(f"{'':{width}}  {remark}")
     sys.stdout.flush()
     return figures.broken(case)
+
+
+def _sum_up(what: str, done: list[Figures], width: int) -> None:
+    total = (sum(getattr(figures, column) for figures in done) for column in _COLUMNS)
+    print(f"{f'{what}{len(done)} cases':{width}} ", *(f"{number:>11}" for number in total), sep="", end="")
 
 
 if __name__ == "__main__":
