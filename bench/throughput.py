@@ -79,6 +79,8 @@ class Throughput:
         for one in running:
             statements = self._statements(one)
             self._add(result, one.contender.label, rounds[one.contender.name], ours, statements)
+            if one.contender.works != "itself":  # the limits would leave nothing to see of the others
+                result.bars[one.contender.label] = median(rounds[one.contender.name], "rate")
             if one.contender is OURS:
                 bench.kept[self.name] = median(rounds[OURS.name], "worker")
         if source:
@@ -117,7 +119,6 @@ class Throughput:
         if ours and ours is not rounds:
             ratio = f"{median(ours, 'rate') / rate:.2g} ×"
             by_cpu = f"{median(rounds, 'all') / median(ours, 'all'):.2g} ×" if rounds[0].cpu else ""
-        result.bars[label] = rate
         result.data[label] = {"rounds": [dataclasses.asdict(one) for one in rounds], "statements": statements}
         result.rows.append(
             (

@@ -63,13 +63,13 @@ def _celery(name: str, label: str, *, outcomes: str = "", marks: bool = False, *
 
 AS_INSTALLED = _celery("celery", "Celery + send_mail, django-db results", outcomes=_RESULTS, BENCH_RESULTS="django-db")
 TUNED = _celery(
-    "celery_tuned", "the same, tuned (DB_REUSE_MAX)", outcomes=_RESULTS, BENCH_RESULTS="django-db", BENCH_TUNED="1"
+    "celery_tuned", "Celery + send_mail, the same, tuned", outcomes=_RESULTS, BENCH_RESULTS="django-db", BENCH_TUNED="1"
 )
 NO_RESULTS = _celery("celery_no_results", "Celery + send_mail, no results")
 NOTHING = _celery("celery_nothing", "a Celery task that does nothing", marks=True, BENCH_TASK="nothing")
 NOTHING_RESULTS = _celery(
     "celery_nothing_results",
-    "the same, django-db results",
+    "the task that does nothing, django-db",
     outcomes=_RESULTS,
     marks=True,
     BENCH_TASK="nothing",
