@@ -282,7 +282,8 @@ def test_421_on_a_fresh_session_defers(smtp_server: Serve) -> None:
 
 
 @pytest.mark.parametrize("verb", ["RCPT", "DATA", "CONTENT"])
-def test_a_connection_lost_before_the_final_dot_defers(smtp_server: Serve, verb: Any) -> None:
+def test_a_connection_lost_before_the_final_dot_defers(smtp_server: Serve, settings: Any, verb: Any) -> None:
+    settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "REPLY_TIMEOUT": 60.0, "LEASE": 90.0}  # for 14 MB
     server = smtp_server(faults=[Fault(verb=verb, drop=True, times=1)])
     config_for(server)
     # So long, for CONTENT, that the client still writes when it is cut off.
