@@ -7,11 +7,14 @@ import smtplib
 from collections.abc import Callable
 from typing import Any
 
+import django
 import pytest
 from django.core import mail
 from django.core.exceptions import ImproperlyConfigured
 from django.core.mail import EmailMessage, EmailMultiAlternatives, send_mail, send_mass_mail
+from django.core.mail.backends.base import BaseEmailBackend
 from django.db import connection
+from django.utils.module_loading import import_string
 
 from config.local.smtp_server import Fault, SMTPServer
 from email_integration.delivery.attempt import attempt
@@ -218,3 +221,21 @@ def test_direct_works_inside_a_transaction(direct: str, smtp_server: Serve) -> N
         send_mail("S", "B", None, ["kim@example.com"])
         assert connection.in_atomic_block
     assert len(server.messages) == 1
+
+
+@pytest.mark.parametrize("path", BACKENDS)
+def test_an_entry_of_mailers_may_name_the_server_that_is_the_fallback(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Django 6.1 makes backends thus, and its base takes nothing but the alias."""
+    given: dict[str, Any] = {}
+
+    def strict(self: Any, *, alias: str | None = None) -> None:
+        given["alias"] = alias
+
+    monkeypatch.setattr(django, "VERSION", (6, 1, 0, "final", 0))
+    monkeypatch.setattr(BaseEmailBackend, "__init__", strict)
+    options = {"host": "smtp.example.com", "port": 587, "username": "user", "password": "password", "use_tls": True}
+    made = import_string(path)(alias="default", **options)
+    assert given == {"alias": "default"}
+    assert made.send_messages([]) == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 from typing import Any
 
@@ -261,6 +262,17 @@ def test_a_lease_that_ran_out_is_in_doubt_and_found_out_once() -> None:
     assert delivery.status == "deferred"
     assert delivery.due_at <= timezone.now()
     assert DeliveryAttempt.objects.get().outcome == "in_doubt"
+
+
+def test_the_attempt_of_a_lost_worker_names_that_worker_and_its_configuration() -> None:
+    """And not whoever finds it out."""
+    delivery = submitted()
+    relay = dataclasses.replace(RELAY, version="as saved at noon")
+    assert ledger.claim(delivery, relay, from_header="a@example.com", sender="a@example.com")
+    lost = pretend(delivery, worker="elsewhere:4711", lease_until=ago(1))
+    assert ledger.lease_ran_out(lost)
+    found = DeliveryAttempt.objects.get()
+    assert (found.worker, found.config_version, found.smtp_config) == ("elsewhere:4711", "as saved at noon", "Primary")
 
 
 class _Outage(RecordingDoorbell):

@@ -177,12 +177,12 @@ def test_a_mail_that_kills_its_worker_each_time_is_put_aside_after_three(
     for _ in range(GOOD):
         submitted("good@example.com")
     for _ in range(8):
-        Delivery.objects.filter(ring_after__isnull=False).update(ring_after=ago(1))
-        bell.rings.clear()
-        sweep()
         for pk in bell.rung:
             with contextlib.suppress(Killed):
                 attempt(pk)
+        Delivery.objects.filter(ring_after__isnull=False).update(ring_after=ago(1))
+        bell.rings.clear()
+        sweep()
     row = Delivery.objects.get(pk=poison.pk)
     assert (row.status, row.reason) == ("quarantined", "its worker was lost every time it was tried")
     assert len(deaths) == 3

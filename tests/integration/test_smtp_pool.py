@@ -122,6 +122,19 @@ def test_a_session_that_was_hung_up_on_is_replaced(
     assert len(server.messages) == 2
 
 
+def test_what_is_idle_for_too_long_is_left_without_another_mail(
+    smtp_server: Serve, pool: Pool, limited: Limited
+) -> None:
+    """A worker that has nothing to send keeps no server waiting."""
+    server = smtp_server()
+    limited.now = replace(LIMITS, idle=0.2)
+    with pool.session(relay_to(server)) as session:
+        send(session)
+    wait_until(lambda: not server.sessions[0].is_open, seconds=5, what="its end")
+    assert server.sessions[0].verbs[-1] == "QUIT"
+    assert repr(pool) == "<Pool idle=0>"
+
+
 def test_a_fresh_session_is_new_whatever_is_idle(smtp_server: Serve, pool: Pool) -> None:
     relay = relay_to(smtp_server())
     assert lend(pool, relay) is not lend(pool, relay, fresh=True)

@@ -15,7 +15,12 @@ from __future__ import annotations
 
 import smtplib
 
-from django.core.mail import BadHeaderError
+import django
+
+if django.VERSION >= (6, 1):
+    BadHeaderError = ValueError  # which is what it was, and what Django raises now
+else:
+    from django.core.mail import BadHeaderError
 
 
 class EmailIntegrationError(Exception):

@@ -31,7 +31,7 @@ class EmailBackend(ActiveConfigBackend):
             try:
                 self._send(message)
             except EmailIntegrationError:
-                if not self.fail_silently:
+                if not self._silent:
                     raise
             else:
                 sent += 1

@@ -31,7 +31,7 @@ class EmailBackend(ActiveConfigBackend):
                 try:
                     submit(message, default_from_is_open=True)
                 except InvalidMail:
-                    if not self.fail_silently:
+                    if not self._silent:
                         raise
                 else:
                     submitted += 1

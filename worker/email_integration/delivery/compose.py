@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from email.message import MIMEPart
 from email.mime.base import MIMEBase
 from pathlib import Path
 from typing import Any
 
+import django
 from django.core.mail import EmailMessage, EmailMultiAlternatives
 from django.utils.functional import Promise
 
 from email_integration.exceptions import InvalidMail
+
+#: A finished part, as Django's ``attach()`` takes it.
+_PARTS: tuple[type[Any], ...] = (MIMEBase, MIMEPart) if django.VERSION >= (6, 0) else (MIMEBase,)
 
 #: A file to attach: its path, or (filename, content[, MIME type]) as Django takes it, or a finished MIME part.
 Attachment = str | Path | MIMEBase | tuple[Any, ...] | list[Any]
@@ -87,7 +92,7 @@ def _headers(headers: Any) -> dict[str, str]:
 
 
 def _attach(message: EmailMessage, number: int, attachment: Any) -> None:
-    if isinstance(attachment, MIMEBase):
+    if isinstance(attachment, _PARTS):
         message.attach(attachment)
     elif isinstance(attachment, str | Path):
         try:

@@ -65,6 +65,8 @@ def claim(delivery: Delivery, relay: Relay, *, from_header: str, sender: str, re
         lease_until=lease_until,
         ring_after=lease_until,
         smtp_config=relay.name,
+        config_version=relay.version,
+        worker=_worker(),
         **pinned,
         # What was redirected once stays recorded: a mail may be tried again under other settings.
         **({"redirected_to": redirected_to} if redirected_to else {}),
@@ -381,11 +383,15 @@ def _log(delivery: Delivery, outcome: Outcome, attempt: Try) -> None:
         reason=outcome.reason[:255],
         reply=outcome.reply,
         smtp_config=delivery.smtp_config,
-        config_version=relay.version if relay else "",
+        config_version=relay.version if relay else delivery.config_version if attempt.worker_lost else "",
         tls_version=attempt.tls_version,
         host=attempt.route.host if attempt.route else "",
-        worker=f"{socket.gethostname()}:{os.getpid()}",
+        worker=delivery.worker if attempt.worker_lost else _worker(),
     )
+
+
+def _worker() -> str:
+    return f"{socket.gethostname()}:{os.getpid()}"
 
 
 _WORDS = {

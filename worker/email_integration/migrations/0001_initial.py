@@ -103,6 +103,8 @@ class Migration(migrations.Migration):
                 ("code", models.PositiveSmallIntegerField(null=True, verbose_name="code")),
                 ("reason", models.CharField(blank=True, max_length=255, verbose_name="reason")),
                 ("smtp_config", models.CharField(blank=True, max_length=100, verbose_name="SMTP configuration")),
+                ("config_version", models.CharField(blank=True, max_length=40)),
+                ("worker", models.CharField(blank=True, max_length=255)),
                 ("finished_at", models.DateTimeField(null=True, verbose_name="finished at")),
                 ("options", models.TextField(blank=True)),
                 ("redirected_to", models.TextField(blank=True, verbose_name="redirected to")),

@@ -85,6 +85,9 @@ class Delivery(models.Model):
     code = models.PositiveSmallIntegerField(_("code"), null=True)
     reason = models.CharField(_("reason"), max_length=255, blank=True)
     smtp_config = models.CharField(_("SMTP configuration"), max_length=100, blank=True)
+    # By what and by whom it was claimed last, for the record of an attempt whose worker is lost.
+    config_version = models.CharField(max_length=40, blank=True)
+    worker = models.CharField(max_length=255, blank=True)
     finished_at = models.DateTimeField(_("finished at"), null=True)
     # What the caller's task queue wants back: opaque to everything but the door that wrote it.
     options = models.TextField(blank=True)

@@ -18,6 +18,9 @@ from .relay import Relay
 from .replies import Phase
 from .session import QUIT_TIMEOUT, Session
 
+#: Seconds after the longest idle time until somebody looks.
+_TIDY_AFTER = 0.1
+
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
@@ -37,8 +40,9 @@ class Limits:
 class Pool:
     """Lends sessions; ``limits`` is asked whenever they matter. Threads may share it.
 
-    All state is ``_idle``, the sessions nobody uses, and ``_lent``, how many are used, being opened or being closed,
-    both by relay. It is changed under the lock of ``_changed``, while connecting and closing happen outside it.
+    All state is ``_idle``, the sessions nobody uses, ``_lent``, how many are used, being opened or being closed, both
+    by relay, and ``_tidying``, the timer that looks for what has been idle for too long. It is changed under the lock
+    of ``_changed``, while connecting and closing happen outside it.
     """
 
     def __init__(self, limits: Callable[[], Limits]) -> None:
@@ -46,6 +50,7 @@ class Pool:
         self._changed = threading.Condition()
         self._idle: dict[Relay, list[Session]] = {}
         self._lent: Counter[Relay] = Counter()
+        self._tidying: threading.Timer | None = None
         forget = weakref.WeakMethod(self._forget_inherited)
         os.register_at_fork(after_in_child=lambda: (method := forget()) and method())
 
@@ -84,6 +89,10 @@ class Pool:
 
     def close(self) -> None:
         """Say QUIT on every idle session."""
+        with self._changed:
+            if self._tidying is not None:
+                self._tidying.cancel()
+                self._tidying = None
         self._leave(lambda session: True)
 
     # -- lending ------------------------------------------------------------------------------------------------
@@ -129,6 +138,7 @@ class Pool:
             self._lent[relay] -= 1
             if session is not None:
                 self._idle.setdefault(relay, []).append(session)
+                self._tidy_later()
             self._lent = +self._lent  # without those at zero
             self._changed.notify_all()
 
@@ -162,6 +172,21 @@ class Pool:
                 session.close()
                 self._release(session.relay)
 
+    def _tidy_later(self) -> None:
+        """Look again when what is idle now has been so for too long: no mail may come to do it. Holds the lock."""
+        if self._tidying is None:
+            self._tidying = threading.Timer(self._limits().idle + _TIDY_AFTER, self._tidy)
+            self._tidying.daemon = True
+            self._tidying.start()
+
+    def _tidy(self) -> None:
+        with self._changed:
+            self._tidying = None
+        self._leave(self.has_expired)
+        with self._changed:
+            if self._idle:
+                self._tidy_later()
+
     def _open(self, relay: Relay) -> Session:
         opening = tenacity.Retrying(
             retry=tenacity.retry_if_exception_type((CannotConnect, ConnectionLost)),
@@ -178,6 +203,7 @@ class Pool:
         Closing them closes this process's descriptors alone and says nothing to the server.
         """
         self._changed = threading.Condition()
+        self._tidying = None  # a fork takes no thread along
         self._lent.clear()
         for waiting in self._idle.values():
             for session in waiting:

@@ -7,7 +7,6 @@ reply). Up to the final dot the server has taken nothing: whoever loses the righ
 from __future__ import annotations
 
 import contextlib
-import ssl
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -233,10 +232,6 @@ class Session:
     def is_idle(self) -> bool:
         """Open and between transactions: it can carry another mail."""
         return not self.is_closed and not self._in_transaction
-
-    @property
-    def is_encrypted(self) -> bool:
-        return isinstance(self._smtp.sock, ssl.SSLSocket)
 
     @property
     def tls_version(self) -> str:
