@@ -27,7 +27,7 @@ _PARTS = {
         ("INSERT the attempt", "_log (email_integration/delivery/ledger"),
         ("rest of recording the outcome", "record (email_integration/delivery/ledger"),
         ("claim", "claim (email_integration/delivery/ledger"),
-        ("load the delivery", "load (email_integration/delivery/ledger"),
+        ("load the delivery", "load (email_integration/delivery/"),
         ("ask for the active relay", "active_relay (email_integration/routing"),
         ("check the database connection", "check_database_connection ("),
         ("SMTP", "(email_integration/smtp"),
