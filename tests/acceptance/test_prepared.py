@@ -254,3 +254,13 @@ def test_eagerly_and_called_directly(server: SMTPServer, tag: str, app: Stack, m
     assert mail()["status"] == "queued"
     assert AsyncResult(mail.kwargs["delivery_id"]).get(timeout=20)["status"] == "accepted"
     assert subjects(server) == ["direct", "eager"]
+
+
+def test_revoking_the_result_of_a_prepared_mail_cancels_it(server: SMTPServer) -> None:
+    """Although the result has an id of its own."""
+    mail = prepare()
+    result = mail.apply_async(countdown=3600)
+    assert result.id != mail.kwargs["delivery_id"]
+    result.revoke()
+    assert delivery_of(mail).status == "cancelled"
+    assert server.messages == []

@@ -95,6 +95,18 @@ def arrives_alike(make: Callable[[], EmailMessage], server: SMTPServer) -> Messa
     return arrived
 
 
+@pytest.mark.parametrize("length", [10, 90_000, 140_000])
+def test_a_sender_left_open_comes_to_its_place_however_long_the_headers_before_it(
+    server: SMTPServer, length: int
+) -> None:
+    """The content is read in blocks of 64 KiB."""
+    subject = "word " * (length // 5) + "end"
+    arrived = through_us(mail(*TO, subject=subject), server)
+    assert arrived.parsed["From"] == "Hanna <noreply@example.com>"
+    assert " ".join(arrived.parsed["Subject"].split()) == subject
+    assert arrived.parsed.get_payload().strip() == "B"
+
+
 # -- case by case ---------------------------------------------------------------------------------------------------
 
 

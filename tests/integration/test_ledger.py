@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
+import functools
 from typing import Any
 
 import pytest
-from django.db import OperationalError
+from cryptography.fernet import Fernet
+from django.db import OperationalError, transaction
 from django.utils import timezone
 
 from email_integration.delivery import ledger, rows, waking
+from email_integration.delivery.commits import after_commit
 from email_integration.delivery.outcome import Accepted, Deferred, Failed, InDoubt
 from email_integration.models import Delivery, DeliveryAttempt, Status
 from email_integration.smtp import Phase, Relay, Reply
@@ -302,6 +305,35 @@ def test_what_was_rolled_back_can_be_recorded_again(outcome: Any) -> None:
     assert same(delivery)
     assert delivery.status != "sending"
     assert DeliveryAttempt.objects.count() == 1
+
+
+def test_a_late_250_is_recorded_without_the_key_of_the_content(settings: Any) -> None:
+    """Keys may have been changed meanwhile, and not every process has the new one yet."""
+    slow = claimed()
+    quick = pretend(slow, lease_until=ago(1))
+    assert ledger.lease_ran_out(quick)
+    other = Fernet.generate_key().decode()
+    settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "SMTP_PASSWORD_KEYS": [other]}
+    assert ledger.record(slow, taken(), TRY)
+    assert stored(slow).status == "accepted"
+
+
+def test_what_fails_after_the_commit_keeps_nothing_else_from_being_done(
+    bell: RecordingDoorbell, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Results may be kept elsewhere, where the text of a failure may quote the mail."""
+
+    def failing(text: str) -> None:
+        raise OSError(f"{text} kim@example.com")
+
+    done: list[str] = []
+    with transaction.atomic():
+        after_commit("store a result", functools.partial(failing, "no room for"), using=None)
+        after_commit("tell of a delivery", lambda: done.append("told"), using=None)
+        assert not done
+    assert done == ["told"]
+    assert "Could not store a result (OSError)." in caplog.text
+    assert "kim@" not in caplog.text
 
 
 # -- ends -----------------------------------------------------------------------------------------------------------

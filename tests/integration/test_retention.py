@@ -133,6 +133,28 @@ def test_however_many_there_are_each_transaction_is_small(
     assert left() == stay
 
 
+def test_a_thousand_batches_are_no_more_than_one_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each asks as much as the first."""
+    monkeypatch.setattr(retention, "BATCH", 1)
+    monkeypatch.setattr(retention.time, "sleep", lambda seconds: None)
+    first = submitted()
+    rows = [
+        Delivery(
+            id=f"old{number}",
+            message_id=first.message_id,
+            recipients=first.recipients,
+            due_at=first.due_at,
+            expires_at=first.expires_at,
+            status="failed",
+            continued=True,
+            finished_at=ago(100 * 86400 - number),
+        )
+        for number in range(1100)
+    ]
+    Delivery.objects.bulk_create(rows)
+    assert retention.prune().deliveries == 1100
+
+
 def test_several_at_once_delete_everything_once() -> None:
     for number in range(30):
         TaskResult.objects.create(task_id=finished(40 + number).pk)

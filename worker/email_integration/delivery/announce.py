@@ -5,13 +5,14 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-from django.db import router, transaction
 from django.dispatch import Signal
 
 from email_integration import signals
 from email_integration.models import Delivery, Status
 
+from .commits import after_commit
 from .outcome import InDoubt, Outcome
+from .rows import database
 
 
 def outcome(delivery: Delivery, before: list[dict[str, Any]], outcome: Outcome) -> None:
@@ -45,4 +46,4 @@ def _send(signal: Signal, delivery: Delivery, **arguments: Any) -> None:
         return
     # Django logs what a receiver raises.
     tell = functools.partial(signal.send_robust, sender=Delivery, delivery=delivery, **arguments)
-    transaction.on_commit(tell, using=router.db_for_write(Delivery), robust=True)
+    after_commit("tell of a delivery", tell, using=database())

@@ -61,13 +61,18 @@ class Content:
         return cls(size=len(content), eight_bit=not content.isascii(), blocks=blocks)
 
     def with_line(self, line: bytes, at: int) -> Content:
-        """The same with ``line`` put in after ``at`` octets, which are in the first block."""
+        """The same with ``line`` put in after ``at`` octets."""
 
         def blocks() -> Blocks:
-            ours = self.blocks()
-            first = next(ours, b"")
-            yield first[:at] + line + first[at:]
-            yield from ours
+            passed, is_in = 0, False
+            for block in self.blocks():
+                here = at - passed
+                if not is_in and here <= len(block):
+                    yield block[:here] + line + block[here:]
+                    is_in = True
+                else:
+                    yield block
+                passed += len(block)
 
         return Content(size=self.size + len(line), eight_bit=self.eight_bit, blocks=blocks)
 

@@ -57,9 +57,7 @@ def discard(delivery_id: str) -> bool:
         return False
     if not ledger.end(delivery, Status.FAILED, "given up by a person: the server may or may not have it"):
         return False
-    if not delivery.continued:
-        ledger.follow_up_later(delivery.pk)
-        doorbell.ring_on_commit(delivery, using=rows.database())
+    ledger.leave_follow_up(delivery)
     return True
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Self
 
-from django.db import DatabaseError, InterfaceError, transaction
+from django.db import DatabaseError, InterfaceError
 
 from email_integration import conf, routing
 from email_integration.addresses import envelope_address
@@ -31,6 +31,7 @@ from email_integration.smtp import (
 )
 
 from . import waking
+from .commits import after_commit
 from .content import Content
 from .outcome import Deferred, Outcome, Skipped, accepted, classify, classify_recipients
 from .render import NOBODY, from_header_of, from_line, one_line
@@ -118,7 +119,7 @@ class _Way:
         if gate.in_transaction():
             # Of a caller of the direct backend, who may leave it open for long: nobody must have to wait for that.
             later = functools.partial(self._tell, outcome, probing=probing)
-            transaction.on_commit(later, using=gate.database(), robust=True)
+            after_commit(f"move the gate of {self.relay}", later, using=gate.database())
             return outcome
         return self._tell(outcome, probing=probing)
 

@@ -14,6 +14,8 @@ from django.db import transaction
 
 from email_integration.models import Delivery
 
+from .commits import after_commit
+
 logger = logging.getLogger(__name__)
 
 
@@ -91,11 +93,4 @@ def ring_on_commit(delivery: Delivery, *, using: str) -> None:
 
 def call_for_sweep(*, using: str) -> None:
     """Have what is due rung for once the transaction is committed, and not at the next sweep."""
-
-    def call() -> None:
-        try:
-            _installed.call_for_sweep()
-        except Exception as error:  # as above
-            logger.warning("Could not call for a sweep (%s); the next one comes by itself.", type(error).__name__)
-
-    transaction.on_commit(call, using=using)
+    after_commit("call for a sweep, the next of which comes by itself", _installed.call_for_sweep, using=using)

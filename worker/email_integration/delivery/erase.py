@@ -21,7 +21,7 @@ from email_integration.addresses import envelope_address
 from email_integration.exceptions import InvalidMail
 from email_integration.models import FINAL, Delivery, DeliveryAttempt, Status
 
-from . import content, doorbell, ledger, rows
+from . import content, ledger, rows
 from .settle import ERASED, is_pending
 
 #: How many rows are looked at in one query.
@@ -221,9 +221,8 @@ class _Run:
         was_finished = delivery.status in FINAL
         if not ledger.erase(delivery, recipients, **changes):
             return False
-        if delivery.status in FINAL and not was_finished and not delivery.continued:
-            ledger.follow_up_later(delivery.pk)
-            doorbell.ring_on_commit(delivery, using=self._using)
+        if delivery.status in FINAL and not was_finished:
+            ledger.leave_follow_up(delivery)
         return True
 
     def _erase_replies(self, pk: str) -> int:

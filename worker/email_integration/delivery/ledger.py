@@ -25,6 +25,7 @@ from email_integration.routing import Route, gate
 from email_integration.smtp import Phase, Relay
 
 from . import announce, content, doorbell, settle
+from .commits import after_commit
 from .outcome import Accepted, Deferred, Failed, InDoubt, Outcome
 from .rows import database, is_readable, load
 from .times import first_ring, pause, seconds
@@ -221,10 +222,8 @@ def cancel(delivery_id: str) -> Delivery | None:
         if delivery.status in (*FINAL, Status.SENDING):
             return None
         delivery = load(delivery_id)  # somebody has moved it since
-    if delivery is not None and not delivery.continued:
-        # Not by whoever cancels: it may be a web request, and a broker out of reach must not hold it up.
-        follow_up_later(delivery.pk)
-        doorbell.ring_on_commit(delivery, using=database())
+    if delivery is not None:
+        leave_follow_up(delivery)
     return delivery
 
 
@@ -251,6 +250,16 @@ def resume_follow_up(delivery: Delivery) -> bool:
     lease_until = now + seconds(conf.get("LEASE"))
     unattended = Q(lease_until=None) | Q(lease_until__lte=now)
     return _move(delivery, unattended & Q(continued=False), lease_until=lease_until, ring_after=lease_until)
+
+
+def leave_follow_up(delivery: Delivery) -> None:
+    """Leave what follows a finished delivery to a worker, soon.
+
+    Whoever ended it may be a web request, and a broker out of reach must not hold that up.
+    """
+    if not delivery.continued:
+        follow_up_later(delivery.pk)
+        doorbell.ring_on_commit(delivery, using=database())
 
 
 def follow_up_later(delivery_id: str) -> None:
@@ -290,11 +299,15 @@ def _move(delivery: Delivery, condition: Q, **changes: Any) -> bool:
         return False
     if changes.get("content_file") == "" and delivery.content_file:
         remove = functools.partial(content.remove_file, delivery.content_file)
-        transaction.on_commit(remove, using=database(), robust=True)
+        after_commit("delete a content", remove, using=database())
     delivery.fence += 1
     for name, value in changes.items():
         setattr(delivery, name, value)
     return True
+
+
+#: Not needed to record how it ended; the key would be opened, for which a process may lack the key.
+_CONTENT = ("content", "content_key")
 
 
 def _accept_late(delivery: Delivery, outcome: Accepted, attempt: Try) -> tuple[bool, Any]:
@@ -302,7 +315,7 @@ def _accept_late(delivery: Delivery, outcome: Accepted, attempt: Try) -> tuple[b
     before = delivery.recipients
     try:
         delivery.refresh_from_db(
-            fields=[field.attname for field in Delivery._meta.concrete_fields if field.attname != "content"],
+            fields=[field.attname for field in Delivery._meta.concrete_fields if field.attname not in _CONTENT],
             from_queryset=Delivery.objects.using(database()).select_for_update(),
         )
     except Delivery.DoesNotExist:

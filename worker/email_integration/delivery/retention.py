@@ -23,6 +23,7 @@ from email_integration import conf
 from email_integration.models import Delivery, RelayGate, Status
 
 from . import content, orphans
+from .commits import after_commit
 from .rows import database
 
 #: How many rows go in one short transaction.
@@ -117,7 +118,8 @@ def _in_batches(rows: QuerySet[Any], moment: str, delete: Callable[[str, list[An
     if transaction.get_connection(using).features.has_select_for_update_skip_locked:
         rows = rows.select_for_update(skip_locked=True)
     count: Counter[str] = Counter()
-    batch, rest = rows.values_list(moment, "pk"), True
+    rows = rows.values_list(moment, "pk")
+    batch, rest = rows, True
     while rest:
         started = time.monotonic()
         with transaction.atomic(using=using):
@@ -126,7 +128,7 @@ def _in_batches(rows: QuerySet[Any], moment: str, delete: Callable[[str, list[An
         rest = len(taken) == BATCH
         if rest:
             # Not from the start again: what was deleted is still walked over until the database has tidied up.
-            batch = batch.filter(**{f"{moment}__gte": taken[-1][0]})
+            batch = rows.filter(**{f"{moment}__gte": taken[-1][0]})
             # As long as it has worked, so that others get their turn where only one can write at a time.
             time.sleep(time.monotonic() - started)
     return count
@@ -157,4 +159,4 @@ def _delete_results(using: str, ids: list[Any]) -> Counter[str]:
 def _remove_files(using: str, rows: QuerySet[Delivery]) -> None:
     """Once the transaction is committed."""
     for name in rows.exclude(content_file="").values_list("content_file", flat=True):
-        transaction.on_commit(functools.partial(content.remove_file, name), using=using)
+        after_commit("delete a content", functools.partial(content.remove_file, name), using=using)

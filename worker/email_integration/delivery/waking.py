@@ -13,6 +13,7 @@ from email_integration.routing import gate
 from email_integration.smtp import Relay
 
 from . import doorbell
+from .commits import after_commit
 from .rows import database
 
 
@@ -29,10 +30,13 @@ def wake(*delivery_ids: str) -> int:
 
 
 def wake_one() -> None:
-    """Make one delivery due that waits for its relay: somebody has to try it."""
-    pk = _waiting_for_relay().order_by("due_at").values_list("pk", flat=True).first()
-    if pk is not None:
-        wake(pk)
+    """Make one delivery due that waits for its relay, unless one is already: somebody has to try it."""
+    now = timezone.now()
+    rows = Delivery.objects.using(database()).filter(status=Status.DEFERRED, waits_for_relay=True)
+    pk, due_at = rows.order_by("due_at").values_list("pk", "due_at").first() or (None, now)
+    if due_at > now:
+        # No call for a sweep: it is a sweep that asks for this, and that rings for it.
+        rows.filter(pk=pk, due_at=due_at).update(due_at=now, ring_after=now, rings=0)
 
 
 def reopen(relay: Relay) -> None:
@@ -62,5 +66,4 @@ def wake_on_commit(*, using: str | None = None, **kwargs: Any) -> None:
         gate.open_all()
         wake()
 
-    # Robust: the configuration is saved, and what waits is tried again in any case.
-    transaction.on_commit(go, using=using, robust=True)
+    after_commit("wake what waits", go, using=using)  # it is tried again in any case

@@ -124,7 +124,7 @@ class Migration(migrations.Migration):
                     ),
                     email_integration.models.indexes.PartialIndex(
                         condition=models.Q(("waits_for_relay", True)),
-                        fields=["waits_for_relay"],
+                        fields=["due_at"],
                         name="delivery_waits_for_relay",
                     ),
                     email_integration.models.indexes.PartialIndex(
@@ -134,7 +134,7 @@ class Migration(migrations.Migration):
                     ),
                     email_integration.models.indexes.PartialIndex(
                         condition=models.Q(("finished_at__isnull", False), ("has_content", True)),
-                        fields=["finished_at"],
+                        fields=["finished_at", "has_content"],
                         name="delivery_finished_content",
                     ),
                     email_integration.models.indexes.PartialIndex(

@@ -108,14 +108,12 @@ class Delivery(models.Model):
             PartialIndex(
                 fields=("ring_after",), condition=models.Q(ring_after__isnull=False), name="delivery_ring_after"
             ),
-            PartialIndex(
-                fields=("waits_for_relay",), condition=models.Q(waits_for_relay=True), name="delivery_waits_for_relay"
-            ),
+            PartialIndex(fields=("due_at",), condition=models.Q(waits_for_relay=True), name="delivery_waits_for_relay"),
             PartialIndex(
                 fields=("finished_at",), condition=models.Q(finished_at__isnull=False), name="delivery_finished_at"
             ),
             PartialIndex(
-                fields=("finished_at",),
+                fields=("finished_at", "has_content"),
                 condition=models.Q(finished_at__isnull=False, has_content=True),
                 name="delivery_finished_content",
             ),

@@ -24,9 +24,6 @@ from email_integration.smtp import Relay
 #: logins.
 _LONGEST_WITHOUT_SERVICE = 45.0
 
-#: How long, in seconds beyond the relay's timeout, nobody else tries while one does; longer than an attempt takes.
-_PROBE = 60.0
-
 
 class GateClosed(Exception):
     """The relay is at fault, and it is not yet time to try it again."""
@@ -50,7 +47,8 @@ def enter(relay: Relay) -> bool:
     if found.probe_at <= now:
         if in_transaction():
             return True  # to be the only one would take a lock, which everybody had to wait for until the commit
-        until = now + dt.timedelta(seconds=_PROBE + relay.timeout)
+        # Nobody else tries meanwhile: it is longer than an attempt takes, up to the reply to its final dot.
+        until = now + dt.timedelta(seconds=2 * relay.timeout + conf.get("LEASE"))
         if _rows().filter(pk=found.pk, probe_at=found.probe_at).update(probe_at=until):
             return True
     raise GateClosed(relay, found.code, found.reason)

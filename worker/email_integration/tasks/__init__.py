@@ -44,7 +44,7 @@ _NO_LIMIT = 24 * 3600
 class _SendEmail(OutboxTask):
     """Submits in the caller instead of publishing the mail."""
 
-    def take(self, arguments: Mapping[str, Any], call: Call) -> str:
+    def take(self, arguments: Mapping[str, Any], call: Call) -> tuple[str, str]:
         kept = call.kept()
         delivery = _submit(
             arguments, delivery_id=call.task_id, due_at=call.due_at, expires=call.expires_at, options=kept
@@ -52,7 +52,7 @@ class _SendEmail(OutboxTask):
         task_id = call.task_id or delivery.pk
         if task_id != delivery.pk:
             _doorbell.answer(task_id, delivery, kept, repeated)
-        return str(task_id)
+        return task_id, delivery.pk
 
     def prepare(self, *args: Any, **kwargs: Any) -> Signature[Any]:
         """Submit the mail now, in the current transaction, and have it sent when the signature returned is run.
@@ -143,7 +143,7 @@ def send_email(
 class _SendPrepared(OutboxTask):
     """Has the mail sent in the caller instead of publishing that it should be."""
 
-    def take(self, arguments: Mapping[str, Any], call: Call) -> str | None:
+    def take(self, arguments: Mapping[str, Any], call: Call) -> tuple[str, str] | None:
         task_id = call.task_id or uuid()
         kept = call.kept(task_id)
         delivery = _send_prepared(
@@ -153,7 +153,7 @@ class _SendPrepared(OutboxTask):
             return None  # a worker fails in its place: what is called then must not run in a web request
         if canvas.task_id_of(delivery) != task_id:
             _doorbell.answer(task_id, delivery, kept, repeated)
-        return task_id
+        return task_id, delivery.pk
 
 
 @shared_task(

@@ -56,13 +56,14 @@ def workers(*, timeout: float) -> list[Worker]:
         inspect = current_app.control.inspect(timeout=timeout, connection=connection)
         queues: dict[str, Any] = dict(inspect.active_queues() or {})
         known: dict[str, list[str]] = (inspect.registered() or {}) if queues else {}
-    ours = {names.DELIVER, names.SWEEP, names.SEND_EMAIL}
     return [
         Worker(
             name=name,
             queues=frozenset(queue["name"] for queue in queues[name]),
             # A worker says 'task [rate limit and such]'; one that did not answer the second question is believed.
-            unknown=frozenset(ours - {task.split(" ", 1)[0] for task in known[name]}) if name in known else frozenset(),
+            unknown=frozenset(set(names.ALL) - {task.split(" ", 1)[0] for task in known[name]})
+            if name in known
+            else frozenset(),
         )
         for name in sorted(queues)
     ]

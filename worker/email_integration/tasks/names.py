@@ -7,5 +7,8 @@ REPEATED = "email_integration.tasks.repeated"
 SWEEP = "email_integration.tasks.sweep"
 PRUNE = "email_integration.tasks.prune"
 
+#: What a worker must know, lest it throw messages away.
+ALL = frozenset({SEND_EMAIL, DELIVER, SEND_PREPARED, REPEATED, SWEEP, PRUNE})
+
 #: A question that every worker answers, by Celery's remote control.
 SEES = "email_integration_sees"

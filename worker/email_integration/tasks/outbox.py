@@ -20,11 +20,13 @@ from . import canvas
 
 
 class DeliveryResult(AsyncResult[Any]):
-    """The ``AsyncResult`` of a mail."""
+    """The ``AsyncResult`` of a mail; ``delivery_id`` is that of the delivery where it is not the result's own."""
+
+    delivery_id: str | None = None
 
     def revoke(self, *args: Any, **kwargs: Any) -> None:
         """Cancel the delivery in the database, at once; tell the workers only when it was too late for that."""
-        if ledger.cancel(self.id) is None:
+        if ledger.cancel(self.delivery_id or self.id) is None:
             super().revoke(*args, **kwargs)
 
 
@@ -56,8 +58,10 @@ class Call:
 class OutboxTask(Task):  # type: ignore[type-arg]  # generic in its stubs; the two would only say Any
     """A task that is taken in the caller: it is in the database when ``apply_async`` returns, and not in the broker."""
 
-    def take(self, arguments: Mapping[str, Any], call: Call) -> str | None:
-        """Do in the caller's transaction what the task is for; return the id of its result, None to have it published.
+    def take(self, arguments: Mapping[str, Any], call: Call) -> tuple[str, str] | None:
+        """Do in the caller's transaction what the task is for; return the ids of its result and of the delivery.
+
+        None is to have it published.
 
         What is published a worker runs, as any task.
         """
@@ -95,7 +99,9 @@ class OutboxTask(Task):  # type: ignore[type-arg]  # generic in its stubs; the t
         taken = self.take(arguments, call)
         if taken is None:
             return super().apply_async(args, kwargs, task_id, producer, link, link_error, shadow, **options)
-        result = self.AsyncResult(taken)
+        task_id, delivery_id = taken
+        result = self.AsyncResult(task_id)
+        result.delivery_id = delivery_id
         if parent is not None and options.get("add_to_parent", True):
             parent.add_trail(result)
         return result

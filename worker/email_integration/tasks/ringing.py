@@ -10,12 +10,12 @@ from typing import Any
 from celery import Task, states
 from celery.app.task import Context
 from celery.utils import uuid
-from django.db import transaction
 from kombu import Connection, pools
 from kombu.exceptions import LimitExceeded, OperationalError
 
 from email_integration import conf
 from email_integration.delivery import rows
+from email_integration.delivery.commits import after_commit
 from email_integration.exceptions import DeliveryDeferred
 from email_integration.models import FINAL, Delivery, Status
 
@@ -60,9 +60,8 @@ class CeleryDoorbell:
         """Settle ``task_id``, the id of a repeated submission, with how the first one stands."""
         if canvas.follows(kept):
             options = {"task_id": task_id, **canvas.as_options(kept)}
-            transaction.on_commit(
-                lambda: self._publish([(repeated, (first.pk,), options)]), using=rows.database(), robust=True
-            )
+            answer = functools.partial(self._publish, [(repeated, (first.pk,), options)])
+            after_commit("answer for a repeated mail", answer, using=rows.database())
         else:
             self._report(task_id, first, Context(id=task_id, task=names.SEND_EMAIL), settled=True)
 
@@ -117,7 +116,7 @@ class CeleryDoorbell:
         if type(self._deliver.backend).__module__.startswith("django_celery_results"):
             store()
         else:
-            transaction.on_commit(store, using=rows.database(), robust=True)
+            after_commit("store a result", store, using=rows.database())
 
     def _store(self, task_id: str, delivery: Delivery, request: Context, *, settled: bool) -> None:
         failure = failure_of(delivery)
