@@ -60,8 +60,8 @@ def _of(setting: Setting, victim: Victim) -> list[Case]:
             name=f"{victim} killed {point}",
             setting=setting,
             act=act,
-            may_follow_twice=(point in _AGAIN) * at_once,
-            # With a whole worker another mail may die that happens to be there.
+            # With a whole worker another mail may die, wherever it happens to be.
+            may_follow_twice=(point in _AGAIN) + at_once - 1,
             doubts=range(point in _IN_DOUBT, (point in _IN_DOUBT) + at_once),
             slow=victim == "worker",
         )

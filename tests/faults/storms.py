@@ -72,6 +72,6 @@ def _of(name: str, mails: int, seed: int, **setting: Any) -> Case:
 CASES = [
     _of("1000 mails", 1000, 1, policy="resend", database="postgresql", workers=2),
     _of("1000 mails", 1000, 2, policy="hold", database="sqlite", workers=2),
-    _of("200 mails, three workers", 200, 3, policy="resend", database="sqlite", workers=3),
-    _of("200 mails, three workers", 200, 4, policy="hold", database="postgresql", workers=3),
+    _of("500 mails, three workers", 500, 3, policy="resend", database="sqlite", workers=3),
+    _of("500 mails, three workers", 500, 4, policy="hold", database="postgresql", workers=3),
 ]
