@@ -65,7 +65,12 @@ def test_a_broken_promise_is_named(policy: str, changes: dict[str, object], word
     ],
 )
 def test_what_a_doubt_or_a_refusal_explains_breaks_no_promise(policy: str, changes: dict[str, object]) -> None:
-    assert dataclasses.replace(GOOD, **changes).broken(case(policy)) == []
+    assert dataclasses.replace(GOOD, **changes).broken(case(policy, refuses=1)) == []
+
+
+def test_more_refused_than_the_server_meant_to_is_named() -> None:
+    found = dataclasses.replace(GOOD, refused=2, arrived=4)
+    assert found.broken(case(refuses=1)) == ["2 refused, not 1"]
 
 
 def test_a_doubt_where_there_can_be_none_is_named() -> None:

@@ -61,6 +61,7 @@ class Figures:
             f"{self.followed_twice} followed twice": self.followed_twice > case.may_follow_twice,
             f"{self.in_doubt} in doubt, not {case.doubts}": case.doubts is not None
             and self.in_doubt not in case.doubts,
+            f"{self.refused} refused, not {case.refuses}": self.refused > case.refuses,
             "no mail submitted": not self.submitted,
         }
         return [*self.complaints, *(words for words, is_so in said.items() if is_so)]
@@ -70,7 +71,7 @@ class Figures:
 class Case:
     """``act`` submits the mails and does the harm; the rest of the case is the same for all.
 
-    ``refuses``: the server says no for good to some. ``may_follow_twice``: so many continuations may run again.
+    ``refuses``: to so many mails the server says no for good. ``may_follow_twice``: so many continuations may run again.
     ``doubts``: how often a mail can have come into doubt, where that is known: the harm was done where it is said.
     ``seconds``: how long it may take until all mails have come to their end.
     """
@@ -79,7 +80,7 @@ class Case:
     name: str
     setting: Setting
     act: Callable[[Run], None] = field(repr=False)
-    refuses: bool = False
+    refuses: int = 0
     may_follow_twice: int = 0
     doubts: range | None = None
     seconds: float = 40

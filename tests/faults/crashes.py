@@ -34,7 +34,7 @@ def _at(point: str, victim: Victim) -> Callable[[Run], None]:
         if point == "before connect":
             run.world.smtp.drop_connections()
         run.world.plan.make(point, nth=1 if point == "before connect" else 2, victim=victim)
-        run.submit(followed="continuation" in point)
+        run.submit(followed=True)
         run.wait(lambda: run.world.plan.is_done, "its death")
 
     return act
@@ -43,7 +43,7 @@ def _at(point: str, victim: Victim) -> Callable[[Run], None]:
 def _amid(verb: str, size: int, victim: Victim) -> Callable[[Run], None]:
     def act(run: Run) -> None:
         hold = run.world.smtp.hold(verb)
-        run.begin_submitting(3, size=size)
+        run.begin_submitting(3, size=size, followed=True)
         run.world.kill_whoever_talks_from(hold.wait(seconds=20), victim)
         run.finish_submitting()
 

@@ -34,9 +34,9 @@ def _chaotic(seed: int, mails: int, times: int) -> Callable[[Run], None]:
     return act
 
 
-def _refuses(verb: str, kind: str) -> bool:
-    """Whether it is the mail itself that is refused for good."""
-    return kind == "5yz" and verb in ("MAIL", "RCPT", "DATA", "CONTENT", "DOT")
+def _refuses(verb: str, kind: str) -> int:
+    """How many mails are refused for good: one each time that it is the mail that is meant."""
+    return TIMES if kind == "5yz" and verb in ("MAIL", "RCPT", "DATA", "CONTENT", "DOT") else 0
 
 
 CASES = [
@@ -46,6 +46,8 @@ CASES = [
         setting=setting,
         act=_faulty(verb, kind),
         refuses=_refuses(verb, kind),
+        # Before the dot the server has taken nothing, and everybody knows.
+        doubts=None if verb in ("DOT", "TAKEN") else range(1),
     )
     for setting, verbs in ((RESEND, VERBS), (HOLD, ("CONTENT", "DOT", "TAKEN")))
     for verb in verbs
