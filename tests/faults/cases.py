@@ -71,7 +71,7 @@ class Figures:
 class Case:
     """``act`` submits the mails and does the harm; the rest of the case is the same for all.
 
-    ``refuses``: to so many mails the server says no for good. ``may_follow_twice``: so many continuations may run again.
+    ``refuses``: so many mails the server refuses for good. ``may_follow_twice``: so many continuations may run again.
     ``doubts``: how often a mail can have come into doubt, where that is known: the harm was done where it is said.
     ``seconds``: how long it may take until all mails have come to their end.
     """
