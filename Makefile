@@ -32,20 +32,39 @@ run: $(STAMP) ## Start everything on loopback to play with, until Ctrl-C
 	$(BIN)/python -m config.local.run
 
 # All tests on SQLite, those that use the database on PostgreSQL too, and on MariaDB those of what only a database can
-# promise; 'test-extra' runs the rest there.
+# promise; 'test-extra' runs the rest there. Two at a time, each with services of its own: most of the fault matrix waits.
 ON_MARIADB := $(addprefix tests/integration/test_,ledger.py activating_at_once.py smtp_config.py)
+MATRIX := tests/acceptance/test_fault_matrix.py
+# What arrives is the same octets whatever database they come from.
+SAME_EVERYWHERE := --ignore=tests/integration/test_fidelity.py
+TWO_AT_A_TIME := $(MAKE) --no-print-directory --jobs=2 --output-sync=line
+
 test: $(STAMP) ## Run the tests
 	tests/system-packages.sh
-	$(BIN)/python -m pytest
-	TEST_DATABASE=postgresql $(BIN)/python -m pytest -m "django_db and not extra" tests/integration
+	$(TWO_AT_A_TIME) test-here test-databases
+
+.PHONY: test-here test-databases
+test-here:
+	$(BIN)/python -m pytest --ignore=$(MATRIX)
+
+test-databases:
+	$(BIN)/python -m pytest $(MATRIX)
+	TEST_DATABASE=postgresql $(BIN)/python -m pytest -m "django_db and not extra" $(SAME_EVERYWHERE) tests/integration
 	TEST_DATABASE=mariadb $(BIN)/python -m pytest -m "django_db and not extra" $(ON_MARIADB)
 
-# 5 is pytest's 'no tests collected': there may be no slow test.
 test-extra: $(STAMP) ## Run the slow rest of the tests
 	tests/system-packages.sh
-	$(BIN)/python -m pytest -m extra || [ $$? -eq 5 ]
+	$(TWO_AT_A_TIME) test-extra-matrix test-extra-rest
+
+# 5 is pytest's 'no tests collected': there may be no slow test.
+.PHONY: test-extra-matrix test-extra-rest
+test-extra-matrix:
+	$(BIN)/python -m pytest -m extra $(MATRIX)
+
+test-extra-rest:
+	$(BIN)/python -m pytest -m extra --ignore=$(MATRIX) || [ $$? -eq 5 ]
 	TEST_DATABASE=postgresql $(BIN)/python -m pytest -m "django_db and extra" tests/integration || [ $$? -eq 5 ]
-	TEST_DATABASE=mariadb $(BIN)/python -m pytest -m django_db tests/integration
+	TEST_DATABASE=mariadb $(BIN)/python -m pytest -m django_db $(SAME_EVERYWHERE) tests/integration
 
 faults: $(STAMP) ## Break everything that can be broken here, and count the mails
 	tests/system-packages.sh
