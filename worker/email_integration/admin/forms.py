@@ -18,6 +18,19 @@ from email_integration.models import SMTPConfig
 from . import whereabouts
 from .typing import ConfigForm, ConfigFormSet
 
+#: What a connection test needs of a configuration.
+_OF_THE_SERVER = (
+    "host",
+    "port",
+    "username",
+    "password",
+    "use_tls",
+    "use_ssl",
+    "ca_certificates",
+    "from_email",
+    "timeout",
+)
+
 
 class _WriteOnlyPassword(ConfigForm):
     """The password goes in and never comes out: blank keeps what is stored."""
@@ -104,19 +117,7 @@ class SMTPConfigForm(_ActiveAsShown, _WriteOnlyPassword):
 
     class Meta:
         model = SMTPConfig
-        fields = (
-            "name",
-            "host",
-            "port",
-            "username",
-            "password",
-            "use_tls",
-            "use_ssl",
-            "ca_certificates",
-            "from_email",
-            "timeout",
-            "is_active",
-        )
+        fields = ("name", *_OF_THE_SERVER, "is_active")
         field_classes = {"is_active": _ActiveField}
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -149,17 +150,7 @@ class TrialForm(_WriteOnlyPassword):
 
     class Meta:
         model = SMTPConfig
-        fields = (
-            "host",
-            "port",
-            "username",
-            "password",
-            "use_tls",
-            "use_ssl",
-            "ca_certificates",
-            "from_email",
-            "timeout",
-        )
+        fields = _OF_THE_SERVER
 
     def __init__(self, *args: Any, sends: bool, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
