@@ -164,4 +164,4 @@ def test_a_sweep_costs_the_same_however_much_is_finished() -> None:
         empty()
     few, many = costs
     print(f"work of a sweep with 1,024 finished rows: {few}, with 65,536: {many}")
-    assert many == pytest.approx(few, abs=few * 0.2)
+    assert many == pytest.approx(few, abs=max(2, few * 0.2))  # a page or two more, as it falls

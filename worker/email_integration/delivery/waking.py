@@ -17,6 +17,11 @@ from .commits import after_commit
 from .rows import database
 
 
+def waiting() -> int:
+    """How many deliveries wait for their relay, those that are due already among them."""
+    return Delivery.objects.using(database()).filter(status=Status.DEFERRED, waits_for_relay=True).count()
+
+
 def wake(*delivery_ids: str) -> int:
     """Make every delivery due, or these alone, that waits for its relay and not for itself; returns how many."""
     now = timezone.now()

@@ -18,6 +18,7 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Say how much had waited."""
+        waiting = waking.waiting()
         ended = SendingPause.end()
         if conf.get("EMAIL_PAUSED"):
             raise CommandError(
@@ -25,6 +26,6 @@ class Command(BaseCommand):
                 "all processes; then run this again, so that what waited is tried at once."
             )
         # Also without a pause to end: after EMAIL_PAUSED nobody else has woken what waits.
-        waiting = waking.wake()
+        waking.wake()
         said = "Sending is resumed" if ended else "Sending was not paused"
         self.stdout.write(f"{said}. Deliveries that waited and are due now: {waiting}.")
