@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import json
 import os
 import signal
 import subprocess
@@ -272,13 +273,18 @@ def test_what_is_rolled_back_is_not_sent(server: SMTPServer) -> None:
 
 
 @at_worker
-def test_sweeps_that_no_worker_took_in_time_are_thrown_away(app: Stack) -> None:
-    """Beat goes on while there is no worker; the next one does not find hundreds of them."""
+def test_sweeps_that_no_worker_takes_expire(app: Stack) -> None:
+    """Beat goes on while there is no worker; the next one finds those of a minute, and not of a night."""
     app.worker.end()
     client = redis.Redis.from_url(services.valkey.url)
     wait_until(lambda: client.llen("mail.sweep") >= 4, seconds=10, what="four sweeps")
+    messages = [json.loads(message) for message in client.lrange("mail.sweep", 0, -1)]
     client.close()
-    app.start_worker().wait_for_log("Discarding revoked task: email_integration.tasks.sweep", seconds=10)
+    now = timezone.now()
+    for message in messages:
+        expires = dt.datetime.fromisoformat(message["headers"]["expires"])
+        assert dt.timedelta(seconds=30) < expires - now <= dt.timedelta(seconds=60)
+    app.start_worker()
 
 
 @at_worker

@@ -3,14 +3,16 @@
 from collections.abc import Iterator
 
 import pytest
+from django.utils import translation
 
 from email_integration.delivery import doorbell
 from tests.deliveries import RecordingDoorbell
 
 
 @pytest.fixture(autouse=True)
-def _fresh(fresh_process: None) -> None:
-    pass
+def _fresh(fresh_process: None) -> Iterator[None]:
+    yield
+    translation.deactivate()  # a page in another language leaves it to whoever comes next in this thread
 
 
 @pytest.fixture

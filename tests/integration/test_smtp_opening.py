@@ -371,3 +371,17 @@ def test_a_port_that_wants_tls_at_once_is_silent_to_others(smtp_server: Serve, u
 def test_tls_at_once_to_a_port_that_does_not_speak_it_fails(smtp_server: Serve) -> None:
     error = failure(smtp_server(), use_tls=False, use_ssl=True)
     assert (type(error), error.phase) == (TLSFailed, Phase.CONNECT)
+
+
+@pytest.mark.parametrize("given", ["s3cret-word", "s3cret-word in base64"])
+def test_a_server_that_quotes_the_password_is_not_quoted(given: str) -> None:
+    """What it says is kept, and read by people."""
+    quoted = {"s3cret-word": "s3cret-word", "s3cret-word in base64": base64.b64encode(b"s3cret-word").decode()}[given]
+
+    def script(talk: Conversation) -> None:
+        talk.answer(EHLO="250-localhost\n250 AUTH PLAIN", AUTH=f"535 5.7.8 {quoted} is wrong")
+
+    with ScriptedServer(script) as server, pytest.raises(Refused) as caught:
+        Session.open(relay_to(server, username="user", password="s3cret-word"))
+    assert caught.value.reply is not None
+    assert caught.value.reply.text == "5.7.8 *** is wrong"

@@ -42,6 +42,14 @@ def authenticate(connection: smtplib.SMTP, mechanism: str, username: str, passwo
     return code, text
 
 
+def secrets(username: str, password: str) -> tuple[bytes, ...]:
+    """What is said of the password in any of the mechanisms, the longest first."""
+    if not password:
+        return ()
+    user, secret = username.encode(), password.encode()
+    return (_encode(b"\0" + user + b"\0" + secret).encode(), _encode(secret).encode(), secret)
+
+
 def _encode(raw: bytes) -> str:
     return base64.b64encode(raw).decode("ascii")
 

@@ -41,8 +41,10 @@ class Connection(smtplib.SMTP):
     Each way to fail is an ``OSError`` inside, which ``during`` turns into ``ConnectionLost``.
     """
 
-    def __init__(self, *, timeout: float, local_hostname: str) -> None:
+    def __init__(self, *, timeout: float, local_hostname: str, secrets: tuple[bytes, ...] = ()) -> None:
+        """``secrets`` are what a reply must not give back: it is kept, and read by people."""
         super().__init__(local_hostname=local_hostname, timeout=timeout)
+        self._secrets = secrets
         self._relay_timeout = timeout
         self._received = bytearray()
         self._due = 0.0
@@ -130,7 +132,10 @@ class Connection(smtplib.SMTP):
             code, more = found[1], found[2] == b"-"
             texts.append((found[3] or b"").strip())
         self._start_clock()
-        return int(code), b"\n".join(texts)
+        text = b"\n".join(texts)
+        for secret in self._secrets:
+            text = text.replace(secret, b"***")
+        return int(code), text
 
     def hear(self, *, within: float | None = None) -> Reply:
         """Read one reply; ``within`` so many seconds from now if that is sooner. Raises what ``getreply`` raises."""

@@ -28,7 +28,8 @@ def open_connection(relay: Relay) -> Connection:
 
 def unconnected(relay: Relay) -> Connection:
     """What ``steps`` begins with."""
-    return Connection(timeout=relay.timeout, local_hostname=_local_hostname())
+    said = auth.secrets(relay.username, relay.password)
+    return Connection(timeout=relay.timeout, local_hostname=_local_hostname(), secrets=said)
 
 
 def steps(smtp: Connection, relay: Relay) -> Iterator[Phase]:
