@@ -47,7 +47,9 @@ def secrets(username: str, password: str) -> tuple[bytes, ...]:
     if not password:
         return ()
     user, secret = username.encode(), password.encode()
-    return (_encode(b"\0" + user + b"\0" + secret).encode(), _encode(secret).encode(), secret)
+    encoded = _encode(b"\0" + user + b"\0" + secret).encode(), _encode(secret).encode()
+    # Whoever has that for a password: a server says it of its own accord.
+    return encoded if password.lower() == "password" else (*encoded, secret)
 
 
 def _encode(raw: bytes) -> str:
