@@ -39,6 +39,11 @@ def _refuses(verb: str, kind: str) -> int:
     return TIMES if kind == "5yz" and verb in ("MAIL", "RCPT", "DATA", "CONTENT", "DOT") else 0
 
 
+def _leaves_doubt(verb: str, kind: str) -> bool:
+    """Whether nobody can know if the server has the mail: it says nothing once it may have the dot."""
+    return verb in ("DOT", "TAKEN") or (verb == "CONTENT" and kind == "hang")
+
+
 CASES = [
     Case(
         group="server",
@@ -46,8 +51,7 @@ CASES = [
         setting=setting,
         act=_faulty(verb, kind),
         refuses=_refuses(verb, kind),
-        # Before the dot the server has taken nothing, and everybody knows.
-        doubts=None if verb in ("DOT", "TAKEN") else range(1),
+        doubts=None if _leaves_doubt(verb, kind) else range(1),
     )
     for setting, verbs in ((RESEND, VERBS), (HOLD, ("CONTENT", "DOT", "TAKEN")))
     for verb in verbs
