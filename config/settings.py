@@ -183,7 +183,8 @@ ADMINS: list[Any] = [address if django.VERSION >= (6, 0) else (address, address)
 def _integration() -> dict[str, Any]:
     """Read each key of EMAIL_INTEGRATION from the variable of that name; the type is that of the app's default."""
     # A queue of its own each, so that neither a flood of mail nor the project's other tasks hold up the sweep.
-    defaults = {**conf.DEFAULTS, "QUEUE": "mail", "SWEEP_QUEUE": "mail.sweep"}
+    queues = {"QUEUE": "mail", "SWEEP_QUEUE": "mail.sweep", "HIGH_QUEUE": "mail.high", "BULK_QUEUE": "mail.bulk"}
+    defaults = {**conf.DEFAULTS, **queues}
     values: dict[str, Any] = {}
     for key, default in defaults.items():
         match default:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from config.local.processes import Process, Processes
 
-QUEUES = ("mail", "mail.sweep", "celery")
+QUEUES = ("mail.high", "mail", "mail.bulk", "mail.sweep", "celery")
 
 
 def start_worker(

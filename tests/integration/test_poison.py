@@ -233,7 +233,7 @@ OPTIONS = [
 def test_one_bad_row_keeps_nobody_elses_ring_from_being_heard(
     server: SMTPServer, valkey: Valkey, damage: dict[str, Any]
 ) -> None:
-    doorbell.install(CeleryDoorbell(tasks.deliver, tasks.sweep))
+    doorbell.install(CeleryDoorbell(tasks.deliver, tasks.deliver_group, tasks.sweep))
     ids = [submitted().pk for _ in range(3)]
     valkey.flush()
     Delivery.objects.update(ring_after=ago(1))

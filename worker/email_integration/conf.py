@@ -47,6 +47,11 @@ DEFAULTS: dict[str, Any] = {
     # The Celery queues of deliveries and of the sweep; '' means the queue Celery would choose.
     "QUEUE": "",
     "SWEEP_QUEUE": "",
+    # The queues of deliveries with priority 'high' and 'bulk'; '' means that of all others.
+    "HIGH_QUEUE": "",
+    "BULK_QUEUE": "",
+    # How many deliveries that were submitted together one message rings for at most; 1 makes no groups.
+    "GROUP_SIZE": 50,
     # How long submitting may wait for the broker, once per transaction.
     "BROKER_TIMEOUT": 1.0,
     # How many SMTP sessions a process has open with one server at most.

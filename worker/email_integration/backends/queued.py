@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 from django.core.mail import EmailMessage
 from django.db import transaction
 
 from email_integration.delivery import rows
-from email_integration.delivery.submit import submit
+from email_integration.delivery.submit import lane_of, submit
 from email_integration.exceptions import InvalidMail
+from email_integration.models import Lane
 
 from .base import ActiveConfigBackend
 
 
 class EmailBackend(ActiveConfigBackend):
     """Submits each message; it is sent through the SMTP configuration that is active by then."""
+
+    def __init__(self, fail_silently: bool = False, *, priority: str = Lane.NORMAL, **options: Any) -> None:
+        """Take ``priority``, 'high', 'normal' or 'bulk', of all its messages. Raises ``InvalidMail`` for another."""
+        self._lane = lane_of(priority)
+        super().__init__(fail_silently, **options)
 
     def send_messages(self, email_messages: Iterable[EmailMessage]) -> int:
         """Submit the messages, all in one transaction, and return how many that were.
@@ -29,7 +36,7 @@ class EmailBackend(ActiveConfigBackend):
                 if not message.recipients():
                     continue
                 try:
-                    submit(message, default_from_is_open=True)
+                    submit(message, priority=self._lane, default_from_is_open=True)
                 except InvalidMail:
                     if not self._silent:
                         raise

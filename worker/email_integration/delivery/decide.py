@@ -83,6 +83,7 @@ def resend(delivery_id: str) -> Delivery:
             for item in original.recipients
             if item["address"] != settle.ERASED
         ],
+        lane=original.lane,
         in_doubt_policy=original.in_doubt_policy,
         created_at=now,
         due_at=now,

@@ -11,7 +11,7 @@ from django.utils import timezone
 
 from email_integration import conf
 from email_integration.exceptions import InvalidMail
-from email_integration.models import Delivery, InDoubtPolicy, Status
+from email_integration.models import Delivery, InDoubtPolicy, Lane, Status
 
 from . import content, doorbell, rows, times
 from .render import render
@@ -20,6 +20,7 @@ from .render import render
 def submit(
     message: EmailMessage,
     *,
+    priority: str = Lane.NORMAL,
     delivery_id: str | None = None,
     idempotency_key: str | None = None,
     due_at: dt.datetime | None = None,
@@ -33,15 +34,17 @@ def submit(
     """Submit ``message`` and return its delivery; it is sent once the current transaction is committed.
 
     The same ``delivery_id`` or ``idempotency_key`` (each at most 255 characters) again returns the first delivery and
-    submits nothing. ``envelope_sender`` gets the bounces, '<>' for nobody; by default it is the address in From.
-    ``in_doubt``, 'resend' or 'hold', is for this mail what the setting IN_DOUBT is for all. A ``prepared`` mail is sent
-    when ``ledger.send_prepared`` says so, and expires as usual. Raises ``InvalidMail`` when the mail cannot be sent as
-    given, and ``ImproperlyConfigured`` when it has to be sealed and there is no key.
+    submits nothing. ``priority`` is 'high', 'normal' or 'bulk'. ``envelope_sender`` gets the bounces, '<>' for nobody;
+    by default it is the address in From. ``in_doubt``, 'resend' or 'hold', is for this mail what the setting IN_DOUBT
+    is for all. A ``prepared`` mail is sent when ``ledger.send_prepared`` says so, and expires as usual. Raises
+    ``InvalidMail`` when the mail cannot be sent as given, and ``ImproperlyConfigured`` when it has to be sealed and
+    there is no key.
     """
     for name, text in (("task_id", delivery_id), ("idempotency_key", idempotency_key)):
         # PostgreSQL takes no NUL.
         if text is not None and not (isinstance(text, str) and 0 < len(text) <= 255 and "\0" not in text):  # type: ignore[redundant-expr]
             raise InvalidMail(f"{name} must be text of 1 to 255 characters.")
+    lane = lane_of(priority)
     if in_doubt is not None and in_doubt not in InDoubtPolicy.values:
         raise InvalidMail(f"in_doubt must be 'resend' or 'hold', not {in_doubt!r}.")
     now = timezone.now()
@@ -61,6 +64,7 @@ def submit(
         from_at=rendered.from_at,
         sender=rendered.sender,
         recipients=[{"address": address, "status": "pending"} for address in rendered.recipients],
+        lane=lane,
         in_doubt_policy=in_doubt or "",
         idempotency_key=idempotency_key,
         created_at=now,
@@ -83,6 +87,13 @@ def submit(
     if due_at <= now and not prepared:
         doorbell.ring_on_commit(delivery, using=using)
     return delivery
+
+
+def lane_of(priority: str) -> Lane:
+    """The lane of that priority. Raises ``InvalidMail``."""
+    if priority not in Lane.values:
+        raise InvalidMail(f"priority must be {', '.join(map(repr, Lane.values))}, not {priority!r}.")
+    return Lane(priority)
 
 
 def _first(using: str, delivery: Delivery) -> Delivery:

@@ -52,7 +52,7 @@ def _take(now: dt.datetime) -> list[Delivery]:
     using = database()
     rows = Delivery.objects.using(using)
     with transaction.atomic(using=using):
-        due = rows.filter(ring_after__lte=now).order_by("ring_after").only("id", "status", "options", "rings")
+        due = rows.filter(ring_after__lte=now).order_by("ring_after").only("id", "status", "lane", "options", "rings")
         if transaction.get_connection(using).features.has_select_for_update_skip_locked:
             due = due.select_for_update(skip_locked=True)
         taken = list(due[:BATCH])

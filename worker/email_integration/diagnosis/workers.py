@@ -99,11 +99,11 @@ def workers(*, timeout: float) -> list[Finding]:
             error(
                 "worker",
                 f"No worker answered within {timeout:g} s",
-                f"Start one: celery -A PROJECT worker --queues {','.join(dict.fromkeys(health.queues().values()))}",
+                f"Start one: celery -A PROJECT worker --queues {','.join(health.queues())}",
             )
         ]
     wrong = []
-    for queue in dict.fromkeys(health.queues().values()):
+    for queue in health.queues():
         takers = [worker for worker in found if queue in worker.queues]
         if not takers:
             wrong.append(

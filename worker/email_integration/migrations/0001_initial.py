@@ -85,6 +85,15 @@ class Migration(migrations.Migration):
                     ),
                 ),
                 (
+                    "lane",
+                    models.CharField(
+                        choices=[("high", "high"), ("normal", "normal"), ("bulk", "bulk")],
+                        default="normal",
+                        max_length=6,
+                        verbose_name="priority",
+                    ),
+                ),
+                (
                     "in_doubt_policy",
                     models.CharField(
                         blank=True,

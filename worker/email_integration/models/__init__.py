@@ -1,7 +1,7 @@
 """What is stored: SMTP configurations, deliveries and their attempts, gates of relays at fault, the pause."""
 
 from .config import SMTPConfig
-from .delivery import FINAL, Delivery, DeliveryAttempt, InDoubtPolicy, Status
+from .delivery import FINAL, Delivery, DeliveryAttempt, InDoubtPolicy, Lane, Status
 from .gate import RelayGate
 from .pause import SendingPause
 from .querysets import NO_ACTIVE_CONFIG
@@ -12,6 +12,7 @@ __all__ = [
     "Delivery",
     "DeliveryAttempt",
     "InDoubtPolicy",
+    "Lane",
     "RelayGate",
     "SMTPConfig",
     "SendingPause",

@@ -41,6 +41,14 @@ class InDoubtPolicy(models.TextChoices):
     HOLD = "hold", _("hold it for a person")
 
 
+class Lane(models.TextChoices):
+    """Which queue of workers a mail waits in."""
+
+    HIGH = "high", _("high")
+    NORMAL = "normal", _("normal")
+    BULK = "bulk", _("bulk")
+
+
 class Delivery(models.Model):
     """One mail on its way: the envelope, the finished content, and how far it came."""
 
@@ -70,6 +78,7 @@ class Delivery(models.Model):
     eight_bit = models.BooleanField(default=False)
     idempotency_key = models.CharField(max_length=255, null=True, unique=True)  # noqa: DJ001  # NULLs do not collide
     created_at = models.DateTimeField(_("submitted at"), default=timezone.now, editable=False)
+    lane = models.CharField(_("priority"), max_length=6, choices=Lane, default=Lane.NORMAL)
     # Of this mail alone; blank is what the setting IN_DOUBT says.
     in_doubt_policy = models.CharField(_("when in doubt"), max_length=6, choices=InDoubtPolicy, blank=True)
     due_at = models.DateTimeField(_("due at"))

@@ -1,9 +1,9 @@
-"""The Celery door: ``send_email`` takes a mail, ``deliver`` works on one, ``sweep`` finds what is due.
+"""The Celery door: ``send_email`` takes a mail, ``deliver`` works on one, or a group, ``sweep`` finds what is due.
 
 ``send_email`` called through ``.delay()`` or ``.apply_async()`` submits in the caller and publishes ``deliver`` under
 the same id; run by a worker (``send_task``), eagerly or as a plain function, its body submits. ``send_prepared`` does
 the same with a mail that ``send_email.prepare()`` has submitted before. ``deliver`` takes the delivery's id and nothing
-else.
+else, ``deliver_group`` those of many that were submitted together.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import datetime as dt
 import inspect
 import logging
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -24,10 +25,11 @@ from email_integration.delivery import doorbell, ledger, rows
 from email_integration.delivery import sweep as sweeping
 from email_integration.delivery.attempt import attempt
 from email_integration.delivery.compose import Attachment, compose
+from email_integration.delivery.group import attempt_group
 from email_integration.delivery.outcome import Skipped
 from email_integration.delivery.submit import submit
 from email_integration.exceptions import DeliveryDeferred, DeliveryFailed, InvalidMail
-from email_integration.models import Delivery, Status
+from email_integration.models import Delivery, Lane, Status
 
 from . import canvas, names
 from .outbox import Call, OutboxTask
@@ -93,6 +95,7 @@ def send_email(
     expires_at: dt.datetime | None = None,
     envelope_sender: str | None = None,
     in_doubt: str | None = None,
+    priority: str = Lane.NORMAL,
 ) -> dict[str, Any]:
     """Send a mail through the SMTP configuration that is active when it is sent.
 
@@ -101,7 +104,8 @@ def send_email(
     the first delivery. After ``expires_at`` the mail is not sent any more (default: five days, RFC 5321 §4.5.4.1).
     ``envelope_sender`` gets the bounces, '<>' for nobody (RFC 5321 §4.5.5); left out it is the address in From.
     ``in_doubt`` says what becomes of this mail should the server have it or not: 'resend' the same bytes, or 'hold'
-    them for a person; left out it is the setting IN_DOUBT.
+    them for a person; left out it is the setting IN_DOUBT. ``priority`` is 'high', 'normal' or 'bulk': each may have
+    a queue, and workers, of its own.
 
     The result is a dictionary of ``id``, ``status``, ``message_id``, ``smtp_config``, ``code`` and ``reason``.
     Raises ``InvalidMail`` in the caller; a mail that ends unaccepted makes ``AsyncResult.get()`` raise
@@ -122,6 +126,7 @@ def send_email(
         "expires_at": expires_at,
         "envelope_sender": envelope_sender,
         "in_doubt": in_doubt,
+        "priority": priority,
     }
     request = self.request
     by_worker = _is_by_worker(request)
@@ -205,28 +210,27 @@ def _as_it_stands(delivery: Delivery) -> dict[str, Any]:
     return summary(delivery)
 
 
-@shared_task(
-    bind=True,
-    name=names.DELIVER,
+_DELIVERING: dict[str, Any] = {
     # The result is stored with the outcome, in one commit. Nothing that befalls this task, such as the loss of its
     # process, is the mail's result.
-    ignore_result=True,
-    store_errors_even_if_ignored=False,
-    throws=(DeliveryFailed,),
-    acks_late=False,
-    track_started=False,
-    max_retries=0,
-    time_limit=_NO_LIMIT,
-    soft_time_limit=_NO_LIMIT,
-)
+    "ignore_result": True,
+    "store_errors_even_if_ignored": False,
+    "throws": (DeliveryFailed,),
+    "acks_late": False,
+    "track_started": False,
+    "max_retries": 0,
+    "time_limit": _NO_LIMIT,
+    "soft_time_limit": _NO_LIMIT,
+}
+
+
+@shared_task(bind=True, name=names.DELIVER, **_DELIVERING)
 def deliver(self: Any, delivery_id: str) -> dict[str, Any]:
     """Try one delivery once; told nothing but its id."""
     try:
         delivery = attempt(delivery_id)
     except (DatabaseError, InterfaceError) as error:
-        logger.error(
-            "The database failed during delivery %s (%s); it is rung for again.", delivery_id, type(error).__name__
-        )
+        logger.error(_DATABASE_FAILED, f"delivery {delivery_id}", type(error).__name__)
         raise Ignore from None
     if isinstance(delivery, Skipped):
         logger.debug("Delivery %s: %s", delivery_id, delivery.reason)
@@ -235,16 +239,36 @@ def deliver(self: Any, delivery_id: str) -> dict[str, Any]:
         # To Celery's events and logs it is a retry. Nothing is published: the sweep rings when it is due.
         waiting = DeliveryDeferred(delivery.code, delivery.reason)
         raise Retry(exc=waiting, when=delivery.due_at)
-    if not delivery.continued:
-        _go_on(self.app, delivery)
+    if not delivery.continued and not _go_on(self.app, delivery):
+        raise Ignore
     failure = failure_of(delivery)
     if failure is not None:
         raise failure
     return summary(delivery)
 
 
-def _go_on(app: Any, delivery: Delivery) -> None:
-    """Set going what follows a settled mail, later when the broker or the database does not let us now."""
+@shared_task(bind=True, name=names.DELIVER_GROUP, **_DELIVERING)
+def deliver_group(self: Any, delivery_ids: Sequence[str]) -> dict[str, int]:
+    """Try each of these deliveries once; returns how many of those tried have which status then."""
+    found: Counter[str] = Counter()
+    try:
+        for delivery in attempt_group(delivery_ids):
+            status = Status(delivery.status)
+            found[status.value] += 1
+            logger.info("Delivery %s: %s (%s, %s)", delivery.pk, status.value, delivery.code, delivery.reason)
+            if status.is_final and not delivery.continued:
+                _go_on(self.app, delivery)
+    except (DatabaseError, InterfaceError) as error:
+        logger.error(_DATABASE_FAILED, f"a group of {len(delivery_ids)} deliveries", type(error).__name__)
+        raise Ignore from None
+    return dict(found)
+
+
+_DATABASE_FAILED = "The database failed during %s (%s); what is left is rung for again."
+
+
+def _go_on(app: Any, delivery: Delivery) -> bool:
+    """Set going what follows a settled mail; later, and False, when the broker or the database does not let us now."""
     try:
         try:
             canvas.go_on(app, delivery)
@@ -258,7 +282,8 @@ def _go_on(app: Any, delivery: Delivery) -> None:
     except _transient_errors(app) as error:
         logger.error("What follows delivery %s has to wait (%s).", delivery.pk, type(error).__name__)
         ledger.follow_up_later(delivery.pk)
-        raise Ignore from None
+        return False
+    return True
 
 
 def _transient_errors(app: Any) -> tuple[type[Exception], ...]:
@@ -289,16 +314,20 @@ def sweep() -> int:
     return sweeping.sweep()
 
 
+#: What the arguments of ``send_email`` say that is not in the message.
+_OF_THE_DELIVERY = ("idempotency_key", "expires_at", "envelope_sender", "in_doubt", "priority")
+
+
 def _submit(mail: Mapping[str, Any], *, expires: dt.datetime | None = None, **how: Any) -> Delivery:
     """Submit what ``send_email`` was called with; ``expires`` is Celery's."""
     given = dict(mail)
-    own = {name: given.pop(name, None) for name in ("idempotency_key", "expires_at", "envelope_sender", "in_doubt")}
-    if own["expires_at"] is None:
+    own = {name: given.pop(name) for name in _OF_THE_DELIVERY if name in given}
+    if own.get("expires_at") is None:
         own["expires_at"] = expires
     return submit(compose(**given), **own, **how)
 
 
-_doorbell = CeleryDoorbell(deliver, sweep)
+_doorbell = CeleryDoorbell(deliver, deliver_group, sweep)
 doorbell.install(_doorbell)
 
 from . import hooks  # noqa: E402, F401  # what the app does by itself in Celery's processes; needs the tasks above

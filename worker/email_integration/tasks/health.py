@@ -10,9 +10,10 @@ from celery import current_app, states
 from celery.backends.base import DisabledBackend
 
 from email_integration import conf
+from email_integration.models import Lane
 
 from . import names
-from .ringing import _connection
+from .ringing import _connection, queue_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,10 +90,11 @@ def who_sees(file: str, *, timeout: float) -> dict[str, bool]:
     }
 
 
-def queues() -> dict[str, str]:
-    """Which queue each of our tasks goes to, by the names of the tasks."""
-    chosen = {names.DELIVER: conf.get("QUEUE"), names.SWEEP: conf.get("SWEEP_QUEUE"), names.SEND_EMAIL: ""}
-    return {task: queue or _routed(task) for task, queue in chosen.items()}
+def queues() -> list[str]:
+    """The queues that our tasks go to, each once."""
+    of_lanes = [(task, queue_of(lane)) for lane in Lane for task in (names.DELIVER, names.DELIVER_GROUP)]
+    chosen = [*of_lanes, (names.SWEEP, conf.get("SWEEP_QUEUE")), (names.SEND_EMAIL, "")]
+    return list(dict.fromkeys(queue or _routed(task) for task, queue in chosen))
 
 
 def _routed(task: str) -> str:

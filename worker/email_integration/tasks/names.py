@@ -2,13 +2,14 @@
 
 SEND_EMAIL = "email_integration.tasks.send_email"
 DELIVER = "email_integration.tasks.deliver"
+DELIVER_GROUP = "email_integration.tasks.deliver_group"
 SEND_PREPARED = "email_integration.tasks.send_prepared"
 REPEATED = "email_integration.tasks.repeated"
 SWEEP = "email_integration.tasks.sweep"
 PRUNE = "email_integration.tasks.prune"
 
 #: What a worker must know, lest it throw messages away.
-ALL = frozenset({SEND_EMAIL, DELIVER, SEND_PREPARED, REPEATED, SWEEP, PRUNE})
+ALL = frozenset({SEND_EMAIL, DELIVER, DELIVER_GROUP, SEND_PREPARED, REPEATED, SWEEP, PRUNE})
 
 #: A question that every worker answers, by Celery's remote control.
 SEES = "email_integration_sees"

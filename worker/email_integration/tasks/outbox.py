@@ -88,6 +88,8 @@ class OutboxTask(Task):  # type: ignore[type-arg]  # generic in its stubs; the t
         ``connection`` are not used. Raises ``InvalidMail`` for a mail that cannot be sent as given, ``TypeError`` for
         arguments the task does not have.
         """
+        if isinstance(options.get("priority"), str):
+            raise InvalidMail("priority= of apply_async() is Celery's number; give 'high' among the mail's arguments.")
         if self.app.conf.task_always_eager:
             return super().apply_async(args, kwargs, task_id, producer, link, link_error, shadow, **options)
         arguments = inspect.signature(self.run).bind(*(args or ()), **(kwargs or {})).arguments

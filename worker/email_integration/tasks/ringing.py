@@ -17,13 +17,13 @@ from email_integration import conf
 from email_integration.delivery import rows
 from email_integration.delivery.commits import after_commit
 from email_integration.exceptions import DeliveryDeferred
-from email_integration.models import FINAL, Delivery, Status
+from email_integration.models import FINAL, Delivery, Lane, Status
 
 from . import canvas, names
 from .results import failure_of, summary
 
 #: A task, its arguments, and the options of its message.
-_Message = tuple[Task[Any, Any], tuple[str, ...], dict[str, Any]]
+_Message = tuple[Task[Any, Any], tuple[Any, ...], dict[str, Any]]
 
 #: How long, in seconds, nobody tries a broker that has just failed; the sweep rings for what was submitted meanwhile.
 _PAUSE = 5.0
@@ -31,25 +31,34 @@ _PAUSE = 5.0
 #: Messages that are sent in one go.
 _BATCH = 200
 
+#: Fewer deliveries than this are rung for one by one, each for the next worker that is free.
+_FEW = 10
+
+#: As long as there are enough for it, a group is that part of what is rung for, so that no worker gets it all.
+_PART = 8
+
+_QUEUES: dict[str, str] = {Lane.HIGH: "HIGH_QUEUE", Lane.NORMAL: "QUEUE", Lane.BULK: "BULK_QUEUE"}
+
 
 class CeleryDoorbell:
-    """Rings by publishing ``deliver``; reports to Celery's result backend.
+    """Rings by publishing ``deliver`` or ``deliver_group``; reports to Celery's result backend.
 
     ``_shut_until`` (monotonic seconds) is all its state: until then the broker is not tried.
     """
 
-    def __init__(self, deliver: Task[Any, Any], sweep: Task[Any, Any]) -> None:
+    def __init__(self, deliver: Task[Any, Any], deliver_group: Task[Any, Any], sweep: Task[Any, Any]) -> None:
         self._deliver = deliver
+        self._deliver_group = deliver_group
         self._sweep = sweep
         self._shut_until = 0.0
 
     def ring(self, deliveries: Sequence[Delivery]) -> None:
-        """Publish one message per delivery; raises what the broker raises."""
+        """Publish a message for each delivery, or for each group of many; raises what the broker raises."""
         if self._deliver.app.conf.task_always_eager:
             for delivery in deliveries:
                 self._deliver.apply((delivery.pk,), task_id=delivery.pk, throw=False)
             return
-        self._publish([(self._deliver, (delivery.pk,), self._ring_options(delivery)) for delivery in deliveries])
+        self._publish(self._messages(deliveries))
 
     def call_for_sweep(self) -> None:
         """Publish one sweep; raises what the broker raises."""
@@ -59,16 +68,32 @@ class CeleryDoorbell:
     def answer(self, task_id: str, first: Delivery, kept: str, repeated: Task[Any, Any]) -> None:
         """Settle ``task_id``, the id of a repeated submission, with how the first one stands."""
         if canvas.follows(kept):
-            options = {"task_id": task_id, **canvas.as_options(kept)}
+            options = _on_the_way(first.lane, {"task_id": task_id, **canvas.as_options(kept)})
             answer = functools.partial(self._publish, [(repeated, (first.pk,), options)])
             after_commit("answer for a repeated mail", answer, using=rows.database())
         else:
             self._report(task_id, first, Context(id=task_id, task=names.SEND_EMAIL), settled=True)
 
-    def _ring_options(self, delivery: Delivery) -> dict[str, Any]:
-        # The id of a mail that was revoked is refused by the workers, and something may have to follow it.
-        task_id = uuid() if delivery.status in FINAL else delivery.pk
-        return {"task_id": task_id, **canvas.way(delivery.options)}
+    def _messages(self, deliveries: Sequence[Delivery]) -> list[_Message]:
+        """One for each delivery, or for each group of those that go the same way."""
+        alike: dict[tuple[bool, str, str], list[Delivery]] = {}
+        for delivery in deliveries:
+            way = (delivery.status in FINAL, delivery.lane, repr(canvas.way(delivery.options)))
+            alike.setdefault(way, []).append(delivery)
+        messages: list[_Message] = []
+        for (is_final, lane, _), together in alike.items():
+            options = _on_the_way(lane, canvas.way(together[0].options))
+            ids = [delivery.pk for delivery in together]
+            size = min(conf.get("GROUP_SIZE"), max(_FEW, len(ids) // _PART))
+            if is_final or len(ids) < _FEW or size == 1:
+                # The id of a mail that was revoked is refused by the workers, and something may have to follow it.
+                messages += [
+                    (self._deliver, (one,), {**options, "task_id": uuid() if is_final else one}) for one in ids
+                ]
+            else:
+                parts = [ids[start : start + size] for start in range(0, len(ids), size)]
+                messages += [(self._deliver_group, (part,), {**options, **_of_group(part)}) for part in parts]
+        return messages
 
     def _publish(self, messages: Sequence[_Message]) -> None:
         """Publish; raises what the broker raises, at once while the breaker is open."""
@@ -91,15 +116,12 @@ class CeleryDoorbell:
 
     def _publish_now(self, messages: Sequence[_Message]) -> None:
         timeout = conf.get("BROKER_TIMEOUT")
-        queue = conf.get("QUEUE")
         pool = pools.producers[_connection(self._deliver.app, timeout)]
         with pool.acquire(block=True, timeout=timeout) as producer:
             connection = producer.connection
             try:
                 with producer.batch(max_size=_BATCH):
                     for task, arguments, options in messages:
-                        if queue and not options.keys() & {"queue", "routing_key", "exchange"}:
-                            options = {**options, "queue": queue}
                         task.apply_async(arguments, producer=producer, add_to_parent=False, retry=False, **options)
             except Exception:
                 connection.collect()
@@ -128,6 +150,23 @@ class CeleryDoorbell:
 
     def has_follow_up(self, delivery: Delivery) -> bool:
         return canvas.follows(delivery.options)
+
+
+def queue_of(lane: str) -> str:
+    """The queue of a lane's mails; '' is the one that Celery chooses."""
+    # What somebody has damaged in the database is a mail like any other.
+    return str(conf.get(_QUEUES.get(lane, "QUEUE")) or conf.get("QUEUE"))
+
+
+def _on_the_way(lane: str, options: dict[str, Any]) -> dict[str, Any]:
+    """The options with the queue of the lane, unless the caller has chosen one."""
+    queue = "" if options.keys() & {"queue", "routing_key", "exchange"} else queue_of(lane)
+    return {**options, "queue": queue} if queue else options
+
+
+def _of_group(delivery_ids: Sequence[str]) -> dict[str, str]:
+    """What a group has of its own. Flower need not know all its ids, which the header would hold once more."""
+    return {"task_id": uuid(), "argsrepr": f"({len(delivery_ids)} deliveries,)"}
 
 
 def sweep_options() -> dict[str, Any]:
