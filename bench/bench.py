@@ -23,18 +23,49 @@ class Result:
     columns: Sequence[str]
     rows: list[Sequence[str]] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
+    #: A second table, for those who want to know more.
+    detail_columns: Sequence[str] = ()
+    details: list[Sequence[str]] = field(default_factory=list)
+    #: What goals are judged by, and on which smaller scale than theirs.
+    figures: dict[str, float] = field(default_factory=dict)
+    scale: str = ""
+    #: What bounds the figures; told where a goal is not met.
+    limits: str = ""
+    #: The profiles that show more of it: their groups begin with this.
+    profiled: str = ""
     #: Of the plot: what is measured, and how much for whom.
     unit: str = ""
     bars: dict[str, float] = field(default_factory=dict)
     data: dict[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Scale:
+    """How large the longest scenarios are."""
+
+    steady_mails: int
+    finished_rows: int
+    queued_mails: int
+
+    def __str__(self) -> str:
+        return (
+            f"{self.steady_mails:,} mails through one worker, {self.finished_rows:,} finished rows, "
+            f"{self.queued_mails:,} mails queued"
+        )
+
+
+#: What the goals speak of, and what goes in two minutes.
+WHOLE = Scale(steady_mails=100_000, finished_rows=1_000_000, queued_mails=50_000)
+QUICK = Scale(steady_mails=2_000, finished_rows=50_000, queued_mails=2_000)
+
+
 class Bench:
     """The contenders that run are all of one front; they end when another is asked for."""
 
-    def __init__(self, services: Services, *, quick: bool, rounds: int | None = None) -> None:
+    def __init__(self, services: Services, *, quick: bool, rounds: int | None = None, scale: Scale) -> None:
         self.services = services
         self.quick = quick
+        self.scale = scale
         self._rounds = rounds
         self._running: dict[str, Running] = {}
         self._front: Front | None = None
@@ -55,7 +86,7 @@ class Bench:
     @property
     def seconds(self) -> int:
         """After which a scenario begins no further round, so that a slow machine comes to an end too."""
-        return self.pick(40, 150)
+        return self.pick(15, 120)
 
     def running(self, contenders: Sequence[Contender], front: Front) -> list[Running]:
         """Have these contenders ready, frozen."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
 import signal
 import subprocess
 import time
@@ -12,69 +14,67 @@ from bench import measure
 from bench.bench import Bench, Result
 from bench.contenders import OURS
 from bench.environments import prepare, program
+from bench.running import Running
 
-#: The first that is found in a stack gets the sample.
-_PARTS = {
-    "caller": (
-        ("render", "render (email_integration/delivery/render"),
-        ("seal", "store (email_integration/delivery/content"),
-        ("INSERT the delivery", "save (django/db/models/base"),
-        ("ring", "ring (email_integration/delivery/doorbell"),
-        ("rest of send_email.delay()", ""),
-    ),
-    "worker, pool processes": (
-        ("store the result row", "store_result (celery/backends/base"),
-        ("INSERT the attempt", "_log (email_integration/delivery/ledger"),
-        ("rest of recording the outcome", "record (email_integration/delivery/ledger"),
-        ("claim", "claim (email_integration/delivery/ledger"),
-        ("load the delivery", "load (email_integration/delivery/"),
-        ("ask for the active relay", "active_relay (email_integration/routing"),
-        ("check the database connection", "check_database_connection ("),
-        ("SMTP", "(email_integration/smtp"),
-        ("rest of the attempt", "attempt (email_integration/delivery"),
-        ("Celery", ""),
-    ),
-    "worker, main process": (
-        ("publish events", "(celery/events/dispatcher"),
-        ("read the broker", "(kombu/transport/redis"),
-        ("hand tasks to the pool", "(celery/concurrency"),
-        ("rest of Celery", ""),
-    ),
-}
+#: A sample belongs to the innermost of our functions in it, for what these call is called for their sake.
+_OURS = re.compile(r"(\S+) \(\S*?\bemail_integration/(\S+?)(?::\d+)?\)")
+#: Where we are not in it at all, to the library: the innermost of these.
+_LIBRARY = re.compile(r"\S+ \(\S*?\b(celery|kombu|redis|billiard|django)/(\w+)")
+_SHOWN = 8
 
 
 def profile(bench: Bench) -> Result:
-    """Sample the stacks while mails are sent one by one."""
+    """Sample the stacks while mails are sent one by one, and in bulk."""
     prepare("tools")
     (ours,) = bench.running((OURS,), bench.services.front())
-    main, *pool = measure.tree(ours.workers[0].pid)
     result = Result(
         name="profile",
-        title="Where our CPU goes, one by one, plain",
+        title="Where our CPU goes, loopback, plain",
         columns=("process", "part", "share of its samples"),
-        remarks=["Samples of py-spy at 200 Hz, threads that wait left out; the shares are rough."],
+        remarks=[
+            "Samples of py-spy at 200 Hz, threads that wait left out: the shares are rough. A sample counts for the "
+            "innermost of this project's functions, with what that calls in Django, psycopg and Celery; else for the "
+            "library."
+        ],
     )
-    with ours.awake():
+    for kind, mails, together in (("one by one", bench.pick(200, 800), 0), ("in bulk", bench.pick(500, 4_000), 1_000)):
+        for process, stacks in _sample(bench, ours, mails, together).items():
+            parts: Counter[str] = Counter()
+            for stack, number in stacks.items():
+                parts[part(stack)] += number
+            group, total = f"{kind}: {process}", max(1, parts.total())
+            result.rows += [(group, part, f"{100 * each / total:.0f} %") for part, each in parts.most_common(_SHOWN)]
+            result.data[group] = dict(parts)
+    return result
+
+
+def part(stack: str) -> str:
+    """Whose a sample is; a stack goes from the outermost call to the innermost."""
+    frames = stack.split(";")[::-1]
+    if found := next(filter(None, map(_OURS.match, frames)), None):
+        return f"{found[2]} {found[1]}()"
+    if found := next(filter(None, map(_LIBRARY.match, frames)), None):
+        return f"{found[1]}.{found[2]}"
+    return "Python"
+
+
+def _sample(bench: Bench, ours: Running, mails: int, together: int) -> dict[str, Counter[str]]:
+    """The stacks of each of our processes while so many mails are sent."""
+    main, *pool = measure.tree(ours.workers[0].pid)
+    with contextlib.ExitStack() as stack, ours.awake():
         ours.round(6)
-        recorders = {
-            pid: _Recorder(pid, bench.services.folder / f"profile-{pid}") for pid in (ours.driver.pid, main, *pool)
-        }
-        time.sleep(1.5)
-        ours.round(bench.pick(200, 800))
+        recorders = {}
+        for pid in (ours.driver.pid, main, *pool):
+            recorders[pid] = _Recorder(pid, bench.services.folder / f"profile-{pid}-{together}")
+            stack.callback(recorders[pid].end)
+        time.sleep(1.5)  # py-spy does not say when it has begun
+        ours.round(mails, together=together)
         stacks = {pid: recorder.finish() for pid, recorder in recorders.items()}
-    groups = {
+    return {
         "caller": stacks[ours.driver.pid],
         "worker, pool processes": sum((stacks[pid] for pid in pool), Counter()),
         "worker, main process": stacks[main],
     }
-    for group, counted in groups.items():
-        parts: Counter[str] = Counter()
-        for stack, number in counted.items():
-            parts[next(part for part, mark in _PARTS[group] if mark in stack)] += number
-        total = sum(parts.values())
-        result.rows += [(group, part, f"{100 * number / total:.0f} %") for part, number in parts.most_common()]
-        result.data[group] = dict(parts)
-    return result
 
 
 class _Recorder:
@@ -87,13 +87,13 @@ class _Recorder:
     def finish(self) -> Counter[str]:
         """The stacks and how often each was seen."""
         self._process.send_signal(signal.SIGINT)
-        try:
-            self._process.wait(20)
-        finally:
-            self._process.kill()
-            self._process.wait()
+        self._process.wait(20)
         stacks: Counter[str] = Counter()
         for line in self._output.read_text().splitlines():
             stack, _, number = line.rpartition(" ")
             stacks[stack] += int(number)
         return stacks
+
+    def end(self) -> None:
+        self._process.kill()
+        self._process.wait()

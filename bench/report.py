@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from xml.sax.saxutils import escape
 
 from bench.bench import Result
 from bench.contenders import OURS
+from bench.goals import Verdict
 
 _HEAD = """# Performance
 
@@ -20,19 +21,31 @@ written by the benchmark.
 
 {about}
 
-How to read the tables: a rate counts from the first submission to the last acceptance by the SMTP server, *to the last
-record* goes on until the last outcome is in the database. *Ours is* compares the rates, *by CPU* the CPU that a mail
-takes, which is the same ratio where nothing but CPU is short, and does not depend on what else the machine does. CPU is
-in milliseconds a mail, of whole process trees; *all* leaves out the SMTP server, which is nobody's. Statements are
-those that PostgreSQL logged in a run of its own, BEGIN, COMMIT and connection checks among them; round trips are the
-times a client had to wait for the SMTP server, connecting included. Memory is that of the worker, ours with beat.
-*Arrived* and *twice* are counted by the SMTP server: mails of all rounds, and Message-IDs it saw again.
+## Goals
+
+{summary}
+
+{goals}
+{limits}
+## How to read the tables
+
+A rate counts from the first submission to the last acceptance by the SMTP server, *to the last record* goes on until
+the last outcome is in the database. *Ours is* compares the rates, *by CPU* the CPU that a mail takes, which is the same
+ratio where nothing but CPU is short, and does not depend on what else the machine does. CPU is in milliseconds a mail,
+of whole process trees: who submits, the worker (ours with beat), PostgreSQL, the broker; *CPU ms/mail* is their sum
+without the SMTP server, which is nobody's. Statements are those that PostgreSQL logged in a run of its own, BEGIN,
+COMMIT and connection checks among them; round trips are the times a client had to wait for the SMTP server, connecting
+included. *Arrived* and *twice* are counted by the SMTP server: mails of all rounds, and Message-IDs it saw again.
+
+The SMTP server takes everything and keeps nothing. It is one of the benchmark's own, because Postfix's `smtp-sink` can
+count neither Message-IDs nor round trips and offers neither STARTTLS nor CHUNKING. That it holds nobody up is seen from
+Postfix's load generator smtp-source, which shares the machine with it, and with smtp-sink in a line of its own.
 """
 
 _ABOUT_US = """
-## What a mail costs us in statements
+### What a mail costs us in statements
 
-Counted in the scenario “one by one”:
+Counted in the scenario above:
 
 | statements a mail | statement |
 | ---: | --- |
@@ -43,41 +56,127 @@ Counted in the scenario “one by one”:
 def show(result: Result) -> None:
     """Print a result."""
     print(f"\n{result.title}\n", flush=True)
-    table = [tuple(result.columns), *(tuple(row) for row in result.rows)]
-    widths = [max(len(row[column]) for row in table) for column in range(len(result.columns))]
+    _print_table(result.columns, result.rows)
+    if result.details:
+        print()
+        _print_table(result.detail_columns, result.details)
+    print(*result.remarks, sep="\n", end="\n" if result.remarks else "", flush=True)
+
+
+def show_goals(verdicts: Sequence[Verdict], titles: Mapping[str, str]) -> None:
+    """Print what was aimed at and what was reached."""
+    print("\nGoals\n")
+    _print_table(("scenario", "goal", "aimed at", "reached", ""), list(_goal_rows(verdicts, titles)))
+    print(_summary(verdicts), flush=True)
+
+
+def _print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    table = [tuple(columns), *(tuple(row) for row in rows)]
+    widths = [max(len(row[column]) for row in table) for column in range(len(columns))]
     for row in table:
         cells = [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
         print("  ".join(cells).rstrip())
-    for remark in result.remarks:
-        print(remark)
 
 
-def write_json(results: Sequence[Result], about: Mapping[str, str], file: Path) -> None:
+def _goal_rows(
+    verdicts: Sequence[Verdict], titles: Mapping[str, str], *, missed: str = "not met"
+) -> Iterator[tuple[str, ...]]:
+    for verdict in verdicts:
+        goal = verdict.goal
+        yield (
+            titles[goal.scenario],
+            goal.words,
+            goal.bound,
+            verdict.shown,
+            missed if verdict.is_met is False else verdict.words,
+        )
+
+
+def _summary(verdicts: Sequence[Verdict]) -> str:
+    judged = [verdict for verdict in verdicts if verdict.is_met is not None]
+    text = f"{sum(bool(verdict.is_met) for verdict in judged)} of {len(judged)} goals are met"
+    missing = len(verdicts) - len(judged)
+    return text + (f"; {missing} were not measured in this run." if missing else ".")
+
+
+def _limits(verdicts: Sequence[Verdict], results: Sequence[Result], titles: Mapping[str, str]) -> str:
+    """A paragraph for each scenario with a goal that is not met."""
+    by_name = {result.name: result for result in results}
+    paragraphs = []
+    for name in dict.fromkeys(verdict.goal.scenario for verdict in verdicts if verdict.is_met is False):
+        text = f"- *{titles[name]}*: {by_name[name].limits}."
+        if by_name[name].profiled and "profile" in by_name:
+            text += f" {_hottest(by_name['profile'], by_name[name].profiled)}"
+        paragraphs.append(text)
+    return "\n### What limits those that are not met\n\n" + "\n".join(paragraphs) + "\n" if paragraphs else ""
+
+
+def _hottest(profile: Result, kind: str) -> str:
+    """The largest parts of each process, in words."""
+    texts = []
+    for group, parts in profile.data.items():
+        if group.startswith(kind):
+            largest = sorted(parts.items(), key=lambda part: -part[1])[:4]
+            shares = ", ".join(f"`{part}` {100 * each / max(1, sum(parts.values())):.0f} %" for part, each in largest)
+            texts.append(f"{group.partition(': ')[2]}: {shares}")
+    return f"Its samples ({kind}) are of: {'; '.join(texts)}." if texts else ""
+
+
+def write_json(results: Sequence[Result], verdicts: Sequence[Verdict], about: Mapping[str, str], file: Path) -> None:
     """Everything that was measured."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    whole = {"about": dict(about), "results": [dataclasses.asdict(result) for result in results]}
+    whole = {
+        "about": dict(about),
+        "goals": [
+            {**dataclasses.asdict(verdict.goal), "reached": verdict.reached, "met": verdict.is_met}
+            for verdict in verdicts
+        ],
+        "results": [dataclasses.asdict(result) for result in results],
+    }
     file.write_text(json.dumps(whole, indent=1) + "\n")
 
 
-def write_page(results: Sequence[Result], about: Mapping[str, str], docs: Path) -> None:
+def write_page(
+    results: Sequence[Result],
+    verdicts: Sequence[Verdict],
+    titles: Mapping[str, str],
+    about: Mapping[str, str],
+    docs: Path,
+) -> None:
     """``performance.md`` and its plots."""
-    rows = "\n".join(f"| {name} | {value} |" for name, value in about.items())
-    text = [_HEAD.format(about=f"| | |\n| --- | --- |\n{rows}")]
+    text = [
+        _HEAD.format(
+            about=_table(("", ""), [(name, value) for name, value in about.items()], "---"),
+            summary=_summary(verdicts),
+            goals=_table(
+                ("scenario", "goal", "aimed at", "reached", ""),
+                list(_goal_rows(verdicts, titles, missed="**not met**")),
+                "---",
+            ),
+            limits=_limits(verdicts, results, titles),
+        )
+    ]
     for result in results:
         text.append(f"\n## {result.title}\n")
         if len(result.bars) > 1:
             picture = f"performance-{result.name.replace('_', '-')}.svg"
             (docs / "images" / picture).write_text(plot(result))
             text.append(f"![{result.title}: {result.unit}](images/{picture})\n")
-        text.append("| " + " | ".join(result.columns) + " |")
-        text.append("| --- " + "| ---: " * (len(result.columns) - 1) + "|")
-        text += ["| " + " | ".join(row) + " |" for row in result.rows]
+        if result.rows:
+            text.append(_table(result.columns, result.rows))
         text += [f"\n{remark}" for remark in result.remarks]
-        if result.name == "one_by_one":
-            statements = result.data.get(OURS.label, {}).get("statements", {})
+        if result.details:
+            text.append("\n" + _table(result.detail_columns, result.details))
+        if result.name == "one_by_one" and OURS.label in result.data:
+            statements = result.data[OURS.label]["statements"]
             shown = [f"| {number:.2f} | `{_short(text)}` |" for text, number in statements.items() if number >= 0.02]
             text.append(_ABOUT_US.format(rows="\n".join(shown)))
     (docs / "performance.md").write_text("\n".join(text).rstrip() + "\n")
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[str]], alignment: str = "---:") -> str:
+    lines = [columns, ("---", *(alignment for _ in columns[1:])), *rows]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
 
 
 def plot(result: Result) -> str:

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -20,10 +20,11 @@ import psycopg
 from bench import measure
 from bench.contenders import Contender
 from bench.environments import ROOT, program
-from bench.services import Front, Services
+from bench.services import Front, Services, alike
 from config.local.processes import Process, wait_until
 
 _PROJECTS = Path(__file__).resolve().parent / "contenders"
+_NOW = "SELECT clock_timestamp()"
 #: As many as Valkey has databases.
 _databases: dict[str, int] = {}
 
@@ -83,10 +84,11 @@ class Driver:
         return json.loads(line)
 
     def end(self) -> None:
-        with contextlib.suppress(OSError):
-            os.killpg(self.pid, signal.SIGCONT)
+        with contextlib.suppress(OSError, subprocess.TimeoutExpired):
             self._process.communicate(timeout=10)
-        self._process.kill()
+        # Its children too: the group keeps its id as long as one of them is there.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
         self._process.wait()
 
 
@@ -94,8 +96,16 @@ class Running:
     """A contender with its submitter and its workers, all ready; frozen unless it is its turn."""
 
     def __init__(
-        self, contender: Contender, services: Services, front: Front, *, concurrency: int = 2, **env: str
+        self,
+        contender: Contender,
+        services: Services,
+        front: Front,
+        *,
+        concurrency: int = 2,
+        queues: Sequence[str] = (),
+        **env: str,
     ) -> None:
+        """``queues`` are those of each worker; by default there is one worker for all."""
         self.contender, self.services, self.front = contender, services, front
         self.database = f"bench_{contender.project}_{contender.name}"
         number = _databases.setdefault(contender.name, len(_databases) % 16)
@@ -129,6 +139,7 @@ class Running:
         self.workers: list[Process] = []
         self._flusher: Driver | None = None
         self._concurrency = concurrency
+        self._queues = queues or (contender.queues,)
         self._connection: psycopg.Connection[Any] | None = None
         self.driver.begin("migrate")
 
@@ -140,10 +151,12 @@ class Running:
             self._flusher = self.new_driver()
         elif self.contender.works == "celery":
             celery = [program(self.contender.environment), "-m", "celery", "-A", self.contender.app]
-            options = ["--pool", "prefork", "--concurrency", str(self._concurrency), "--queues", self.contender.queues]
-            options += ["--without-mingle", "--without-gossip", "--loglevel", "INFO", "--hostname", "bench@%h"]
+            options = ["--pool", "prefork", "--concurrency", str(self._concurrency)]
+            options += ["--without-mingle", "--without-gossip", "--loglevel", "INFO"]
             start = self.services.processes.start
-            self.workers = [start(f"{name} worker", [*celery, "worker", *options], env=self.env)]
+            for number, queues in enumerate(self._queues, 1):
+                command = [*celery, "worker", *options, "--queues", queues, "--hostname", f"bench{number}@%h"]
+                self.workers.append(start(f"{name} worker {number}", command, env=self.env))
             if self.contender.beat:
                 schedule = ["--schedule", str(self.folder / "schedule"), "--pidfile", "", "--loglevel", "INFO"]
                 self.workers.append(start(f"{name} beat", [*celery, "beat", *schedule], env=self.env))
@@ -204,13 +217,18 @@ class Running:
     # -- measuring ----------------------------------------------------------------------------------------------
 
     @property
+    def queues(self) -> list[str]:
+        """All that are consumed."""
+        return self.contender.queues.split(",")
+
+    @property
     def worker_pids(self) -> list[int]:
         return [process.pid for process in self.workers] + ([self._flusher.pid] if self._flusher else [])
 
     def round(self, mails: int, *, together: int = 0, seconds: float = 300) -> Round:
         """Submit so many mails and wait until all have arrived and all outcomes are recorded."""
         sink = self.services.sink
-        recorded_before = self.outcomes()
+        since = self.now()
         sink.ask("reset")
         self.marks.unlink(missing_ok=True)
         commands, before = self._commands(), self._cpu()
@@ -223,9 +241,9 @@ class Running:
         else:
             took = sink.ask()["last"] - submitted["started"]
         recorded = took
-        if self.contender.outcomes and self.outcomes() - recorded_before < mails:
+        if self.contender.outcomes and self.outcomes(since) < mails:
             wait_until(
-                lambda: self.outcomes() - recorded_before >= mails,
+                lambda: self.outcomes(since) >= mails,
                 seconds=60,
                 what=f"{mails} outcomes of {self.contender.name}",
             )
@@ -257,13 +275,16 @@ class Running:
         """The SQL statements of so many mails, counted in a run that is not timed."""
         with self.services.postgresql.statements(self.database) as counted:
             self.round(mails, together=together)
-        return Counter({text: number for text, number in counted.items() if text != self.contender.outcomes})
+        not_theirs = {alike(self.contender.outcomes.format(since="?")), _NOW}
+        return Counter({text: number for text, number in counted.items() if text not in not_theirs})
 
-    def outcomes(self) -> int:
-        """How many outcomes are recorded."""
-        if not self.contender.outcomes:
-            return 0
-        return int(self.query(self.contender.outcomes)[0][0])
+    def now(self) -> str:
+        """This moment in the words of the database."""
+        return f"'{self.query(_NOW)[0][0]}'"
+
+    def outcomes(self, since: str) -> int:
+        """How many outcomes are recorded since then. Found by an index, so that many older ones cost nothing."""
+        return int(self.query(self.contender.outcomes.format(since=since))[0][0])
 
     def query(self, sql: str) -> list[tuple[Any, ...]]:
         if self._connection is None:

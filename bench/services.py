@@ -11,6 +11,7 @@ import shutil
 import socket
 import sys
 import tempfile
+import threading
 import time
 import urllib.parse
 from collections import Counter
@@ -24,7 +25,7 @@ import psycopg
 
 from bench.environments import ROOT
 from config.local.certificates import make_certificates
-from config.local.processes import LOOPBACK, Processes, free_port
+from config.local.processes import LOOPBACK, Processes, free_port, wait_until
 from config.local.valkey import Valkey
 
 
@@ -99,7 +100,7 @@ class PostgreSQL:
                 file.seek(begin)
                 text = file.read().decode(errors="replace")
             for found in re.finditer(rf"^{database}\|LOG:  (?:statement|execute [^:]+): (.*(?:\n\t.*)*)", text, re.M):
-                counted[_alike(found[1])] += 1
+                counted[alike(found[1])] += 1
 
     def _configure(self, *settings: str) -> None:
         with self.connect() as connection:
@@ -110,8 +111,10 @@ class PostgreSQL:
         time.sleep(0.3)
 
 
-def _alike(statement: str) -> str:
+def alike(statement: str) -> str:
+    """A statement without its values."""
     statement = re.sub(r"'(?:[^']|'')*'(?:::\w+)?", "?", statement)
+    statement = re.sub(r"\bs\d+_x\d+\b", "?", statement)  # Django's names of savepoints
     statement = re.sub(r"\b\d+(?:\.\d+)?\b|\$\d+", "?", statement)
     statement = re.sub(r"\(\?(?:, \?)*\)", "(?)", statement)
     return re.sub(r"\s+", " ", statement).strip()
@@ -133,6 +136,14 @@ class Sink:
         self._socket.close()
 
 
+def _listens(port: int) -> bool:
+    try:
+        socket.create_connection((LOOPBACK, port), timeout=1).close()
+    except OSError:
+        return False
+    return True
+
+
 class Services:
     """All of them, in a temporary folder of their own; leaving the context ends them and removes it."""
 
@@ -147,6 +158,7 @@ class Services:
             self.processes = stack.enter_context(Processes(self.folder / "logs", cwd=ROOT))
             self.sink_pid, self.sink_port, self.sink = self.start_sink("sink")
             self._fronts: dict[str, Front] = {}
+            self._postfix_port = 0
             self._stack = stack.pop_all()
         return self
 
@@ -167,6 +179,15 @@ class Services:
         process = self.processes.start(name, command)
         process.wait_for_log("ready")
         return process.pid, port, Sink(control)
+
+    def start_postfix_sink(self) -> int:
+        """Start Postfix's own sink, once, and give its port."""
+        if not self._postfix_port:
+            self._postfix_port = free_port()
+            user = ["-u", "nobody"] if os.geteuid() == 0 else []  # it refuses to stay root
+            self.processes.start("smtp-sink", ["smtp-sink", *user, f"{LOOPBACK}:{self._postfix_port}", "100"])
+            wait_until(lambda: _listens(self._postfix_port), seconds=10, what="smtp-sink")
+        return self._postfix_port
 
     def front(self, *, tls: str = "", delay: float = 0.0, login: bool = False) -> Front:
         """The sink as it is seen with TLS ('starttls' or 'tls', by stunnel), from a distance, with a login."""
@@ -196,6 +217,28 @@ class Services:
                 line = answers.readline().strip()
                 answer = answers.read(int(line[1:]) + 2)[:-2] if line.startswith(b"$") and line != b"$-1" else line
         return answer
+
+    @contextlib.contextmanager
+    def commands(self, url: str) -> Iterator[list[str]]:
+        """The commands that Valkey carries out in the database of this URL while the block runs."""
+        database, heard = url.rpartition("/")[2], list[str]()
+        with socket.create_connection((LOOPBACK, self.valkey.port)) as connection, connection.makefile("rb") as lines:
+            connection.sendall(b"MONITOR\r\n")
+            lines.readline()
+
+            def hear() -> None:
+                for line in lines:
+                    text = line.decode(errors="replace")
+                    if f"[{database} " in text:
+                        heard.append(text)
+
+            listener = threading.Thread(target=hear)
+            listener.start()
+            try:
+                yield heard
+            finally:
+                connection.shutdown(socket.SHUT_RDWR)
+                listener.join()
 
     def _stunnel(self, to: int) -> int:
         port = free_port()

@@ -25,7 +25,10 @@ _BLOCK = 256 * 1024
 
 
 class Counts:
-    """What has arrived. Times are those of the monotonic clock, which all processes of a machine share."""
+    """What has arrived, and when each Message-ID came last.
+
+    Times are those of the monotonic clock, which all processes of a machine share.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -35,7 +38,7 @@ class Counts:
         """Begin anew."""
         with self._lock:
             self.messages = self.octets = self.sessions = self.round_trips = self.unnamed = 0
-            self.ids: set[bytes] = set()
+            self.ids: dict[bytes, float] = {}
             self.begun: list[float] = []
             self.last = 0.0
 
@@ -51,11 +54,11 @@ class Counts:
         with self._lock:
             self.messages += 1
             self.octets += len(content)
+            self.last = time.monotonic()
             if found is None:
                 self.unnamed += 1
             else:
-                self.ids.add(bytes(found[1]))
-            self.last = time.monotonic()
+                self.ids[bytes(found[1])] = self.last
 
     def add_round_trips(self, number: int) -> None:
         with self._lock:
@@ -196,11 +199,13 @@ def _control(server: socket.socket, counts: Counts) -> None:
         connection, _ = server.accept()
         with connection, connection.makefile("rw") as stream:
             for line in stream:
-                match line.strip():
-                    case "reset":
+                match line.split():
+                    case ["reset"]:
                         counts.reset()
                         answer: object = True
-                    case "begun":
+                    case ["arrived", name]:
+                        answer = counts.ids.get(name.encode())
+                    case ["begun"]:
                         answer = list(counts.begun)
                     case _:
                         answer = counts.report()

@@ -15,7 +15,7 @@ from typing import Literal
 class Contender:
     """One way of sending mail. ``env`` makes a variant of the project.
 
-    ``outcomes`` is the SQL that counts what is recorded of mails that were sent; '' when nothing is.
+    ``outcomes`` is the SQL that counts what is recorded of mails since ``{since}``; '' when nothing is.
     """
 
     name: str
@@ -39,13 +39,13 @@ OURS = Contender(
     environment="ours",
     project="ours",
     app="config",
-    queues="mail,mail.sweep,celery",
+    queues="mail.high,mail,mail.bulk,mail.sweep,celery",
     beat=True,
     env={"DJANGO_SETTINGS_MODULE": "config.settings"},
-    outcomes="SELECT count(*) FROM email_integration_delivery WHERE finished_at IS NOT NULL",
+    outcomes="SELECT count(*) FROM email_integration_delivery WHERE finished_at > {since}",
 )
 
-_RESULTS = "SELECT count(*) FROM django_celery_results_taskresult"
+_RESULTS = "SELECT count(*) FROM django_celery_results_taskresult WHERE date_done > {since}"
 
 
 def _celery(name: str, label: str, *, outcomes: str = "", marks: bool = False, **env: str) -> Contender:
@@ -98,7 +98,7 @@ POST_OFFICE = Contender(
     environment="django_post_office",
     project="django_post_office",
     works="command",
-    outcomes="SELECT count(*) FROM post_office_email WHERE status = 0",
+    outcomes="SELECT count(*) FROM post_office_email WHERE status = 0 AND created > {since}",
 )
 MAILER = Contender(
     name="mailer",
@@ -106,7 +106,7 @@ MAILER = Contender(
     environment="django_mailer",
     project="django_mailer",
     works="command",
-    outcomes="SELECT count(*) FROM mailer_messagelog",
+    outcomes="SELECT count(*) FROM mailer_messagelog WHERE when_attempted > {since}",
 )
 SMTPLIB = Contender(
     name="smtplib",

@@ -9,7 +9,7 @@ from common import mail
 from django.db import connection, transaction
 
 from email_integration import routing
-from email_integration.models import SMTPConfig
+from email_integration.models import Delivery, SMTPConfig
 from email_integration.routing import resolver
 from email_integration.tasks import send_email
 
@@ -36,10 +36,14 @@ def submit(number: int) -> None:
     send_email.delay(**mail(number))
 
 
-def submit_together(numbers: range) -> None:
+def delay_together(numbers: range) -> None:
     with transaction.atomic():
         for number in numbers:
             send_email.delay(**mail(number))
+
+
+def submit_together(numbers: range) -> None:
+    delay_together(numbers)
 
 
 # -- what only ours is asked ----------------------------------------------------------------------------------------
@@ -95,6 +99,13 @@ def sweep(times: int) -> list[float]:
 def submit_large(octets: int) -> None:
     """One mail with an attachment of this size."""
     send_email.delay(**mail(0), attachments=[("large.bin", os.urandom(octets), "application/octet-stream")])
+
+
+def submit_high() -> dict[str, object]:
+    """One mail that is urgent: when it was submitted, and its Message-ID."""
+    called = time.monotonic()
+    result = send_email.delay(**mail(0), priority="high")
+    return {"called": called, "message_id": Delivery.objects.values_list("message_id", flat=True).get(pk=result.id)}
 
 
 def _cpu(function, times: int) -> float:  # type: ignore[no-untyped-def]
