@@ -84,7 +84,8 @@ class Throughput:
         result.detail_columns, result.profiled = DETAIL_COLUMNS, "in bulk" if self.together else "one by one"
         ours = rounds[OURS.name]
         for one in running:
-            statements = self._statements(one)
+            # From afar the same as from near, and long to wait for.
+            statements = {} if front.delay else self._statements(one, mails)
             self._add(result, one.contender.label, rounds[one.contender.name], ours, statements)
             result.figures[goals.times(one.contender)] = median(ours, "rate") / median(
                 rounds[one.contender.name], "rate"
@@ -118,10 +119,10 @@ class Throughput:
             result.scale = f"with {mails:,} mails"
         return result
 
-    def _statements(self, one: Running) -> dict[str, float]:
+    def _statements(self, one: Running, mails: int) -> dict[str, float]:
         if not one.contender.outcomes and one.contender.works != "command":
             return {}
-        number = max(20, self.together)
+        number = max(20, min(self.together, mails))
         with one.awake():
             counted = one.statements(number, together=self.together)
         return {text: round(count / number, 3) for text, count in counted.most_common()}
@@ -145,7 +146,7 @@ class Throughput:
                 ratio,
                 by_cpu,
                 f"{median(rounds, 'all'):.2f}" if measured else "",
-                f"{sum(statements.values()):.1f}" if measured else "",
+                f"{sum(statements.values()):.1f}" if measured and not self.front.get("delay") else "",
                 f"{median(rounds, 'round_trips'):.2f}",
                 f"{median(rounds, 'memory') / 2**20:.0f}" if measured else "",
                 str(sum(one.arrived for one in rounds)),
