@@ -85,7 +85,7 @@ class Driver:
 
     def end(self) -> None:
         with contextlib.suppress(OSError, subprocess.TimeoutExpired):
-            self._process.communicate(timeout=10)
+            self._process.communicate(timeout=3)
         # Its children too: the group keeps its id as long as one of them is there.
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
@@ -176,7 +176,7 @@ class Running:
             self._connection.close()
         self.thaw()
         for process in self.workers:
-            process.end()
+            process.end(seconds=5)
         self.driver.end()
         if self._flusher is not None:
             self._flusher.end()
