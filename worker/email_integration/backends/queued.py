@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from django.core.mail import EmailMessage
 from django.db import transaction
 
-from email_integration.delivery import rows
-from email_integration.delivery.submit import lane_of, submit
+from email_integration.delivery import bulk, rows
+from email_integration.delivery.submit import make, terms
 from email_integration.exceptions import InvalidMail
-from email_integration.models import Lane
+from email_integration.models import Delivery, Lane
 
 from .base import ActiveConfigBackend
 
@@ -21,7 +21,7 @@ class EmailBackend(ActiveConfigBackend):
 
     def __init__(self, fail_silently: bool = False, *, priority: str = Lane.NORMAL, **options: Any) -> None:
         """Take ``priority``, 'high', 'normal' or 'bulk', of all its messages. Raises ``InvalidMail`` for another."""
-        self._lane = lane_of(priority)
+        self._terms = terms(priority=priority, default_from_is_open=True)
         super().__init__(fail_silently, **options)
 
     def send_messages(self, email_messages: Iterable[EmailMessage]) -> int:
@@ -30,16 +30,16 @@ class EmailBackend(ActiveConfigBackend):
         A message without recipients is passed over, as Django does. Raises ``InvalidMail``, and submits none, unless
         ``fail_silently``.
         """
-        submitted = 0
-        with transaction.atomic(using=rows.database()):  # one commit and one ring for all of them
-            for message in email_messages:
-                if not message.recipients():
-                    continue
-                try:
-                    submit(message, priority=self._lane, default_from_is_open=True)
-                except InvalidMail:
-                    if not self._silent:
-                        raise
-                else:
-                    submitted += 1
-        return submitted
+        using = rows.database()
+        with transaction.atomic(using=using):  # one commit and one ring for all of them
+            return sum(len(bulk.store(batch, using=using)) for batch in bulk.batches(self._made(email_messages)))
+
+    def _made(self, email_messages: Iterable[EmailMessage]) -> Iterator[Delivery]:
+        for message in email_messages:
+            if not message.recipients():
+                continue
+            try:
+                yield make(message, self._terms)
+            except InvalidMail:
+                if not self._silent:
+                    raise

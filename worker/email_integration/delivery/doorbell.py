@@ -78,16 +78,16 @@ def ring(deliveries: Sequence[Delivery]) -> bool:
     return True
 
 
-def ring_on_commit(delivery: Delivery, *, using: str) -> None:
+def ring_on_commit(*deliveries: Delivery, using: str) -> None:
     """Ring once the transaction is committed, together with everything else submitted in it.
 
-    Each submission registers a hook, so that a savepoint that is rolled back takes none of the others with it; the
+    Each call registers a hook, so that a savepoint that is rolled back takes none of the others with it; the
     first hook to run rings for all. A delivery that was rolled back may be rung for as well: nobody will find it.
     """
     waiting: dict[str, list[Delivery]] = _waiting.__dict__
     if not transaction.get_connection(using).in_atomic_block:
         waiting.pop(using, None)
-    waiting.setdefault(using, []).append(delivery)
+    waiting.setdefault(using, []).extend(deliveries)
     transaction.on_commit(lambda: ring(waiting.pop(using, [])), using=using)
 
 

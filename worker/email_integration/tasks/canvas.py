@@ -22,7 +22,10 @@ _CONTINUATION = ("link", "link_error", "chain", "chord")
 _TREE = ("root_id", "parent_id")
 _GROUP = ("group_id", "group_index")
 _WAY = ("queue", "routing_key", "exchange", "priority")
-_KEPT = ("task_id", *_CONTINUATION, *_TREE, *_GROUP, *_WAY)
+_KEPT = ("task_id", "ignore_result", *_CONTINUATION, *_TREE, *_GROUP, *_WAY)
+
+#: What a mail has whose result nobody asks for.
+NO_RESULT = dumps({"ignore_result": True})
 
 #: What a prepared mail has in the place of options: nobody has called it yet.
 UNCALLED = dumps({"called": False})
@@ -34,6 +37,7 @@ def keep(options: dict[str, Any], *, task_id: str | None = None, link: Any = Non
     ``task_id`` is given when it is not the delivery's.
     """
     given = {**options, "task_id": task_id, "link": maybe_list(link), "link_error": maybe_list(link_error)}
+    given["ignore_result"] = options.get("ignore_result") or None  # the mail's result is kept unless it says so
     kept = {name: given[name] for name in _KEPT if given.get(name) not in (None, [], ())}
     return dumps(kept) if kept else ""
 
@@ -48,6 +52,7 @@ def keep_request(request: Context, *, task_id: str | None = None) -> str:
         "root_id": request.root_id,
         "parent_id": request.parent_id,
         "priority": (request.delivery_info or {}).get("priority"),
+        "ignore_result": request.ignore_result,
     }
     return keep(options, task_id=task_id, link=request.callbacks, link_error=request.errbacks)
 

@@ -52,12 +52,12 @@ def eager_mail() -> Iterator[FakeRelay]:
         yield relay
 
 
-def _ring_now(delivery: Delivery, *, using: str) -> None:
+def _ring_now(*deliveries: Delivery, using: str) -> None:
     with _committed():
-        doorbell.ring([delivery])
+        doorbell.ring(deliveries)
 
 
-def _ring_nobody(delivery: Delivery, *, using: str) -> None:
+def _ring_nobody(*deliveries: Delivery, using: str) -> None:
     pass
 
 

@@ -1,0 +1,233 @@
+"""Many mails at once: in batches, in order, each once, and none lost for a wrong one."""
+
+from __future__ import annotations
+
+import datetime as dt
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.core.mail import EmailMessage, EmailMultiAlternatives
+from django.db import transaction
+from django.utils import timezone
+
+from config.local.valkey import Valkey
+from email_integration import submit_many
+from email_integration.delivery import bulk, content
+from email_integration.exceptions import InvalidMail
+from email_integration.models import Delivery
+from email_integration.tasks import canvas, send_email
+from tests.broker import messages
+from tests.deliveries import RecordingDoorbell, in_threads, submitted
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+def mails(number: int, *, start: int = 0) -> Iterator[EmailMessage]:
+    for one in range(start, start + number):
+        yield EmailMessage(f"S{one}", "B", "a@example.com", [f"u{one}@example.com"])
+
+
+def address(message: EmailMessage) -> str:
+    return str(message.to[0])
+
+
+def stored(ids: list[str]) -> list[Delivery]:
+    rows = Delivery.objects.in_bulk(ids)
+    return [rows[pk] for pk in ids]
+
+
+def recipients(ids: list[str]) -> list[str]:
+    return [delivery.recipients[0]["address"] for delivery in stored(ids)]
+
+
+def test_each_is_a_delivery_of_the_bulk_lane_in_the_order_given(bell: RecordingDoorbell) -> None:
+    ids = submit_many(mails(25), batch_size=10)
+    assert recipients(ids) == [f"u{one}@example.com" for one in range(25)]
+    assert {delivery.lane for delivery in stored(ids)} == {"bulk"}
+    assert bell.rings == [ids[:10], ids[10:20], ids[20:]]
+
+
+def test_what_is_stored_is_what_submit_would_have_stored(bell: RecordingDoorbell) -> None:
+    """But for what is each mail's own: ids, keys and moments."""
+    message = EmailMultiAlternatives("Grüße", "Text", "a@example.com", ["kim@example.com"], bcc=["lee@example.com"])
+    message.attach_alternative("<p>Text</p>", "text/html")
+    message.extra_headers = {"Message-ID": "<one@example.com>", "Date": "Mon, 20 Nov 2023 10:00:00 +0000"}
+    [pk] = submit_many([message], ignore_result=False, priority="normal")
+    first, second = stored([pk])[0], submitted()
+    own = {"id", "content_key", "content", "created_at", "due_at", "expires_at", "ring_after"}
+    other = {"message_id", "from_header", "from_at", "recipients", "content_size"}  # of another mail here
+    for field in Delivery._meta.concrete_fields:
+        if field.name not in own | other:
+            assert getattr(first, field.name) == getattr(second, field.name), field.name
+    assert first.message_id == "<one@example.com>"
+    assert [item["address"] for item in first.recipients] == ["kim@example.com", "lee@example.com"]
+    assert b"multipart/alternative" in content.read(first)
+
+
+def test_a_batch_is_a_transaction_and_is_reported_once_it_is_committed(bell: RecordingDoorbell) -> None:
+    told: list[tuple[int, int, int]] = []
+    submit_many(
+        mails(25),
+        batch_size=10,
+        on_progress=lambda done: told.append((done, Delivery.objects.count(), len(bell.rung))),
+    )
+    assert told == [(10, 10, 10), (20, 20, 20), (25, 25, 25)]
+
+
+def test_inside_a_transaction_all_are_committed_with_it_or_none(bell: RecordingDoorbell) -> None:
+    with transaction.atomic():
+        submit_many(mails(5), batch_size=2)
+        assert bell.rings == []
+        transaction.set_rollback(True)
+    assert not Delivery.objects.exists()
+    with transaction.atomic():
+        ids = submit_many(mails(5), batch_size=2)
+    # And perhaps for what was rolled back before: nobody finds it.
+    assert len(bell.rings) == 1
+    assert bell.rings[0][-5:] == ids
+
+
+def test_a_generator_is_read_no_further_than_a_batch_ahead(bell: RecordingDoorbell) -> None:
+    """Contents that were not read yet are in nobody's memory."""
+    read: list[int] = []
+
+    def reading() -> Iterator[EmailMessage]:
+        for number, message in enumerate(mails(30)):
+            read.append(number)
+            yield message
+
+    ahead: list[int] = []
+    submit_many(reading(), batch_size=5, on_progress=lambda done: ahead.append(len(read) - done))
+    assert max(ahead) <= 5
+
+
+def test_large_mails_make_smaller_batches(bell: RecordingDoorbell, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bulk, "_OCTETS", 3000)
+    done: list[int] = []
+    submit_many(
+        (EmailMessage("S", "x" * 60 + "\n" * 2000, None, ["k@example.com"]) for _ in range(3)), on_progress=done.append
+    )
+    assert done == [1, 2, 3]
+
+
+def test_what_waits_for_a_commit_holds_no_content(bell: RecordingDoorbell) -> None:
+    held: list[Delivery] = []
+    bell.ring = lambda deliveries: held.extend(deliveries)  # type: ignore[method-assign]
+    with transaction.atomic():
+        submit_many(mails(3))
+    assert len(held) == 3
+    assert all("content" in delivery.get_deferred_fields() for delivery in held)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 100])
+def test_a_wrong_message_is_named_and_all_before_it_are_submitted(bell: RecordingDoorbell, batch_size: int) -> None:
+    given = [*mails(7), EmailMessage("S", "B", None, ["not an address"]), *mails(3, start=8)]
+    with pytest.raises(InvalidMail, match=r"^Message 8: to: "):
+        submit_many(given, batch_size=batch_size)
+    found = Delivery.objects.values_list("recipients__0__address", flat=True)
+    assert set(found) == {f"u{one}@example.com" for one in range(7)}
+    assert len(bell.rung) == 7
+
+
+def test_what_fails_while_messages_are_made_is_passed_on_and_those_before_are_submitted(
+    bell: RecordingDoorbell,
+) -> None:
+    def failing() -> Iterator[EmailMessage]:
+        yield from mails(4)
+        raise LookupError("no such user")
+
+    with pytest.raises(LookupError, match="no such user"):
+        submit_many(failing(), batch_size=3)
+    assert Delivery.objects.count() == 4
+
+
+def test_run_again_with_keys_nothing_is_sent_twice(bell: RecordingDoorbell) -> None:
+    """After a wrong message was mended, say: what is new is submitted, what was there has its first id."""
+    given = [*mails(5), EmailMessage("S", "B", None, [""]), *mails(2, start=6)]
+    with pytest.raises(InvalidMail):
+        submit_many(given, idempotency_key=lambda message: f"news {address(message)}", batch_size=2)
+    before = list(bell.rung)
+    ids = submit_many(mails(8), idempotency_key=lambda message: f"news {address(message)}", batch_size=3)
+    assert recipients(ids) == [f"u{one}@example.com" for one in range(8)]
+    assert ids[:5] == before
+    assert bell.rung == ids
+    assert Delivery.objects.count() == 8
+
+
+def test_a_key_that_comes_twice_in_a_batch_is_one_mail(bell: RecordingDoorbell) -> None:
+    first, other, again = submit_many([*mails(2), *mails(1)], idempotency_key=address)
+    assert again == first != other
+    assert sorted(bell.rung) == sorted([first, other])
+
+
+def test_the_same_at_once_in_another_order_is_submitted_once(bell: RecordingDoorbell) -> None:
+    """Nobody waits for the other crosswise."""
+    forward, backward = list(mails(60)), list(mails(60))[::-1]
+    found = in_threads(
+        lambda: submit_many(forward, idempotency_key=address), lambda: submit_many(backward, idempotency_key=address)
+    )
+    assert found[0] == found[1][::-1]
+    assert Delivery.objects.count() == 60
+    assert sorted(bell.rung) == sorted(found[0])
+
+
+def test_a_file_of_a_mail_that_was_there_before_is_removed(
+    bell: RecordingDoorbell, settings: Any, tmp_path: Path
+) -> None:
+    settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "PAYLOAD_STORAGE_THRESHOLD": 1}
+    storage = {"BACKEND": "django.core.files.storage.FileSystemStorage", "OPTIONS": {"location": str(tmp_path)}}
+    settings.STORAGES = {**settings.STORAGES, "email_integration": storage}
+    for _ in range(2):
+        submit_many(mails(2), idempotency_key=address)
+    assert sum(path.is_file() for path in tmp_path.rglob("*")) == 2
+
+
+def test_a_later_bulk_is_not_rung_for_now(bell: RecordingDoorbell) -> None:
+    due = timezone.now() + dt.timedelta(hours=1)
+    ids = submit_many(mails(2), due_at=due)
+    assert bell.rings == []
+    assert {delivery.due_at for delivery in stored(ids)} == {due}
+
+
+@pytest.mark.parametrize("given", [{"priority": "slow"}, {"in_doubt": "ask"}, {"due_at": "now"}])
+def test_what_is_wrong_for_all_is_said_before_anything_is_read(bell: RecordingDoorbell, given: dict[str, Any]) -> None:
+    with pytest.raises(InvalidMail):
+        submit_many(iter(lambda: pytest.fail("was read"), None), **given)
+
+
+def test_nothing_is_nothing(bell: RecordingDoorbell) -> None:
+    assert submit_many([]) == []
+    assert bell.rings == []
+
+
+def test_a_sender_left_out_is_the_configurations(bell: RecordingDoorbell) -> None:
+    [pk] = submit_many([EmailMessage("S", "B", None, ["kim@example.com"])])
+    assert Delivery.objects.get(pk=pk).from_header == ""
+
+
+def test_its_messages_are_groups_of_ids_in_the_bulk_queue(valkey: Valkey) -> None:
+    ids = submit_many(mails(60))
+    found = messages(valkey, "mail.bulk")
+    assert [pk for message in found for pk in message.arguments[0]] == ids
+
+
+def test_nobody_waits_for_the_results_unless_they_are_wanted(bell: RecordingDoorbell) -> None:
+    [without], [kept] = submit_many(mails(1)), submit_many(mails(1), ignore_result=False)
+    assert canvas.as_options(Delivery.objects.get(pk=without).options) == {"ignore_result": True}
+    assert Delivery.objects.get(pk=kept).options == ""
+
+
+def test_a_single_mail_may_have_no_result_either(bell: RecordingDoorbell) -> None:
+    to = {"to": ["kim@example.com"]}
+    found = [send_email.apply_async(("S", "B"), to, ignore_result=ignored).id for ignored in (True, False)]
+    assert [canvas.as_options(delivery.options).get("ignore_result") for delivery in stored(found)] == [True, None]
+
+
+def test_the_package_can_be_imported_before_django_is_set_up() -> None:
+    """As INSTALLED_APPS does; what it exports is loaded when it is asked for."""
+    code = "import sys, email_integration; sys.exit('django' in sys.modules or hasattr(email_integration, 'nothing'))"
+    subprocess.run([sys.executable, "-c", code], check=True, env={"PYTHONPATH": "worker"}, timeout=60)
