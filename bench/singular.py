@@ -383,9 +383,10 @@ def lanes(bench: Bench) -> Result:
             waited.append(arrived - mail["called"])
         left = ours.query("SELECT count(*) FROM email_integration_delivery WHERE finished_at IS NULL")[0][0]
         gone = sink.ask()["messages"]
-        ours.freeze()
+        # Not frozen: they would keep their locks.
+        for process in ours.workers:
+            process.kill()
         discard(ours)
-        ours.query("DELETE FROM email_integration_delivery WHERE finished_at IS NULL")
     result = Result(
         name="lanes",
         title=f"An urgent mail behind {queued:,} in bulk",

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import time
 
-from common import mail
+from common import mail, message
 from django.db import connection, transaction
 
-from email_integration import routing
+from email_integration import routing, submit_many
 from email_integration.models import Delivery, SMTPConfig
 from email_integration.routing import resolver
 from email_integration.tasks import send_email
@@ -43,7 +43,7 @@ def delay_together(numbers: range) -> None:
 
 
 def submit_together(numbers: range) -> None:
-    delay_together(numbers)
+    submit_many(message(number) for number in numbers)
 
 
 # -- what only ours is asked ----------------------------------------------------------------------------------------
