@@ -6,6 +6,7 @@ A project is ``settings`` and ``sending`` (``submit(number)`` and what else it c
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -99,6 +100,10 @@ POST_OFFICE = Contender(
     project="django_post_office",
     works="command",
     outcomes="SELECT count(*) FROM post_office_email WHERE status = 0 AND created > {since}",
+)
+#: As it comes it has five threads in each of its processes, with a session each.
+POST_OFFICE_TWO = dataclasses.replace(
+    POST_OFFICE, name="post_office_two", label="django-post-office, one thread a process", env={"BENCH_THREADS": "1"}
 )
 MAILER = Contender(
     name="mailer",
