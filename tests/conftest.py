@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 from django.core.management import call_command
 from django.db import connections
+from django.test import TransactionTestCase
 
 from config.local.certificates import Certificates
 from config.local.smtp_server import SMTPServer
 from config.local.valkey import Valkey
 from email_integration.delivery.dispatch import pool
 from email_integration.routing import forget
-from tests import services
+from tests import emptying, services
 from tests.stack import FAILED, FAST, Stack
 
 
@@ -30,7 +32,7 @@ def django_db_setup(django_test_environment: None, django_db_blocker: Any) -> It
     """Migrate the run's own database. It has no second name for tests, so child processes see the same one."""
     if services.database != "sqlite":
         services.need(services.database)
-    with django_db_blocker.unblock():
+    with django_db_blocker.unblock(), mock.patch.object(TransactionTestCase, "_fixture_teardown", emptying.empty):
         call_command("migrate", verbosity=0, interactive=False)
         yield
         connections.close_all()

