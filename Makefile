@@ -31,12 +31,16 @@ demo: $(STAMP) ## Send 60 mails through two local servers, switching between the
 run: $(STAMP) ## Start everything on loopback to play with, until Ctrl-C
 	$(BIN)/python -m config.local.run
 
-# All tests on SQLite, those that use the database on PostgreSQL too, and on MariaDB those of what only a database can
-# promise; 'test-extra' runs the rest there. Two at a time, each with services of its own: most of the fault matrix waits.
-ON_MARIADB := $(addprefix tests/integration/test_,ledger.py activating_at_once.py smtp_config.py)
+# 'test' runs all on SQLite but what is marked 'extra'; on PostgreSQL what uses the database; on MariaDB where two write at
+# once; and a part of the fault matrix. 'test-extra' adds what is 'extra', on MariaDB whatever only a database can decide,
+# and another part of the matrix. Two at a time, each with services of its own: most of the matrix waits.
 MATRIX := tests/acceptance/test_fault_matrix.py
-# What arrives is the same octets whatever database they come from.
-SAME_EVERYWHERE := --ignore=tests/integration/test_fidelity.py
+# The octets, the pages and the words are the same whatever database they come from.
+SAME_EVERYWHERE := $(addprefix --ignore=tests/integration/test_,fidelity.py staging_safety.py validate_smtp.py)
+AT_ONCE := $(addprefix tests/integration/test_,activating_at_once.py ledger.py smtp_config.py)
+OF_THE_DATABASE := $(addprefix tests/integration/test_,activating_at_once.py attempt.py content.py decide.py erase.py \
+	fields.py gate.py index_use.py ledger.py ledger_machine.py pause.py retention.py rotation.py routing.py \
+	smtp_config.py smtp_config_history.py submit.py sweep.py tasks_prepared.py)
 TWO_AT_A_TIME := $(MAKE) --no-print-directory --jobs=2 --output-sync=line
 
 test: $(STAMP) ## Run the tests
@@ -50,7 +54,7 @@ test-here:
 test-databases:
 	$(BIN)/python -m pytest $(MATRIX)
 	TEST_DATABASE=postgresql $(BIN)/python -m pytest -m "django_db and not extra" $(SAME_EVERYWHERE) tests/integration
-	TEST_DATABASE=mariadb $(BIN)/python -m pytest -m "django_db and not extra" $(ON_MARIADB)
+	TEST_DATABASE=mariadb $(BIN)/python -m pytest -m "django_db and not extra" $(AT_ONCE)
 
 test-extra: $(STAMP) ## Run the slow rest of the tests
 	tests/system-packages.sh
@@ -64,7 +68,7 @@ test-extra-matrix:
 test-extra-rest:
 	$(BIN)/python -m pytest -m extra --ignore=$(MATRIX) || [ $$? -eq 5 ]
 	TEST_DATABASE=postgresql $(BIN)/python -m pytest -m "django_db and extra" tests/integration || [ $$? -eq 5 ]
-	TEST_DATABASE=mariadb $(BIN)/python -m pytest -m django_db $(SAME_EVERYWHERE) tests/integration
+	TEST_DATABASE=mariadb $(BIN)/python -m pytest -m django_db $(OF_THE_DATABASE)
 
 faults: $(STAMP) ## Break everything that can be broken here, and count the mails
 	tests/system-packages.sh

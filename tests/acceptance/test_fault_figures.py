@@ -78,16 +78,22 @@ def test_a_doubt_where_there_can_be_none_is_named() -> None:
     assert dataclasses.replace(GOOD, in_doubt=1).broken(case(doubts=range(1))) == ["1 in doubt, not range(0, 1)"]
 
 
-def test_the_same_seed_chooses_the_same_part_and_another_one_another() -> None:
-    assert matrix.part(1) == matrix.part(1)
-    assert matrix.part(1) != matrix.part(2)
+def test_the_same_seed_chooses_the_same_parts_and_another_one_others() -> None:
+    assert matrix.parts(1) == matrix.parts(1)
+    for one, other in zip(matrix.parts(1), matrix.parts(2), strict=True):
+        assert one != other
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_a_part_is_of_every_group_that_has_fast_cases(seed: int) -> None:
-    part = matrix.part(seed)
-    assert {case.group for case in part} == {case.group for case in matrix.CASES if not case.slow}
-    assert 35 <= len(part) == len(set(part)) <= 45
+def test_the_parts_are_of_every_group(seed: int) -> None:
+    """The first of those that have fast cases; the second has other cases, and some of each group that has any left."""
+    first, further = matrix.parts(seed)
+    assert {case.group for case in first} == {case.group for case in matrix.CASES if not case.slow}
+    assert {case.group for case in further} == {case.group for case in matrix.CASES if case not in first}
+    assert {case.setting for case in [*first, *further]} == {case.setting for case in matrix.CASES}
+    assert 35 <= len(first) <= 45
+    assert 45 <= len(further) <= 60
+    assert len({*first, *further}) == len(first) + len(further)
 
 
 def test_no_two_cases_have_the_same_name() -> None:

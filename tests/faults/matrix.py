@@ -1,4 +1,4 @@
-"""All the cases, and the part of them that 'make test' runs."""
+"""All the cases, and the parts of them that 'make test' and 'make test-extra' run."""
 
 from __future__ import annotations
 
@@ -29,18 +29,22 @@ def by_setting(cases: Iterable[Case]) -> Iterator[tuple[Setting, list[Case]]]:
         yield setting, list(group)
 
 
-def part(seed: int) -> list[Case]:
-    """Some forty of the fast cases, with some of each group and setting; the same for the same seed."""
+#: So many cases of a group and a setting, at the most, are in each part.
+_OF_A_KIND = 7
+
+
+def parts(seed: int) -> tuple[list[Case], list[Case]]:
+    """Some fast cases of each group and setting, and some of all the others; the same for the same seed."""
     chance = random.Random(seed)
-    fast = [case for case in CASES if not case.slow]
+    first = _some(chance, [case for case in CASES if not case.slow])
+    return first, _some(chance, [case for case in CASES if case not in first])
+
+
+def _some(chance: random.Random, cases: Iterable[Case]) -> list[Case]:
     chosen: list[Case] = []
-    for _, of_setting in by_setting(fast):
+    for _, of_setting in by_setting(cases):
         of_setting.sort(key=lambda case: case.group)
         for _, of_group in itertools.groupby(of_setting, key=lambda case: case.group):
             among = list(of_group)
             chosen += chance.sample(among, min(len(among), _OF_A_KIND))
     return chosen
-
-
-#: So many cases of a group and a setting are in the part that 'make test' runs.
-_OF_A_KIND = 7

@@ -270,5 +270,5 @@ def test_in_whatever_order_the_promises_hold(bell: RecordingDoorbell, settings: 
 def test_the_promises_hold_for_longer(bell: RecordingDoorbell) -> None:
     """The same with many more orders."""
     run_state_machine_as_test(
-        Ledger, settings=hypothesis_settings(max_examples=20 * EXAMPLES, stateful_step_count=STEPS, deadline=None)
+        Ledger, settings=hypothesis_settings(max_examples=5 * EXAMPLES, stateful_step_count=STEPS, deadline=None)
     )
