@@ -90,8 +90,8 @@ def stack(
 ) -> Iterator[Callable[..., Stack]]:
     """Start a real worker of two processes, and beat, on the test's database and broker.
 
-    ``stack(beat=True, concurrency=2, pool="prefork", env={...})``. The test's own settings get the same short times, so
-    that what it submits is swept as soon as what the workers defer.
+    ``stack(beat=True, concurrency=2, pool="prefork", env={...})``. The test's own settings get the same times, so that
+    what it submits is swept as soon as what the workers defer.
     """
     settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, **FAST}
     started: list[Stack] = []
@@ -99,6 +99,8 @@ def stack(
     def start(
         *, beat: bool = True, concurrency: int = 2, pool: str = "prefork", env: dict[str, str] | None = None
     ) -> Stack:
+        times = {name: float(value) for name, value in (env or {}).items() if name in FAST}
+        settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, **times}
         stack = Stack(tmp_path / f"stack{len(started) + 1}", concurrency=concurrency, pool=pool, env=env)
         started.append(stack)
         stack.start_worker()

@@ -28,6 +28,9 @@ FAST: dict[str, float] = {
     "LEASE": 3.0,
 }
 
+#: For a queue that takes its time on a busy machine: nothing in it is rung for again, and no reply is given up.
+PATIENT = {"RING_AFTER": "30", "REPLY_TIMEOUT": "20", "LEASE": "30"}
+
 
 class Stack:
     """A worker and, if wanted, beat. ``worker`` is the one started last."""

@@ -15,7 +15,7 @@ from config.local.smtp_server import Fault, SMTPServer
 from config.local.valkey import Valkey
 from email_integration.models import Delivery
 from email_integration.tasks import send_email
-from tests.stack import Stack
+from tests.stack import PATIENT, Stack
 
 Start = Callable[..., Stack]
 
@@ -44,7 +44,8 @@ def duplicates(server: SMTPServer) -> int:
 def test_a_worker_killed_amid_its_mails_loses_none(stack: Start, server: SMTPServer, policy: str, mails: int) -> None:
     """Only a mail between its claim and the record of the reply can come twice, or is held: one a process."""
     server.inject(SLOW_REPLY)
-    running = stack(env={"IN_DOUBT": policy})
+    # Long enough for a busy machine: a reply that is given up is another doubt than that of the kill.
+    running = stack(env={"IN_DOUBT": policy, "REPLY_TIMEOUT": "6", "LEASE": "7"})
     submit(mails)
     wait_until(lambda: len(server.messages) >= mails // 4, seconds=30, what="a quarter of the mails")
     running.kill_worker()
@@ -72,7 +73,7 @@ def test_a_worker_killed_amid_its_mails_loses_none(stack: Start, server: SMTPSer
 def test_a_worker_that_is_asked_to_end_loses_and_doubles_nothing(stack: Start, server: SMTPServer) -> None:
     """What it has begun it finishes; the rest is the next one's."""
     server.inject(SLOW_REPLY)
-    running = stack(beat=False)
+    running = stack(beat=False, env=PATIENT)
     submit(60)
     wait_until(lambda: len(server.messages) >= 15, seconds=30, what="15 mails")
     running.restart_worker()

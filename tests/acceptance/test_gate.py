@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 from django.db import transaction
@@ -38,11 +37,10 @@ def put_into_the_queue(count: int) -> None:
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("mails", [300, pytest.param(1000, marks=pytest.mark.extra)])
 def test_a_wrong_password_makes_a_handful_of_logins_and_a_mended_one_drains_the_queue(
-    stack: Start, smtp_server: Callable[..., SMTPServer], activate: Activate, settings: Any, mails: int
+    stack: Start, smtp_server: Callable[..., SMTPServer], activate: Activate, mails: int
 ) -> None:
     server = smtp_server()
     config = activate(server, password="s3cret")
-    settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "RING_AFTER": 30.0}
     running = stack(concurrency=4, env=ENV)
     started = time.monotonic()
     put_into_the_queue(mails)

@@ -25,10 +25,13 @@ from config.local.processes import Processes, free_port, wait_until
 from config.local.valkey import Valkey
 from email_integration.delivery.submit import submit
 from email_integration.models import Delivery, DeliveryAttempt, SMTPConfig
-from tests.stack import FAST, ROOT, Stack
+from tests.stack import FAST, PATIENT, ROOT, Stack
 
 #: Enough of them for a busy half minute on two slow cores.
 MAILS, SWITCHES = 1000, 200
+
+#: Mails for a few seconds of attempts.
+ENOUGH = 500
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,7 +140,8 @@ def test_no_attempt_is_stale_while_workers_send_and_the_configuration_is_switche
     """Four real worker processes send without pause while another process switches hundreds of times."""
     configs = configure(sinks, count=SWITCHES)
     switches = [switch(configs[0], 0)]
-    stack(concurrency=4)  # with beat: on a busy machine a claim may take too long, and the mail is put off
+    # With beat: on a busy machine a claim may take too long, and the mail is put off.
+    stack(concurrency=4, env=PATIENT)
     submit_mails(MAILS)
     for number in range(1, SWITCHES):
         switches.append(switch(configs[number], number))
@@ -155,8 +159,8 @@ def test_no_attempt_is_stale_while_workers_send_and_the_configuration_is_switche
 class Attempting:
     """Processes that attempt deliveries without pause and without a broker."""
 
-    def __init__(self, ids: list[str], *, count: int) -> None:
-        """Share ``ids`` out among ``count`` processes."""
+    def __init__(self, *, count: int) -> None:
+        """Start ``count`` processes."""
         self.processes = [
             subprocess.Popen(
                 [sys.executable, "-m", "tests.acceptance.attempting"],
@@ -173,9 +177,15 @@ class Attempting:
             )
             for _ in range(count)
         ]
+
+    def feed(self) -> None:
+        """See to it that there is mail to attempt, however slow the test is and fast the processes, or the reverse."""
+        if Delivery.objects.filter(status="queued").count() > ENOUGH:
+            return
+        ids = submit_mails(ENOUGH)
         for number, process in enumerate(self.processes):
             assert process.stdin is not None
-            process.stdin.write("".join(f"{one}\n" for one in ids[number::count]))
+            process.stdin.write("".join(f"{one}\n" for one in ids[number :: len(self.processes)]))
             process.stdin.flush()
 
     def __enter__(self) -> Attempting:
@@ -200,13 +210,14 @@ def test_no_attempt_is_stale_when_the_cache_is_killed_and_comes_back(
     """Without the cache every attempt asks the database; when it is back, no old stamp is believed."""
     configs = configure(sinks, count=40)
     switches = [switch(configs[0], 0)]
-    with Attempting(submit_mails(3000), count=3):
+    with Attempting(count=3) as attempting:
         for number in range(1, len(configs)):
             if number == 10:
                 valkey.kill()
             if number == 25:
                 valkey.start()
             switches.append(switch(configs[number], number))
+            attempting.feed()
             wait_until(
                 lambda number=number: attempts_with(configs[number]) >= 2,
                 seconds=30,
@@ -236,7 +247,8 @@ def test_a_writer_that_dies_between_commit_and_stamp_leaves_no_worker_behind(
     """The stamp is dirty by then, and dirty means: ask the database."""
     configs = configure(sinks, count=2)
     switches = [switch(configs[0], 0)]
-    with Attempting(submit_mails(1500), count=2):
+    with Attempting(count=2) as attempting:
+        attempting.feed()
         wait_until(lambda: attempts_with(configs[0]) >= 20, seconds=30, what="attempts with the first configuration")
         began = timezone.now()
         writer = subprocess.run(
@@ -248,6 +260,7 @@ def test_a_writer_that_dies_between_commit_and_stamp_leaves_no_worker_behind(
         )
         assert writer.returncode == 9, writer.stderr
         switches.append(Switch(number=1, began=began, returned=timezone.now()))
+        attempting.feed()
         wait_until(lambda: attempts_with(configs[1]) >= 20, seconds=30, what="attempts with the second configuration")
     _attempts, stale, _seen = count_stale(switches)
     assert stale == 0

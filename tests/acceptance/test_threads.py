@@ -14,7 +14,7 @@ from config.local.smtp_server import Fault, Message, SMTPServer
 from email_integration.models import Delivery
 from email_integration.tasks import send_email
 from tests.acceptance.conftest import Activate
-from tests.stack import Stack
+from tests.stack import PATIENT, Stack
 
 MAILS = 200
 THREADS = 8
@@ -57,7 +57,7 @@ def arrived_once(server: SMTPServer) -> bool:
 def test_threads_share_sessions_and_never_open_too_many(
     stack: Callable[..., Stack], server: SMTPServer, open_sessions: list[int]
 ) -> None:
-    env = {"SESSION_POOL_SIZE": "3", "PYTHONWARNINGS": "always"}
+    env = {**PATIENT, "SESSION_POOL_SIZE": "3", "PYTHONWARNINGS": "always"}
     running = stack(pool="threads", concurrency=THREADS, env=env)
     submit()
     wait_until(all_are_accepted, seconds=60, what="all accepted")
@@ -66,15 +66,16 @@ def test_threads_share_sessions_and_never_open_too_many(
     assert len(server.sessions) < 10
     running.worker.end()
     assert running.worker.returncode == 0
-    # A thread that is overtaken, after a repeated ring on a busy machine, closes its session instead of the final dot.
-    assert {session.verbs[-1] for session in server.sessions} - {"DATA"} == {"QUIT"}
+    assert {session.verbs[-1] for session in server.sessions} == {"QUIT"}
     warned = re.findall(r".*Warning: .*", running.worker.read_log())
     assert [line for line in warned if "superuser" not in line] == []
 
 
 def test_a_worker_of_threads_that_is_terminated_loses_nothing(stack: Callable[..., Stack], server: SMTPServer) -> None:
     """What is under way is finished, and what was fetched is given back."""
-    running = stack(pool="threads", concurrency=THREADS)
+    server.clear_faults()
+    server.inject(Fault(verb="DOT", delay=0.2))  # that some are left, however late the signal is heard
+    running = stack(pool="threads", concurrency=THREADS, env={**PATIENT, "RING_AFTER": "2"})
     submit()
     wait_until(lambda: len(server.messages) >= 20, seconds=30, what="the first mails")
     running.worker.end(seconds=20)
@@ -83,6 +84,7 @@ def test_a_worker_of_threads_that_is_terminated_loses_nothing(stack: Callable[..
     assert left
     assert Delivery.objects.filter(status="accepted").count() == MAILS - left
     assert not Delivery.objects.filter(status="sending").exists()
+    server.clear_faults()
     running.start_worker()
     wait_until(all_are_accepted, seconds=60, what="all accepted")
     assert arrived_once(server)

@@ -32,12 +32,16 @@ def by_setting(cases: Iterable[Case]) -> Iterator[tuple[Setting, list[Case]]]:
 #: So many cases of a group and a setting, at the most, are in each part.
 _OF_A_KIND = 7
 
+#: So many storms, each of which takes a minute, are in the second.
+_STORMS = 2
+
 
 def parts(seed: int) -> tuple[list[Case], list[Case]]:
     """Some fast cases of each group and setting, and some of all the others; the same for the same seed."""
     chance = random.Random(seed)
     first = _some(chance, [case for case in CASES if not case.slow])
-    return first, _some(chance, [case for case in CASES if case not in first])
+    further = _some(chance, [case for case in CASES if case not in first and case.group != "storm"])
+    return first, [*further, *chance.sample(storms.CASES, _STORMS)]
 
 
 def _some(chance: random.Random, cases: Iterable[Case]) -> list[Case]:

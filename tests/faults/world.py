@@ -38,8 +38,8 @@ TIMES = {
     "RING_AFTER": "1",
     "RETRY_FIRST": "0.1",
     "RETRY_MAX": "0.5",
-    "REPLY_TIMEOUT": "1",
-    "LEASE": "1.8",
+    "REPLY_TIMEOUT": "1.5",
+    "LEASE": "2.4",
 }
 
 
