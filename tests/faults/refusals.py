@@ -40,8 +40,8 @@ def _refuses(verb: str, kind: str) -> int:
 
 
 def _leaves_doubt(verb: str, kind: str) -> bool:
-    """Whether nobody can know if the server has the mail: it says nothing once it may have the dot."""
-    return verb in ("DOT", "TAKEN") or (verb == "CONTENT" and kind == "hang")
+    """Whether nobody can know if the server has the mail: it says nothing clear once it may have the dot."""
+    return verb in ("DOT", "TAKEN") or (verb == "CONTENT" and kind in SILENCES)
 
 
 CASES = [
