@@ -23,6 +23,8 @@ class Result:
     columns: Sequence[str]
     rows: list[Sequence[str]] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
+    #: What is measured, for the page.
+    words: str = ""
     #: A second table, for those who want to know more.
     detail_columns: Sequence[str] = ()
     details: list[Sequence[str]] = field(default_factory=list)
@@ -86,7 +88,7 @@ class Bench:
     @property
     def seconds(self) -> int:
         """After which a scenario begins no further round, so that a slow machine comes to an end too."""
-        return self.pick(15, 120)
+        return self.pick(15, 100)
 
     def running(self, contenders: Sequence[Contender], front: Front) -> list[Running]:
         """Have these contenders ready, frozen."""

@@ -24,7 +24,7 @@ _SHOWN = 8
 
 
 def profile(bench: Bench) -> Result:
-    """Sample the stacks while mails are sent one by one, and in bulk."""
+    """Which of our functions the CPU is used for, while mails are sent one by one and in bulk."""
     prepare("tools")
     (ours,) = bench.running((OURS,), bench.services.front())
     result = Result(

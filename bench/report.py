@@ -158,6 +158,8 @@ def write_page(
     ]
     for result in results:
         text.append(f"\n## {result.title}\n")
+        if result.words:
+            text.append(f"{result.words}\n")
         if len(result.bars) > 1:
             picture = f"performance-{result.name.replace('_', '-')}.svg"
             (docs / "images" / picture).write_text(plot(result))

@@ -104,7 +104,7 @@ _TTL = 5
 
 
 def switch(bench: Bench) -> Result:
-    """Save another configuration while eight processes send."""
+    """Another configuration is saved while eight processes send."""
     bench.end()
     front, mails = bench.services.front(), bench.pick(300, 1500)
     _, port, second = bench.services.start_sink("second sink")
@@ -231,7 +231,7 @@ def _copies(one: Running, table: str, template: str) -> str:
 
 
 def finished_rows(bench: Bench) -> Result:
-    """Whether what is done slows down what is to do."""
+    """Whether mails that are done slow down those that are to do."""
     few, many = 1_000, bench.scale.finished_rows
     result = Result(
         name="finished_rows",
@@ -242,7 +242,7 @@ def finished_rows(bench: Bench) -> Result:
         OURS: ("email_integration_delivery", _OURS_FINISHED),
         known.POST_OFFICE: ("post_office_email", _POST_OFFICE_FINISHED),
     }
-    mails, rounds = bench.pick(60, 300), bench.pick(2, 3)
+    mails, rounds = bench.pick(60, 200), bench.pick(2, 3)
     for one in bench.running(tuple(tables), bench.services.front()):
         table, template = tables[one.contender]
         measured = []
@@ -286,7 +286,7 @@ def finished_rows(bench: Bench) -> Result:
 
 
 def idle(bench: Bench) -> Result:
-    """Nothing to send."""
+    """What the worker and beat use when there is nothing to send."""
     (ours,) = bench.running((OURS,), bench.services.front())
     seconds = bench.pick(11, 30)
     with ours.awake():
@@ -328,7 +328,7 @@ def steady(bench: Bench) -> Result:
     """One worker and very many mails: does it grow?"""
     (ours,) = bench.running((OURS,), bench.services.front())
     most, step = bench.scale.steady_mails, 1_000
-    seconds = bench.pick(30, 240)
+    seconds = bench.pick(30, 200)
     held: list[int] = []
     until = time.monotonic() + seconds
     with ours.awake():

@@ -55,6 +55,7 @@ class Throughput:
 
     name: str
     title: str
+    words: str
     contenders: Sequence[Contender]
     mails: tuple[int, int]
     together: int = 0
@@ -80,7 +81,7 @@ class Throughput:
                 # Many more, for it would be over too soon to be measured.
                 source.append(smtp_source(bench, front, mails if front.delay else 20_000, self.sessions))
             turns, took = turns + 1, time.monotonic() - began
-        result = Result(name=self.name, title=self.title, columns=COLUMNS, unit="mails a second")
+        result = Result(name=self.name, title=self.title, words=self.words, columns=COLUMNS, unit="mails a second")
         result.detail_columns, result.profiled = DETAIL_COLUMNS, "in bulk" if self.together else "one by one"
         ours = rounds[OURS.name]
         for one in running:
@@ -232,6 +233,9 @@ _SINGLE = (
 ONE_BY_ONE = Throughput(
     name="one_by_one",
     title="One by one, loopback, plain",
+    words="One process submits a mail after the other, each in a transaction of its own; two worker processes send them "
+    "to a server on this machine. The task that does nothing is what Celery alone takes; smtplib and smtp-source, which "
+    "submit nothing and record nothing, are what SMTP allows.",
     contenders=(*_SINGLE, known.NOTHING_RESULTS, known.POST_OFFICE, known.MAILER, known.SMTPLIB),
     mails=(60, 400),
     sessions=2,
@@ -239,6 +243,7 @@ ONE_BY_ONE = Throughput(
 TLS = Throughput(
     name="tls",
     title="One by one, loopback, TLS from the start, AUTH",
+    words="The same to a server that wants TLS, by stunnel, and a login: what each new connection costs.",
     contenders=_SINGLE[:-1],
     mails=(40, 200),
     front={"tls": "tls", "login": True},
@@ -246,6 +251,7 @@ TLS = Throughput(
 FAR_PLAIN = Throughput(
     name="far_plain",
     title="One by one, 50 ms away, plain",
+    words="The same to a server from which each answer takes 50 ms, through a proxy that holds everything back.",
     contenders=_SINGLE[:-1],
     mails=(12, 40),
     front={"delay": 0.025},
@@ -254,6 +260,7 @@ FAR_PLAIN = Throughput(
 FAR = Throughput(
     name="far",
     title="One by one, 50 ms away, STARTTLS, AUTH",
+    words="The same as most providers want it: 50 ms away, STARTTLS and a login.",
     contenders=_SINGLE[:-1],
     mails=(8, 24),
     most_rounds=3,
@@ -262,6 +269,8 @@ FAR = Throughput(
 BULK = Throughput(
     name="bulk",
     title="Personal mails in bulk, loopback, plain",
+    words="Very many mails, each for one recipient, handed over a thousand at a time: ours to `submit_many()`, to the "
+    "others as they offer it. Ours are recorded in their deliveries, not as Celery's results.",
     contenders=(OURS, known.CELERY_EMAIL_10, known.CELERY_EMAIL_100, known.POST_OFFICE),
     mails=(400, 10_000),
     together=1000,
@@ -271,6 +280,8 @@ BULK = Throughput(
 FAR_BULK = Throughput(
     name="far_bulk",
     title="Personal mails in bulk, 50 ms away, plain, two sessions each",
+    words="The same to a server 50 ms away, with as many sessions for everybody. So few mails, because the others "
+    "would be at ten thousand for a quarter of an hour each.",
     contenders=(OURS, known.CELERY_EMAIL_10, known.CELERY_EMAIL_100, known.POST_OFFICE_TWO),
     mails=(100, 200),
     together=1000,
