@@ -233,9 +233,9 @@ _SINGLE = (
 ONE_BY_ONE = Throughput(
     name="one_by_one",
     title="One by one, loopback, plain",
-    words="One process submits a mail after the other, each in a transaction of its own; two worker processes send them "
-    "to a server on this machine. The task that does nothing is what Celery alone takes; smtplib and smtp-source, which "
-    "submit nothing and record nothing, are what SMTP allows.",
+    words="One process submits a mail after the other, each in a transaction of its own; two worker processes send "
+    "them to a server on this machine. The task that does nothing is what Celery alone takes; smtplib and smtp-source, "
+    "which record nothing, are what SMTP allows.",
     contenders=(*_SINGLE, known.NOTHING_RESULTS, known.POST_OFFICE, known.MAILER, known.SMTPLIB),
     mails=(60, 400),
     sessions=2,
