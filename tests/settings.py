@@ -15,4 +15,7 @@ os.environ.setdefault("VAR_DIR", os.path.join(tempfile.gettempdir(), f"celery-ma
 from config.settings import *  # noqa: F403 - all of them, that is the point
 
 # Whoever has asked the workers waits at the end for the broker's last empty answer: by kombu's default, a second.
-CELERY_BROKER_TRANSPORT_OPTIONS = {**CELERY_BROKER_TRANSPORT_OPTIONS, "polling_interval": 0.05}  # noqa: F405
+CELERY_BROKER_TRANSPORT_OPTIONS = {
+    **CELERY_BROKER_TRANSPORT_OPTIONS,  # noqa: F405
+    "polling_interval": 0.05,  # type: ignore[dict-item]  # the others are all whole numbers
+}
