@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging.config
 import os
+import threading
+import time
 from typing import Any
 
 from celery import Celery
@@ -25,16 +27,23 @@ def log_as_django_does(**kwargs: Any) -> None:
     logging.config.dictConfig(settings.LOGGING)
 
 
+#: Seconds for which a connection is taken to be alive after it was checked.
+_ALIVE = 1.0
+_checked = threading.local()
+
+
 @task_prerun.connect
 def check_database_connection(task: Any, **kwargs: Any) -> None:
-    """Have the next query check the connection that CELERY_DB_REUSE_MAX kept open.
+    """Have the next query check the connection that CELERY_DB_REUSE_MAX kept open, once in a while.
 
     Django arms CONN_HEALTH_CHECKS at the start of a request, which a worker never sees. A task that runs in its caller
     is in the caller's transaction, which this would break.
     """
     from django.db import close_old_connections
 
-    if not task.request.is_eager:
+    now = time.monotonic()
+    if not task.request.is_eager and now - getattr(_checked, "at", -_ALIVE) >= _ALIVE:
+        _checked.at = now
         close_old_connections()
 
 

@@ -246,7 +246,6 @@ CELERY_RESULT_EXPIRES = 7 * 24 * 3600
 # Otherwise the worker opens a database connection for each task. config/celery.py has the liveness check for it.
 CELERY_DB_REUSE_MAX = 500
 CELERY_TIMEZONE = "UTC"
-CELERY_WORKER_SEND_TASK_EVENTS = True
 
 # Logging: to the console. Django's own would mail error reports to ADMINS, and those hold what was in the request.
 

@@ -11,6 +11,7 @@ from django.core.mail import EmailMessage
 from django.db import connections
 from django.utils import timezone
 
+from email_integration.delivery.statements import Row
 from email_integration.delivery.submit import submit
 from email_integration.models import Delivery
 
@@ -40,7 +41,10 @@ class RecordingDoorbell:
             raise self.broken
         self.sweeps += 1
 
-    def report(self, delivery: Delivery) -> None:
+    def report(self, delivery: Delivery) -> Sequence[Row]:
+        return ()
+
+    def report_elsewhere(self, delivery: Delivery) -> None:
         self.reports.append((delivery.pk, str(delivery.status)))
 
     def has_follow_up(self, delivery: Delivery) -> bool:

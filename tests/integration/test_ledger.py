@@ -5,16 +5,18 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 from cryptography.fernet import Fernet
-from django.db import OperationalError, transaction
+from django.db import IntegrityError, transaction
 from django.utils import timezone
 
 from email_integration.delivery import ledger, rows, waking
 from email_integration.delivery.commits import after_commit
 from email_integration.delivery.outcome import Accepted, Deferred, Failed, InDoubt
+from email_integration.delivery.statements import Row
 from email_integration.models import Delivery, DeliveryAttempt, Status
 from email_integration.smtp import Phase, Relay, Reply
 from tests.deliveries import RecordingDoorbell, ago, in_threads, pretend, statuses, submitted
@@ -278,16 +280,16 @@ def test_the_attempt_of_a_lost_worker_names_that_worker_and_its_configuration() 
     assert (found.worker, found.config_version, found.smtp_config) == ("elsewhere:4711", "as saved at noon", "Primary")
 
 
-class _Outage(RecordingDoorbell):
-    """The database goes away when the result is stored: after the row was updated, before the commit."""
+class _Unstorable(RecordingDoorbell):
+    """The database refuses the row of the result: after the delivery was updated, before the commit."""
 
     failures = 1
 
-    def report(self, delivery: Delivery) -> None:
-        super().report(delivery)
+    def report(self, delivery: Delivery) -> Sequence[Row]:
         if self.failures:
             self.failures -= 1
-            raise OperationalError("gone")
+            return [Row(model=DeliveryAttempt, values={"delivery": delivery.pk})]
+        return super().report(delivery)
 
 
 @pytest.mark.parametrize("outcome", [taken(), Failed(code=554, reason="never"), Deferred(code=450, reason="later")])
@@ -295,9 +297,9 @@ def test_what_was_rolled_back_can_be_recorded_again(outcome: Any) -> None:
     """The instance must not believe in a fence that the database has never seen."""
     from email_integration.delivery import doorbell
 
-    doorbell.install(_Outage())
+    doorbell.install(_Unstorable())
     delivery = claimed()
-    with pytest.raises(OperationalError):
+    with pytest.raises(IntegrityError):
         ledger.record(delivery, outcome, TRY)
     assert same(delivery)
     assert delivery.status == "sending"

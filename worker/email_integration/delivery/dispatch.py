@@ -74,6 +74,9 @@ class Dispatched:
     tls_version: str = ""
 
 
+#: Seconds within which nobody need be asked again which relay is active: a session lay ready.
+_AT_ONCE = 0.005
+
 #: Asked just before the final dot, with the relay, the From header and the sender: may it be sent?
 Claim = Callable[[Relay, str, str], bool]
 
@@ -149,6 +152,7 @@ def dispatch(mail: Mail, claim: Claim) -> Dispatched:
     """
     fresh = False
     while True:
+        asked_at = time.monotonic()
         route = routing.active_relay()
         if isinstance(route, routing.Nowhere):
             return Dispatched(route=route, outcome=Deferred(reason=route.reason, relay_at_fault=True))
@@ -158,9 +162,9 @@ def dispatch(mail: Mail, claim: Claim) -> Dispatched:
             try:
                 with pool.session(route, fresh=fresh, before_opening=way.enter) as session:
                     tls_version = session.tls_version
-                    if not _still_active(route):
-                        continue  # replaced while the session was being opened: nothing begins with the old one
                     reused = session.transactions > 0
+                    if (not reused or time.monotonic() - asked_at > _AT_ONCE) and not _still_active(route):
+                        continue  # replaced while the session was being opened: nothing begins with the old one
                     try:
                         outcome = transact(session, mail, claim)
                     except SMTPFailure as failure:

@@ -15,6 +15,7 @@ from django.db import transaction
 from email_integration.models import Delivery
 
 from .commits import after_commit
+from .statements import Row
 
 logger = logging.getLogger(__name__)
 
@@ -28,8 +29,11 @@ class Doorbell(Protocol):
     def call_for_sweep(self) -> None:
         """Have a worker sweep now; return in about a second even if the broker is dead."""
 
-    def report(self, delivery: Delivery) -> None:
-        """Tell whoever waits for the delivery how it stands; called inside the transaction that records it."""
+    def report(self, delivery: Delivery) -> Sequence[Row]:
+        """The rows that tell whoever waits for the delivery how it stands, to be written with it in one commit."""
+
+    def report_elsewhere(self, delivery: Delivery) -> None:
+        """Tell it where there is no such row; called once the delivery is committed."""
 
     def has_follow_up(self, delivery: Delivery) -> bool:
         """Whether something follows the delivery's end."""
@@ -44,7 +48,10 @@ class _Nobody:
     def call_for_sweep(self) -> None:
         pass
 
-    def report(self, delivery: Delivery) -> None:
+    def report(self, delivery: Delivery) -> Sequence[Row]:
+        return ()
+
+    def report_elsewhere(self, delivery: Delivery) -> None:
         pass
 
     def has_follow_up(self, delivery: Delivery) -> bool:

@@ -11,12 +11,11 @@ import datetime as dt
 import functools
 import os
 import socket
-from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from django.db import transaction
-from django.db.models import F, Q
 from django.utils import timezone
 
 from email_integration import conf
@@ -24,7 +23,7 @@ from email_integration.models import FINAL, Delivery, DeliveryAttempt, InDoubtPo
 from email_integration.routing import Route, gate
 from email_integration.smtp import Phase, Relay
 
-from . import announce, content, doorbell, settle
+from . import announce, content, doorbell, settle, statements
 from .commits import after_commit
 from .outcome import Accepted, Deferred, Failed, InDoubt, Outcome
 from .rows import database, is_readable, load
@@ -49,6 +48,26 @@ class Try:
     worker_lost: bool = False
 
 
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """Who wants to send the final dot of which delivery, where, and from whom."""
+
+    delivery: Delivery
+    relay: Relay
+    from_header: str = field(repr=False)
+    sender: str = field(repr=False)
+    redirected_to: str = field(default="", repr=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ended:
+    """How an attempt at a delivery ended."""
+
+    delivery: Delivery
+    outcome: Outcome
+    attempt: Try
+
+
 # -- transitions ----------------------------------------------------------------------------------------------------
 
 
@@ -57,21 +76,9 @@ def claim(delivery: Delivery, relay: Relay, *, from_header: str, sender: str, re
 
     Committed when this returns. Pins a sender that was left open, and keeps who gets the mail instead.
     """
-    pinned = {"from_header": from_header, "sender": sender} if delivery.from_at is not None else {}
-    lease_until = timezone.now() + seconds(conf.get("LEASE"))
-    return _move(
-        delivery,
-        Q(status__in=CLAIMABLE),
-        status=Status.SENDING,
-        lease_until=lease_until,
-        ring_after=lease_until,
-        smtp_config=relay.name,
-        config_version=relay.version,
-        worker=_worker(),
-        **pinned,
-        # What was redirected once stays recorded: a mail may be tried again under other settings.
-        **({"redirected_to": redirected_to} if redirected_to else {}),
-    )
+    wanted = Claim(delivery=delivery, relay=relay, from_header=from_header, sender=sender, redirected_to=redirected_to)
+    _, (claimed,) = record_and_claim((), (wanted,))
+    return claimed
 
 
 def withhold(delivery: Delivery, addresses: Collection[str], reason: str) -> bool:
@@ -79,7 +86,7 @@ def withhold(delivery: Delivery, addresses: Collection[str], reason: str) -> boo
     recipients = [
         settle.give_up([item], reason)[0] if item["address"] in addresses else item for item in delivery.recipients
     ]
-    return _move(delivery, Q(status__in=CLAIMABLE), recipients=recipients)
+    return _move(delivery, among=CLAIMABLE, recipients=recipients)
 
 
 def begin_again(delivery: Delivery) -> bool:
@@ -91,7 +98,7 @@ def begin_again(delivery: Delivery) -> bool:
     patience = max(conf.get("LEASE"), pause(delivery.rings))
     return _move(
         delivery,
-        Q(status__in=CLAIMABLE),
+        among=CLAIMABLE,
         unfinished=delivery.unfinished + 1,
         ring_after=timezone.now() + seconds(patience),
     )
@@ -99,7 +106,7 @@ def begin_again(delivery: Delivery) -> bool:
 
 def forgive(delivery: Delivery) -> bool:
     """Take back what ``begin_again`` counted: the database failed, and no worker was lost."""
-    return _move(delivery, Q(status__in=CLAIMABLE), unfinished=delivery.unfinished - 1)
+    return _move(delivery, among=CLAIMABLE, unfinished=delivery.unfinished - 1)
 
 
 def record(delivery: Delivery, outcome: Outcome, attempt: Try, *, report: bool = True) -> bool:
@@ -108,17 +115,23 @@ def record(delivery: Delivery, outcome: Outcome, attempt: Try, *, report: bool =
     ``delivery`` is brought up to date. The caller decides what to do when the database cannot be reached. Without
     ``report`` no result is stored.
     """
-    with _transaction(delivery):
-        before = delivery.recipients
-        moved = _move(delivery, ~Q(status__in=FINAL), **_after(delivery, outcome, attempt))
-        if not moved and isinstance(outcome, Accepted):
-            moved, before = _accept_late(delivery, outcome, attempt)
-        if moved:
-            _log(delivery, outcome, attempt)
-            if report:
-                doorbell.installed().report(delivery)
-            announce.outcome(delivery, before, outcome)
-    return moved
+    (recorded,), _ = record_and_claim((Ended(delivery=delivery, outcome=outcome, attempt=attempt),), (), report=report)
+    return recorded
+
+
+def record_and_claim(
+    ended: Sequence[Ended], wanted: Sequence[Claim], *, report: bool = True
+) -> tuple[list[bool], list[bool]]:
+    """Do what ``record`` and ``claim`` do, for all of these in one commit; say of each whether it was done."""
+    before = [one.delivery.recipients for one in ended]
+    made = _make([*(_recording(one, report=report) for one in ended), *map(_claiming, wanted)])
+    recorded = made[: len(ended)]
+    for number, one in enumerate(ended):
+        if not recorded[number] and isinstance(one.outcome, Accepted):
+            recorded[number], before[number] = _accept_late(one, one.outcome, report=report)
+        if recorded[number]:
+            announce.outcome(one.delivery, before[number], one.outcome)
+    return recorded, made[len(ended) :]
 
 
 def lease_ran_out(delivery: Delivery) -> bool:
@@ -131,48 +144,38 @@ def lease_ran_out(delivery: Delivery) -> bool:
 def wait_for_relay(delivery: Delivery, closed: gate.GateClosed, *, wait: float) -> bool:
     """Put off, untried, a delivery whose relay is at fault, for ``wait`` seconds at most; False when overtaken."""
     due_at = timezone.now() + seconds(wait)
-    with _transaction(delivery):
-        moved = _move(
-            delivery,
-            Q(status__in=CLAIMABLE),
-            status=Status.DEFERRED,
-            code=closed.code,
-            reason=closed.reason[:255],
-            smtp_config=closed.relay.name,
-            due_at=due_at,
-            ring_after=min(due_at, delivery.expires_at),
-            rings=0,
-            unfinished=0,
-            waits_for_relay=True,
-        )
-        if moved:
-            doorbell.installed().report(delivery)
-    return moved
+    return _move(
+        delivery,
+        among=CLAIMABLE,
+        report=True,
+        status=Status.DEFERRED,
+        code=closed.code,
+        reason=closed.reason[:255],
+        smtp_config=closed.relay.name,
+        due_at=due_at,
+        ring_after=min(due_at, delivery.expires_at),
+        rings=0,
+        unfinished=0,
+        waits_for_relay=True,
+    )
 
 
 def set_aside(delivery: Delivery, reason: str) -> bool:
     """Quarantine a row that cannot be read, without reading it; False when it is finished or was overtaken."""
-    with _transaction(delivery):
-        moved = _move(
-            delivery,
-            ~Q(status__in=FINAL),
-            **_finished(delivery, settle.Verdict(status=Status.QUARANTINED, code=None, reason=reason)),
-        )
-        if moved:
-            doorbell.installed().report(delivery)
-            announce.end(delivery)
+    verdict = settle.Verdict(status=Status.QUARANTINED, code=None, reason=reason)
+    moved = _move(delivery, not_among=FINAL, report=True, **_finished(delivery, verdict))
+    if moved:
+        announce.end(delivery)
     return moved
 
 
 def send_now(delivery: Delivery, **changes: Any) -> bool:
     """Make a delivery due at once that nobody is sending, whatever its state; False when overtaken."""
     now = timezone.now()
-    common = {"due_at": now, "ring_after": now, "rings": 0, "unfinished": 0, "waits_for_relay": False}
-    with _transaction(delivery):
-        moved = _move(delivery, ~Q(status=Status.SENDING), **(common | changes))
-        if moved:
-            doorbell.installed().report(delivery)
-            doorbell.ring_on_commit(delivery, using=database())
+    common: dict[str, Any] = {"due_at": now, "ring_after": now, "rings": 0, "unfinished": 0, "waits_for_relay": False}
+    moved = _move(delivery, not_among=(Status.SENDING,), report=True, **(common | changes))
+    if moved:
+        doorbell.ring_on_commit(delivery, using=database())
     return moved
 
 
@@ -189,10 +192,9 @@ def send_prepared(
         due_at, expires_at = due_at or now, expires_at or delivery.expires_at
         ring_after = first_ring(due_at, expires_at, now)
         changes = {"status": Status.QUEUED, "due_at": due_at, "expires_at": expires_at, "ring_after": ring_after}
-    with _transaction(delivery):
-        moved = _move(delivery, Q(status__in=(Status.PREPARED, *FINAL)), options=options, **changes)
-        if moved and (delivery.due_at <= now or delivery.status in FINAL):
-            doorbell.ring_on_commit(delivery, using=database())
+    moved = _move(delivery, among=(Status.PREPARED, *FINAL), options=options, **changes)
+    if moved and (delivery.due_at <= now or delivery.status in FINAL):
+        doorbell.ring_on_commit(delivery, using=database())
     return moved
 
 
@@ -202,16 +204,15 @@ def end(delivery: Delivery, status: Status, reason: str) -> bool:
     if is_readable(delivery):
         recipients = settle.give_up(recipients, reason)
         verdict = settle.accepted(recipients) or verdict
-    with _transaction(delivery):
-        moved = _move(
-            delivery,
-            ~Q(status__in=(*FINAL, Status.SENDING)),
-            recipients=recipients,
-            **_finished(delivery, verdict),
-        )
-        if moved:
-            doorbell.installed().report(delivery)
-            announce.end(delivery)
+    moved = _move(
+        delivery,
+        not_among=(*FINAL, Status.SENDING),
+        report=True,
+        recipients=recipients,
+        **_finished(delivery, verdict),
+    )
+    if moved:
+        announce.end(delivery)
     return moved
 
 
@@ -236,20 +237,20 @@ def erase(delivery: Delivery, recipients: Any, **changes: Any) -> bool:
     if ends:
         cancelled = settle.Verdict(status=Status.CANCELLED, code=delivery.code, reason=settle.ERASED)
         changes |= _finished(delivery, settle.accepted(recipients) or cancelled) | content.NONE
-    with _transaction(delivery):
-        moved = _move(delivery, ~Q(status=Status.SENDING), recipients=recipients, **changes)
-        if moved and ends:
-            doorbell.installed().report(delivery)
-            announce.end(delivery)
+    moved = _move(delivery, not_among=(Status.SENDING,), report=ends, recipients=recipients, **changes)
+    if moved and ends:
+        announce.end(delivery)
     return moved
 
 
 def resume_follow_up(delivery: Delivery) -> bool:
     """Take over what follows a finished delivery, when whoever ended it did not come to it within the lease."""
     now = timezone.now()
+    if delivery.continued or (delivery.lease_until is not None and delivery.lease_until > now):
+        return False
     lease_until = now + seconds(conf.get("LEASE"))
-    unattended = Q(lease_until=None) | Q(lease_until__lte=now)
-    return _move(delivery, unattended & Q(continued=False), lease_until=lease_until, ring_after=lease_until)
+    seen: dict[str, Any] = {"continued": False, "lease_until": delivery.lease_until}
+    return _move(delivery, unless_changed=seen, lease_until=lease_until, ring_after=lease_until)
 
 
 def leave_follow_up(delivery: Delivery) -> None:
@@ -280,38 +281,132 @@ def followed_up(delivery_id: str) -> None:
 # -- how ------------------------------------------------------------------------------------------------------------
 
 
-@contextlib.contextmanager
-def _transaction(delivery: Delivery) -> Iterator[None]:
-    """A transaction that, when it comes to nothing, leaves ``delivery`` as it was too, so that it can be repeated."""
-    before = dict(delivery.__dict__)
-    try:
-        with transaction.atomic(using=database()):
+class _Step:
+    """A transition that is in the instance already, and not yet in the database.
+
+    What makes its rows is called once the instance is as it will be.
+    """
+
+    def __init__(
+        self,
+        delivery: Delivery,
+        values: Mapping[str, Any],
+        *,
+        rows: Callable[[], Iterable[statements.Row]] = tuple,
+        report: bool = False,
+        among: Collection[Status] = (),
+        not_among: Collection[Status] = (),
+        unless_changed: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.delivery = delivery
+        self._before = dict(delivery.__dict__)
+        self._reports = report
+        fence = delivery.fence
+        with self.undone_on_error():
+            delivery.__dict__.update(values, fence=fence + 1)
+            reported = doorbell.installed().report(delivery) if report else ()
+            self.move = statements.Move(
+                pk=delivery.pk,
+                fence=fence,
+                values=values,
+                among=among,
+                not_among=not_among,
+                unless_changed=unless_changed or {},
+                rows=(*rows(), *reported),
+            )
+
+    def made(self) -> None:
+        """Do what is to be done once it is committed."""
+        file = self._before.get("content_file")
+        if file and not self.delivery.content_file:
+            after_commit("delete a content", functools.partial(content.remove_file, file), using=database())
+        if self._reports:
+            elsewhere = functools.partial(doorbell.installed().report_elsewhere, self.delivery)
+            after_commit("store a result", elsewhere, using=database())
+
+    def undo(self) -> None:
+        """Leave the instance as it was, so that it can be tried again."""
+        self.delivery.__dict__.clear()
+        self.delivery.__dict__.update(self._before)
+
+    @contextlib.contextmanager
+    def undone_on_error(self) -> Iterator[None]:
+        try:
             yield
-    except BaseException:
-        delivery.__dict__.clear()
-        delivery.__dict__.update(before)
-        raise
+        except BaseException:
+            self.undo()
+            raise
 
 
-def _move(delivery: Delivery, condition: Q, **changes: Any) -> bool:
-    rows = Delivery.objects.using(database()).filter(condition, pk=delivery.pk, fence=delivery.fence)
-    if not rows.update(fence=F("fence") + 1, **changes):
-        return False
-    if changes.get("content_file") == "" and delivery.content_file:
-        remove = functools.partial(content.remove_file, delivery.content_file)
-        after_commit("delete a content", remove, using=database())
-    delivery.fence += 1
-    for name, value in changes.items():
-        setattr(delivery, name, value)
-    return True
+def _make(steps: Sequence[_Step]) -> list[bool]:
+    """Make the transitions in one commit, and say of each whether nobody was faster."""
+    with contextlib.ExitStack() as undoing:
+        for step in steps:
+            undoing.enter_context(step.undone_on_error())
+        made = statements.make([step.move for step in steps], using=database())
+    for step, is_made in zip(steps, made, strict=True):
+        if is_made:
+            step.made()
+        else:
+            step.undo()
+    return made
+
+
+def _move(
+    delivery: Delivery,
+    *,
+    among: Collection[Status] = (),
+    not_among: Collection[Status] = (),
+    unless_changed: Mapping[str, Any] | None = None,
+    report: bool = False,
+    **values: Any,
+) -> bool:
+    step = _Step(delivery, values, report=report, among=among, not_among=not_among, unless_changed=unless_changed)
+    return _make([step])[0]
+
+
+def _claiming(claim: Claim) -> _Step:
+    delivery, relay = claim.delivery, claim.relay
+    lease_until = timezone.now() + seconds(conf.get("LEASE"))
+    values: dict[str, Any] = {
+        "status": Status.SENDING,
+        "lease_until": lease_until,
+        "ring_after": lease_until,
+        "smtp_config": relay.name,
+        "config_version": relay.version,
+        "worker": _worker(),
+    }
+    if delivery.from_at is not None:
+        values |= {"from_header": claim.from_header, "sender": claim.sender}
+    if claim.redirected_to:
+        # What was redirected once stays recorded: a mail may be tried again under other settings.
+        values["redirected_to"] = claim.redirected_to
+    return _Step(delivery, values, among=CLAIMABLE)
+
+
+def _recording(one: Ended, *, report: bool) -> _Step:
+    values = _after(one.delivery, one.outcome, one.attempt)
+    return _Step(one.delivery, values, rows=lambda: (_log(one),), report=report, not_among=FINAL)
 
 
 #: Not needed to record how it ended; the key would be opened, for which a process may lack the key.
 _CONTENT = ("content", "content_key")
 
 
-def _accept_late(delivery: Delivery, outcome: Accepted, attempt: Try) -> tuple[bool, Any]:
+def _accept_late(one: Ended, outcome: Accepted, *, report: bool) -> tuple[bool, Any]:
     """Record what the server accepted although somebody has moved the delivery since; with who was settled before."""
+    delivery, before = one.delivery, dict(one.delivery.__dict__)
+    try:
+        with transaction.atomic(using=database()):
+            return _accept_under_lock(one, outcome, report=report)
+    except BaseException:
+        delivery.__dict__.clear()
+        delivery.__dict__.update(before)
+        raise
+
+
+def _accept_under_lock(one: Ended, outcome: Accepted, *, report: bool) -> tuple[bool, Any]:
+    delivery, attempt = one.delivery, one.attempt
     before = delivery.recipients
     try:
         delivery.refresh_from_db(
@@ -325,13 +420,13 @@ def _accept_late(delivery: Delivery, outcome: Accepted, attempt: Try) -> tuple[b
     before = delivery.recipients
     if settle.settle(before, outcome) == before:
         return False, before  # known already
-    changes = _after(delivery, outcome, attempt)
+    values = _after(delivery, outcome, attempt)
     if delivery.status in FINAL and delivery.continued:  # what follows has gone its way already
-        changes |= {"continued": True, "lease_until": None, "ring_after": None}
-    if delivery.status == Status.SENDING and changes["status"] not in FINAL:
+        values |= {"continued": True, "lease_until": None, "ring_after": None}
+    if delivery.status == Status.SENDING and values["status"] not in FINAL:
         # Somebody may be sending it to the rest at this moment: he, or the end of his lease, says how that ended.
-        changes = {name: changes[name] for name in ("recipients", "attempts")}
-    return _move(delivery, Q(), **changes), before
+        values = {name: values[name] for name in ("recipients", "attempts")}
+    return _make([_Step(delivery, values, rows=lambda: (_log(one),), report=report)])[0], before
 
 
 def _after(delivery: Delivery, outcome: Outcome, attempt: Try) -> dict[str, Any]:
@@ -383,23 +478,28 @@ def _finished(delivery: Delivery, verdict: settle.Verdict) -> dict[str, Any]:
     }
 
 
-def _log(delivery: Delivery, outcome: Outcome, attempt: Try) -> None:
+def _log(one: Ended) -> statements.Row:
+    delivery, outcome, attempt = one.delivery, one.outcome, one.attempt
     relay = attempt.route if isinstance(attempt.route, Relay) else None
-    DeliveryAttempt.objects.using(database()).create(
-        delivery_id=delivery.pk,
-        number=delivery.attempts,
-        started_at=attempt.started_at,
-        duration=attempt.duration,
-        outcome=_WORDS[type(outcome)],
-        phase=(outcome.phase or Phase.CONNECT) if relay or isinstance(outcome, InDoubt) else "",
-        code=outcome.code,
-        reason=outcome.reason[:255],
-        reply=outcome.reply,
-        smtp_config=delivery.smtp_config,
-        config_version=relay.version if relay else delivery.config_version if attempt.worker_lost else "",
-        tls_version=attempt.tls_version,
-        host=attempt.route.host if attempt.route else "",
-        worker=delivery.worker if attempt.worker_lost else _worker(),
+    return statements.Row(
+        model=DeliveryAttempt,
+        values={
+            "delivery": delivery.pk,
+            "number": delivery.attempts,
+            "started_at": attempt.started_at,
+            "finished_at": timezone.now(),
+            "duration": attempt.duration,
+            "outcome": _WORDS[type(outcome)],
+            "phase": (outcome.phase or Phase.CONNECT) if relay or isinstance(outcome, InDoubt) else "",
+            "code": outcome.code,
+            "reason": outcome.reason[:255],
+            "reply": outcome.reply,
+            "smtp_config": delivery.smtp_config,
+            "config_version": relay.version if relay else delivery.config_version if attempt.worker_lost else "",
+            "tls_version": attempt.tls_version,
+            "host": attempt.route.host if attempt.route else "",
+            "worker": delivery.worker if attempt.worker_lost else _worker(),
+        },
     )
 
 

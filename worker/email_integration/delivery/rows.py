@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-from django.db import router
+from django.db import InterfaceError, OperationalError, connections, router
 
 from email_integration.models import Delivery, Status
 
@@ -18,7 +19,32 @@ def database() -> str:
 
 def load(delivery_id: str) -> Delivery | None:
     """Return the delivery, None if there is none (its transaction may have been rolled back)."""
-    return Delivery.objects.using(database()).filter(pk=delivery_id).first()
+    return next(iter(load_all([delivery_id])), None)
+
+
+def load_all(delivery_ids: Sequence[str]) -> list[Delivery]:
+    """Return those deliveries that there are, in no order.
+
+    A connection that was kept open and has died meanwhile is found out here, and it is asked again over a new one:
+    it is the first question of each attempt, and spares all of them the question whether somebody listens.
+    """
+    using = database()
+    try:
+        return _load_all(using, delivery_ids)
+    except (OperationalError, InterfaceError):
+        connection = connections[using]
+        if connection.in_atomic_block or connection.is_usable():
+            raise
+        connection.close()
+    return _load_all(using, delivery_ids)
+
+
+def _load_all(using: str, delivery_ids: Sequence[str]) -> list[Delivery]:
+    # As text: it is asked for every mail, and the ORM would put the same text together each time.
+    quote = connections[using].ops.quote_name
+    marks = ", ".join(["%s"] * len(delivery_ids))
+    text = f"SELECT * FROM {quote(Delivery._meta.db_table)} WHERE {quote('id')} IN ({marks})"  # noqa: S608  # no values
+    return list(Delivery.objects.using(using).raw(text, delivery_ids))
 
 
 def pending(delivery: Delivery) -> tuple[str, ...]:

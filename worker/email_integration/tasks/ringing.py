@@ -16,11 +16,10 @@ from kombu.exceptions import LimitExceeded, OperationalError
 from email_integration import conf
 from email_integration.delivery import rows
 from email_integration.delivery.commits import after_commit
-from email_integration.exceptions import DeliveryDeferred
-from email_integration.models import FINAL, Delivery, Lane, Status
+from email_integration.delivery.statements import Row
+from email_integration.models import FINAL, Delivery, Lane
 
-from . import canvas, names
-from .results import failure_of, summary
+from . import canvas, names, results
 
 #: A task, its arguments, and the options of its message.
 _Message = tuple[Task[Any, Any], tuple[Any, ...], dict[str, Any]]
@@ -71,8 +70,11 @@ class CeleryDoorbell:
             options = _on_the_way(first.lane, {"task_id": task_id, **canvas.as_options(kept)})
             answer = functools.partial(self._publish, [(repeated, (first.pk,), options)])
             after_commit("answer for a repeated mail", answer, using=rows.database())
+        elif results.is_beside_deliveries(self._deliver.backend):
+            self._settle(task_id, first)
         else:
-            self._report(task_id, first, Context(id=task_id, task=names.SEND_EMAIL), settled=True)
+            settle = functools.partial(self._settle, task_id, first)
+            after_commit("store a result", settle, using=rows.database())
 
     def _messages(self, deliveries: Sequence[Delivery]) -> list[_Message]:
         """One for each delivery, or for each group of those that go the same way."""
@@ -127,25 +129,26 @@ class CeleryDoorbell:
                 connection.collect()
                 raise
 
-    def report(self, delivery: Delivery) -> None:
-        """Store the result row inside the ledger's transaction, or after it where results live elsewhere."""
-        request = canvas.request_of(delivery)
-        for task_id in {delivery.pk, canvas.task_id_of(delivery)}:
-            self._report(task_id, delivery, request)
+    def report(self, delivery: Delivery) -> Sequence[Row]:
+        """The result rows, where they lie in the database of deliveries."""
+        backend = self._deliver.backend
+        if not results.is_beside_deliveries(backend):
+            return ()
+        return [results.row(backend, task_id, delivery) for task_id in _waited_for(delivery)]
 
-    def _report(self, task_id: str, delivery: Delivery, request: Context, *, settled: bool = False) -> None:
-        store = functools.partial(self._store, task_id, delivery, request, settled=settled)
-        if type(self._deliver.backend).__module__.startswith("django_celery_results"):
-            store()
-        else:
-            after_commit("store a result", store, using=rows.database())
+    def report_elsewhere(self, delivery: Delivery) -> None:
+        """Store the result where it is kept anywhere else."""
+        backend = self._deliver.backend
+        if not results.is_beside_deliveries(backend):
+            state, result = results.state_of(delivery)
+            for task_id in _waited_for(delivery):
+                backend.store_result(task_id, result, state, request=canvas.request_of(delivery))
 
-    def _store(self, task_id: str, delivery: Delivery, request: Context, *, settled: bool) -> None:
-        failure = failure_of(delivery)
-        state: str = states.FAILURE if failure else states.SUCCESS
-        result: Any = failure or summary(delivery)
-        if not settled and not Status(delivery.status).is_final:
-            state, result = states.RETRY, DeliveryDeferred(delivery.code, delivery.reason)
+    def _settle(self, task_id: str, delivery: Delivery) -> None:
+        """Have ``task_id`` end with how the delivery stands, be that its end or not."""
+        failure = results.failure_of(delivery)
+        state, result = (states.FAILURE, failure) if failure else (states.SUCCESS, results.summary(delivery))
+        request = Context(id=task_id, task=names.SEND_EMAIL)
         self._deliver.backend.store_result(task_id, result, state, request=request)
 
     def has_follow_up(self, delivery: Delivery) -> bool:
@@ -167,6 +170,13 @@ def _on_the_way(lane: str, options: dict[str, Any]) -> dict[str, Any]:
 def _of_group(delivery_ids: Sequence[str]) -> dict[str, str]:
     """What a group has of its own. Flower need not know all its ids, which the header would hold once more."""
     return {"task_id": uuid(), "argsrepr": f"({len(delivery_ids)} deliveries,)"}
+
+
+def _waited_for(delivery: Delivery) -> set[str]:
+    """The ids whose results somebody may wait for."""
+    if canvas.as_options(delivery.options).get("ignore_result"):
+        return set()
+    return {delivery.pk, canvas.task_id_of(delivery)}
 
 
 def sweep_options() -> dict[str, Any]:

@@ -10,6 +10,7 @@ from django.db.models import QuerySet
 
 from email_integration.delivery import doorbell
 from email_integration.delivery.rows import database
+from email_integration.delivery.statements import Row
 from email_integration.models import Delivery
 from email_integration.tasks import deliver
 
@@ -94,8 +95,11 @@ class _Muffled:
     def call_for_sweep(self) -> None:
         pass
 
-    def report(self, delivery: Delivery) -> None:
-        self._doorbell.report(delivery)
+    def report(self, delivery: Delivery) -> Sequence[Row]:
+        return self._doorbell.report(delivery)
+
+    def report_elsewhere(self, delivery: Delivery) -> None:
+        self._doorbell.report_elsewhere(delivery)
 
     def has_follow_up(self, delivery: Delivery) -> bool:
         return self._doorbell.has_follow_up(delivery)
