@@ -13,7 +13,7 @@ import pytest
 from config.local.certificates import Certificates
 from config.local.processes import wait_until
 from config.local.smtp_server import SMTPServer
-from email_integration.smtp import ConnectionLost, Envelope, Phase, Refused, Session, SMTPFailure, Started
+from email_integration.smtp import ConnectionLost, Envelope, Opening, Phase, Refused, Session, SMTPFailure, Started
 from tests.relays import relay_to
 from tests.scripted import Conversation, ScriptedServer
 
@@ -53,7 +53,9 @@ def opened(server: SMTPServer | ScriptedServer, **changes: object) -> Iterator[S
 
 
 def begin(session: Session, *to: str) -> Started:
-    return session.begin(Envelope(sender="a@example.com", recipients=to or (KIM, LEE)), size=10, eight_bit=False)
+    return session.begin(
+        Opening(envelope=Envelope(sender="a@example.com", recipients=to or (KIM, LEE)), size=10, eight_bit=False)
+    )
 
 
 def deliver(session: Session) -> int:

@@ -18,6 +18,7 @@ from email_integration.smtp import (
     ConnectionLost,
     Envelope,
     Limits,
+    Opening,
     Phase,
     Pool,
     PoolBusy,
@@ -51,7 +52,9 @@ def pool(limited: Limited) -> Iterator[Pool]:
 
 
 def send(session: Session) -> None:
-    session.begin(Envelope(sender="a@example.com", recipients=("kim@example.com",)), size=10, eight_bit=False)
+    session.begin(
+        Opening(envelope=Envelope(sender="a@example.com", recipients=("kim@example.com",)), size=10, eight_bit=False)
+    )
     session.write(b"Subject: s\r\n\r\n")
     session.finish(timeout=5)
 
@@ -143,7 +146,11 @@ def test_a_fresh_session_is_new_whatever_is_idle(smtp_server: Serve, pool: Pool)
 def test_a_session_in_the_middle_of_a_mail_does_not_come_back(smtp_server: Serve, pool: Pool) -> None:
     server = smtp_server()
     with pool.session(relay_to(server)) as session:
-        session.begin(Envelope(sender="a@example.com", recipients=("kim@example.com",)), size=10, eight_bit=False)
+        session.begin(
+            Opening(
+                envelope=Envelope(sender="a@example.com", recipients=("kim@example.com",)), size=10, eight_bit=False
+            )
+        )
     assert session.is_closed
     assert repr(pool) == "<Pool idle=0>"
     assert server.messages == []

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from email_integration.smtp import ConnectionLost, Envelope, Phase, Reply, Session, SMTPFailure
+from email_integration.smtp import ConnectionLost, Envelope, Opening, Phase, Reply, Session, SMTPFailure
 from email_integration.smtp.dialogue import MALFORMED, SILENT
 from tests.relays import relay_to
 from tests.scripted import Conversation, ScriptedServer
@@ -67,7 +67,7 @@ def send(server: ScriptedServer, *, timeout: float) -> Reply:
     session = Session.open(relay_to(server, username="user", password="password", timeout=timeout))
     try:
         envelope = Envelope(sender="a@example.com", recipients=("kim@example.com",))
-        session.begin(envelope, size=3, eight_bit=False)
+        session.begin(Opening(envelope=envelope, size=3, eight_bit=False))
         session.write(b"S: s\r\n\r\n")
         return session.finish(timeout=timeout)
     finally:

@@ -18,6 +18,7 @@ from email_integration.smtp import (
     ConnectionLost,
     Envelope,
     NotOffered,
+    Opening,
     Phase,
     Refused,
     Reply,
@@ -56,7 +57,7 @@ def send(
     before_dot: Callable[[], bool] | None = None,
 ) -> Reply:
     envelope = Envelope(sender="a@example.com", recipients=to or ("kim@example.com",))
-    session.begin(envelope, size=len(content), eight_bit=not content.isascii())
+    session.begin(Opening(envelope=envelope, size=len(content), eight_bit=not content.isascii()))
     session.write(content)
     if before_dot is not None:
         wait_until(before_dot, seconds=5, what="the moment for the final dot")
@@ -119,7 +120,7 @@ def test_refused_recipients_are_told_and_the_others_get_the_mail(serve: Serve) -
     server = serve(faults=[Fault(verb="RCPT", reply="550 5.1.1 No such user", match="lee@")])
     with opened(server) as session:
         envelope = Envelope(sender="a@example.com", recipients=("kim@example.com", "lee@example.com"))
-        started = session.begin(envelope, size=len(CONTENT), eight_bit=False)
+        started = session.begin(Opening(envelope=envelope, size=len(CONTENT), eight_bit=False))
         assert started.accepted == ("kim@example.com",)
         assert {to: reply.short for to, reply in started.refused.items()} == {"lee@example.com": "550 5.1.1"}
         session.write(CONTENT)
@@ -131,7 +132,7 @@ def test_a_session_whose_recipients_were_all_refused_is_still_good(serve: Serve)
     server = serve(faults=[Fault(verb="RCPT", reply="450 4.2.0 Later", times=2)])
     with opened(server) as session:
         envelope = Envelope(sender="a@example.com", recipients=("kim@example.com", "lee@example.com"))
-        started = session.begin(envelope, size=len(CONTENT), eight_bit=False)
+        started = session.begin(Opening(envelope=envelope, size=len(CONTENT), eight_bit=False))
         assert (started.accepted, len(started.refused)) == ((), 2)
         assert session.is_idle
         send(session)
@@ -238,7 +239,9 @@ def test_lost_after_the_final_dot_is_told_from_lost_before_it(smtp_server: Serve
 def test_who_closes_before_the_final_dot_leaves_nothing_behind(smtp_server: Serve) -> None:
     server = smtp_server()
     with opened(server) as session:
-        session.begin(Envelope(sender="a@example.com", recipients=("kim@example.com",)), size=1, eight_bit=False)
+        session.begin(
+            Opening(envelope=Envelope(sender="a@example.com", recipients=("kim@example.com",)), size=1, eight_bit=False)
+        )
         session.write(CONTENT)
         session.close()
         assert session.is_closed
@@ -328,7 +331,7 @@ BEYOND_ASCII = Envelope(sender="jürgen@example.com", recipients=("李@example.c
 def test_addresses_beyond_ascii_go_in_utf_8_where_it_is_offered(smtp_server: Serve, pipelining: bool) -> None:
     server = smtp_server(pipelining=pipelining)
     with opened(server) as session:
-        session.begin(BEYOND_ASCII, size=len(CONTENT), eight_bit=False)
+        session.begin(Opening(envelope=BEYOND_ASCII, size=len(CONTENT), eight_bit=False))
         session.write(CONTENT)
         assert session.finish(timeout=5).code == 250
         send(session)
@@ -341,7 +344,7 @@ def test_addresses_beyond_ascii_go_in_utf_8_where_it_is_offered(smtp_server: Ser
 def test_smtputf8_is_said_when_it_is_needed_and_only_then() -> None:
     hello = "250-localhost\n250-8BITMIME\n250 SMTPUTF8"
     with ScriptedServer(lambda talk: talk.answer(EHLO=hello)) as server, opened(server) as session:
-        session.begin(BEYOND_ASCII, size=len(CONTENT), eight_bit=False)
+        session.begin(Opening(envelope=BEYOND_ASCII, size=len(CONTENT), eight_bit=False))
         session.write(CONTENT)
         session.finish(timeout=5)
         send(session)
@@ -358,7 +361,7 @@ def test_without_smtputf8_nothing_is_said_and_the_session_is_still_good(smtp_ser
     server = smtp_server(smtputf8=False)
     with opened(server) as session:
         with pytest.raises(NotOffered) as caught:
-            session.begin(BEYOND_ASCII, size=len(CONTENT), eight_bit=False)
+            session.begin(Opening(envelope=BEYOND_ASCII, size=len(CONTENT), eight_bit=False))
         assert caught.value.phase is Phase.MAIL
         assert (session.is_idle, session.transactions) == (True, 0)
         assert send(session).code == 250
@@ -396,7 +399,9 @@ def test_content_comes_in_blocks_of_any_size(smtp_server: Serve, security: str) 
         b"end",
     ]
     with opened(server) as session:
-        session.begin(Envelope(sender="a@example.com", recipients=("kim@example.com",)), size=9, eight_bit=False)
+        session.begin(
+            Opening(envelope=Envelope(sender="a@example.com", recipients=("kim@example.com",)), size=9, eight_bit=False)
+        )
         session.write(block for block in blocks)
         assert session.finish(timeout=5).code == 250
     assert server.messages[0].content == b"".join(blocks) + b"\r\n"
@@ -411,7 +416,9 @@ def test_content_that_cannot_be_read_is_not_the_server_s_fault(smtp_server: Serv
 
     server = smtp_server()
     with opened(server) as session:
-        session.begin(Envelope(sender="a@example.com", recipients=("kim@example.com",)), size=9, eight_bit=False)
+        session.begin(
+            Opening(envelope=Envelope(sender="a@example.com", recipients=("kim@example.com",)), size=9, eight_bit=False)
+        )
         with pytest.raises(FileNotFoundError):
             session.write(blocks())
         assert session.is_closed

@@ -22,12 +22,15 @@ from email_integration.smtp import (
     ConnectionLost,
     Envelope,
     Limits,
+    Opening,
     Phase,
     Pool,
     Refused,
     Relay,
+    Reply,
     Session,
     SMTPFailure,
+    Started,
 )
 
 from . import waking
@@ -65,6 +68,40 @@ class Mail:
         return from_header_of(relay.from_email), self.sender or envelope_address(relay.from_email)
 
 
+class Letter:
+    """A mail made ready for a relay; the context in which its content is read.
+
+    Entering raises ``InvalidMail`` for a sender that is none, and ``ContentUnavailable``: no server needs to be told
+    of a mail that cannot be read.
+    """
+
+    def __init__(self, mail: Mail, relay: Relay) -> None:
+        self.from_header, self.sender = mail.from_relay(relay)
+        content = mail.content
+        if mail.from_at is not None:
+            content = content.with_line(from_line(self.from_header), mail.from_at)
+        envelope_sender = "" if self.sender == NOBODY else self.sender
+        self.opening = Opening(
+            envelope=Envelope(sender=envelope_sender, recipients=mail.recipients),
+            size=content.size,
+            eight_bit=content.eight_bit,
+        )
+        self._blocks = content.blocks()
+        self._first = b""
+
+    def __enter__(self) -> Self:
+        self._first = next(self._blocks, b"")
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._blocks.close()
+
+    @property
+    def blocks(self) -> Iterator[bytes]:
+        """The content, once."""
+        return itertools.chain((self._first,), self._blocks)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Dispatched:
     """What became of a mail, and where it went: the relay, nowhere, or None when nobody asked; '' is no TLS."""
@@ -95,7 +132,7 @@ def _limits() -> Limits:
 pool = Pool(_limits)
 
 
-class _Way:
+class Way:
     """The way to one relay, for one mail: through its gate, which it closes and opens."""
 
     def __init__(self, relay: Relay) -> None:
@@ -158,7 +195,7 @@ def dispatch(mail: Mail, claim: Claim) -> Dispatched:
             return Dispatched(route=route, outcome=Deferred(reason=route.reason, relay_at_fault=True))
         tls_version = ""
         outcome: Outcome | Skipped
-        with _Way(route) as way:
+        with Way(route) as way:
             try:
                 with pool.session(route, fresh=fresh, before_opening=way.enter) as session:
                     tls_version = session.tls_version
@@ -190,24 +227,24 @@ def transact(session: Session, mail: Mail, claim: Claim) -> Outcome | Skipped:
 
     Raises ``SMTPFailure``, ``ContentUnavailable``, and ``InvalidMail`` for a sender that is none.
     """
-    from_header, sender = mail.from_relay(session.relay)
-    content = mail.content if mail.from_at is None else mail.content.with_line(from_line(from_header), mail.from_at)
-    envelope = Envelope(sender="" if sender == NOBODY else sender, recipients=mail.recipients)
-    with contextlib.closing(content.blocks()) as blocks:
-        first = next(blocks, b"")  # whether it can be read at all, before the server is told of the mail
-        started = session.begin(envelope, size=content.size, eight_bit=content.eight_bit)
+    with Letter(mail, session.relay) as letter:
+        started = session.begin(letter.opening)
         if not started.accepted:
             return classify_recipients(started.refused, own_sender=mail.from_at is not None)
-        session.write(itertools.chain((first,), blocks))
+        session.write(letter.blocks)
     asked_at = time.monotonic()
-    if not claim(session.relay, from_header, sender):
+    if not claim(session.relay, letter.from_header, letter.sender):
         session.close()  # without the final dot the server has taken nothing
         return Skipped(reason="another worker was faster")
     if time.monotonic() - asked_at > conf.get("LEASE") - conf.get("REPLY_TIMEOUT"):
         # The lease may end before the reply comes, and another worker would send it too.
         session.close()
         return Deferred(reason="it took too long to claim it in the database", phase=Phase.CONTENT)
-    reply = session.finish(timeout=conf.get("REPLY_TIMEOUT"))
+    return judge(started, session.finish(timeout=conf.get("REPLY_TIMEOUT")))
+
+
+def judge(started: Started, reply: Reply) -> Outcome:
+    """What the reply to the final dot means for those who may get the mail, and those who may not."""
     if not reply.positive:
         return classify(Refused(Phase.FINAL_DOT, "", reply))
     return accepted(reply.code, started.accepted, started.refused, reply=reply)

@@ -2,7 +2,7 @@
 
 from .errors import CannotConnect, ConnectionLost, NotOffered, PoolBusy, Refused, SMTPFailure, TLSFailed
 from .pool import Limits, Pool
-from .relay import Envelope, Relay
+from .relay import Envelope, Opening, Relay
 from .replies import Phase, Reply
 from .session import Session, Started
 
@@ -12,6 +12,7 @@ __all__ = [
     "Envelope",
     "Limits",
     "NotOffered",
+    "Opening",
     "Phase",
     "Pool",
     "PoolBusy",

@@ -81,7 +81,7 @@ class Connection(smtplib.SMTP):
         self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if context is not None:
             self._wrap(context, host)
-        self._start_clock()
+        self.start_clock()
 
     def secure(self, context: ssl.SSLContext, host: str) -> None:
         """Put TLS over the connection, after the 220 to STARTTLS."""
@@ -117,7 +117,7 @@ class Connection(smtplib.SMTP):
         if self._received:
             raise Malformed  # the server is ahead of us: what it said would be taken for the reply to this
         sock = self._live_socket
-        self._start_clock()
+        self.start_clock()
         sock.settimeout(self.timeout)
         sock.sendall(s.encode(self.command_encoding) if isinstance(s, str) else s)
 
@@ -131,7 +131,7 @@ class Connection(smtplib.SMTP):
                 raise Malformed
             code, more = found[1], found[2] == b"-"
             texts.append((found[3] or b"").strip())
-        self._start_clock()
+        self.start_clock()
         text = b"\n".join(texts)
         for secret in self._secrets:
             text = text.replace(secret, b"***")
@@ -143,11 +143,11 @@ class Connection(smtplib.SMTP):
             self._due = min(self._due, time.monotonic() + within)
         return Reply.parse(*self.getreply())
 
-    def has_spoken(self) -> bool:
-        """Whether anything is there that was not read yet, the connection's end included. Does not wait."""
+    def has_spoken(self, *, within: float = 0.0) -> bool:
+        """Whether anything is there that was not read yet, the connection's end included; waits ``within`` seconds."""
         if self.sock is None or self._received:
             return True
-        if not _is_readable(self.sock):
+        if not _is_readable(self.sock, within):
             return False
         # Under TLS it may be nothing for us, such as a ticket.
         self.sock.settimeout(0)
@@ -157,7 +157,7 @@ class Connection(smtplib.SMTP):
             return False
         except OSError:
             pass  # the end, and whoever reads will find it again
-        self._start_clock()
+        self.start_clock()
         return True
 
     def close(self) -> None:
@@ -190,7 +190,8 @@ class Connection(smtplib.SMTP):
             raise Malformed if self._received else smtplib.SMTPServerDisconnected("closed")
         self._received += came
 
-    def _start_clock(self) -> None:
+    def start_clock(self) -> None:
+        """Give what is waited for next the whole of its time."""
         self._due = time.monotonic() + self.timeout
 
     @property
@@ -200,9 +201,9 @@ class Connection(smtplib.SMTP):
         return self.sock
 
 
-def _is_readable(sock: socket.socket) -> bool:
+def _is_readable(sock: socket.socket, within: float) -> bool:
     if isinstance(sock, ssl.SSLSocket) and sock.pending():
         return True  # decrypted already, and no longer seen from outside
     watch = select.poll()
     watch.register(sock, select.POLLIN)
-    return bool(watch.poll(0))
+    return bool(watch.poll(1000 * within))

@@ -16,7 +16,7 @@ from typing import Any
 from .dialogue import Connection
 from .errors import CannotConnect, ConnectionLost, Refused, SMTPFailure
 from .opening import mechanism_for, steps, unconnected
-from .relay import Envelope, Relay
+from .relay import Envelope, Opening, Relay
 from .replies import Phase
 from .session import Session
 
@@ -195,7 +195,9 @@ class _Trial:
 
     def _send(self, mail: TrialMail) -> str:
         session = Session(self._relay, self._smtp)
-        started = session.begin(mail.envelope, size=len(mail.content), eight_bit=not mail.content.isascii())
+        started = session.begin(
+            Opening(envelope=mail.envelope, size=len(mail.content), eight_bit=not mail.content.isascii())
+        )
         for reply in started.refused.values():
             session.close()
             raise Refused(Phase.RCPT, "", reply)

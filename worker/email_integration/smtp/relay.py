@@ -42,3 +42,14 @@ class Envelope:
     def needs_smtputf8(self) -> bool:
         """Whether an address is beyond ASCII, which only a server with SMTPUTF8 takes (RFC 6531)."""
         return not all(address.isascii() for address in (self.sender, *self.recipients))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Opening:
+    """What MAIL, RCPT and DATA say of a mail: its envelope, how many octets its content has (RFC 1870), and whether one
+    of them is beyond ASCII (RFC 6152).
+    """
+
+    envelope: Envelope
+    size: int
+    eight_bit: bool

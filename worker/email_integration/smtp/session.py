@@ -1,7 +1,8 @@
 """One connection to a relay, from greeting to QUIT, with every verb said separately.
 
-A transaction is four calls: ``begin`` (MAIL, RCPT, DATA), ``write`` (the content), ``finish`` (the final dot and its
-reply). Up to the final dot the server has taken nothing: whoever loses the right to send it calls ``close``.
+A transaction is three calls: ``begin`` (MAIL, RCPT, DATA), ``write`` (the content), ``finish`` (the final dot and its
+reply). Up to the final dot the server has taken nothing: whoever loses the right to send it calls ``close``. ``finish``
+can say what begins the next transaction along with the dot, which makes one round trip of two.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from .content import stuffed
 from .dialogue import MALFORMED, Connection, Malformed
 from .errors import ConnectionLost, NotOffered, Refused, SMTPFailure
 from .opening import open_connection
-from .relay import Envelope, Relay
+from .relay import Opening, Relay
 from .replies import Phase, Reply
 
 #: How long, in seconds, a server may take to answer QUIT before the connection is simply closed.
@@ -47,6 +48,8 @@ class Session:
         self.transactions = 0
         self._tls_version = connection.tls_version
         self._in_transaction = False
+        # What was said along with the last final dot, and not answered yet.
+        self._said_ahead: list[_Command] = []
         self._smtp = connection
 
     def __repr__(self) -> str:
@@ -60,23 +63,23 @@ class Session:
 
     # -- one transaction ----------------------------------------------------------------------------------------
 
-    def begin(self, envelope: Envelope, *, size: int, eight_bit: bool) -> Started:
+    def begin(self, opening: Opening) -> Started:
         """Say MAIL, RCPT for each recipient and, when at least one was taken, DATA; in one go where the server offers
-        PIPELINING (RFC 2920).
+        PIPELINING (RFC 2920). What ``finish`` has said ahead is only listened for.
 
-        ``size`` is the content's length in octets (RFC 1870), ``eight_bit`` whether it holds octets beyond ASCII
-        (RFC 6152). Raises ``Refused`` for MAIL and DATA, and for a 421 to any; ``ConnectionLost`` for all; and
-        ``NotOffered``, with nothing said yet, for addresses that need SMTPUTF8 (RFC 6531). A refused recipient is no
-        exception but part of what is returned.
+        Raises ``Refused`` for MAIL and DATA, and for a 421 to any; ``ConnectionLost`` for all; and ``NotOffered``, with
+        nothing said yet, for addresses that need SMTPUTF8 (RFC 6531). A refused recipient is no exception but part of
+        what is returned.
         """
-        commands = [
-            (Phase.MAIL, self._mail(envelope, size=size, eight_bit=eight_bit)),
-            *((Phase.RCPT, f"RCPT TO:<{recipient}>") for recipient in envelope.recipients),
-            (Phase.DATA, "DATA"),
-        ]
+        commands = self._commands(opening)
+        envelope = opening.envelope
+        if self._said_ahead and self._said_ahead != commands:
+            self.close()
+            raise ValueError("another transaction has been begun already")
         self._in_transaction = True
-        self._heed_early_reply(Phase.MAIL)
-        self.transactions += 1
+        if not self._said_ahead:
+            self._heed_early_reply(Phase.MAIL)
+            self.transactions += 1
         heard, end = self._exchange(commands)
         if heard and not heard[0].positive:
             # There is no transaction then, and nothing to reset; unless the server went on as if there were one.
@@ -114,33 +117,58 @@ class Session:
             self.close()
             raise
 
-    def finish(self, *, timeout: float) -> Reply:
+    def finish(self, *, timeout: float, ahead: Opening | None = None) -> Reply:
         """Send the final dot and return its reply, waiting for it up to ``timeout`` seconds.
+
+        Along with the dot goes what ``begin`` will say to ``ahead``, where the server offers PIPELINING (RFC 2920
+        §3.1); the next call then is that one, or ``close``.
 
         Raises ``ConnectionLost`` in phase ``FINAL_DOT``: then the server may or may not have the mail (RFC 1047). In
         phase ``CONTENT``, like ``Refused``, it says that the dot was not sent.
         """
         self._heed_early_reply(Phase.CONTENT)
+        said_ahead = self._ahead(ahead) if ahead else []
         with self._smtp.during(Phase.FINAL_DOT, timeout=timeout):
-            self._smtp.send(b".\r\n")
+            self._smtp.say([".", *(line for _, line in said_ahead)])
             reply = self._smtp.hear()
             if 300 <= reply.code < 400:  # says nothing about the mail
                 raise Malformed
         self._ended()
         if reply.code == 421:
             self.close()
+        elif said_ahead:
+            self._in_transaction = True
+            self._said_ahead = said_ahead
+            self.transactions += 1
         return reply
 
-    def _mail(self, envelope: Envelope, *, size: int, eight_bit: bool) -> str:
+    def _ahead(self, opening: Opening) -> list[_Command]:
+        """What can be said to ``opening`` before the reply to the dot; nothing where it takes more than one group."""
+        if not self._smtp.has_extn("pipelining"):
+            return []
+        try:
+            commands = self._commands(opening)
+        except NotOffered:
+            return []  # 'begin' says so
+        return commands if len(commands) < _AT_ONCE else []
+
+    def _commands(self, opening: Opening) -> list[_Command]:
+        return [
+            (Phase.MAIL, self._mail(opening)),
+            *((Phase.RCPT, f"RCPT TO:<{recipient}>") for recipient in opening.envelope.recipients),
+            (Phase.DATA, "DATA"),
+        ]
+
+    def _mail(self, opening: Opening) -> str:
         """MAIL with the parameters that are offered and needed."""
-        utf8 = envelope.needs_smtputf8
+        utf8 = opening.envelope.needs_smtputf8
         if utf8 and not self._smtp.has_extn("smtputf8"):
             raise NotOffered(Phase.MAIL, "the server takes no addresses beyond ASCII (SMTPUTF8)")
         self._smtp.command_encoding = "utf-8" if utf8 else "ascii"
-        words = [f"MAIL FROM:<{envelope.sender}>"]
+        words = [f"MAIL FROM:<{opening.envelope.sender}>"]
         if self._smtp.has_extn("size"):
-            words.append(f"SIZE={size}")
-        if (eight_bit or utf8) and self._smtp.has_extn("8bitmime"):
+            words.append(f"SIZE={opening.size}")
+        if (opening.eight_bit or utf8) and self._smtp.has_extn("8bitmime"):
             words.append("BODY=8BITMIME")
         if utf8:
             words.append("SMTPUTF8")
@@ -153,6 +181,7 @@ class Session:
         ``ConnectionLost`` for what is no reply, because then none of the others can be trusted to be in its place.
         """
         heard: list[Reply] = []
+        said_ahead, self._said_ahead = bool(self._said_ahead), []
         at_once = _AT_ONCE if self._smtp.has_extn("pipelining") else 1
         for start in range(0, len(commands), at_once):
             group = commands[start : start + at_once]
@@ -162,7 +191,10 @@ class Session:
                 break
             try:
                 with self._smtp.during(group[0][0]):
-                    self._smtp.say(line for _, line in group)
+                    if said_ahead:
+                        self._smtp.start_clock()
+                    else:
+                        self._smtp.say(line for _, line in group)
                 for phase, _ in group:
                     reply = self._reply(phase)
                     if reply.code == 421:  # the server is closing the connection (RFC 5321 §3.8)
@@ -237,6 +269,10 @@ class Session:
     def tls_version(self) -> str:
         """'TLSv1.3', or '' for a session in the clear; also when it is closed."""
         return self._tls_version
+
+    def is_answered(self, *, within: float) -> bool:
+        """Whether the server has begun to answer, or hung up, in ``within`` seconds."""
+        return self._smtp.has_spoken(within=within)
 
     @property
     def was_hung_up(self) -> bool:
