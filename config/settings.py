@@ -143,7 +143,7 @@ DATABASES = {
 REDIS_URL = services.redis_url("REDIS_URL", "redis://127.0.0.1:6379/0")
 CACHES = {
     "default": {
-        "BACKEND": "django.core.cache.backends.redis.RedisCache",
+        "BACKEND": "config.cache.RedisCache",
         "LOCATION": REDIS_URL,
         # A cache that is out of reach costs a second, not the time the kernel takes to give up.
         "OPTIONS": {"socket_connect_timeout": 1, "socket_timeout": 1},

@@ -52,6 +52,8 @@ DEFAULTS: dict[str, Any] = {
     "BULK_QUEUE": "",
     # How many deliveries that were submitted together one message rings for at most; 1 makes no groups.
     "GROUP_SIZE": 50,
+    # How many of a group are claimed in one commit: so many are in doubt when their worker dies.
+    "GROUP_COMMIT": 1,
     # How long submitting may wait for the broker, once per transaction.
     "BROKER_TIMEOUT": 1.0,
     # How many SMTP sessions a process has open with one server at most.

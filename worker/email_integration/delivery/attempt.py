@@ -7,7 +7,6 @@ again, however often a ring repeats.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import datetime as dt
 import functools
@@ -16,9 +15,8 @@ import random
 import time
 import traceback
 
-import tenacity
 from django.core.exceptions import ImproperlyConfigured
-from django.db import DatabaseError, InterfaceError, InternalError, OperationalError, connections
+from django.db import DatabaseError, InterfaceError
 from django.utils import timezone
 
 from email_integration import conf, routing
@@ -29,8 +27,8 @@ from email_integration.smtp import Relay
 
 from . import content, ledger, rows, safety, waking
 from .dispatch import Dispatched, Mail, dispatch
-from .outcome import Accepted, Deferred, Failed, InDoubt, Outcome, Skipped
-from .retry import backoff
+from .outcome import Deferred, Failed, InDoubt, Outcome, Skipped
+from .recording import Begun, forgive, goes_on, record
 
 logger = logging.getLogger(__name__)
 
@@ -42,8 +40,8 @@ def attempt(delivery_id: str) -> Delivery | Skipped:
     ``DatabaseError`` when the database fails; the delivery is then rung for again.
     """
     while True:
-        ended, goes_on = _attempt_once(delivery_id)
-        if not goes_on:
+        ended, again = _attempt_once(delivery_id)
+        if not again:
             return ended
 
 
@@ -51,11 +49,10 @@ def _attempt_once(delivery_id: str) -> tuple[Delivery | Skipped, bool]:
     delivery = rows.load(delivery_id)
     if delivery is None:
         return Skipped(reason="unknown: its transaction was rolled back, or it was deleted"), False
-    started_at, started = timezone.now(), time.monotonic()
-    skipped = _prepare(delivery, started_at)
+    begun = Begun(delivery=delivery, at=timezone.now(), counted_from=time.monotonic(), waited=delivery.waits_for_relay)
+    skipped = _prepare(delivery, begun.at)
     if skipped is not None or Status(delivery.status).is_final:
         return skipped or delivery, False
-    waited = delivery.waits_for_relay
     try:
         sent = _send(delivery)
     except gate.GateClosed as closed:
@@ -63,43 +60,17 @@ def _attempt_once(delivery_id: str) -> tuple[Delivery | Skipped, bool]:
     except InvalidMail:
         return delivery if ledger.set_aside(delivery, "its sender cannot be read") else _OVERTAKEN, False
     except (DatabaseError, InterfaceError):
-        _forgive(delivery)
+        forgive(delivery)
         raise
     if isinstance(sent, Skipped):
         return sent, False
-    route, outcome = sent.route, sent.outcome
-    if isinstance(outcome, Skipped):
-        return outcome, False
-    hint = None if isinstance(outcome, Failed | InDoubt) else outcome.retry_in
-    wait = backoff(
-        delivery.attempts + 1,
-        first=conf.get("RETRY_FIRST"),
-        longest=conf.get("RETRY_MAX"),
-        chance=random.random(),  # noqa: S311  # spreads load, guards nothing
-        hint=hint,
-    )
-    this = ledger.Try(
-        route=route,
-        started_at=started_at,
-        duration=time.monotonic() - started,
-        tls_version=sent.tls_version,
-        wait=wait,
-    )
-    if not _record(delivery, outcome, this):
+    if isinstance(sent.outcome, Skipped):
+        return sent.outcome, False
+    ended = begun.ended(sent.outcome, route=sent.route, tls_version=sent.tls_version)
+    if not record(ended):
         return _OVERTAKEN, False
-    if delivery.waits_for_relay:
-        _wake_if_mended(delivery, route)
-    elif waited and isinstance(outcome, Accepted) and isinstance(route, Relay):
-        _wake_others(route)
-    return delivery, delivery.status == Status.DEFERRED and isinstance(outcome, Accepted) and hint == 0
-
-
-def _forgive(delivery: Delivery) -> None:
-    """It is the database that failed, and not the mail that killed its worker."""
-    if delivery.rings and delivery.unfinished:
-        with contextlib.suppress(DatabaseError, InterfaceError):  # if it can be had again already
-            connections[rows.database()].close_if_unusable_or_obsolete()
-            ledger.forgive(delivery)
+    begun.see_to_others(ended)
+    return delivery, goes_on(ended)
 
 
 def _wait_for_relay(delivery: Delivery, closed: gate.GateClosed) -> Delivery | Skipped:
@@ -111,20 +82,6 @@ def _wait_for_relay(delivery: Delivery, closed: gate.GateClosed) -> Delivery | S
     if not gate.is_closed(closed.relay):
         waking.wake(delivery.pk)  # it was opened before this was recorded, so that nobody woke it
     return delivery
-
-
-def _wake_if_mended(delivery: Delivery, route: routing.Route | None) -> None:
-    """Have it tried at once if what it waits for came before it was recorded, so that nobody woke it."""
-    now = routing.active_relay()
-    if not isinstance(now, routing.Nowhere) and now != route:
-        waking.wake(delivery.pk)
-
-
-def _wake_others(relay: Relay) -> None:
-    """Open the gate if it is closed still: over a session that was open nobody has been asked for it."""
-    with contextlib.suppress(DatabaseError, InterfaceError):  # the next one will
-        if gate.is_closed(relay):
-            waking.reopen(relay)
 
 
 _OVERTAKEN = Skipped(reason="overtaken by another worker")
@@ -155,7 +112,7 @@ def _prepare(delivery: Delivery, now: dt.datetime) -> Skipped | None:
     elif delivery.due_at > timezone.now():
         return Skipped(reason="not due yet")
     elif delivery.rings:
-        moved = ledger.begin_again(delivery)
+        moved = all(ledger.begin_again(delivery))
     return None if moved else _OVERTAKEN
 
 
@@ -211,29 +168,3 @@ def _withhold(delivery: Delivery, plan: safety.Plan) -> Outcome | Skipped | None
     if not plan.envelope:
         return Failed(reason=safety.WITHHELD)
     return None if ledger.withhold(delivery, plan.withheld, safety.WITHHELD) else _OVERTAKEN
-
-
-#: How a database says that it is out of reach, or will not be written to for a while: a standby is an InternalError.
-_AWAY = (OperationalError, InterfaceError, InternalError)
-
-
-def _record(delivery: Delivery, outcome: Outcome, attempt_: ledger.Try) -> bool:
-    """Record the outcome, again and again until the lease ends when the database is out of reach."""
-
-    def reconnect(state: tenacity.RetryCallState) -> None:
-        connections[rows.database()].close()
-
-    recording = tenacity.Retrying(
-        retry=tenacity.retry_if_exception_type(_AWAY),
-        wait=tenacity.wait_exponential(multiplier=0.1, max=5),
-        stop=tenacity.stop_after_delay(conf.get("LEASE")),
-        before_sleep=reconnect,
-        reraise=True,
-    )
-    try:
-        return recording(ledger.record, delivery, outcome, attempt_)
-    except _AWAY:
-        raise
-    except Exception as error:  # of whoever stores results; how the mail stands matters more
-        logger.error("The result of delivery %s cannot be stored (%s).", delivery.pk, type(error).__name__)
-        return recording(ledger.record, delivery, outcome, attempt_, report=False)

@@ -10,7 +10,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Self
+from typing import Self, TypeVar
 
 from django.db import DatabaseError, InterfaceError
 
@@ -132,6 +132,9 @@ def _limits() -> Limits:
 pool = Pool(_limits)
 
 
+_Told = TypeVar("_Told", bound=Outcome | Skipped)
+
+
 class Way:
     """The way to one relay, for one mail: through its gate, which it closes and opens."""
 
@@ -153,7 +156,7 @@ class Way:
         if not self._probing:
             self._probing = gate.enter(self.relay)
 
-    def tell(self, outcome: Outcome | Skipped) -> Outcome | Skipped:
+    def tell(self, outcome: _Told) -> _Told:
         """Have the gate know how it ended; an outcome that the relay is to blame for says when to try it again."""
         probing, self._probing = self._probing, False
         if gate.in_transaction():
@@ -163,7 +166,7 @@ class Way:
             return outcome
         return self._tell(outcome, probing=probing)
 
-    def _tell(self, outcome: Outcome | Skipped, *, probing: bool) -> Outcome | Skipped:
+    def _tell(self, outcome: _Told, *, probing: bool) -> _Told:
         with self._bearing_the_database():
             if isinstance(outcome, Deferred) and outcome.for_everybody:
                 pool.discard(self.relay)

@@ -89,19 +89,19 @@ def withhold(delivery: Delivery, addresses: Collection[str], reason: str) -> boo
     return _move(delivery, among=CLAIMABLE, recipients=recipients)
 
 
-def begin_again(delivery: Delivery) -> bool:
+def begin_again(*deliveries: Delivery) -> list[bool]:
     """Count an attempt that follows a repeated ring, so that a mail that kills its worker is found out.
 
     It has the time of a lease at least before the next ring overtakes it, and twice as long each time: a large mail
-    on a slow line kills nobody.
+    on a slow line kills nobody. Says of each whether it was not overtaken.
     """
-    patience = max(conf.get("LEASE"), pause(delivery.rings))
-    return _move(
-        delivery,
-        among=CLAIMABLE,
-        unfinished=delivery.unfinished + 1,
-        ring_after=timezone.now() + seconds(patience),
-    )
+    now = timezone.now()
+    steps = []
+    for delivery in deliveries:
+        patience = max(conf.get("LEASE"), pause(delivery.rings))
+        values = {"unfinished": delivery.unfinished + 1, "ring_after": now + seconds(patience)}
+        steps.append(_Step(delivery, values, among=CLAIMABLE))
+    return _make(steps) if steps else []
 
 
 def forgive(delivery: Delivery) -> bool:
