@@ -56,8 +56,10 @@ def _attempt_some(delivery_ids: Sequence[str]) -> Iterator[Delivery]:
         waiting = deque(_begin_again(plain))
         while waiting:
             convoy = _Convoy(waiting)
-            convoy.run()
-            yield from convoy.ended
+            try:
+                convoy.run()
+            finally:
+                yield from convoy.ended
             alone += convoy.alone
     except (DatabaseError, InterfaceError):
         for delivery in plain:
@@ -278,8 +280,9 @@ class _Convoy:
         except Exception:
             if not unrecorded:
                 raise
-            # They were sent, and that is known: it is recorded one by one, with patience. Nobody is sent meanwhile.
+            # They were sent, and that is known: it is recorded one by one, with patience, before anything is sent again.
             recorded, claimed = [record(ended) for _, ended in unrecorded], [False] * len(wanted)
+            self._waiting.extendleft(ready.delivery for ready in reversed(wanted))
         for (begun, ended), is_recorded in zip(unrecorded, recorded, strict=True):
             if is_recorded:
                 begun.see_to_others(ended)
