@@ -35,12 +35,12 @@ run: $(STAMP) ## Start everything on loopback to play with, until Ctrl-C
 # once; and a part of the fault matrix. 'test-extra' adds what is 'extra', on MariaDB whatever only a database can decide,
 # and another part of the matrix. Two at a time, each with services of its own: most of the matrix waits.
 MATRIX := tests/acceptance/test_fault_matrix.py
-# The octets, the pages and the words are the same whatever database they come from.
+# The octets and the words are the same whatever database they come from.
 SAME_EVERYWHERE := $(addprefix --ignore=tests/integration/test_,fidelity.py staging_safety.py validate_smtp.py)
 AT_ONCE := $(addprefix tests/integration/test_,activating_at_once.py ledger.py smtp_config.py)
-OF_THE_DATABASE := $(addprefix tests/integration/test_,activating_at_once.py attempt.py content.py decide.py erase.py \
-	fields.py gate.py index_use.py ledger.py ledger_machine.py pause.py retention.py rotation.py routing.py \
-	smtp_config.py smtp_config_history.py submit.py sweep.py tasks_prepared.py)
+OF_THE_DATABASE := $(addprefix tests/integration/test_,activating_at_once.py attempt.py bulk.py content.py decide.py \
+	erase.py fields.py gate.py group.py index_use.py lanes.py ledger.py ledger_machine.py pause.py retention.py \
+	rotation.py routing.py smtp_config.py smtp_config_history.py submit.py sweep.py tasks_prepared.py)
 TWO_AT_A_TIME := $(MAKE) --no-print-directory --jobs=2 --output-sync=line
 
 test: $(STAMP) ## Run the tests
