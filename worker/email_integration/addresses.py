@@ -18,6 +18,11 @@ _BEYOND_ASCII = re.compile(r"[^\x00-\x7f]")
 #: A domain in ASCII, or an address literal (RFC 5321 §4.1.3).
 _DOMAIN = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*|\[[0-9a-f.:ipv]+\]")
 
+_PLAIN_ADDRESS = r"[a-z0-9_+-]{1,64}(?:\.[a-z0-9_+-]+)*@[a-z0-9-]{1,63}(?:\.[a-z0-9-]{1,63})+"
+
+#: What nearly all addresses look like: nothing in them has to be taken apart, and nothing can be wrong but a length.
+_PLAIN = re.compile(rf"(?:(?:[a-z0-9]+ )+<({_PLAIN_ADDRESS})>|({_PLAIN_ADDRESS}))", re.I | re.A)
+
 
 def envelope_address(text: str) -> str:
     """Return the bare address in ``text`` ('Name <address>' or the address alone), its domain in ASCII.
@@ -27,6 +32,16 @@ def envelope_address(text: str) -> str:
     """
     if not isinstance(text, str):
         raise InvalidMail(f"An address must be text, not {type(text).__name__}.")
+    plain = _PLAIN.fullmatch(text)
+    if plain is not None:
+        address = plain[1] or plain[2]
+        if address.index("@") <= 64 and len(address) <= 256:
+            return address
+    return _parsed(text)
+
+
+def _parsed(text: str) -> str:
+    """The address in any text, or the reason why there is none."""
     if CONTROL.search(text):
         raise InvalidMail(f"The address {text!r} holds a line break or another control character.")
     found = getaddresses([text])

@@ -6,6 +6,7 @@ lost key spoils one secret, not the page or the query it was on.
 
 from __future__ import annotations
 
+import functools
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -71,9 +72,14 @@ def keys() -> MultiFernet:
             "and put it into EMAIL_INTEGRATION['SMTP_PASSWORD_KEYS']."
         )
     try:
-        return MultiFernet([Fernet(key) for key in given])
+        return _keys(tuple(given))
     except ValueError as error:
         raise ImproperlyConfigured("SMTP_PASSWORD_KEYS holds something that is not a Fernet key.") from error
+
+
+@functools.lru_cache(maxsize=4)
+def _keys(given: tuple[str, ...]) -> MultiFernet:
+    return MultiFernet([Fernet(key) for key in given])
 
 
 def newest_key() -> Fernet:

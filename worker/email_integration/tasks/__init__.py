@@ -9,7 +9,6 @@ else, ``deliver_group`` those of many that were submitted together.
 from __future__ import annotations
 
 import datetime as dt
-import inspect
 import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -64,7 +63,7 @@ class _SendEmail(OutboxTask):
         ``send_email`` would: what follows it in a chain, a group or a chord follows once the mail is accepted. A mail
         whose signature is not run expires as any other, and can be cancelled. Raises as ``send_email.delay()`` does.
         """
-        mail = inspect.signature(self.run).bind(*args, **kwargs).arguments
+        mail = self.parameters.bind(*args, **kwargs).arguments
         delivery = _submit(mail, options=canvas.UNCALLED, prepared=True)
         return send_prepared.si(delivery_id=delivery.pk)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import functools
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -58,6 +59,11 @@ class Call:
 class OutboxTask(Task):  # type: ignore[type-arg]  # generic in its stubs; the two would only say Any
     """A task that is taken in the caller: it is in the database when ``apply_async`` returns, and not in the broker."""
 
+    @functools.cached_property
+    def parameters(self) -> inspect.Signature:
+        """What the task is called with."""
+        return inspect.signature(self.run)
+
     def take(self, arguments: Mapping[str, Any], call: Call) -> tuple[str, str] | None:
         """Do in the caller's transaction what the task is for; return the ids of its result and of the delivery.
 
@@ -92,7 +98,7 @@ class OutboxTask(Task):  # type: ignore[type-arg]  # generic in its stubs; the t
             raise InvalidMail("priority= of apply_async() is Celery's number; give 'high' among the mail's arguments.")
         if self.app.conf.task_always_eager:
             return super().apply_async(args, kwargs, task_id, producer, link, link_error, shadow, **options)
-        arguments = inspect.signature(self.run).bind(*(args or ()), **(kwargs or {})).arguments
+        arguments = self.parameters.bind(*(args or ()), **(kwargs or {})).arguments
         parent = get_current_worker_task()
         if parent is not None:
             options["root_id"] = options.get("root_id") or parent.request.root_id or parent.request.id

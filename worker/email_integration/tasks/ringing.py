@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import time
 from collections.abc import Sequence
@@ -118,11 +119,11 @@ class CeleryDoorbell:
 
     def _publish_now(self, messages: Sequence[_Message]) -> None:
         timeout = conf.get("BROKER_TIMEOUT")
-        pool = pools.producers[_connection(self._deliver.app, timeout)]
+        pool = pools.producers[_template(self._deliver.app, timeout)]
         with pool.acquire(block=True, timeout=timeout) as producer:
             connection = producer.connection
             try:
-                with producer.batch(max_size=_BATCH):
+                with producer.batch(max_size=_BATCH) if len(messages) > 1 else contextlib.nullcontext():
                     for task, arguments, options in messages:
                         task.apply_async(arguments, producer=producer, add_to_parent=False, retry=False, **options)
             except Exception:
@@ -187,6 +188,12 @@ def sweep_options() -> dict[str, Any]:
     """
     queue = conf.get("SWEEP_QUEUE")
     return {"expires": max(60.0, 12 * conf.get("SWEEP_INTERVAL")), **({"queue": queue} if queue else {})}
+
+
+@functools.lru_cache(maxsize=4)
+def _template(app: Any, timeout: float) -> Connection:
+    """What kombu keeps its pool of connections by, which this one itself is not in."""
+    return _connection(app, timeout)
 
 
 def _connection(app: Any, timeout: float) -> Connection:
