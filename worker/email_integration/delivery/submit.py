@@ -95,10 +95,10 @@ def make(
     message: EmailMessage, terms: Terms, *, delivery_id: str | None = None, idempotency_key: str | None = None
 ) -> Delivery:
     """Render ``message`` and return its delivery, which is not saved yet. Raises as ``submit`` does."""
-    for name, text in (("task_id", delivery_id), ("idempotency_key", idempotency_key)):
-        # PostgreSQL takes no NUL.
-        if text is not None and not (isinstance(text, str) and 0 < len(text) <= 255 and "\0" not in text):  # type: ignore[redundant-expr]
-            raise InvalidMail(f"{name} must be text of 1 to 255 characters.")
+    if delivery_id is not None:
+        check_name("task_id", delivery_id)
+    if idempotency_key is not None:
+        check_name("idempotency_key", idempotency_key)
     now = timezone.now()
     due_at = terms.due_at or now
     try:
@@ -127,6 +127,12 @@ def make(
     )
     content.store(delivery, rendered.content)
     return delivery
+
+
+def check_name(what: str, text: str) -> None:
+    """Raise ``InvalidMail`` unless ``text`` can be an id or a key: PostgreSQL takes no NUL."""
+    if not (isinstance(text, str) and 0 < len(text) <= 255 and "\0" not in text):  # type: ignore[redundant-expr]
+        raise InvalidMail(f"{what} must be text of 1 to 255 characters.")
 
 
 def is_due(delivery: Delivery) -> bool:
