@@ -15,7 +15,7 @@ from email_integration import conf
 from email_integration.exceptions import InvalidMail
 from email_integration.models import Delivery, InDoubtPolicy, Lane, Status
 
-from . import content, doorbell, rows, times
+from . import content, doorbell, rows, statements, times
 from .render import render
 
 
@@ -78,11 +78,11 @@ def submit(
     delivery = make(message, terms(**how), delivery_id=delivery_id, idempotency_key=idempotency_key)
     using = rows.database()
     if delivery_id is None and idempotency_key is None:
-        delivery.save(using=using, force_insert=True)
+        statements.insert(delivery, using=using)
     else:
         try:
             with transaction.atomic(using=using):
-                delivery.save(using=using, force_insert=True)
+                statements.insert(delivery, using=using)
         except IntegrityError:
             content.remove_file(delivery.content_file)
             return first(using, delivery)
