@@ -65,7 +65,8 @@ def main() -> int:
         about = _about(bench, load)
         print(*(f"{name}: {value}" for name, value in about.items()), sep="\n", flush=True)
         results = _run(bench, [name for name in SCENARIOS if name in names])
-    signal.alarm(0)
+        # What follows is to be done whole, the end of all processes before all.
+        signal.alarm(0)
     about["took"] = f"{(time.monotonic() - begun) / 60:.0f} minutes, load at the end {measure.load()}"
 
     titles = {name: name.replace("_", " ") for name in SCENARIOS} | {result.name: result.title for result in results}

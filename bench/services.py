@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import json
 import logging
@@ -71,6 +72,8 @@ class PostgreSQL:
 
     def stop(self) -> None:
         self._server.cleanup()
+        # It would do so once more at exit, and make the folder of its lock anew.
+        atexit.unregister(self._server._cleanup)
 
     def connect(self, database: str = "postgres") -> psycopg.Connection[Any]:
         return psycopg.connect(host=self.host, user="postgres", dbname=database, autocommit=True)
