@@ -27,6 +27,10 @@ def redis_url(name: str, default: str) -> str:
     return value
 
 
+#: The statements that every mail costs are planned once per connection and not each time. Behind a pooler that lends
+#: connections for a transaction and knows no prepared statements, add '?prepare_threshold=1000000000' to the URL.
+POSTGRESQL_OPTIONS: dict[str, Any] = {"prepare_threshold": 5}
+
 #: Several processes write to one SQLite file: readers do not block the writer (WAL), a transaction takes the write
 #: lock when it begins instead of failing half way (IMMEDIATE), and waits for it.
 SQLITE_OPTIONS: dict[str, Any] = {
@@ -50,6 +54,8 @@ def database(name: str, default: str) -> dict[str, Any]:
         ) from None
     if value["ENGINE"] == "django.db.backends.mysql":
         _find_mysql_driver(name)
+    if value["ENGINE"] == "django.db.backends.postgresql":
+        value["OPTIONS"] = {**POSTGRESQL_OPTIONS, **value.get("OPTIONS", {})}
     if value["ENGINE"] == "django.db.backends.sqlite3":
         value["OPTIONS"] = {**SQLITE_OPTIONS, **value.get("OPTIONS", {})}
     return value

@@ -280,7 +280,7 @@ class _Convoy:
         except Exception:
             if not unrecorded:
                 raise
-            # They were sent, and that is known: it is recorded one by one, with patience, before anything is sent again.
+            # They were sent, and that is known: it is recorded one by one, with patience, and nothing is sent before.
             recorded, claimed = [record(ended) for _, ended in unrecorded], [False] * len(wanted)
             self._waiting.extendleft(ready.delivery for ready in reversed(wanted))
         for (begun, ended), is_recorded in zip(unrecorded, recorded, strict=True):

@@ -9,7 +9,7 @@ from django.db import InterfaceError, OperationalError, connections, router
 
 from email_integration.models import Delivery, Status
 
-from . import settle
+from . import settle, statements
 
 
 def database() -> str:
@@ -30,21 +30,13 @@ def load_all(delivery_ids: Sequence[str]) -> list[Delivery]:
     """
     using = database()
     try:
-        return _load_all(using, delivery_ids)
+        return statements.load(delivery_ids, using=using)
     except (OperationalError, InterfaceError):
         connection = connections[using]
         if connection.in_atomic_block or connection.is_usable():
             raise
         connection.close()
-    return _load_all(using, delivery_ids)
-
-
-def _load_all(using: str, delivery_ids: Sequence[str]) -> list[Delivery]:
-    # As text: it is asked for every mail, and the ORM would put the same text together each time.
-    quote = connections[using].ops.quote_name
-    marks = ", ".join(["%s"] * len(delivery_ids))
-    text = f"SELECT * FROM {quote(Delivery._meta.db_table)} WHERE {quote('id')} IN ({marks})"  # noqa: S608  # no values
-    return list(Delivery.objects.using(using).raw(text, delivery_ids))
+    return statements.load(delivery_ids, using=using)
 
 
 def pending(delivery: Delivery) -> tuple[str, ...]:

@@ -54,10 +54,58 @@ def make(moves: Sequence[Move], *, using: str) -> list[bool]:
     in_one = connection.vendor == "postgresql" or (len(moves) == 1 and not moves[0].rows)
     # In somebody else's transaction a savepoint, so that it survives what fails here.
     together = transaction.atomic(using=using) if connection.in_atomic_block or not in_one else contextlib.nullcontext()
-    with together, connection.cursor() as cursor:
+    with together, _cursor(connection) as cursor:
         if connection.vendor == "postgresql":
             return _make_in_one_statement(connection, cursor, moves)
         return [_make(connection, cursor, move) for move in moves]
+
+
+def load(delivery_ids: Sequence[str], *, using: str) -> list[Delivery]:
+    """Return those deliveries that there are, in no order."""
+    connection = connections[using]
+    names, columns, converters = _of_deliveries(connection.alias)
+    marks = ", ".join(["%s"] * len(delivery_ids))
+    key = _column(connection, Delivery, "pk", "")[0]
+    text = f"SELECT {columns} FROM {_table(connection, Delivery)} WHERE {key} IN ({marks})"  # noqa: S608  # no values
+    with connection.cursor() as cursor:
+        cursor.execute(text, delivery_ids)
+        found = [list(row) for row in cursor.fetchall()]
+    for row in found:
+        for place, of_column, convert in converters:
+            row[place] = convert(row[place], of_column, connection)
+    return [Delivery.from_db(using, names, row) for row in found]
+
+
+@functools.cache
+def _of_deliveries(alias: str) -> tuple[list[str], str, list[tuple[int, Any, Any]]]:
+    """The names of a delivery's fields, its columns, and what makes values of what this database gives for them."""
+    connection = connections[alias]
+    fields = Delivery._meta.concrete_fields
+    columns = [one.get_col(Delivery._meta.db_table) for one in fields]
+    converters = [
+        (place, columns[place], convert)
+        for place, one in enumerate(fields)
+        for convert in (*connection.ops.get_db_converters(columns[place]), *one.get_db_converters(connection))
+    ]
+    names = ", ".join(connection.ops.quote_name(one.column) for one in fields)
+    return [one.attname for one in fields], names, converters
+
+
+def _cursor(connection: Any) -> Any:
+    """On PostgreSQL one that sends the values apart, so that the server can keep the statement ('prepare_threshold').
+
+    Django's usual one puts them into the text: each is another statement then, to be planned anew.
+    """
+    if connection.vendor != "postgresql":
+        return connection.cursor()
+    from django.db.backends.postgresql import base, psycopg_any
+
+    if not psycopg_any.is_psycopg3:
+        return connection.cursor()
+    connection.close_if_health_check_failed()
+    connection.ensure_connection()
+    cursor = base.ServerBindingCursor(connection.connection)
+    return connection.make_debug_cursor(cursor) if connection.queries_logged else connection.make_cursor(cursor)
 
 
 def _make(connection: Any, cursor: Any, move: Move) -> bool:
