@@ -65,7 +65,7 @@ def load(delivery_ids: Sequence[str], *, using: str) -> list[Delivery]:
     connection = connections[using]
     names, columns, converters = _of_deliveries(connection.alias)
     marks = ", ".join(["%s"] * len(delivery_ids))
-    key = _column(connection, Delivery, "pk", "")[0]
+    key = connection.ops.quote_name("id")
     text = f"SELECT {columns} FROM {_table(connection, Delivery)} WHERE {key} IN ({marks})"  # noqa: S608  # no values
     with connection.cursor() as cursor:
         cursor.execute(text, delivery_ids)
@@ -87,7 +87,7 @@ def _of_deliveries(alias: str) -> tuple[list[str], str, list[tuple[int, Any, Any
         for place, one in enumerate(fields)
         for convert in (*connection.ops.get_db_converters(columns[place]), *one.get_db_converters(connection))
     ]
-    names = ", ".join(connection.ops.quote_name(one.column) for one in fields)
+    names = ", ".join(connection.ops.quote_name(str(one.column)) for one in fields)
     return [one.attname for one in fields], names, converters
 
 
@@ -104,7 +104,7 @@ def _cursor(connection: Any) -> Any:
         return connection.cursor()
     connection.close_if_health_check_failed()
     connection.ensure_connection()
-    cursor = base.ServerBindingCursor(connection.connection)
+    cursor = base.ServerBindingCursor(connection.connection)  # type: ignore[call-arg]  # its stub has no base class
     return connection.make_debug_cursor(cursor) if connection.queries_logged else connection.make_cursor(cursor)
 
 
