@@ -50,8 +50,13 @@ def _attempt_some(delivery_ids: Sequence[str]) -> Iterator[Delivery]:
     found = {delivery.pk: delivery for delivery in rows.load_all(delivery_ids)}
     known = [found[pk] for pk in dict.fromkeys(delivery_ids) if pk in found]
     left = [one for one in known if not (one.status in FINAL and one.continued)]
-    plain = [one for one in left if _is_plain(one)]
-    alone = [one.pk for one in left if one not in plain]
+    plain: list[Delivery] = []
+    alone: list[str] = []
+    for one in left:
+        if _is_plain(one):
+            plain.append(one)
+        else:
+            alone.append(one.pk)
     try:
         waiting = deque(_begin_again(plain))
         while waiting:

@@ -66,7 +66,8 @@ def load(delivery_ids: Sequence[str], *, using: str) -> list[Delivery]:
     names, columns, converters = _of_deliveries(connection.alias)
     marks = ", ".join(["%s"] * len(delivery_ids))
     key = connection.ops.quote_name("id")
-    text = f"SELECT {columns} FROM {_table(connection, Delivery)} WHERE {key} IN ({marks})"  # noqa: S608  # no values
+    table = connection.ops.quote_name(Delivery._meta.db_table)
+    text = f"SELECT {columns} FROM {table} WHERE {key} IN ({marks})"  # noqa: S608  # no values
     with connection.cursor() as cursor:
         cursor.execute(text, delivery_ids)
         found = [list(row) for row in cursor.fetchall()]
@@ -108,131 +109,108 @@ def _cursor(connection: Any) -> Any:
     return connection.make_debug_cursor(cursor) if connection.queries_logged else connection.make_cursor(cursor)
 
 
+def insert(delivery: Delivery, *, using: str) -> None:
+    """Insert a new delivery, as ``save()`` does it, but for the signals. Raises ``DatabaseError``."""
+    connection = connections[using]
+    values = {one.name: one.pre_save(delivery, True) for one in Delivery._meta.concrete_fields}
+    words = _Words(connection)
+    text = words.insert(Row(model=Delivery, values=values))
+    with transaction.mark_for_rollback_on_error(using=using), _cursor(connection) as cursor:
+        cursor.execute(text, words.parameters)
+    delivery._state.adding, delivery._state.db = False, using
+
+
 def _make(connection: Any, cursor: Any, move: Move) -> bool:
-    cursor.execute(*_update(connection, move))
+    words = _Words(connection)
+    cursor.execute(words.update(move), words.parameters)
     if not cursor.rowcount:
         return False
     for row in move.rows:
-        columns, values = _columns(connection, row.model, row.values)
-        marks = ", ".join(["%s"] * len(values))
-        text = f"{_into(connection, row, columns)} VALUES ({marks}) {_over(connection, row)}"
-        cursor.execute(text, values)
+        words = _Words(connection)
+        cursor.execute(words.insert(row), words.parameters)
     return True
 
 
 def _make_in_one_statement(connection: Any, cursor: Any, moves: Sequence[Move]) -> list[bool]:
     """One round trip, and a commit of its own: PostgreSQL can write in a WITH clause."""
+    words = _Words(connection)
     parts: list[str] = []
-    parameters: list[Any] = []
     for number, move in enumerate(moves):
-        text, values = _update(connection, move)
-        parts.append(f"moved{number} AS ({text} RETURNING 1)")
-        parameters += values
+        parts.append(f"moved{number} AS ({words.update(move)} RETURNING 1)")
         for place, row in enumerate(move.rows):
-            columns, values = _columns(connection, row.model, row.values)
-            marks = ", ".join(["%s"] * len(values))
-            text = f"{_into(connection, row, columns)} SELECT {marks} FROM moved{number} {_over(connection, row)}"  # noqa: S608
-            parts.append(f"row{number}_{place} AS ({text})")
-            parameters += values
+            parts.append(f"row{number}_{place} AS ({words.insert(row, if_any=f'moved{number}')})")
     counts = ", ".join(f"(SELECT count(*) FROM moved{number})" for number in range(len(moves)))  # noqa: S608
-    cursor.execute(f"WITH {', '.join(parts)} SELECT {counts}", parameters)
+    cursor.execute(f"WITH {', '.join(parts)} SELECT {counts}", words.parameters)
     return [bool(count) for count in cursor.fetchone()]
 
 
-def _update(connection: Any, move: Move) -> tuple[str, list[Any]]:
-    columns, values = _columns(connection, Delivery, {**move.values, "fence": move.fence + 1})
-    changes = ", ".join(f"{column} = %s" for column in columns)
-    conditions, compared = [], []
-    for name, value in {"pk": move.pk, "fence": move.fence, **move.unless_changed}.items():
-        column, prepared = _column(connection, Delivery, name, value)
-        conditions.append(f"{column} IS NULL" if value is None else f"{column} = %s")
-        compared += [] if value is None else [prepared]
-    status = connection.ops.quote_name("status")
-    for word, states in (("IN", move.among), ("NOT IN", move.not_among)):
-        if states:
-            conditions.append(f"{status} {word} ({', '.join(['%s'] * len(states))})")
-            compared += [state.value for state in states]
-    text = f"UPDATE {_table(connection, Delivery)} SET {changes} WHERE {' AND '.join(conditions)}"  # noqa: S608
-    return text, [*values, *compared]
+class _Words:
+    """Puts statements together; ``parameters`` are the values that are not in the text.
+
+    What is the same for most mails is in the text. The fewer parameters, the less work; and psycopg keeps what it knows
+    of a statement up to fifty of them.
+    """
+
+    def __init__(self, connection: Any) -> None:
+        self.parameters: list[Any] = []
+        self._connection = connection
+        self._quote = connection.ops.quote_name
+
+    def update(self, move: Move) -> str:
+        values = {**move.values, "fence": move.fence + 1}
+        changes = ", ".join(f"{self._column(Delivery, name)} = {self._mark(name, values[name])}" for name in values)
+        conditions = []
+        for name, value in {"id": move.pk, "fence": move.fence, **move.unless_changed}.items():
+            is_value = "IS NULL" if value is None else f"= {self._mark(name, value)}"
+            conditions.append(f"{self._column(Delivery, name)} {is_value}")
+        for word, states in (("IN", move.among), ("NOT IN", move.not_among)):
+            if states:
+                listed = ", ".join(f"'{state.value}'" for state in states)
+                conditions.append(f"{self._column(Delivery, 'status')} {word} ({listed})")
+        return f"UPDATE {self._table(Delivery)} SET {changes} WHERE {' AND '.join(conditions)}"  # noqa: S608
+
+    def insert(self, row: Row, *, if_any: str = "") -> str:
+        """Insert ``row``, if the table ``if_any`` has one; over the one that is there already where it has a rival."""
+        columns = ", ".join(self._column(row.model, name) for name in row.values)
+        marks = ", ".join(self._mark(name, value, row.model) for name, value in row.values.items())
+        values = f"SELECT {marks} FROM {if_any}" if if_any else f"VALUES ({marks})"  # noqa: S608
+        return f"INSERT INTO {self._table(row.model)} ({columns}) {values} {self._over(row)}".rstrip()
+
+    def _over(self, row: Row) -> str:
+        if not row.unique:
+            return ""
+        fields = [_field(row.model, name) for name in row.values]
+        changed = [one.column for one in fields if one.name not in (row.unique, *row.kept)]
+        unique = [_field(row.model, row.unique).column]
+        return str(self._connection.ops.on_conflict_suffix_sql(fields, OnConflict.UPDATE, changed, unique))
+
+    def _mark(self, name: str, value: Any, model: type[models.Model] = Delivery) -> str:
+        """What stands for the value in the text."""
+        if value is None:
+            return "NULL"
+        kind = type(value)
+        if kind is bool:
+            return "TRUE" if value else "FALSE"
+        if kind is str and not value:
+            return "''"
+        of_model = _field(model, name)
+        if kind not in _READY or not isinstance(of_model, _PLAIN):
+            value = of_model.get_db_prep_save(value, self._connection)
+        self.parameters.append(value)
+        return self._connection.ops.binary_placeholder_sql(value) if isinstance(of_model, models.BinaryField) else "%s"
+
+    def _column(self, model: type[models.Model], name: str) -> str:
+        return str(self._quote(_field(model, name).column))
+
+    def _table(self, model: type[models.Model]) -> str:
+        return str(self._quote(model._meta.db_table))
 
 
-def _into(connection: Any, row: Row, columns: Sequence[str]) -> str:
-    return f"INSERT INTO {_table(connection, row.model)} ({', '.join(columns)})"
-
-
-def _over(connection: Any, row: Row) -> str:
-    """What becomes of a row that is there already."""
-    if not row.unique:
-        return ""
-    fields = [_field(row.model, name) for name in row.values]
-    changed = [one.column for one in fields if one.name not in (row.unique, *row.kept)]
-    unique = [_field(row.model, row.unique).column]
-    return str(connection.ops.on_conflict_suffix_sql(fields, OnConflict.UPDATE, changed, unique))
-
-
-def _columns(connection: Any, model: type[models.Model], values: Mapping[str, Any]) -> tuple[list[str], list[Any]]:
-    pairs = [_column(connection, model, name, value) for name, value in values.items()]
-    return [column for column, _ in pairs], [prepared for _, prepared in pairs]
-
-
-def _column(connection: Any, model: type[models.Model], name: str, value: Any) -> tuple[str, Any]:
-    of_model = _field(model, name)
-    return connection.ops.quote_name(of_model.column), of_model.get_db_prep_save(value, connection)
+#: What these fields give to the database as it is, if it is one of these. A word of an enumeration is not.
+_PLAIN = (models.CharField, models.IntegerField, models.FloatField)
+_READY = frozenset({str, int, float})
 
 
 @functools.cache
 def _field(model: type[models.Model], name: str) -> Any:
-    return model._meta.pk if name == "pk" else model._meta.get_field(name)
-
-
-def _table(connection: Any, model: type[models.Model]) -> str:
-    return str(connection.ops.quote_name(model._meta.db_table))
-
-
-def insert(delivery: Delivery, *, using: str) -> None:
-    """Insert a new delivery, as ``save()`` does it, but for the signals. Raises ``DatabaseError``."""
-    connection = connections[using]
-    given = [one for one in Delivery._meta.concrete_fields if _is_given(one, delivery.__dict__[one.attname])]
-    values = [one.get_db_prep_save(one.pre_save(delivery, True), connection) for one in given]
-    text = _insertion(using, tuple(one.name for one in given))
-    with transaction.mark_for_rollback_on_error(using=using), connection.cursor() as cursor:
-        cursor.execute(text, values)
-    delivery._state.adding, delivery._state.db = False, using
-
-
-def _is_given(of_model: Any, value: Any) -> bool:
-    """Whether it is for the statement's parameters; most of a new row is not."""
-    constants = _constants()
-    return of_model.name not in constants or value != constants[of_model.name][0]
-
-
-@functools.cache
-def _constants() -> dict[str, tuple[Any, str]]:
-    """The defaults that a text may hold, and how, by the names of the fields."""
-    words = {None: "NULL", True: "TRUE", False: "FALSE"}
-    found: dict[str, tuple[Any, str]] = {}
-    for one in Delivery._meta.concrete_fields:
-        if callable(one.default):
-            continue
-        default = one.get_default()
-        if isinstance(default, str) and (default == "" or default.isalpha()):
-            found[one.name] = default, f"'{default}'"
-        elif default is None or isinstance(default, bool):
-            found[one.name] = default, words[default]
-        elif isinstance(default, int):
-            found[one.name] = default, str(default)
-    return found
-
-
-@functools.cache
-def _insertion(using: str, given: tuple[str, ...]) -> str:
-    connection: Any = connections[using]  # the stubs have another signature of what is called here
-    constants = _constants()
-    rest = [one for one in constants if one not in given]
-    marks = [
-        connection.ops.binary_placeholder_sql(b"") if isinstance(_field(Delivery, name), models.BinaryField) else "%s"
-        for name in given
-    ]
-    columns = ", ".join(connection.ops.quote_name(_field(Delivery, name).column) for name in (*given, *rest))
-    into = f"INSERT INTO {_table(connection, Delivery)} ({columns})"
-    return f"{into} VALUES ({', '.join([*marks, *(constants[name][1] for name in rest)])})"
+    return model._meta.get_field(name)
