@@ -26,6 +26,7 @@ LOST = "the connection was lost"
 #: RFC 5321 §4.5.3.1.5 says 512 octets, and servers say more.
 _LONGEST_LINE = 8192
 _MOST_LINES = 128
+_LAST_LINE = re.compile(rb"^\d{3}(?:\x20.*)?\n", re.M)
 _REPLY_LINE = re.compile(rb"([2-5]\d\d)(?:([ -])(.*))?", re.S)
 
 
@@ -104,11 +105,15 @@ class Connection(smtplib.SMTP):
     # -- talking ------------------------------------------------------------------------------------------------
 
     def say(self, lines: Iterable[str]) -> None:
-        """Send commands in one write. Raises ``ValueError`` for one with a line end in it."""
+        """Send commands in one write. Raises what ``octets`` raises."""
+        self.send(self.octets(lines))
+
+    def octets(self, lines: Iterable[str]) -> bytes:
+        """Commands as they are sent. Raises ``ValueError`` for one with a line end, or a character that cannot be."""
         lines = list(lines)
         if any("\r" in line or "\n" in line for line in lines):
             raise ValueError("a command cannot have a line end in it")
-        self.send("".join(f"{line}\r\n" for line in lines))
+        return "".join(f"{line}\r\n" for line in lines).encode(self.command_encoding)
 
     def send(self, s: ReadableBuffer | str) -> None:
         """Send, and start the clock for the reply. Unlike ``smtplib``'s it leaves the connection open when it fails:
@@ -143,22 +148,40 @@ class Connection(smtplib.SMTP):
             self._due = min(self._due, time.monotonic() + within)
         return Reply.parse(*self.getreply())
 
-    def has_spoken(self, *, within: float = 0.0) -> bool:
-        """Whether anything is there that was not read yet, the connection's end included; waits ``within`` seconds."""
+    def has_spoken(self) -> bool:
+        """Whether anything is there that was not read yet, the connection's end included."""
         if self.sock is None or self._received:
             return True
-        if not _is_readable(self.sock, within):
+        if not _is_readable(self.sock, 0):
             return False
-        # Under TLS it may be nothing for us, such as a ticket.
-        self.sock.settimeout(0)
-        try:
-            self._received += self.sock.recv(_LONGEST_LINE)
-        except (BlockingIOError, ssl.SSLWantReadError):
+        came = self._receive_at_once()
+        if came is None:
             return False
-        except OSError:
-            pass  # the end, and whoever reads will find it again
         self.start_clock()
         return True
+
+    def has_answered(self, replies: int, *, within: float) -> bool:
+        """Whether so many replies, or the connection's end, are there ``within`` seconds from now."""
+        until = time.monotonic() + within
+        while self.sock is not None and len(_LAST_LINE.findall(self._received)) < replies:
+            if not _is_readable(self.sock, max(0.0, until - time.monotonic())):
+                return False
+            if self._receive_at_once() == b"":
+                break
+        return True
+
+    def _receive_at_once(self) -> bytes | None:
+        """Read what is there; empty at the end, which whoever reads next will find again, and None for nothing."""
+        sock = self._live_socket
+        sock.settimeout(0)
+        try:
+            came = sock.recv(_LONGEST_LINE)
+        except (BlockingIOError, ssl.SSLWantReadError):
+            return None  # under TLS it may be nothing for us, such as a ticket
+        except OSError:
+            return b""
+        self._received += came
+        return came
 
     def close(self) -> None:
         """Close the connection, and forget what came over it."""

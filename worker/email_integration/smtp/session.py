@@ -129,7 +129,7 @@ class Session:
         self._heed_early_reply(Phase.CONTENT)
         said_ahead = self._ahead(ahead) if ahead else []
         with self._smtp.during(Phase.FINAL_DOT, timeout=timeout):
-            self._smtp.say([".", *(line for _, line in said_ahead)])
+            self._smtp.say((".", *(line for _, line in said_ahead)))
             reply = self._smtp.hear()
             if 300 <= reply.code < 400:  # says nothing about the mail
                 raise Malformed
@@ -148,8 +148,9 @@ class Session:
             return []
         try:
             commands = self._commands(opening)
-        except NotOffered:
-            return []  # 'begin' says so
+            self._smtp.octets(line for _, line in commands)
+        except (NotOffered, ValueError):
+            return []  # 'begin' says so, and what is wrong with it is not said of the mail before
         return commands if len(commands) < _AT_ONCE else []
 
     def _commands(self, opening: Opening) -> list[_Command]:
@@ -271,8 +272,8 @@ class Session:
         return self._tls_version
 
     def is_answered(self, *, within: float) -> bool:
-        """Whether the server has begun to answer, or hung up, in ``within`` seconds."""
-        return self._smtp.has_spoken(within=within)
+        """Whether all that was said ahead is answered ``within`` seconds from now, or the server has hung up."""
+        return bool(self._said_ahead) and self._smtp.has_answered(len(self._said_ahead), within=within)
 
     @property
     def was_hung_up(self) -> bool:
