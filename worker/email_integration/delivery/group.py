@@ -7,6 +7,7 @@ Whatever does not go well is left to ``attempt``, mail by mail.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import time
 from collections import deque
@@ -17,15 +18,14 @@ from django.db import DatabaseError, InterfaceError
 from django.utils import timezone
 
 from email_integration import conf, routing
-from email_integration.models import FINAL, Delivery
-from email_integration.routing import gate
-from email_integration.smtp import Relay, Session, SMTPFailure, Started
+from email_integration.models import FINAL, Delivery, Status
+from email_integration.smtp import Phase, Relay, Session, SMTPFailure, Started
 
 from . import content, ledger, rows, safety
 from .attempt import attempt
 from .dispatch import Letter, Mail, Way, judge, pool
 from .outcome import Deferred, InDoubt, Outcome, Skipped, classify, classify_recipients
-from .recording import Begun, forgive, goes_on, record
+from .recording import AWAY, Begun, forgive, goes_on, record
 
 logger = logging.getLogger(__name__)
 
@@ -33,8 +33,19 @@ logger = logging.getLogger(__name__)
 _AT_ONCE = 25
 
 #: Seconds within which a server answers what was said along with the final dot, if it is quick. One that takes longer
-#: is not waited for with the outcome of the last mail unrecorded, which a crash would leave in doubt.
+#: is not waited for with the outcome of the last mail unrecorded, which a crash would leave in doubt; nor is the line,
+#: for contents of more octets than this.
 _PROMPTLY = 0.02
+_SHORT = 64 * 1024
+
+#: Lost workers in a row that say something of a mail: it may have been rung for in vain, and been with a killer once.
+_LOST_WITHOUT_GUILT = 3
+
+#: Seconds after which nobody may rely any more on what was the active relay before.
+_LATELY = 0.005
+
+#: Seconds after which those that have ended are handed over, before others are begun: something may follow them.
+_AT_MOST = 10.0
 
 
 def attempt_group(delivery_ids: Sequence[str]) -> Iterator[Delivery]:
@@ -57,8 +68,8 @@ def _attempt_some(delivery_ids: Sequence[str]) -> Iterator[Delivery]:
             plain.append(one)
         else:
             alone.append(one.pk)
+    waiting = deque(plain)
     try:
-        waiting = deque(_begin_again(plain))
         while waiting:
             convoy = _Convoy(waiting)
             try:
@@ -66,11 +77,9 @@ def _attempt_some(delivery_ids: Sequence[str]) -> Iterator[Delivery]:
             finally:
                 yield from convoy.ended
             alone += convoy.alone
-    except (DatabaseError, InterfaceError):
-        for delivery in plain:
-            if delivery.status in ledger.CLAIMABLE:
-                forgive(delivery)
-        raise
+    finally:
+        # No worker was lost with those that are left; 'attempt' counts anew.
+        forgive(*plain)
     for pk in alone:
         ended = attempt(pk)
         if isinstance(ended, Skipped):
@@ -87,6 +96,8 @@ def _is_plain(delivery: Delivery) -> bool:
     pending = rows.pending(delivery)
     if not (pending and delivery.due_at <= now < delivery.expires_at) or delivery.unfinished:
         return False
+    if delivery.rings and conf.get("QUARANTINE_AFTER") < _LOST_WITHOUT_GUILT:
+        return False
     try:
         plan = safety.plan_now(pending)
     except ImproperlyConfigured:
@@ -94,11 +105,9 @@ def _is_plain(delivery: Delivery) -> bool:
     return not (plan.withheld or plan.redirected)
 
 
-def _begin_again(deliveries: Sequence[Delivery]) -> list[Delivery]:
-    """Count the attempt of those that were rung for before; give those that nobody else has moved meanwhile."""
-    again = [one for one in deliveries if one.rings]
-    moved = {one.pk for one, is_moved in zip(again, ledger.begin_again(*again), strict=True) if is_moved}
-    return [one for one in deliveries if not one.rings or one.pk in moved]
+def _is_uncounted(delivery: Delivery) -> bool:
+    """Whether its attempt has to be counted before it begins: it was rung for before."""
+    return bool(delivery.rings and not delivery.unfinished)
 
 
 class _Ready:
@@ -106,9 +115,6 @@ class _Ready:
 
     def __init__(self, delivery: Delivery, relay: Relay) -> None:
         self.delivery = delivery
-        self.begun = Begun(
-            delivery=delivery, at=timezone.now(), counted_from=time.monotonic(), waited=delivery.waits_for_relay
-        )
         mail = Mail(
             from_header=delivery.from_header,
             from_at=delivery.from_at,
@@ -123,6 +129,16 @@ class _Ready:
         )
         #: When it was claimed, by ``time.monotonic()``.
         self.claimed_at: float | None = None
+        self.begin()
+
+    def begin(self) -> None:
+        """It is its turn."""
+        self.begun = Begun(
+            delivery=self.delivery,
+            at=timezone.now(),
+            counted_from=time.monotonic(),
+            waited=self.delivery.waits_for_relay,
+        )
 
     def close(self) -> None:
         """Have done with its content."""
@@ -138,7 +154,9 @@ class _Convoy:
     def __init__(self, waiting: deque[Delivery]) -> None:
         self.ended: list[Delivery] = []
         self.alone: list[str] = []
+        self._since = time.monotonic()
         self._waiting = waiting
+        # The next ones, their contents at hand; the first of them may be claimed already.
         self._ready: deque[_Ready] = deque()
         self._unrecorded: list[tuple[Begun, ledger.Ended]] = []
 
@@ -153,28 +171,40 @@ class _Convoy:
                 try:
                     self._send_all(session, way)
                 finally:
-                    self._come_to_an_end(session, way)
-        except (SMTPFailure, gate.GateClosed):
-            self._leave_all()  # there is no session to be had; what that means, each finds out for itself
+                    # Nothing stays unrecorded, and nothing claimed that was not sent.
+                    self._give_all_back()
+                    self._settle(())
+        except (DatabaseError, InterfaceError):
+            raise
+        except Exception:  # there is no session to be had, or whatever it is: each finds out for itself
+            self._leave_all()
 
     def _leave_all(self) -> None:
         self.alone += [delivery.pk for delivery in self._waiting]
         self._waiting.clear()
 
     def _send_all(self, session: Session, way: Way) -> None:
-        ready = self._take(session)
+        if routing.active_relay() != session.relay:
+            return  # replaced while the session was being opened
+        self._prepare(session)
+        ready = self._ready.popleft() if self._ready else None
         while ready is not None:
             ready = self._send(session, way, ready)
-        self._settle(())
 
     def _send(self, session: Session, way: Way, ready: _Ready) -> _Ready | None:
         """Send one, and give the next one, whose transaction may have begun with that."""
+        if self._unrecorded and not (ready.letter.opening.size <= _SHORT and session.is_answered(within=_PROMPTLY)):
+            self._settle(())
+        ready.begin()
         try:
             started = session.begin(ready.letter.opening)
             if started.accepted:
                 session.write(ready.letter.blocks)
-        except Exception:  # whatever it is, nothing was taken, and 'attempt' finds a name for it
-            self._give_back(ready, session, way)
+        except Exception as error:  # whatever it is, nothing was taken, and 'attempt' finds a name for it
+            if isinstance(error, SMTPFailure) and session.is_idle:  # this is no news of the session
+                self._note(ready, classify(error, own_sender=ready.own_sender), session, way)
+                return self._next(session)
+            self._give_back(ready)
             self.alone.append(self._waiting.popleft().pk)
             return self._next(session) if session.is_idle else None
         finally:
@@ -182,87 +212,100 @@ class _Convoy:
         if not started.accepted:
             self._note(ready, classify_recipients(started.refused, own_sender=ready.own_sender), session, way)
             return self._next(session)
-        if not self._is_claimed(ready, session):
+        self._prepare(session)  # before the claim: what may kill us, or take long, leaves this one in no doubt
+        if not self._is_claimed(ready):
             session.close()  # without the final dot the server has taken nothing
             return None
         return self._finish(session, way, ready, started)
 
     def _finish(self, session: Session, way: Way, ready: _Ready, started: Started) -> _Ready | None:
         patience = conf.get("REPLY_TIMEOUT")
-        if time.monotonic() - (ready.claimed_at or 0.0) > conf.get("LEASE") - patience:
-            session.close()
-            self._note(ready, Deferred(reason="it took too long to claim it in the database"), session, way)
-            return None
         ahead = self._next(session)
+        asked_at = time.monotonic()
         outcome: Outcome
-        try:
-            reply = session.finish(timeout=patience, ahead=ahead.letter.opening if ahead else None)
-            outcome = judge(started, reply)
-        except SMTPFailure as failure:
-            outcome = classify(failure, own_sender=ready.own_sender)
-        except Exception as error:  # the dot may be out
+        if asked_at - (ready.claimed_at or 0.0) > conf.get("LEASE") - patience:
             session.close()
-            logger.error("Delivery %s: unexpected %s at its final dot.", ready.delivery.pk, type(error).__name__)
-            outcome = InDoubt(reason=f"unexpected {type(error).__name__} at the final dot")
+            outcome = Deferred(reason="its claim would have ended before the reply", phase=Phase.CONTENT)
+        else:
+            try:
+                reply = session.finish(timeout=patience, ahead=ahead.letter.opening if ahead else None)
+                outcome = judge(started, reply)
+            except SMTPFailure as failure:
+                outcome = classify(failure, own_sender=ready.own_sender)
+            except Exception as error:  # the dot may be out
+                session.close()
+                logger.error("Delivery %s: unexpected %s at its final dot.", ready.delivery.pk, type(error).__name__)
+                outcome = InDoubt(reason=f"unexpected {type(error).__name__} at the final dot")
         self._note(ready, outcome, session, way)
-        if ahead is not None and session.is_closed:
-            self._give_back(ahead, session, way)
+        if ahead is None:
             return None
-        if ahead is not None and not session.is_answered(within=_PROMPTLY):
-            self._settle(())
+        if time.monotonic() - asked_at > _LATELY and routing.active_relay() != session.relay:
+            session.close()  # replaced meanwhile: what was said of the next one counts for nothing without its content
+        if session.is_closed:
+            self._give_back(ahead)
+            return None
         return ahead
 
     # -- what comes next ----------------------------------------------------------------------------------------
 
     def _next(self, session: Session) -> _Ready | None:
         """The next one; None when there is none, or when it must not go over this session any more."""
-        # Asked for each: it is the promise of a live switch, and cheap.
-        if session.is_closed or pool.has_expired(session) or routing.active_relay() != session.relay:
+        if session.is_closed or pool.has_expired(session):
             return None
-        return self._take(session)
+        self._prepare(session)
+        if not self._ready or (self._ready[0].claimed_at is None and time.monotonic() - self._since > _AT_MOST):
+            return None
+        # Asked for each: it is the promise of a live switch, and cheap.
+        return self._ready.popleft() if routing.active_relay() == session.relay else None
 
-    def _take(self, session: Session) -> _Ready | None:
-        if self._ready:
-            return self._ready.popleft()
-        while self._waiting:
+    def _prepare(self, session: Session) -> None:
+        """Have the next one ready, or as many as one commit claims with the one whose turn it is."""
+        while len(self._ready) < _ahead() and self._waiting:
+            if _is_uncounted(self._waiting[0]):
+                ledger.begin_again(*self._uncounted())
             delivery = self._waiting.popleft()
+            if _is_uncounted(delivery):
+                continue  # somebody else has moved it
+            if delivery.expires_at <= timezone.now():
+                self.alone.append(delivery.pk)
+                continue
+            if delivery.content_file:
+                self._settle(())  # it may take long to read
             try:
-                return _Ready(delivery, session.relay)
+                self._ready.append(_Ready(delivery, session.relay))
             except Exception:  # as above
                 self.alone.append(delivery.pk)
-        return None
 
-    def _give_back(self, ready: _Ready, session: Session, way: Way) -> None:
+    def _uncounted(self) -> list[Delivery]:
+        """Those to be counted among the next. Not all that wait: with a worker only those in its hands are lost."""
+        return [one for one in itertools.islice(self._waiting, _ahead()) if _is_uncounted(one)]
+
+    def _give_back(self, ready: _Ready) -> None:
         """Put one that was not sent where it was taken from."""
         ready.close()
         if ready.claimed_at is not None:
-            released = Deferred(reason="the session ended before its turn", retry_in=0)
-            self._note(ready, released, session, way)
-            self._settle(())
+            released = Deferred(reason="the session ended before its turn", phase=Phase.MAIL, retry_in=0)
+            self._unrecorded.append((ready.begun, ready.begun.ended(released, route=ready.claim.relay)))
         self._waiting.appendleft(ready.delivery)
 
-    def _come_to_an_end(self, session: Session, way: Way) -> None:
-        """Leave nothing unrecorded, and nothing claimed that was not sent."""
+    def _give_all_back(self) -> None:
         while self._ready:
-            self._give_back(self._ready.pop(), session, way)
-        self._settle(())
+            self._give_back(self._ready.pop())
 
     # -- what is written ----------------------------------------------------------------------------------------
 
-    def _is_claimed(self, ready: _Ready, session: Session) -> bool:
+    def _is_claimed(self, ready: _Ready) -> bool:
         """Whether the right to send its final dot is ours; GROUP_COMMIT claims as many in one commit."""
         if ready.claimed_at is None:
-            wanted = [ready]
-            while len(wanted) < conf.get("GROUP_COMMIT") and (another := self._take(session)) is not None:
-                wanted.append(another)
+            along = [self._ready.popleft() for _ in range(min(conf.get("GROUP_COMMIT") - 1, len(self._ready)))]
             asked_at = time.monotonic()
-            for one, is_ours in zip(wanted, self._settle(wanted), strict=True):
+            for one, is_ours in zip([ready, *along], self._settle([ready, *along]), strict=True):
                 one.claimed_at = asked_at if is_ours else None
-            for one in wanted[1:]:
+            for one in reversed(along):
                 if one.claimed_at is None:
                     one.close()  # somebody else has it
                 else:
-                    self._ready.append(one)
+                    self._ready.appendleft(one)
         return ready.claimed_at is not None
 
     def _note(self, ready: _Ready, outcome: Outcome, session: Session, way: Way) -> None:
@@ -280,19 +323,35 @@ class _Convoy:
             return []
         try:
             recorded, claimed = ledger.record_and_claim(
-                [ended for _, ended in unrecorded], [ready.claim for ready in wanted]
+                [ended for _, ended in unrecorded],
+                [ready.claim for ready in wanted],
+                begun_again=self._uncounted() if wanted else (),
             )
-        except Exception:
-            if not unrecorded:
+        except Exception as error:
+            is_away = isinstance(error, AWAY)
+            if is_away and not unrecorded:
                 raise
-            # They were sent, and that is known: it is recorded one by one, with patience, and nothing is sent before.
-            recorded, claimed = [record(ended) for _, ended in unrecorded], [False] * len(wanted)
-            self._waiting.extendleft(ready.delivery for ready in reversed(wanted))
+            # How they ended is known: it is recorded one by one, with patience, before anything is sent again.
+            recorded = [record(ended) for _, ended in unrecorded]
+            claimed = [ready.delivery.status == Status.SENDING for ready in wanted]
+            left = [ready.delivery for ready, is_ours in zip(wanted, claimed, strict=True) if not is_ours]
+            if is_away:
+                self._give_all_back()
+                self._waiting.extendleft(reversed(left))
+            else:  # one of them cannot be written, and each finds out which
+                self.alone += [delivery.pk for delivery in left]
         for (begun, ended), is_recorded in zip(unrecorded, recorded, strict=True):
-            if is_recorded:
-                begun.see_to_others(ended)
-                if goes_on(ended):
-                    self.alone.append(ended.delivery.pk)
-                else:
-                    self.ended.append(ended.delivery)
+            delivery = ended.delivery
+            if not is_recorded or delivery in self._waiting or delivery.pk in self.alone:
+                continue
+            begun.see_to_others(ended)
+            if goes_on(ended):
+                self.alone.append(delivery.pk)
+            else:
+                self.ended.append(delivery)
         return claimed
+
+
+def _ahead() -> int:
+    """How many are made ready before their turn."""
+    return max(1, int(conf.get("GROUP_COMMIT")) - 1)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import functools
+import itertools
 import os
 import socket
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -95,18 +96,12 @@ def begin_again(*deliveries: Delivery) -> list[bool]:
     It has the time of a lease at least before the next ring overtakes it, and twice as long each time: a large mail
     on a slow line kills nobody. Says of each whether it was not overtaken.
     """
-    now = timezone.now()
-    steps = []
-    for delivery in deliveries:
-        patience = max(conf.get("LEASE"), pause(delivery.rings))
-        values = {"unfinished": delivery.unfinished + 1, "ring_after": now + seconds(patience)}
-        steps.append(_Step(delivery, values, among=CLAIMABLE))
-    return _make(steps) if steps else []
+    return _make(map(_beginning_again, deliveries))
 
 
-def forgive(delivery: Delivery) -> bool:
-    """Take back what ``begin_again`` counted: the database failed, and no worker was lost."""
-    return _move(delivery, among=CLAIMABLE, unfinished=delivery.unfinished - 1)
+def forgive(*deliveries: Delivery) -> list[bool]:
+    """Take back what ``begin_again`` counted: no worker was lost. Says of each whether it was not overtaken."""
+    return _make(_Step(one, {"unfinished": one.unfinished - 1}, among=CLAIMABLE) for one in deliveries)
 
 
 def record(delivery: Delivery, outcome: Outcome, attempt: Try, *, report: bool = True) -> bool:
@@ -120,18 +115,31 @@ def record(delivery: Delivery, outcome: Outcome, attempt: Try, *, report: bool =
 
 
 def record_and_claim(
-    ended: Sequence[Ended], wanted: Sequence[Claim], *, report: bool = True
+    ended: Sequence[Ended],
+    wanted: Sequence[Claim],
+    *,
+    begun_again: Sequence[Delivery] = (),
+    report: bool = True,
 ) -> tuple[list[bool], list[bool]]:
-    """Do what ``record`` and ``claim`` do, for all of these in one commit; say of each whether it was done."""
+    """Do what ``record`` and ``claim`` do, for all of these in one commit; say of each whether it was done.
+
+    In the same commit ``begin_again`` those that come next, as they show.
+    """
     before = [one.delivery.recipients for one in ended]
-    made = _make([*(_recording(one, report=report) for one in ended), *map(_claiming, wanted)])
+    made = _make(
+        itertools.chain(
+            (_recording(one, report=report) for one in ended),
+            map(_claiming, wanted),
+            map(_beginning_again, begun_again),
+        )
+    )
     recorded = made[: len(ended)]
     for number, one in enumerate(ended):
         if not recorded[number] and isinstance(one.outcome, Accepted):
             recorded[number], before[number] = _accept_late(one, one.outcome, report=report)
         if recorded[number]:
             announce.outcome(one.delivery, before[number], one.outcome)
-    return recorded, made[len(ended) :]
+    return recorded, made[len(ended) : len(ended) + len(wanted)]
 
 
 def lease_ran_out(delivery: Delivery) -> bool:
@@ -253,6 +261,11 @@ def resume_follow_up(delivery: Delivery) -> bool:
     return _move(delivery, unless_changed=seen, lease_until=lease_until, ring_after=lease_until)
 
 
+def keep_follow_up(delivery: Delivery) -> bool:
+    """Whether what follows a delivery that we have ended is ours still, or nobody has taken it over since."""
+    return (delivery.lease_until is not None and delivery.lease_until > timezone.now()) or resume_follow_up(delivery)
+
+
 def leave_follow_up(delivery: Delivery) -> None:
     """Leave what follows a finished delivery to a worker, soon.
 
@@ -338,12 +351,17 @@ class _Step:
             raise
 
 
-def _make(steps: Sequence[_Step]) -> list[bool]:
-    """Make the transitions in one commit, and say of each whether nobody was faster."""
+def _make(those: Iterable[_Step]) -> list[bool]:
+    """Make the transitions in one commit, and say of each whether nobody was faster.
+
+    Best given as they are made: if one cannot be, those before it are undone as well.
+    """
+    steps = []
     with contextlib.ExitStack() as undoing:
-        for step in steps:
+        for step in those:
             undoing.enter_context(step.undone_on_error())
-        made = statements.make([step.move for step in steps], using=database())
+            steps.append(step)
+        made = statements.make([step.move for step in steps], using=database()) if steps else []
     for step, is_made in zip(steps, made, strict=True):
         if is_made:
             step.made()
@@ -363,6 +381,12 @@ def _move(
 ) -> bool:
     step = _Step(delivery, values, report=report, among=among, not_among=not_among, unless_changed=unless_changed)
     return _make([step])[0]
+
+
+def _beginning_again(delivery: Delivery) -> _Step:
+    patience = max(conf.get("LEASE"), pause(delivery.rings))
+    values = {"unfinished": delivery.unfinished + 1, "ring_after": timezone.now() + seconds(patience)}
+    return _Step(delivery, values, among=CLAIMABLE)
 
 
 def _claiming(claim: Claim) -> _Step:

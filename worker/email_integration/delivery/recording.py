@@ -24,7 +24,7 @@ from .retry import backoff
 logger = logging.getLogger(__name__)
 
 #: How a database says that it is out of reach, or will not be written to for a while: a standby is an InternalError.
-_AWAY = (OperationalError, InterfaceError, InternalError)
+AWAY = (OperationalError, InterfaceError, InternalError)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,10 +59,11 @@ class Begun:
     def see_to_others(self, ended: ledger.Ended) -> None:
         """Wake whoever waits for what this has shown, once it is recorded."""
         route = ended.attempt.route
-        if self.delivery.waits_for_relay:
-            _wake_if_mended(self.delivery, route)
-        elif self.waited and isinstance(ended.outcome, Accepted) and isinstance(route, Relay):
-            _wake_others(route)
+        with contextlib.suppress(DatabaseError, InterfaceError):  # then they wait for their time, or for the next one
+            if self.delivery.waits_for_relay:
+                _wake_if_mended(self.delivery, route)
+            elif self.waited and isinstance(ended.outcome, Accepted) and isinstance(route, Relay):
+                _wake_others(route)
 
 
 def goes_on(ended: ledger.Ended) -> bool:
@@ -81,7 +82,7 @@ def record(ended: ledger.Ended) -> bool:
         connections[rows.database()].close()
 
     recording = tenacity.Retrying(
-        retry=tenacity.retry_if_exception_type(_AWAY),
+        retry=tenacity.retry_if_exception_type(AWAY),
         wait=tenacity.wait_exponential(multiplier=0.1, max=5),
         stop=tenacity.stop_after_delay(conf.get("LEASE")),
         before_sleep=reconnect,
@@ -90,19 +91,20 @@ def record(ended: ledger.Ended) -> bool:
     delivery, outcome, attempt = ended.delivery, ended.outcome, ended.attempt
     try:
         return recording(ledger.record, delivery, outcome, attempt)
-    except _AWAY:
+    except AWAY:
         raise
     except Exception as error:  # of whoever stores results; how the mail stands matters more
         logger.error("The result of delivery %s cannot be stored (%s).", delivery.pk, type(error).__name__)
         return recording(ledger.record, delivery, outcome, attempt, report=False)
 
 
-def forgive(delivery: Delivery) -> None:
-    """It is the database that failed, and not the mail that killed its worker."""
-    if delivery.rings and delivery.unfinished:
+def forgive(*deliveries: Delivery) -> None:
+    """Take back what was counted of those that wait still: no worker was lost with them. The database may be away."""
+    counted = [one for one in deliveries if one.rings and one.unfinished and one.status in ledger.CLAIMABLE]
+    if counted:
         with contextlib.suppress(DatabaseError, InterfaceError):  # if it can be had again already
             connections[rows.database()].close_if_unusable_or_obsolete()
-            ledger.forgive(delivery)
+            ledger.forgive(*counted)
 
 
 def _wake_if_mended(delivery: Delivery, route: routing.Route | None) -> None:
@@ -114,6 +116,5 @@ def _wake_if_mended(delivery: Delivery, route: routing.Route | None) -> None:
 
 def _wake_others(relay: Relay) -> None:
     """Open the gate if it is closed still: over a session that was open nobody has been asked for it."""
-    with contextlib.suppress(DatabaseError, InterfaceError):  # the next one will
-        if gate.is_closed(relay):
-            waking.reopen(relay)
+    if gate.is_closed(relay):
+        waking.reopen(relay)

@@ -255,7 +255,8 @@ def deliver_group(self: Any, delivery_ids: Sequence[str]) -> dict[str, int]:
             status = Status(delivery.status)
             found[status.value] += 1
             logger.info("Delivery %s: %s (%s, %s)", delivery.pk, status.value, delivery.code, delivery.reason)
-            if status.is_final and not delivery.continued:
+            # Others went before it was told of: somebody else may have come to what follows it.
+            if status.is_final and not delivery.continued and ledger.keep_follow_up(delivery):
                 _go_on(self.app, delivery)
     except (DatabaseError, InterfaceError) as error:
         logger.error(_DATABASE_FAILED, f"a group of {len(delivery_ids)} deliveries", type(error).__name__)
