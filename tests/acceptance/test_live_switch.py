@@ -25,7 +25,7 @@ from config.local.processes import Processes, free_port, wait_until
 from config.local.valkey import Valkey
 from email_integration.delivery.submit import submit
 from email_integration.models import Delivery, DeliveryAttempt, SMTPConfig
-from tests.stack import FAST, PATIENT, ROOT, Stack
+from tests.stack import FAST, ROOT, Stack
 
 #: Enough of them for a busy half minute on two slow cores.
 MAILS, SWITCHES = 1000, 200
@@ -141,7 +141,7 @@ def test_no_attempt_is_stale_while_workers_send_and_the_configuration_is_switche
     configs = configure(sinks, count=SWITCHES)
     switches = [switch(configs[0], 0)]
     # With beat: on a busy machine a claim may take too long, and the mail is put off.
-    stack(concurrency=4, env=PATIENT)
+    stack(concurrency=4)
     submit_mails(MAILS)
     for number in range(1, SWITCHES):
         switches.append(switch(configs[number], number))

@@ -111,9 +111,6 @@ class Dispatched:
     tls_version: str = ""
 
 
-#: Seconds within which nobody need be asked again which relay is active: a session lay ready.
-_AT_ONCE = 0.005
-
 #: Asked just before the final dot, with the relay, the From header and the sender: may it be sent?
 Claim = Callable[[Relay, str, str], bool]
 
@@ -192,7 +189,6 @@ def dispatch(mail: Mail, claim: Claim) -> Dispatched:
     """
     fresh = False
     while True:
-        asked_at = time.monotonic()
         route = routing.active_relay()
         if isinstance(route, routing.Nowhere):
             return Dispatched(route=route, outcome=Deferred(reason=route.reason, relay_at_fault=True))
@@ -203,7 +199,7 @@ def dispatch(mail: Mail, claim: Claim) -> Dispatched:
                 with pool.session(route, fresh=fresh, before_opening=way.enter) as session:
                     tls_version = session.tls_version
                     reused = session.transactions > 0
-                    if (not reused or time.monotonic() - asked_at > _AT_ONCE) and not _still_active(route):
+                    if not _still_active(route):
                         continue  # replaced while the session was being opened: nothing begins with the old one
                     try:
                         outcome = transact(session, mail, claim)

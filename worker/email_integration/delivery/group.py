@@ -184,10 +184,8 @@ class _Convoy:
         self._waiting.clear()
 
     def _send_all(self, session: Session, way: Way) -> None:
-        if routing.active_relay() != session.relay:
-            return  # replaced while the session was being opened
         self._prepare(session)
-        ready = self._ready.popleft() if self._ready else None
+        ready = self._first(session)
         while ready is not None:
             ready = self._send(session, way, ready)
 
@@ -195,7 +193,6 @@ class _Convoy:
         """Send one, and give the next one, whose transaction may have begun with that."""
         if self._unrecorded and not (ready.letter.opening.size <= _SHORT and session.is_answered(within=_PROMPTLY)):
             self._settle(())
-        ready.begin()
         try:
             started = session.begin(ready.letter.opening)
             if started.accepted:
@@ -255,7 +252,13 @@ class _Convoy:
         self._prepare(session)
         if not self._ready or (self._ready[0].claimed_at is None and time.monotonic() - self._since > _AT_MOST):
             return None
-        # Asked for each: it is the promise of a live switch, and cheap.
+        return self._first(session)
+
+    def _first(self, session: Session) -> _Ready | None:
+        """The first that is ready, unless another relay is active by now."""
+        if not self._ready:
+            return None
+        self._ready[0].begin()  # before it is asked for the relay: no attempt begins with one that was replaced
         return self._ready.popleft() if routing.active_relay() == session.relay else None
 
     def _prepare(self, session: Session) -> None:
