@@ -103,8 +103,9 @@ class Run:
         self.followed = ""
         #: Submissions that the application was told had failed.
         self.refused = 0
-        #: Whom the case has killed.
+        #: How often the case has killed, and how many processes.
         self.kills = 0
+        self.killed = 0
         self._complaints: list[str] = []
         self._remarks: list[str] = []
         self._is_submitting = False
@@ -113,20 +114,29 @@ class Run:
 
     # What a case does
 
-    def submit(self, mails: int = 6, *, size: int = 300, followed: bool = False, atomic: bool = False) -> float:
+    def submit(
+        self, mails: int = 6, *, size: int = 300, followed: bool = False, atomic: bool = False, bulk: bool = False
+    ) -> float:
         """Submit, and give how many seconds it took."""
-        self.begin_submitting(mails, size=size, followed=followed, atomic=atomic)
+        self.begin_submitting(mails, size=size, followed=followed, atomic=atomic, bulk=bulk)
         return self.finish_submitting()
 
     def begin_submitting(
-        self, mails: int = 6, *, size: int = 300, followed: bool = False, atomic: bool = False, pause: float = 0
+        self,
+        mails: int = 6,
+        *,
+        size: int = 300,
+        followed: bool = False,
+        atomic: bool = False,
+        bulk: bool = False,
+        pause: float = 0,
     ) -> None:
         """Let the application submit by itself, ``pause`` seconds apart; ``finish_submitting`` waits for it."""
         if followed:
             self.followed = f"followed{next(self._numbers)}"
         self._is_submitting = True
         self.world.application.begin(
-            do="submit", mails=mails, size=size, atomic=atomic, followed_by=self.followed, pause=pause
+            do="submit", mails=mails, size=size, atomic=atomic, bulk=bulk, followed_by=self.followed, pause=pause
         )
 
     def finish_submitting(self) -> float:
@@ -176,6 +186,11 @@ class Run:
             )
         except CannotCount:
             return False
+
+    @property
+    def at_once(self) -> int:
+        """How many mails a process may have claimed at a time."""
+        return int(dict(self.case.setting.extra).get("GROUP_COMMIT", "1"))
 
     @property
     def _holds(self) -> bool:

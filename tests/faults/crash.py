@@ -41,6 +41,9 @@ POINTS = {
     "after the claim": Point(function="email_integration.delivery.ledger:claim", event="return"),
     "after the reply": Point(function="email_integration.smtp.session:Session.finish", event="return"),
     "after the record": Point(function="email_integration.delivery.ledger:record", event="return"),
+    # A group's: one commit is the record of one mail and the claim of the next.
+    "before the commit": Point(function="email_integration.delivery.ledger:record_and_claim", event="call"),
+    "after the commit": Point(function="email_integration.delivery.ledger:record_and_claim", event="return"),
     "before the continuation": Point(function="email_integration.tasks.canvas:go_on", event="call"),
     "after the continuation": Point(function="email_integration.tasks.canvas:go_on", event="return"),
 }

@@ -52,7 +52,7 @@ def _amid(verb: str, size: int, victim: Victim) -> Callable[[Run], None]:
 
 def _of(setting: Setting, victim: Victim) -> list[Case]:
     at_once = 1 if victim == "child" else setting.concurrency
-    ways = {point: _at(point, victim) for point in POINTS}
+    ways = {point: _at(point, victim) for point in POINTS if not point.endswith("the commit")}
     ways |= {point: _amid(verb, size, victim) for point, (verb, size) in SILENT_AT.items()}
     return [
         Case(

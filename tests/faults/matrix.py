@@ -6,13 +6,14 @@ import itertools
 import random
 from collections.abc import Iterable, Iterator
 
-from . import brokers, clocks, contents, crashes, endings, outages, refusals, storms
+from . import brokers, bulk, clocks, contents, crashes, endings, outages, refusals, storms
 from .cases import Case
 from .world import Setting
 
 CASES: list[Case] = [
     *crashes.CASES,
     *refusals.CASES,
+    *bulk.CASES,
     *brokers.CASES,
     *endings.CASES,
     *outages.CASES,
@@ -29,8 +30,9 @@ def by_setting(cases: Iterable[Case]) -> Iterator[tuple[Setting, list[Case]]]:
         yield setting, list(group)
 
 
-#: So many cases of a group and a setting, at the most, are in each part.
+#: So many cases of a group and a setting, at the most, are in each part; of bulk, which is like others in most, fewer.
 _OF_A_KIND = 7
+_OF_BULK = 3
 
 #: So many storms, each of which takes a minute, are in the second.
 _STORMS = 2
@@ -48,7 +50,7 @@ def _some(chance: random.Random, cases: Iterable[Case]) -> list[Case]:
     chosen: list[Case] = []
     for _, of_setting in by_setting(cases):
         of_setting.sort(key=lambda case: case.group)
-        for _, of_group in itertools.groupby(of_setting, key=lambda case: case.group):
+        for group, of_group in itertools.groupby(of_setting, key=lambda case: case.group):
             among = list(of_group)
-            chosen += chance.sample(among, min(len(among), _OF_A_KIND))
+            chosen += chance.sample(among, min(len(among), _OF_BULK if group == "bulk" else _OF_A_KIND))
     return chosen

@@ -24,22 +24,24 @@ def _faulty(verb: str, kind: str) -> Callable[[Run], None]:
     return act
 
 
-def _chaotic(seed: int, mails: int, times: int) -> Callable[[Run], None]:
+def chaotic(seed: int, mails: int, times: int, *, atomic: bool = False) -> Callable[[Run], None]:
+    """Anything at any verb, so many times, amid so many mails."""
+
     def act(run: Run) -> None:
         before = run.world.smtp.misbehaved
         run.world.smtp.misbehave_at_random(seed, rate=0.15)
-        run.submit(mails)
+        run.submit(mails, atomic=atomic)
         run.wait(lambda: run.world.smtp.misbehaved - before >= times or run.is_over(), "the faults", seconds=60)
 
     return act
 
 
-def _refuses(verb: str, kind: str) -> int:
+def refuses(verb: str, kind: str) -> int:
     """How many mails are refused for good: one each time that it is the mail that is meant."""
     return TIMES if kind == "5yz" and verb in ("MAIL", "RCPT", "DATA", "CONTENT", "DOT") else 0
 
 
-def _leaves_doubt(verb: str, kind: str) -> bool:
+def leaves_doubt(verb: str, kind: str) -> bool:
     """Whether nobody can know if the server has the mail: it says nothing clear once it may have the dot."""
     return verb in ("DOT", "TAKEN") or (verb == "CONTENT" and kind in SILENCES)
 
@@ -50,8 +52,8 @@ CASES = [
         name=f"{kind} at {verb}",
         setting=setting,
         act=_faulty(verb, kind),
-        refuses=_refuses(verb, kind),
-        doubts=None if _leaves_doubt(verb, kind) else range(1),
+        refuses=refuses(verb, kind),
+        doubts=None if leaves_doubt(verb, kind) else range(1),
     )
     for setting, verbs in ((RESEND, VERBS), (HOLD, ("CONTENT", "DOT", "TAKEN")))
     for verb in verbs
@@ -61,7 +63,7 @@ CASES = [
         group="server",
         name=f"at random, seed {seed}",
         setting=setting,
-        act=_chaotic(seed, mails=30, times=25),
+        act=chaotic(seed, mails=30, times=25),
         seconds=90,
         slow=True,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import email.parser
 import hashlib
 import random
@@ -28,18 +29,23 @@ _USUAL = {"MAIL": "250 2.1.0 ok", "RCPT": "250 2.1.5 ok", "RSET": "250 2.0.0 ok"
 
 @dataclass(frozen=True, kw_only=True)
 class Fault:
-    """What happens at the next ``times`` commands of ``verb``."""
+    """What happens at the next ``times`` commands of ``verb``, but for the first ``after`` of them."""
 
     verb: str
     kind: str
     times: int = 1
+    after: int = 0
 
 
 class Hold:
-    """The next command of ``verb`` gets no reply, and whoever waits for that learns whose it was."""
+    """The next command of ``verb``, but for the first ``after``, gets no reply.
 
-    def __init__(self, verb: str) -> None:
+    Whoever waits for that learns whose it was.
+    """
+
+    def __init__(self, verb: str, *, after: int = 0) -> None:
         self.verb = verb
+        self.after = after
         self._reached = threading.Event()
         #: The client's port.
         self.port = 0
@@ -82,7 +88,7 @@ class SMTPSink:
         """Let these happen from now on."""
         with self._lock:
             for fault in faults:
-                self._faults.extend([fault] * fault.times)
+                self._faults.extend([fault, *[dataclasses.replace(fault, after=0)] * (fault.times - 1)])
 
     def misbehave_at_random(self, seed: int, *, rate: float) -> None:
         """Let anything happen at any verb, with a chance of ``rate`` (0 to 1); nothing that ends a mail for good."""
@@ -96,9 +102,9 @@ class SMTPSink:
             self._holds.clear()
             self._chaos = None
 
-    def hold(self, verb: str) -> Hold:
-        """Keep the reply to the next ``verb`` back until the client has gone."""
-        hold = Hold(verb)
+    def hold(self, verb: str, *, after: int = 0) -> Hold:
+        """Keep the reply to the next ``verb``, but for the first ``after``, back until the client has gone."""
+        hold = Hold(verb, after=after)
         with self._lock:
             self._holds.append(hold)
         return hold
@@ -107,6 +113,9 @@ class SMTPSink:
         """Take the hold for this command."""
         with self._lock:
             found = next((hold for hold in self._holds if hold.verb == verb), None)
+            if found is not None and found.after:
+                found.after -= 1
+                return None
             if found is not None:
                 self._holds.remove(found)
             return found
@@ -115,6 +124,9 @@ class SMTPSink:
         """Take the first fault for this command."""
         with self._lock:
             found = next((fault for fault in self._faults if fault.verb == verb), None)
+            if found is not None and found.after:
+                self._faults[self._faults.index(found)] = dataclasses.replace(found, after=found.after - 1)
+                return None
             if found is not None:
                 self._faults.remove(found)
                 self._misbehaved += 1

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from .bulk import TEN
 from .cases import Case, Run
 from .world import Setting
 
@@ -18,14 +19,14 @@ from .world import Setting
 _SWEEP_EVERY = 3
 
 
-def _storm(mails: int, seed: int) -> Callable[[Run], None]:
+def _storm(mails: int, seed: int, *, bulk: bool = False) -> Callable[[Run], None]:
     def act(run: Run) -> None:
         chance = random.Random(seed)
         over = threading.Event()
         # What is killed is killed with a mail in its hands, more often than not.
         run.world.smtp.slow = 0.02
         killers = threading.Thread(target=_kill, args=(run, chance, over))
-        run.begin_submitting(mails)
+        run.begin_submitting(mails, bulk=bulk)
         killers.start()
         try:
             run.finish_submitting()
@@ -36,7 +37,9 @@ def _storm(mails: int, seed: int) -> Callable[[Run], None]:
             run.world.smtp.slow = 0.0
         seconds = time.monotonic() - run.started
         sweeps = len(re.findall(r"tasks\.sweep\[[^]]*\] succeeded", run.world.logs()))
-        run.remark(f"{run.kills} kills and {sweeps} sweeps in {seconds:.0f} s")
+        doubts = sum(row.doubts for row in run.rows().values())
+        run.remark(f"{run.kills} kills of {run.killed} processes and {sweeps} sweeps in {seconds:.0f} s")
+        run.promise(doubts <= run.killed * run.at_once, f"{doubts} in doubt of {run.killed} killed processes")
         run.promise(run.kills >= mails // 200, f"only {run.kills} kills")
         # Busy workers sweep too, or what was rung for in vain would wait for the end of the storm.
         run.promise(sweeps >= seconds / _SWEEP_EVERY, f"only {sweeps} sweeps in {seconds:.0f} s")
@@ -51,19 +54,23 @@ def _kill(run: Run, chance: random.Random, over: threading.Event) -> None:
         try:
             if chance.random() < 0.25:
                 os.killpg(chance.choice(run.world.workers).pid, signal.SIGKILL)
+                run.killed += run.world.setting.concurrency
             else:
                 os.kill(chance.choice(run.world.children()), signal.SIGKILL)
+                run.killed += 1
         except (IndexError, ProcessLookupError):
             continue  # nobody there at this moment
         run.kills += 1
 
 
-def _of(name: str, mails: int, seed: int, **setting: Any) -> Case:
+def _of(
+    name: str, mails: int, seed: int, *, bulk: bool = False, extra: tuple[tuple[str, str], ...] = (), **setting: Any
+) -> Case:
     return Case(
         group="storm",
         name=name,
-        setting=Setting(extra=(("SWEEP_INTERVAL", "0.3"),), **setting),
-        act=_storm(mails, seed),
+        setting=Setting(extra=(("SWEEP_INTERVAL", "0.3"), *extra), **setting),
+        act=_storm(mails, seed, bulk=bulk),
         seconds=10,
         slow=True,
     )
@@ -74,4 +81,7 @@ CASES = [
     _of("1000 mails", 1000, 2, policy="hold", database="sqlite", workers=2),
     _of("500 mails, three workers", 500, 3, policy="resend", database="sqlite", workers=3),
     _of("500 mails, three workers", 500, 4, policy="hold", database="postgresql", workers=3),
+    _of("2000 in bulk", 2000, 5, policy="hold", database="sqlite", workers=2, bulk=True),
+    _of("2000 in bulk", 2000, 6, policy="resend", database="postgresql", workers=2, bulk=True),
+    _of("2000 in bulk, ten a commit", 2000, 7, policy="hold", database="postgresql", workers=2, bulk=True, extra=TEN),
 ]

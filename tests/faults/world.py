@@ -22,7 +22,7 @@ from cryptography.fernet import Fernet
 from config.local.certificates import Certificates, make_certificates
 from config.local.processes import Process, Processes
 from config.local.valkey import Valkey
-from config.local.workers import start_beat, start_worker
+from config.local.workers import QUEUES, start_beat, start_worker
 
 from . import faketime
 from .crash import PLAN, Plan
@@ -47,13 +47,15 @@ TIMES = {
 class Setting:
     """What the cases of one world have in common.
 
-    ``policy`` is what becomes of mail in doubt. ``watched``: its workers can be made to die at an exact point, for
-    which they run slower. ``clock``: their clock can be set. ``extra`` is added to the environment of its processes.
+    ``policy`` is what becomes of mail in doubt. Of ``workers`` there are so many for each of ``lanes``, the queues that a
+    worker serves. ``watched``: they can be made to die at an exact point, for which they run slower. ``clock``: their
+    clock can be set. ``extra`` is added to the environment of its processes.
     """
 
     policy: str = "resend"
     database: str = "sqlite"
     workers: int = 1
+    lanes: tuple[tuple[str, ...], ...] = (QUEUES,)
     concurrency: int = 2
     watched: bool = False
     clock: bool = False
@@ -78,7 +80,7 @@ class World:
             Postgres(self.folder / "postgresql") if setting.database == "postgresql" else SQLite(self.folder)
         )
         self.plan = Plan(self.folder / "plan.json")
-        self.workers: list[Process] = []
+        self._serving: list[tuple[Process, tuple[str, ...]]] = []
         self._started = 0
         self._key = Fernet.generate_key().decode()
         self._processes: Processes
@@ -113,11 +115,22 @@ class World:
 
     # Its processes
 
-    def start_worker(self) -> Process:
+    @property
+    def workers(self) -> list[Process]:
+        """All of them."""
+        return [worker for worker, _ in self._serving]
+
+    def worker_of(self, queue: str) -> Process:
+        """The first that serves this queue."""
+        return next(worker for worker, queues in self._serving if queue in queues)
+
+    def start_worker(self, queues: tuple[str, ...]) -> Process:
         """Start one more worker, and wait until it consumes."""
         self._started += 1
-        worker = start_worker(self._processes, name=f"worker{self._started}", concurrency=self.setting.concurrency)
-        self.workers.append(worker)
+        worker = start_worker(
+            self._processes, name=f"worker{self._started}", concurrency=self.setting.concurrency, queues=queues
+        )
+        self._serving.append((worker, queues))
         return worker
 
     def set_clock(self, seconds: int) -> None:
@@ -135,9 +148,10 @@ class World:
 
     def mend(self) -> None:
         """Have as many workers as there should be."""
-        self.workers = [worker for worker in self.workers if worker.is_running]
-        while len(self.workers) < self.setting.workers:
-            self.start_worker()
+        self._serving = [(worker, queues) for worker, queues in self._serving if worker.is_running]
+        for lane in self.setting.lanes:
+            while sum(queues == lane for _, queues in self._serving) < self.setting.workers:
+                self.start_worker(lane)
 
     def processes(self) -> list[int]:
         """The ids of all that write to the database: workers, their pool processes, beat, the application."""

@@ -38,6 +38,10 @@ _AT_ONCE = 25
 _PROMPTLY = 0.02
 _SHORT = 64 * 1024
 
+#: Octets of the largest content that goes along with others. A larger one takes its time, and those after it would wait
+#: for their turn while somebody else rings for them.
+_LARGEST = 256 * 1024
+
 #: Lost workers in a row that say something of a mail: it may have been rung for in vain, and been with a killer once.
 _LOST_WITHOUT_GUILT = 3
 
@@ -96,7 +100,7 @@ def _is_plain(delivery: Delivery) -> bool:
     pending = rows.pending(delivery)
     if not (pending and delivery.due_at <= now < delivery.expires_at) or delivery.unfinished:
         return False
-    if delivery.rings and conf.get("QUARANTINE_AFTER") < _LOST_WITHOUT_GUILT:
+    if delivery.content_size > _LARGEST or (delivery.rings and conf.get("QUARANTINE_AFTER") < _LOST_WITHOUT_GUILT):
         return False
     try:
         plan = safety.plan_now(pending)
