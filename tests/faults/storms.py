@@ -39,6 +39,8 @@ def _storm(mails: int, seed: int, *, bulk: bool = False) -> Callable[[Run], None
         sweeps = len(re.findall(r"tasks\.sweep\[[^]]*\] succeeded", run.world.logs()))
         doubts = sum(row.doubts for row in run.rows().values())
         run.remark(f"{run.kills} kills of {run.killed} processes and {sweeps} sweeps in {seconds:.0f} s")
+        innocent = sum(row.status == "quarantined" for row in run.rows().values())
+        run.promise(not innocent, f"{innocent} in quarantine, that killed nobody")
         run.promise(doubts <= run.killed * run.at_once, f"{doubts} in doubt of {run.killed} killed processes")
         run.promise(run.kills >= mails // 200, f"only {run.kills} kills")
         # Busy workers sweep too, or what was rung for in vain would wait for the end of the storm.

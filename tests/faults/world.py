@@ -47,8 +47,8 @@ TIMES = {
 class Setting:
     """What the cases of one world have in common.
 
-    ``policy`` is what becomes of mail in doubt. Of ``workers`` there are so many for each of ``lanes``, the queues that a
-    worker serves. ``watched``: they can be made to die at an exact point, for which they run slower. ``clock``: their
+    ``policy`` is what becomes of mail in doubt. Of ``workers`` there are so many for each of ``lanes``, the queues that
+    a worker serves. ``watched``: they can be made to die at an exact point, for which they run slower. ``clock``: their
     clock can be set. ``extra`` is added to the environment of its processes.
     """
 
