@@ -246,6 +246,9 @@ CELERY_RESULT_EXPIRES = 7 * 24 * 3600
 # Otherwise the worker opens a database connection for each task. config/celery.py has the liveness check for it.
 CELERY_DB_REUSE_MAX = 500
 CELERY_TIMEZONE = "UTC"
+# Beat looks at its schedule this often at least, in seconds. After a clock that was set back it would sleep for five
+# minutes, though the clock be right again by then.
+CELERY_BEAT_MAX_LOOP_INTERVAL = 5
 
 # Logging: to the console. Django's own would mail error reports to ADMINS, and those hold what was in the request.
 
