@@ -33,7 +33,8 @@ run: $(STAMP) ## Start everything on loopback to play with, until Ctrl-C
 
 # 'test' runs all on SQLite but what is marked 'extra'; on PostgreSQL what uses the database; on MariaDB where two write at
 # once; and a part of the fault matrix. 'test-extra' adds what is 'extra', on MariaDB whatever only a database can decide,
-# and another part of the matrix. Two at a time, each with services of its own: most of the matrix waits.
+# and another part of the matrix. Two at a time, each with services of its own; the matrix alone, for its cases have
+# times that a busy machine would not keep.
 MATRIX := tests/acceptance/test_fault_matrix.py
 # The octets and the words are the same whatever database they come from.
 SAME_EVERYWHERE := $(addprefix --ignore=tests/integration/test_,fidelity.py staging_safety.py validate_smtp.py)
@@ -46,27 +47,27 @@ TWO_AT_A_TIME := $(MAKE) --no-print-directory --jobs=2 --output-sync=line
 test: $(STAMP) ## Run the tests
 	tests/system-packages.sh
 	$(TWO_AT_A_TIME) test-here test-databases
+	$(BIN)/python -m pytest $(MATRIX)
 
 .PHONY: test-here test-databases
 test-here:
 	$(BIN)/python -m pytest --ignore=$(MATRIX)
 
 test-databases:
-	$(BIN)/python -m pytest $(MATRIX)
 	TEST_DATABASE=postgresql $(BIN)/python -m pytest -m "django_db and not extra" $(SAME_EVERYWHERE) tests/integration
 	TEST_DATABASE=mariadb $(BIN)/python -m pytest -m "django_db and not extra" $(AT_ONCE)
 
 test-extra: $(STAMP) ## Run the slow rest of the tests
 	tests/system-packages.sh
-	$(TWO_AT_A_TIME) test-extra-matrix test-extra-rest
-
-# 5 is pytest's 'no tests collected': there may be no slow test.
-.PHONY: test-extra-matrix test-extra-rest
-test-extra-matrix:
+	$(TWO_AT_A_TIME) test-extra-here test-extra-databases
 	$(BIN)/python -m pytest -m extra $(MATRIX)
 
-test-extra-rest:
+# 5 is pytest's 'no tests collected': there may be no slow test.
+.PHONY: test-extra-here test-extra-databases
+test-extra-here:
 	$(BIN)/python -m pytest -m extra --ignore=$(MATRIX) || [ $$? -eq 5 ]
+
+test-extra-databases:
 	TEST_DATABASE=postgresql $(BIN)/python -m pytest -m "django_db and extra" tests/integration || [ $$? -eq 5 ]
 	TEST_DATABASE=mariadb $(BIN)/python -m pytest -m django_db $(OF_THE_DATABASE)
 

@@ -10,7 +10,7 @@ from django.db.models import F
 from django.utils import timezone
 
 from email_integration import routing
-from email_integration.models import Delivery
+from email_integration.models import Delivery, RelayGate
 from email_integration.routing import gate
 from email_integration.smtp import Relay
 
@@ -26,17 +26,25 @@ _MOST_RINGS = 32_000
 
 def sweep() -> int:
     """Ring for what is due and return how many deliveries that were. Any number of sweeps may run at once."""
-    _have_the_relay_tried()
     total = 0
-    while taken := _take(timezone.now()):
-        if not doorbell.ring(taken):
-            _give_back(taken)
-            break
-        total += len(taken)
-        if len(taken) < BATCH:
-            break
+    if _is_anything_due(timezone.now()):
+        _have_the_relay_tried()
+        while taken := _take(timezone.now()):
+            if not doorbell.ring(taken):
+                _give_back(taken)
+                break
+            total += len(taken)
+            if len(taken) < BATCH:
+                break
     swept.leave_mark()
     return total
+
+
+def _is_anything_due(now: dt.datetime) -> bool:
+    """Whether there is a delivery to ring for or a relay to try: one question, as most sweeps find neither."""
+    deliveries = Delivery.objects.using(database()).filter(ring_after__lte=now).order_by().values_list("pk")
+    gates = RelayGate.objects.using(database()).filter(probe_at__lte=now).order_by().values_list("pk")
+    return bool(deliveries.union(gates, all=True)[:1])
 
 
 def _have_the_relay_tried() -> None:
