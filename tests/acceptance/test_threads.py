@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections import Counter
 from collections.abc import Callable
@@ -38,8 +39,8 @@ def server(smtp_server: Callable[..., SMTPServer], activate: Activate, open_sess
     return server
 
 
-def submit() -> list[str]:
-    with transaction.atomic():
+def submit(*, together: bool = True) -> list[str]:
+    with transaction.atomic() if together else contextlib.nullcontext():
         return [
             send_email.delay(f"Mail {number}", "Text", to=["kim@example.com"], in_doubt="hold").id
             for number in range(MAILS)
@@ -76,7 +77,7 @@ def test_a_worker_of_threads_that_is_terminated_loses_nothing(stack: Callable[..
     server.clear_faults()
     server.inject(Fault(verb="DOT", delay=0.2))  # that some are left, however late the signal is heard
     running = stack(pool="threads", concurrency=THREADS, env={**PATIENT, "RING_AFTER": "2"})
-    submit()
+    submit(together=False)  # a group would be finished
     wait_until(lambda: len(server.messages) >= 20, seconds=30, what="the first mails")
     running.worker.end(seconds=20)
     assert running.worker.returncode == 0
