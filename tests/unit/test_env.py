@@ -250,7 +250,10 @@ def test_sqlite_is_fit_for_several_processes(tmp_path: Path) -> None:
 
     assert services.database("UNSET", "sqlite:////srv/x.sqlite3")["OPTIONS"] == services.SQLITE_OPTIONS
     assert services.database("UNSET", "sqlite:////srv/x.sqlite3?timeout=3")["OPTIONS"]["timeout"] == 3
-    assert "OPTIONS" not in services.database("UNSET", "postgres://user@host/db")
+    assert services.database("UNSET", "postgres://user@host/db")["OPTIONS"] == services.POSTGRESQL_OPTIONS
+    assert (
+        services.database("UNSET", "postgres://user@host/db?prepare_threshold=9")["OPTIONS"]["prepare_threshold"] == 9
+    )
 
 
 def test_mysql_urls_find_a_driver() -> None:
