@@ -46,14 +46,16 @@ TWO_AT_A_TIME := $(MAKE) --no-print-directory --jobs=2 --output-sync=line
 
 test: $(STAMP) ## Run the tests
 	tests/system-packages.sh
-	$(TWO_AT_A_TIME) test-here test-databases
+	$(TWO_AT_A_TIME) test-processes test-databases
 	$(BIN)/python -m pytest $(MATRIX)
 
-.PHONY: test-here test-databases
-test-here:
-	$(BIN)/python -m pytest --ignore=$(MATRIX)
+.PHONY: test-processes test-databases
+# These wait for processes and browsers to start for most of their time.
+test-processes:
+	$(BIN)/python -m pytest --ignore=$(MATRIX) tests/acceptance tests/browser
 
 test-databases:
+	$(BIN)/python -m pytest --ignore=tests/acceptance --ignore=tests/browser
 	TEST_DATABASE=postgresql $(BIN)/python -m pytest -m "django_db and not extra" $(SAME_EVERYWHERE) tests/integration
 	TEST_DATABASE=mariadb $(BIN)/python -m pytest -m "django_db and not extra" $(AT_ONCE)
 

@@ -87,8 +87,9 @@ def broker_contents() -> str:
 def recorded_events() -> Iterator[list[dict[str, Any]]]:
     """What Flower gets to see."""
     events: list[dict[str, Any]] = []
-    current_app.control.enable_events(reply=True)  # as Flower does it; workers publish none by themselves
     with current_app.connection_for_read() as connection:
+        # As Flower does it; workers publish none by themselves.
+        current_app.control.enable_events(reply=True, connection=connection)
         receiver = current_app.events.Receiver(connection, handlers={"*": events.append})
         thread = threading.Thread(target=receiver.capture, kwargs={"limit": None, "timeout": None, "wakeup": False})
         thread.start()
