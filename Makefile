@@ -8,7 +8,7 @@ LOCKS := requirements/uv.txt requirements/dev.txt
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo run test test-extra faults bench bench-quick check lock clean
+.PHONY: help install demo run test test-extra faults bench bench-quick docs check lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -85,6 +85,10 @@ bench-quick: $(STAMP) ## Measure the most important in about two minutes
 	bench/system-packages.sh
 	$(BIN)/python -m bench --quick
 
+docs: $(STAMP) ## Build the documentation as a site in var/docs
+	$(BIN)/python -m sphinx --builder html --fail-on-warning --keep-going --quiet --doctree-dir var/doctrees docs var/docs
+	@echo "$(CURDIR)/var/docs/index.html"
+
 # The checks look at the code: nothing of this machine's .env may change what they say.
 check: export DJANGO_SETTINGS_MODULE := tests.settings
 check: export FLOWER_BASIC_AUTH := check:check
@@ -107,6 +111,7 @@ lock: $(STAMP) ## Resolve the lock files anew; UPGRADE=1 takes the newest versio
 	$(COMPILE) $(if $(UPGRADE),--upgrade) --group installer -o requirements/uv.txt
 	$(COMPILE) $(if $(UPGRADE),--upgrade) pyproject.toml --group dev -c requirements/uv.txt -o requirements/dev.txt
 	$(COMPILE) $(if $(UPGRADE),--upgrade) pyproject.toml --group run -c requirements/dev.txt -o requirements/run.txt
+	$(COMPILE) $(if $(UPGRADE),--upgrade) pyproject.toml --group docs -c requirements/dev.txt -o requirements/docs.txt
 	for each in bench/requirements/*.in; do \
 		$(COMPILE) $(if $(UPGRADE),--upgrade) $$each -c requirements/run.txt -o $${each%.in}.txt || exit; \
 	done
