@@ -1,12 +1,13 @@
-"""The addresses: the admin, and the root that leads there."""
+"""The addresses: the admin, the root that leads there, and what machines ask."""
 
 from __future__ import annotations
 
 from django.contrib import admin
-from django.urls import path
+from django.urls import include, path
 from django.views.generic import RedirectView
 
 urlpatterns = [
     path("admin/", admin.site.urls),
+    path("", include("email_integration.urls")),
     path("", RedirectView.as_view(pattern_name="admin:index")),
 ]

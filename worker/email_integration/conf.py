@@ -72,6 +72,8 @@ DEFAULTS: dict[str, Any] = {
     "REDIRECT_ALL_TO": [],
     # ... and write to nobody but these addresses and domains; [] means everybody.
     "ALLOWED_RECIPIENTS": [],
+    # /readyz says no when a mail of the lanes 'high' and 'normal' has been due for so long.
+    "QUEUE_AGE_LIMIT": 900.0,
     # The Fernet keys that seal SMTP passwords, newest first.
     "SMTP_PASSWORD_KEYS": [],
 }

@@ -151,6 +151,11 @@ class Migration(migrations.Migration):
                         fields=["content_file"],
                         name="delivery_content_file",
                     ),
+                    email_integration.models.indexes.PartialIndex(
+                        condition=models.Q(("status", "in_doubt")),
+                        fields=["status"],
+                        name="delivery_in_doubt",
+                    ),
                     models.Index(fields=["-created_at"], name="delivery_created_at"),
                 ],
             },

@@ -127,6 +127,7 @@ class Delivery(models.Model):
                 name="delivery_finished_content",
             ),
             PartialIndex(fields=("content_file",), condition=~models.Q(content_file=""), name="delivery_content_file"),
+            PartialIndex(fields=("status",), condition=models.Q(status="in_doubt"), name="delivery_in_doubt"),
             models.Index(fields=("-created_at",), name="delivery_created_at"),
         )
 

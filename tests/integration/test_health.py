@@ -1,0 +1,151 @@
+"""/healthz and /readyz: what a machine that asks is told."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from django.test import Client
+
+from config.local.processes import wait_until
+from email_integration.delivery import swept
+from email_integration.models import Delivery
+from email_integration.operations import health
+from email_integration.operations.probing import Panel
+from tests.deliveries import RecordingDoorbell, ago, submitted
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+@pytest.fixture(autouse=True)
+def _swept(valkey: Any, bell: RecordingDoorbell) -> Iterator[None]:
+    """Something sweeps."""
+    swept.leave_mark()
+    yield
+    wait_until(lambda: not health.panel._asked, seconds=10, what="the end of all questions")
+
+
+def asked(client: Client) -> tuple[int, dict[str, Any]]:
+    response = client.get("/readyz")
+    return response.status_code, json.loads(response.content)
+
+
+def test_healthz_asks_nothing(client: Client, django_assert_num_queries: Any, valkey: Any) -> None:
+    """It answers with everything else gone."""
+    valkey.stop()
+    with django_assert_num_queries(0):
+        response = client.get("/healthz")
+    assert (response.status_code, response.json()) == (200, {"ok": True})
+
+
+def test_readyz_names_each_part_with_a_sentence(client: Client) -> None:
+    """All is well: 200, and each check has ok, a sentence and its seconds."""
+    status, body = asked(client)
+
+    assert status == 200
+    assert body["ok"] is True
+    assert set(body["checks"]) == {"database", "cache", "broker", "worker", "queue"}
+    for check in body["checks"].values():
+        assert check["ok"] is True
+        assert check["text"]
+        assert 0 <= check["seconds"] < health.PATIENCE
+
+
+def test_without_the_broker_it_is_not_ready(client: Client, valkey: Any) -> None:
+    """Broker and cache are one server here; the database is well still."""
+    valkey.stop()
+    status, body = asked(client)
+
+    assert status == 503
+    assert {name for name, check in body["checks"].items() if not check["ok"]} >= {"cache", "broker"}
+    assert body["checks"]["database"]["ok"]
+
+
+def test_a_frozen_broker_does_not_hold_it_up(client: Client, valkey: Any) -> None:
+    """Whoever asks has an answer in the time that all questions have together."""
+    valkey.freeze()
+    began = time.monotonic()
+    status, _ = asked(client)
+
+    assert status == 503
+    assert time.monotonic() - began < health.PATIENCE + 1
+    valkey.thaw()
+
+
+def test_when_nothing_sweeps_it_is_not_ready(client: Client, valkey: Any) -> None:
+    """No worker has left the mark of a sweep."""
+    valkey.flush()
+    status, body = asked(client)
+
+    assert status == 503
+    assert not body["checks"]["worker"]["ok"]
+
+
+@pytest.mark.parametrize(("lane", "expected"), [("high", 503), ("normal", 503), ("bulk", 200)])
+def test_mail_that_waits_too_long_says_no(client: Client, settings: Any, lane: str, expected: int) -> None:
+    """A mail that is due beyond the limit; of 'bulk' it is only told."""
+    limit = 60.0
+    settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "QUEUE_AGE_LIMIT": limit}
+    pk = submitted().pk
+    Delivery.objects.filter(pk=pk).update(lane=lane, due_at=ago(2 * limit))
+    status, body = asked(client)
+
+    assert status == expected
+    assert lane in body["checks"]["queue"]["text"]
+
+
+def test_it_tells_no_address_and_no_secret(client: Client, settings: Any, valkey: Any) -> None:
+    """Neither when all is well nor when nothing is."""
+    delivery = submitted("kim@example.com")
+    Delivery.objects.filter(pk=delivery.pk).update(due_at=ago(3600))
+    said = [client.get("/readyz").content.decode()]
+    valkey.stop()
+    said.append(client.get("/readyz").content.decode())
+
+    for text in said:
+        for secret in (settings.SECRET_KEY, settings.REDIS_URL, str(valkey.port), "@", delivery.pk, "127.0.0.1"):
+            assert secret not in text
+
+
+def test_what_hangs_is_asked_once(client: Client) -> None:
+    """However often somebody asks, one thread waits."""
+    go_on = threading.Event()
+    asked: list[int] = []
+
+    def hangs() -> tuple[bool, str]:
+        asked.append(1)
+        return go_on.wait(20), "it went on"
+
+    panel = Panel({"hangs": hangs, "answers": lambda: (True, "here")})
+    for _ in range(3):
+        answers = panel.ask(patience=0.5)
+        assert not answers["hangs"].ok
+        assert "0.5 s" in answers["hangs"].text
+        assert answers["answers"].ok
+    assert len(asked) == 1
+
+    go_on.set()
+    wait_until(lambda: panel.ask(patience=1)["hangs"].ok, seconds=10, what="the answer")
+
+
+def test_what_raises_is_not_well_and_quotes_nothing() -> None:
+    """The text of an error may hold anything."""
+
+    def raises() -> tuple[bool, str]:
+        raise ValueError("kim@example.com")
+
+    answer = Panel({"raises": raises}).ask(patience=5)["raises"]
+    assert not answer.ok
+    assert "ValueError" in answer.text
+    assert "kim" not in answer.text
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/readyz"])
+def test_nothing_keeps_an_old_answer(client: Client, path: str) -> None:
+    """No proxy may answer for us."""
+    assert "no-store" in client.get(path)["Cache-Control"]
+    assert client.post(path).status_code == 405

@@ -1,0 +1,84 @@
+"""``/healthz``: this process answers. ``/readyz``: a mail that is submitted now goes out.
+
+Neither tells anything that is secret: no address, no host, no name of a person.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+from django.http import HttpRequest, JsonResponse
+from django.views.decorators.cache import never_cache
+from django.views.decorators.http import require_safe
+
+from email_integration import conf
+from email_integration.delivery import backlog
+from email_integration.diagnosis import Finding, Level, database, workers
+from email_integration.models import Lane
+from email_integration.tasks import health
+
+from .probing import Panel
+
+#: Seconds for all questions together.
+PATIENCE = 3.0
+
+
+@require_safe
+@never_cache
+def healthz(request: HttpRequest) -> JsonResponse:
+    """This process answers; nothing else is asked."""
+    return JsonResponse({"ok": True})
+
+
+@require_safe
+@never_cache
+def readyz(request: HttpRequest) -> JsonResponse:
+    """Whether everything is in place that a mail needs, each with a sentence and its seconds; 503 if not."""
+    answers = panel.ask(patience=PATIENCE)
+    ok = all(answer.ok for answer in answers.values())
+    checks = {name: {**asdict(answer), "seconds": round(answer.seconds, 3)} for name, answer in answers.items()}
+    return JsonResponse({"ok": ok, "checks": checks}, status=200 if ok else 503)
+
+
+def _database() -> tuple[bool, str]:
+    return _worst(database.database())
+
+
+def _cache() -> tuple[bool, str]:
+    return _worst([workers.cache()])
+
+
+def _broker() -> tuple[bool, str]:
+    if health.is_eager():
+        return True, "Tasks run in the process that calls them"
+    failure = health.broker_failure(timeout=conf.get("BROKER_TIMEOUT"))
+    return (True, "The broker is there") if failure is None else (False, f"The broker is out of reach ({failure})")
+
+
+def _worker() -> tuple[bool, str]:
+    """Whether a worker swept lately: to ask the workers themselves would take seconds."""
+    if health.is_eager():
+        return True, "Tasks run in the process that calls them"
+    return _worst([workers.beat()])
+
+
+def _queue() -> tuple[bool, str]:
+    ages = backlog.oldest_due()
+    if not ages:
+        return True, "No mail waits for a worker"
+    limit = conf.get("QUEUE_AGE_LIMIT")
+    text = "The oldest mail waits for a worker since " + ", ".join(
+        f"{ages[lane]:.0f} s ({lane})" for lane in Lane.values if lane in ages
+    )
+    # A campaign may take as long as it takes.
+    late = any(age > limit for lane, age in ages.items() if lane != Lane.BULK)
+    return not late, text + (f"; the limit is {limit:.0f} s" if late else "")
+
+
+def _worst(findings: list[Finding]) -> tuple[bool, str]:
+    """The sentence of the worst; a warning is no reason to say no."""
+    worst = max(findings, key=lambda finding: list(Level).index(finding.level))
+    return worst.level is not Level.ERROR, worst.text
+
+
+panel = Panel({"database": _database, "cache": _cache, "broker": _broker, "worker": _worker, "queue": _queue})

@@ -1,0 +1,14 @@
+"""What machines ask, for the urlconf of a project: ``path("", include("email_integration.urls"))``."""
+
+from __future__ import annotations
+
+from django.urls import path
+
+from .operations import health
+
+app_name = "email_integration"
+
+urlpatterns = [
+    path("healthz", health.healthz, name="healthz"),
+    path("readyz", health.readyz, name="readyz"),
+]
