@@ -1,0 +1,186 @@
+"""The files in deploy/: they run what compose and the Procfile run, and name nothing that does not exist."""
+
+from __future__ import annotations
+
+import configparser
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from django.core.mail import EmailMessage
+from django.test import Client
+
+from config import settings
+from email_integration import conf
+from email_integration.delivery import submit
+from email_integration.models import Delivery
+
+ROOT = Path(__file__).resolve().parents[2]
+KUBERNETES = ROOT / "deploy" / "kubernetes"
+#: systemd's grace period, like Kubernetes', is for what a worker waits for longest: the reply to a final dot.
+GRACE = conf.DEFAULTS["REPLY_TIMEOUT"]
+
+
+def manifests() -> list[dict[str, Any]]:
+    return [found for file in sorted(KUBERNETES.rglob("*.yaml")) for found in yaml.safe_load_all(file.read_text())]
+
+
+def of_kind(kind: str) -> dict[str, dict[str, Any]]:
+    return {found["metadata"]["name"]: found for found in manifests() if found["kind"] == kind}
+
+
+def pods() -> dict[str, dict[str, Any]]:
+    """What is to run in each workload, by its name."""
+    specs = {
+        name: found["spec"]["template"]["spec"]
+        for kind in ("Deployment", "Job")
+        for name, found in of_kind(kind).items()
+    }
+    jobs = {
+        name: found["spec"]["jobTemplate"]["spec"]["template"]["spec"] for name, found in of_kind("CronJob").items()
+    }
+    return specs | jobs
+
+
+def units() -> dict[str, configparser.SectionProxy]:
+    """The [Service] of each unit, by its name without 'mail-'."""
+    found = {}
+    for file in sorted((ROOT / "deploy" / "systemd").glob("*.service")):
+        unit = configparser.ConfigParser(interpolation=None, strict=True)
+        unit.optionxform = str  # type: ignore[assignment,method-assign]
+        unit.read(file)
+        found[file.stem.removeprefix("mail-")] = unit["Service"]
+    return found
+
+
+#: What may differ from place to place: where it listens, what it is called, where it writes, whether Flower is there.
+_OF_THE_PLACE = {"--bind", "--hostname", "--schedule"}
+
+
+def essence(command: list[str]) -> list[str]:
+    """A command without what is of its place alone."""
+    left = [Path(command[0]).name, *command[1:]]
+    for option in _OF_THE_PLACE & {*left}:
+        at = left.index(option)
+        del left[at : at + 2]
+    return [word for word in left if word != "-E"]
+
+
+def commands_of(place: str) -> dict[str, list[str]]:
+    if place == "compose":
+        services = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
+        image = re.findall(r"^CMD (\[.*\])$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)[-1]
+        return {name: service.get("command") or yaml.safe_load(image) for name, service in services.items()}
+    if place == "Procfile":
+        lines = [line.split(": ", 1) for line in (ROOT / "Procfile").read_text().splitlines()]
+        return {name.replace("_", "-"): shlex.split(line.removeprefix("exec ")) for name, line in lines}
+    if place == "systemd":
+        return {name: shlex.split(unit["ExecStart"]) for name, unit in units().items()}
+    return {name: pod["containers"][0]["command"] for name, pod in pods().items()}
+
+
+@pytest.mark.parametrize("place", ["Procfile", "systemd", "kubernetes"])
+def test_what_runs_is_the_same_in_every_place(place: str) -> None:
+    """But for names and addresses. What is only in one place does not count."""
+    ours, theirs = commands_of(place), commands_of("compose")
+    alike = ours.keys() & theirs.keys()
+    assert {"web", "worker", "worker-high", "worker-bulk", "beat"} <= alike
+    for name in alike - {"flower"}:
+        assert essence(ours[name]) == essence(theirs[name])
+
+
+@pytest.mark.parametrize("place", ["compose", "systemd", "kubernetes"])
+def test_every_queue_has_workers_and_only_of_one_kind(place: str) -> None:
+    """A queue that nobody consumes keeps its mail; one of two kinds of workers is no lane."""
+    consumed = [
+        queue
+        for command in commands_of(place).values()
+        if "worker" in command
+        for queue in command[command.index("--queues") + 1].split(",")
+    ]
+    used = {settings.EMAIL_INTEGRATION[key] for key in ("QUEUE", "HIGH_QUEUE", "BULK_QUEUE", "SWEEP_QUEUE")}
+    assert sorted(consumed) == sorted(used | {"celery"})
+
+
+def test_there_is_one_beat_and_never_two() -> None:
+    beat = of_kind("Deployment")["beat"]["spec"]
+    assert (beat["replicas"], beat["strategy"]) == (1, {"type": "Recreate"})
+
+
+def test_workers_have_the_time_to_finish() -> None:
+    """Longer than the longest wait for a reply; and TERM goes to the worker's main process alone."""
+    for name, pod in pods().items():
+        if "worker" in name:
+            assert pod["terminationGracePeriodSeconds"] > GRACE
+    for name, unit in units().items():
+        if "worker" in name:
+            assert int(unit["TimeoutStopSec"]) > GRACE
+            assert unit["KillMode"] == "mixed"
+    services = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
+    for name, service in services.items():
+        if "worker" in name:
+            assert int(service["stop_grace_period"].removesuffix("s")) > GRACE
+
+
+def test_the_variables_are_those_that_the_project_reads() -> None:
+    known = set(re.findall(r"^#?([A-Z_]+)=", (ROOT / ".env.example").read_text(), re.MULTILINE))
+    for name, found in of_kind("ConfigMap").items():
+        assert set(found["data"]) <= known, name
+        assert all(isinstance(value, str) for value in found["data"].values())
+    page = (ROOT / "docs" / "deployment.md").read_text()
+    secret = set(re.findall(r"--from-literal=([A-Z_]+)=", page))
+    assert {"DATABASE_URL", "SECRET_KEY", "SMTP_PASSWORD_KEYS"} == secret <= known
+    for unit in units().values():
+        assert {word.split("=")[0] for word in unit["Environment"].split()} <= known
+
+
+def test_what_a_pod_names_is_there_and_it_may_do_nothing_more_than_it_needs() -> None:
+    maps, ports = of_kind("ConfigMap"), {"http"}
+    for name, pod in pods().items():
+        assert pod["securityContext"]["runAsNonRoot"], name
+        volumes = {volume["name"] for volume in pod["volumes"]}
+        for container in pod["containers"]:
+            assert container["image"] == "celery-mail-dispatch:latest", name
+            for source in container["envFrom"]:
+                assert source.get("configMapRef", {"name": "mail"})["name"] in maps
+                assert source.get("secretRef", {"name": "mail"})["name"] == "mail"
+            assert {mount["name"] for mount in container["volumeMounts"]} <= volumes
+            assert container["securityContext"]["readOnlyRootFilesystem"], name
+            assert {port["name"] for port in container.get("ports", ())} <= ports
+    for found in of_kind("Deployment").values():
+        labels = found["spec"]["template"]["metadata"]["labels"]
+        assert found["spec"]["selector"]["matchLabels"] == labels
+    web = of_kind("Deployment")["web"]["spec"]["template"]["metadata"]["labels"]
+    assert of_kind("Service")["web"]["spec"]["selector"] == web
+
+
+def test_the_user_is_that_of_the_image() -> None:
+    (user,) = re.findall(r"^USER (\d+):(\d+)$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+    for pod in pods().values():
+        assert (pod["securityContext"]["runAsUser"], pod["securityContext"]["runAsGroup"]) == tuple(map(int, user))
+
+
+@pytest.mark.django_db
+def test_the_page_that_the_probe_asks_for_answers() -> None:
+    """With the Host that it sends, which ALLOWED_HOSTS has."""
+    probe = pods()["web"]["containers"][0]["readinessProbe"]["httpGet"]
+    (host,) = [header["value"] for header in probe["httpHeaders"] if header["name"] == "Host"]
+    assert host in of_kind("ConfigMap")["mail"]["data"]["ALLOWED_HOSTS"].split(",")
+    assert Client().get(probe["path"], headers={"host": host}).status_code == 200
+
+
+@pytest.mark.django_db
+def test_the_example_says_what_waits() -> None:
+    """The question of docs/deployment.md, as it stands there."""
+    for priority in ("high", "bulk", "bulk"):
+        submit(EmailMessage("News", "Text", None, ["kim@example.com"]), priority=priority)
+    (example,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "deployment.md").read_text(), re.DOTALL)
+    *lines, question = example.strip().splitlines()
+    names: dict[str, Any] = {}
+    exec("\n".join(lines), names)
+    found = {row["lane"]: row for row in eval(question, names)}
+    assert {lane: row["mails"] for lane, row in found.items()} == {"high": 1, "bulk": 2}
+    assert found["bulk"]["oldest"] == Delivery.objects.filter(lane="bulk").earliest("due_at").due_at
