@@ -1,0 +1,46 @@
+"""What docs/deployment.md says of TERM: a worker finishes the groups that it is at, and nothing else."""
+
+from __future__ import annotations
+
+import signal
+from collections import Counter
+from collections.abc import Callable
+
+from django.db import transaction
+
+from config.local.processes import wait_until
+from config.local.smtp_server import Fault, SMTPServer
+from email_integration.models import Delivery
+from email_integration.tasks import send_email
+from tests.acceptance.conftest import Activate
+from tests.stack import PATIENT, Stack
+
+#: As many as make groups of ten, four of them: two for the processes, and two that were fetched before.
+MAILS = 40
+GROUP = 10
+
+
+def test_a_group_is_finished_on_term_and_what_was_fetched_is_given_back(
+    stack: Callable[..., Stack], smtp_server: Callable[..., SMTPServer], activate: Activate
+) -> None:
+    """Nothing is in doubt, nothing under way is left, and the next worker has the rest."""
+    server = smtp_server(security="plain", user=None, faults=[Fault(verb="DOT", delay=0.1)])
+    activate(server)
+    running = stack(env=PATIENT)
+    with transaction.atomic():
+        for number in range(MAILS):
+            send_email.delay(f"Mail {number}", "Text", to=["kim@example.com"], in_doubt="hold")
+    wait_until(lambda: server.messages, seconds=30, what="the first mail")
+
+    running.worker.send_signal(signal.SIGTERM)
+    assert running.worker.wait(seconds=30) == 0
+
+    statuses = Counter(Delivery.objects.values_list("status", flat=True))
+    assert statuses["accepted"] == len(server.messages)
+    assert statuses["accepted"] >= GROUP
+    assert statuses["accepted"] % GROUP == 0
+    assert statuses["queued"] == MAILS - statuses["accepted"] > 0
+    server.clear_faults()
+    running.start_worker()
+    wait_until(lambda: Delivery.objects.filter(status="accepted").count() == MAILS, seconds=30, what="all accepted")
+    assert {*Counter(message.subject for message in server.messages).values()} == {1}
