@@ -203,6 +203,7 @@ def _integration() -> dict[str, Any]:
     values["ALLOWED_RECIPIENTS"] = env.recipients("ALLOWED_RECIPIENTS")
     if values["PAYLOAD_STORAGE"] not in STORAGES:
         raise WrongValue("PAYLOAD_STORAGE", f"must be one of {', '.join(STORAGES)}, not {values['PAYLOAD_STORAGE']!r}")
+    values["WORKER_METRICS_PORT"] = env.whole("WORKER_METRICS_PORT", 0, at_least=0, at_most=65535)
     values["SMTP_PASSWORD_KEYS"] = env.fernet_keys("SMTP_PASSWORD_KEYS", [])
     if DEBUG and not values["SMTP_PASSWORD_KEYS"]:
         key = env.kept("SMTP_PASSWORD_KEYS", VAR_DIR / "smtp_password_key", lambda: Fernet.generate_key().decode())

@@ -17,6 +17,7 @@ from django.db import DatabaseError, InterfaceError, router
 from . import conf, fields
 from .delivery import content, safety
 from .diagnosis import configuration
+from .metrics import access
 from .models import SMTPConfig
 
 
@@ -247,3 +248,32 @@ def check_brakes(**kwargs: Any) -> list[CheckMessage]:
         )
         if conf.get(key)
     ]
+
+
+@register("email_integration")
+def check_metrics(**kwargs: Any) -> list[CheckMessage]:
+    """Check that figures that are wanted can be had, and not by everybody."""
+    if not isinstance(getattr(settings, "EMAIL_INTEGRATION", {}), dict):
+        return []  # said by check_settings
+    wanted = [key for key in ("METRICS_TOKEN", "WORKER_METRICS_PORT") if conf.get(key)]
+    found: list[CheckMessage] = []
+    if wanted and not access.is_installed():
+        found.append(
+            Warning(
+                f"EMAIL_INTEGRATION[{wanted[0]!r}] is set, but there are no figures: {access.MISSING}.",
+                id="email_integration.W009",
+            )
+        )
+    if conf.get("WORKER_METRICS_PORT") and not conf.get("METRICS_TOKEN") and not _is_loopback():
+        found.append(
+            Warning(
+                "EMAIL_INTEGRATION['WORKER_METRICS_HOST'] is not this machine alone, and METRICS_TOKEN is empty.",
+                hint="Whoever reaches the port of a worker may read its figures, names of configurations among them.",
+                id="email_integration.W010",
+            )
+        )
+    return found
+
+
+def _is_loopback() -> bool:
+    return str(conf.get("WORKER_METRICS_HOST")).startswith(("127.", "localhost", "::1"))

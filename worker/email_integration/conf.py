@@ -74,12 +74,25 @@ DEFAULTS: dict[str, Any] = {
     "ALLOWED_RECIPIENTS": [],
     # /readyz says no when a mail of the lanes 'high' and 'normal' has been due for so long.
     "QUEUE_AGE_LIMIT": 900.0,
+    # Who may read /metrics: whoever sends this as a bearer token; '' means that there is no such page.
+    "METRICS_TOKEN": "",
+    # Where each worker serves what its processes count, on a port; 0 means that they count nothing.
+    "WORKER_METRICS_HOST": "127.0.0.1",
+    "WORKER_METRICS_PORT": 0,
     # The Fernet keys that seal SMTP passwords, newest first.
     "SMTP_PASSWORD_KEYS": [],
 }
 
-#: The numbers among them that may be zero: ask each time, close at once, keep nothing.
-MAY_BE_ZERO = frozenset({"CONFIG_CACHE_TTL", "SESSION_MAX_IDLE", "CONTENT_RETENTION_DAYS", "PAYLOAD_STORAGE_THRESHOLD"})
+#: The numbers among them that may be zero: ask each time, close at once, keep nothing, serve nothing.
+MAY_BE_ZERO = frozenset(
+    {
+        "CONFIG_CACHE_TTL",
+        "SESSION_MAX_IDLE",
+        "CONTENT_RETENTION_DAYS",
+        "PAYLOAD_STORAGE_THRESHOLD",
+        "WORKER_METRICS_PORT",
+    }
+)
 
 
 def get(key: str) -> Any:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from django.urls import path
 
-from .operations import health
+from .operations import figures, health
 
 app_name = "email_integration"
 
 urlpatterns = [
     path("healthz", health.healthz, name="healthz"),
     path("readyz", health.readyz, name="readyz"),
+    path("metrics", figures.metrics, name="metrics"),
 ]

@@ -22,9 +22,11 @@ _WAITING = (Status.QUEUED, Status.DEFERRED)
 
 @dataclass(frozen=True, kw_only=True)
 class Backlog:
-    """``unfinished`` are numbers of deliveries by status and lane, without those in doubt that wait for a person,
-    which are ``held``. The other two are in seconds, by lane, for lanes that have any: for how long the oldest that is
-    due has been due, and since when the oldest that was put off has been there.
+    """``unfinished`` are numbers of deliveries by status ('damaged' for none of ours) and lane, without those in doubt
+    that wait for a person, which are ``held``.
+
+    The other two are in seconds, by lane, for lanes that have any: for how long the oldest that is due has been due,
+    and since when the oldest that was put off has been there.
     """
 
     unfinished: Mapping[tuple[str, str], int]
@@ -47,7 +49,7 @@ def backlog() -> Backlog:
     )
     unfinished: dict[tuple[str, str], int] = {}
     for row in found:
-        key = (row["status"], lane_of(row["lane"]))
+        key = (row["status"] if row["status"] in Status.values else "damaged", lane_of(row["lane"]))
         unfinished[key] = unfinished.get(key, 0) + row["number"]
     return Backlog(
         unfinished=unfinished,

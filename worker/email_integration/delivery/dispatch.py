@@ -33,7 +33,7 @@ from email_integration.smtp import (
     Started,
 )
 
-from . import waking
+from . import observing, waking
 from .commits import after_commit
 from .content import Content
 from .outcome import Deferred, Outcome, Skipped, accepted, classify, classify_recipients
@@ -126,7 +126,7 @@ def _limits() -> Limits:
 
 
 #: This process's SMTP sessions.
-pool = Pool(_limits)
+pool = Pool(_limits, observing.installed)
 
 
 _Told = TypeVar("_Told", bound=Outcome | Skipped)

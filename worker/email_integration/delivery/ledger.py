@@ -24,7 +24,7 @@ from email_integration.models import FINAL, Delivery, DeliveryAttempt, InDoubtPo
 from email_integration.routing import Route, gate
 from email_integration.smtp import Phase, Relay
 
-from . import announce, content, doorbell, settle, statements
+from . import announce, content, doorbell, observing, settle, statements
 from .commits import after_commit
 from .outcome import Accepted, Deferred, Failed, InDoubt, Outcome
 from .rows import database, is_readable, load
@@ -38,7 +38,7 @@ CLAIMABLE = (Status.QUEUED, Status.DEFERRED)
 class Try:
     """One attempt: by which route, since when, how many seconds it took, and how many to wait before the next.
 
-    ``worker_lost`` is one that nobody saw the end of.
+    ``late`` is for how many seconds it had been due when it began. ``worker_lost`` is one that nobody saw the end of.
     """
 
     route: Route | None
@@ -46,6 +46,7 @@ class Try:
     duration: float | None = None
     tls_version: str = ""
     wait: float = 0.0
+    late: float | None = None
     worker_lost: bool = False
 
 
@@ -139,6 +140,7 @@ def record_and_claim(
             recorded[number], before[number] = _accept_late(one, one.outcome, report=report)
         if recorded[number]:
             announce.outcome(one.delivery, before[number], one.outcome)
+            observing.installed().attempted(one)
     return recorded, made[len(ended) : len(ended) + len(wanted)]
 
 

@@ -53,6 +53,7 @@ class Begun:
             duration=time.monotonic() - self.counted_from,
             tls_version=tls_version,
             wait=wait,
+            late=(self.at - max(self.delivery.due_at, self.delivery.created_at)).total_seconds(),
         )
         return ledger.Ended(delivery=self.delivery, outcome=outcome, attempt=this)
 

@@ -5,6 +5,7 @@ from .pool import Limits, Pool
 from .relay import Envelope, Opening, Relay
 from .replies import Phase, Reply
 from .session import Session, Started
+from .watch import Watch
 
 __all__ = [
     "CannotConnect",
@@ -23,4 +24,5 @@ __all__ = [
     "Session",
     "Started",
     "TLSFailed",
+    "Watch",
 ]

@@ -17,6 +17,7 @@ from .errors import CannotConnect, ConnectionLost, PoolBusy
 from .relay import Relay
 from .replies import Phase
 from .session import QUIT_TIMEOUT, Session
+from .watch import Watch
 
 #: Seconds after the longest idle time until somebody looks.
 _TIDY_AFTER = 0.1
@@ -38,15 +39,16 @@ class Limits:
 
 
 class Pool:
-    """Lends sessions; ``limits`` is asked whenever they matter. Threads may share it.
+    """Lends sessions; ``limits`` is asked whenever they matter, and so is whom to tell. Threads may share it.
 
     All state is ``_idle``, the sessions nobody uses, ``_lent``, how many are used, being opened or being closed, both
     by relay, and ``_tidying``, the timer that looks for what has been idle for too long. It is changed under the lock
     of ``_changed``, while connecting and closing happen outside it.
     """
 
-    def __init__(self, limits: Callable[[], Limits]) -> None:
+    def __init__(self, limits: Callable[[], Limits], watch: Callable[[], Watch] = Watch) -> None:
         self._limits = limits
+        self._watch = watch
         self._changed = threading.Condition()
         self._idle: dict[Relay, list[Session]] = {}
         self._lent: Counter[Relay] = Counter()
@@ -131,6 +133,7 @@ class Pool:
             if not self._changed.wait_for(lambda: self._lent[relay] < size, relay.timeout):
                 raise PoolBusy(Phase.CONNECT, f"no session became free within {relay.timeout:g} s")
             self._lent[relay] += 1
+            self._tell()
 
     def _release(self, relay: Relay, session: Session | None = None) -> None:
         """Count one less as lent, and keep ``session`` if there is one."""
@@ -140,7 +143,12 @@ class Pool:
                 self._idle.setdefault(relay, []).append(session)
                 self._tidy_later()
             self._lent = +self._lent  # without those at zero
+            self._tell()
             self._changed.notify_all()
+
+    def _tell(self) -> None:
+        """Say how many there are. Holds the lock."""
+        self._watch().holds(idle=sum(map(len, self._idle.values())), lent=self._lent.total())
 
     def _take(self, relay: Relay, *, only_a_surplus: bool) -> Session | None:
         """Take an idle session, the one used last, out of the pool; or only if there are too many now."""
@@ -195,7 +203,14 @@ class Pool:
             wait=tenacity.wait_random(0.05, 0.3),
             reraise=True,
         )
-        return opening(Session.open, relay)
+        watch, began = self._watch(), time.monotonic()
+        try:
+            session: Session = opening(Session.open, relay, watch)
+        except BaseException:
+            watch.opened(relay, time.monotonic() - began, succeeded=False)
+            raise
+        watch.opened(relay, time.monotonic() - began, succeeded=True)
+        return session
 
     def _forget_inherited(self) -> None:
         """Runs in the child of a fork: the sessions are the parent's, and so may be whoever holds the lock.

@@ -18,6 +18,7 @@ from .errors import ConnectionLost, NotOffered, Refused, SMTPFailure
 from .opening import open_connection
 from .relay import Opening, Relay
 from .replies import Phase, Reply
+from .watch import Watch
 
 #: How long, in seconds, a server may take to answer QUIT before the connection is simply closed.
 QUIT_TIMEOUT = 2.0
@@ -41,8 +42,11 @@ class Started:
 class Session:
     """An SMTP session; made by ``Session.open``."""
 
-    def __init__(self, relay: Relay, connection: Connection) -> None:
+    def __init__(self, relay: Relay, connection: Connection, watch: Watch | None = None) -> None:
         self.relay = relay
+        self._watch = watch or Watch()
+        #: When MAIL was said last.
+        self._begun_at = 0.0
         self.opened_at = self.used_at = time.monotonic()
         #: How many MAIL commands it has carried.
         self.transactions = 0
@@ -57,9 +61,9 @@ class Session:
         return f"<Session {self.relay.host}:{self.relay.port} {state} transactions={self.transactions}>"
 
     @classmethod
-    def open(cls, relay: Relay) -> Session:
-        """Connect, secure, authenticate. Raises what ``open_connection`` raises."""
-        return cls(relay, open_connection(relay))
+    def open(cls, relay: Relay, watch: Watch | None = None) -> Session:
+        """Connect, secure, authenticate; ``watch`` is told of transactions. Raises what ``open_connection`` raises."""
+        return cls(relay, open_connection(relay), watch)
 
     # -- one transaction ----------------------------------------------------------------------------------------
 
@@ -80,6 +84,7 @@ class Session:
         if not self._said_ahead:
             self._heed_early_reply(Phase.MAIL)
             self.transactions += 1
+            self._begun_at = time.monotonic()
         heard, end = self._exchange(commands)
         if heard and not heard[0].positive:
             # There is no transaction then, and nothing to reset; unless the server went on as if there were one.
@@ -128,12 +133,15 @@ class Session:
         """
         self._heed_early_reply(Phase.CONTENT)
         said_ahead = self._ahead(ahead) if ahead else []
+        dot_at = time.monotonic()
         with self._smtp.during(Phase.FINAL_DOT, timeout=timeout):
             self._smtp.say((".", *(line for _, line in said_ahead)))
             reply = self._smtp.hear()
             if 300 <= reply.code < 400:  # says nothing about the mail
                 raise Malformed
         self._ended()
+        self._watch.transacted(self.relay, self.used_at - self._begun_at)
+        self._begun_at = dot_at  # that of the next one, if it was said ahead
         if reply.code == 421:
             self.close()
         elif said_ahead:

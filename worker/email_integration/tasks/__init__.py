@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import datetime as dt
 import logging
+import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -20,7 +21,7 @@ from celery.utils import uuid
 from django.db import DatabaseError, InterfaceError
 from kombu.exceptions import OperationalError
 
-from email_integration.delivery import doorbell, ledger, rows
+from email_integration.delivery import doorbell, ledger, observing, rows
 from email_integration.delivery import sweep as sweeping
 from email_integration.delivery.attempt import attempt
 from email_integration.delivery.compose import Attachment, compose
@@ -311,7 +312,10 @@ def repeated(delivery_id: str) -> dict[str, Any]:
 @shared_task(name=names.SWEEP, ignore_result=True, acks_late=False)
 def sweep() -> int:
     """Ring for every delivery that is due and that nothing is working on; returns how many."""
-    return sweeping.sweep()
+    began = time.monotonic()
+    rung = sweeping.sweep()
+    observing.installed().swept(time.monotonic() - began, rung)
+    return rung
 
 
 #: What the arguments of ``send_email`` say that is not in the message.

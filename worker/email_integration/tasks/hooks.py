@@ -14,6 +14,7 @@ from kombu.utils.functional import maybe_list
 from email_integration import conf
 from email_integration.delivery import content, ledger, rows
 from email_integration.delivery.dispatch import pool
+from email_integration.metrics.exporter import exporter
 
 from . import names, pruning, sweep  # noqa: F401  # importing pruning registers its task
 from .ringing import sweep_options
@@ -103,3 +104,19 @@ def _cancel(*delivery_ids: str) -> None:
 def _say_quit(**kwargs: Any) -> None:
     """Leave no SMTP server waiting for a session that will not come back."""
     pool.close()
+
+
+@signals.worker_init.connect(weak=False)
+def _count(**kwargs: Any) -> None:
+    """Before there are processes, so that each of them counts."""
+    exporter.begin()
+
+
+@signals.worker_ready.connect(weak=False)
+def _serve_figures(**kwargs: Any) -> None:
+    exporter.serve()
+
+
+@signals.worker_shutdown.connect(weak=False)
+def _end_figures(**kwargs: Any) -> None:
+    exporter.end()

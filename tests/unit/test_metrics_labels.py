@@ -1,0 +1,76 @@
+"""What figures are told apart by: few words, whatever servers and administrators say."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from email_integration.delivery.outcome import Accepted, Deferred, Failed, InDoubt, Outcome, classify
+from email_integration.delivery.reasons import Cause
+from email_integration.metrics import labels
+from email_integration.smtp import CannotConnect, ConnectionLost, Phase, Refused, Reply
+
+texts = st.text(max_size=80)
+phases = st.sampled_from(Phase)
+
+
+@given(phase=phases, code=st.integers(200, 599), text=texts)
+def test_the_class_of_a_reply_is_one_of_few(phase: Phase, code: int, text: str) -> None:
+    """Whatever the server says, and wherever."""
+    outcome = classify(Refused(phase, "", Reply(code=code, text=text)))
+    assert labels.reason(outcome) in labels.REASONS
+
+
+@given(phase=st.none() | phases, code=st.none() | st.integers(200, 599), text=texts)
+def test_the_class_of_any_reason_is_one_of_few(phase: Phase | None, code: int | None, text: str) -> None:
+    """Whatever words an outcome comes with."""
+    outcomes: list[Outcome] = [
+        Deferred(code=code, reason=text, phase=phase),
+        Failed(code=code, reason=text, phase=phase),
+        InDoubt(code=code, reason=text),
+    ]
+    for outcome in outcomes:
+        assert labels.reason(outcome) in labels.REASONS
+
+
+@pytest.mark.parametrize(
+    ("outcome", "expected"),
+    [
+        (Accepted(code=250, accepted=("kim@example.com",), refused={}), "accepted"),
+        (classify(Refused(Phase.AUTH, "", Reply(code=535, enhanced="5.7.8", text="no"))), "login"),
+        (classify(Refused(Phase.RCPT, "", Reply(code=550, enhanced="5.1.1", text="no"))), "no_mailbox"),
+        (classify(Refused(Phase.MAIL, "", Reply(code=550, enhanced="5.7.23", text="SPF"))), "unproven"),
+        (classify(Refused(Phase.RCPT, "", Reply(code=599, text="no"))), "refused"),
+        (classify(CannotConnect(Phase.CONNECT, "no answer")), "not_connected"),
+        (classify(ConnectionLost(Phase.DATA, "gone")), "connection_lost"),
+        (classify(ConnectionLost(Phase.FINAL_DOT, "gone")), "in_doubt"),
+        (Deferred(reason="sending is paused", relay_at_fault=True), "here"),
+        (Failed(reason=Cause.NO_SMTPUTF8.value, phase=Phase.MAIL), "no_smtputf8"),
+    ],
+)
+def test_a_reason_is_known_by_its_cause(outcome: Outcome, expected: str) -> None:
+    """The word for it says what happened."""
+    assert labels.reason(outcome) == expected
+
+
+def test_so_many_configurations_and_no_more_have_a_name() -> None:
+    """Those that came first keep theirs; the rest are together."""
+    names = labels.Names()
+    given = [f"relay {number}" for number in range(3 * labels.CONFIGURATIONS)]
+    shown = [names(name) for name in given]
+
+    assert shown[: labels.CONFIGURATIONS] == given[: labels.CONFIGURATIONS]
+    assert set(shown[labels.CONFIGURATIONS :]) == {labels.OTHER}
+    assert [names(name) for name in given] == shown
+
+
+def test_no_configuration_has_a_word() -> None:
+    """An empty label would be none."""
+    assert labels.Names()("") == "none"
+
+
+@given(name=texts)
+def test_a_lane_is_one_of_ours(name: str) -> None:
+    """Whatever stands in the row."""
+    assert labels.lane(name) in labels.LANES

@@ -1,0 +1,136 @@
+"""What one worker counts, in figures that its processes share.
+
+Importing this imports ``prometheus_client``, which decides then whether figures are shared between processes.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from email_integration import signals
+from email_integration.delivery.ledger import Ended
+from email_integration.delivery.observing import Observer
+from email_integration.delivery.outcome import Accepted, Deferred, Failed, InDoubt
+from email_integration.models import Delivery
+from email_integration.smtp import Relay
+
+from . import labels
+
+logger = logging.getLogger(__name__)
+
+M = TypeVar("M", bound=Callable[..., None])
+
+#: Seconds. A mail should wait for a worker for less than one, and may wait for hours.
+_QUEUEING = (0.01, 0.05, 0.1, 0.5, 1, 2, 5, 10, 30, 60, 300, 900, 3600, 14400)
+_DIALOGUE = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 120)
+
+_OUTCOMES = {Accepted: "accepted", Deferred: "deferred", Failed: "failed", InDoubt: "in_doubt"}
+
+
+def _harmless(method: M) -> M:
+    """A figure that cannot be kept, for want of space perhaps, is no reason to disturb a mail."""
+
+    @functools.wraps(method)
+    def kept(*args: Any, **kwargs: Any) -> None:
+        try:
+            method(*args, **kwargs)
+        except Exception as error:
+            logger.warning("A figure could not be kept (%s).", type(error).__name__)
+
+    return cast("M", kept)
+
+
+class Counters(Observer):
+    """Counts what it is told. ``_last`` is the configuration of the attempt before, to see a switch."""
+
+    def __init__(self) -> None:
+        def make(kind: Callable[..., Any], name: str, text: str, names: tuple[str, ...] = (), **how: Any) -> Any:
+            # A registry of no use: the figures of all processes are read from files.
+            return kind(f"email_integration_{name}", text, names, registry=_nowhere, **how)
+
+        _nowhere = CollectorRegistry()
+        self._names = labels.Names()
+        self._last: tuple[str, str] | None = None
+        self._attempts = make(
+            Counter, "attempts", "Attempts that were recorded.", ("outcome", "reason", "configuration", "lane")
+        )
+        self._finished = make(
+            Counter, "finished", "Deliveries that came to their end here.", ("status", "configuration", "lane")
+        )
+        self._queueing = make(
+            Histogram, "queueing_seconds", "From when a mail was due to its attempt.", ("lane",), buckets=_QUEUEING
+        )
+        self._connecting = make(
+            Histogram,
+            "connecting_seconds",
+            "Opening an SMTP session, with all its tries.",
+            ("configuration", "succeeded"),
+            buckets=_DIALOGUE,
+        )
+        self._transaction = make(
+            Histogram,
+            "transaction_seconds",
+            "From MAIL to the reply after the final dot.",
+            ("configuration",),
+            buckets=_DIALOGUE,
+        )
+        self._sweep = make(Histogram, "sweep_seconds", "Sweeps.", buckets=_DIALOGUE)
+        self._rung = make(Counter, "rung", "Deliveries that sweeps rang for.")
+        self._sessions = make(Gauge, "sessions", "SMTP sessions.", ("state",), multiprocess_mode="livesum")
+        self._switches = make(
+            Counter, "configuration_switches", "How often a process began to send by another configuration."
+        )
+
+    def connect(self) -> None:
+        """Have the app's signals tell of ends as well."""
+        for signal in (signals.delivery_accepted, signals.delivery_failed, signals.delivery_expired):
+            signal.connect(self.ended, sender=Delivery, weak=False, dispatch_uid="email_integration.metrics")
+
+    @_harmless
+    def ended(self, delivery: Delivery, **kwargs: Any) -> None:
+        """A delivery has come to its end; receiver of the app's signals."""
+        self._finished.labels(
+            status=delivery.status, configuration=self._names(delivery.smtp_config), lane=labels.lane(delivery.lane)
+        ).inc()
+
+    @_harmless
+    def attempted(self, ended: Ended) -> None:
+        delivery, outcome, attempt = ended.delivery, ended.outcome, ended.attempt
+        lane = labels.lane(delivery.lane)
+        self._attempts.labels(
+            outcome=_OUTCOMES[type(outcome)],
+            reason=labels.reason(outcome),
+            configuration=self._names(delivery.smtp_config),
+            lane=lane,
+        ).inc()
+        if attempt.late is not None:
+            self._queueing.labels(lane=lane).observe(max(0.0, attempt.late))
+        if isinstance(attempt.route, Relay):
+            now = (attempt.route.name, attempt.route.version)
+            if self._last not in (None, now):
+                self._switches.inc()
+            self._last = now
+
+    @_harmless
+    def swept(self, seconds: float, rung: int) -> None:
+        self._sweep.observe(seconds)
+        self._rung.inc(rung)
+
+    @_harmless
+    def opened(self, relay: Relay, seconds: float, *, succeeded: bool) -> None:
+        how = {"configuration": self._names(relay.name), "succeeded": "yes" if succeeded else "no"}
+        self._connecting.labels(**how).observe(seconds)
+
+    @_harmless
+    def transacted(self, relay: Relay, seconds: float) -> None:
+        self._transaction.labels(configuration=self._names(relay.name)).observe(seconds)
+
+    @_harmless
+    def holds(self, *, idle: int, lent: int) -> None:
+        self._sessions.labels(state="idle").set(idle)
+        self._sessions.labels(state="lent").set(lent)

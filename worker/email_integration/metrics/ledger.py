@@ -1,0 +1,84 @@
+"""What the ledger knows, asked anew at each scrape. Only what is not finished is counted: workers count the rest."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+
+from django.db import router
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Metric, generate_latest
+from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily
+from prometheus_client.registry import Collector
+
+from email_integration import routing
+from email_integration.delivery import rows, swept
+from email_integration.delivery.backlog import Backlog, backlog
+from email_integration.models import Lane, RelayGate, SendingPause, SMTPConfig, Status
+
+CONTENT_TYPE = CONTENT_TYPE_LATEST
+
+#: Shown when there are none of them, too: an alarm needs a figure to compare.
+_ALWAYS = (Status.QUEUED, Status.SENDING, Status.DEFERRED)
+
+
+def figures() -> bytes:
+    """The page for Prometheus. Raises ``DatabaseError``; without the cache, one figure is missing."""
+    registry = CollectorRegistry()
+    registry.register(_Ledger())
+    return generate_latest(registry)
+
+
+class _Ledger(Collector):
+    def collect(self) -> Iterable[Metric]:
+        known = backlog()
+        yield _unfinished(known)
+        yield _by_lane("oldest_due_seconds", "For how long the oldest mail that is due has been due.", known.oldest_due)
+        yield _by_lane(
+            "oldest_deferred_seconds",
+            "Since when the oldest mail that was put off has been there.",
+            known.oldest_deferred,
+        )
+        yield _gauge("in_doubt_held", "Mails in doubt that wait for a person.", known.held)
+        gates = RelayGate.objects.using(rows.database()).count()
+        yield _gauge("gates_closed", "Servers at fault that nobody connects to.", gates)
+        paused = SendingPause.current(using=router.db_for_write(SendingPause)) is not None
+        yield _gauge("paused", "1 while sending is paused.", paused)
+        yield InfoMetricFamily("email_integration_configuration", "What mail goes by.", value={"name": _name()})
+        since = _since_sweep()
+        if since is not None:
+            yield _gauge("since_sweep_seconds", "Since the last sweep, by any worker.", since)
+
+
+def _unfinished(known: Backlog) -> Metric:
+    family = GaugeMetricFamily(
+        "email_integration_unfinished", "Deliveries that are not finished.", labels=("status", "lane")
+    )
+    nothing = {(status.value, lane.value): 0 for status in _ALWAYS for lane in Lane}
+    for (status, lane), number in (nothing | dict(known.unfinished)).items():
+        family.add_metric((status, lane), number)
+    return family
+
+
+def _by_lane(name: str, text: str, ages: Mapping[str, float]) -> Metric:
+    family = GaugeMetricFamily(f"email_integration_{name}", f"{text} 0 if there is none.", labels=("lane",))
+    for lane in Lane.values:
+        family.add_metric((lane,), ages.get(lane, 0.0))
+    return family
+
+
+def _gauge(name: str, text: str, value: float) -> Metric:
+    return GaugeMetricFamily(f"email_integration_{name}", text, value=value)
+
+
+def _name() -> str:
+    active = SMTPConfig.objects.filter(is_active=True).values_list("name", flat=True).first()
+    return active or routing.settings_relay().name
+
+
+def _since_sweep() -> float | None:
+    """None while the cache is out of reach, and when nothing has ever swept."""
+    try:
+        mark = swept.last_mark()
+    except Exception:  # every cache backend has exceptions of its own
+        return None
+    return None if mark is None else max(0.0, time.time() - mark)
