@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import base64
 import re
+import threading
+from collections.abc import Iterator
+from email.mime.image import MIMEImage
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
-from playwright.sync_api import Locator, Page, expect
+import pytest
+from django.contrib.auth.models import Permission, User
+from django.core.mail import EmailMultiAlternatives
+from playwright.sync_api import Browser, Locator, Page, expect
 
 from config.local.processes import wait_until
 from config.local.smtp_server import Fault
+from email_integration.delivery import submit
 from email_integration.models import Delivery, Status
 from email_integration.tasks import send_email
 
@@ -16,7 +26,7 @@ from .steps import DELIVERIES, Serve, Shot, Start, stored, subjects
 
 
 def row(page: Page, delivery_id: str) -> Locator:
-    return page.get_by_role("row").filter(has_text=delivery_id)
+    return page.get_by_role("row").filter(has=page.locator(f"span[title='{delivery_id}']"))
 
 
 def choose(page: Page, action: str, *ids: str) -> None:
@@ -42,11 +52,16 @@ def test_of_two_mails_in_doubt_one_is_released_and_one_discarded(
     before = Delivery.objects.get(pk=one.id).message_id
 
     page.goto(DELIVERIES)
-    expect(row(page, one.id)).to_contain_text("in doubt")
-    page.get_by_role("link", name=one.id).click()
-    for words in ("hold it for a person", "bytes, kept", "bob@example.com: pending", "TLSv1."):
+    for words in ("in doubt", "one", "bob@example.com", "Primary", "normal"):
+        expect(row(page, one.id)).to_contain_text(words)
+    shot(page, "deliveries")
+    row(page, one.id).get_by_role("link").click()
+    for words in ("hold it for a person", "bytes, kept", "bob@example.com: pending"):
         expect(page.locator("#content-main")).to_contain_text(words)
+    for words in ("Submitted", "Attempt 1: in doubt", "the connection was lost", "up to: Final dot", "TLSv1."):
+        expect(page.locator(".email-timeline")).to_contain_text(words)
     assert "Text" not in page.locator("#content-main").inner_text()
+    assert complaints(page) == []
     shot(page, "delivery")
     page.goto(DELIVERIES)
     choose(page, "Release: send again (in doubt)", one.id)
@@ -69,3 +84,128 @@ def test_of_two_mails_in_doubt_one_is_released_and_one_discarded(
     page.goto(f"{DELIVERIES}{two.id}/history/")
     for words in ("Discarded.", "A copy was sent.", "kim"):
         expect(page.locator("#change-history")).to_contain_text(words)
+
+
+#: All that a mail may try in order to reach the world or the page around it.
+HOSTILE = """<html><head><meta http-equiv="refresh" content="0;url=ELSEWHERE/refresh">
+<link rel="stylesheet" href="ELSEWHERE/style.css">
+<style>@import "ELSEWHERE/import.css"; h1 { color: #417690 }
+body { background: url(ELSEWHERE/background.png); font-family: sans-serif }</style></head>
+<body onload="parent.document.title = 'taken over'">
+<h1>Thank you for your order</h1><p><img src="cid:logo" width="96" height="32" alt="Logo"></p>
+<p>Dear Bob, your books leave us <b>today</b>. <a href="ELSEWHERE/link">Follow them</a>.</p>
+<img src="ELSEWHERE/pixel.png" alt="" width="1" height="1"><iframe src="ELSEWHERE/"></iframe>
+<script>parent.document.title = "taken over"; fetch("ELSEWHERE/script")</script>
+<form action="ELSEWHERE/form"><button>Confirm</button></form></body></html>"""
+
+HTML = """<h1 style="color: #2b5d34">Thank you for your order</h1>
+<p><img src="cid:logo" width="96" height="8" alt=""></p>
+<p>Dear Bob, your books leave us <b>today</b>. <a href="https://example.com/orders/42">Follow them</a>.</p>"""
+
+LOGO = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+)
+
+
+@pytest.fixture
+def elsewhere() -> Iterator[tuple[str, list[str]]]:
+    """A server of somebody else: its address, and what it is asked for."""
+    asked: list[str] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_error(404)
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}", asked
+        server.shutdown()
+        thread.join()
+
+
+def written(html: str = "<p>Rich</p>") -> Delivery:
+    mail = EmailMultiAlternatives("Your order", "Dear Bob, your books leave us today.", "", ["bob@example.com"])
+    mail.from_email = "Hanna <noreply@example.com>"
+    mail.attach_alternative(html, "text/html")
+    logo = MIMEImage(LOGO)
+    logo["Content-ID"] = "<logo>"
+    mail.attach(logo)
+    mail.attach("invoice.pdf", b"%PDF-" + bytes(20_000), "application/pdf")
+    return submit(mail)
+
+
+def content_page(delivery: Delivery) -> str:
+    return f"{DELIVERIES}{delivery.pk}/content/"
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_hostile_mail_is_shown_and_reaches_nothing(
+    page: Page, shot: Shot, chromium: Browser, elsewhere: tuple[str, list[str]]
+) -> None:
+    """A browser that shows it as any page asks the other server for much; ours asks for nothing."""
+    address, asked = elsewhere
+    html = HOSTILE.replace("ELSEWHERE", address)
+    with chromium.new_page() as careless:
+        careless.set_content(html)
+    assert {"/style.css", "/pixel.png", "/script"} <= set(asked)
+    asked.clear()
+    delivery = written(html)
+    page.goto(f"{DELIVERIES}{delivery.pk}/change/")
+    page.get_by_role("link", name="Show the content").click()
+    frame = page.frame_locator("iframe")
+    expect(frame.get_by_role("heading", name="Thank you for your order")).to_be_visible()
+    for words in ("Your order", "Hanna <noreply@example.com>", "Dear Bob, your books leave us today.", "invoice.pdf"):
+        expect(page.locator("#content-main")).to_contain_text(words)
+    frame.get_by_role("link", name="Follow them").click()
+    page.wait_for_function("document.readyState === 'complete'")
+    assert not any(frame.url.startswith(address) for frame in page.frames)
+    assert page.title().startswith("Content of the mail")
+    assert complaints(page) == []
+    page.goto(content_page(delivery))
+    with page.expect_download() as download:
+        page.get_by_role("link", name="Download (.eml)").click()
+    assert download.value.suggested_filename == f"{delivery.pk}.eml"
+    page.goto(f"{DELIVERIES}{delivery.pk}/history/")
+    expect(page.locator("#change-history")).to_contain_text("Its content was downloaded.")
+    assert asked == []
+
+
+@pytest.mark.django_db(transaction=True)
+def test_contents_are_shown_in_light_and_dark(page: Page, shot: Shot) -> None:
+    delivery = written(HTML)
+    for scheme, suffix in (("light", ""), ("dark", "-dark")):
+        page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
+        page.goto(content_page(delivery))
+        expect(page.frame_locator("iframe").get_by_role("heading")).to_be_visible()
+        assert complaints(page) == []
+        shot(page, f"content{suffix}")
+        for address in (DELIVERIES, f"{DELIVERIES}{delivery.pk}/change/"):
+            page.goto(address)
+            assert complaints(page) == []
+
+
+@pytest.mark.django_db(transaction=True)
+def test_without_the_permission_nothing_of_the_content_is_there(page: Page) -> None:
+    """Neither in the list, nor on the page of the mail, nor found, nor at the address of the content."""
+    delivery = written()
+    User.objects.filter(username="kim").update(is_superuser=False, is_staff=True)
+    kim: Any = User.objects.get(username="kim")
+    kim.user_permissions.set(Permission.objects.filter(codename__in=("view_delivery", "view_deliveryattempt")))
+    for address in (DELIVERIES, f"{DELIVERIES}{delivery.pk}/change/"):
+        page.goto(address)
+        shown = page.content()
+        for secret in ("Your order", "bob@example.com", "noreply@example.com", "Show the content"):
+            assert secret not in shown
+    for words, found in (("bob@example.com", 0), ("order", 0), (delivery.pk, 1)):
+        page.goto(DELIVERIES)
+        page.get_by_role("search").get_by_role("textbox").fill(words)
+        page.get_by_role("button", name="Search").click()
+        expect(row(page, delivery.pk)).to_have_count(found)
+    reply = page.goto(content_page(delivery))
+    assert reply is not None
+    assert reply.status == 403

@@ -14,6 +14,7 @@ from django.utils import timezone
 from email_integration.delivery import content, safety
 from email_integration.delivery import decide as decisions
 from email_integration.models import Delivery, DeliveryAttempt, SendingPause, Status
+from tests.deliveries import submitted
 
 from .admin_site import logged_in, said
 
@@ -53,24 +54,30 @@ def bell_and_admin(bell: Any) -> tuple[Any, Any]:
     return bell, logged_in("view_delivery", "change_delivery")
 
 
-def test_no_page_shows_content_and_addresses_take_a_permission() -> None:
+def test_subjects_addresses_and_replies_take_one_permission_and_no_body_is_in_passing() -> None:
     found = delivery(recipients=[{"address": ADDRESS, "status": "failed", "code": 550, "reply": "Full, Kim"}])
     DeliveryAttempt.objects.create(
-        delivery=found, number=1, started_at=timezone.now(), outcome=Status.DEFERRED, smtp_config="Primary", host="h"
+        delivery=found,
+        number=1,
+        started_at=timezone.now(),
+        outcome=Status.DEFERRED,
+        reply="Not now, Kim",
+        smtp_config="Primary",
+        host="h",
     )
     page = reverse("admin:email_integration_delivery_change", args=[found.pk])
     for client, sees in (
         (logged_in("view_delivery", "view_deliveryattempt"), False),
-        (logged_in("view_delivery", "view_recipients", name="lee"), True),
+        (logged_in("view_delivery", "view_deliveryattempt", "view_delivery_content", name="lee"), True),
     ):
         listing = client.get(reverse(LIST)).content.decode()
         shown = client.get(page).content.decode()
-        assert SUBJECT not in listing + shown
         assert "secret body" not in listing + shown
-        assert ADDRESS not in listing
-        assert (ADDRESS in shown) == sees
-        assert ("Full, Kim" in shown) == sees
-        assert ("noreply@example.com" in shown) == sees
+        assert SUBJECT not in shown
+        for words in (SUBJECT, ADDRESS):
+            assert (words in listing) == sees
+        for words in (ADDRESS, "Full, Kim", "Not now, Kim", "noreply@example.com", "Show the content"):
+            assert (words in shown) == sees
     assert logged_in("view_smtpconfig", name="max").get(page).status_code == 403
 
 
@@ -87,11 +94,45 @@ def test_the_list_filters_and_does_not_read_contents(django_assert_max_num_queri
     for number in range(5):
         delivery(Status.FAILED if number else Status.DEFERRED)
     client = logged_in("view_delivery")
-    with django_assert_max_num_queries(15) as queries:
+    with django_assert_max_num_queries(16) as queries:
         page = client.get(reverse(LIST), {"status__exact": "failed"}).content.decode()
     assert page.count("id-") >= 4
     assert ">id-1<" not in page
     assert not any('"content"' in query["sql"] for query in queries.captured_queries)
+
+
+def test_the_list_tells_of_lane_age_and_the_next_attempt() -> None:
+    now = timezone.now()
+    delivery(lane="bulk", created_at=now - dt.timedelta(hours=3, minutes=1), due_at=now + dt.timedelta(minutes=6))
+    delivery(due_at=now - dt.timedelta(minutes=1))
+    delivery(Status.ACCEPTED)
+    page = unescape(logged_in("view_delivery").get(reverse(LIST)).content.decode()).replace("\xa0", " ")
+    rows = [re.sub(r"<[^>]+>", "|", row) for row in page.split("<tbody>")[1].split("</tr>")[:3]]
+    accepted, due, waits = rows
+    for words in ("|bulk|", "|3 hours|", "|in 5 minutes|"):
+        assert words in waits
+    assert "|now|" in due
+    assert "|normal|" in due
+    assert "|–|" in accepted
+
+
+def test_a_page_of_many_opens_them_with_one_question(django_assert_max_num_queries: Any) -> None:
+    """As many questions for a hundred subjects as for two, a piece of each content, and no row is counted twice."""
+    client = logged_in("view_delivery", "view_delivery_content")
+    asked = []
+    for count in (2, 100):
+        for _ in range(count):
+            submitted("kim@example.com", subject="About a thing", from_email="a@example.com", body="x" * 200_000)
+        with django_assert_max_num_queries(25) as queries:
+            assert client.get(reverse(LIST)).content.decode().count(">About a thing<") == min(
+                count + len(asked) * 2, 100
+            )
+        asked.append(len(queries.captured_queries))
+        counting = [query["sql"] for query in queries.captured_queries if "COUNT(" in query["sql"]]
+        assert all("LIMIT" in query for query in counting if "email_integration_delivery" in query)
+        opening = [query["sql"] for query in queries.captured_queries if "content_key" in query["sql"]]
+        assert ["SUBSTR" in query for query in opening if '."content",' in query] == [True]
+    assert asked[0] == asked[1]
 
 
 def test_what_did_not_reach_its_recipients_is_marked() -> None:
@@ -228,7 +269,7 @@ def test_a_damaged_row_is_listed_shown_and_ended(bell_and_admin: tuple[Any, Any]
     _bell, client = bell_and_admin
     rows = [delivery(Status.QUARANTINED, recipients=damaged) for damaged in ("nonsense", [1], {"a": "b"}, [{}])]
     assert client.get(reverse(LIST)).content.decode().count(">id-") == len(rows)
-    seeing = logged_in("view_delivery", "view_recipients", name="lee")
+    seeing = logged_in("view_delivery", "view_delivery_content", name="lee")
     for row in rows:
         page = seeing.get(reverse("admin:email_integration_delivery_change", args=[row.pk])).content.decode()
         assert "They cannot be read" in page
@@ -246,7 +287,7 @@ def test_the_page_tells_of_content_doubt_and_reasons(settings: Any) -> None:
     refused = {"address": ADDRESS, "status": "failed", "code": 550, "reply": "No Kim here", "reason": "no such mailbox"}
     given_up = {"address": "lee@example.org", "status": "failed", "reply": "cancelled", "reason": "cancelled"}
     found = delivery(content_size=2048, recipients=[refused, given_up])
-    client = logged_in("view_delivery", "view_recipients")
+    client = logged_in("view_delivery", "view_delivery_content")
     text = page_of(client, found)
     assert "Content: 2.0 KB, kept " in text
     assert "When in doubt: send it again (by the setting IN_DOUBT)" in text
@@ -276,10 +317,12 @@ def test_attempts_tell_of_version_tls_and_time_and_the_servers_words_take_a_perm
             tls_version="TLSv1.3",
         )
     text = page_of(logged_in("view_delivery", "view_deliveryattempt"), found)
-    for words in ("0.26 s", "TLSv1.3", f"{version:%m/%d/%Y} 12:30 p.m.", "of another kind"):
+    for words in ("Submitted (priority: normal)", "Attempt 1: deferred", "0.26 s", "TLSv1.3", "Next attempt"):
+        assert words in text
+    for words in (f"as saved at: {version:%m/%d/%Y} 12:30 p.m.", "as saved at: of another kind"):
         assert words in text
     assert "Full, Kim" not in text
-    seeing = logged_in("view_delivery", "view_deliveryattempt", "view_recipients", name="lee")
+    seeing = logged_in("view_delivery", "view_deliveryattempt", "view_delivery_content", name="lee")
     assert page_of(seeing, found).count("Full, Kim") == 3
 
 

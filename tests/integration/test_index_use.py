@@ -12,11 +12,14 @@ from typing import Any
 import pytest
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
+from django.urls import reverse
 
 from email_integration.delivery import orphans, retention, waking
 from email_integration.delivery.sweep import sweep
 from email_integration.models import Delivery, Status
 from tests.deliveries import RecordingDoorbell, ago, submitted
+
+from .admin_site import logged_in
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -85,6 +88,12 @@ def rows_of(query: str) -> list[dict[str, Any]]:
         return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
 
 
+def listed(**asked: str) -> None:
+    """The list of deliveries in the admin."""
+    page = logged_in("view_delivery").get(reverse("admin:email_integration_delivery_changelist"), asked)
+    assert page.status_code == 200
+
+
 #: What is asked, by which words in its condition it is known, and by which index it is to be answered.
 QUESTIONS: list[tuple[Callable[[], object], str, str]] = [
     (sweep, '"ring_after" <=', "delivery_ring_after"),
@@ -92,7 +101,11 @@ QUESTIONS: list[tuple[Callable[[], object], str, str]] = [
     (retention.prune, '"finished_at" <', "delivery_finished_at"),
     (retention.prune, '"has_content"', "delivery_finished_content"),
     (lambda: orphans._known([str(number) for number in range(300)]), '"content_file" IN', "delivery_content_file"),
+    (lambda: listed(status__exact=Status.QUARANTINED), f"\"status\" = '{Status.QUARANTINED}'", "delivery_not_accepted"),
+    (lambda: listed(q="<1@example.com>"), '"message_id" IN', "delivery_message_id"),
 ]
+
+OF_ALL_ROWS = {"delivery_message_id"}
 
 
 @pytest.mark.parametrize(("ask", "words", "index"), QUESTIONS, ids=[index for _, _, index in QUESTIONS])
@@ -101,8 +114,9 @@ def test_it_is_answered_by_its_index_alone(ask: Callable[[], object], words: str
     query = asked(ask, words)
     if connection.vendor == "mysql":
         # Among indexes of the whole table it has a choice.
-        step, *_ = rows_of(f"EXPLAIN {query}")  # of what else is asked with it, the gates, there are few
-        assert step["key"] in {index for _, _, index in QUESTIONS}, step
+        # Of what else is asked with it, the gates, there are few. '<derived2>' is what is counted.
+        step, *_ = (step for step in rows_of(f"EXPLAIN {query}") if not step["table"].startswith("<"))
+        assert not {index for _, _, index in QUESTIONS}.isdisjoint((step["key"] or "").split(",")), step
         return
     explain = "EXPLAIN QUERY PLAN" if connection.vendor == "sqlite" else "EXPLAIN"
     plan = "\n".join(str(list(row.values())[-1]) for row in rows_of(f"{explain} {query}"))
@@ -113,7 +127,7 @@ def test_it_is_answered_by_its_index_alone(ask: Callable[[], object], words: str
 
 def test_the_indexes_are_partial_where_there_is_such_a_thing() -> None:
     """The others are there all the same."""
-    names = {index for _, _, index in QUESTIONS}
+    names = {index for _, _, index in QUESTIONS} - OF_ALL_ROWS
     match connection.vendor:
         case "sqlite":
             found = rows_of(f"SELECT name, sql FROM sqlite_master WHERE type = 'index' AND tbl_name = '{TABLE}'")

@@ -11,11 +11,12 @@ from django.http import HttpRequest
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy, ngettext
 
-from email_integration.delivery import content, decide, rows
+from email_integration.delivery import decide, rows
 from email_integration.exceptions import ContentUnavailable
 from email_integration.models import Delivery, Status
 
 from .typing import DeliveryModelAdmin
+from .unavailable import why_unavailable
 
 
 class DecisionActions(DeliveryModelAdmin):
@@ -64,7 +65,7 @@ class DecisionActions(DeliveryModelAdmin):
             try:
                 decided, why = bool(decision(pk)), ""
             except (ContentUnavailable, Delivery.DoesNotExist) as error:
-                decided, why = False, _why_unavailable(error)
+                decided, why = False, why_unavailable(error)
             now = Delivery.objects.using(rows.database()).only("status").filter(pk=pk).first()
             if decided:
                 done += 1
@@ -86,12 +87,3 @@ class DecisionActions(DeliveryModelAdmin):
 
 def _state(delivery: Delivery | None) -> str:
     return str(Status(delivery.status).label) if delivery is not None else _("deleted meanwhile")
-
-
-def _why_unavailable(error: Exception) -> str:
-    """Why there is nothing to send; '' when that is not the matter."""
-    if not isinstance(error, ContentUnavailable):
-        return ""
-    if str(error) == content.GONE:
-        return _("its content is kept no longer")
-    return _("it cannot be read (%(reason)s)") % {"reason": error}

@@ -6,24 +6,34 @@ import datetime as dt
 from typing import Any
 
 from django.contrib import admin
+from django.contrib.admin.views.main import ChangeList
 from django.core.paginator import Paginator
-from django.http import HttpRequest
-from django.template.defaultfilters import filesizeformat, floatformat
+from django.http import HttpRequest, HttpResponse
+from django.template.defaultfilters import filesizeformat
+from django.utils import timezone
 from django.utils.formats import date_format
 from django.utils.functional import cached_property
-from django.utils.timezone import localtime
+from django.utils.html import format_html, format_html_join
+from django.utils.safestring import SafeString
+from django.utils.text import Truncator
+from django.utils.timesince import timesince, timeuntil
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
 from email_integration import conf
-from email_integration.delivery import rows, safety
-from email_integration.models import Delivery, DeliveryAttempt, InDoubtPolicy
+from email_integration.delivery import preview, rows, safety
+from email_integration.models import Delivery, InDoubtPolicy
 
+from . import narrowing
+from .contents import ContentViews, may_see_content
 from .decisions import DecisionActions
-from .typing import AttemptInline
+from .timeline import Timeline, next_attempt, told
 
 #: Counted no further than this: a page of a table with millions of rows must not count them all.
 _COUNTED = 10_000
+
+#: Characters of a text in the list.
+_SHORT_ID, _SHORT_TEXT = 9, 60
 
 
 class _Paginator(Paginator):  # type: ignore[type-arg]  # generic for the type checker alone
@@ -35,84 +45,106 @@ class _Paginator(Paginator):  # type: ignore[type-arg]  # generic for the type c
         return int(rows[:_COUNTED].count())
 
 
-class _Attempts(AttemptInline):
-    model = DeliveryAttempt
-    can_delete = False
-    extra = max_num = 0
+class _Page(ChangeList):
+    """Opens contents for subjects: of the rows that are shown, for those who may see them."""
 
-    def get_fields(self, request: HttpRequest, obj: Any = None) -> Any:
-        """The server's own words are for those who may see addresses."""
-        said = ("reply",) if _may_see_addresses(request) else ()
-        server = ("smtp_config", "saved", "host", "tls_version")
-        return ("number", "started_at", "took", "outcome", "phase", "code", "reason", *said, *server)
-
-    get_readonly_fields = get_fields
-
-    @admin.display(description=gettext_lazy("duration"))
-    def took(self, attempt: DeliveryAttempt) -> str:
-        """In seconds."""
-        return "–" if attempt.duration is None else f"{floatformat(attempt.duration, 2)} s"
-
-    @admin.display(description=gettext_lazy("version"))
-    def saved(self, attempt: DeliveryAttempt) -> str:
-        """Which version of the configuration it was: when that was saved."""
-        try:
-            saved = dt.datetime.fromisoformat(attempt.config_version)
-        except ValueError:
-            return attempt.config_version or "–"
-        return date_format(localtime(saved), "SHORT_DATETIME_FORMAT")
-
-    def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
-
-    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
-
-
-def _may_see_addresses(request: HttpRequest) -> bool:
-    return request.user.has_perm("email_integration.view_recipients")
+    def get_results(self, request: HttpRequest) -> None:
+        super().get_results(request)
+        self.search_help_text = _search_help(may_see=may_see_content(request))
+        if may_see_content(request) and request.method == "GET":
+            shown: Any = list(self.result_list)
+            subjects = preview.subjects(shown)
+            for delivery in shown:
+                delivery.subject = subjects.get(delivery.pk)
+            self.result_list = shown
 
 
 @admin.register(Delivery)
-class DeliveryAdmin(DecisionActions):
-    """Read-only, but for what a person has to decide. Never shows a subject or a body."""
+class DeliveryAdmin(ContentViews, DecisionActions):
+    """Read-only, but for what a person has to decide."""
 
-    list_display = (
-        "id",
-        "status",
-        "attempts",
-        "code",
-        "reason",
-        "smtp_config",
-        "diverted",
+    list_filter = (
+        ("status", narrowing.StatusFilter),
         "created_at",
-        "due_at",
-        "finished_at",
+        narrowing.LaneFilter,
+        narrowing.ConfigFilter,
+        narrowing.ReasonFilter,
     )
-    list_filter = ("status",)
     show_facets = admin.ShowFacets.NEVER  # they count
+    sortable_by = ("age",)  # by an index
     search_fields = ("id__exact", "message_id__exact")
-    search_help_text = gettext_lazy("The whole task id or Message-ID")
     show_full_result_count = False
     paginator = _Paginator
-    inlines = (_Attempts,)
+    inlines = (Timeline,)
 
     class Media:
         css = {"all": ("email_integration/admin.css",)}
 
-    # -- what is shown ------------------------------------------------------------------------------------------
+    # -- the list -----------------------------------------------------------------------------------------------
+
+    def get_list_display(self, request: HttpRequest) -> Any:
+        """Subjects and addresses are for those who may see them."""
+        seen = ("subject", "addresses") if may_see_content(request) else ("recipient_count",)
+        return ("short_id", "status", *seen, "reason", "next_attempt", "age", "attempts", "smtp_config", "lane")
+
+    def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
+        return _Page
 
     def get_queryset(self, request: HttpRequest) -> Any:
         """Without what a page never shows, and which may be large."""
         return super().get_queryset(request).defer("content", "options")
 
-    @admin.display(description=gettext_lazy("diverted"))
-    def diverted(self, delivery: Delivery) -> str:
-        """Whether it went to somebody else than its recipients."""
-        recipients = delivery.recipients if rows.is_readable(delivery) else []
-        withheld = sum(safety.WITHHELD in str(item.get("reply")) for item in recipients)
-        kept = [_("withheld from %(count)d") % {"count": withheld}] if withheld else []
-        return ", ".join([_("redirected")] * bool(delivery.redirected_to) + kept) or "–"
+    def get_search_results(self, request: HttpRequest, queryset: Any, search_term: str) -> tuple[Any, bool]:
+        """By task id and Message-ID, and for those who may see them by recipient and subject."""
+        words = search_term.strip()
+        if words:
+            queryset = narrowing.search(request, queryset, words, may_see=may_see_content(request))
+        return queryset, False
+
+    @admin.display(description="ID")
+    def short_id(self, delivery: Delivery) -> SafeString:
+        """Its beginning, which tells it from the others of a page."""
+        return format_html('<span title="{}">{}</span>', delivery.pk, Truncator(delivery.pk).chars(_SHORT_ID))
+
+    @admin.display(description=gettext_lazy("subject"))
+    def subject(self, delivery: Any) -> SafeString | str:
+        """As long as the content is kept, unless that lies in the storage."""
+        subject = getattr(delivery, "subject", None)
+        if not subject:
+            return "–"
+        return format_html('<span title="{}">{}</span>', subject, Truncator(subject).chars(_SHORT_TEXT))
+
+    @admin.display(description=gettext_lazy("recipients"))
+    def addresses(self, delivery: Delivery) -> SafeString | str:
+        """The first of them, and how many there are besides."""
+        if not rows.is_readable(delivery):
+            return "–"
+        first, *others = (item["address"] for item in delivery.recipients)
+        text = f"{Truncator(first).chars(_SHORT_TEXT)} +{len(others)}" if others else first
+        return format_html("{}{}", text, _marks(delivery))
+
+    @admin.display(description=gettext_lazy("recipients"))
+    def recipient_count(self, delivery: Delivery) -> SafeString | str:
+        """How many they are, for those who may not see who."""
+        if not rows.is_readable(delivery):
+            return "–"
+        return format_html("{}{}", len(delivery.recipients), _marks(delivery))
+
+    @admin.display(description=gettext_lazy("next attempt"))
+    def next_attempt(self, delivery: Delivery) -> SafeString | str:
+        """In how long; at once when it is due."""
+        due_at = next_attempt(delivery)
+        if due_at is None:
+            return "–"
+        waits = due_at > timezone.now()
+        return _moment(due_at, _("in %(time)s") % {"time": timeuntil(due_at, depth=1)} if waits else _("now"))
+
+    @admin.display(description=gettext_lazy("age"), ordering="-created_at")
+    def age(self, delivery: Delivery) -> SafeString:
+        """Since it was submitted."""
+        return _moment(delivery.created_at, timesince(delivery.created_at, depth=1))
+
+    # -- the page of one ----------------------------------------------------------------------------------------
 
     @admin.display(description=gettext_lazy("recipients"))
     def recipients_and_replies(self, delivery: Delivery) -> str:
@@ -138,16 +170,23 @@ class DeliveryAdmin(DecisionActions):
 
     def get_fieldsets(self, request: HttpRequest, obj: Any = None) -> Any:
         """Addresses are for those who may see them."""
-        outcome = ("id", "message_id", "status", "code", "reason", "attempts", "smtp_config")
+        outcome = ("id", "message_id", "status", "code", "reason", "attempts", "smtp_config", "lane")
         addresses = ("recipients_and_replies", "from_header", "redirected_to")
         return [
             (None, {"fields": (*outcome, "when_in_doubt", "kept_content")}),
             (gettext_lazy("Times"), {"fields": ("created_at", "due_at", "expires_at", "finished_at")}),
-            *([(gettext_lazy("Addresses"), {"fields": addresses})] if _may_see_addresses(request) else []),
+            *([(gettext_lazy("Addresses"), {"fields": addresses})] if may_see_content(request) else []),
         ]
 
     def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> Any:
         return [name for _title, options in self.get_fieldsets(request, obj) for name in options["fields"]]
+
+    def render_change_form(self, request: HttpRequest, context: Any, *args: Any, **kwargs: Any) -> HttpResponse:
+        """Tell of the attempts in words."""
+        for inline in context["inline_admin_formsets"]:
+            context["attempts"] = told(inline.formset.get_queryset(), may_see=may_see_content(request))
+            context["next_attempt"] = next_attempt(inline.formset.instance)
+        return super().render_change_form(request, context, *args, **kwargs)
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         return False
@@ -158,6 +197,27 @@ class DeliveryAdmin(DecisionActions):
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return False
+
+
+def _search_help(*, may_see: bool) -> str:
+    if may_see:
+        return _("The whole task id or Message-ID, or a part of a recipient or a subject")
+    return _("The whole task id or Message-ID")
+
+
+def _moment(moment: dt.datetime, text: str) -> SafeString:
+    exactly = date_format(timezone.localtime(moment), "DATETIME_FORMAT")
+    return format_html('<time datetime="{}" title="{}">{}</time>', moment.isoformat(), exactly, text)
+
+
+def _marks(delivery: Delivery) -> SafeString:
+    """Whether it went to somebody else than its recipients."""
+    withheld = sum(safety.WITHHELD in str(item.get("reply")) for item in delivery.recipients)
+    marks = [
+        *([_("redirected")] if delivery.redirected_to else []),
+        *([_("withheld from %(count)d") % {"count": withheld}] if withheld else []),
+    ]
+    return format_html_join("", '<span class="email-mark">{}</span>', ((mark,) for mark in marks))
 
 
 def _line(item: dict[str, Any]) -> str:

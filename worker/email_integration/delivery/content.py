@@ -173,12 +173,31 @@ def stored(delivery: Delivery) -> Content:
     return Content(size=delivery.content_size, eight_bit=delivery.eight_bit, blocks=lambda: _blocks(delivery))
 
 
-def read(delivery: Delivery) -> bytes:
-    """The whole content of ``delivery``; a sender that is still left open is missing. Raises ``ContentUnavailable``."""
+def complete(delivery: Delivery) -> Content:
+    """As ``stored``, with the sender; one that is still left open is missing."""
     content = stored(delivery)
     if delivery.from_at is not None and delivery.from_header:
         content = content.with_line(from_line(delivery.from_header), delivery.from_at)
-    return b"".join(content.blocks())
+    return content
+
+
+def read(delivery: Delivery) -> bytes:
+    """The whole content of ``delivery``, as ``complete`` has it. Raises ``ContentUnavailable``."""
+    return b"".join(complete(delivery).blocks())
+
+
+def beginning(delivery: Delivery, first: bytes) -> bytes:
+    """The first octets of a content that lies in the row, ``first`` being no more of it than ``sealing.SEALED_PIECE``.
+
+    Raises ``ContentUnavailable``.
+    """
+    try:
+        key = base64.b64decode(delivery.content_key)
+        return sealing.unseal_first(key, first, last=delivery.content_size <= sealing.PIECE) if key else first
+    except SecretUnreadable:
+        raise ContentUnavailable(NO_KEY) from None
+    except (sealing.Damaged, ValueError):  # as below
+        raise ContentUnavailable(DAMAGED) from None
 
 
 def _blocks(delivery: Delivery) -> Blocks:

@@ -19,6 +19,10 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 PIECE = 64 * 1024
 
 _TAG = 16
+
+#: Octets of a sealed piece.
+SEALED_PIECE = PIECE + _TAG
+
 _LAST = 1
 
 
@@ -59,6 +63,15 @@ def unseal(key: bytes, pieces: Iterable[bytes]) -> Iterator[bytes]:
     yield _open(cipher, number, held, last=True)
 
 
+def unseal_first(key: bytes, piece: bytes, *, last: bool) -> bytes:
+    """Open the first piece of a content alone, which of a small one is the ``last`` too. Raises ``Damaged``."""
+    try:
+        cipher = AESGCM(key)
+    except ValueError as error:  # as above
+        raise Damaged from error
+    return _open(cipher, 0, piece, last=last)
+
+
 class Readable(Protocol):
     """A file as any storage gives it."""
 
@@ -68,9 +81,9 @@ class Readable(Protocol):
 def read(file: Readable) -> Iterator[bytes]:
     """Cut what is sealed in ``file`` into its pieces, also when the file gives less at a time than it is asked for."""
     waiting = bytearray()
-    while block := file.read(PIECE + _TAG - len(waiting)):
+    while block := file.read(SEALED_PIECE - len(waiting)):
         waiting += block
-        if len(waiting) == PIECE + _TAG:
+        if len(waiting) == SEALED_PIECE:
             yield bytes(waiting)
             waiting.clear()
     if waiting:

@@ -124,7 +124,7 @@ class Migration(migrations.Migration):
                 "verbose_name": "delivery",
                 "verbose_name_plural": "deliveries",
                 "ordering": ("-created_at",),
-                "permissions": (("view_recipients", "Can see the recipients of deliveries"),),
+                "permissions": (("view_delivery_content", "Can see subjects, addresses and contents of deliveries"),),
                 "indexes": [
                     email_integration.models.indexes.PartialIndex(
                         condition=models.Q(("ring_after__isnull", False)),
@@ -156,7 +156,13 @@ class Migration(migrations.Migration):
                         fields=["status"],
                         name="delivery_in_doubt",
                     ),
-                    models.Index(fields=["-created_at"], name="delivery_created_at"),
+                    models.Index(fields=["created_at"], name="delivery_created_at"),
+                    email_integration.models.indexes.PartialIndex(
+                        condition=models.Q(("status", "accepted"), _negated=True),
+                        fields=["status", "created_at"],
+                        name="delivery_not_accepted",
+                    ),
+                    email_integration.models.indexes.LongTextIndex(fields=["message_id"], name="delivery_message_id"),
                 ],
             },
         ),

@@ -1,4 +1,4 @@
-"""Indexes of part of a table, on databases that have no such thing too."""
+"""Indexes of part of a table, and of long texts, on databases that have no such thing too."""
 
 from __future__ import annotations
 
@@ -19,3 +19,22 @@ class PartialIndex(models.Index):
             whole = models.Index(fields=self.fields, name=self.name)
             return whole.create_sql(model, schema_editor, using=using, **kwargs)
         return super().create_sql(model, schema_editor, using=using, **kwargs)
+
+
+class LongTextIndex(models.Index):
+    """An index of one text that may be long; where the database limits how much (MySQL, MariaDB), of its beginning."""
+
+    def create_sql(self, model: Any, schema_editor: Any, using: str = "", **kwargs: Any) -> Any:
+        """The statement that makes the index."""
+        if schema_editor.connection.vendor != "mysql":
+            return super().create_sql(model, schema_editor, using=using, **kwargs)
+        # A prefix (of characters) is written behind the column, where Django has the suffix for the direction.
+        suffixes = (f"({_BEGINNING})",)
+        fields = [model._meta.get_field(name) for name, _order in self.fields_orders]
+        return schema_editor._create_index_sql(
+            model, fields=fields, name=self.name, using=using, col_suffixes=suffixes, **kwargs
+        )
+
+
+#: Characters: InnoDB takes 3,072 octets, four for each of them.
+_BEGINNING = 255

@@ -1,0 +1,91 @@
+"""What happened to a mail, one thing after the other, as a person reads it."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterable
+from typing import Any
+
+from django.http import HttpRequest
+from django.template.defaultfilters import floatformat
+from django.utils.formats import date_format
+from django.utils.timezone import localtime
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy
+
+from email_integration.models import Delivery, DeliveryAttempt, Status
+from email_integration.smtp import Phase
+
+from .typing import AttemptInline
+
+#: How far the dialogue had come, as the page of a connection test has it.
+_PHASES: dict[str, Any] = {
+    Phase.CONNECT: gettext_lazy("Connect"),
+    Phase.GREETING: gettext_lazy("Greeting"),
+    Phase.EHLO: gettext_lazy("Capabilities (EHLO)"),
+    Phase.STARTTLS: gettext_lazy("Encrypt (TLS)"),
+    Phase.AUTH: gettext_lazy("Log in (AUTH)"),
+    Phase.MAIL: gettext_lazy("Sender (MAIL)"),
+    Phase.RCPT: gettext_lazy("Recipients (RCPT)"),
+    Phase.DATA: gettext_lazy("Content (DATA)"),
+    Phase.CONTENT: gettext_lazy("Content (DATA)"),
+    Phase.FINAL_DOT: gettext_lazy("Final dot"),
+}
+
+
+class Timeline(AttemptInline):
+    """The attempts of a mail, between its submission and its end."""
+
+    model = DeliveryAttempt
+    template = "email_integration/timeline.html"
+    fields = readonly_fields = ("number",)
+    can_delete = False
+    extra = max_num = 0
+
+    def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+
+def told(attempts: Iterable[DeliveryAttempt], *, may_see: bool) -> list[dict[str, Any]]:
+    """What the page says of each attempt; the server's own words are for who ``may_see`` them."""
+    return [
+        {
+            "number": attempt.number,
+            "started_at": attempt.started_at,
+            "outcome": attempt.outcome,
+            "get_outcome_display": attempt.get_outcome_display(),
+            "reason": attempt.reason,
+            "said": f"{attempt.code or ''} {attempt.reply}".strip() if may_see and attempt.reply else "",
+            "details": list(_details(attempt)),
+        }
+        for attempt in attempts
+    ]
+
+
+def _details(attempt: DeliveryAttempt) -> Iterable[str]:
+    if attempt.duration is not None:
+        yield f"{floatformat(attempt.duration, 2)} s"
+    if attempt.phase:
+        yield _("up to: %(phase)s") % {"phase": _PHASES.get(attempt.phase, attempt.phase)}
+    if attempt.smtp_config or attempt.host:
+        yield f"{attempt.smtp_config} ({attempt.host})" if attempt.host else attempt.smtp_config
+    if attempt.config_version:
+        yield _("as saved at: %(moment)s") % {"moment": _moment(attempt.config_version)}
+    if attempt.tls_version:
+        yield attempt.tls_version
+
+
+def _moment(version: str) -> str:
+    """Which version of the configuration it was: when that was saved."""
+    try:
+        return date_format(localtime(dt.datetime.fromisoformat(version)), "SHORT_DATETIME_FORMAT")
+    except ValueError:
+        return version
+
+
+def next_attempt(delivery: Delivery) -> dt.datetime | None:
+    """When it is tried next by itself; None when it is not, or is being tried."""
+    return delivery.due_at if delivery.status in (Status.QUEUED, Status.DEFERRED) else None
