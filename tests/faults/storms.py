@@ -18,10 +18,6 @@ from .world import Setting
 #: Seconds between two sweeps on an average, at the most, though beat calls for three a second.
 _SWEEP_EVERY = 3
 
-#: A process has two or three mails of a group in its hands, and each is suspected when it is killed. With a kill each
-#: second some are suspected three times that have killed nobody.
-_PATIENT = (("QUARANTINE_AFTER", "5"),)
-
 
 def _storm(mails: int, seed: int, *, bulk: bool = False) -> Callable[[Run], None]:
     def act(run: Run) -> None:
@@ -75,7 +71,7 @@ def _of(
     return Case(
         group="storm",
         name=name,
-        setting=Setting(extra=(("SWEEP_INTERVAL", "0.3"), *(_PATIENT if bulk else ()), *extra), **setting),
+        setting=Setting(extra=(("SWEEP_INTERVAL", "0.3"), *extra), **setting),
         act=_storm(mails, seed, bulk=bulk),
         seconds=10,
         slow=True,

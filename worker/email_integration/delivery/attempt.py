@@ -107,22 +107,13 @@ def _prepare(delivery: Delivery, now: dt.datetime) -> Skipped | None:
         moved = ledger.end(delivery, Status.EXPIRED, "not accepted in time")
     elif not rows.pending(delivery):
         moved = ledger.end(delivery, Status.FAILED, "nobody is left to send it to")
-    elif _workers_lost(delivery) >= conf.get("QUARANTINE_AFTER"):
+    elif delivery.unfinished >= conf.get("QUARANTINE_AFTER"):
         moved = ledger.end(delivery, Status.QUARANTINED, "its worker was lost every time it was tried")
     elif delivery.due_at > timezone.now():
         return Skipped(reason="not due yet")
-    elif delivery.rings:
+    elif delivery.rings or delivery.unfinished:
         moved = all(ledger.begin_again(delivery))
     return None if moved else _OVERTAKEN
-
-
-def _workers_lost(delivery: Delivery) -> int:
-    """How many workers in a row this mail seems to have killed.
-
-    The attempt at the first ring is not counted before it begins, which would cost every mail an UPDATE; that a second
-    one was lost says that there was a first.
-    """
-    return delivery.unfinished + bool(delivery.rings and delivery.unfinished)
 
 
 def _send(delivery: Delivery) -> Dispatched | Skipped:

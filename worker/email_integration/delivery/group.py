@@ -42,8 +42,8 @@ _SHORT = 64 * 1024
 #: for their turn while somebody else rings for them.
 _LARGEST = 256 * 1024
 
-#: Lost workers in a row that say something of a mail: it may have been rung for in vain, and been with a killer once.
-_LOST_WITHOUT_GUILT = 3
+#: Lost workers in a row that say nothing of a mail: it may have been with a killer once.
+_LOST_WITHOUT_GUILT = 1
 
 #: Seconds after which nobody may rely any more on what was the active relay before.
 _LATELY = 0.005
@@ -100,7 +100,7 @@ def _is_plain(delivery: Delivery) -> bool:
     pending = rows.pending(delivery)
     if not (pending and delivery.due_at <= now < delivery.expires_at) or delivery.unfinished:
         return False
-    if delivery.content_size > _LARGEST or (delivery.rings and conf.get("QUARANTINE_AFTER") < _LOST_WITHOUT_GUILT):
+    if delivery.content_size > _LARGEST or (delivery.rings and conf.get("QUARANTINE_AFTER") <= _LOST_WITHOUT_GUILT):
         return False
     try:
         plan = safety.plan_now(pending)

@@ -6,13 +6,11 @@ reply that arrives late is recorded whatever has happened since.
 
 from __future__ import annotations
 
-import contextlib
 import datetime as dt
-import functools
 import itertools
 import os
 import socket
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,10 +22,10 @@ from email_integration.models import FINAL, Delivery, DeliveryAttempt, InDoubtPo
 from email_integration.routing import Route, gate
 from email_integration.smtp import Phase, Relay
 
-from . import announce, content, doorbell, observing, settle, statements
-from .commits import after_commit
+from . import announce, content, doorbell, observing, settle, statements, steps
 from .outcome import Accepted, Deferred, Failed, InDoubt, Outcome
 from .rows import database, is_readable, load
+from .steps import Step
 from .times import first_ring, pause, seconds
 
 #: What can be tried: everything that is neither finished nor in somebody's hands.
@@ -92,17 +90,20 @@ def withhold(delivery: Delivery, addresses: Collection[str], reason: str) -> boo
 
 
 def begin_again(*deliveries: Delivery) -> list[bool]:
-    """Count an attempt that follows a repeated ring, so that a mail that kills its worker is found out.
+    """Count an attempt before it begins, so that a mail that kills its worker is found out.
+
+    The first at its first ring is not counted, which would cost every mail an UPDATE; and a ring that was lost says
+    nothing of the mail.
 
     It has the time of a lease at least before the next ring overtakes it, and twice as long each time: a large mail
     on a slow line kills nobody. Says of each whether it was not overtaken.
     """
-    return _make(map(_beginning_again, deliveries))
+    return steps.make(map(_beginning_again, deliveries))
 
 
 def forgive(*deliveries: Delivery) -> list[bool]:
     """Take back what ``begin_again`` counted: no worker was lost. Says of each whether it was not overtaken."""
-    return _make(_Step(one, {"unfinished": one.unfinished - 1}, among=CLAIMABLE) for one in deliveries)
+    return steps.make(Step(one, {"unfinished": one.unfinished - 1}, among=CLAIMABLE) for one in deliveries)
 
 
 def record(delivery: Delivery, outcome: Outcome, attempt: Try, *, report: bool = True) -> bool:
@@ -127,7 +128,7 @@ def record_and_claim(
     In the same commit ``begin_again`` those that come next, as they show.
     """
     before = [one.delivery.recipients for one in ended]
-    made = _make(
+    made = steps.make(
         itertools.chain(
             (_recording(one, report=report) for one in ended),
             map(_claiming, wanted),
@@ -296,82 +297,6 @@ def followed_up(delivery_id: str) -> None:
 # -- how ------------------------------------------------------------------------------------------------------------
 
 
-class _Step:
-    """A transition that is in the instance already, and not yet in the database.
-
-    What makes its rows is called once the instance is as it will be.
-    """
-
-    def __init__(
-        self,
-        delivery: Delivery,
-        values: Mapping[str, Any],
-        *,
-        rows: Callable[[], Iterable[statements.Row]] = tuple,
-        report: bool = False,
-        among: Collection[Status] = (),
-        not_among: Collection[Status] = (),
-        unless_changed: Mapping[str, Any] | None = None,
-    ) -> None:
-        self.delivery = delivery
-        self._before = dict(delivery.__dict__)
-        self._reports = report
-        fence = delivery.fence
-        with self.undone_on_error():
-            delivery.__dict__.update(values, fence=fence + 1)
-            reported = doorbell.installed().report(delivery) if report else ()
-            self.move = statements.Move(
-                pk=delivery.pk,
-                fence=fence,
-                values=values,
-                among=among,
-                not_among=not_among,
-                unless_changed=unless_changed or {},
-                rows=(*rows(), *reported),
-            )
-
-    def made(self) -> None:
-        """Do what is to be done once it is committed."""
-        file = self._before.get("content_file")
-        if file and not self.delivery.content_file:
-            after_commit("delete a content", functools.partial(content.remove_file, file), using=database())
-        if self._reports:
-            elsewhere = functools.partial(doorbell.installed().report_elsewhere, self.delivery)
-            after_commit("store a result", elsewhere, using=database())
-
-    def undo(self) -> None:
-        """Leave the instance as it was, so that it can be tried again."""
-        self.delivery.__dict__.clear()
-        self.delivery.__dict__.update(self._before)
-
-    @contextlib.contextmanager
-    def undone_on_error(self) -> Iterator[None]:
-        try:
-            yield
-        except BaseException:
-            self.undo()
-            raise
-
-
-def _make(those: Iterable[_Step]) -> list[bool]:
-    """Make the transitions in one commit, and say of each whether nobody was faster.
-
-    Best given as they are made: if one cannot be, those before it are undone as well.
-    """
-    steps = []
-    with contextlib.ExitStack() as undoing:
-        for step in those:
-            undoing.enter_context(step.undone_on_error())
-            steps.append(step)
-        made = statements.make([step.move for step in steps], using=database()) if steps else []
-    for step, is_made in zip(steps, made, strict=True):
-        if is_made:
-            step.made()
-        else:
-            step.undo()
-    return made
-
-
 def _move(
     delivery: Delivery,
     *,
@@ -381,17 +306,17 @@ def _move(
     report: bool = False,
     **values: Any,
 ) -> bool:
-    step = _Step(delivery, values, report=report, among=among, not_among=not_among, unless_changed=unless_changed)
-    return _make([step])[0]
+    step = Step(delivery, values, report=report, among=among, not_among=not_among, unless_changed=unless_changed)
+    return steps.make([step])[0]
 
 
-def _beginning_again(delivery: Delivery) -> _Step:
+def _beginning_again(delivery: Delivery) -> Step:
     patience = max(conf.get("LEASE"), pause(delivery.rings))
     values = {"unfinished": delivery.unfinished + 1, "ring_after": timezone.now() + seconds(patience)}
-    return _Step(delivery, values, among=CLAIMABLE)
+    return Step(delivery, values, among=CLAIMABLE)
 
 
-def _claiming(claim: Claim) -> _Step:
+def _claiming(claim: Claim) -> Step:
     delivery, relay = claim.delivery, claim.relay
     lease_until = timezone.now() + seconds(conf.get("LEASE"))
     values: dict[str, Any] = {
@@ -407,12 +332,12 @@ def _claiming(claim: Claim) -> _Step:
     if claim.redirected_to:
         # What was redirected once stays recorded: a mail may be tried again under other settings.
         values["redirected_to"] = claim.redirected_to
-    return _Step(delivery, values, among=CLAIMABLE)
+    return Step(delivery, values, among=CLAIMABLE)
 
 
-def _recording(one: Ended, *, report: bool) -> _Step:
+def _recording(one: Ended, *, report: bool) -> Step:
     values = _after(one.delivery, one.outcome, one.attempt)
-    return _Step(one.delivery, values, rows=lambda: (_log(one),), report=report, not_among=FINAL)
+    return Step(one.delivery, values, rows=lambda: (_log(one),), report=report, not_among=FINAL)
 
 
 #: Not needed to record how it ended; the key would be opened, for which a process may lack the key.
@@ -421,14 +346,8 @@ _CONTENT = ("content", "content_key")
 
 def _accept_late(one: Ended, outcome: Accepted, *, report: bool) -> tuple[bool, Any]:
     """Record what the server accepted although somebody has moved the delivery since; with who was settled before."""
-    delivery, before = one.delivery, dict(one.delivery.__dict__)
-    try:
-        with transaction.atomic(using=database()):
-            return _accept_under_lock(one, outcome, report=report)
-    except BaseException:
-        delivery.__dict__.clear()
-        delivery.__dict__.update(before)
-        raise
+    with steps.unchanged_on_error(one.delivery), transaction.atomic(using=database()):
+        return _accept_under_lock(one, outcome, report=report)
 
 
 def _accept_under_lock(one: Ended, outcome: Accepted, *, report: bool) -> tuple[bool, Any]:
@@ -452,7 +371,7 @@ def _accept_under_lock(one: Ended, outcome: Accepted, *, report: bool) -> tuple[
     if delivery.status == Status.SENDING and values["status"] not in FINAL:
         # Somebody may be sending it to the rest at this moment: he, or the end of his lease, says how that ended.
         values = {name: values[name] for name in ("recipients", "attempts")}
-    return _make([_Step(delivery, values, rows=lambda: (_log(one),), report=report)])[0], before
+    return steps.make([Step(delivery, values, rows=lambda: (_log(one),), report=report)])[0], before
 
 
 def _after(delivery: Delivery, outcome: Outcome, attempt: Try) -> dict[str, Any]:

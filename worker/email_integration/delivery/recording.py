@@ -101,7 +101,7 @@ def record(ended: ledger.Ended) -> bool:
 
 def forgive(*deliveries: Delivery) -> None:
     """Take back what was counted of those that wait still: no worker was lost with them. The database may be away."""
-    counted = [one for one in deliveries if one.rings and one.unfinished and one.status in ledger.CLAIMABLE]
+    counted = [one for one in deliveries if one.unfinished and one.status in ledger.CLAIMABLE]
     if counted:
         with contextlib.suppress(DatabaseError, InterfaceError):  # if it can be had again already
             connections[rows.database()].close_if_unusable_or_obsolete()
