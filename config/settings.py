@@ -237,6 +237,9 @@ CELERY_BROKER_TRANSPORT_OPTIONS = {
     "socket_timeout": 2,
     "socket_keepalive": True,
     "health_check_interval": 10,
+    # A ring is forgotten once it is fetched: the sweep rings again for what a killed worker had in its hands, long
+    # before the broker would. Two transactions fewer for each message.
+    "ack_emulation": False,
     # Opening a connection to publish is tried once; kombu would try for another six seconds, even with retry=False.
     "max_retries": 0,
 }

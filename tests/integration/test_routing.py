@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import redis
-from django.core.cache import cache
+from django.core.cache import cache, caches
 from django.db import connection, transaction
 
 from config.local.valkey import Valkey
+from email_integration import conf
 from email_integration.models import NO_ACTIVE_CONFIG, SMTPConfig
 from email_integration.routing import Nowhere, Route, active_relay, forget, stamp
 from email_integration.smtp import Relay
@@ -188,6 +190,50 @@ def test_a_stamp_is_made_only_where_there_is_none() -> None:
     assert stamp.read() == first
     stamp.renew()
     assert stamp.read() not in (first, None)
+
+
+def test_a_stamp_is_relied_on_for_a_while(patient: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each read of the cache costs as much as a sixth of a mail."""
+    config()
+    cached, reads = caches[conf.get("CACHE")], []
+    get = cached.get
+    monkeypatch.setattr(cached, "get", lambda key: (reads.append(key), get(key))[1])
+    monkeypatch.setattr(stamp, "TRUSTED", 3600.0)
+    for _ in range(5):
+        active_relay()
+    assert reads == [stamp.KEY]
+    monkeypatch.setattr(stamp, "TRUSTED", 0.0)
+    active_relay()
+    assert reads == [stamp.KEY] * 2
+
+
+def test_whoever_makes_a_stamp_waits_until_nobody_relies_on_the_old_one(
+    patient: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process is free to use, without asking, what it has read just before."""
+    primary = config()
+    monkeypatch.setattr(stamp, "TRUSTED", 0.2)
+    cached, made_at = caches[conf.get("CACHE")], []
+    write = cached.set
+
+    def writing(key: str, value: str, **how: Any) -> None:
+        write(key, value, **how)
+        made_at.append(time.monotonic())
+
+    monkeypatch.setattr(cached, "set", writing)
+    primary.save()
+    assert cached.get(stamp.KEY) != stamp.DIRTY
+    assert time.monotonic() - made_at[-1] >= 0.2
+
+
+def test_a_change_of_its_own_a_process_knows_at_once(patient: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    primary = config()
+    monkeypatch.setattr(stamp, "TRUSTED", 0.2)
+    active_relay()
+    with transaction.atomic():
+        SMTPConfig.objects.filter(pk=primary.pk).update(name="Renamed")
+        assert name() == "Renamed"
+    assert name() == "Renamed"
 
 
 def test_a_flushed_cache_costs_a_query_and_nothing_else(

@@ -10,7 +10,7 @@ from django.db import transaction
 from email_integration.exceptions import InvalidMail
 from email_integration.models import Delivery
 
-from . import content, doorbell, rows
+from . import content, doorbell, rows, statements
 from .submit import Terms, first, is_due, make
 
 #: Mails in a batch, unless they hold more octets than this.
@@ -77,14 +77,13 @@ def store(deliveries: Sequence[Delivery], *, using: str) -> list[str]:
 
     Where the idempotency key was there before, the id is that of the first delivery, and nothing is submitted.
     """
-    inserting = Delivery.objects.using(using)
     with transaction.atomic(using=using):
         if any(delivery.idempotency_key for delivery in deliveries):
             # Sorted, so that two that submit the same wait for each other one way round only.
-            inserting.bulk_create(sorted(deliveries, key=_key), ignore_conflicts=True)
+            statements.insert(*sorted(deliveries, key=_key), using=using, unless_known=True)
             ids = _ids(deliveries, using=using)
         else:
-            inserting.bulk_create(deliveries)
+            statements.insert(*deliveries, using=using)
             ids = [delivery.pk for delivery in deliveries]
         new = [delivery for delivery, pk in zip(deliveries, ids, strict=True) if delivery.pk == pk]
         due = [_bare(delivery, using=using) for delivery in new if is_due(delivery)]

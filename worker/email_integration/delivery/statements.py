@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
+import operator
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -68,7 +70,7 @@ def load(delivery_ids: Sequence[str], *, using: str) -> list[Delivery]:
     key = connection.ops.quote_name("id")
     table = connection.ops.quote_name(Delivery._meta.db_table)
     text = f"SELECT {columns} FROM {table} WHERE {key} IN ({marks})"  # noqa: S608  # no values
-    with connection.cursor() as cursor:
+    with _cursor(connection) as cursor:
         cursor.execute(text, delivery_ids)
         found = [list(row) for row in cursor.fetchall()]
     for row in found:
@@ -109,15 +111,29 @@ def _cursor(connection: Any) -> Any:
     return connection.make_debug_cursor(cursor) if connection.queries_logged else connection.make_cursor(cursor)
 
 
-def insert(delivery: Delivery, *, using: str) -> None:
-    """Insert a new delivery, as ``save()`` does it, but for the signals. Raises ``DatabaseError``."""
+def insert(*deliveries: Delivery, using: str, unless_known: bool = False) -> None:
+    """Insert new deliveries, as ``save()`` does it, but for the signals. Raises ``DatabaseError``.
+
+    With ``unless_known`` those are left out of which the database has the key or the idempotency key. Several are
+    inserted in the transaction of the caller, who has one.
+    """
     connection = connections[using]
-    values = {one.name: one.pre_save(delivery, True) for one in Delivery._meta.concrete_fields}
-    words = _Words(connection)
-    text = words.insert(Row(model=Delivery, values=values))
+    fields = Delivery._meta.concrete_fields
     with transaction.mark_for_rollback_on_error(using=using), _cursor(connection) as cursor:
-        cursor.execute(text, words.parameters)
-    delivery._state.adding, delivery._state.db = False, using
+        of_each = []
+        for one in deliveries:
+            words = _Words(connection)
+            row = Row(model=Delivery, values={field.name: getattr(one, field.attname) for field in fields})
+            of_each.append((words.insert(row, unless_known=unless_known), words.parameters))
+        # Most are alike in what is in the text.
+        for text, alike in itertools.groupby(of_each, key=operator.itemgetter(0)):
+            together = [parameters for _, parameters in alike]
+            if len(together) == 1:
+                cursor.execute(text, together[0])
+            else:
+                cursor.executemany(text, together)
+    for one in deliveries:
+        one._state.adding, one._state.db = False, using
 
 
 def _make(connection: Any, cursor: Any, move: Move) -> bool:
@@ -154,38 +170,22 @@ class _Words:
     def __init__(self, connection: Any) -> None:
         self.parameters: list[Any] = []
         self._connection = connection
-        self._quote = connection.ops.quote_name
 
     def update(self, move: Move) -> str:
-        values = {**move.values, "fence": move.fence + 1}
-        changes = ", ".join(f"{self._column(Delivery, name)} = {self._mark(name, values[name])}" for name in values)
-        conditions = []
-        for name, value in {"id": move.pk, "fence": move.fence, **move.unless_changed}.items():
-            is_value = "IS NULL" if value is None else f"= {self._mark(name, value)}"
-            conditions.append(f"{self._column(Delivery, name)} {is_value}")
-        for word, states in (("IN", move.among), ("NOT IN", move.not_among)):
-            if states:
-                listed = ", ".join(f"'{state.value}'" for state in states)
-                conditions.append(f"{self._column(Delivery, 'status')} {word} ({listed})")
-        return f"UPDATE {self._table(Delivery)} SET {changes} WHERE {' AND '.join(conditions)}"  # noqa: S608
+        changes = self._shape(Delivery, {**move.values, "fence": move.fence + 1})
+        conditions = self._shape(Delivery, {"id": move.pk, "fence": move.fence, **move.unless_changed})
+        return _update(self._connection.alias, changes, conditions, tuple(move.among), tuple(move.not_among))
 
-    def insert(self, row: Row, *, if_any: str = "") -> str:
+    def insert(self, row: Row, *, if_any: str = "", unless_known: bool = False) -> str:
         """Insert ``row``, if the table ``if_any`` has one; over the one that is there already where it has a rival."""
-        columns = ", ".join(self._column(row.model, name) for name in row.values)
-        marks = ", ".join(self._mark(name, value, row.model) for name, value in row.values.items())
-        values = f"SELECT {marks} FROM {if_any}" if if_any else f"VALUES ({marks})"  # noqa: S608
-        return f"INSERT INTO {self._table(row.model)} ({columns}) {values} {self._over(row)}".rstrip()
+        shape = self._shape(row.model, row.values)
+        return _insert(self._connection.alias, row.model, shape, if_any, row.unique, tuple(row.kept), unless_known)
 
-    def _over(self, row: Row) -> str:
-        if not row.unique:
-            return ""
-        fields = [_field(row.model, name) for name in row.values]
-        changed = [one.column for one in fields if one.name not in (row.unique, *row.kept)]
-        unique = [_field(row.model, row.unique).column]
-        return str(self._connection.ops.on_conflict_suffix_sql(fields, OnConflict.UPDATE, changed, unique))
+    def _shape(self, model: type[models.Model], values: Mapping[str, Any]) -> _Shape:
+        """What stands for each value in the text."""
+        return tuple((name, self._mark(model, name, value)) for name, value in values.items())
 
-    def _mark(self, name: str, value: Any, model: type[models.Model] = Delivery) -> str:
-        """What stands for the value in the text."""
+    def _mark(self, model: type[models.Model], name: str, value: Any) -> str:
         if value is None:
             return "NULL"
         kind = type(value)
@@ -193,17 +193,51 @@ class _Words:
             return "TRUE" if value else "FALSE"
         if kind is str and not value:
             return "''"
-        of_model = _field(model, name)
-        if kind not in _READY or not isinstance(of_model, _PLAIN):
-            value = of_model.get_db_prep_save(value, self._connection)
+        field = _field(model, name)
+        if kind not in _READY or not isinstance(field, _PLAIN):
+            value = field.get_db_prep_save(value, self._connection)
         self.parameters.append(value)
-        return self._connection.ops.binary_placeholder_sql(value) if isinstance(of_model, models.BinaryField) else "%s"
+        return self._connection.ops.binary_placeholder_sql(value) if isinstance(field, models.BinaryField) else "%s"
 
-    def _column(self, model: type[models.Model], name: str) -> str:
-        return str(self._quote(_field(model, name).column))
 
-    def _table(self, model: type[models.Model]) -> str:
-        return str(self._quote(model._meta.db_table))
+#: The names of fields, and what stands for their values in the text.
+_Shape = tuple[tuple[str, str], ...]
+
+
+@functools.lru_cache(maxsize=256)
+def _update(
+    alias: str, changes: _Shape, conditions: _Shape, among: tuple[Status, ...], not_among: tuple[Status, ...]
+) -> str:
+    column = functools.partial(_column, alias, Delivery)
+    assigned = ", ".join(f"{column(name)} = {mark}" for name, mark in changes)
+    required = [f"{column(name)} {'IS' if mark == 'NULL' else '='} {mark}" for name, mark in conditions]
+    for word, states in (("IN", among), ("NOT IN", not_among)):
+        if states:
+            listed = ", ".join(f"'{state.value}'" for state in states)
+            required.append(f"{column('status')} {word} ({listed})")
+    return f"UPDATE {_table(alias, Delivery)} SET {assigned} WHERE {' AND '.join(required)}"  # noqa: S608
+
+
+@functools.lru_cache(maxsize=256)
+def _insert(
+    alias: str,
+    model: type[models.Model],
+    shape: _Shape,
+    if_any: str,
+    unique: str,
+    kept: tuple[str, ...],
+    unless_known: bool,
+) -> str:
+    ops = connections[alias].ops
+    columns = ", ".join(_column(alias, model, name) for name, _ in shape)
+    marks = ", ".join(mark for _, mark in shape)
+    values = f"SELECT {marks} FROM {if_any}" if if_any else f"VALUES ({marks})"  # noqa: S608
+    on_conflict = OnConflict.UPDATE if unique else OnConflict.IGNORE if unless_known else None
+    fields = [_field(model, name) for name, _ in shape]
+    changed = [one.column for one in fields if one.name not in (unique, *kept)]
+    over = ops.on_conflict_suffix_sql(fields, on_conflict, changed, [_field(model, unique).column] if unique else [])
+    into = f"{ops.insert_statement(on_conflict=on_conflict)} {_table(alias, model)}"
+    return f"{into} ({columns}) {values} {over}".rstrip()
 
 
 #: What these fields give to the database as it is, if it is one of these. A word of an enumeration is not.
@@ -214,3 +248,11 @@ _READY = frozenset({str, int, float})
 @functools.cache
 def _field(model: type[models.Model], name: str) -> Any:
     return model._meta.get_field(name)
+
+
+def _column(alias: str, model: type[models.Model], name: str) -> str:
+    return str(connections[alias].ops.quote_name(_field(model, name).column))
+
+
+def _table(alias: str, model: type[models.Model]) -> str:
+    return str(connections[alias].ops.quote_name(model._meta.db_table))

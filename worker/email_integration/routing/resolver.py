@@ -36,9 +36,9 @@ _copy: _Copy | None = None
 def active_relay() -> Route:
     """Return the relay of the active ``SMTPConfig``, else that of Django's settings, else ``Nowhere``.
 
-    Costs one read of the shared cache; a query only when the stamp has changed, is dirty, absent or out of reach, or
-    the copy is older than CONFIG_CACHE_TTL. What cannot be used (a lost key, a row that somebody has damaged) is
-    ``Nowhere`` too, and an error in the log.
+    Costs one read of the shared cache, unless there was one a moment ago; a query only when the stamp has changed, is
+    dirty, absent or out of reach, or the copy is older than CONFIG_CACHE_TTL. What cannot be used (a lost key, a row
+    that somebody has damaged) is ``Nowhere`` too, and an error in the log.
     """
     current = stamp.read()  # before the row, so that a copy is never newer by its stamp than by its content
     copy = _copy
@@ -72,7 +72,8 @@ def _from_database(using: str) -> Route:
 
 
 def forget() -> None:
-    """Drop this process's copy."""
+    """Drop this process's copy, and its stamp."""
+    stamp.forget()
     _keep(None)
 
 

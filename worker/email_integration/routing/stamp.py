@@ -1,15 +1,13 @@
 """The stamp: one short text in the shared cache that changes whenever the active configuration may have changed.
 
 A writer marks it dirty before it commits and makes a new one afterwards. A process may use its copy of the
-configuration only while the stamp is the one it had read before it asked the database. Dirty means 'ask the
-database', so a writer that dies between commit and stamp leaves no stale worker behind. The cache never holds
-anything of a configuration itself.
-"""
+configuration only while the stamp is the one it had read before it asked the X"""
 
 from __future__ import annotations
 
 import logging
 import secrets
+import time
 from typing import Any
 
 from django.core.cache import BaseCache, caches
@@ -27,8 +25,37 @@ DIRTY = "dirty"
 _DIRTY_SECONDS = 60
 
 
+#: Seconds for which a stamp is relied on without being read again. The same in every process, so it is no setting.
+TRUSTED = 0.1
+
+# The stamp that was read last, and when it was asked for by 'time.monotonic'; replaced whole, so readers need no lock.
+_last: tuple[str, float] | None = None
+
+
 def read() -> str | None:
-    """Return the stamp, made now if there was none; None when it is dirty or the cache is out of reach."""
+    """Return the stamp, made now if there was none; None when it is dirty or the cache is out of reach.
+
+    It is not older than TRUSTED seconds.
+    """
+    last, asked_at = _last, time.monotonic()
+    if last is not None and asked_at - last[1] < TRUSTED:
+        return last[0]
+    stamp = _read()
+    _remember(None if stamp is None else (stamp, asked_at))
+    return stamp
+
+
+def forget() -> None:
+    """Have this process read the stamp again."""
+    _remember(None)
+
+
+def _remember(last: tuple[str, float] | None) -> None:
+    global _last  # the one of this process
+    _last = last
+
+
+def _read() -> str | None:
     try:
         cache = _cache()
         stamp = cache.get(KEY)
@@ -62,11 +89,13 @@ def renew_on_commit(*, using: str | None = None, **kwargs: Any) -> None:
 
 
 def renew() -> None:
-    """Make a new stamp: from here on no process uses a copy made before."""
-    _write(_new(), timeout=None)
+    """Make a new stamp: once this returns, no process uses a copy made before."""
+    if _write(_new(), timeout=None):
+        time.sleep(TRUSTED)
 
 
-def _write(stamp: str, *, timeout: float | None) -> None:
+def _write(stamp: str, *, timeout: float | None) -> bool:
+    forget()
     try:
         _cache().set(KEY, stamp, timeout=timeout)
     except Exception as error:  # see read()
@@ -75,6 +104,8 @@ def _write(stamp: str, *, timeout: float | None) -> None:
             type(error).__name__,
             conf.get("CONFIG_CACHE_TTL"),
         )
+        return False
+    return True
 
 
 def _cache() -> BaseCache:
