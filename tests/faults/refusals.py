@@ -53,7 +53,7 @@ CASES = [
         setting=setting,
         act=_faulty(verb, kind),
         refuses=refuses(verb, kind),
-        doubts=None if leaves_doubt(verb, kind) else range(1),
+        doubts=range(TIMES + 1) if leaves_doubt(verb, kind) else range(1),
     )
     for setting, verbs in ((RESEND, VERBS), (HOLD, ("CONTENT", "DOT", "TAKEN")))
     for verb in verbs

@@ -45,9 +45,6 @@ _LARGEST = 256 * 1024
 #: Lost workers in a row that say nothing of a mail: it may have been with a killer once.
 _LOST_WITHOUT_GUILT = 1
 
-#: Seconds after which nobody may rely any more on what was the active relay before.
-_LATELY = 0.005
-
 #: Seconds after which those that have ended are handed over, before others are begun: something may follow them.
 _AT_MOST = 10.0
 
@@ -240,7 +237,7 @@ class _Convoy:
         self._note(ready, outcome, session, way)
         if ahead is None:
             return None
-        if time.monotonic() - asked_at > _LATELY and routing.active_relay() != session.relay:
+        if routing.active_relay() != session.relay:
             session.close()  # replaced meanwhile: what was said of the next one counts for nothing without its content
         if session.is_closed:
             self._give_back(ahead)
