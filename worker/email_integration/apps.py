@@ -28,6 +28,7 @@ class EmailIntegrationConfig(AppConfig):
                 before.connect(stamp.mark_dirty, sender=sender, dispatch_uid="email_integration.stamp")
             for after in (post_save, post_delete, signals.config_changed):
                 after.connect(stamp.renew_on_commit, sender=sender, dispatch_uid="email_integration.stamp")
+                # After that, so that nobody who is woken goes by the old one still.
                 after.connect(waking.wake_on_commit, sender=sender, dispatch_uid="email_integration.wake")
         pre_create_historical_record.connect(
             audit.describe, sender=SMTPConfig.history.model, dispatch_uid="email_integration.audit"
