@@ -601,6 +601,16 @@ def test_a_mail_that_kills_its_worker_each_time_is_put_aside(settings: Any, bell
     assert (row.status, row.reason) == ("quarantined", "its worker was lost every time it was tried")
 
 
+def test_while_workers_die_over_other_mails_too_it_takes_twice_as_many(settings: Any, bell: RecordingDoorbell) -> None:
+    """Somebody kills them, or the machine is short of memory: a mail was only there when it happened."""
+    settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "QUARANTINE_AFTER": 3}
+    other, delivery = pretend(submitted(), unfinished=1), pretend(submitted(), unfinished=5)
+    assert tried(delivery).status == "deferred"  # there is no server: it was tried
+    assert tried(pretend(delivery, unfinished=6, due_at=ago(1))).status == "quarantined"
+    pretend(other, unfinished=0)
+    assert tried(pretend(submitted(), unfinished=3)).status == "quarantined"
+
+
 def test_an_outcome_forgives_the_workers_that_died(smtp_server: Serve) -> None:
     config_for(smtp_server(faults=[Fault(verb="RCPT", reply="450 4.2.0 Later", times=1)]))
     delivery = pretend(submitted(), rings=1, unfinished=1)

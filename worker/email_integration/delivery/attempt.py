@@ -107,13 +107,22 @@ def _prepare(delivery: Delivery, now: dt.datetime) -> Skipped | None:
         moved = ledger.end(delivery, Status.EXPIRED, "not accepted in time")
     elif not rows.pending(delivery):
         moved = ledger.end(delivery, Status.FAILED, "nobody is left to send it to")
-    elif delivery.unfinished >= conf.get("QUARANTINE_AFTER"):
+    elif _kills_its_workers(delivery):
         moved = ledger.end(delivery, Status.QUARANTINED, "its worker was lost every time it was tried")
     elif delivery.due_at > timezone.now():
         return Skipped(reason="not due yet")
     elif delivery.rings or delivery.unfinished:
         moved = all(ledger.begin_again(delivery))
     return None if moved else _OVERTAKEN
+
+
+def _kills_its_workers(delivery: Delivery) -> bool:
+    """Whether so many workers were lost with it that it is to blame; twice as many, while they are lost with others."""
+    enough = conf.get("QUARANTINE_AFTER")
+    if delivery.unfinished < enough:
+        return False
+    waiting = Delivery.objects.using(rows.database()).filter(ring_after__isnull=False).exclude(pk=delivery.pk)
+    return delivery.unfinished >= 2 * enough or not waiting.filter(unfinished__gt=0).exists()
 
 
 def _send(delivery: Delivery) -> Dispatched | Skipped:
