@@ -117,12 +117,14 @@ def _prepare(delivery: Delivery, now: dt.datetime) -> Skipped | None:
 
 
 def _kills_its_workers(delivery: Delivery) -> bool:
-    """Whether so many workers were lost with it that it is to blame; twice as many, while they are lost with others."""
+    """Whether so many workers were lost with it that it is to blame.
+
+    Twice as many, if one was lost with another mail lately: then somebody else seems to kill them.
+    """
     enough = conf.get("QUARANTINE_AFTER")
     if delivery.unfinished < enough:
         return False
-    waiting = Delivery.objects.using(rows.database()).filter(ring_after__isnull=False).exclude(pk=delivery.pk)
-    return delivery.unfinished >= 2 * enough or not waiting.filter(unfinished__gt=0).exists()
+    return delivery.unfinished >= 2 * enough or not ledger.lost_lately(but=delivery)
 
 
 def _send(delivery: Delivery) -> Dispatched | Skipped:

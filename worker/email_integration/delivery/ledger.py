@@ -31,6 +31,9 @@ from .times import first_ring, pause, seconds
 #: What can be tried: everything that is neither finished nor in somebody's hands.
 CLAIMABLE = (Status.QUEUED, Status.DEFERRED)
 
+#: Attempts, at all mails, that are the last ones.
+_LAST = 1000
+
 
 @dataclass(frozen=True, kw_only=True)
 class Try:
@@ -150,6 +153,15 @@ def lease_ran_out(delivery: Delivery) -> bool:
     outcome = InDoubt(reason="the worker was lost after the claim and before the outcome")
     attempt = Try(route=None, started_at=delivery.lease_until or timezone.now(), worker_lost=True)
     return record(delivery, outcome, attempt)
+
+
+def lost_lately(*, but: Delivery) -> bool:
+    """Whether a worker was lost at a claimed mail, any but this one, among the last attempts at all mails."""
+    log = DeliveryAttempt.objects.using(database())
+    last = log.order_by("-pk").values_list("pk", flat=True).first() or 0
+    # Nobody saw how it ended, so it has no duration.
+    lost = log.filter(pk__gt=last - _LAST, outcome=Status.IN_DOUBT, duration=None)
+    return lost.exclude(delivery=but.pk).exists()
 
 
 def wait_for_relay(delivery: Delivery, closed: gate.GateClosed, *, wait: float) -> bool:

@@ -85,7 +85,11 @@ def mark_dirty(**kwargs: Any) -> None:
 
 def renew_on_commit(*, using: str | None = None, **kwargs: Any) -> None:
     """Make a new stamp once the change is committed; receiver of the signals sent after a write."""
-    transaction.on_commit(renew, using=using)
+    connection = transaction.get_connection(using)
+    # Once for all writes of a transaction, of those that are rolled back together if they are.
+    together = set(connection.savepoint_ids)
+    if not any(func is renew and sids == together for sids, func, *_ in connection.run_on_commit):
+        transaction.on_commit(renew, using=using)
 
 
 def renew() -> None:
