@@ -604,11 +604,12 @@ def test_a_mail_that_kills_its_worker_each_time_is_put_aside(settings: Any, bell
 def test_while_workers_die_over_other_mails_too_it_takes_twice_as_many(settings: Any, bell: RecordingDoorbell) -> None:
     """Somebody kills them, or the machine is short of memory: a mail was only there when it happened."""
     settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "QUARANTINE_AFTER": 3}
-    delivery, other = pretend(submitted(), unfinished=5), pretend(submitted(), status="sending", lease_until=ago(1))
-    assert ledger.lease_ran_out(other)
+    delivery = pretend(submitted(), unfinished=5)
+    others = [pretend(submitted(), status="sending", lease_until=ago(1)) for _ in range(2)]
+    assert all(map(ledger.lease_ran_out, others))
     assert tried(delivery).status == "deferred"  # for there is no server: it was tried
     assert tried(pretend(delivery, unfinished=6, due_at=ago(1))).status == "quarantined"
-    DeliveryAttempt.objects.filter(delivery=other).delete()
+    DeliveryAttempt.objects.filter(delivery=others[0]).delete()  # the other may have been in a group with it
     assert tried(pretend(submitted(), unfinished=3)).status == "quarantined"
 
 

@@ -119,12 +119,13 @@ def _prepare(delivery: Delivery, now: dt.datetime) -> Skipped | None:
 def _kills_its_workers(delivery: Delivery) -> bool:
     """Whether so many workers were lost with it that it is to blame.
 
-    Twice as many, if one was lost with another mail lately: then somebody else seems to kill them.
+    Twice as many, if others were lost lately that had nothing to do with it: then somebody else seems to kill them.
     """
     enough = conf.get("QUARANTINE_AFTER")
     if delivery.unfinished < enough:
         return False
-    return delivery.unfinished >= 2 * enough or not ledger.lost_lately(but=delivery)
+    # A group that it was in has lost as many with it.
+    return delivery.unfinished >= 2 * enough or ledger.lost_lately(but=delivery) <= conf.get("GROUP_COMMIT")
 
 
 def _send(delivery: Delivery) -> Dispatched | Skipped:

@@ -155,13 +155,13 @@ def lease_ran_out(delivery: Delivery) -> bool:
     return record(delivery, outcome, attempt)
 
 
-def lost_lately(*, but: Delivery) -> bool:
-    """Whether a worker was lost at a claimed mail, any but this one, among the last attempts at all mails."""
+def lost_lately(*, but: Delivery) -> int:
+    """How many claimed mails, apart from this one, were lost with their worker among the last attempts at all mails."""
     log = DeliveryAttempt.objects.using(database())
     last = log.order_by("-pk").values_list("pk", flat=True).first() or 0
     # Nobody saw how it ended, so it has no duration.
     lost = log.filter(pk__gt=last - _LAST, outcome=Status.IN_DOUBT, duration=None)
-    return lost.exclude(delivery=but.pk).exists()
+    return lost.exclude(delivery=but.pk).count()
 
 
 def wait_for_relay(delivery: Delivery, closed: gate.GateClosed, *, wait: float) -> bool:
