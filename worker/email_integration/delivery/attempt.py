@@ -121,11 +121,11 @@ def _kills_its_workers(delivery: Delivery) -> bool:
 
     Twice as many, if others were lost lately that had nothing to do with it: then somebody else seems to kill them.
     """
-    enough = conf.get("QUARANTINE_AFTER")
+    enough: int = conf.get("QUARANTINE_AFTER")
     if delivery.unfinished < enough:
         return False
-    # A group that it was in has lost as many with it.
-    return delivery.unfinished >= 2 * enough or ledger.lost_lately(but=delivery) <= conf.get("GROUP_COMMIT")
+    at_once: int = conf.get("GROUP_COMMIT")  # so many may have been lost with it, in a group
+    return delivery.unfinished >= 2 * enough or ledger.lost_lately(but=delivery) <= at_once
 
 
 def _send(delivery: Delivery) -> Dispatched | Skipped:
