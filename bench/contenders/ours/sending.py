@@ -10,7 +10,7 @@ from django.db import connection, transaction
 
 from email_integration import routing, submit_many
 from email_integration.models import Delivery, SMTPConfig
-from email_integration.routing import resolver
+from email_integration.routing import resolver, stamp
 from email_integration.tasks import send_email
 
 
@@ -50,9 +50,14 @@ def submit_together(numbers: range) -> None:
 
 
 def check_configuration(times: int) -> dict[str, float]:
-    """CPU in microseconds of asking for the active relay: by the stamp, and by a query each time."""
+    """CPU in microseconds of asking for the active relay: by reading the stamp, and by a query each time."""
     routing.active_relay()
-    by_stamp = _cpu(routing.active_relay, times)
+
+    def read() -> None:
+        stamp.forget()  # which would be relied on otherwise
+        routing.active_relay()
+
+    by_stamp = _cpu(read, times)
     by_query = _cpu(lambda: resolver._from_database("default"), times)
     return {"stamp": 1e6 * by_stamp, "query": 1e6 * by_query}
 
