@@ -94,8 +94,8 @@ def configuration(bench: Bench) -> Result:
             (f"queries of a process that never stops asking, in {seconds} s", f"{asked}, in {periods} times the TTL"),
         ],
         figures=figures,
-        limits="a check is a GET of the shared cache; what was read is relied on for a tenth of a second, so that slow groups "
-        "have more checks a mail",
+        limits="a check is a GET of the shared cache; what was read is relied on for a tenth of a second, so that slow "
+        "groups have more checks a mail",
         data={**each, "checks": checks, "queries": asked, "seconds": seconds},
     )
 
