@@ -15,6 +15,7 @@ from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 
 from email_integration.delivery import orphans, retention, waking
+from email_integration.delivery.backlog import backlog, oldest_due
 from email_integration.delivery.sweep import sweep
 from email_integration.models import Delivery, Status
 from tests.deliveries import RecordingDoorbell, ago, submitted
@@ -97,6 +98,9 @@ def listed(**asked: str) -> None:
 #: What is asked, by which words in its condition it is known, and by which index it is to be answered.
 QUESTIONS: list[tuple[Callable[[], object], str, str]] = [
     (sweep, '"ring_after" <=', "delivery_ring_after"),
+    (backlog, '"ring_after" IS NOT NULL', "delivery_ring_after"),
+    (oldest_due, '"ring_after" IS NOT NULL', "delivery_ring_after"),
+    (backlog, f"\"status\" = '{Status.IN_DOUBT}'", "delivery_not_accepted"),
     (waking.wake, '"waits_for_relay"', "delivery_waits_for_relay"),
     (retention.prune, '"finished_at" <', "delivery_finished_at"),
     (retention.prune, '"has_content"', "delivery_finished_content"),

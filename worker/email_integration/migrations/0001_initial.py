@@ -151,11 +151,6 @@ class Migration(migrations.Migration):
                         fields=["content_file"],
                         name="delivery_content_file",
                     ),
-                    email_integration.models.indexes.PartialIndex(
-                        condition=models.Q(("status", "in_doubt")),
-                        fields=["status"],
-                        name="delivery_in_doubt",
-                    ),
                     models.Index(fields=["created_at"], name="delivery_created_at"),
                     email_integration.models.indexes.PartialIndex(
                         condition=models.Q(("status", "accepted"), _negated=True),

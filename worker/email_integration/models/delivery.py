@@ -127,7 +127,6 @@ class Delivery(models.Model):
                 name="delivery_finished_content",
             ),
             PartialIndex(fields=("content_file",), condition=~models.Q(content_file=""), name="delivery_content_file"),
-            PartialIndex(fields=("status",), condition=models.Q(status="in_doubt"), name="delivery_in_doubt"),
             # What people ask. Read backwards, for the newest first. Most rows are accepted: those need no more than the
             # time, and all others can be found among however many of them.
             models.Index(fields=("created_at",), name="delivery_created_at"),
