@@ -112,6 +112,7 @@ def test_a_delivery_is_shown_with_its_attempts_and_without_addresses() -> None:
     for words in (
         r"status +deferred",
         r"reason +1 of 2 recipients were put off",
+        r"priority +normal",
         r"content +\d+ octets, kept",
         r"in doubt +resend \(by the setting IN_DOUBT\)",
         r"redirected +yes",

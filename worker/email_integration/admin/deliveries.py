@@ -85,7 +85,7 @@ class DeliveryAdmin(ContentViews, DecisionActions):
     def get_list_display(self, request: HttpRequest) -> Any:
         """Subjects and addresses are for those who may see them."""
         seen = ("subject", "addresses") if may_see_content(request) else ("recipient_count",)
-        return ("short_id", "status", *seen, "reason", "next_attempt", "age", "attempts", "smtp_config", "lane")
+        return ("short_id", "state", *seen, "next_attempt", "age", "attempts", "smtp_config", "lane")
 
     def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
         return _Page
@@ -105,6 +105,12 @@ class DeliveryAdmin(ContentViews, DecisionActions):
     def short_id(self, delivery: Delivery) -> SafeString:
         """Its beginning, which tells it from the others of a page."""
         return format_html('<span title="{}">{}</span>', delivery.pk, Truncator(delivery.pk).chars(_SHORT_ID))
+
+    @admin.display(description=gettext_lazy("status"))
+    def state(self, delivery: Delivery) -> SafeString:
+        """And why."""
+        why = format_html('<span class="email-mark">{}</span>', delivery.reason) if delivery.reason else ""
+        return format_html("{}{}", delivery.get_status_display(), why)
 
     @admin.display(description=gettext_lazy("subject"))
     def subject(self, delivery: Any) -> SafeString | str:
