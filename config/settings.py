@@ -35,7 +35,8 @@ if not SECRET_KEY:
         )
     SECRET_KEY = env.kept("SECRET_KEY", VAR_DIR / "secret_key", get_random_secret_key)
 
-ALLOWED_HOSTS = env.host_patterns("ALLOWED_HOSTS", ["localhost", "127.0.0.1", "[::1]"])
+# Loopback in any case: a container asks itself how it is.
+ALLOWED_HOSTS = [*env.host_patterns("ALLOWED_HOSTS", []), "localhost", "127.0.0.1", "[::1]"]
 CSRF_TRUSTED_ORIGINS = env.listed("CSRF_TRUSTED_ORIGINS")
 for origin in CSRF_TRUSTED_ORIGINS:
     if not origin.startswith(("http://", "https://")):

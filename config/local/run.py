@@ -61,8 +61,6 @@ def prepare_environment(var: Path) -> tuple[int, str]:
     os.environ["DJANGO_SETTINGS_MODULE"] = "config.settings"
     os.environ["VAR_DIR"] = str(var)
     os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
-    if env.is_set("ALLOWED_HOSTS"):
-        os.environ["ALLOWED_HOSTS"] += f",localhost,{LOOPBACK}"
     for name, usual in (("WEB_PORT", 8000), ("FLOWER_PORT", 5555), ("CATCHER_PORT", 2525)):
         os.environ[name] = str(free_port(env.whole(name, usual, at_least=1, at_most=65535)))
     password = env.text("ADMIN_PASSWORD")
