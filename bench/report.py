@@ -40,7 +40,12 @@ included. *Arrived* and *twice* are counted by the SMTP server: mails of all rou
 The SMTP server takes everything and keeps nothing. It is one of the benchmark's own, because Postfix's `smtp-sink` can
 count neither Message-IDs nor round trips and offers neither STARTTLS nor CHUNKING. That it holds nobody up is seen from
 Postfix's load generator smtp-source, which shares the machine with it, and with smtp-sink in a line of its own.
+
+The peers have the broker options that Celery gives them. Ours has kombu's `ack_emulation` off, which nobody else can
+afford: a message lost with its worker is a ring to us, and their mail.
 """
+
+_TRIED = "What was tried beyond what is built, and why it was left, is in [decisions](decisions.md#celery)."
 
 _ABOUT_US = """
 ### What a mail costs us in statements
@@ -108,7 +113,9 @@ def _limits(verdicts: Sequence[Verdict], results: Sequence[Result], titles: Mapp
         if by_name[name].profiled and "profile" in by_name:
             text += f" {_hottest(by_name['profile'], by_name[name].profiled)}"
         paragraphs.append(text)
-    return "\n### What limits those that are not met\n\n" + "\n".join(paragraphs) + "\n" if paragraphs else ""
+    if not paragraphs:
+        return ""
+    return "\n".join(("\n### What limits those that are not met\n", *paragraphs, f"\n{_TRIED}\n"))
 
 
 def _hottest(profile: Result, kind: str) -> str:
