@@ -120,7 +120,7 @@ def test_it_is_answered_by_its_index_alone(ask: Callable[[], object], words: str
         # Among indexes of the whole table it has a choice.
         # Of what else is asked with it, the gates, there are few. '<derived2>' is what is counted.
         step, *_ = (step for step in rows_of(f"EXPLAIN {query}") if not step["table"].startswith("<"))
-        assert not {index for _, _, index in QUESTIONS}.isdisjoint((step["key"] or "").split(",")), step
+        assert not {index for _, _, index in QUESTIONS}.isdisjoint(re.split("[,|]", step["key"] or "")), step
         return
     explain = "EXPLAIN QUERY PLAN" if connection.vendor == "sqlite" else "EXPLAIN"
     plan = "\n".join(str(list(row.values())[-1]) for row in rows_of(f"{explain} {query}"))
@@ -182,4 +182,5 @@ def test_a_sweep_costs_the_same_however_much_is_finished() -> None:
         empty()
     few, many = costs
     print(f"work of a sweep with 1,024 finished rows: {few}, with 65,536: {many}")
-    assert many == pytest.approx(few, abs=max(2, few * 0.2))  # a page or two more, as it falls
+    # A page or two more, as it falls; or fewer, where a large table has the optimizer choose another way.
+    assert many <= few + max(2, few * 0.2)
