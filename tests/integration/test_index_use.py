@@ -95,11 +95,11 @@ def listed(**asked: str) -> None:
     assert page.status_code == 200
 
 
-#: What is asked, by which words in its condition it is known, and by which index it is to be answered.
+#: What is asked, by which words in its condition it is known, and by which index it is to be answered, or which other.
 QUESTIONS: list[tuple[Callable[[], object], str, str]] = [
     (sweep, '"ring_after" <=', "delivery_ring_after"),
-    (backlog, '"ring_after" IS NOT NULL', "delivery_ring_after"),
-    (oldest_due, '"ring_after" IS NOT NULL', "delivery_ring_after"),
+    (backlog, '"ring_after" IS NOT NULL', "delivery_ring_after|delivery_not_accepted"),
+    (oldest_due, '"ring_after" IS NOT NULL', "delivery_ring_after|delivery_not_accepted"),
     (backlog, f"\"status\" = '{Status.IN_DOUBT}'", "delivery_not_accepted"),
     (waking.wake, '"waits_for_relay"', "delivery_waits_for_relay"),
     (retention.prune, '"finished_at" <', "delivery_finished_at"),
@@ -109,6 +109,7 @@ QUESTIONS: list[tuple[Callable[[], object], str, str]] = [
     (lambda: listed(q="<1@example.com>"), '"message_id" IN', "delivery_message_id"),
 ]
 
+INDEXES = {name for _, _, index in QUESTIONS for name in index.split("|")}
 OF_ALL_ROWS = {"delivery_message_id"}
 
 
@@ -120,18 +121,18 @@ def test_it_is_answered_by_its_index_alone(ask: Callable[[], object], words: str
         # Among indexes of the whole table it has a choice.
         # Of what else is asked with it, the gates, there are few. '<derived2>' is what is counted.
         step, *_ = (step for step in rows_of(f"EXPLAIN {query}") if not step["table"].startswith("<"))
-        assert not {index for _, _, index in QUESTIONS}.isdisjoint(re.split("[,|]", step["key"] or "")), step
+        assert not INDEXES.isdisjoint(re.split("[,|]", step["key"] or "")), step
         return
     explain = "EXPLAIN QUERY PLAN" if connection.vendor == "sqlite" else "EXPLAIN"
     plan = "\n".join(str(list(row.values())[-1]) for row in rows_of(f"{explain} {query}"))
-    assert index in plan, plan
+    assert any(name in plan for name in index.split("|")), plan
     assert f"Seq Scan on {TABLE}" not in plan, plan
     assert not re.search(rf"SCAN {TABLE}(?! USING)", plan), plan
 
 
 def test_the_indexes_are_partial_where_there_is_such_a_thing() -> None:
     """The others are there all the same."""
-    names = {index for _, _, index in QUESTIONS} - OF_ALL_ROWS
+    names = INDEXES - OF_ALL_ROWS
     match connection.vendor:
         case "sqlite":
             found = rows_of(f"SELECT name, sql FROM sqlite_master WHERE type = 'index' AND tbl_name = '{TABLE}'")

@@ -94,11 +94,12 @@ def renew_on_commit(*, using: str | None = None, **kwargs: Any) -> None:
 
 def renew() -> None:
     """Make a new stamp: once this returns, no process uses a copy made before."""
-    if _write(_new(), timeout=None):
-        time.sleep(TRUSTED)
+    _write(_new(), timeout=None)
+    # Also if it could not be written: they cannot read any other, and ask the database.
+    time.sleep(TRUSTED)
 
 
-def _write(stamp: str, *, timeout: float | None) -> bool:
+def _write(stamp: str, *, timeout: float | None) -> None:
     forget()
     try:
         _cache().set(KEY, stamp, timeout=timeout)
@@ -108,8 +109,6 @@ def _write(stamp: str, *, timeout: float | None) -> bool:
             type(error).__name__,
             conf.get("CONFIG_CACHE_TTL"),
         )
-        return False
-    return True
 
 
 def _cache() -> BaseCache:
