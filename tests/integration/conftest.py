@@ -15,6 +15,8 @@ def _fresh(fresh_process: None, monkeypatch: pytest.MonkeyPatch, request: pytest
     if "stack" not in request.fixturenames:
         # Who writes and who reads are one process here: it need not wait for itself at each change.
         monkeypatch.setattr(stamp, "TRUSTED", 0.0)
+    # What an earlier test submitted and never committed would ring here: harmless, for nobody finds it, but counted.
+    doorbell._waiting.__dict__.clear()
     yield
     translation.deactivate()  # a page in another language leaves it to whoever comes next in this thread
 
@@ -22,8 +24,6 @@ def _fresh(fresh_process: None, monkeypatch: pytest.MonkeyPatch, request: pytest
 @pytest.fixture
 def bell() -> Iterator[RecordingDoorbell]:
     """A doorbell that remembers, in the place of Celery's."""
-    # What an earlier test submitted and never committed would ring here: harmless, for nobody finds it, but counted.
-    doorbell._waiting.__dict__.clear()
     before = doorbell.installed()
     recording = RecordingDoorbell()
     doorbell.install(recording)

@@ -120,3 +120,11 @@ def test_nothing_is_changed_by_looking() -> None:
         assert client.post(page(delivery, kind)).status_code == 403
         client.get(page(delivery, kind))
     assert Delivery.objects.filter(pk=delivery.pk).values().get() == before
+
+
+@pytest.mark.parametrize("change", [{"content": b""}, {"content": b"damaged"}, {"content": b"", "content_key": ""}])
+def test_the_list_is_there_whatever_has_become_of_a_content(change: dict[str, Any]) -> None:
+    """A mail that is accepted loses it while the list is made."""
+    pretend(written(), **change)
+    client = logged_in("view_delivery", "view_delivery_content")
+    assert client.get(reverse("admin:email_integration_delivery_changelist")).status_code == 200
