@@ -10,14 +10,16 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from django.core.mail import EmailMessage
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 
-from email_integration.delivery import orphans, retention, waking
+from email_integration import submit_many
+from email_integration.delivery import ledger, orphans, retention, statements, waking
 from email_integration.delivery.backlog import backlog, oldest_due
 from email_integration.delivery.sweep import sweep
-from email_integration.models import Delivery, Status
+from email_integration.models import FINAL, Delivery, Status
 from tests.deliveries import RecordingDoorbell, ago, submitted
 
 from .admin_site import logged_in
@@ -185,3 +187,23 @@ def test_a_sweep_costs_the_same_however_much_is_finished() -> None:
     print(f"work of a sweep with 1,024 finished rows: {few}, with 65,536: {many}")
     # A page or two more, as it falls; or fewer, where a large table has the optimizer choose another way.
     assert many <= few + max(2, few * 0.2)
+
+
+@pytest.mark.parametrize("condition", [{"among": ledger.CLAIMABLE}, {"not_among": FINAL}], ids=["claim", "record"])
+def test_a_mail_is_found_by_its_key_when_the_statistics_are_of_an_idle_hour(condition: dict[str, Any]) -> None:
+    """All mail was finished when the database looked, and then a thousand are submitted."""
+    fill(6)
+    Delivery.objects.exclude(status=Status.ACCEPTED).delete()
+    analyse()
+    pk, *_ = submit_many(EmailMessage("S", "B", "a@example.com", ["kim@example.com"]) for _ in range(1000))
+    words = statements._Words(connection)
+    text = words.update(statements.Move(pk=pk, fence=0, values={"status": Status.SENDING}, **condition))
+    explain = {"sqlite": "EXPLAIN QUERY PLAN"}.get(connection.vendor, "EXPLAIN")
+    with connection.cursor() as cursor:
+        cursor.execute(f"{explain} {text}", words.parameters)
+        found = cursor.fetchall()
+        keys = (
+            [column[0] for column in cursor.description].index("key") if connection.vendor == "mysql" else slice(None)
+        )
+    plan = str([row[keys] for row in found])  # MariaDB names in other columns what it has not chosen
+    assert not any(name in plan for name in INDEXES), plan
