@@ -107,7 +107,8 @@ _TTL = 5
 def switch(bench: Bench) -> Result:
     """Another configuration is saved while eight processes send."""
     bench.end()
-    front, mails = bench.services.front(), bench.pick(300, 1500)
+    # Enough that some are left to send when Save has returned.
+    front, mails = bench.services.front(), bench.pick(1200, 1500)
     _, port, second = bench.services.start_sink("second sink")
     with Running(OURS, bench.services, front, concurrency=8) as ours:
         ours.round(20)
