@@ -141,6 +141,7 @@ def test_no_attempt_is_stale_while_workers_send_and_the_configuration_is_switche
     switches = [switch(configs[0], 0)]
     # With beat: on a busy machine a claim may take too long, and the mail is put off.
     stack(concurrency=4)
+    submit_mails(MAILS // SWITCHES)
     for number in range(1, SWITCHES):
         submit_mails(MAILS // SWITCHES)  # so that attempts begin under each of them
         switches.append(switch(configs[number], number))
@@ -149,7 +150,7 @@ def test_no_attempt_is_stale_while_workers_send_and_the_configuration_is_switche
     )
     attempts, stale, seen = count_stale(switches)
     report(capsys, f"Celery, {connection.vendor}", len(switches), attempts, stale, seen)
-    assert attempts >= (SWITCHES - 1) * (MAILS // SWITCHES)
+    assert attempts >= MAILS
     assert stale == 0
     assert len(seen) > SWITCHES / 10
 

@@ -18,6 +18,8 @@ import pytest
 from config.local.processes import LOOPBACK, Process, free_port, wait_until
 from config.local.valkey import Valkey
 
+from .test_foreign_project import CELERY
+
 ROOT = Path(__file__).resolve().parents[2]
 
 #: A fenced block, with the paragraph before it.
@@ -161,16 +163,7 @@ def test_the_tutorial_leads_to_the_first_mail_and_through_a_switch(walk: Walk) -
     assert "Subject: Switched" not in walk.printed(8025)
 
 
-#: What a project has before: Celery's own guide, and Django's settings for mail.
-_CELERY = """
-import os
-from celery import Celery
-os.environ.setdefault("DJANGO_SETTINGS_MODULE", "proj.settings")
-app = Celery("proj")
-app.config_from_object("django.conf:settings", namespace="CELERY")
-app.autodiscover_tasks()
-"""
-
+#: What a project has before, in its settings for mail.
 _SETTINGS = """
 CELERY_BROKER_URL = "redis://127.0.0.1:6379/0"
 EMAIL_HOST = "127.0.0.1"
@@ -182,7 +175,7 @@ DEFAULT_FROM_EMAIL = "proj@example.com"
 def test_a_project_that_sends_mail_goes_on_sending_through_this_app(walk: Walk) -> None:
     """Run as it stands, in a project with a Celery app and EMAIL_* settings."""
     walk.run("python3 -m venv .venv\n. .venv/bin/activate\npython -m django startproject proj .")
-    (walk.folder / "proj" / "celery.py").write_text(_CELERY)
+    (walk.folder / "proj" / "celery.py").write_text(CELERY)
     (walk.folder / "proj" / "__init__.py").write_text("from .celery import app as celery_app\n")
     with (walk.folder / "proj" / "settings.py").open("a") as settings:
         settings.write(walk.with_our_ports(_SETTINGS))

@@ -185,8 +185,9 @@ def test_a_sweep_costs_the_same_however_much_is_finished() -> None:
         empty()
     few, many = costs
     print(f"work of a sweep with 1,024 finished rows: {few}, with 65,536: {many}")
-    # A page or two more, as it falls; or fewer, where a large table has the optimizer choose another way.
-    assert many <= few + max(2, few * 0.2)
+    if connection.vendor == "mysql" and many < few:
+        return  # with a large table its optimizer chooses a shorter way
+    assert many == pytest.approx(few, abs=max(2, few * 0.2))  # a page or two more, as it falls
 
 
 @pytest.mark.parametrize("condition", [{"among": ledger.CLAIMABLE}, {"not_among": FINAL}], ids=["claim", "record"])
