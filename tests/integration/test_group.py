@@ -99,7 +99,7 @@ def test_the_ids_of_a_group_are_in_its_message_once(valkey: Valkey) -> None:
     assert not any(one.encode() in text for one in ids)  # the body is in base64
     [message] = messages(valkey, "mail")
     assert message.headers["argsrepr"] == "(10 deliveries,)"
-    assert message.headers["kwargsrepr"] == "{}"
+    assert message.headers["kwargsrepr"] == "{'lane': 'normal'}"
 
 
 def test_a_group_sends_each_and_counts_how_they_stand(

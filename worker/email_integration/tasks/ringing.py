@@ -163,7 +163,8 @@ def queue_of(lane: str) -> str:
 
 
 def _on_the_way(lane: str, options: dict[str, Any]) -> dict[str, Any]:
-    """The options with the queue of the lane, unless the caller has chosen one."""
+    """The options with the queue of the lane, unless the caller has chosen one; and what Flower shows of the lane."""
+    options = {**options, "kwargsrepr": repr({"lane": str(lane)})}
     queue = "" if options.keys() & {"queue", "routing_key", "exchange"} else queue_of(lane)
     return {**options, "queue": queue} if queue else options
 

@@ -1,0 +1,147 @@
+"""Flower, started as ``make run`` starts it: everything behind the password, and nothing of a mail's content."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+import pytest
+from flower.urls import handlers
+from honcho.environ import parse_procfile
+
+from config.local.processes import LOOPBACK, Processes, free_port, wait_until
+from config.local.smtp_server import Fault, SMTPServer
+from email_integration.models import Delivery
+from email_integration.tasks import send_email
+from tests.acceptance.conftest import Activate
+from tests.stack import ROOT, Stack
+
+LOGIN = "kim:let-me-in"
+
+#: What tells nothing: that it runs, its own scripts and pictures, and the page that says 'logged out'.
+OPEN = {"/healthcheck", "/static/(.*)", "/logout"}
+
+CONTENT = ("secret-subject", "secret-body", "example.com")
+
+
+class Flower:
+    """The process of the Procfile's line."""
+
+    def __init__(self, processes: Processes) -> None:
+        """Start it, and wait until it answers."""
+        self.port = free_port()
+        path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+        environment = {"FLOWER_PORT": str(self.port), "FLOWER_BASIC_AUTH": LOGIN, "PATH": path}
+        command = parse_procfile((ROOT / "Procfile").read_text()).processes["flower"]
+        processes.start("flower", ["sh", "-c", command], env=environment)
+        wait_until(lambda: self._answers(), seconds=60, what="Flower to answer")
+
+    def get(self, path: str, login: str | None = LOGIN, method: str = "GET") -> tuple[int, str]:
+        """The status and the page."""
+        request = urllib.request.Request(f"http://{LOOPBACK}:{self.port}{path}", method=method)
+        if login is not None:
+            request.add_header("Authorization", "Basic " + base64.b64encode(login.encode()).decode())
+        try:
+            with urllib.request.urlopen(request, timeout=30) as response:
+                return response.status, response.read().decode()
+        except urllib.error.HTTPError as refused:
+            return refused.code, refused.read().decode()
+
+    def tasks(self) -> dict[str, dict[str, Any]]:
+        """What the page with the tasks shows, by id."""
+        wanted = {"draw": 1, "start": 0, "length": 100, "order[0][column]": 0, "order[0][dir]": "asc"}
+        status, page = self.get(f"/tasks/datatable?{urlencode({**wanted, 'columns[0][data]': 'uuid'})}")
+        assert status == 200
+        return {task["uuid"]: task for task in json.loads(page)["data"]}
+
+    def _answers(self) -> bool:
+        try:
+            return self.get("/healthcheck", login=None) == (200, "OK")
+        except OSError:
+            return False
+
+
+@pytest.fixture(scope="module")
+def flower(workers: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Flower]:
+    """One for all tests of the module."""
+    settings = {"DJANGO_SETTINGS_MODULE": "config.settings"}
+    with Processes(tmp_path_factory.mktemp("flower"), env=settings, cwd=ROOT) as processes:
+        yield Flower(processes)
+
+
+def routes() -> list[str]:
+    """Every pattern of Flower's own table, but that for what is not there."""
+    patterns = [one[0] if isinstance(one, tuple) else one.regex.pattern.removesuffix("$") for one in handlers]
+    return [pattern for pattern in patterns if pattern != ".*"]
+
+
+def test_nothing_is_shown_without_the_password(flower: Flower) -> None:
+    """No route of Flower's, be it a page, the API or its figures, answers whoever has none, or a wrong one."""
+    guarded = set(routes()) - OPEN
+    assert {"/", "/tasks", "/metrics", "/api/tasks", "/api/workers", "/api/task/revoke/(.+)"} <= guarded
+    for login in (None, "kim:guessed", ":", "kim"):
+        for pattern in guarded:
+            path = pattern.replace("(.+)", "x").replace("(.*)", "x").removesuffix("/?")
+            for method in ("GET", "POST"):
+                assert flower.get(path, login, method)[0] in {401, 403, 404, 405}, (method, path, login)
+        assert (
+            flower.get("/metrics", login)[0] == flower.get("/", login)[0] == flower.get("/api/tasks", login)[0] == 401
+        )
+    assert flower.get("/metrics")[0] == flower.get("/")[0] == 200
+
+
+def test_tasks_show_how_the_mail_went_and_nothing_of_it(
+    flower: Flower, app: Stack, smtp_server: Callable[..., SMTPServer], activate: Activate
+) -> None:
+    """Id, state, lane, duration and outcome; no subject, body or address."""
+    server = smtp_server(security="plain", user=None)
+    activate(server)
+    server.inject(Fault(verb="RCPT", reply="550 5.1.1 <nobody@example.com> secret-body", match="nobody@", times=None))
+    # These workers send events from when Flower has asked them to; sweeps are tasks too.
+    wait_until(flower.tasks, seconds=60, what="Flower to see a task")
+    mail = ("secret-subject", "secret-body", None)
+    good = send_email.delay(*mail, ["kim@example.com"], priority="high")
+    bad = send_email.delay(*mail, ["nobody@example.com"], priority="bulk")
+    wait_until(lambda: Delivery.objects.filter(status__in=["accepted", "failed"]).count() == 2, seconds=60, what="both")
+
+    def seen() -> dict[str, dict[str, Any]] | None:
+        tasks = flower.tasks()
+        ended = {"SUCCESS", "FAILURE"}
+        return tasks if all(one.id in tasks and tasks[one.id]["state"] in ended for one in (good, bad)) else None
+
+    tasks = wait_until(seen, seconds=60, what="Flower to know how both went")
+
+    assert tasks is not None
+    accepted, failed = tasks[good.id], tasks[bad.id]
+    assert (accepted["state"], accepted["kwargs"]) == ("SUCCESS", "{'lane': 'high'}")
+    assert "accepted" in accepted["result"]
+    assert accepted["runtime"] > 0
+    assert (failed["state"], failed["kwargs"]) == ("FAILURE", "{'lane': 'bulk'}")
+    assert "DeliveryFailed(550" in failed["exception"]
+    for path in ("/tasks", "/api/tasks", f"/task/{good.id}", f"/task/{bad.id}", "/workers", "/metrics"):
+        status, page = flower.get(path)
+        assert status == 200
+        assert not [word for word in CONTENT if word in page], path
+    assert not [word for word in CONTENT if word in json.dumps(list(tasks.values()))]
+
+
+def test_flower_does_not_start_without_a_password(tmp_path: Path) -> None:
+    """It says which variable it misses, and ends."""
+    command = parse_procfile((ROOT / "Procfile").read_text()).processes["flower"]
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    for login in ("", "kim:"):
+        with Processes(
+            tmp_path, env={"DJANGO_SETTINGS_MODULE": "config.settings", "PATH": path}, cwd=ROOT
+        ) as processes:
+            environment = {"FLOWER_PORT": str(free_port()), "FLOWER_BASIC_AUTH": login}
+            flower = processes.start(f"flower-{login}", ["sh", "-c", command], env=environment)
+            assert flower.wait(seconds=60) != 0
+            assert flower.read_log().startswith("FLOWER_BASIC_AUTH: must be user:password")
