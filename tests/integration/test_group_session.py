@@ -647,6 +647,31 @@ def test_behind_a_closed_gate_a_group_waits_without_a_connection(server: SMTPSer
     assert len(server.sessions) == before
 
 
+def test_a_group_that_cannot_log_in_tries_once_and_tells_the_rest(smtp_server: Serve) -> None:
+    """What it was told is the attempt of one of them; the others wait for the relay, without a login of their own."""
+    server = smtp_server()
+    config_for(server, password="s3cret")
+    ids = together()
+    attempt_all(ids)
+    assert server.failed_auths == 1
+    assert list(DeliveryAttempt.objects.values_list("outcome", "code", "phase")) == [("deferred", 535, "auth")]
+    assert set(Delivery.objects.values_list("status", "code", "waits_for_relay")) == {("deferred", 535, True)}
+    assert RelayGate.objects.get().failures == 1
+
+
+def test_a_group_that_probes_in_vain_tries_once(smtp_server: Serve) -> None:
+    server = smtp_server()
+    config_for(server, password="s3cret")
+    ids = together()
+    attempt_all(ids)
+    Delivery.objects.update(due_at=ago(1))
+    RelayGate.objects.update(probe_at=ago(1))
+    attempt_all(ids)
+    assert server.failed_auths == 2
+    assert DeliveryAttempt.objects.count() == 2
+    assert RelayGate.objects.get().failures == 2
+
+
 def test_a_group_that_is_let_through_to_probe_opens_the_gate_and_goes(server: SMTPServer) -> None:
     ids = together()
     server.stop()

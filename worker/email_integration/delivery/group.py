@@ -111,6 +111,10 @@ def _is_uncounted(delivery: Delivery) -> bool:
     return bool(delivery.rings and not delivery.unfinished)
 
 
+def _begin(delivery: Delivery) -> Begun:
+    return Begun(delivery=delivery, at=timezone.now(), counted_from=time.monotonic(), waited=delivery.waits_for_relay)
+
+
 class _Ready:
     """A delivery that is ready to be sent to a relay. Raises what ``Letter`` raises."""
 
@@ -134,12 +138,7 @@ class _Ready:
 
     def begin(self) -> None:
         """It is its turn."""
-        self.begun = Begun(
-            delivery=self.delivery,
-            at=timezone.now(),
-            counted_from=time.monotonic(),
-            waited=self.delivery.waits_for_relay,
-        )
+        self.begun = _begin(self.delivery)
 
     def close(self) -> None:
         """Have done with its content."""
@@ -167,18 +166,31 @@ class _Convoy:
         if not isinstance(route, Relay):
             self._leave_all()
             return
+        begun = _begin(self._waiting[0])
         try:
-            with Way(route) as way, pool.session(route, before_opening=way.enter) as session:
+            with Way(route) as way:
                 try:
-                    self._send_all(session, way)
-                finally:
-                    # Nothing stays unrecorded, and nothing claimed that was not sent.
-                    self._give_all_back()
-                    self._settle(())
+                    with pool.session(route, before_opening=way.enter) as session:
+                        try:
+                            self._send_all(session, way)
+                        finally:
+                            # Nothing stays unrecorded, and nothing claimed that was not sent.
+                            self._give_all_back()
+                            self._settle(())
+                except SMTPFailure as failure:
+                    self._note_no_session(begun, failure, route, way)
         except (DatabaseError, InterfaceError):
             raise
-        except Exception:  # there is no session to be had, or whatever it is: each finds out for itself
+        except Exception:  # the gate is closed, or whatever it is: each finds out for itself
             self._leave_all()
+
+    def _note_no_session(self, begun: Begun, failure: SMTPFailure, route: Relay, way: Way) -> None:
+        """It was the attempt of the first: the server is not asked again for each, nor logged in to."""
+        if routing.active_relay() == route:  # else nobody need wait for what is wrong with the old one
+            told = way.tell(classify(failure, own_sender=self._waiting.popleft().from_at is not None))
+            self._unrecorded.append((begun, begun.ended(told, route=route)))
+            self._settle(())
+        self._leave_all()
 
     def _leave_all(self) -> None:
         self.alone += [delivery.pk for delivery in self._waiting]
