@@ -21,6 +21,20 @@ T = TypeVar("T")
 
 _env = Env()
 
+#: What NAME_FILE may name a file with, so that it is neither in the environment nor in .env.
+SECRETS = frozenset(
+    {
+        "DATABASE_URL",
+        "EMAIL_HOST_PASSWORD",
+        "FLOWER_BASIC_AUTH",
+        "METRICS_TOKEN",
+        "POSTGRES_PASSWORD",
+        "REDIS_URL",
+        "SECRET_KEY",
+        "SMTP_PASSWORD_KEYS",
+    }
+)
+
 
 class WrongValue(SystemExit):
     """A variable has a value that cannot be used.
@@ -62,8 +76,25 @@ def load_file(default: Path) -> None:
 
 
 def raw(name: str) -> str:
-    """Read a text as it is, blanks included."""
-    return _env.str(name, "")
+    """Read a text as it is, blanks included; a secret may stand in a file that NAME_FILE names."""
+    value = _env.str(name, "")
+    file = _env.str(f"{name}_FILE", "") if name in SECRETS else ""
+    if not file.strip():
+        return value
+    if value.strip():
+        raise WrongValue(f"{name}_FILE", f"cannot be set together with {name}; leave one of them unset")
+    return _content(f"{name}_FILE", Path(file.strip()))
+
+
+def _content(name: str, path: Path) -> str:
+    """Read a file with one secret, without the line end that editors and echo leave."""
+    try:
+        content = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise WrongValue(name, f"{str(path)!r} cannot be read: {type(error).__name__}") from None
+    if not content.strip():
+        raise WrongValue(name, f"{str(path)!r} is empty")
+    return content.removesuffix("\n").removesuffix("\r")
 
 
 def is_set(name: str) -> bool:

@@ -55,6 +55,8 @@ def database(name: str, default: str) -> dict[str, Any]:
     if value["ENGINE"] == "django.db.backends.mysql":
         _find_mysql_driver(name)
     if value["ENGINE"] == "django.db.backends.postgresql":
+        # Beside the URL, so that only the password need be a secret, of any characters.
+        value["PASSWORD"] = value.get("PASSWORD") or env.raw("POSTGRES_PASSWORD")
         value["OPTIONS"] = {**POSTGRESQL_OPTIONS, **value.get("OPTIONS", {})}
     if value["ENGINE"] == "django.db.backends.sqlite3":
         value["OPTIONS"] = {**SQLITE_OPTIONS, **value.get("OPTIONS", {})}

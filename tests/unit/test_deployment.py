@@ -7,13 +7,14 @@ import re
 import shlex
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import yaml
 from django.core.mail import EmailMessage
 from django.test import Client
 
-from config import settings
+from config import env, settings
 from email_integration import conf
 from email_integration.delivery import submit
 from email_integration.models import Delivery
@@ -123,6 +124,30 @@ def test_workers_have_the_time_to_finish() -> None:
     for name, service in services.items():
         if "worker" in name:
             assert int(service["stop_grace_period"].removesuffix("s")) > GRACE
+
+
+def test_containers_may_do_nothing_more_than_they_need_and_none_takes_all_of_the_machine() -> None:
+    file = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+    for name, service in file["services"].items():
+        assert service["restart"] == ("no" if name == "migrate" else "unless-stopped"), name
+        assert service["cap_drop"] == ["ALL"], name
+        assert service["security_opt"] == ["no-new-privileges:true"], name
+        assert service["deploy"]["resources"]["limits"].keys() == {"cpus", "memory", "pids"}, name
+        assert service["logging"]["options"].keys() == {"max-size", "max-file"}, name
+        assert all(port.startswith("127.0.0.1:") for port in service.get("ports", ())), name
+        assert set(service.get("secrets", ())) <= file["secrets"].keys(), name
+        named = {value for key, value in service.get("environment", {}).items() if key.endswith("_FILE")}
+        assert named == {f"/run/secrets/{secret}" for secret in service.get("secrets", ())}, name
+        if "build" in service:
+            assert service["read_only"], name
+            assert "/tmp" in {mount.split(":")[0] for mount in service["tmpfs"]}, name
+
+
+def test_no_secret_stands_in_the_compose_file() -> None:
+    for name, service in yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"].items():
+        given = service.get("environment", {})
+        assert not (env.SECRETS - {"DATABASE_URL", "REDIS_URL"}) & given.keys(), name
+        assert not urlsplit(given.get("DATABASE_URL", "")).password, name
 
 
 def test_the_variables_are_those_that_the_project_reads() -> None:

@@ -180,6 +180,69 @@ def test_all_that_start_at_once_get_the_same_secret(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["kept"]
 
 
+@pytest.mark.parametrize("name", sorted(env.SECRETS))
+def test_a_secret_may_stand_in_a_file(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file that NAME_FILE names, without the line end at its end; an empty NAME beside it counts as none."""
+    file = tmp_path / "secret"
+    monkeypatch.setenv(f"{name}_FILE", str(file))
+    for end in ("", "\n", "\r\n"):
+        file.write_text(f"pass word{end}", newline="")
+        monkeypatch.setenv(name, "")
+        assert env.is_set(name)
+        assert env.raw(name) == env.text(name) == "pass word"
+    monkeypatch.setenv(name, "tell-nobody")
+    with pytest.raises(WrongValue, match=f"^{name}_FILE: cannot be set together with {name}; ") as stopped:
+        env.raw(name)
+    assert "tell-nobody" not in str(stopped.value)
+
+
+@pytest.mark.parametrize("content", [None, b"", b"\n", b"\xff\xfe"], ids=["none", "empty", "a line end", "no text"])
+def test_a_secret_file_that_cannot_be_used_stops_the_start(
+    content: bytes | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With one line that names the variable and the file."""
+    file = tmp_path / "secret"
+    if content is not None:
+        file.write_bytes(content)
+    monkeypatch.delenv("SECRET_KEY", raising=False)
+    monkeypatch.setenv("SECRET_KEY_FILE", str(file))
+    with pytest.raises(WrongValue, match=rf"^SECRET_KEY_FILE: '{file}' (cannot be read: \w+|is empty) "):
+        env.raw("SECRET_KEY")
+
+
+def test_what_is_no_secret_is_not_read_from_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ENV_FILE itself ends like the name of one."""
+    (tmp_path / "file").write_text("from file")
+    monkeypatch.setenv("EMAIL_HOST_FILE", str(tmp_path / "file"))
+    assert not env.is_set("EMAIL_HOST")
+
+
+def test_every_program_reads_its_secrets_from_files(tmp_path: Path) -> None:
+    """The settings as a whole; the password of PostgreSQL stands beside its URL and may be of any characters."""
+    files = {
+        "SECRET_KEY": "key",
+        "SMTP_PASSWORD_KEYS": KEY,
+        "POSTGRES_PASSWORD": "p@ss/w:rd %",
+        "METRICS_TOKEN": "token",
+    }
+    for name, content in files.items():
+        (tmp_path / name).write_text(f"{content}\n")
+    shown = show(
+        "s.SECRET_KEY, s.EMAIL_INTEGRATION['SMTP_PASSWORD_KEYS'], s.DATABASES['default']['PASSWORD'], "
+        "s.EMAIL_INTEGRATION['METRICS_TOKEN']",
+        tmp_path / "var",
+        DATABASE_URL="postgres://mail@db:5432/mail",
+        **{f"{name}_FILE": str(tmp_path / name) for name in files},
+    )
+    assert shown == ("key", [KEY], "p@ss/w:rd %", "token")
+
+
+def test_the_password_in_a_url_wins(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("POSTGRES_PASSWORD", "other")
+    assert services.database("UNSET", "postgres://user:own@host/db")["PASSWORD"] == "own"
+    assert services.database("UNSET", "postgres://user@host/db")["PASSWORD"] == "other"
+
+
 def test_an_empty_secret_file_is_refused(tmp_path: Path) -> None:
     """An empty SECRET_KEY would sign everything with nothing."""
     (tmp_path / "kept").touch()
