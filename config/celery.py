@@ -12,6 +12,8 @@ from celery import Celery
 from celery.signals import celeryd_after_setup, setup_logging, task_prerun, worker_shutdown
 from django.db.backends.signals import connection_created
 
+from config.logs import log_what_is_printed
+
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
 
 app = Celery("config")
@@ -25,6 +27,8 @@ def log_as_django_does(**kwargs: Any) -> None:
     from django.conf import settings
 
     logging.config.dictConfig(settings.LOGGING)
+    if settings.LOG_FORMAT == "json":
+        log_what_is_printed()
 
 
 #: Seconds for which a connection is taken to be alive after it was checked.
@@ -45,6 +49,15 @@ def check_database_connection(task: Any, **kwargs: Any) -> None:
     if not task.request.is_eager and now - getattr(_checked, "at", -_ALIVE) >= _ALIVE:
         _checked.at = now
         close_old_connections()
+
+
+@celeryd_after_setup.connect
+def greet_nobody(instance: Any, **kwargs: Any) -> None:
+    """Leave the banner out where machines read the log. Beat prints its own too early: its commands say ``--quiet``."""
+    from django.conf import settings
+
+    if settings.LOG_FORMAT == "json":
+        instance.quiet = True
 
 
 @celeryd_after_setup.connect

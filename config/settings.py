@@ -9,7 +9,7 @@ import django
 from cryptography.fernet import Fernet
 from django.core.management.utils import get_random_secret_key
 
-from config import env, services
+from config import env, logs, services
 from config.env import WrongValue
 from email_integration import conf
 
@@ -255,18 +255,10 @@ CELERY_TIMEZONE = "UTC"
 # minutes, though the clock be right again by then.
 CELERY_BEAT_MAX_LOOP_INTERVAL = 5
 
-# Logging: to the console. Django's own would mail error reports to ADMINS, and those hold what was in the request.
+# Logging: to the console.
 
 LOG_LEVEL = env.one_of("LOG_LEVEL", "INFO", ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"))
-LOGGING = {
-    "version": 1,
-    "disable_existing_loggers": False,
-    "formatters": {"line": {"format": "{asctime} {levelname} {name}: {message}", "style": "{"}},
-    "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "line"}},
-    "root": {"handlers": ["console"], "level": LOG_LEVEL},
-    "loggers": {
-        "django": {"handlers": [], "level": LOG_LEVEL},
-        # With DEBUG it logs all SQL at level DEBUG, and the SQL holds the mails.
-        "django.db.backends": {"level": "INFO"},
-    },
-}
+LOG_FORMAT = env.one_of("LOG_FORMAT", "console", logs.FORMATS)
+LOGGING = logs.settings(LOG_FORMAT, LOG_LEVEL)
+if LOG_FORMAT == "json":
+    logs.begin(LOGGING)

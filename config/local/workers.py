@@ -30,7 +30,7 @@ def start_worker(
 def start_beat(processes: Processes, *, schedule: Path) -> Process:
     """Start beat, which keeps its state in the file ``schedule``, and wait until it has begun."""
     options = ["--schedule", str(schedule), "--pidfile", "", "--loglevel", "INFO"]
-    beat = processes.start("beat", _celery("beat", *options))
+    beat = processes.start("beat", _celery("--quiet", "beat", *options))
     beat.wait_for_log("beat: Starting", seconds=40)
     return beat
 

@@ -79,6 +79,8 @@ DEFAULTS: dict[str, Any] = {
     # Where each worker serves what its processes count, on a port; 0 means that they count nothing.
     "WORKER_METRICS_HOST": "127.0.0.1",
     "WORKER_METRICS_PORT": 0,
+    # Whether the lines of the log name the recipients of mails.
+    "LOG_ADDRESSES": False,
     # The Fernet keys that seal SMTP passwords, newest first.
     "SMTP_PASSWORD_KEYS": [],
 }

@@ -154,7 +154,7 @@ def _send(delivery: Delivery) -> Dispatched | Skipped:
         frame = traceback.extract_tb(error.__traceback__)[-1]
         what = f"unexpected {type(error).__name__} in {frame.name}, line {frame.lineno}"
         # The error's own text may quote the mail, so it is not logged.
-        logger.error("Delivery %s: %s of %s", delivery.pk, what, frame.filename)
+        logger.error("Delivery %s: %s of %s", delivery.pk, what, frame.filename, extra={"delivery_id": delivery.pk})
         in_doubt = delivery.status == Status.SENDING
         return Dispatched(route=None, outcome=InDoubt(reason=what) if in_doubt else Deferred(reason=what))
 

@@ -10,7 +10,7 @@ from django.db import transaction
 from email_integration.exceptions import InvalidMail
 from email_integration.models import Delivery
 
-from . import content, doorbell, rows, statements
+from . import content, doorbell, narrate, rows, statements
 from .submit import Terms, first, is_due, make
 
 #: Mails in a batch, unless they hold more octets than this.
@@ -89,6 +89,7 @@ def store(deliveries: Sequence[Delivery], *, using: str) -> list[str]:
         due = [_bare(delivery, using=using) for delivery in new if is_due(delivery)]
         if due:
             doorbell.ring_on_commit(*due, using=using)
+        narrate.submitted_together(new)
     return ids
 
 

@@ -17,7 +17,7 @@ from email_integration import conf
 from email_integration.exceptions import ContentUnavailable
 from email_integration.models import Delivery, Status
 
-from . import content, doorbell, ledger, rows, safety, settle, times
+from . import content, doorbell, ledger, narrate, rows, safety, settle, times
 
 #: What ``send_now`` takes.
 CAN_BE_SENT = (Status.QUEUED, Status.DEFERRED, Status.IN_DOUBT, Status.QUARANTINED)
@@ -93,6 +93,7 @@ def resend(delivery_id: str) -> Delivery:
     content.store(copy, b"".join(content.stored(original).blocks()))
     with transaction.atomic(using=using):
         copy.save(using=using, force_insert=True)
+        narrate.submitted(copy)
         doorbell.ring_on_commit(copy, using=using)
     return copy
 

@@ -84,7 +84,7 @@ def _attempt_some(delivery_ids: Sequence[str]) -> Iterator[Delivery]:
     for pk in alone:
         ended = attempt(pk)
         if isinstance(ended, Skipped):
-            logger.debug("Delivery %s: %s", pk, ended.reason)
+            logger.debug("Delivery %s: %s", pk, ended.reason, extra={"delivery_id": pk})
         else:
             yield ended
 
@@ -244,7 +244,8 @@ class _Convoy:
                 outcome = classify(failure, own_sender=ready.own_sender)
             except Exception as error:  # the dot may be out
                 session.close()
-                logger.error("Delivery %s: unexpected %s at its final dot.", ready.delivery.pk, type(error).__name__)
+                what, pk = type(error).__name__, ready.delivery.pk
+                logger.error("Delivery %s: unexpected %s at its final dot.", pk, what, extra={"delivery_id": pk})
                 outcome = InDoubt(reason=f"unexpected {type(error).__name__} at the final dot")
         self._note(ready, outcome, session, way)
         if ahead is None:

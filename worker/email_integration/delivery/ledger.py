@@ -22,7 +22,7 @@ from email_integration.models import FINAL, Delivery, DeliveryAttempt, InDoubtPo
 from email_integration.routing import Route, gate
 from email_integration.smtp import Phase, Relay
 
-from . import announce, content, doorbell, observing, settle, statements, steps
+from . import announce, content, doorbell, narrate, observing, settle, statements, steps
 from .outcome import Accepted, Deferred, Failed, InDoubt, Outcome
 from .rows import database, is_readable, load
 from .steps import Step
@@ -143,7 +143,7 @@ def record_and_claim(
         if not recorded[number] and isinstance(one.outcome, Accepted):
             recorded[number], before[number] = _accept_late(one, one.outcome, report=report)
         if recorded[number]:
-            announce.outcome(one.delivery, before[number], one.outcome)
+            announce.outcome(one, before[number])
             observing.installed().attempted(one)
     return recorded, made[len(ended) : len(ended) + len(wanted)]
 
@@ -166,8 +166,8 @@ def lost_lately(*, but: Delivery) -> int:
 
 def wait_for_relay(delivery: Delivery, closed: gate.GateClosed, *, wait: float) -> bool:
     """Put off, untried, a delivery whose relay is at fault, for ``wait`` seconds at most; False when overtaken."""
-    due_at = timezone.now() + seconds(wait)
-    return _move(
+    due_at, before = timezone.now() + seconds(wait), delivery.status
+    moved = _move(
         delivery,
         among=CLAIMABLE,
         report=True,
@@ -181,6 +181,9 @@ def wait_for_relay(delivery: Delivery, closed: gate.GateClosed, *, wait: float) 
         unfinished=0,
         waits_for_relay=True,
     )
+    if moved and before != delivery.status:  # that it waits on is no news
+        narrate.moved(delivery)
+    return moved
 
 
 def set_aside(delivery: Delivery, reason: str) -> bool:

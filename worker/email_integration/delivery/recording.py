@@ -95,7 +95,9 @@ def record(ended: ledger.Ended) -> bool:
     except AWAY:
         raise
     except Exception as error:  # of whoever stores results; how the mail stands matters more
-        logger.error("The result of delivery %s cannot be stored (%s).", delivery.pk, type(error).__name__)
+        name = type(error).__name__
+        extra = {"delivery_id": delivery.pk}
+        logger.error("The result of delivery %s cannot be stored (%s).", delivery.pk, name, extra=extra)
         return recording(ledger.record, delivery, outcome, attempt, report=False)
 
 

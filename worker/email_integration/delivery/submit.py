@@ -15,7 +15,7 @@ from email_integration import conf
 from email_integration.exceptions import InvalidMail
 from email_integration.models import Delivery, InDoubtPolicy, Lane, Status
 
-from . import content, doorbell, rows, statements, times
+from . import content, doorbell, narrate, rows, statements, times
 from .render import render
 
 
@@ -86,6 +86,7 @@ def submit(
         except IntegrityError:
             content.remove_file(delivery.content_file)
             return first(using, delivery)
+    narrate.submitted(delivery)
     if is_due(delivery):
         doorbell.ring_on_commit(delivery, using=using)
     return delivery

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
+import logging
 from typing import Protocol
 
 from django.db import models, router, transaction
@@ -18,6 +19,8 @@ from django.utils.crypto import salted_hmac
 from email_integration import conf
 from email_integration.models import RelayGate
 from email_integration.smtp import Relay
+
+logger = logging.getLogger(__name__)
 
 #: A server that does not answer, or says 421 (it is not available), is tried at least this often, in seconds: it costs
 #: nobody anything. One that has refused us is left alone up to RETRY_MAX: providers lock accounts after many wrong
@@ -92,6 +95,9 @@ def close(relay: Relay, fault: Fault, *, probing: bool) -> float:
         },
     )
     probe_at = gate.probe_at
+    if created:
+        extra = {"configuration": relay.name, "reply_code": fault.code, "reason": fault.reason}
+        logger.warning("The gate of %s is closed: %s", relay.name, fault.reason, extra=extra)
     if probing and not created:
         probe_at = now + dt.timedelta(seconds=_wait(gate.failures + 1, fault))
         _rows().filter(pk=gate.pk).update(failures=F("failures") + 1, probe_at=probe_at, **said)
@@ -105,7 +111,10 @@ def give_up_probe(relay: Relay) -> None:
 
 def open_(relay: Relay) -> bool:
     """Open the gate; False when it was open."""
-    return bool(_rows().filter(pk=key(relay)).delete()[0])
+    opened = bool(_rows().filter(pk=key(relay)).delete()[0])
+    if opened:
+        logger.info("The gate of %s is open again.", relay.name, extra={"configuration": relay.name})
+    return opened
 
 
 def open_all() -> None:

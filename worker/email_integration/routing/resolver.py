@@ -32,6 +32,9 @@ class _Copy:
 # One per process: what was read, under which stamp, when. Replaced whole, so readers need no lock.
 _copy: _Copy | None = None
 
+# What was read last, to see a switch.
+_last: tuple[str, str] | None = None
+
 
 def active_relay() -> Route:
     """Return the relay of the active ``SMTPConfig``, else that of Django's settings, else ``Nowhere``.
@@ -47,6 +50,7 @@ def active_relay() -> Route:
     read_at = time.monotonic()
     using = router.db_for_write(SMTPConfig)  # never a replica: it may lag behind the stamp
     route = _from_database(using)
+    _say_switched(route)
     if current is not None and not transaction.get_connection(using).in_atomic_block:
         _keep(_Copy(stamp=current, route=route, read_at=read_at))
     return route
@@ -75,6 +79,19 @@ def forget() -> None:
     """Drop this process's copy, and its stamp."""
     stamp.forget()
     _keep(None)
+
+
+def _say_switched(route: Route) -> None:
+    """Have the log tell when this process goes by another configuration."""
+    global _last  # the one of this process
+    now = (route.name, route.reason) if isinstance(route, Nowhere) else (route.name, route.version)
+    last, _last = _last, now
+    if last == now or last is None:
+        return
+    if isinstance(route, Nowhere):
+        logger.warning("No mail is sent from now on: %s", route.reason, extra={"reason": route.reason})
+    else:
+        logger.info("Mail goes by %s from now on.", route.name, extra={"configuration": route.name})
 
 
 def _keep(copy: _Copy | None) -> None:

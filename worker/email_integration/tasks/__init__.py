@@ -230,10 +230,12 @@ def deliver(self: Any, delivery_id: str) -> dict[str, Any]:
     try:
         delivery = attempt(delivery_id)
     except (DatabaseError, InterfaceError) as error:
-        logger.error(_DATABASE_FAILED, f"delivery {delivery_id}", type(error).__name__)
+        logger.error(
+            _DATABASE_FAILED, f"delivery {delivery_id}", type(error).__name__, extra={"delivery_id": delivery_id}
+        )
         raise Ignore from None
     if isinstance(delivery, Skipped):
-        logger.debug("Delivery %s: %s", delivery_id, delivery.reason)
+        logger.debug("Delivery %s: %s", delivery_id, delivery.reason, extra={"delivery_id": delivery_id})
         raise Ignore
     if not Status(delivery.status).is_final:
         # To Celery's events and logs it is a retry. Nothing is published: the sweep rings when it is due.
@@ -255,7 +257,6 @@ def deliver_group(self: Any, delivery_ids: Sequence[str]) -> dict[str, int]:
         for delivery in attempt_group(delivery_ids):
             status = Status(delivery.status)
             found[status.value] += 1
-            logger.info("Delivery %s: %s (%s, %s)", delivery.pk, status.value, delivery.code, delivery.reason)
             # Others went before it was told of: somebody else may have come to what follows it.
             if status.is_final and not delivery.continued and ledger.keep_follow_up(delivery):
                 _go_on(self.app, delivery)
@@ -276,15 +277,21 @@ def _go_on(app: Any, delivery: Delivery) -> bool:
         except _transient_errors(app):
             raise
         except Exception as error:  # what follows is not a task, or does not take what it was given
-            logger.error("What follows delivery %s cannot be started (%s).", delivery.pk, type(error).__name__)
+            name = type(error).__name__
+            logger.error("What follows delivery %s cannot be started (%s).", delivery.pk, name, extra=_of(delivery))
             reason = _without_address() if isinstance(error, InvalidMail) else error
             canvas.fail(app, canvas.request_of(delivery), reason)
         ledger.followed_up(delivery.pk)
     except _transient_errors(app) as error:
-        logger.error("What follows delivery %s has to wait (%s).", delivery.pk, type(error).__name__)
+        name = type(error).__name__
+        logger.error("What follows delivery %s has to wait (%s).", delivery.pk, name, extra=_of(delivery))
         ledger.follow_up_later(delivery.pk)
         return False
     return True
+
+
+def _of(delivery: Delivery) -> dict[str, str]:
+    return {"delivery_id": delivery.pk}
 
 
 def _transient_errors(app: Any) -> tuple[type[Exception], ...]:

@@ -1,0 +1,157 @@
+"""The line that each change of a mail's state has in the log."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from django.core.mail import EmailMessage
+from django.db import transaction
+
+from config.local.smtp_server import Fault, SMTPServer
+from email_integration import routing
+from email_integration.delivery import decide, ledger, waking
+from email_integration.delivery.attempt import attempt
+from email_integration.delivery.bulk import submit_many
+from email_integration.delivery.outcome import InDoubt
+from email_integration.delivery.submit import terms
+from email_integration.models import Delivery
+from email_integration.smtp import Relay
+from tests.deliveries import RecordingDoorbell, ago, pretend, submitted
+from tests.relays import config_for
+
+Serve = Callable[..., SMTPServer]
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+KIM = "kim@example.com"
+
+
+@pytest.fixture(autouse=True)
+def _log(bell: RecordingDoorbell, caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    with caplog.at_level(logging.INFO, "email_integration"):
+        yield
+
+
+def told(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
+    """The lines about mails since the last look."""
+    found = [record for record in caplog.records if record.name == "email_integration.delivery"]
+    caplog.clear()
+    return found
+
+
+def test_what_is_rolled_back_was_not_submitted(caplog: pytest.LogCaptureFixture) -> None:
+    with transaction.atomic():
+        submitted(KIM)
+        transaction.set_rollback(True)
+    assert not told(caplog)
+    delivery = submitted(KIM)
+    [line] = told(caplog)
+    assert line.getMessage() == f"Delivery {delivery.pk}: submitted"
+
+
+def test_a_batch_has_one_line(caplog: pytest.LogCaptureFixture) -> None:
+    submit_many((EmailMessage("S", "B", to=[KIM]) for _ in range(3)), terms())
+    assert [line.getMessage() for line in told(caplog)] == ["3 deliveries submitted together"]
+
+
+@pytest.mark.parametrize(
+    ("reply", "level", "expected"),
+    [
+        (None, "INFO", {"status": "accepted", "outcome": "accepted", "phase": "final_dot", "reply_code": 250}),
+        ("450 4.2.0 busy", "INFO", {"status": "deferred", "phase": "rcpt", "enhanced_code": "4.2.0"}),
+        ("550 5.1.1 who?", "WARNING", {"status": "failed", "phase": "rcpt", "reply_code": 550}),
+    ],
+)
+def test_an_attempt_has_a_line_with_what_machines_ask_for(
+    smtp_server: Serve, caplog: pytest.LogCaptureFixture, reply: str | None, level: str, expected: dict[str, Any]
+) -> None:
+    faults = [Fault(verb="RCPT", reply=f"{reply} kim@example.com")] if reply else []
+    config_for(smtp_server(security="plain", user=None, faults=faults), name="Primary")
+    delivery = submitted(KIM)
+    told(caplog)
+    attempt(delivery.pk)
+    [line] = told(caplog)
+    assert line.levelname == level
+    found = line.__dict__
+    assert {name: found[name] for name in expected} == expected
+    assert (found["delivery_id"], found["attempt"], found["configuration"]) == (delivery.pk, 1, "Primary")
+    assert found["duration"] > 0
+    assert bool(found["due_at"]) == (expected["status"] == "deferred")
+    assert "kim@" not in repr(found)
+
+
+def test_with_log_addresses_a_line_names_the_recipients(
+    smtp_server: Serve, settings: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "LOG_ADDRESSES": True}
+    config_for(smtp_server(security="plain", user=None))
+    attempt(submitted(KIM).pk)
+    lines = told(caplog)
+    assert all(line.getMessage().endswith(f" to {KIM}") for line in lines)
+    assert [line.__dict__["recipients"] for line in lines] == [[KIM], [KIM]]
+
+
+def test_what_is_sent_again_though_in_doubt_is_told_as_that(caplog: pytest.LogCaptureFixture) -> None:
+    delivery = submitted(KIM)
+    assert ledger.claim(delivery, Relay(name="Primary", host="x"), from_header="a@example.com", sender="a@example.com")
+    told(caplog)
+    started = ledger.Try(route=None, started_at=ago(0))
+    ledger.record(delivery, InDoubt(reason="the connection was lost"), started)
+    [line] = told(caplog)
+    assert "in doubt, to be sent again" in line.getMessage()
+    assert (line.levelname, line.__dict__["outcome"], line.__dict__["status"]) == ("WARNING", "in_doubt", "deferred")
+
+
+@pytest.mark.parametrize(("change", "status", "level"), [({"expires_at": ago(1)}, "expired", "WARNING"), ({}, "", "")])
+def test_an_end_without_an_attempt_has_a_line(
+    caplog: pytest.LogCaptureFixture, change: dict[str, Any], status: str, level: str
+) -> None:
+    delivery = submitted(KIM)
+    told(caplog)
+    if change:
+        pretend(delivery, **change)
+        attempt(delivery.pk)
+    else:
+        status, level = "cancelled", "INFO"
+        decide.cancel(delivery.pk)
+    [line] = told(caplog)
+    assert (line.__dict__["status"], line.levelname) == (status, level)
+
+
+def test_the_gate_and_what_waits_for_it_are_told_once(smtp_server: Serve, caplog: pytest.LogCaptureFixture) -> None:
+    """A wrong password: one attempt, one closed gate, one line for each mail that is put off untried."""
+    config_for(smtp_server(), name="Primary", password="s3cret")
+    first, second = submitted(KIM), submitted(KIM)
+    attempt(first.pk)
+    attempt(second.pk)
+    Delivery.objects.update(due_at=ago(1))
+    attempt(second.pk)
+    lines = [line for line in caplog.records if line.levelname != "INFO" or "deferred" in line.getMessage()]
+    [closed] = [line for line in lines if "is closed" in line.getMessage()]
+    assert (closed.levelname, closed.__dict__["configuration"], closed.__dict__["reply_code"]) == (
+        "WARNING",
+        "Primary",
+        535,
+    )
+    assert [line.__dict__["delivery_id"] for line in told(caplog) if line.__dict__["status"] == "deferred"] == [
+        first.pk,
+        second.pk,
+    ]
+    relay = routing.active_relay()
+    assert isinstance(relay, Relay)
+    waking.reopen(relay)
+    assert [line.getMessage() for line in caplog.records] == ["The gate of Primary is open again."]
+
+
+def test_a_switch_is_told_once(smtp_server: Serve, caplog: pytest.LogCaptureFixture) -> None:
+    server = smtp_server(security="plain", user=None)
+    config_for(server, name="One")
+    routing.active_relay()
+    caplog.clear()
+    config_for(server, name="Two")
+    routing.active_relay()
+    routing.active_relay()
+    assert [record.getMessage() for record in caplog.records] == ["Mail goes by Two from now on."]

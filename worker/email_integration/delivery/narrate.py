@@ -1,0 +1,113 @@
+"""The line that the log gets at each change of a delivery's state.
+
+No line has an address, a subject, or the server's own words, unless the setting LOG_ADDRESSES adds the recipients.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from email_integration import conf
+from email_integration.models import Delivery, Status
+
+from .commits import after_commit
+from .outcome import InDoubt, Outcome
+from .rows import database, is_readable
+
+if TYPE_CHECKING:
+    from .ledger import Ended
+
+#: Of all these lines, whatever module they come from.
+logger = logging.getLogger("email_integration.delivery")
+
+_LEVELS = {
+    Status.FAILED: logging.WARNING,
+    Status.EXPIRED: logging.WARNING,
+    Status.IN_DOUBT: logging.WARNING,
+    Status.QUARANTINED: logging.ERROR,
+}
+
+#: How a server's words begin that has an enhanced code (RFC 3463).
+_ENHANCED = re.compile(r"[245]\.\d{1,3}\.\d{1,3}(?!\S)")
+
+
+def submitted(delivery: Delivery) -> None:
+    """A mail was submitted, once that is committed."""
+    if logger.isEnabledFor(logging.INFO):
+        _say(delivery, logging.INFO, "Delivery %s: submitted", delivery.pk)
+
+
+def submitted_together(deliveries: Sequence[Delivery]) -> None:
+    """These mails were submitted, once that is committed: one line, however many they are."""
+    if deliveries and logger.isEnabledFor(logging.INFO):
+        say = functools.partial(logger.info, "%d deliveries submitted together", len(deliveries))
+        after_commit("log that mails were submitted", say, using=database())
+
+
+def attempted(ended: Ended) -> None:
+    """An attempt is recorded, once that is committed."""
+    delivery, outcome, attempt = ended.delivery, ended.outcome, ended.attempt
+    level = _LEVELS.get(Status(delivery.status), logging.INFO)
+    if isinstance(outcome, InDoubt):
+        level = logging.WARNING
+    if not logger.isEnabledFor(level):
+        return
+    words, arguments = "Delivery %s: %s, attempt %d", [delivery.pk, _how(delivery, outcome), delivery.attempts]
+    if delivery.smtp_config:
+        words, arguments = f"{words} by %s", [*arguments, delivery.smtp_config]
+    if attempt.duration is not None:
+        words, arguments = f"{words} in %.3f s", [*arguments, attempt.duration]
+    _say(
+        delivery,
+        level,
+        f"{words}: %s",
+        *arguments,
+        delivery.reason,
+        outcome=Status.IN_DOUBT.value if isinstance(outcome, InDoubt) else type(outcome).__name__.lower(),
+        phase=str(outcome.phase or ""),
+        duration=None if attempt.duration is None else round(attempt.duration, 6),
+        enhanced_code=enhanced_code(outcome),
+    )
+
+
+def moved(delivery: Delivery) -> None:
+    """A delivery was put off or came to its end without an attempt, once that is committed."""
+    level = _LEVELS.get(Status(delivery.status), logging.INFO)
+    if logger.isEnabledFor(level):
+        _say(delivery, level, "Delivery %s: %s: %s", delivery.pk, Status(delivery.status).value, delivery.reason)
+
+
+def enhanced_code(outcome: Outcome) -> str:
+    """The enhanced status code of the reply; '' when there was none."""
+    found = _ENHANCED.match(outcome.reply)
+    return found[0] if found else ""
+
+
+def _how(delivery: Delivery, outcome: Outcome) -> str:
+    status = Status(delivery.status)
+    if isinstance(outcome, InDoubt) and status is Status.DEFERRED:
+        return "in doubt, to be sent again"
+    return status.value
+
+
+def _say(delivery: Delivery, level: int, words: str, *arguments: Any, **fields: Any) -> None:
+    extra: dict[str, Any] = {
+        "delivery_id": delivery.pk,
+        "status": str(delivery.status),
+        "attempt": delivery.attempts or None,
+        "configuration": delivery.smtp_config,
+        "lane": str(delivery.lane),
+        "reply_code": delivery.code,
+        "reason": delivery.reason,
+        "due_at": delivery.due_at.isoformat() if delivery.status == Status.DEFERRED else None,
+        **fields,
+    }
+    if conf.get("LOG_ADDRESSES") and is_readable(delivery):
+        extra["recipients"] = [item["address"] for item in delivery.recipients]
+        words, arguments = f"{words} to %s", (*arguments, ", ".join(extra["recipients"]))
+    say = functools.partial(logger.log, level, words, *arguments, extra=extra)
+    after_commit("log what became of a delivery", say, using=database())
