@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 from celery import shared_task
+from celery.signals import before_task_publish
 from django.db import OperationalError, transaction
 from redis import Redis
 
@@ -89,6 +91,36 @@ def test_what_has_ended_is_rung_for_alone(valkey: Valkey) -> None:
     found = messages(valkey, "mail")
     assert {message.task for message in found} == {names.DELIVER}
     assert not {message.headers["id"] for message in found} & set(ids)
+
+
+def test_a_ring_is_a_short_message_that_goes_celerys_ways(valkey: Valkey, settings: Any) -> None:
+    """As ``apply_async`` would send it: by the routes of the application, with its signals, its events and limits."""
+    app, sent = deliver.app, []
+
+    def publishing(sender: str, headers: dict[str, Any], routing_key: str, **_: Any) -> None:
+        sent.append((sender, headers["id"], routing_key))
+        headers["traceparent"] = "00-1-2-01"
+
+    settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "QUEUE": ""}
+    app.conf.task_routes = {names.DELIVER: {"queue": "routed", "priority": 7}}
+    app.amqp.flush_routes()
+    before_task_publish.connect(publishing)
+    try:
+        delivery_id = submitted("kim@example.com").pk
+    finally:
+        before_task_publish.disconnect(publishing)
+        app.conf.task_routes = None
+        app.amqp.flush_routes()
+    assert sent == [(names.DELIVER, delivery_id, "routed")]
+    with Redis.from_url(valkey.url) as client:
+        [queue] = [key for key in client.keys("routed*") if client.type(key) == b"list"]
+        [text] = client.lrange(queue, 0, -1)
+    assert len(text) < 1000
+    message = json.loads(text)
+    assert message["headers"]["traceparent"] == "00-1-2-01"
+    assert message["headers"]["timelimit"] == [deliver.time_limit, deliver.soft_time_limit]
+    assert message["headers"]["root_id"] == message["properties"]["correlation_id"] == delivery_id
+    assert message["properties"]["priority"] == 7
 
 
 def test_the_ids_of_a_group_are_in_its_message_once(valkey: Valkey) -> None:

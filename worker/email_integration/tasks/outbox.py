@@ -103,6 +103,8 @@ class OutboxTask(Task):  # type: ignore[type-arg]  # generic in its stubs; the t
         if parent is not None:
             options["root_id"] = options.get("root_id") or parent.request.root_id or parent.request.id
             options["parent_id"] = options.get("parent_id") or parent.request.id
+            if self.app.conf.task_inherit_parent_priority:
+                options.setdefault("priority", (parent.request.delivery_info or {}).get("priority"))
         call = Call(task_id=task_id, options=options, link=link, link_error=link_error)
         taken = self.take(arguments, call)
         if taken is None:

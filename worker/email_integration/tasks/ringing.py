@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import functools
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from celery import Task, states
 from celery.app.task import Context
 from celery.utils import uuid
-from kombu import Connection, pools
+from kombu import Connection, Producer, pools
 from kombu.exceptions import LimitExceeded, OperationalError
 
 from email_integration import conf
@@ -22,8 +22,8 @@ from email_integration.models import FINAL, Delivery, Lane
 
 from . import canvas, names, results
 
-#: A task, its arguments, and the options of its message.
-_Message = tuple[Task[Any, Any], tuple[Any, ...], dict[str, Any]]
+#: A message that is sent when it is given a producer.
+_Message = Callable[[Producer], object]
 
 #: How long, in seconds, nobody tries a broker that has just failed; the sweep rings for what was submitted meanwhile.
 _PAUSE = 5.0
@@ -63,13 +63,13 @@ class CeleryDoorbell:
     def call_for_sweep(self) -> None:
         """Publish one sweep; raises what the broker raises."""
         if not self._deliver.app.conf.task_always_eager:
-            self._publish([(self._sweep, (), sweep_options())])
+            self._publish([functools.partial(_call, self._sweep, (), sweep_options())])
 
     def answer(self, task_id: str, first: Delivery, kept: str, repeated: Task[Any, Any]) -> None:
         """Settle ``task_id``, the id of a repeated submission, with how the first one stands."""
         if canvas.follows(kept):
             options = _on_the_way(first.lane, {"task_id": task_id, **canvas.as_options(kept)})
-            answer = functools.partial(self._publish, [(repeated, (first.pk,), options)])
+            answer = functools.partial(self._publish, [functools.partial(_call, repeated, (first.pk,), options)])
             after_commit("answer for a repeated mail", answer, using=rows.database())
         elif results.is_beside_deliveries(self._deliver.backend):
             self._settle(task_id, first)
@@ -90,13 +90,20 @@ class CeleryDoorbell:
             size = min(conf.get("GROUP_SIZE"), max(_FEW, len(ids) // _PART))
             if is_final or len(ids) < _FEW or size == 1:
                 # The id of a mail that was revoked is refused by the workers, and something may have to follow it.
-                messages += [
-                    (self._deliver, (one,), {**options, "task_id": uuid() if is_final else one}) for one in ids
-                ]
+                messages += [self._ring_for_one(one, options, uuid() if is_final else one) for one in ids]
             else:
                 parts = [ids[start : start + size] for start in range(0, len(ids), size)]
-                messages += [(self._deliver_group, (part,), {**options, **_of_group(part)}) for part in parts]
+                messages += [self._ring_for_group(part, options) for part in parts]
         return messages
+
+    def _ring_for_one(self, delivery_id: str, options: dict[str, Any], task_id: str) -> _Message:
+        own = {"task_id": task_id, "argsrepr": ""}  # the id of the task says it
+        return functools.partial(_ring, self._deliver, (delivery_id,), options | own)
+
+    def _ring_for_group(self, delivery_ids: list[str], options: dict[str, Any]) -> _Message:
+        # Flower need not know all its ids, which the header would hold once more.
+        own = {"task_id": uuid(), "argsrepr": f"({len(delivery_ids)} deliveries,)"}
+        return functools.partial(_ring, self._deliver_group, (delivery_ids,), options | own)
 
     def _publish(self, messages: Sequence[_Message]) -> None:
         """Publish; raises what the broker raises, at once while the breaker is open."""
@@ -124,8 +131,8 @@ class CeleryDoorbell:
             connection = producer.connection
             try:
                 with producer.batch(max_size=_BATCH) if len(messages) > 1 else contextlib.nullcontext():
-                    for task, arguments, options in messages:
-                        task.apply_async(arguments, producer=producer, add_to_parent=False, retry=False, **options)
+                    for send in messages:
+                        send(producer)
             except Exception:
                 connection.collect()
                 raise
@@ -169,9 +176,37 @@ def _on_the_way(lane: str, options: dict[str, Any]) -> dict[str, Any]:
     return {**options, "queue": queue} if queue else options
 
 
-def _of_group(delivery_ids: Sequence[str]) -> dict[str, str]:
-    """What a group has of its own. Flower need not know all its ids, which the header would hold once more."""
-    return {"task_id": uuid(), "argsrepr": f"({len(delivery_ids)} deliveries,)"}
+#: The options of a ring that its message says of itself; the others are of the way it goes.
+_SAID = ("task_id", "argsrepr", "kwargsrepr", "root_id", "parent_id")
+
+#: Settings of Celery's for all tasks that concern a message.
+_OF_ALL = ("serializer", "priority")
+
+
+def _call(task: Task[Any, Any], arguments: tuple[Any, ...], options: dict[str, Any], producer: Producer) -> None:
+    task.apply_async(arguments, producer=producer, add_to_parent=False, retry=False, **options)
+
+
+def _ring(task: Task[Any, Any], arguments: tuple[Any, ...], options: dict[str, Any], producer: Producer) -> None:
+    """Send what ``apply_async`` would, in two thirds of its time; nothing else takes the caller of a mail as long.
+
+    Left out is what a ring has no use for: a result, where to send it, and the task it is called by, which the options
+    name already. Routes and signals of Celery's are as ever.
+    """
+    amqp = task.app.amqp
+    way = {name: value for name, value in options.items() if name not in _SAID}
+    of_all = {name: value for name in _OF_ALL if (value := getattr(task, name)) is not None}
+    message = amqp.create_task_message(
+        name=task.name,
+        args=arguments,
+        time_limit=task.time_limit,
+        soft_time_limit=task.soft_time_limit,
+        create_sent_event=task.app.conf.task_send_sent_event,
+        ignore_result=True,
+        **{name: options[name] for name in _SAID if name in options},
+    )
+    route = amqp.router.route(of_all | way, task.name, arguments, {}, task)  # type: ignore[arg-type]  # an instance here
+    amqp.send_task_message(producer, task.name, message, retry=False, **route)
 
 
 def _waited_for(delivery: Delivery) -> set[str]:
