@@ -8,6 +8,7 @@ import pytest
 from celery import current_app
 from django.core.mail import EmailMessage, get_connection
 from django.utils import timezone
+from redis import Redis
 
 from config.local.valkey import Valkey
 from email_integration.delivery import decide, sweep
@@ -119,9 +120,13 @@ def test_a_lane_that_is_damaged_in_the_database_is_a_normal_one(valkey: Valkey) 
     assert rung(valkey)["normal"] == [delivery.pk]
 
 
-def test_the_message_of_one_delivery_says_so(valkey: Valkey) -> None:
-    """What Flower shows of its arguments is the id."""
+def test_the_message_of_one_delivery_is_short_and_says_the_id_and_the_lane(valkey: Valkey) -> None:
+    """Less than a kilobyte, without the name of this host; Flower shows what its header says."""
     result = send_email.delay("S", "B", **TO)
     [message] = messages(valkey, "mail")
     assert message.task == names.DELIVER
-    assert message.headers["argsrepr"] == f"('{result.id}',)"
+    assert (message.headers["id"], message.headers["argsrepr"]) == (result.id, "")
+    assert message.headers["kwargsrepr"] == "{'lane': 'normal'}"
+    with Redis.from_url(valkey.url) as client:
+        [text] = client.lrange("mail", 0, -1)
+    assert len(text.replace(message.headers["origin"].encode(), b"")) < 1000
