@@ -13,9 +13,9 @@ from django.test import Client
 
 from config.local.processes import wait_until
 from email_integration.delivery import swept
+from email_integration.diagnosis.probing import Panel
 from email_integration.models import Delivery
 from email_integration.operations import health
-from email_integration.operations.probing import Panel
 from tests.deliveries import RecordingDoorbell, ago, submitted
 
 pytestmark = pytest.mark.django_db(transaction=True)

@@ -14,8 +14,12 @@ from django.core.mail import EmailMessage
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
+from django.utils import timezone
 
 from email_integration import submit_many
+from email_integration.dashboard.figures import Choice, flow, times
+from email_integration.dashboard.spans import SPANS, Interval
+from email_integration.dashboard.standing import oldest_waiting
 from email_integration.delivery import ledger, orphans, retention, statements, waking
 from email_integration.delivery.backlog import backlog, oldest_due
 from email_integration.delivery.sweep import sweep
@@ -97,6 +101,10 @@ def listed(**asked: str) -> None:
     assert page.status_code == 200
 
 
+def _lately() -> Interval:
+    return SPANS["day"].intervals(timezone.now())[-2]
+
+
 #: What is asked, by which words in its condition it is known, and by which index it is to be answered, or which other.
 QUESTIONS: list[tuple[Callable[[], object], str, str]] = [
     (sweep, '"ring_after" <=', "delivery_ring_after"),
@@ -106,6 +114,9 @@ QUESTIONS: list[tuple[Callable[[], object], str, str]] = [
     (waking.wake, '"waits_for_relay"', "delivery_waits_for_relay"),
     (retention.prune, '"finished_at" <', "delivery_finished_at"),
     (retention.prune, '"has_content"', "delivery_finished_content"),
+    (lambda: flow(Choice(), _lately()), '"finished_at" >=', "delivery_finished_otherwise|delivery_finished_at"),
+    (lambda: times(Choice(), _lately()), '"finished_at" >=', "delivery_finished_at|delivery_finished_content"),
+    (oldest_waiting, '"ring_after" IS NOT NULL', "delivery_ring_after|delivery_not_accepted"),
     (lambda: orphans._known([str(number) for number in range(300)]), '"content_file" IN', "delivery_content_file"),
     (lambda: listed(status__exact=Status.QUARANTINED), f"\"status\" = '{Status.QUARANTINED}'", "delivery_not_accepted"),
     (lambda: listed(q="<1@example.com>"), '"message_id" IN', "delivery_message_id"),

@@ -26,6 +26,7 @@ from email_integration.models import Delivery, InDoubtPolicy
 
 from . import narrowing
 from .contents import ContentViews, may_see_content
+from .dashboard import DashboardViews
 from .decisions import DecisionActions
 from .timeline import Timeline, next_attempt, told
 
@@ -60,7 +61,7 @@ class _Page(ChangeList):
 
 
 @admin.register(Delivery)
-class DeliveryAdmin(ContentViews, DecisionActions):
+class DeliveryAdmin(DashboardViews, ContentViews, DecisionActions):
     """Read-only, but for what a person has to decide."""
 
     list_filter = (

@@ -116,4 +116,5 @@ def _paused(pause: SendingPause) -> Text:
     text = _("Sending is paused. Mail is taken and waits.")
     if pause.reason:
         text = format_lazy("{} {}", text, format_lazy(_("Reason: {reason}."), reason=pause.reason.rstrip(".")))
-    return text
+    since = date_format(timezone.localtime(pause.since), "SHORT_DATETIME_FORMAT")
+    return format_lazy("{} {}", text, format_lazy(_("Since {since}."), since=since))

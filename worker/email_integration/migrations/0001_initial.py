@@ -147,6 +147,13 @@ class Migration(migrations.Migration):
                         name="delivery_finished_content",
                     ),
                     email_integration.models.indexes.PartialIndex(
+                        condition=models.Q(
+                            ("finished_at__isnull", False), models.Q(("status", "accepted"), _negated=True)
+                        ),
+                        fields=["finished_at", "status"],
+                        name="delivery_finished_otherwise",
+                    ),
+                    email_integration.models.indexes.PartialIndex(
                         condition=models.Q(("content_file", ""), _negated=True),
                         fields=["content_file"],
                         name="delivery_content_file",
@@ -210,6 +217,13 @@ class Migration(migrations.Migration):
                 "verbose_name": "delivery attempt",
                 "verbose_name_plural": "delivery attempts",
                 "ordering": ("delivery", "number", "pk"),
+                "indexes": [
+                    email_integration.models.indexes.PartialIndex(
+                        condition=models.Q(("outcome", "accepted"), _negated=True),
+                        fields=["finished_at", "outcome"],
+                        name="attempt_not_accepted",
+                    )
+                ],
             },
         ),
         migrations.CreateModel(

@@ -126,6 +126,12 @@ class Delivery(models.Model):
                 condition=models.Q(finished_at__isnull=False, has_content=True),
                 name="delivery_finished_content",
             ),
+            # How many came to another end than that: what is accepted, most of it, costs nothing here.
+            PartialIndex(
+                fields=("finished_at", "status"),
+                condition=models.Q(finished_at__isnull=False) & ~models.Q(status="accepted"),
+                name="delivery_finished_otherwise",
+            ),
             PartialIndex(fields=("content_file",), condition=~models.Q(content_file=""), name="delivery_content_file"),
             # What people ask. Read backwards, for the newest first. Most rows are accepted: those need no more than the
             # time, and all others can be found among however many of them.
@@ -165,6 +171,12 @@ class DeliveryAttempt(models.Model):
         verbose_name = _("delivery attempt")
         verbose_name_plural = _("delivery attempts")
         ordering = ("delivery", "number", "pk")
+        indexes = (
+            # What went wrong lately, among however many attempts that went well and are not in it.
+            PartialIndex(
+                fields=("finished_at", "outcome"), condition=~models.Q(outcome="accepted"), name="attempt_not_accepted"
+            ),
+        )
 
     def __str__(self) -> str:
         return f"{self.number}: {self.outcome}"

@@ -14,10 +14,9 @@ from django.views.decorators.http import require_safe
 from email_integration import conf
 from email_integration.delivery import backlog
 from email_integration.diagnosis import Finding, Level, database, workers
+from email_integration.diagnosis.probing import Panel
 from email_integration.models import Lane
 from email_integration.tasks import health
-
-from .probing import Panel
 
 #: Seconds for all questions together.
 PATIENCE = 3.0

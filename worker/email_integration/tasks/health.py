@@ -50,6 +50,17 @@ def broker_failure(*, timeout: float) -> str | None:
     return None
 
 
+def alive(*, timeout: float) -> list[str]:
+    """The names of the workers that answer within ``timeout`` seconds, which are waited for in full.
+
+    Raises what the broker's library raises.
+    """
+    with _connection(current_app, conf.get("BROKER_TIMEOUT")) as connection:
+        # Closing waits for the broker's last empty answer: by kombu's default, a second.
+        connection.transport_options = {**(connection.transport_options or {}), "polling_interval": timeout / 2}
+        return sorted(current_app.control.inspect(timeout=timeout, connection=connection).ping() or {})
+
+
 def workers(*, timeout: float) -> list[Worker]:
     """The workers that answer within ``timeout`` seconds, which are waited for in full, twice."""
     # A connection of its own: one out of the pool may be that of a broker that has gone and come back.

@@ -41,11 +41,19 @@ class Panel:
 
         Whoever asks meanwhile gets the same answer, so that what hangs is not asked again and again.
         """
+        return self.begin(patience=patience)()
+
+    def begin(self, *, patience: float) -> Callable[[], dict[str, Answer]]:
+        """Ask everything, and give what waits for the answers: until ``patience`` seconds from now."""
         began = time.monotonic()
         asked = {name: self._ask(name) for name in self._questions}
-        return {
-            name: _answer(future, patience - (time.monotonic() - began), patience) for name, future in asked.items()
-        }
+
+        def answers() -> dict[str, Answer]:
+            return {
+                name: _answer(future, patience - (time.monotonic() - began), patience) for name, future in asked.items()
+            }
+
+        return answers
 
     def _ask(self, name: str) -> Future[Answer]:
         with self._lock:

@@ -1,0 +1,92 @@
+"""The page of figures, in a browser: seen, read aloud, on a telephone, in the dark."""
+
+from __future__ import annotations
+
+import datetime as dt
+import itertools
+
+import pytest
+from django.utils import timezone
+from playwright.sync_api import Page, expect
+
+from email_integration.models import Delivery, Lane, Status
+from tests.deliveries import submitted
+from tests.history import ended, tried
+from tests.integration.admin_site import config
+
+from .accessibility import complaints
+from .steps import DELIVERIES, Shot
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+APP = "/admin/email_integration/"
+DASHBOARD = f"{DELIVERIES}dashboard/"
+
+#: Mails of each hour of a day like any other, the busiest at noon; seconds that they took; put off and failed.
+BUSY = (3, 2, 2, 1, 2, 6, 14, 31, 58, 72, 80, 77, 91, 84, 79, 74, 66, 52, 40, 29, 21, 15, 9, 5)
+TOOK = (0.3, 0.4, 0.3, 0.6, 2.4)
+PUT_OFF = {9: 4, 10: 17, 11: 6, 14: 2, 20: 1}
+FAILED = {4: 1, 10: 3, 11: 1, 16: 2}
+
+
+def a_day() -> None:
+    """Deliveries of the last day, some of which went wrong, and some that wait."""
+    now = timezone.now()
+    for ago, (number, took) in enumerate(zip(BUSY, itertools.cycle(TOOK))):
+        at = now - dt.timedelta(hours=23 - ago, minutes=5)
+        for share, slow in ((0.9, 1.0), (0.1, 4.0)):
+            ended(max(1, round(number * share)), at=at, every=2, took=took * slow)
+        if ago in PUT_OFF:
+            tried(
+                ended(PUT_OFF[ago], at=at, took=90),
+                reason="the server is busy and asks us to come back later (451 4.3.2)",
+            )
+        if ago in FAILED:
+            reason = "the server says the mailbox does not exist (550 5.1.1)"
+            lost = ended(FAILED[ago], at=at, status=Status.FAILED, reason=reason, lane=Lane.BULK)
+            tried(lost, outcome=Status.FAILED, reason=reason)
+    for _ in range(3):
+        submitted()
+    doubtful = submitted()
+    Delivery.objects.filter(pk=doubtful.pk).update(status=Status.IN_DOUBT, ring_after=None)
+
+
+def test_it_is_read_without_a_manual(page: Page, shot: Shot) -> None:
+    """Numbers, charts and their table, by eye and by ear, in light and dark, on a large screen and on a small one."""
+    config(is_active=True)
+    a_day()
+    page.goto(APP)
+    page.get_by_role("link", name="Dashboard").click()
+    for words in ("through “Primary”", "3 queued", "the server says the mailbox does not exist (550 5.1.1)"):
+        expect(page.locator("#main")).to_contain_text(words)
+    for name in ("Accepted", "Deferred: 30", "Failed: 7", "Time from submission to acceptance"):
+        expect(page.get_by_role("img", name=name)).to_be_visible()
+    shot(page, "dashboard")
+    page.emulate_media(color_scheme="dark")
+    shot(page, "dashboard-dark")
+    page.get_by_text("The same figures as a table").click()
+    expect(page.get_by_role("table").first).to_be_visible()
+    assert complaints(page) == []
+    page.emulate_media(color_scheme="light")
+    page.set_viewport_size({"width": 360, "height": 740})
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    assert complaints(page) == []
+
+
+def test_it_is_narrowed_and_leads_to_the_mails(page: Page) -> None:
+    """By period, priority and configuration, and from each number to the list of what it counts."""
+    config(is_active=True)
+    a_day()
+    page.goto(DELIVERIES)
+    page.get_by_role("link", name="Dashboard").click()
+    page.get_by_role("link", name="Last week").click()
+    page.get_by_label("priority").select_option("bulk")
+    page.get_by_role("button", name="Show").click()
+    expect(page.get_by_role("link", name="Last week")).to_have_attribute("aria-current", "true")
+    expect(page.get_by_role("img", name="Failed: 7")).to_be_visible()
+    expect(page.get_by_role("img", name="Accepted: 0")).to_be_visible()
+    page.get_by_role("link", name="7 failed in the last 24 hours").click()
+    expect(page.locator("#result_list tbody tr")).to_have_count(7)
+    page.goto(DASHBOARD)
+    page.get_by_role("link", name="the server says the mailbox does not exist").click()
+    expect(page.locator("#result_list tbody tr")).to_have_count(7)

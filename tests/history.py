@@ -1,0 +1,64 @@
+"""Deliveries that came to their end lately, as rows: for pages that tell of many."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterable
+
+from django.utils import timezone
+
+from email_integration.models import Delivery, DeliveryAttempt, Status
+from tests.deliveries import submitted
+
+
+def ended(
+    count: int,
+    *,
+    at: dt.datetime,
+    status: Status = Status.ACCEPTED,
+    took: float = 1.0,
+    every: float = 0.0,
+    **values: object,
+) -> list[Delivery]:
+    """So many deliveries, one of which ended at ``at`` and the others ``every`` so many seconds before, each ``took``
+    seconds after it was submitted.
+    """
+    pattern = submitted()
+    Delivery.objects.filter(pk=pattern.pk).delete()
+    given = {name: getattr(pattern, name) for name in ("message_id", "recipients", "expires_at", "due_at")}
+    moments = [at - dt.timedelta(seconds=every * number) for number in range(count)]
+    return Delivery.objects.bulk_create(
+        Delivery(
+            **{
+                **given,
+                "id": f"{pattern.pk}-{number}",
+                "status": status,
+                "created_at": moment - dt.timedelta(seconds=took),
+                "finished_at": moment,
+                "has_content": False,
+                "continued": True,
+                "attempts": 1,
+                "smtp_config": "Primary",
+                **values,
+            }
+        )
+        for number, moment in enumerate(moments)
+    )
+
+
+def tried(
+    deliveries: Iterable[Delivery], *, outcome: Status = Status.DEFERRED, reason: str = "the server is busy"
+) -> None:
+    """An attempt at each, that ended when it did."""
+    DeliveryAttempt.objects.bulk_create(
+        DeliveryAttempt(
+            delivery=each,
+            number=1,
+            started_at=each.created_at,
+            finished_at=each.finished_at or timezone.now(),
+            outcome=outcome,
+            reason=reason,
+            smtp_config=each.smtp_config,
+        )
+        for each in deliveries
+    )

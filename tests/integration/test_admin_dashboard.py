@@ -1,0 +1,180 @@
+"""The page of figures: for whom it is, and that its figures are those of the rows."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Any
+
+import pytest
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
+from django.urls import reverse
+from django.utils import timezone
+
+from email_integration.dashboard import figures, standing
+from email_integration.dashboard.spans import SPANS
+from email_integration.models import Delivery, Lane, SendingPause, Status
+from tests.deliveries import RecordingDoorbell, ago, pretend, submitted
+from tests.history import ended, tried
+
+from .admin_site import config, logged_in
+
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("bell")]
+
+HOUR = 3600.0
+
+
+@pytest.fixture(autouse=True)
+def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No worker is there to be waited for."""
+    monkeypatch.setattr(standing, "FOR_WORKERS", 0.02)
+
+
+def shown(**asked: str) -> Any:
+    page = logged_in("view_delivery", name=f"kim{timezone.now().timestamp()}").get(address(), asked)
+    assert page.status_code == 200
+    return page
+
+
+def address() -> str:
+    return reverse("admin:email_integration_dashboard")
+
+
+def totals(page: Any) -> dict[str, int]:
+    return {chart["status"]: chart["total"] for chart in page.context["flows"]}
+
+
+def tiles(page: Any) -> dict[str, str]:
+    return {str(tile.label): tile.number for tile in page.context["tiles"]}
+
+
+def test_it_is_for_those_who_may_view_deliveries_and_linked_for_them() -> None:
+    for permissions, status in (((), 403), (("view_smtpconfig",), 403), (("view_delivery",), 200)):
+        client = logged_in(*permissions, name="-".join(("kim", *permissions)))
+        assert client.get(address()).status_code == status
+        index = client.get(reverse("admin:app_list", args=["email_integration"]))
+        assert (address() in index.content.decode()) == (status == 200)
+    assert address() in client.get(reverse("admin:email_integration_delivery_changelist")).content.decode()
+
+
+def test_each_mail_counts_where_it_came_to_its_end() -> None:
+    """In the last hour, day or week; a mail of last month nowhere."""
+    now = timezone.now()
+    for back, accepted, failed in ((0.0, 3, 1), (5 * HOUR, 2, 0), (100 * HOUR, 4, 2), (800 * HOUR, 7, 7)):
+        at = now - dt.timedelta(seconds=back)
+        tried(ended(accepted, at=at))
+        ended(failed, at=at, status=Status.FAILED)
+    ended(1, at=now, status=Status.EXPIRED)
+    ended(1, at=now, status=Status.CANCELLED)  # by a person
+    assert totals(shown(span="hour")) == {"accepted": 3, "deferred": 3, "failed": 2}
+    assert totals(shown(span="day")) == totals(shown(span="nonsense")) == {"accepted": 5, "deferred": 5, "failed": 2}
+    assert totals(shown(span="week")) == {"accepted": 9, "deferred": 9, "failed": 4}
+
+
+def test_it_is_narrowed_to_a_lane_and_a_configuration() -> None:
+    now = timezone.now()
+    tried(ended(3, at=now, lane=Lane.BULK, smtp_config="Primary"))
+    tried(ended(5, at=now, lane=Lane.HIGH, smtp_config="Backup"), reason="the mailbox is full")
+    assert totals(shown(lane="bulk"))["accepted"] == totals(shown(smtp_config="Primary"))["deferred"] == 3
+    page = shown(lane="high", smtp_config="Backup")
+    assert totals(page) == {"accepted": 5, "deferred": 5, "failed": 0}
+    assert [(reason, number) for _, reason, number, _ in page.context["replies"]] == [("the mailbox is full", 5)]
+    assert totals(shown(lane="high", smtp_config="Primary"))["accepted"] == 0
+    assert "Backup" in page.content.decode()  # though it is deleted
+
+
+def test_times_are_those_of_a_sample_that_is_spread() -> None:
+    """Half of the mails of an interval were not slower than the median, and 95 of 100 not than p95."""
+    interval = SPANS["week"].intervals(timezone.now())[-2]
+    end = interval.end - dt.timedelta(seconds=1)
+    every = (interval.end - interval.start).total_seconds() / 1000
+    ended(900, at=end, took=2, every=every)
+    ended(90, at=end, took=50, every=10 * every)
+    times = figures.times(figures.Choice(), interval)
+    assert times == figures.Times(median=2.0, p95=50.0)
+    assert figures.times(figures.Choice(lane="high"), interval) is None
+
+
+def test_what_waits_and_what_needs_a_person_is_counted_and_listed() -> None:
+    """The list that a number leads to has as many rows."""
+    submitted()
+    pretend(submitted(), due_at=ago(3 * HOUR))
+    for status in (Status.IN_DOUBT, Status.QUARANTINED, Status.QUARANTINED):
+        pretend(submitted(), status=status, ring_after=None)
+    ended(2, at=timezone.now(), status=Status.FAILED, took=100 * HOUR)
+    ended(1, at=timezone.now() - dt.timedelta(days=2), status=Status.FAILED)
+    page = shown()
+    found = tiles(page)
+    assert found == {
+        "queued": "2",
+        "deferred": "0",
+        "in doubt": "1",
+        "failed in the last 24 hours": "2",
+        "quarantined": "2",
+        "oldest waiting": "3.0 h",
+    }
+    client = logged_in("view_delivery", name="lou")
+    for tile in page.context["tiles"]:
+        rows = list(client.get(tile.url).context["cl"].result_list)
+        if tile.number.isdigit():
+            assert len(rows) == int(tile.number), tile
+        else:
+            assert rows[0].created_at == min(row.created_at for row in rows)
+
+
+def test_the_reasons_are_told_of_the_last_attempts_alone_when_there_are_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(figures, "ATTEMPTS", 4)
+    now = timezone.now()
+    tried(ended(3, at=now - dt.timedelta(hours=2), every=1), reason="the mailbox is full")
+    tried(ended(4, at=now, every=1), reason="the server is busy")
+    page = shown()
+    assert [(reason, number) for _, reason, number, _ in page.context["replies"]] == [("the server is busy", 4)]
+    assert "Of the last attempts alone" in page.content.decode()
+
+
+def test_no_address_and_no_word_of_a_server_is_on_it() -> None:
+    delivery = submitted("secret@example.com", subject="hush")
+    tried(ended(1, at=timezone.now()))
+    text = shown().content.decode()
+    for word in ("secret@example.com", "hush", delivery.message_id):
+        assert word not in text
+
+
+def test_it_says_where_mail_goes_and_since_when_it_does_not() -> None:
+    config(is_active=True)
+    assert "Mail goes through “Primary”" in shown().content.decode()
+    SendingPause.begin(reason="A restored backup")
+    text = shown().content.decode()
+    assert "Sending is paused. Mail is taken and waits. Reason: A restored backup. Since " in text
+
+
+def test_workers_that_answer_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "No worker answered within" in shown().content.decode()
+    monkeypatch.setattr(standing.health, "alive", lambda *, timeout: ["mail@one", "mail@two"])
+    assert "2 workers answer: mail@one, mail@two" in shown().content.decode()
+
+
+def test_a_broker_that_is_away_holds_nobody_up(settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The page comes all the same, and says so."""
+    from celery import current_app
+
+    monkeypatch.setattr(current_app.conf, "broker_write_url", "redis://127.0.0.1:1/0")
+    assert "The broker is out of reach" in shown().content.decode()
+
+
+def test_the_number_of_questions_does_not_depend_on_the_number_of_mails() -> None:
+    counts = []
+    for number, every in ((28, 6 * HOUR), (200, 0.5 * HOUR)):  # first one in each interval, then many in most
+        tried(ended(number, at=timezone.now(), every=every))
+        with CaptureQueriesContext(connection) as queries:
+            shown(span="week")
+        counts.append(len(queries))
+    assert counts[0] == counts[1]
+
+
+def test_doorbell_is_not_rung(bell: RecordingDoorbell) -> None:
+    """Looking changes nothing."""
+    submitted()
+    before = list(bell.rings), Delivery.objects.values_list("status", "fence").get()
+    shown()
+    assert (list(bell.rings), Delivery.objects.values_list("status", "fence").get()) == before

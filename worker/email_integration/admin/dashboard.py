@@ -1,0 +1,165 @@
+"""The page of figures: where mail goes now, what waits, and what became of mail lately."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlencode
+
+from django.core.exceptions import PermissionDenied
+from django.http import HttpRequest, HttpResponse
+from django.template.response import TemplateResponse
+from django.urls import URLPattern, path, reverse
+from django.utils import timezone
+from django.utils.formats import number_format
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy, pgettext_lazy
+
+from email_integration import routing
+from email_integration.dashboard import drawing, figures, standing
+from email_integration.dashboard.spans import SPANS, Interval, Span
+from email_integration.models import Lane, SMTPConfig, Status
+
+from .typing import DeliveryModelAdmin
+
+_DAY = dt.timedelta(days=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tile:
+    """A number of this moment, and the deliveries that it counts; ``kind`` is '' when nothing is the matter."""
+
+    label: Any
+    number: str
+    url: str
+    kind: str = ""
+
+
+class DashboardViews(DeliveryModelAdmin):
+    """One page, for who may view deliveries."""
+
+    def get_urls(self) -> list[URLPattern]:
+        view = self.admin_site.admin_view(self.dashboard_view)
+        return [path("dashboard/", view, name="email_integration_dashboard"), *super().get_urls()]
+
+    def dashboard_view(self, request: HttpRequest) -> HttpResponse:
+        """Show the figures of now; ``span``, ``lane`` and ``smtp_config`` of the address choose which of the past."""
+        if not self.has_view_permission(request):
+            raise PermissionDenied
+        workers = standing.workers()  # they answer while the database does
+        now = timezone.now()
+        asked = request.GET
+        span = SPANS.get(asked.get("span", ""), SPANS["day"])
+        lane = asked.get("lane", "") if asked.get("lane") in Lane.values else ""
+        choice = figures.Choice(lane=lane, configuration=asked.get("smtp_config", ""))
+        context = {
+            **self.admin_site.each_context(request),
+            "title": _("Dashboard"),
+            "opts": self.opts,
+            "now": now,
+            "patience": standing.FOR_WORKERS,
+            "tiles": list(self._tiles(request, now)),
+            "choice": choice,
+            "lanes": Lane.choices,
+            "configurations": _configurations(choice.configuration),
+            "spans": [_option(name, each, chosen=each is span, choice=choice) for name, each in SPANS.items()],
+            "span": next(name for name, each in SPANS.items() if each is span),
+            **self._past(choice, span, now),
+            "workers": workers(),
+        }
+        return TemplateResponse(
+            request, "email_integration/dashboard.html", context, headers={"Cache-Control": "no-store"}
+        )
+
+    def _tiles(self, request: HttpRequest, now: dt.datetime) -> Iterable[Tile]:
+        for status, label, kind, since in (
+            (Status.QUEUED, gettext_lazy("queued"), "", None),
+            (Status.DEFERRED, gettext_lazy("deferred"), "", None),
+            (Status.IN_DOUBT, gettext_lazy("in doubt"), "warning", None),
+            (Status.FAILED, gettext_lazy("failed in the last 24 hours"), "error", now - _DAY),
+            (Status.QUARANTINED, gettext_lazy("quarantined"), "error", None),
+        ):
+            number = standing.number(status, finished_since=since)
+            narrowed = {"finished_at__gte": since.isoformat()} if since else {}
+            text = number_format(min(number, standing.COUNTED)) + ("+" if number > standing.COUNTED else "")
+            yield Tile(
+                label=label, number=text, url=_listed(status__exact=status, **narrowed), kind=kind if number else ""
+            )
+        oldest = standing.oldest_waiting()
+        # Columns are called by their numbers; where there are actions, the first is that of the boxes to tick.
+        by_age = -(bool(self.get_actions(request)) + list(self.get_list_display(request)).index("age"))
+        yield Tile(
+            label=gettext_lazy("oldest waiting"),
+            number="–" if oldest is None else drawing.duration(max(0.0, (now - oldest.since).total_seconds())),
+            url=_listed(status__exact=Status.QUEUED if oldest is None else oldest.status, o=by_age),
+        )
+
+    def _past(self, choice: figures.Choice, span: Span, now: dt.datetime) -> dict[str, Any]:
+        intervals = span.intervals(now)
+        names = [span.name(each) for each in intervals]
+        flows = [figures.flow(choice, each) for each in intervals]
+        times = [
+            figures.times(choice, each) if one.accepted else None for each, one in zip(intervals, flows, strict=True)
+        ]
+        whole = Interval(start=intervals[0].start, end=intervals[-1].end)
+        replies = figures.replies(choice, whole)
+        return {
+            "marks": [
+                drawing.Mark(at=drawing.across(number, len(intervals)), text=span.mark(each.start))
+                for number, each in enumerate(intervals)
+                if span.is_mark(each.start)
+            ],
+            "height": drawing.HEIGHT,
+            "flows": [_chart(status, label, flows, names) for status, label in _FLOWS],
+            "times": _times(times, names),
+            "rows": list(zip(names, flows, [_told(each) for each in times], strict=True)),
+            "sample": figures.PARTS * figures.OF_EACH_PART,
+            "replies": [
+                (Status(each.outcome).label, each.reason, each.number, _listed(reason=each.reason))
+                for each in replies.found
+            ],
+            "replies_since": replies.since,
+        }
+
+
+#: A bar chart for each.
+_FLOWS = (
+    ("accepted", pgettext_lazy("mails", "accepted")),
+    ("deferred", pgettext_lazy("attempts", "deferred")),
+    ("failed", pgettext_lazy("mails", "failed")),
+)
+
+
+def _chart(status: str, label: Any, flows: Sequence[figures.Flow], names: Sequence[str]) -> dict[str, Any]:
+    values = [getattr(each, status) for each in flows]
+    bars, marks = drawing.bars(values, names)
+    return {"status": status, "label": label, "total": sum(values), "bars": bars, "ticks": marks}
+
+
+def _times(times: Sequence[figures.Times | None], names: Sequence[str]) -> dict[str, Any] | None:
+    if not any(times):
+        return None
+    medians, highs = ([None if each is None else getattr(each, name) for each in times] for name in ("median", "p95"))
+    (median, p95), ticks = drawing.lines((medians, highs), names)
+    return {"median": median, "p95": p95, "ticks": ticks}
+
+
+def _told(times: figures.Times | None) -> tuple[str, str]:
+    return ("–", "–") if times is None else (drawing.duration(times.median), drawing.duration(times.p95))
+
+
+def _listed(**narrowed: Any) -> str:
+    return f"{reverse('admin:email_integration_delivery_changelist')}?{urlencode(narrowed)}"
+
+
+def _option(name: str, span: Span, *, chosen: bool, choice: figures.Choice) -> tuple[str, Any, bool]:
+    given = {"span": name, "lane": choice.lane, "smtp_config": choice.configuration}
+    return f"?{urlencode({key: value for key, value in given.items() if value})}", span.title, chosen
+
+
+def _configurations(chosen: str) -> list[str]:
+    """Those that there are, what mail goes by without any, and the chosen one, which may be deleted."""
+    names = [*SMTPConfig.objects.order_by("name").values_list("name", flat=True), routing.SETTINGS_NAME]
+    return names if not chosen or chosen in names else [*names, chosen]
