@@ -24,6 +24,7 @@ _env = Env()
 #: What NAME_FILE may name a file with, so that it is neither in the environment nor in .env.
 SECRETS = frozenset(
     {
+        "ALERT_WEBHOOK_URL",
         "DATABASE_URL",
         "EMAIL_HOST_PASSWORD",
         "FLOWER_BASIC_AUTH",

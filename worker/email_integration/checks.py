@@ -15,6 +15,7 @@ from django.core.files.storage import FileSystemStorage, InMemoryStorage
 from django.db import DatabaseError, InterfaceError, router
 
 from . import conf, fields
+from .alerts import channels
 from .delivery import content, safety
 from .diagnosis import configuration
 from .metrics import access
@@ -270,6 +271,31 @@ def check_metrics(**kwargs: Any) -> list[CheckMessage]:
                 "EMAIL_INTEGRATION['WORKER_METRICS_HOST'] is not this machine alone, and METRICS_TOKEN is empty.",
                 hint="Whoever reaches the port of a worker may read its figures, names of configurations among them.",
                 id="email_integration.W010",
+            )
+        )
+    return found
+
+
+@register("email_integration")
+def check_alerts(**kwargs: Any) -> list[CheckMessage]:
+    """Check that alerts can be told where the settings say. Asks no network, and not the database."""
+    if not isinstance(getattr(settings, "EMAIL_INTEGRATION", {}), dict):
+        return []  # said by check_settings
+    found: list[CheckMessage] = []
+    url = conf.get("ALERT_WEBHOOK_URL")
+    if url and not channels.is_url(url):
+        found.append(
+            Error(
+                "EMAIL_INTEGRATION['ALERT_WEBHOOK_URL'] must be an https:// URL, or an http:// one of this machine.",
+                hint="Until then no alert is sent there.",
+                id="email_integration.E017",
+            )
+        )
+    if conf.get("ALERT_CONFIGURATION") and not channels.admins():
+        found.append(
+            Error(
+                "EMAIL_INTEGRATION['ALERT_CONFIGURATION'] is set, and ADMINS, whom alerts are written to, is empty.",
+                id="email_integration.E018",
             )
         )
     return found

@@ -74,6 +74,16 @@ DEFAULTS: dict[str, Any] = {
     "ALLOWED_RECIPIENTS": [],
     # /readyz says no when a mail of the lanes 'high' and 'normal' has been due for so long.
     "QUEUE_AGE_LIMIT": 900.0,
+    # How often somebody looks whether people must be told of something; 0 is never.
+    "ALERT_INTERVAL": 30.0,
+    # After how long an alert that is still on is told again; 0 is never.
+    "ALERT_REPEAT": 24 * 3600.0,
+    # Since when a server takes no mail, other than for a login it refuses, before people are told.
+    "ALERT_RELAY_AFTER": 300.0,
+    # The SMTP configuration, by name, that alerts are written to ADMINS by; '' writes none. One that is not active.
+    "ALERT_CONFIGURATION": "",
+    # Where alerts are sent to as JSON: https, or http on this machine.
+    "ALERT_WEBHOOK_URL": "",
     # Who may read /metrics: whoever sends this as a bearer token; '' means that there is no such page.
     "METRICS_TOKEN": "",
     # Where each worker serves what its processes count, on a port; 0 means that they count nothing.
@@ -88,6 +98,8 @@ DEFAULTS: dict[str, Any] = {
 #: The numbers among them that may be zero: ask each time, close at once, keep nothing, serve nothing.
 MAY_BE_ZERO = frozenset(
     {
+        "ALERT_INTERVAL",
+        "ALERT_REPEAT",
         "CONFIG_CACHE_TTL",
         "SESSION_MAX_IDLE",
         "CONTENT_RETENTION_DAYS",

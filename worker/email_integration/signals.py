@@ -31,6 +31,13 @@ delivery_expired = Signal()
 #: The server may or may not have the mail. Argument ``delivery``: it is sent again unless its ``status`` is 'in_doubt'.
 delivery_in_doubt = Signal()
 
+#: Something began that a person should know of. Argument ``alert``: the row of ``models.Alert``, with ``kind``,
+#: ``subject``, ``text`` and ``since``. The sender is ``Alert``.
+alert_began = Signal()
+
+#: It is over. Argument ``alert``, with ``ended_at`` too.
+alert_ended = Signal()
+
 #: One recipient was refused for good. Arguments ``delivery`` and ``recipient``, a dictionary with 'address', 'code',
 #: 'reply' (the server's own words) and 'reason' (ours).
 recipient_refused = Signal()

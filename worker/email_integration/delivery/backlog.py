@@ -17,7 +17,7 @@ from email_integration.models import FINAL, Delivery, Lane, Status
 from .rows import database
 
 #: What waits for nobody but a worker, once it is due.
-_WAITING = (Status.QUEUED, Status.DEFERRED)
+WAITING = (Status.QUEUED, Status.DEFERRED)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +43,7 @@ def backlog() -> Backlog:
     found = list(
         counted.annotate(
             number=Count("pk"),
-            due=Min("due_at", filter=Q(due_at__lte=now, status__in=_WAITING)),
+            due=Min("due_at", filter=Q(due_at__lte=now, status__in=WAITING)),
             created=Min("created_at", filter=Q(status=Status.DEFERRED)),
         )
     )
@@ -63,7 +63,7 @@ def backlog() -> Backlog:
 def oldest_due() -> Mapping[str, float]:
     """For how many seconds the oldest mail of each lane that is due has been due. Raises ``DatabaseError``."""
     now = timezone.now()
-    due = Delivery.objects.using(database()).filter(ring_after__isnull=False, due_at__lte=now, status__in=_WAITING)
+    due = Delivery.objects.using(database()).filter(ring_after__isnull=False, due_at__lte=now, status__in=WAITING)
     return _ages(list(due.order_by().values_list("lane").annotate(Min("due_at"))), now)
 
 

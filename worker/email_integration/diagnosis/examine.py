@@ -12,6 +12,7 @@ from .database import database
 from .findings import Finding, Section, error
 from .project import project_settings
 from .storage import storage
+from .telling import telling
 from .workers import cache, celery
 
 
@@ -30,7 +31,7 @@ def examine(*, test_email: str | None = None, patience: float = 1.0) -> list[Sec
     return [
         Section(title="Checking Email/SMTP Configuration", findings=tuple(found), parts=tuple(parts)),
         Section(title="Checking SMTP server and sender", findings=(*passwords(), *details, server.fallback())),
-        Section(title="Checking settings", findings=tuple(project_settings())),
+        Section(title="Checking settings", findings=(*project_settings(), *telling())),
         Section(
             title="Checking database, cache and storage",
             findings=(*database(), cache(), *storage(patience=patience)),

@@ -19,6 +19,37 @@ class Migration(migrations.Migration):
 
     operations = [
         migrations.CreateModel(
+            name="Alert",
+            fields=[
+                ("id", models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name="ID")),
+                (
+                    "kind",
+                    models.CharField(
+                        choices=[
+                            ("login_refused", "Login Refused"),
+                            ("relay_at_fault", "Relay At Fault"),
+                            ("queue_late", "Queue Late"),
+                            ("in_doubt", "In Doubt"),
+                            ("quarantined", "Quarantined"),
+                        ],
+                        max_length=20,
+                    ),
+                ),
+                ("subject", models.CharField(blank=True, max_length=100)),
+                ("text", models.TextField()),
+                ("since", models.DateTimeField(default=django.utils.timezone.now)),
+                ("ended_at", models.DateTimeField(null=True)),
+                ("told_at", models.DateTimeField(null=True)),
+                ("tell_at", models.DateTimeField(null=True)),
+                ("left", models.CharField(blank=True, max_length=20)),
+                ("failures", models.PositiveSmallIntegerField(default=0)),
+            ],
+            options={
+                "default_permissions": (),
+                "constraints": [models.UniqueConstraint(fields=("kind", "subject"), name="alert_kind_subject")],
+            },
+        ),
+        migrations.CreateModel(
             name="RelayGate",
             fields=[
                 ("key", models.CharField(max_length=64, primary_key=True, serialize=False)),

@@ -1,4 +1,6 @@
-"""What the app does by itself in Celery's processes: sweep at the start and by beat, prune, cancel what is revoked."""
+"""What the app does by itself in Celery's processes: sweep at the start and by beat, prune, alert, cancel what is
+revoked.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,7 @@ from email_integration.delivery import content, ledger, rows
 from email_integration.delivery.dispatch import pool
 from email_integration.metrics.exporter import exporter
 
-from . import names, pruning, sweep  # noqa: F401  # importing pruning registers its task
+from . import alerting, names, pruning, sweep  # noqa: F401  # importing them registers their tasks
 from .ringing import sweep_options
 
 logger = logging.getLogger(__name__)
@@ -38,6 +40,13 @@ def _schedule(app: Celery) -> None:
         name="email_integration: delete what is kept no longer",
         **prune_options(),
     )
+    if conf.get("ALERT_INTERVAL"):
+        app.add_periodic_task(
+            conf.get("ALERT_INTERVAL"),
+            app.signature(names.LOOK_FOR_ALERTS),
+            name="email_integration: look for alerts",
+            **sweep_options(),
+        )
 
 
 def prune_options() -> dict[str, Any]:

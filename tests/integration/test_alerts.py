@@ -1,0 +1,361 @@
+"""Alerts: people are told once when something needs them, and once when it is over."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import logging
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from django.core.checks import run_checks
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
+from django.utils import timezone
+
+from config.local.smtp_server import SMTPServer
+from email_integration import signals
+from email_integration.alerts import channels, look
+from email_integration.delivery.attempt import attempt
+from email_integration.diagnosis.telling import telling
+from email_integration.models import Alert, Delivery, RelayGate, SMTPConfig
+from tests.deliveries import RecordingDoorbell, ago, in_threads, pretend, submitted
+from tests.relays import config_for
+from tests.web_hook import Hook
+
+Serve = Callable[..., SMTPServer]
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+SECRETS = ("kim@", "admin@", "s3cret", "tell-nobody", "token-of-the-hook")
+
+
+@pytest.fixture
+def hook(settings: Any) -> Iterator[Hook]:
+    """A web hook that alerts are sent to."""
+    hook = Hook()
+    use(settings, ALERT_WEBHOOK_URL=hook.url)
+    yield hook
+    hook.close()
+
+
+@pytest.fixture
+def heard() -> Iterator[list[tuple[str, str]]]:
+    """What the signals said."""
+    found: list[tuple[str, str]] = []
+
+    def began(sender: Any, alert: Alert, **given: Any) -> None:
+        found.append((alert.kind, "began"))
+
+    def ended(sender: Any, alert: Alert, **given: Any) -> None:
+        assert alert.ended_at is not None
+        found.append((alert.kind, "ended"))
+
+    signals.alert_began.connect(began, sender=Alert)
+    signals.alert_ended.connect(ended, sender=Alert)
+    yield found
+    signals.alert_began.disconnect(began, sender=Alert)
+    signals.alert_ended.disconnect(ended, sender=Alert)
+
+
+@pytest.fixture(autouse=True)
+def _bell(bell: RecordingDoorbell) -> None:
+    pass
+
+
+def use(settings: Any, **keys: Any) -> None:
+    settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, **keys}
+
+
+def refuse_login(smtp_server: Serve) -> SMTPConfig:
+    """Send a mail by a server that wants another password."""
+    config = config_for(smtp_server(), name="Primary", password="s3cret")
+    attempt(submitted("kim@example.com", subject="tell-nobody").pk)
+    return config
+
+
+def hold(status: str = "in_doubt") -> Delivery:
+    """A mail that waits for a person."""
+    return pretend(submitted("kim@example.com", subject="tell-nobody"), status=status, ring_after=None)
+
+
+def make_due() -> None:
+    """Have the next look tell again."""
+    Alert.objects.update(tell_at=ago(1))
+
+
+def test_nothing_wrong_costs_one_question() -> None:
+    submitted()
+    with CaptureQueriesContext(connection) as asked:
+        assert look() == 0
+    assert len(asked) == 1
+
+
+def test_a_refused_login_is_told_at_once_and_its_end_too(
+    smtp_server: Serve, hook: Hook, heard: list[tuple[str, str]], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Once each: by a signal, by the log, and to the web hook; without addresses and secrets."""
+    config = refuse_login(smtp_server)
+    caplog.clear()
+    assert (look(), look()) == (1, 1)
+    assert hook.told == [("login_refused", "began")]
+    assert "Primary" in hook.received[0]["text"]
+    RelayGate.objects.all().delete()
+    config.delete()
+    assert (look(), look()) == (0, 0)
+    both = [("login_refused", "began"), ("login_refused", "ended")]
+    assert hook.told == heard == both
+    assert not Alert.objects.exists()
+    lines = [record for record in caplog.records if record.name == "email_integration.alerts.look"]
+    assert [(one.levelname, one.__dict__["alert"], one.__dict__["state"]) for one in lines] == [
+        ("ERROR", "login_refused", "began"),
+        ("WARNING", "login_refused", "ended"),
+    ]
+    told = caplog.text + json.dumps(hook.received)
+    assert not [secret for secret in SECRETS if secret in told]
+
+
+@pytest.mark.parametrize(
+    ("kind", "make_wrong"),
+    [
+        ("in_doubt", lambda: hold()),
+        ("quarantined", lambda: hold("quarantined")),
+        ("queue_late", lambda: pretend(submitted(), due_at=ago(3600))),
+    ],
+)
+def test_mail_that_needs_a_person_is_told(hook: Hook, kind: str, make_wrong: Callable[[], Delivery]) -> None:
+    delivery = make_wrong()
+    look()
+    assert hook.told == [(kind, "began")]
+    delivery.delete()
+    look()
+    assert hook.told == [(kind, "began"), (kind, "ended")]
+
+
+def test_a_campaign_may_be_late(hook: Hook) -> None:
+    pretend(submitted(priority="bulk"), due_at=ago(3600))
+    assert look() == 0
+
+
+def test_a_server_at_fault_is_told_after_a_while(hook: Hook) -> None:
+    """Most come back by themselves."""
+    config = SMTPConfig.objects.create(
+        name="Primary", host="127.0.0.1", port=1, from_email="a@example.com", is_active=True
+    )
+    attempt(submitted().pk)
+    assert look() == 0
+    RelayGate.objects.update(closed_at=ago(301))
+    assert look() == 1
+    assert hook.told == [("relay_at_fault", "began")]
+    assert config.name in hook.received[0]["text"]
+
+
+def test_of_many_who_look_at_once_one_tells(hook: Hook, heard: list[tuple[str, str]]) -> None:
+    delivery = hold()
+    in_threads(*[look] * 4)
+    assert hook.told == heard == [("in_doubt", "began")]
+    delivery.delete()
+    in_threads(*[look] * 4)
+    assert hook.told == heard == [("in_doubt", "began"), ("in_doubt", "ended")]
+
+
+@pytest.mark.parametrize(("repeat", "told"), [(60.0, 2), (0.0, 1)])
+def test_what_goes_on_is_told_again_after_alert_repeat(
+    hook: Hook, settings: Any, heard: list[tuple[str, str]], repeat: float, told: int
+) -> None:
+    """With zero never. The signal is sent once in any case."""
+    use(settings, ALERT_REPEAT=repeat)
+    hold()
+    look()
+    alert = Alert.objects.get()
+    if repeat:
+        assert alert.tell_at is not None
+        assert timezone.now() < alert.tell_at <= timezone.now() + dt.timedelta(seconds=repeat)
+        make_due()
+        hold()
+    look()
+    look()
+    assert hook.told == [("in_doubt", "began"), ("in_doubt", "goes_on")][:told]
+    assert (
+        hook.received[-1]["text"]
+        == ("Still: 2 mails are" if repeat else "1 mail is") + " in doubt and held for a person"
+    )
+    assert heard == [("in_doubt", "began")]
+
+
+@pytest.mark.parametrize("status", [500, 302])
+def test_a_telling_that_failed_is_tried_again(hook: Hook, status: int, caplog: pytest.LogCaptureFixture) -> None:
+    """Later, and not at each look; a redirect is not followed."""
+    elsewhere = Hook()
+    hook.status, hook.location = status, elsewhere.url
+    hold()
+    look()
+    look()
+    assert hook.told == [("in_doubt", "began")]
+    assert f"An alert could not be told to the web hook (it answered {status})" in caplog.text
+    assert "token-of-the-hook" not in caplog.text
+    hook.status = 200
+    make_due()
+    look()
+    look()
+    assert hook.told == [("in_doubt", "began")] * 2
+    assert Alert.objects.get().left == ""
+    assert not elsewhere.received
+    elsewhere.close()
+
+
+def test_it_is_not_tried_for_ever(hook: Hook) -> None:
+    hook.status = 500
+    delivery = hold()
+    for _ in range(20):
+        look()
+        Alert.objects.filter(left="hook").update(tell_at=ago(1))
+    assert 2 < len(hook.told) < 20
+    delivery.delete()
+    for _ in range(20):
+        look()
+        Alert.objects.filter(left="hook").update(tell_at=ago(1))
+    assert not Alert.objects.exists()
+
+
+def test_a_hook_that_hangs_holds_nobody_up(
+    hook: Hook, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """And whoever looks meanwhile does not tell it too."""
+    monkeypatch.setattr(channels, "_PATIENCE", 0.5)
+    hook.go_on.clear()
+    hold()
+    in_threads(look, look)
+    assert hook.told == [("in_doubt", "began")]
+    assert "An alert could not be told to the web hook" in caplog.text
+    hook.go_on.set()
+
+
+def test_what_ends_before_it_could_be_told_is_told_as_over(hook: Hook) -> None:
+    hook.status = 500
+    delivery = hold()
+    look()
+    hook.status = 200
+    delivery.delete()
+    look()
+    assert hook.told[1:] == [("in_doubt", "ended")]
+    assert not Alert.objects.exists()
+
+
+def test_what_comes_back_before_its_end_was_told_begins_again(hook: Hook, heard: list[tuple[str, str]]) -> None:
+    hold()
+    look()
+    Delivery.objects.all().delete()
+    hook.status = 500
+    look()
+    hook.status = 200
+    hold()
+    look()
+    assert heard == [("in_doubt", state) for state in ("began", "ended", "began")]
+    assert hook.told == [("in_doubt", state) for state in ("began", "ended", "began")]
+    assert Alert.objects.get().ended_at is None
+
+
+def test_admins_are_written_to_by_another_configuration(
+    smtp_server: Serve, settings: Any, hook: Hook, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Not through the queue, and not by the server that refuses us; each of the two channels is told once."""
+    server = smtp_server()
+    other = config_for(server, name="Other", is_active=False)
+    refuse_login(smtp_server)
+    use(settings, ALERT_CONFIGURATION=other.name)
+    settings.ADMINS = [("Admin", "admin@example.com")]
+    before = Delivery.objects.count()
+    hook.status = 500
+    look()
+    [received] = server.messages
+    assert received.rcpt_tos == ("admin@example.com",)
+    assert "The server of Primary refuses the login" in received.parsed.get_payload()
+    hook.status = 200
+    make_due()
+    look()
+    assert (len(server.messages), hook.told) == (1, [("login_refused", "began")] * 2)
+    assert Delivery.objects.count() == before
+    assert "kim@" not in received.content.decode()
+    assert not [secret for secret in SECRETS if secret in caplog.text]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "why"),
+    [
+        ({"ALERT_CONFIGURATION": "Nobody"}, "there is no configuration of the name"),
+        ({"ADMINS": []}, "ADMINS is empty"),
+        ({"ALLOWED_RECIPIENTS": ["example.org"]}, "not in ALLOWED_RECIPIENTS"),
+        ({"password": "s3cret"}, "auth"),
+    ],
+)
+def test_admins_that_cannot_be_written_to_are_a_line_in_the_log(
+    smtp_server: Serve, settings: Any, caplog: pytest.LogCaptureFixture, wrong: dict[str, Any], why: str
+) -> None:
+    wrong = dict(wrong)
+    settings.ADMINS = wrong.pop("ADMINS", [("Admin", "admin@example.com")])
+    server = smtp_server()
+    config_for(server, name="Other", is_active=False, password=wrong.pop("password", server.password))
+    use(settings, **{"ALERT_CONFIGURATION": "Other", **wrong})
+    hold()
+    look()
+    assert "could not be told to the admins by mail" in caplog.text
+    assert why in caplog.text.lower() or why in caplog.text
+    assert not server.messages
+    assert not [secret for secret in SECRETS if secret in caplog.text]
+
+
+def test_a_receiver_that_raises_stops_nothing(hook: Hook, caplog: pytest.LogCaptureFixture) -> None:
+    def receive(**given: Any) -> None:
+        raise RuntimeError("a receiver's own fault")
+
+    signals.alert_began.connect(receive)
+    try:
+        hold()
+        with caplog.at_level(logging.ERROR):
+            look()
+    finally:
+        signals.alert_began.disconnect(receive)
+    assert hook.told == [("in_doubt", "began")]
+
+
+@pytest.mark.parametrize(
+    ("url", "good"),
+    [
+        ("https://hooks.example.com/x", True),
+        ("http://127.0.0.1:8000/x", True),
+        ("http://localhost/x", True),
+        ("http://[::1]/x", True),
+        ("http://hooks.example.com/x", False),
+        ("http://localhost.example.com/", False),
+        ("file:///etc/passwd", False),
+        ("https://", False),
+        ("https://host:port/", False),
+        ("hooks.example.com", False),
+    ],
+)
+def test_a_hook_is_called_encrypted_or_on_this_machine(url: str, good: bool) -> None:
+    assert channels.is_url(url) == good
+
+
+@pytest.mark.parametrize(("name", "level"), [("Nobody", "error"), ("Primary Mail Server", "warning"), ("Other", "ok")])
+def test_the_configuration_that_alerts_are_written_by_is_examined(
+    smtp_server: Serve, settings: Any, name: str, level: str
+) -> None:
+    server = smtp_server()
+    config_for(server)
+    config_for(server, name="Other", is_active=False)
+    assert telling() == []
+    use(settings, ALERT_CONFIGURATION=name)
+    [finding] = telling()
+    assert (finding.level, name in finding.text) == (level, True)
+
+
+def test_wrong_settings_are_found_by_the_checks(settings: Any) -> None:
+    """Without the URL: it is a secret."""
+    use(settings, ALERT_WEBHOOK_URL="http://example.com/token-of-the-hook", ALERT_CONFIGURATION="Other")
+    settings.ADMINS = []
+    found = {message.id: str(message) for message in run_checks(tags=["email_integration"])}
+    assert set(found) == {"email_integration.E017", "email_integration.E018"}
+    assert "token-of-the-hook" not in str(found)

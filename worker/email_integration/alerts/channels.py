@@ -1,0 +1,175 @@
+"""Who is told beside the log and the signal: a web hook, and ADMINS by mail. Neither goes through the queue."""
+
+from __future__ import annotations
+
+import dataclasses
+import http.client
+import json
+import logging
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from ipaddress import ip_address
+from typing import Any
+from urllib.parse import urlsplit
+
+from django.conf import settings
+from django.core.exceptions import ImproperlyConfigured
+from django.core.mail import EmailMessage
+
+from email_integration import conf
+from email_integration.addresses import envelope_address
+from email_integration.delivery import safety
+from email_integration.delivery.render import render
+from email_integration.exceptions import InvalidMail, SecretUnreadable
+from email_integration.models import Alert, SMTPConfig
+from email_integration.routing import relay_of
+from email_integration.smtp import Envelope
+from email_integration.smtp.probe import TrialMail, probe
+
+logger = logging.getLogger(__name__)
+
+#: Seconds that the web hook has, and the most that the mail server has, whatever its configuration says.
+_PATIENCE = 10.0
+
+
+class NotTold(Exception):
+    """It could not be told; the message holds no address and no secret."""
+
+
+def wanted() -> tuple[str, ...]:
+    """The channels that the settings name."""
+    named = {"hook": conf.get("ALERT_WEBHOOK_URL"), "mail": conf.get("ALERT_CONFIGURATION")}
+    return tuple(name for name, value in named.items() if value)
+
+
+def tell(channel: str, alert: Alert, state: str) -> bool:
+    """Tell of an alert that 'began', 'goes_on' or 'ended', within seconds; False, with a log line, if that failed."""
+    try:
+        {"hook": _call, "mail": _write}[channel](alert, state)
+    except Exception as error:  # whatever it is, the other channel and the next alert are to be told
+        why = str(error) if isinstance(error, NotTold) else type(error).__name__
+        logger.warning("An alert could not be told to the %s (%s).", _NAMES[channel], why)
+        return False
+    return True
+
+
+_NAMES = {"hook": "web hook", "mail": "admins by mail"}
+
+
+def is_url(url: Any) -> bool:
+    """Whether a web hook may be called there: https, or http on this machine."""
+    try:
+        parts = urlsplit(url)
+        host, _port = parts.hostname, parts.port
+    except (ValueError, TypeError, AttributeError):
+        return False
+    return bool(host) and (parts.scheme == "https" or (parts.scheme == "http" and _is_loopback(host or "")))
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def admins() -> list[str]:
+    """The addresses of ADMINS."""
+    found: list[Any] = list(settings.ADMINS)
+    # Django 6 takes plain addresses, and (name, address) pairs only until 7.0.
+    return [str(admin if isinstance(admin, str) else admin[1]) for admin in found]
+
+
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    """What was meant for one address is not sent to another."""
+
+    def redirect_request(self, *args: Any, **kwargs: Any) -> None:
+        return None
+
+
+def _call(alert: Alert, state: str) -> None:
+    """POST the alert as JSON."""
+    url = conf.get("ALERT_WEBHOOK_URL")
+    if not is_url(url):
+        raise NotTold("ALERT_WEBHOOK_URL must be https, or on this machine")
+    message = {
+        "text": _sentence(alert, state),
+        "kind": str(alert.kind),
+        "subject": alert.subject,
+        "state": state,
+        "since": alert.since.isoformat(),
+        "ended_at": alert.ended_at.isoformat() if alert.ended_at else None,
+    }
+    request = urllib.request.Request(  # noqa: S310  # the scheme is known
+        url, data=json.dumps(message).encode(), headers={"Content-Type": "application/json"}, method="POST"
+    )
+    _within(_PATIENCE, lambda: _open(request))
+
+
+def _open(request: urllib.request.Request) -> None:
+    try:
+        with urllib.request.build_opener(_NoRedirects).open(request, timeout=_PATIENCE):
+            pass  # it was taken; what else it says is of no use
+    except urllib.error.HTTPError as error:
+        with error:
+            raise NotTold(f"it answered {error.code}") from None
+    except urllib.error.URLError as error:
+        raise NotTold(type(error.reason).__name__) from None
+    except http.client.HTTPException as error:
+        raise NotTold(type(error).__name__) from None
+
+
+def _within(seconds: float, act: Callable[[], None]) -> None:
+    """Do it in a thread of its own: neither a resolver nor a server that sends a byte now and then minds a timeout."""
+    failed: list[Exception] = []
+    done = threading.Event()
+
+    def run() -> None:
+        try:
+            act()
+        except Exception as error:
+            failed.append(error)
+        finally:
+            done.set()
+
+    threading.Thread(target=run, name="alert", daemon=True).start()
+    if not done.wait(seconds):
+        raise NotTold("no answer in time")
+    if failed:
+        raise failed[0]
+
+
+def _write(alert: Alert, state: str) -> None:
+    """Write to ADMINS, through a configuration that need not be active."""
+    name = conf.get("ALERT_CONFIGURATION")
+    try:
+        relay = relay_of(SMTPConfig.objects.get(name=name))
+    except SMTPConfig.DoesNotExist:
+        raise NotTold("there is no configuration of the name in ALERT_CONFIGURATION") from None
+    except SecretUnreadable:
+        raise NotTold("its password cannot be opened") from None
+    to = admins()
+    if not to:
+        raise NotTold("ADMINS is empty")
+    subject = {"began": "Mail needs attention", "goes_on": "Mail still needs attention", "ended": "Mail is well again"}
+    body = f"{_sentence(alert, state)}\n\nSince {alert.since:%Y-%m-%d %H:%M} UTC.\n"
+    message = EmailMessage(f"{subject[state]}: {alert.get_kind_display()}", body, relay.from_email, to)
+    try:
+        rendered = render(message)
+        envelope = safety.plan_now(rendered.recipients).envelope
+        sender = envelope_address(rendered.from_header)
+    except (InvalidMail, ImproperlyConfigured) as error:
+        raise NotTold(f"{type(error).__name__}: correct ADMINS, the sender or REDIRECT_ALL_TO") from None
+    if not envelope:
+        raise NotTold("ADMINS are not in ALLOWED_RECIPIENTS")
+    relay = dataclasses.replace(relay, timeout=min(relay.timeout, _PATIENCE))
+    mail = TrialMail(envelope=Envelope(sender=sender, recipients=envelope), content=rendered.content)
+    report = probe(relay, mail)
+    if not report.ok:
+        raise NotTold(report.summary)
+
+
+def _sentence(alert: Alert, state: str) -> str:
+    return {"began": "", "goes_on": "Still: ", "ended": "Over: "}[state] + alert.text

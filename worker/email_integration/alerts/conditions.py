@@ -1,0 +1,104 @@
+"""What is wrong now that a person should know of: asked of indexes and of a table that is all but empty."""
+
+from __future__ import annotations
+
+import datetime as dt
+from dataclasses import dataclass
+
+from django.db import models
+from django.db.models import Count
+from django.utils import timezone
+
+from email_integration import conf
+from email_integration.delivery import backlog, rows
+from email_integration.delivery.reasons import Cause
+from email_integration.models import Alert, Delivery, Lane, RelayGate, Status
+from email_integration.routing import gate
+
+#: What a server says who does not let us in, and will not until somebody does something.
+_REFUSED_LOGIN = (
+    Cause.PASSWORDS_OFF,
+    Cause.LOCKED,
+    Cause.TOO_MANY_LOGINS,
+    Cause.APP_PASSWORD,
+    Cause.LOGIN,
+    Cause.LOGIN_NEEDED,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Condition:
+    """Something that is wrong: of which kind, with what, and in words that hold no address."""
+
+    kind: Alert.Kind
+    subject: str = ""
+    text: str
+
+
+def anything() -> bool:
+    """Whether anything may be wrong, or was: one question, as most looks find nothing. Raises ``DatabaseError``."""
+    late = timezone.now() - dt.timedelta(seconds=conf.get("QUEUE_AGE_LIMIT"))
+    deliveries = Delivery.objects.using(rows.database()).order_by()
+    waiting = deliveries.filter(ring_after__isnull=False, due_at__lte=late, status__in=backlog.WAITING)
+    questions = [
+        RelayGate.objects.using(gate.database()).order_by().values_list("key"),
+        waiting.values_list("pk"),
+        _held(deliveries).values_list("pk"),
+    ]
+    alerts = Alert.objects.using(rows.database()).order_by().values_list("kind")
+    return bool(alerts.union(*questions, all=True)[:1])
+
+
+def conditions() -> list[Condition]:
+    """All that is wrong now. Raises ``DatabaseError``."""
+    return [*_relays(), *_queue(), *_waiting_for_people()]
+
+
+def _relays() -> list[Condition]:
+    """A server that refuses the password at once, and one that is at fault for longer than ALERT_RELAY_AFTER."""
+    found = {}
+    since = timezone.now() - dt.timedelta(seconds=conf.get("ALERT_RELAY_AFTER"))
+    for closed in RelayGate.objects.using(gate.database()).order_by("closed_at"):
+        if closed.reason.startswith(_REFUSED_LOGIN):
+            kind, words = Alert.Kind.LOGIN_REFUSED, "refuses the login"
+        elif closed.closed_at <= since:
+            kind, words = Alert.Kind.RELAY_AT_FAULT, "takes no mail"
+        else:
+            continue
+        text = f"The server of {closed.smtp_config} {words}: {closed.reason}"
+        found[kind, closed.smtp_config] = Condition(kind=kind, subject=closed.smtp_config, text=text)
+    return list(found.values())
+
+
+def _queue() -> list[Condition]:
+    limit = conf.get("QUEUE_AGE_LIMIT")
+    return [
+        Condition(
+            kind=Alert.Kind.QUEUE_LATE,
+            subject=lane,
+            text=f"Mail of the lane {lane} waits for a worker for {age:.0f} s; the limit is {limit:.0f} s",
+        )
+        for lane, age in backlog.oldest_due().items()
+        if age > limit and lane != Lane.BULK  # a campaign may take as long as it takes
+    ]
+
+
+_WORDS = {
+    Status.IN_DOUBT: (Alert.Kind.IN_DOUBT, "in doubt and held for a person"),
+    Status.QUARANTINED: (Alert.Kind.QUARANTINED, "quarantined"),
+}
+
+
+def _waiting_for_people() -> list[Condition]:
+    deliveries = Delivery.objects.using(rows.database()).order_by()
+    found = []
+    for status, number in _held(deliveries).values_list("status").annotate(Count("pk")):
+        kind, words = _WORDS[Status(status)]
+        text = f"1 mail is {words}" if number == 1 else f"{number} mails are {words}"
+        found.append(Condition(kind=kind, text=text))
+    return found
+
+
+def _held(deliveries: models.QuerySet[Delivery]) -> models.QuerySet[Delivery]:
+    # The first condition is the index's own: SQLite does not see that it follows from the second.
+    return deliveries.exclude(status=Status.ACCEPTED).filter(status__in=tuple(_WORDS))

@@ -1,0 +1,130 @@
+"""Compares what is wrong with the alerts that are on, and has what has changed told.
+
+Every change is a conditional write, so that of many who look at once one tells.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import logging
+from typing import Any
+
+from django.db import models, router
+from django.utils import timezone
+
+from email_integration import conf, signals
+from email_integration.models import Alert
+
+from . import channels
+from .conditions import Condition, anything, conditions
+
+logger = logging.getLogger(__name__)
+
+#: Seconds for which nobody else tells what somebody is telling; longer than that takes.
+_TELLING = 60.0
+
+#: Seconds until a telling that failed is tried again: doubling, and this often.
+_AGAIN = 30.0
+_TRIES = 8
+
+#: Whoever reads warnings only should know of each end, too.
+_LEVELS = {
+    Alert.Kind.LOGIN_REFUSED: logging.ERROR,
+    Alert.Kind.RELAY_AT_FAULT: logging.ERROR,
+    Alert.Kind.QUEUE_LATE: logging.ERROR,
+}
+
+
+def look() -> int:
+    """Look once; return how many alerts are on. Raises ``DatabaseError``."""
+    if not anything():
+        return 0
+    now = timezone.now()
+    known = {(alert.kind, alert.subject): alert for alert in _rows()}
+    # After the rows: what is not wrong now, and was before, is over, whatever others have found since.
+    wrong = {(one.kind.value, one.subject): one for one in conditions()}
+    for key, condition in wrong.items():
+        alert = known.get(key)
+        if alert is None:
+            _begin(condition, now)
+        elif alert.ended_at is not None:
+            _begin_again(alert, condition, now)
+    for key, alert in known.items():
+        if key not in wrong and alert.ended_at is None:
+            _end(alert, now)
+    for alert in _rows().filter(tell_at__lte=now):
+        _tell(alert, wrong.get((alert.kind, alert.subject)), now)
+    return len(wrong)
+
+
+def _begin(condition: Condition, now: dt.datetime) -> None:
+    alert, is_new = _rows().get_or_create(
+        kind=condition.kind,
+        subject=condition.subject,
+        defaults={"text": condition.text, "since": now, "tell_at": now, "left": ",".join(channels.wanted())},
+    )
+    if is_new:
+        _announce(alert, "began", signals.alert_began)
+
+
+def _begin_again(alert: Alert, condition: Condition, now: dt.datetime) -> None:
+    if _change(alert, {"ended_at": alert.ended_at}, text=condition.text, since=now, ended_at=None, **_anew(now)):
+        _announce(alert, "began", signals.alert_began)
+
+
+def _end(alert: Alert, now: dt.datetime) -> None:
+    if _change(alert, {"ended_at": None, "since": alert.since}, ended_at=now, **_anew(now)):
+        _announce(alert, "ended", signals.alert_ended)
+
+
+def _anew(now: dt.datetime) -> dict[str, Any]:
+    return {"tell_at": now, "left": ",".join(channels.wanted()), "failures": 0}
+
+
+def _tell(alert: Alert, condition: Condition | None, now: dt.datetime) -> None:
+    """Tell those who have not been told yet, unless somebody else does; say again what goes on for ALERT_REPEAT."""
+    claimed = timezone.now() + dt.timedelta(seconds=_TELLING)
+    is_repeat = alert.ended_at is None and not alert.left and alert.told_at is not None
+    left = list(channels.wanted()) if is_repeat else [name for name in alert.left.split(",") if name]
+    text = condition.text if condition and alert.ended_at is None else alert.text
+    if not _change(alert, {"tell_at": alert.tell_at}, tell_at=claimed, left=",".join(left), text=text):
+        return
+    if is_repeat:
+        _log(alert, "goes_on")
+    state = "ended" if alert.ended_at else "goes_on" if is_repeat else "began"
+    failed = [name for name in left if not channels.tell(name, alert, state)]
+    failures = alert.failures + 1 if failed else 0
+    if failed and failures < _TRIES:
+        tell_at: dt.datetime | None = now + dt.timedelta(seconds=_AGAIN * 2 ** (failures - 1))
+    elif alert.ended_at is not None:
+        _rows().filter(pk=alert.pk, tell_at=claimed).delete()
+        return
+    else:
+        repeat = conf.get("ALERT_REPEAT")
+        tell_at, failed, failures = (now + dt.timedelta(seconds=repeat) if repeat else None), [], 0
+    _change(alert, {"tell_at": claimed}, tell_at=tell_at, told_at=now, left=",".join(failed), failures=failures)
+
+
+def _change(alert: Alert, unless_changed: dict[str, Any], **values: Any) -> bool:
+    """Change the row, and the alert as it is here, if nobody else has done so meanwhile."""
+    changed = bool(_rows().filter(pk=alert.pk, **unless_changed).update(**values))
+    if changed:
+        for name, value in values.items():
+            setattr(alert, name, value)
+    return changed
+
+
+def _announce(alert: Alert, state: str, signal: Any) -> None:
+    _log(alert, state)
+    signal.send_robust(sender=Alert, alert=alert)  # Django logs what a receiver raises
+
+
+def _log(alert: Alert, state: str) -> None:
+    words = {"began": "Alert", "goes_on": "Alert, still", "ended": "Alert over"}[state]
+    level = logging.WARNING if state == "ended" else _LEVELS.get(Alert.Kind(alert.kind), logging.WARNING)
+    extra = {"alert": str(alert.kind), "state": state, "reason": alert.text}
+    logger.log(level, "%s: %s", words, alert.text, extra=extra)
+
+
+def _rows() -> models.QuerySet[Alert]:
+    return Alert.objects.using(router.db_for_write(Alert))
