@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections import Counter
 
 from bench import contenders as known
 from bench import measure
@@ -301,7 +302,8 @@ def idle(bench: Bench) -> Result:
             used = [100 * (measure.cpu([pid]) - cpu) / seconds for pid, cpu in zip((worker, beat), before, strict=True)]
     # The one question that every sweep asks, whether deliveries or gates are due.
     questions = Counter({text: number for text, number in counted.items() if "relaygate" in text})
-    looks = sum(number for text, number in questions.items() if "_alert" in text)  # of the look for alerts, its only one
+    # The one of the look for alerts, which is not a sweep's.
+    looks = sum(number for text, number in questions.items() if "_alert" in text)
     sweeps = questions.total() - looks
     asked = {text: number for text, number in counted.items() if text.startswith(("SELECT", "UPDATE", "INSERT"))}
     queries = sum(number for text, number in asked.items() if "_alert" not in text) / max(1, sweeps)
