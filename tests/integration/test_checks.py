@@ -386,5 +386,5 @@ def test_validate_tells_them_too(settings: Any) -> None:
     code, output = validate()
 
     assert code == 1
-    assert "   ✗ EMAIL_INTEGRATION has no key 'TYPING_ERROR'. It has ALLOWED_RECIPIENTS" in output
+    assert "   ✗ EMAIL_INTEGRATION has no key 'TYPING_ERROR'. It has ALERT_CONFIGURATION" in output
     assert "   ✗ EMAIL_INTEGRATION['LEASE'] must be longer than REPLY_TIMEOUT" in output
