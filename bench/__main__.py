@@ -18,6 +18,7 @@ from types import FrameType
 from bench import goals, measure, report, singular, throughput
 from bench.bench import QUICK, WHOLE, Bench, Result
 from bench.environments import ROOT
+from bench.killed import killed
 from bench.profile import profile
 from bench.services import Services
 from config.local.processes import unwind_on_signals
@@ -39,10 +40,11 @@ SCENARIOS: dict[str, Callable[[Bench], Result]] = {
     throughput.FAR.name: throughput.FAR,
     "switch": singular.switch,
     "lanes": singular.lanes,
+    "killed": killed,
 }
 
 #: Too slow for two minutes.
-NOT_QUICK = {"profile", "steady", "finished_rows", "far_plain", "far_bulk", "tls"}
+NOT_QUICK = {"profile", "steady", "finished_rows", "far_plain", "far_bulk", "tls", "killed"}
 
 
 class _OutOfTime(BaseException):

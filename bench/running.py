@@ -83,6 +83,10 @@ class Driver:
             raise RuntimeError(f"the driver ended:\n{self._log.read_text(errors='replace')[-3000:]}")
         return json.loads(line)
 
+    def kill(self) -> None:
+        """With all its children."""
+        os.killpg(self.pid, signal.SIGKILL)
+
     def end(self) -> None:
         with contextlib.suppress(OSError, subprocess.TimeoutExpired):
             self._process.communicate(timeout=3)
@@ -139,6 +143,7 @@ class Running:
         self.workers: list[Process] = []
         self._flusher: Driver | None = None
         self._concurrency = concurrency
+        self._starts = 0
         self._queues = queues or (contender.queues,)
         self._connection: psycopg.Connection[Any] | None = None
         self.driver.begin("migrate")
@@ -146,7 +151,21 @@ class Running:
     def start(self) -> None:
         """Start who works; ``wait()`` waits until everything is ready, so that several can start at a time."""
         self.driver.finish()
-        name = f"{self.contender.name} {self.front.name}"
+        self._start_workers()
+
+    def kill(self) -> None:
+        """Kill who works, in the middle of it, and start them anew."""
+        for process in self.workers:
+            process.send_signal_to_group(signal.SIGKILL)
+        self.workers.clear()
+        if self._flusher is not None:
+            self._flusher.kill()
+            self._flusher.end()
+        self._start_workers()
+
+    def _start_workers(self) -> None:
+        self._starts += 1
+        name = f"{self.contender.name} {self.front.name} {self._starts}"
         if self.contender.works == "command":
             self._flusher = self.new_driver()
         elif self.contender.works == "celery":
@@ -268,8 +287,16 @@ class Running:
 
     def flush(self) -> None:
         """Run the command that sends what is queued."""
+        self.begin_to_flush()
+        self.finish_flushing()
+
+    def begin_to_flush(self) -> None:
         assert self._flusher is not None
-        self._flusher.call("flush")
+        self._flusher.begin("flush")
+
+    def finish_flushing(self) -> None:
+        assert self._flusher is not None
+        self._flusher.finish()
 
     def statements(self, mails: int, *, together: int = 0) -> Counter[str]:
         """The SQL statements of so many mails, counted in a run that is not timed."""

@@ -39,6 +39,7 @@ class Counts:
         with self._lock:
             self.messages = self.octets = self.sessions = self.round_trips = self.unnamed = 0
             self.ids: dict[bytes, float] = {}
+            self.recipients: set[bytes] = set()
             self.begun: list[float] = []
             self.last = 0.0
 
@@ -49,11 +50,12 @@ class Counts:
     def add_begun(self) -> None:
         self.begun.append(time.monotonic())
 
-    def add_message(self, content: bytes | bytearray) -> None:
+    def add_message(self, content: bytes | bytearray, recipient: bytes) -> None:
         found = _MESSAGE_ID.search(content, 0, 16 * 1024)
         with self._lock:
             self.messages += 1
             self.octets += len(content)
+            self.recipients.add(recipient)
             self.last = time.monotonic()
             if found is None:
                 self.unnamed += 1
@@ -69,6 +71,7 @@ class Counts:
             return {
                 "messages": self.messages,
                 "distinct": len(self.ids) + self.unnamed,
+                "recipients": len(self.recipients),
                 "octets": self.octets,
                 "sessions": self.sessions,
                 "round_trips": self.round_trips,
@@ -79,11 +82,15 @@ class Counts:
 class Session:
     """One client. ``_trips`` are the round trips not yet added to the counts."""
 
-    def __init__(self, connection: socket.socket, counts: Counts, tls: ssl.SSLContext | None) -> None:
+    def __init__(
+        self, connection: socket.socket, counts: Counts, tls: ssl.SSLContext | None, delay: float = 0.0
+    ) -> None:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._socket = connection
         self._counts = counts
         self._tls = tls
+        self._delay = delay
+        self._recipient = b""
         self._received = bytearray()
         self._replies: list[bytes] = []
         # The connection itself costs one, before our greeting.
@@ -120,6 +127,7 @@ class Session:
                 self._counts.add_begun()
                 self._say(b"250 2.1.0 ok")
             case b"RCPT":
+                self._recipient = rest
                 self._say(b"250 2.1.5 ok")
             case b"DATA":
                 self._say(b"354 go on")
@@ -143,10 +151,16 @@ class Session:
         self._say(b"235 2.7.0 ok")
 
     def _take(self, content: bytes | bytearray) -> None:
-        self._counts.add_message(content)
+        self._wait()
+        self._counts.add_message(content, self._recipient)
         self._counts.add_round_trips(self._trips)
         self._trips = 0
+        self._wait()
         self._say(b"250 2.0.0 taken")
+
+    def _wait(self) -> None:
+        if self._delay:
+            time.sleep(self._delay)
 
     def _take_chunk(self, words: list[bytes]) -> None:
         size = int(words[0])
@@ -217,6 +231,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--control", type=int, required=True)
+    parser.add_argument(
+        "--delay", type=float, default=0.0, help="seconds before a mail is taken, and again before that is said"
+    )
     parser.add_argument("--certificate", type=Path)
     parser.add_argument("--key", type=Path)
     options = parser.parse_args()
@@ -228,7 +245,7 @@ def main() -> None:
     print("ready", flush=True)
     while True:
         connection, _ = server.accept()
-        threading.Thread(target=Session(connection, counts, tls).run, daemon=True).start()
+        threading.Thread(target=Session(connection, counts, tls, options.delay).run, daemon=True).start()
 
 
 if __name__ == "__main__":
