@@ -61,7 +61,7 @@ _REMARK = (
 
 
 def killed(bench: Bench) -> Result:
-    """All processes that send are killed (``kill -9``) and started anew, three times, when a part of the mails is sent."""
+    """Three times all processes that send are killed (``kill -9``), amid what they do, and started anew."""
     bench.end()
     result = Result(
         name="killed",
