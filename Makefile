@@ -33,8 +33,8 @@ run: $(STAMP) ## Start everything on loopback to play with, until Ctrl-C
 
 # 'test' runs all on SQLite but what is marked 'extra'; on PostgreSQL what uses the database; on MariaDB where two write at
 # once; and a part of the fault matrix. 'test-extra' adds what is 'extra', on MariaDB whatever only a database can decide,
-# and another part of the matrix. Two at a time, each with services of its own; the matrix alone, for its cases have
-# times that a busy machine would not keep.
+# on RabbitMQ whatever only a broker can, and another part of the matrix. Two at a time, each with services of its own;
+# the matrix alone, for its cases have times that a busy machine would not keep.
 MATRIX := tests/acceptance/test_fault_matrix.py
 # The octets and the words are the same whatever database they come from.
 SAME_EVERYWHERE := $(addprefix --ignore=tests/integration/test_,fidelity.py staging_safety.py validate_smtp.py)
@@ -42,6 +42,8 @@ AT_ONCE := $(addprefix tests/integration/test_,activating_at_once.py ledger.py s
 OF_THE_DATABASE := $(addprefix tests/integration/test_,activating_at_once.py attempt.py bulk.py content.py decide.py \
 	erase.py fields.py gate.py group.py index_use.py lanes.py ledger.py ledger_machine.py pause.py retention.py \
 	rotation.py routing.py smtp_config.py smtp_config_history.py submit.py sweep.py tasks_prepared.py)
+# Where the broker is killed, frozen and emptied, and where a worker takes from it, gives back to it and ends.
+OF_THE_BROKER := $(addprefix tests/acceptance/test_,broker.py canvas.py crash.py lanes.py switch.py term.py)
 TWO_AT_A_TIME := $(MAKE) --no-print-directory --jobs=2 --output-sync=line
 
 test: $(STAMP) ## Run the tests
@@ -70,6 +72,7 @@ test-extra-here:
 	$(BIN)/python -m pytest -m extra --ignore=$(MATRIX) || [ $$? -eq 5 ]
 
 test-extra-databases:
+	TEST_BROKER=rabbitmq $(BIN)/python -m pytest $(OF_THE_BROKER)
 	TEST_DATABASE=postgresql $(BIN)/python -m pytest -m "django_db and extra" tests/integration || [ $$? -eq 5 ]
 	TEST_DATABASE=mariadb $(BIN)/python -m pytest -m django_db $(OF_THE_DATABASE)
 

@@ -25,6 +25,7 @@ _env = Env()
 SECRETS = frozenset(
     {
         "ALERT_WEBHOOK_URL",
+        "BROKER_URL",
         "DATABASE_URL",
         "EMAIL_HOST_PASSWORD",
         "FLOWER_BASIC_AUTH",

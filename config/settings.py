@@ -229,21 +229,10 @@ EMAIL_INTEGRATION = _integration()
 
 # Celery
 
-CELERY_BROKER_URL = REDIS_URL
+CELERY_BROKER_URL = services.broker_url("BROKER_URL", REDIS_URL)
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
-# Nobody waits for a broker without limit: kombu's own defaults have none. The socket timeout must be longer than the
-# second that a BRPOP takes when there is nothing: a channel that is closed reads its reply blocking.
-CELERY_BROKER_TRANSPORT_OPTIONS = {
-    "socket_connect_timeout": 1,
-    "socket_timeout": 2,
-    "socket_keepalive": True,
-    "health_check_interval": 10,
-    # A ring is forgotten once it is fetched: the sweep rings again for what a killed worker had in its hands, long
-    # before the broker would. Two transactions fewer for each message.
-    "ack_emulation": False,
-    # Opening a connection to publish is tried once; kombu would try for another six seconds, even with retry=False.
-    "max_retries": 0,
-}
+CELERY_BROKER_CONNECTION_TIMEOUT = 2
+CELERY_BROKER_TRANSPORT_OPTIONS = services.broker_options(CELERY_BROKER_URL)
 CELERY_BROKER_POOL_ACQUIRE_TIMEOUT = 2
 CELERY_TASK_PUBLISH_RETRY_POLICY = {"max_retries": 1, "interval_start": 0, "interval_step": 0.1, "interval_max": 0.1}
 CELERY_RESULT_BACKEND = "django-db"

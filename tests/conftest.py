@@ -23,7 +23,7 @@ from tests.stack import FAILED, FAST, Stack
 
 def pytest_report_header() -> list[str]:
     """Name the services of this run."""
-    lines = [f"database: {services.database}, broker and cache: {services.valkey.url}"]
+    lines = [f"database: {services.database}, broker: {services.broker.url}, cache: {services.valkey.url}"]
     return [*lines, *(f"missing: {name} ({reason})" for name, reason in services.missing.items())]
 
 
@@ -46,9 +46,8 @@ def certificates() -> Certificates:
 
 @pytest.fixture
 def valkey() -> Iterator[Valkey]:
-    """The broker and cache, empty. Whatever a test does to it, it is up again afterwards."""
-    services.need("valkey")
-    services.valkey.flush()
+    """The cache, and the broker unless another is asked for, both empty. It is up again afterwards in any case."""
+    services.need_broker()
     yield services.valkey
     services.valkey.thaw()
     services.valkey.start()

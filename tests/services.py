@@ -1,7 +1,8 @@
 """The services of a test run: one Valkey, one database, one certificate authority.
 
-Which database is said by TEST_DATABASE: ``sqlite``, the default, ``postgresql`` or ``mariadb``. A service that cannot
-be started skips the tests that need it, and fails the run where CI is set.
+Which database is said by TEST_DATABASE: ``sqlite``, the default, ``postgresql`` or ``mariadb``. Valkey is the cache,
+and the broker too unless TEST_BROKER is ``rabbitmq``. A service that cannot be started skips the tests that need it,
+and fails the run where CI is set.
 """
 
 from __future__ import annotations
@@ -23,14 +24,17 @@ from config.local.certificates import Certificates, make_certificates
 from config.local.valkey import Valkey
 from tests.mariadb import MariaDB
 from tests.postgresql import PostgreSQL
+from tests.rabbitmq import RabbitMQ
 
 T = TypeVar("T")
 
 DATABASES = ("sqlite", "postgresql", "mariadb")
+BROKERS = ("valkey", "rabbitmq")
 
 folder: Path
 certificates: Certificates
 valkey: Valkey
+broker: Valkey | RabbitMQ
 database: str
 
 #: The services that could not be started, and why.
@@ -39,10 +43,13 @@ missing: dict[str, str] = {}
 
 def start() -> None:
     """Start what the tests need and name it in the environment, for the settings and for child processes."""
-    global folder, certificates, valkey, database
+    global folder, certificates, valkey, broker, database
     database = os.environ.get("TEST_DATABASE") or "sqlite"
     if database not in DATABASES:
         raise pytest.UsageError(f"TEST_DATABASE must be one of {', '.join(DATABASES)}, not {database!r}")
+    kind = os.environ.get("TEST_BROKER") or "valkey"
+    if kind not in BROKERS:
+        raise pytest.UsageError(f"TEST_BROKER must be one of {', '.join(BROKERS)}, not {kind!r}")
     # A polite end takes the servers along: SIGTERM counts as Ctrl-C, and both come to atexit.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     folder = _temporary_folder()
@@ -54,6 +61,11 @@ def start() -> None:
     valkey = Valkey(folder / "valkey")
     atexit.register(valkey.stop)
     _start("valkey", valkey.start)
+    broker = valkey
+    if kind == "rabbitmq":
+        broker = RabbitMQ(_temporary_folder())
+        atexit.register(broker.end)
+        _start(kind, broker.start)
     if database == "sqlite":
         url = f"sqlite:///{folder / 'db.sqlite3'}"
     else:
@@ -63,6 +75,7 @@ def start() -> None:
         url = server.url if database not in missing else "postgresql://127.0.0.1:1/nowhere"
     os.environ.update(
         certificates.env,
+        BROKER_URL="" if broker is valkey else broker.url,
         DATABASE_URL=url,
         DEBUG="true",
         DJANGO_SETTINGS_MODULE="tests.settings",
@@ -78,6 +91,14 @@ def need(name: str) -> None:
     """Skip the test when this service could not be started."""
     if name in missing:
         pytest.skip(f"{name}: {missing[name]}")
+
+
+def need_broker() -> None:
+    """Skip the test when the broker or the cache could not be started; else empty both."""
+    for name in BROKERS:
+        need(name)
+    valkey.flush()
+    broker.flush()
 
 
 def _temporary_folder() -> Path:

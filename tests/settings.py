@@ -17,5 +17,5 @@ from config.settings import *  # noqa: F403 - all of them, that is the point
 # Whoever has asked the workers waits at the end for the broker's last empty answer: by kombu's default, a second.
 CELERY_BROKER_TRANSPORT_OPTIONS = {
     **CELERY_BROKER_TRANSPORT_OPTIONS,  # noqa: F405
-    "polling_interval": 0.05,  # type: ignore[dict-item]  # the others are all whole numbers
+    "polling_interval": 0.05,
 }

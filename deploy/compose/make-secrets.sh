@@ -19,3 +19,9 @@ keep secret_key "$(random)"
 keep smtp_password_keys "$(random)"
 keep postgres_password "$(random)"
 keep flower_basic_auth "admin:$(random)"
+# For the profile 'rabbitmq': what it is told, and what all others are.
+password=$(random | tr -d '=')
+[ -s secrets/broker_url ] && [ -s secrets/rabbitmq_login ] || rm -f secrets/broker_url secrets/rabbitmq_login
+keep broker_url "amqp://mail:$password@rabbitmq:5672//"
+keep rabbitmq_login "default_user = mail
+default_pass = $password"

@@ -27,8 +27,7 @@ def fast(settings: Any) -> None:
 @pytest.fixture(scope="module")
 def workers(django_db_setup: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """Two pool processes and beat, for all tests of a module."""
-    services.need("valkey")
-    services.valkey.flush()
+    services.need_broker()
     folder = tmp_path_factory.mktemp("workers")
     stack = Stack(folder, env=environment(folder / "notes"))
     try:

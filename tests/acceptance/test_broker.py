@@ -15,16 +15,19 @@ from config.local.valkey import Valkey
 from email_integration.models import Delivery
 from email_integration.tasks import send_email
 from tests import services
+from tests.rabbitmq import RabbitMQ
+
+Broker = Valkey | RabbitMQ
 
 pytestmark = pytest.mark.usefixtures("app")
 
 
 @pytest.fixture
-def broker() -> Iterator[Valkey]:
+def broker() -> Iterator[Broker]:
     """The running workers' broker, not emptied before the test; it is up again afterwards."""
-    yield services.valkey
-    services.valkey.thaw()
-    services.valkey.start()
+    yield services.broker
+    services.broker.thaw()
+    services.broker.start()
 
 
 def timed(action: Callable[[], object]) -> float:
@@ -49,7 +52,7 @@ def send_group() -> None:
 
 @pytest.mark.parametrize("fault", ["stop", "freeze"])
 def test_without_a_broker_submitting_takes_two_seconds_at_most_and_the_mails_leave_later(
-    server: SMTPServer, broker: Valkey, fault: str
+    server: SMTPServer, broker: Broker, fault: str
 ) -> None:
     """Alone, in a group, and fifty in one transaction; with a connection that was open, and without one."""
     send("before")
@@ -70,7 +73,7 @@ def test_without_a_broker_submitting_takes_two_seconds_at_most_and_the_mails_lea
     wait_until(lambda: len(server.messages) == 59, seconds=20, what="the last mail")
 
 
-def test_a_broker_that_forgets_everything_loses_nothing(server: SMTPServer, broker: Valkey) -> None:
+def test_a_broker_that_forgets_everything_loses_nothing(server: SMTPServer, broker: Broker) -> None:
     """The messages are gone, and what is submitted afterwards arrives as well."""
     for number in range(40):
         send(f"mail {number}")

@@ -260,13 +260,13 @@ def test_what_follows_a_mail_waits_for_a_broker_that_was_lost_meanwhile(
     server.inject(Fault(verb="DOT", delay=1.5))
     result = chain(mail("kept"), note.s(tag=f"{tag}-next")).apply_async()
     wait_until(lambda: server.transactions, seconds=10, what="MAIL")
-    services.valkey.kill()
+    services.broker.kill()
     try:
         wait_until(lambda: Delivery.objects.get().status == "accepted", seconds=15, what="accepted")
         assert result.parent is not None
         assert result.parent.get(timeout=5)["status"] == "accepted"
     finally:
-        services.valkey.start()
+        services.broker.start()
     assert result.get(timeout=40)["status"] == "accepted"
     assert len(notes(f"{tag}-next")) == 1
     assert len(server.messages) == 1

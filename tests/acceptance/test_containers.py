@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import yaml
@@ -123,6 +124,7 @@ class Host:
         return done
 
     def _here(self, text: str) -> str:
+        text = re.sub(r"\$\{\w+:-(.*?)\}", r"\1", text)
         places = {"/run/secrets": self.folder / "secrets", "/venv/bin": BIN, "/app": self.app, "/tmp": self.tmp}
         pattern = rf"(?<![\w/])({'|'.join(places)})\b"
         text = re.sub(pattern, lambda place: str(places[place[0]]), text)
@@ -145,6 +147,9 @@ def test_the_secrets_are_made_once_and_kept_from_others(tmp_path: Path) -> None:
     assert {one["file"] for one in declared.values()} == {f"secrets/{name}" for name in made}
     assert len(set(made.values())) == len(made)
     assert stat.S_IMODE((tmp_path / "secrets").stat().st_mode) == 0o700
+    login = dict(line.split(" = ") for line in made["rabbitmq_login"].splitlines())
+    url = urlsplit(made["broker_url"].strip())
+    assert (login["default_user"], login["default_pass"], url.hostname) == (url.username, url.password, "rabbitmq")
     (tmp_path / "secrets" / "secret_key").unlink()
     subprocess.run([script], cwd=tmp_path, check=True, timeout=20)
     again = {path.name: path.read_text() for path in (tmp_path / "secrets").iterdir()}

@@ -70,6 +70,9 @@ def show(expression: str, var: Path, **variables: str) -> Any:
         ({"REDIS_URL": "http://user:tell-nobody@host"}, "REDIS_URL"),
         ({"REDIS_URL": "redis://user:tell-nobody@host/zero"}, "REDIS_URL"),
         ({"REDIS_URL": "redis://:tell-nobody@host:99999/0"}, "REDIS_URL"),
+        ({"BROKER_URL": "http://user:tell-nobody@host"}, "BROKER_URL"),
+        ({"BROKER_URL": "amqp:///mail"}, "BROKER_URL"),
+        ({"BROKER_URL": "amqp://user:tell-nobody@host:port//"}, "BROKER_URL"),
         ({"EMAIL_HOST": "smtp://example.com"}, "EMAIL_HOST"),
         ({"EMAIL_HOST": "smtp.example.com:587"}, "EMAIL_HOST"),
         ({"EMAIL_HOST": "[::1]:587"}, "EMAIL_HOST"),
@@ -317,6 +320,23 @@ def test_sqlite_is_fit_for_several_processes(tmp_path: Path) -> None:
     assert (
         services.database("UNSET", "postgres://user@host/db?prepare_threshold=9")["OPTIONS"]["prepare_threshold"] == 9
     )
+
+
+def test_the_broker_is_redis_unless_another_is_named(tmp_path: Path) -> None:
+    """The cache stays where it was; each transport gets its own options, and none waits without limit."""
+    asked = "s.CELERY_BROKER_URL, s.CACHES['default']['LOCATION'], s.CELERY_BROKER_TRANSPORT_OPTIONS"
+    redis = "redis://cache:6379/1"
+    assert show(asked, tmp_path, DEBUG="1", REDIS_URL=redis) == (redis, redis, services.REDIS_OPTIONS)
+    other = "rediss://broker:6380/0"
+    assert show(asked, tmp_path, DEBUG="1", REDIS_URL=redis, BROKER_URL=other) == (other, redis, services.REDIS_OPTIONS)
+    for url in ("amqp://user:password@broker:5672//", "amqps://broker/mail"):
+        assert show(asked, tmp_path, DEBUG="1", REDIS_URL=redis, BROKER_URL=url) == (
+            url,
+            redis,
+            services.RABBITMQ_OPTIONS,
+        )
+    assert services.RABBITMQ_OPTIONS["confirm_publish"]
+    assert {"read_timeout", "write_timeout"} <= services.RABBITMQ_OPTIONS.keys()
 
 
 def test_mysql_urls_find_a_driver() -> None:
