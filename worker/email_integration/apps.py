@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
 from django.apps import AppConfig
+from django.core.exceptions import ImproperlyConfigured
 from django.db.models.signals import post_delete, post_save, pre_delete, pre_save
 from django.utils.translation import gettext_lazy as _
 
@@ -33,3 +36,18 @@ class EmailIntegrationConfig(AppConfig):
         pre_create_historical_record.connect(
             audit.describe, sender=SMTPConfig.history.model, dispatch_uid="email_integration.audit"
         )
+        _trace()
+
+
+def _trace() -> None:
+    """Make spans of mails, if a setting asks for them."""
+    from . import conf
+
+    try:
+        wanted = conf.get("TRACES")
+    except ImproperlyConfigured:  # said by the checks
+        return
+    if wanted and find_spec("opentelemetry") is not None:
+        from . import tracing
+
+        tracing.begin()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -274,6 +275,22 @@ def check_metrics(**kwargs: Any) -> list[CheckMessage]:
             )
         )
     return found
+
+
+@register("email_integration")
+def check_traces(**kwargs: Any) -> list[CheckMessage]:
+    """Check that traces that are wanted can be had."""
+    if not isinstance(getattr(settings, "EMAIL_INTEGRATION", {}), dict):
+        return []  # said by check_settings
+    if conf.get("TRACES") is True and find_spec("opentelemetry") is None:
+        return [
+            Warning(
+                "EMAIL_INTEGRATION['TRACES'] is set, but opentelemetry-api is not installed.",
+                hint="pip install 'celery-mail-dispatch[otel]'",
+                id="email_integration.W011",
+            )
+        ]
+    return []
 
 
 @register("email_integration")

@@ -84,6 +84,8 @@ DEFAULTS: dict[str, Any] = {
     "ALERT_CONFIGURATION": "",
     # Where alerts are sent to as JSON: https, or http on this machine.
     "ALERT_WEBHOOK_URL": "",
+    # Whether spans for OpenTelemetry are made of each mail; needs opentelemetry-api.
+    "TRACES": False,
     # Who may read /metrics: whoever sends this as a bearer token; '' means that there is no such page.
     "METRICS_TOKEN": "",
     # Where each worker serves what its processes count, on a port; 0 means that they count nothing.

@@ -17,7 +17,7 @@ from email_integration import conf
 from email_integration.exceptions import ContentUnavailable
 from email_integration.models import Delivery, Status
 
-from . import content, doorbell, ledger, narrate, rows, safety, settle, times
+from . import content, doorbell, ledger, narrate, observing, rows, safety, settle, times
 
 #: What ``send_now`` takes.
 CAN_BE_SENT = (Status.QUEUED, Status.DEFERRED, Status.IN_DOUBT, Status.QUARANTINED)
@@ -91,6 +91,7 @@ def resend(delivery_id: str) -> Delivery:
         ring_after=now + times.seconds(conf.get("RING_AFTER")),
     )
     content.store(copy, b"".join(content.stored(original).blocks()))
+    observing.installed().submitting(copy)
     with transaction.atomic(using=using):
         copy.save(using=using, force_insert=True)
         narrate.submitted(copy)

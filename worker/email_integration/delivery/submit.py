@@ -15,7 +15,7 @@ from email_integration import conf
 from email_integration.exceptions import InvalidMail
 from email_integration.models import Delivery, InDoubtPolicy, Lane, Status
 
-from . import content, doorbell, narrate, rows, statements, times
+from . import content, doorbell, narrate, observing, rows, statements, times
 from .render import render
 
 
@@ -127,6 +127,7 @@ def make(
         options=terms.options,
     )
     content.store(delivery, rendered.content)
+    observing.installed().submitting(delivery)
     return delivery
 
 

@@ -76,7 +76,7 @@ class Exporter:
 
         counters = Counters()
         counters.connect()
-        observing.install(counters)
+        observing.add(counters)
 
     def serve(self) -> None:
         """Answer Prometheus, once the worker's processes are there."""

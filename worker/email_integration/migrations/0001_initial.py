@@ -147,6 +147,7 @@ class Migration(migrations.Migration):
                 ("worker", models.CharField(blank=True, max_length=255)),
                 ("finished_at", models.DateTimeField(null=True, verbose_name="finished at")),
                 ("options", models.TextField(blank=True)),
+                ("traceparent", models.CharField(blank=True, max_length=55)),
                 ("redirected_to", models.TextField(blank=True, verbose_name="redirected to")),
                 ("waits_for_relay", models.BooleanField(default=False)),
                 ("continued", models.BooleanField(default=False)),

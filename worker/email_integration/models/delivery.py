@@ -100,6 +100,8 @@ class Delivery(models.Model):
     finished_at = models.DateTimeField(_("finished at"), null=True)
     # What the caller's task queue wants back: opaque to everything but the door that wrote it.
     options = models.TextField(blank=True)
+    # The trace that it was submitted in (W3C Trace Context §3.2); blank when none is made.
+    traceparent = models.CharField(max_length=55, blank=True)
     # Where it really went, by REDIRECT_ALL_TO; blank when it went to its recipients.
     redirected_to = models.TextField(_("redirected to"), blank=True)
     # Deferred for nothing to do with this mail: due at once when the configuration changes.

@@ -1,0 +1,214 @@
+"""Traces: one of each mail, from its submission to the server's reply, whoever tries it and however often."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+
+import pytest
+from django.core.mail import EmailMessage
+from opentelemetry import trace
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import SpanKind, StatusCode
+
+from config.local.smtp_server import Fault, SMTPServer
+from email_integration import tracing
+from email_integration.delivery import observing
+from email_integration.delivery.attempt import attempt
+from email_integration.delivery.bulk import submit_many
+from email_integration.delivery.group import attempt_group
+from email_integration.delivery.observing import Observer
+from email_integration.delivery.submit import terms
+from email_integration.models import Delivery
+from tests.deliveries import RecordingDoorbell, ago, in_threads, pretend, submitted
+from tests.relays import config_for
+
+Serve = Callable[..., SMTPServer]
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+SECRETS = ("kim@", "example.com", "tell-nobody", "s3cret")
+
+
+@pytest.fixture(scope="module")
+def exporter() -> InMemorySpanExporter:
+    """Where all spans of this process go; a process has one provider for ever."""
+    exporter = InMemorySpanExporter()
+    provider = trace.get_tracer_provider()
+    if not isinstance(provider, TracerProvider):
+        provider = TracerProvider()
+        trace.set_tracer_provider(provider)
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    return exporter
+
+
+@pytest.fixture(autouse=True)
+def spans(exporter: InMemorySpanExporter, bell: RecordingDoorbell) -> Iterator[InMemorySpanExporter]:
+    """Spans are made during the test."""
+    exporter.clear()
+    before = observing.installed()
+    tracing.begin()
+    yield exporter
+    observing.install(before)
+
+
+def named(spans: InMemorySpanExporter, name: str) -> list[ReadableSpan]:
+    return [span for span in spans.get_finished_spans() if span.name == name]
+
+
+def parent_of(span: ReadableSpan) -> int | None:
+    return span.parent.span_id if span.parent else None
+
+
+def test_a_mail_is_one_trace_from_the_caller_to_the_reply(smtp_server: Serve, spans: InMemorySpanExporter) -> None:
+    """It goes on the caller's own; the attempt is below the submission, connection and transaction below the attempt."""
+    server = smtp_server(security="plain", user=None)
+    config_for(server, name="Primary")
+    with trace.get_tracer("shop").start_as_current_span("order"):
+        delivery = submitted("kim@example.com", subject="tell-nobody")
+    attempt(delivery.pk)
+    [order], [submit] = named(spans, "order"), named(spans, "submit normal")
+    [deliver] = named(spans, "deliver normal")
+    [connect], [transaction] = named(spans, "connect"), named(spans, "transaction")
+    assert {span.context.trace_id for span in (order, submit, deliver, connect, transaction)} == {
+        order.context.trace_id
+    }
+    assert parent_of(submit) == order.context.span_id
+    assert parent_of(deliver) == submit.context.span_id
+    assert parent_of(connect) == parent_of(transaction) == deliver.context.span_id
+    assert (submit.kind, deliver.kind, connect.kind) == (SpanKind.PRODUCER, SpanKind.CONSUMER, SpanKind.CLIENT)
+    assert deliver.attributes is not None
+    assert dict(deliver.attributes) == {
+        "messaging.system": "email_integration",
+        "messaging.operation.name": "deliver",
+        "messaging.operation.type": "process",
+        "messaging.destination.name": "normal",
+        "messaging.message.id": delivery.pk,
+        "messaging.message.body.size": delivery.content_size,
+        "email_integration.attempt": 1,
+        "email_integration.status": "accepted",
+        "email_integration.configuration": "Primary",
+        "email_integration.reply_code": 250,
+        "email_integration.enhanced_code": "2.0.0",
+        "email_integration.phase": "final_dot",
+    }
+    assert transaction.attributes is not None
+    assert (transaction.attributes["server.port"], transaction.attributes["email_integration.reply_code"]) == (
+        server.port,
+        250,
+    )
+    assert deliver.status.status_code is StatusCode.UNSET
+    assert order.start_time <= submit.start_time <= deliver.start_time <= connect.start_time
+    assert connect.start_time <= connect.end_time <= transaction.start_time <= transaction.end_time <= deliver.end_time
+
+
+@pytest.mark.parametrize("verb", ["RCPT", "DOT"])
+def test_each_attempt_is_a_span_and_says_what_went_wrong(
+    smtp_server: Serve, spans: InMemorySpanExporter, verb: str
+) -> None:
+    """The second goes over the same session, so that nothing is connected to."""
+    fault = Fault(verb=verb, reply="451 4.3.0 kim@example.com tell-nobody", times=1)
+    config_for(smtp_server(security="plain", user=None, faults=[fault]))
+    delivery = submitted("kim@example.com")
+    attempt(delivery.pk)
+    pretend(delivery, due_at=ago(1))
+    attempt(delivery.pk)
+    first, second = named(spans, "deliver normal")
+    assert first.attributes is not None
+    assert (first.attributes["email_integration.reply_code"], first.attributes["error.type"]) == (451, "451")
+    assert first.attributes["email_integration.enhanced_code"] == "4.3.0"
+    assert first.status.status_code is StatusCode.ERROR
+    assert second.attributes is not None
+    assert second.attributes["email_integration.attempt"] == 2
+    assert second.status.status_code is StatusCode.UNSET
+    assert first.context.trace_id == second.context.trace_id
+    assert parent_of(first) == parent_of(second)
+    assert [parent_of(one) for one in named(spans, "transaction")] == [first.context.span_id, second.context.span_id]
+    assert [parent_of(one) for one in named(spans, "connect")] == [first.context.span_id]
+
+
+def test_a_server_that_lets_nobody_in_is_a_connection_that_failed(
+    smtp_server: Serve, spans: InMemorySpanExporter
+) -> None:
+    config_for(smtp_server(), password="s3cret")
+    attempt(submitted("kim@example.com").pk)
+    [connect] = named(spans, "connect")
+    assert connect.attributes is not None
+    assert (connect.attributes["email_integration.reply_code"], connect.attributes["email_integration.phase"]) == (
+        535,
+        "auth",
+    )
+    assert connect.status.status_code is StatusCode.ERROR
+    assert not named(spans, "transaction")
+
+
+def test_no_span_tells_of_a_mail(smtp_server: Serve, spans: InMemorySpanExporter) -> None:
+    fault = Fault(verb="RCPT", reply="550 5.1.1 kim@example.com s3cret", times=1)
+    config_for(smtp_server(faults=[fault]))
+    attempt(submitted("kim@example.com", subject="tell-nobody").pk)
+    shown = "".join(span.to_json() for span in spans.get_finished_spans())
+    assert "deliver normal" in shown
+    assert not [secret for secret in SECRETS if secret in shown]
+
+
+def test_in_a_group_each_mail_has_its_own(smtp_server: Serve, spans: InMemorySpanExporter) -> None:
+    """A trace, an attempt, a transaction; one of them the connection."""
+    config_for(smtp_server(security="plain", user=None))
+    ids = submit_many((EmailMessage("S", "B", to=["kim@example.com"]) for _ in range(5)), terms())
+    assert len(list(attempt_group(ids))) == 5
+    delivers = {span.context.span_id: span for span in named(spans, "deliver normal")}
+    assert len({span.context.trace_id for span in delivers.values()}) == 5
+    assert {parent_of(one) for one in named(spans, "transaction")} == set(delivers)
+    [connect] = named(spans, "connect")
+    assert parent_of(connect) in delivers
+
+
+def test_threads_do_not_mix_up_their_parts(smtp_server: Serve, spans: InMemorySpanExporter) -> None:
+    config_for(smtp_server(security="plain", user=None))
+    deliveries = [submitted("kim@example.com") for _ in range(4)]
+    in_threads(*(lambda pk=one.pk: attempt(pk) for one in deliveries))
+    delivers = [span.context.span_id for span in named(spans, "deliver normal")]
+    assert sorted(filter(None, map(parent_of, named(spans, "transaction")))) == sorted(delivers)
+
+
+def test_metrics_are_told_too() -> None:
+    """Whoever was there first goes on."""
+    told: list[str] = []
+
+    class Counting(Observer):
+        def submitting(self, delivery: Delivery) -> None:
+            told.append(delivery.pk)
+
+    observing.install(Counting())
+    tracing.begin()
+    delivery = submitted()
+    assert told == [delivery.pk]
+    assert Delivery.objects.get(pk=delivery.pk).traceparent
+
+
+def test_without_the_setting_nothing_is_imported() -> None:
+    code = "import django; django.setup(); import sys; sys.exit('opentelemetry' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0
+
+
+def test_without_a_provider_there_is_no_trace_and_no_harm() -> None:
+    """The API alone, as installed by the extra, makes spans of nothing."""
+    code = (
+        "import django; django.setup()\n"
+        "from email_integration import tracing\n"
+        "from email_integration.delivery import observing\n"
+        "from email_integration.models import Delivery\n"
+        "delivery = Delivery(id='1')\n"
+        "assert 'Traces' in repr(observing.installed())\n"
+        "observing.installed().submitting(delivery)\n"
+        "assert delivery.traceparent == ''\n"
+    )
+    environment = {"TRACES": "true"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, **environment}, check=False, timeout=60, capture_output=True
+    )
+    assert done.returncode == 0, done.stderr.decode()

@@ -1,0 +1,195 @@
+"""OpenTelemetry traces of mails, from their submission to the server's reply. Nothing here is imported unless TRACES.
+
+The trace begins (or goes on) where the mail is submitted, and the row carries its context: however late, however often
+and by whichever process a mail is tried, each attempt is a span of that trace. Spans are made once an attempt is
+recorded, out of the times that were measured anyway, so that nothing waits for them and what was skipped has none.
+
+Names are those of the semantic conventions for messaging where these have one. No span has an address, a subject or
+the server's own words.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import wraps
+from typing import Any, TypeVar, cast
+
+from opentelemetry import context, trace
+from opentelemetry.trace import Link, Span, SpanKind, Status, StatusCode
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+from email_integration.delivery import narrate, observing
+from email_integration.delivery.ledger import Ended
+from email_integration.delivery.outcome import Accepted
+from email_integration.models import Delivery
+from email_integration.smtp import Relay
+
+logger = logging.getLogger(__name__)
+
+M = TypeVar("M", bound=Callable[..., None])
+
+_W3C = TraceContextTextMapPropagator()
+
+#: Seconds before an attempt within which a session may have been opened for it: a group's first mail waits for that.
+_BEFORE = 5.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Part:
+    """What took time on the way to the server: from when to when, in nanoseconds since 1970."""
+
+    name: str
+    began: int
+    ended: int
+    succeeded: bool = True
+
+
+class _Parts(threading.local):
+    """Those of this thread that belong to no attempt yet."""
+
+    def __init__(self) -> None:
+        self.all: list[_Part] = []
+
+
+def _harmless(method: M) -> M:
+    """A span that cannot be made is no reason to disturb a mail."""
+
+    @wraps(method)
+    def made(*args: Any, **kwargs: Any) -> None:
+        try:
+            method(*args, **kwargs)
+        except Exception as error:
+            logger.warning("A span could not be made (%s).", type(error).__name__)
+
+    return cast("M", made)
+
+
+class Traces(observing.Observer):
+    """Makes spans of what it is told; ``_parts`` is what has happened in the attempt of each thread."""
+
+    def __init__(self) -> None:
+        self._parts = _Parts()
+
+    @_harmless
+    def submitting(self, delivery: Delivery) -> None:
+        with _tracer().start_as_current_span(
+            f"submit {delivery.lane}", kind=SpanKind.PRODUCER, attributes=_of(delivery, "submit", "send")
+        ):
+            carrier: dict[str, str] = {}
+            _W3C.inject(carrier)
+        delivery.traceparent = carrier.get("traceparent", "")
+
+    @_harmless
+    def opened(self, relay: Relay, seconds: float, *, succeeded: bool) -> None:
+        self._note("connect", seconds, succeeded=succeeded)
+
+    @_harmless
+    def transacted(self, relay: Relay, seconds: float) -> None:
+        self._note("transaction", seconds)
+
+    def _note(self, name: str, seconds: float, *, succeeded: bool = True) -> None:
+        now = time.time_ns()
+        # No attempt has so many; those of one that was never recorded are forgotten.
+        del self._parts.all[:-8]
+        self._parts.all.append(_Part(name=name, began=now - _nanoseconds(seconds), ended=now, succeeded=succeeded))
+
+    @_harmless
+    def attempted(self, ended: Ended) -> None:
+        delivery, outcome, attempt = ended.delivery, ended.outcome, ended.attempt
+        if attempt.duration is None:
+            return  # nobody saw how it ended
+        began = int(attempt.started_at.timestamp() * 1e9)
+        until = began + _nanoseconds(attempt.duration)
+        here = trace.get_current_span().get_span_context()
+        span = _tracer().start_span(
+            f"deliver {delivery.lane}",
+            context=_W3C.extract({"traceparent": delivery.traceparent}, context.Context()),
+            kind=SpanKind.CONSUMER,
+            attributes={
+                **_of(delivery, "deliver", "process"),
+                "email_integration.attempt": delivery.attempts,
+                "email_integration.status": str(delivery.status),
+                "email_integration.configuration": delivery.smtp_config,
+            },
+            # What called us: Celery's own span, if somebody makes those.
+            links=[Link(here)] if here.is_valid else [],
+            start_time=began,
+        )
+        inner = trace.set_span_in_context(span)
+        parts = self._of_attempt(began, until)
+        if not any(part.name == "transaction" for part in parts) and outcome.phase and not outcome.phase.before_mail:
+            # One that was broken off: from when there was a session.
+            from_when = max([began, *(part.ended for part in parts)])
+            parts.append(_Part(name="transaction", began=min(from_when, until), ended=until))
+        for part in parts:
+            child = _tracer().start_span(
+                part.name, context=inner, kind=SpanKind.CLIENT, attributes=_where(ended), start_time=part.began
+            )
+            if part.name == "transaction" or not part.succeeded:
+                _say_how(child, ended)
+            child.end(part.ended)
+        _say_how(span, ended)
+        span.end(until)
+
+    def _of_attempt(self, began: int, until: int) -> list[_Part]:
+        """What belongs to the attempt, and is forgotten with this; later ones are of the next attempts of a group."""
+        leeway = 1_000_000  # the clock that the wall's time is compared with is another
+        mine, later = [], []
+        for part in self._parts.all:
+            if part.ended > until + leeway:
+                later.append(part)
+            elif part.ended >= began - (_nanoseconds(_BEFORE) if part.name == "connect" else 0):
+                mine.append(part)
+        self._parts.all = later
+        return mine
+
+
+def begin() -> None:
+    """Have this process, and those that are forked from it, make spans."""
+    observing.add(Traces())
+
+
+def _tracer() -> trace.Tracer:
+    # Asked for each time: a provider that is set later, after a fork perhaps, is the one that counts.
+    return trace.get_tracer("email_integration")
+
+
+def _of(delivery: Delivery, name: str, kind: str) -> dict[str, str | int]:
+    return {
+        "messaging.system": "email_integration",
+        "messaging.operation.name": name,
+        "messaging.operation.type": kind,
+        "messaging.destination.name": str(delivery.lane),
+        "messaging.message.id": delivery.pk,
+        "messaging.message.body.size": delivery.content_size,
+    }
+
+
+def _where(ended: Ended) -> dict[str, str | int]:
+    route = ended.attempt.route
+    if not isinstance(route, Relay):
+        return {}
+    return {"server.address": route.host, "server.port": route.port, "network.protocol.name": "smtp"}
+
+
+def _say_how(span: Span, ended: Ended) -> None:
+    """The reply, and whether it is an error."""
+    outcome = ended.outcome
+    if outcome.code is not None:
+        span.set_attribute("email_integration.reply_code", outcome.code)
+    enhanced = narrate.enhanced_code(outcome)
+    if enhanced:
+        span.set_attribute("email_integration.enhanced_code", enhanced)
+    if outcome.phase:
+        span.set_attribute("email_integration.phase", str(outcome.phase))
+    if not isinstance(outcome, Accepted):
+        span.set_attribute("error.type", str(outcome.code or type(outcome).__name__))
+        span.set_status(Status(StatusCode.ERROR, outcome.reason))
+
+
+def _nanoseconds(seconds: float) -> int:
+    return int(seconds * 1e9)
