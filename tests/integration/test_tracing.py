@@ -65,7 +65,7 @@ def parent_of(span: ReadableSpan) -> int | None:
 
 
 def test_a_mail_is_one_trace_from_the_caller_to_the_reply(smtp_server: Serve, spans: InMemorySpanExporter) -> None:
-    """It goes on the caller's own; the attempt is below the submission, connection and transaction below the attempt."""
+    """It goes on the caller's own; the attempt is below the submission, the session and the dialogue below that."""
     server = smtp_server(security="plain", user=None)
     config_for(server, name="Primary")
     with trace.get_tracer("shop").start_as_current_span("order"):
