@@ -37,14 +37,15 @@ _ENHANCED = re.compile(r"[245]\.\d{1,3}\.\d{1,3}(?!\S)")
 
 def submitted(delivery: Delivery) -> None:
     """A mail was submitted, once that is committed."""
-    if logger.isEnabledFor(logging.INFO):
-        _say(delivery, logging.INFO, "Delivery %s: submitted", delivery.pk)
+    # For whoever looks closely: the caller knows, and pays for each line.
+    if logger.isEnabledFor(logging.DEBUG):
+        _say(delivery, logging.DEBUG, "Delivery %s: submitted", delivery.pk)
 
 
 def submitted_together(deliveries: Sequence[Delivery]) -> None:
     """These mails were submitted, once that is committed: one line, however many they are."""
-    if deliveries and logger.isEnabledFor(logging.INFO):
-        say = functools.partial(logger.info, "%d deliveries submitted together", len(deliveries))
+    if deliveries and logger.isEnabledFor(logging.DEBUG):
+        say = functools.partial(logger.debug, "%d deliveries submitted together", len(deliveries))
         after_commit("log that mails were submitted", say, using=database())
 
 
