@@ -16,6 +16,7 @@ from typing import Any
 
 from django.db import connections, models, transaction
 from django.db.models.constants import OnConflict
+from django.db.models.expressions import DatabaseDefault
 
 from email_integration.models import Delivery, Status
 
@@ -123,7 +124,10 @@ def insert(*deliveries: Delivery, using: str, unless_known: bool = False) -> Non
         of_each = []
         for one in deliveries:
             words = _Words(connection)
-            row = Row(model=Delivery, values={field.name: getattr(one, field.attname) for field in fields})
+            given = {field.name: getattr(one, field.attname) for field in fields}
+            # What the database has a default for is left to it.
+            values = {name: value for name, value in given.items() if not isinstance(value, DatabaseDefault)}
+            row = Row(model=Delivery, values=values)
             of_each.append((words.insert(row, unless_known=unless_known), words.parameters))
         # Most are alike in what is in the text.
         for text, alike in itertools.groupby(of_each, key=operator.itemgetter(0)):
