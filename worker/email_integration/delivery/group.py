@@ -30,7 +30,7 @@ from .recording import AWAY, Begun, forgive, goes_on, record
 logger = logging.getLogger(__name__)
 
 #: Deliveries whose contents are in memory at a time.
-_AT_ONCE = 25
+_AT_ONCE = 50
 
 #: Seconds within which a server answers what was said along with the final dot, if it is quick. One that takes longer
 #: is not waited for with the outcome of the last mail unrecorded, which a crash would leave in doubt; nor is the line,
