@@ -5,10 +5,20 @@ from __future__ import annotations
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page
 
-_RULES = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]}
+_RULES = {
+    "resultTypes": ["violations"],
+    "runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"],
+}
 
 
-def complaints(page: Page) -> list[str]:
-    """What is wrong with the page as it is now; nothing, it is to be hoped."""
-    found = Axe().run(page, options=_RULES).response["violations"]
+#: What the colours of a page can break.
+_COLOURS = {
+    "resultTypes": ["violations"],
+    "runOnly": {"type": "rule", "values": ["color-contrast", "link-in-text-block"]},
+}
+
+
+def complaints(page: Page, *, of_colours: bool = False) -> list[str]:
+    """What is wrong with the page as it is now, or with its colours alone; nothing, it is to be hoped."""
+    found = Axe().run(page, options=_COLOURS if of_colours else _RULES).response["violations"]
     return [f"{rule['id']}: {node['html'][:200]}" for rule in found for node in rule["nodes"]]

@@ -74,11 +74,18 @@ def page(chromium: Browser, live_server: Any) -> Iterator[Page]:
 
 @pytest.fixture
 def shot() -> Callable[..., None]:
-    """``shot(page, "name")``: the page as a picture for the guide, if this run is to make any."""
+    """``shot(page, "name")``: the page as a picture for the guide, if this run is to make any.
 
-    def take(page: Page, name: str, *, of: str = "#container") -> None:
+    With ``dark`` also one in the dark, ``name-dark``, after which the page is light again.
+    """
+
+    def take(page: Page, name: str, *, of: str = "#container", dark: bool = False) -> None:
         if not os.environ.get("SCREENSHOTS"):
             return
+        if dark:
+            page.emulate_media(color_scheme="dark")
+            take(page, f"{name}-dark", of=of)
+            page.emulate_media(color_scheme="light")
         IMAGES.mkdir(parents=True, exist_ok=True)
         path = IMAGES / f"{name}.png"
         size = page.viewport_size

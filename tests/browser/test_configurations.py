@@ -253,7 +253,6 @@ def test_the_brake(page: Page, stack: Start, smtp_server: Serve, shot: Shot) -> 
     page.goto(DELIVERIES)
     expect(page.get_by_role("row").filter(has_text=waiting.id[:8])).to_contain_text(re.compile("accepted"))
     assert complaints(page) == []
-    shot(page, "deliveries")
 
 
 def test_the_pages_are_readable_in_the_dark(page: Page, smtp_server: Serve) -> None:

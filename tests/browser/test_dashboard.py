@@ -61,9 +61,8 @@ def test_it_is_read_without_a_manual(page: Page, shot: Shot) -> None:
         expect(page.locator("#main")).to_contain_text(words)
     for name in ("Accepted", "Deferred: 30", "Failed: 7", "Time from submission to acceptance"):
         expect(page.get_by_role("img", name=name)).to_be_visible()
-    shot(page, "dashboard")
+    shot(page, "dashboard", dark=True)
     page.emulate_media(color_scheme="dark")
-    shot(page, "dashboard-dark")
     page.get_by_text("The same figures as a table").click()
     expect(page.get_by_role("table").first).to_be_visible()
     assert complaints(page) == []

@@ -54,7 +54,7 @@ def test_of_two_mails_in_doubt_one_is_released_and_one_discarded(
     page.goto(DELIVERIES)
     for words in ("in doubt", "one", "bob@example.com", "Primary", "normal"):
         expect(row(page, one.id)).to_contain_text(words)
-    shot(page, "deliveries")
+    shot(page, "deliveries", dark=True)
     row(page, one.id).get_by_role("link").click()
     for words in ("hold it for a person", "bytes, kept", "bob@example.com: pending"):
         expect(page.locator("#content-main")).to_contain_text(words)
@@ -62,7 +62,7 @@ def test_of_two_mails_in_doubt_one_is_released_and_one_discarded(
         expect(page.locator(".email-timeline")).to_contain_text(words)
     assert "Text" not in page.locator("#content-main").inner_text()
     assert complaints(page) == []
-    shot(page, "delivery")
+    shot(page, "delivery", dark=True)
     page.goto(DELIVERIES)
     choose(page, "Release: send again (in doubt)", one.id)
     expect(page.locator(".messagelist")).to_contain_text("1 mail is sent again.")
