@@ -6,8 +6,10 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
+from django.core.checks import run_checks
 from django.core.mail import EmailMessage
 from opentelemetry import trace
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
@@ -16,7 +18,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import SpanKind, StatusCode
 
 from config.local.smtp_server import Fault, SMTPServer
-from email_integration import tracing
+from email_integration import checks, tracing
 from email_integration.delivery import observing
 from email_integration.delivery.attempt import attempt
 from email_integration.delivery.bulk import submit_many
@@ -212,3 +214,10 @@ def test_without_a_provider_there_is_no_trace_and_no_harm() -> None:
         [sys.executable, "-c", code], env={**os.environ, **environment}, check=False, timeout=60, capture_output=True
     )
     assert done.returncode == 0, done.stderr.decode()
+
+
+def test_that_traces_cannot_be_had_is_found_by_the_checks(settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "TRACES": True}
+    assert "email_integration.W011" not in {message.id for message in run_checks(tags=["email_integration"])}
+    monkeypatch.setattr(checks, "find_spec", lambda name: None)
+    assert "email_integration.W011" in {message.id for message in run_checks(tags=["email_integration"])}
