@@ -121,8 +121,10 @@ class _Conversation:
         if not response:
             self._say("334 ")
             response = self._line().decode("ascii", "replace").strip()
-        if self._answer("AUTH", "", "235 2.7.0 Welcome"):
+        fault = self._server.faults.take("AUTH", "")
+        if fault is None:  # noted before the reply, as a mail is
             self._server.logins.append(base64.b64decode(response).split(b"\0")[1].decode())
+        self._obey(fault) if fault else self._say("235 2.7.0 Welcome")
 
     def _mail(self, rest: str) -> None:
         path = _PATH.fullmatch(rest)
