@@ -38,6 +38,8 @@ run: $(STAMP) ## Start everything on loopback to play with, until Ctrl-C
 MATRIX := tests/acceptance/test_fault_matrix.py
 # The octets and the words are the same whatever database they come from.
 SAME_EVERYWHERE := $(addprefix --ignore=tests/integration/test_,fidelity.py staging_safety.py validate_smtp.py)
+# A million rows take a minute, which is spent once.
+MILLION := --ignore=tests/integration/test_admin_million.py
 AT_ONCE := $(addprefix tests/integration/test_,activating_at_once.py ledger.py smtp_config.py)
 OF_THE_DATABASE := $(addprefix tests/integration/test_,activating_at_once.py attempt.py bulk.py content.py decide.py \
 	erase.py fields.py gate.py group.py index_use.py lanes.py ledger.py ledger_machine.py pause.py retention.py \
@@ -73,7 +75,7 @@ test-extra-here:
 
 test-extra-databases:
 	TEST_BROKER=rabbitmq $(BIN)/python -m pytest $(OF_THE_BROKER)
-	TEST_DATABASE=postgresql $(BIN)/python -m pytest -m "django_db and extra" tests/integration || [ $$? -eq 5 ]
+	TEST_DATABASE=postgresql $(BIN)/python -m pytest -m "django_db and extra" $(MILLION) tests/integration || [ $$? -eq 5 ]
 	TEST_DATABASE=mariadb $(BIN)/python -m pytest -m django_db $(OF_THE_DATABASE)
 
 faults: $(STAMP) ## Break everything that can be broken here, and count the mails
