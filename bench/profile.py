@@ -21,6 +21,8 @@ _OURS = re.compile(r"(\S+) \(\S*?\bemail_integration/(\S+?)(?::\d+)?\)")
 #: Where we are not in it at all, to the library: the innermost of these.
 _LIBRARY = re.compile(r"\S+ \(\S*?\b(celery|kombu|redis|billiard|django)/(\w+)")
 _SHOWN = 8
+#: The innermost call of a process that has nothing to do, which py-spy does not see from a call alone.
+_WAITS = re.compile(r"_epoll\.poll \([^;]*$")
 
 
 def profile(bench: Bench) -> Result:
@@ -91,7 +93,8 @@ class _Recorder:
         stacks: Counter[str] = Counter()
         for line in self._output.read_text().splitlines():
             stack, _, number = line.rpartition(" ")
-            stacks[stack] += int(number)
+            if not _WAITS.search(stack):
+                stacks[stack] += int(number)
         return stacks
 
     def end(self) -> None:

@@ -7,7 +7,6 @@ and raises ``ContentUnavailable`` when there is nothing that could be sent; then
 from __future__ import annotations
 
 import contextlib
-import uuid
 from collections.abc import Collection
 
 from django.db import transaction
@@ -17,7 +16,7 @@ from email_integration import conf
 from email_integration.exceptions import ContentUnavailable
 from email_integration.models import Delivery, Status
 
-from . import content, doorbell, ledger, narrate, observing, rows, safety, settle, times
+from . import content, doorbell, ids, ledger, narrate, observing, rows, safety, settle, times
 
 #: What ``send_now`` takes.
 CAN_BE_SENT = (Status.QUEUED, Status.DEFERRED, Status.IN_DOUBT, Status.QUARANTINED)
@@ -73,7 +72,7 @@ def resend(delivery_id: str) -> Delivery:
     _require_readable(original)
     now = timezone.now()
     copy = Delivery(
-        id=str(uuid.uuid4()),
+        id=ids.new_id(),
         message_id=original.message_id,
         from_header=original.from_header,
         from_at=original.from_at,

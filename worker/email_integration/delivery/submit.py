@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import uuid
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +14,7 @@ from email_integration import conf
 from email_integration.exceptions import InvalidMail
 from email_integration.models import Delivery, InDoubtPolicy, Lane, Status
 
-from . import content, doorbell, narrate, observing, rows, statements, times
+from . import content, doorbell, ids, narrate, observing, rows, statements, times
 from .render import render
 
 
@@ -110,7 +109,7 @@ def make(
         due_at = expires_at
     rendered = render(message, default_from_is_open=terms.default_from_is_open, envelope_sender=terms.envelope_sender)
     delivery = Delivery(
-        id=delivery_id or str(uuid.uuid4()),
+        id=delivery_id or ids.new_id(),
         status=Status.PREPARED if terms.prepared else Status.QUEUED,
         message_id=rendered.message_id,
         from_header=rendered.from_header,

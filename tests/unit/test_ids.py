@@ -1,0 +1,36 @@
+"""The ids of deliveries: of the standard's form, in the order of time, and different from each other."""
+
+from __future__ import annotations
+
+import time
+import uuid
+
+from email_integration.delivery.ids import new_id
+
+
+def test_an_id_is_a_uuid_of_version_seven_that_begins_with_the_time() -> None:
+    """RFC 9562 §5.7: 48 bits of milliseconds since 1970, the version, the variant, and chance."""
+    before = time.time_ns() // 1_000_000
+    found = uuid.UUID(new_id())
+    after = time.time_ns() // 1_000_000
+    assert (found.version, found.variant) == (7, uuid.RFC_4122)
+    assert before <= found.int >> 80 <= after
+
+
+def test_ids_differ_in_all_that_is_left_to_chance() -> None:
+    """74 bits; none of them is the same in all of a thousand ids, but for once in 2**990."""
+    found = [uuid.UUID(new_id()).int for _ in range(1000)]
+    assert len(set(found)) == len(found)
+    ever, always = 0, -1
+    for one in found:
+        ever, always = ever | one, always & one
+    chance = (1 << 80) - 1 & ~(0xF << 76) & ~(0b11 << 62)
+    assert ever & chance == chance
+    assert not always & chance
+
+
+def test_a_later_id_is_greater() -> None:
+    """As text too, which is what the database compares."""
+    first = new_id()
+    time.sleep(0.002)
+    assert new_id() > first
