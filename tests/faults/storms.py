@@ -18,13 +18,16 @@ from .world import Setting
 #: Seconds between two sweeps on an average, at the most, though beat calls for three a second.
 _SWEEP_EVERY = 3
 
+#: Mails that keep the workers busy for long enough to kill some of them.
+_MANY = 1000
+
 
 def _storm(mails: int, seed: int, *, bulk: bool = False) -> Callable[[Run], None]:
     def act(run: Run) -> None:
         chance = random.Random(seed)
         over = threading.Event()
-        # What is killed is killed with a mail in its hands, more often than not.
-        run.world.smtp.slow = 0.02
+        # What is killed is killed with a mail in its hands, more often than not; and few mails last as long as many.
+        run.world.smtp.slow = 0.02 if mails >= _MANY else 0.1
         killers = threading.Thread(target=_kill, args=(run, chance, over))
         run.begin_submitting(mails, bulk=bulk)
         killers.start()
