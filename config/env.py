@@ -149,6 +149,17 @@ def listed(name: str, default: list[str] | None = None) -> list[str]:
     return [item.strip() for item in raw(name).split(",") if item.strip()]
 
 
+def named(name: str) -> dict[str, str]:
+    """Read a list of name=value, separated by commas."""
+    values = {}
+    for item in listed(name):
+        key, sign, value = (part.strip() for part in item.partition("="))
+        if not (key and sign and value):
+            raise WrongValue(name, f"must be name=value, or several separated by commas; {item!r} is none")
+        values[key] = value
+    return values
+
+
 def one_of(name: str, default: str, choices: tuple[str, ...]) -> str:
     """Read one of a few words, in upper or lower case."""
     value = text(name, default)

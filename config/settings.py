@@ -197,6 +197,8 @@ def _integration() -> dict[str, Any]:
                 values[key] = env.seconds(key, default, zero=key in conf.MAY_BE_ZERO)
             case list():
                 values[key] = env.listed(key, default)
+            case dict():
+                values[key] = env.named(key)
             case _:
                 values[key] = env.text(key, default)
     values["IN_DOUBT"] = env.one_of("IN_DOUBT", defaults["IN_DOUBT"], ("resend", "hold"))

@@ -10,6 +10,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
@@ -115,17 +116,22 @@ def admin_pages(client: Client) -> Iterator[tuple[str, str]]:
 
 
 @pytest.mark.timeout(180)
+@pytest.mark.parametrize("kept", ["here", "elsewhere"])
 def test_the_password_is_nowhere(
-    stack: Callable[..., Stack], smtp_server: Callable[..., SMTPServer], tmp_path: Path
+    stack: Callable[..., Stack], smtp_server: Callable[..., SMTPServer], tmp_path: Path, settings: Any, kept: str
 ) -> None:
     """Database, dump, Valkey, logs, results, Flower and every admin page, after mails that went well and badly."""
     server = smtp_server(user="user", password=PASSWORD)
+    (tmp_path / "smtp").write_text(PASSWORD)
+    entered = PASSWORD if kept == "here" else f"file:{tmp_path}/smtp"
+    allowed = f"file:{tmp_path}/*"
+    settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "SECRET_REFERENCES": [allowed]}
     config = SMTPConfig.objects.create(
         name="Primary",
         host="localhost",
         port=server.port,
         username="user",
-        password=PASSWORD,
+        password=entered,
         from_email="noreply@example.com",
         is_active=True,
     )
@@ -134,7 +140,7 @@ def test_the_password_is_nowhere(
     processes = Processes(tmp_path / "flower", env={"DJANGO_SETTINGS_MODULE": "config.settings"}, cwd=ROOT)
     try:
         with everything_said_to_valkey() as said:
-            running = stack(env={"LOG_LEVEL": "DEBUG"})
+            running = stack(env={"LOG_LEVEL": "DEBUG", "SECRET_REFERENCES": allowed})
             flower = Flower(processes)
             send_email.delay("S", "B", to=["kim@example.com"]).get(timeout=30)
             server.inject(Fault(verb="AUTH", reply=f"535 5.7.8 {PASSWORD} is wrong", times=None))
@@ -142,7 +148,7 @@ def test_the_password_is_nowhere(
             refused = send_email.delay("S", "B", to=["lee@example.com"])
             wait_until(lambda: Delivery.objects.get(pk=refused.id).attempts > 1, seconds=30, what="refused logins")
             config.host = "127.0.0.1"
-            config.password = PASSWORD
+            config.password = entered
             config.save()
             wait_until(lambda: refused.id in flower.get("/api/tasks"), seconds=20, what="Flower to know the task")
             pages = {
@@ -177,7 +183,7 @@ def test_the_password_is_nowhere(
     assert [name for name, text in where.items() if found_in(text)] == []
     if connection.vendor == "sqlite":
         assert not any(found_in(Path(file).read_bytes().decode("latin-1")) for file in database_files())
-    assert SMTPConfig.objects.get().password == PASSWORD
+    assert SMTPConfig.objects.get().password == entered
 
 
 def database_files() -> list[str]:

@@ -68,7 +68,7 @@ def test_the_defaults_are_fine(found: Found, settings: Any) -> None:
             for value in (-1, "5", True, None, float("nan"), float("inf"))
         ],
         *[(key, 0) for key in ("SWEEP_INTERVAL", "LEASE", "RETRY_MAX", "BROKER_TIMEOUT")],
-        *[(key, "text") for key, default in conf.DEFAULTS.items() if isinstance(default, list)],
+        *[(key, "text") for key, default in conf.DEFAULTS.items() if isinstance(default, list | dict)],
         *[(key, None) for key, default in conf.DEFAULTS.items() if isinstance(default, str)],
     ],
 )
@@ -295,6 +295,43 @@ def test_a_wrong_server_in_mailers_is_found(found: Found, settings: Any, mailers
         assert found() == {}
     else:
         assert says in found()["E013"]
+
+
+@pytest.mark.parametrize(
+    ("keys", "expected", "says"),
+    [
+        ({"SECRET_REFERENCES": ["SMTP_*"]}, "E019", "no kind of reference"),
+        ({"SECRET_REFERENCES": ["env:"]}, "E019", "no kind of reference"),
+        ({"SECRET_REFERENCES": ["*"]}, "E019", "no kind of reference"),
+        ({"SECRET_REFERENCES": [None]}, "E019", "no kind of reference"),
+        ({"SECRET_REFERENCES": ["env:A", "vault:*"]}, "E019", "'vault:*' in"),
+        ({"SECRET_REFERENCES": ["file:secrets/*"]}, "E019", "no absolute path"),
+        ({"SECRET_REFERENCES": ["file:/run/../etc/*"]}, "E019", "no absolute path"),
+        ({"SECRET_PROVIDERS": {"vault": "shop.secrets.Vault"}}, "E020", "cannot be imported (ModuleNotFoundError)"),
+        ({"SECRET_PROVIDERS": {"vault": "email_integration.models.SMTPConfig"}}, "E020", "has no method 'resolve'"),
+        ({"SECRET_PROVIDERS": {"vault": None}}, "E020", "cannot be imported"),
+        ({"SECRET_PROVIDERS": {"env": "shop.secrets.Vault"}}, "E020", "there is already"),
+        ({"SECRET_PROVIDERS": {"My Vault": "shop.secrets.Vault"}}, "E020", "small letters"),
+    ],
+)
+def test_a_place_for_secrets_that_cannot_be_is_found(
+    found: Found, keys: dict[str, Any], expected: str, says: str
+) -> None:
+    """Which of them, and what is wrong with it."""
+    assert says in found(**keys)[expected]
+
+
+def test_places_for_secrets_are_let_through(found: Found) -> None:
+    """Built-in ones, and one of the project's."""
+    provider = "email_integration.references.providers.File"
+
+    assert (
+        found(
+            SECRET_REFERENCES=["env:SMTP_*", "file:/run/secrets/*", "vault:mail/*"],
+            SECRET_PROVIDERS={"vault": provider},
+        )
+        == {}
+    )
 
 
 def of_rows() -> list[tuple[str | None, str, str | None]]:

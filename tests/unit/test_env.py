@@ -101,6 +101,8 @@ def show(expression: str, var: Path, **variables: str) -> Any:
         ({"CACHE": "other"}, "CACHE"),
         ({"SMTP_PASSWORD_KEYS": "tell-nobody"}, "SMTP_PASSWORD_KEYS"),
         ({"SMTP_PASSWORD_KEYS": f"{KEY},tell-nobody"}, "SMTP_PASSWORD_KEYS"),
+        ({"SECRET_PROVIDERS": "vault"}, "SECRET_PROVIDERS"),
+        ({"SECRET_PROVIDERS": "vault=shop.secrets.Vault,=x"}, "SECRET_PROVIDERS"),
     ],
     ids=lambda value: " ".join(f"{name}={text}" for name, text in value.items()) if isinstance(value, dict) else "",
 )
@@ -350,7 +352,7 @@ def test_mysql_urls_find_a_driver() -> None:
 @pytest.mark.parametrize(("key", "default"), conf.DEFAULTS.items())
 def test_each_key_of_the_app_has_a_variable_and_a_type_it_can_be_read_as(key: str, default: object) -> None:
     """Whoever adds a key documents it, and gives it a default the settings can take the type from."""
-    assert isinstance(default, bool | int | float | str | list)
+    assert isinstance(default, bool | int | float | str | list | dict)
     assert any(line.lstrip("#").startswith(f"{key}=") for line in (ROOT / ".env.example").read_text().splitlines()), (
         f"{key} is missing in .env.example"
     )
@@ -394,6 +396,20 @@ def test_keys_of_the_app_keep_the_type_of_their_default(tmp_path: Path) -> None:
     )
 
     assert shown == [5.0, 3, 0.0, "mail", "mail.sweep", "hold"]
+
+
+def test_where_passwords_may_be_kept_is_read_from_variables(tmp_path: Path) -> None:
+    """Patterns as a list, and the class of each kind behind its name."""
+    shown = show(
+        "[s.EMAIL_INTEGRATION[key] for key in ('SECRET_REFERENCES', 'SECRET_PROVIDERS', 'SECRET_TTL')]",
+        tmp_path,
+        DEBUG="1",
+        SECRET_REFERENCES="env:SMTP_*, vault:mail/*",
+        SECRET_PROVIDERS="vault=shop.secrets.Vault, kms = shop.secrets.Kms",
+        SECRET_TTL="0",
+    )
+
+    assert shown == [["env:SMTP_*", "vault:mail/*"], {"vault": "shop.secrets.Vault", "kms": "shop.secrets.Kms"}, 0.0]
 
 
 def test_a_wrong_value_survives_pickling() -> None:

@@ -15,7 +15,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.files.storage import FileSystemStorage, InMemoryStorage
 from django.db import DatabaseError, InterfaceError, router
 
-from . import conf, fields
+from . import conf, fields, references
 from .alerts import channels
 from .delivery import content, safety
 from .diagnosis import configuration
@@ -78,6 +78,8 @@ def _wrong(key: str, value: Any) -> str:
             return "" if good else f"a number of seconds, {'zero or more' if zero else 'more than zero'}"
         case list():
             return "" if isinstance(value, list | tuple) else "a list"
+        case dict():
+            return "" if isinstance(value, dict) else "a dictionary"
         case _:
             return "" if isinstance(value, str) else "text"
 
@@ -316,6 +318,31 @@ def check_alerts(**kwargs: Any) -> list[CheckMessage]:
             )
         )
     return found
+
+
+@register("email_integration")
+def check_references(**kwargs: Any) -> list[CheckMessage]:
+    """Check what SMTP passwords may refer to, and who resolves it. Asks nobody for a secret."""
+    if not isinstance(getattr(settings, "EMAIL_INTEGRATION", {}), dict):
+        return []  # said by check_settings
+    if any(_wrong(key, conf.get(key)) for key in ("SECRET_REFERENCES", "SECRET_PROVIDERS")):
+        return []  # likewise
+    return [
+        *(
+            Error(
+                f"{pattern!r} in EMAIL_INTEGRATION['SECRET_REFERENCES'] {wrong}.",
+                hint="Such as 'env:SMTP_*' or 'file:/run/secrets/smtp_*'.",
+                id="email_integration.E019",
+            )
+            for pattern in conf.get("SECRET_REFERENCES")
+            if (wrong := references.wrong_with_pattern(pattern))
+        ),
+        *(
+            Error(f"EMAIL_INTEGRATION['SECRET_PROVIDERS'][{kind!r}] {wrong}.", id="email_integration.E020")
+            for kind, path in conf.get("SECRET_PROVIDERS").items()
+            if (wrong := references.wrong_with_provider(kind, path))
+        ),
+    ]
 
 
 def _is_loopback() -> bool:

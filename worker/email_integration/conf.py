@@ -95,6 +95,13 @@ DEFAULTS: dict[str, Any] = {
     "LOG_ADDRESSES": False,
     # The Fernet keys that seal SMTP passwords, newest first.
     "SMTP_PASSWORD_KEYS": [],
+    # What an SMTP password may refer to instead of being one: patterns such as 'env:SMTP_*'; [] is nothing.
+    "SECRET_REFERENCES": [],
+    # More kinds of references: the dotted path of a class for each.
+    "SECRET_PROVIDERS": {},
+    # How long a process keeps a secret that it has read, and how long it waits for one.
+    "SECRET_TTL": 60.0,
+    "SECRET_TIMEOUT": 5.0,
 }
 
 #: The numbers among them that may be zero: ask each time, close at once, keep nothing, serve nothing.
@@ -106,6 +113,7 @@ MAY_BE_ZERO = frozenset(
         "SESSION_MAX_IDLE",
         "CONTENT_RETENTION_DAYS",
         "PAYLOAD_STORAGE_THRESHOLD",
+        "SECRET_TTL",
         "WORKER_METRICS_PORT",
     }
 )

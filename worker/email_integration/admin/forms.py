@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from django import forms
 from django.core.exceptions import ValidationError
@@ -13,10 +13,14 @@ from django.utils.safestring import SafeString
 from django.utils.text import format_lazy, get_text_list
 from django.utils.translation import gettext_lazy as _
 
+from email_integration import conf
 from email_integration.models import SMTPConfig
 
 from . import whereabouts
 from .typing import ConfigForm, ConfigFormSet
+
+if TYPE_CHECKING:
+    from django.utils.functional import _StrOrPromise as StrOrPromise
 
 #: What a connection test needs of a configuration.
 _OF_THE_SERVER = (
@@ -44,13 +48,32 @@ class _WriteOnlyPassword(ConfigForm):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        if "password" in self.fields and self.instance.pk and self.instance.sealed_password:
-            self.fields["password"].help_text = _("A password is stored. Leave this blank to keep it.")
+        if "password" in self.fields:
+            said = (self._what_is_stored(), _what_may_be_entered())
+            self.fields["password"].help_text = " ".join(str(text) for text in said if text)
+
+    def _what_is_stored(self) -> StrOrPromise:
+        if not (self.instance.pk and self.instance.sealed_password):
+            return ""
+        if kind := self.instance.password_kind:
+            text = _("The password is kept elsewhere (“{kind}:”). Leave this blank to leave it there.")
+            return format_lazy(text, kind=kind)
+        return _("A password is stored. Leave this blank to keep it.")
 
     def _post_clean(self) -> None:
         if not self.cleaned_data.get("password"):
             self.cleaned_data.pop("password", None)
         super()._post_clean()  # type: ignore[misc]  # Django's hook between form and model, untyped
+
+
+def _what_may_be_entered() -> StrOrPromise:
+    given = conf.get("SECRET_REFERENCES")
+    if not given:
+        return ""
+    text = _(
+        "A password, or where it is kept: {references}. Put a backslash in front of a password that begins like one."
+    )
+    return format_lazy(text, references=", ".join(given))
 
 
 class _ActiveBox(BoundField):

@@ -16,7 +16,7 @@ from email_integration.addresses import envelope_address
 from email_integration.delivery import safety
 from email_integration.delivery.advice import Advice, advice
 from email_integration.delivery.trial import trial_mail
-from email_integration.exceptions import InvalidMail, SecretUnreadable
+from email_integration.exceptions import InvalidMail, SecretUnavailable, SecretUnreadable
 from email_integration.fields import UNREADABLE
 from email_integration.models import SMTPConfig, audit
 from email_integration.routing import relay_of
@@ -72,7 +72,10 @@ def _why_no_mail(send_to: str) -> str:
 def run_stored(config: SMTPConfig, *, user: Any, send_to: str | None = None) -> Trial:
     """Try a configuration as it is stored, and keep the result."""
     try:
-        relay = relay_of(config)
+        relay = relay_of(config, anew=True)
+    except SecretUnavailable as error:
+        config.record_test(passed=False, detail=str(error), user=user)
+        return Trial(problems=(str(error),))
     except SecretUnreadable:
         config.record_test(passed=False, detail=_("the password is unreadable"), user=user)
         return Trial(problems=(str(UNREADABLE),))
@@ -97,13 +100,15 @@ def run_typed(config: SMTPConfig | None, data: Any, *, user: Any, send_to: str |
     typed.name = typed.name or typed.host
     stored = SMTPConfig.objects.filter(pk=typed.pk).first() if typed.pk else None
     try:
-        relay = relay_of(typed)
+        relay = relay_of(typed, anew=True)
+    except SecretUnavailable as error:
+        return Trial(problems=(str(error),))
     except SecretUnreadable:
         if stored is not None:
             _note_unsaved(stored, typed, "failed: the password is unreadable", user)
         return Trial(problems=(str(UNREADABLE),))
     trial = run(relay, send_to=send_to)
-    if stored is not None and stored.is_readable and _same_server(relay, relay_of(stored)):
+    if stored is not None and stored.is_readable and _same_server(typed, stored):
         _record(stored, trial, user)
     elif stored is not None and trial.report is not None:
         outcome = "passed" if trial.report.connected else f"failed {trial.report.summary}"
@@ -127,7 +132,7 @@ def _note_unsaved(stored: SMTPConfig, tried: Relay | SMTPConfig, outcome: str, u
 _HOST = 45
 
 
-def _same_server(one: Relay, other: Relay) -> bool:
+def _same_server(one: SMTPConfig, other: SMTPConfig) -> bool:
     names = ("host", "port", "username", "password", "use_tls", "use_ssl", "ca_certificates")
     return all(getattr(one, name) == getattr(other, name) for name in names)
 

@@ -12,6 +12,7 @@ from django.utils.text import format_lazy
 from django.utils.translation import gettext_lazy as _
 
 from email_integration import conf, routing
+from email_integration.exceptions import SecretUnavailable
 from email_integration.models import Delivery, RelayGate, SendingPause, SMTPConfig, Status
 from email_integration.routing import gate
 from email_integration.smtp import Relay
@@ -59,9 +60,14 @@ def route() -> Notice:
     if config.defect:
         text = _("Mail goes nowhere now and waits: the active configuration, “{name}”, cannot be used. {defect}")
         return Notice(level="error", text=format_lazy(text, name=config.name, defect=config.defect))
+    try:
+        relay = routing.relay_of(config)
+    except SecretUnavailable as error:
+        text = _("Mail goes nowhere now and waits: the active configuration, “{name}”, cannot be used. {defect}")
+        return Notice(level="error", text=format_lazy(text, name=config.name, defect=str(error)))
     text = _("Mail goes through “{name}” ({host}:{port}) now: it is the active configuration.")
     text = format_lazy(text, name=config.name, host=config.host, port=config.port)
-    return _at_fault(routing.relay_of(config), text) or Notice(level="info", text=text)
+    return _at_fault(relay, text) or Notice(level="info", text=text)
 
 
 def _at_fault(relay: Relay, through: Text) -> Notice | None:

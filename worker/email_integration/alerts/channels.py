@@ -22,7 +22,7 @@ from email_integration import conf
 from email_integration.addresses import envelope_address
 from email_integration.delivery import safety
 from email_integration.delivery.render import render
-from email_integration.exceptions import InvalidMail, SecretUnreadable
+from email_integration.exceptions import InvalidMail, SecretUnavailable, SecretUnreadable
 from email_integration.models import Alert, SMTPConfig
 from email_integration.routing import relay_of
 from email_integration.smtp import Envelope
@@ -148,6 +148,8 @@ def _write(alert: Alert, state: str) -> None:
         relay = relay_of(SMTPConfig.objects.get(name=name))
     except SMTPConfig.DoesNotExist:
         raise NotTold("there is no configuration of the name in ALERT_CONFIGURATION") from None
+    except SecretUnavailable:
+        raise NotTold("its password cannot be had where it is kept") from None
     except SecretUnreadable:
         raise NotTold("its password cannot be opened") from None
     to = admins()

@@ -153,6 +153,19 @@ class Way:
         if not self._probing:
             self._probing = gate.enter(self.relay)
 
+    def has_another_password(self, failure: SMTPFailure) -> bool:
+        """Whether the login was refused with a password that is another by now where it is kept.
+
+        What waits for the relay with the old one is woken: it waits for nothing that can come.
+        """
+        if failure.reply is None or failure.phase is not Phase.AUTH or not routing.password_has_changed(self.relay):
+            return False
+        pool.discard(self.relay)
+        if not gate.in_transaction():
+            with self._bearing_the_database():
+                waking.reopen(self.relay)
+        return True
+
     def tell(self, outcome: _Told) -> _Told:
         """Have the gate know how it ended; an outcome that the relay is to blame for says when to try it again."""
         probing, self._probing = self._probing, False
@@ -187,7 +200,7 @@ def dispatch(mail: Mail, claim: Claim) -> Dispatched:
     Raises ``GateClosed`` when that one is at fault, ``ContentUnavailable``, and ``InvalidMail`` when the mail's own
     sender is none; no server was told of the mail then.
     """
-    fresh = False
+    fresh = renewed = False
     while True:
         route = routing.active_relay()
         if isinstance(route, routing.Nowhere):
@@ -211,6 +224,9 @@ def dispatch(mail: Mail, claim: Claim) -> Dispatched:
             except SMTPFailure as failure:
                 if failure.phase.before_mail and not _still_active(route):
                     continue  # replaced while it was tried: the mail need not wait for what is wrong with the old one
+                if not renewed and way.has_another_password(failure):
+                    renewed = True
+                    continue
                 outcome = classify(failure, own_sender=mail.from_at is not None)
             except InvalidMail:
                 if mail.names_sender:

@@ -186,7 +186,8 @@ class _Convoy:
 
     def _note_no_session(self, begun: Begun, failure: SMTPFailure, route: Relay, way: Way) -> None:
         """It was the attempt of the first: the server is not asked again for each, nor logged in to."""
-        if routing.active_relay() == route:  # else nobody need wait for what is wrong with the old one
+        replaced = routing.active_relay() != route or way.has_another_password(failure)
+        if not replaced:  # else nobody need wait for what is wrong with the old one
             told = way.tell(classify(failure, own_sender=self._waiting.popleft().from_at is not None))
             self._unrecorded.append((begun, begun.ended(told, route=route)))
             self._settle(())

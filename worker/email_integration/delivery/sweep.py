@@ -51,8 +51,12 @@ def _have_the_relay_tried() -> None:
     """Wake one of the mails that wait for a relay that may be tried again: whoever was to do it may be gone."""
     due = gate.due()
     relay = routing.active_relay() if due else None
-    if isinstance(relay, Relay) and gate.key(relay) in due:
+    if not isinstance(relay, Relay):
+        return
+    if gate.key(relay) in due:
         waking.wake_one()
+    elif routing.password_is_elsewhere(relay) and gate.forget_former(relay):
+        waking.wake()
 
 
 def _take(now: dt.datetime) -> list[Delivery]:

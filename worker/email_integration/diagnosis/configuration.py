@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from django.conf import settings
@@ -10,8 +10,8 @@ from django.contrib.auth import get_user_model
 from django.core.exceptions import FieldDoesNotExist, ValidationError
 from django.db import DatabaseError
 
-from email_integration import routing
-from email_integration.exceptions import SecretUnreadable
+from email_integration import references, routing
+from email_integration.exceptions import SecretUnavailable, SecretUnreadable
 from email_integration.models import SMTPConfig
 from email_integration.smtp import Relay
 
@@ -35,7 +35,9 @@ def configuration() -> tuple[list[Finding], Relay | None]:
     found = [info("smtp.source", f"Using SMTP config from database: {config.name}")]
     wrong = _wrong_with(config)
     try:
-        relay = routing.relay_of(config)
+        relay = routing.relay_of(config, anew=True)
+    except SecretUnavailable:
+        return [*found, *wrong, *_kept_elsewhere(config)], None
     except SecretUnreadable:
         return [*found, *wrong, *_unreadable(config)], None
     if wrong:
@@ -49,9 +51,15 @@ def passwords() -> list[Finding]:
         configs = list(SMTPConfig.objects.order_by("name"))
     except DatabaseError:  # said with the configuration
         return []
-    found = [finding for config in configs if not config.is_active for finding in _unreadable(config)]
-    if any(config.is_active and config.sealed_password and config.is_readable for config in configs):
-        found.append(ok("smtp.password", "The password of the active configuration can be opened"))
+    others = [config for config in configs if not config.is_active]
+    found = [finding for config in others for finding in (*_unreadable(config), *_kept_elsewhere(config))]
+    active = next((config for config in configs if config.is_active and config.sealed_password), None)
+    if active is not None and active.is_readable:
+        kind = active.password_kind
+        if not kind:
+            found.append(ok("smtp.password", "The password of the active configuration can be opened"))
+        elif not _kept_elsewhere(active):  # else said with the configuration
+            found.append(ok("smtp.password", f"The password of the active configuration is kept elsewhere ({kind}:)"))
     return found
 
 
@@ -60,7 +68,7 @@ def wrong_with_rows() -> list[Finding]:
     return [
         finding
         for config in SMTPConfig.objects.order_by("name")
-        for finding in (*(_wrong_with(config) if config.is_active else ()), *_unreadable(config))
+        for finding in (*(_wrong_with(config) if config.is_active else ()), *_unreadable(config), *_not_allowed(config))
     ]
 
 
@@ -154,6 +162,35 @@ def _unreadable(config: SMTPConfig) -> list[Finding]:
             "Put the key it was sealed with back there, or enter the password again in the admin.",
         )
     ]
+
+
+def _kept_elsewhere(config: SMTPConfig) -> list[Finding]:
+    """Why the password of ``config`` cannot be had where it is kept, if it is kept elsewhere. Asks whoever keeps it."""
+    return _not_had(config, lambda: references.resolve(config.password, anew=True))
+
+
+def _not_allowed(config: SMTPConfig) -> list[Finding]:
+    """Whether the settings allow the reference, if the password is one; asks nobody."""
+    found = references.parse(config.password) if config.is_readable else ""
+    return _not_had(config, lambda: references.allow(found)) if isinstance(found, references.Reference) else []
+
+
+def _not_had(config: SMTPConfig, ask: Callable[[], object]) -> list[Finding]:
+    try:
+        ask()
+    except SecretUnavailable as unavailable:
+        who, say = ("", error) if config.is_active else (", which is not active,", warning)
+        return [
+            say(
+                "smtp.password",
+                f"The password of “{config.name}”{who} cannot be had: {str(unavailable).rstrip('.')}",
+                "Correct SECRET_REFERENCES, SECRET_PROVIDERS or the place where it is kept, or enter it again in the "
+                "admin.",
+            )
+        ]
+    except SecretUnreadable:
+        return []  # said of the key
+    return []
 
 
 def somebody() -> str | None:

@@ -12,8 +12,8 @@ from django.utils.crypto import constant_time_compare, salted_hmac
 from django.utils.translation import gettext_lazy as _
 from simple_history.models import HistoricalRecords
 
-from email_integration import conf, validators
-from email_integration.exceptions import SecretUnreadable
+from email_integration import conf, references, validators
+from email_integration.exceptions import SecretUnavailable, SecretUnreadable
 from email_integration.fields import UNREADABLE, EncryptedTextField, Sealed
 
 from .audit import AuditEntry, Event, event_of, note
@@ -198,6 +198,15 @@ class SMTPConfig(models.Model):
         return True
 
     @property
+    def password_kind(self) -> str:
+        """What kind of reference the stored password is, such as 'env'; '' for one that is kept here."""
+        try:
+            found = references.parse(self.password)
+        except SecretUnreadable:
+            return ""
+        return found.kind if isinstance(found, references.Reference) else ""
+
+    @property
     def defect(self) -> Text:
         """Why no mail can go through this configuration, whoever wrote it into the database; '' when it can."""
         if self.use_tls and self.use_ssl:
@@ -230,6 +239,16 @@ class SMTPConfig(models.Model):
             moved = [name for name in ("host", "port", "username") if getattr(before, name) != getattr(self, name)]
             if moved:
                 raise ValidationError({"password": validators.PASSWORD_AGAIN})
+        self._check_reference()
+
+    def _check_reference(self) -> None:
+        """Refuse a new password that refers to nothing that can be had. Raises ``ValidationError``."""
+        password = self.sealed_password
+        if password and not isinstance(password, Sealed):
+            try:
+                references.check(password)
+            except SecretUnavailable as error:
+                raise ValidationError({"password": str(error)}, code="reference") from None
 
     def clean_fields(self, exclude: Any = None) -> None:
         """Leave a password alone that is still sealed: it was checked when it was entered."""

@@ -1,7 +1,17 @@
 """Which relay a mail goes through now."""
 
 from .fallback import SETTINGS_NAME, settings_relay
-from .resolver import active_relay, forget, relay_of
+from .resolver import active_relay, forget, password_has_changed, password_is_elsewhere, relay_of
 from .route import Nowhere, Route
 
-__all__ = ["SETTINGS_NAME", "Nowhere", "Route", "active_relay", "forget", "relay_of", "settings_relay"]
+__all__ = [
+    "SETTINGS_NAME",
+    "Nowhere",
+    "Route",
+    "active_relay",
+    "forget",
+    "password_has_changed",
+    "password_is_elsewhere",
+    "relay_of",
+    "settings_relay",
+]

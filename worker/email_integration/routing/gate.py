@@ -117,6 +117,15 @@ def open_(relay: Relay) -> bool:
     return opened
 
 
+def forget_former(relay: Relay) -> bool:
+    """Forget the gates that may be tried now of what ``relay`` was with another password; False when there are none.
+
+    Only one that is kept elsewhere changes without a change of the configuration.
+    """
+    former = _rows().filter(smtp_config=relay.name, probe_at__lte=timezone.now()).exclude(pk=key(relay))
+    return bool(former.delete()[0])
+
+
 def open_all() -> None:
     """Open every gate: the settings have changed."""
     _rows().all().delete()

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from django.db import router, transaction
 from django.utils import translation
 
-from email_integration import conf
+from email_integration import conf, references
+from email_integration.exceptions import SecretUnavailable, SecretUnreadable
 from email_integration.models import SendingPause, SMTPConfig
 from email_integration.smtp import Relay
 
@@ -68,16 +69,24 @@ def _from_database(using: str) -> Route:
     if config is None:
         return settings_relay()
     if config.defect:
-        with translation.override(None):  # for logs and rows, which have no reader with a language
-            reason = f"“{config.name}” cannot be used: {config.defect}"
-        logger.error("The active SMTP configuration %s", reason)
-        return Nowhere(reason=reason, name=config.name, host=config.host)
-    return relay_of(config)
+        return _unusable(config, config.defect)
+    try:
+        return relay_of(config)
+    except SecretUnavailable as error:
+        return _unusable(config, error)
+
+
+def _unusable(config: SMTPConfig, why: object) -> Nowhere:
+    with translation.override(None):  # for logs and rows, which have no reader with a language
+        reason = f"“{config.name}” cannot be used: {why}"
+    logger.error("The active SMTP configuration %s", reason)
+    return Nowhere(reason=reason, name=config.name, host=config.host)
 
 
 def forget() -> None:
-    """Drop this process's copy, and its stamp."""
+    """Drop this process's copy, its stamp, and the secrets that it has read."""
     stamp.forget()
+    references.forget()
     _keep(None)
 
 
@@ -99,14 +108,43 @@ def _keep(copy: _Copy | None) -> None:
     _copy = copy
 
 
-def relay_of(config: SMTPConfig) -> Relay:
-    """Return ``config`` as a relay. Raises ``SecretUnreadable`` when its password cannot be opened."""
+def password_is_elsewhere(relay: Relay) -> bool:
+    """Whether the password of ``relay``, the active one, is kept elsewhere."""
+    config = _config_of(relay)
+    return config is not None and config.password_kind != ""
+
+
+def password_has_changed(relay: Relay) -> bool:
+    """Whether the password of ``relay``, the active one, which its server has refused, is kept elsewhere and another by
+    now. The next to ask for the active relay gets it with the new one.
+    """
+    config = _config_of(relay)
+    try:
+        changed = config is not None and references.renew(config.password, refused=relay.password)
+    except SecretUnreadable:
+        return False
+    if changed:
+        _keep(None)
+        logger.info("%s has another password where it is kept.", relay.name, extra={"configuration": relay.name})
+    return changed
+
+
+def _config_of(relay: Relay) -> SMTPConfig | None:
+    using = router.db_for_write(SMTPConfig)
+    return SMTPConfig.objects.using(using).filter(is_active=True, name=relay.name).first()
+
+
+def relay_of(config: SMTPConfig, *, anew: bool = False) -> Relay:
+    """Return ``config`` as a relay; a password that is kept elsewhere is asked for ``anew``, or may be known already.
+
+    Raises ``SecretUnreadable`` when its password cannot be opened, ``SecretUnavailable`` when it cannot be had.
+    """
     return Relay(
         name=config.name,
         host=config.host,
         port=config.port,
         username=config.username,
-        password=config.password,
+        password=references.resolve(config.password, anew=anew),
         use_tls=config.use_tls,
         use_ssl=config.use_ssl,
         ca_certificates=config.ca_certificates,

@@ -8,7 +8,7 @@ from typing import Any
 from django.core.exceptions import ValidationError
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from email_integration import routing
+from email_integration import references, routing
 from email_integration.exceptions import SecretUnreadable
 from email_integration.models import SMTPConfig
 from email_integration.smtp import Relay
@@ -96,7 +96,7 @@ def _values(relay: Relay) -> dict[str, Any]:
         "host": relay.host,
         "port": relay.port,
         "username": relay.username,
-        "password": relay.password,
+        "password": references.as_password(relay.password),
         "use_tls": relay.use_tls,
         "use_ssl": relay.use_ssl,
         "from_email": relay.from_email,

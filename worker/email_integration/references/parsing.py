@@ -1,0 +1,78 @@
+"""What is a reference and what a password: they share one field.
+
+A reference is the name of a kind, a colon, and the rest: ``env:SMTP_PASSWORD``. Only kinds that are known make one, and
+a backslash in front makes any text a password again, so that no password is impossible.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from django.utils.text import format_lazy
+from django.utils.translation import gettext_lazy as _
+
+from email_integration import conf
+
+if TYPE_CHECKING:
+    from django.utils.functional import _StrPromise as Text
+
+#: The kinds that need no provider of the project's.
+BUILT_IN = ("env", "file")
+
+KIND = r"[a-z][a-z0-9-]*"
+_LIKE_ONE = re.compile(rf"({KIND}):(.+)", re.DOTALL)
+_ESCAPED = re.compile(rf"\\+{KIND}:")
+_TO_BE_ESCAPED = re.compile(rf"\\*{KIND}:")
+
+
+@dataclass(frozen=True)
+class Reference:
+    """``kind`` and ``name`` of a secret that is kept elsewhere."""
+
+    kind: str
+    # Not shown: it may be a password that was not meant to be a reference.
+    name: str = field(repr=False)
+
+    def __str__(self) -> str:
+        return f"{self.kind}:{self.name}"
+
+
+def kinds() -> tuple[str, ...]:
+    """The kinds of references that are known: ours, those of SECRET_PROVIDERS, those that SECRET_REFERENCES names."""
+    named = (str(pattern).partition(":") for pattern in conf.get("SECRET_REFERENCES"))
+    return tuple(
+        dict.fromkeys((*BUILT_IN, *conf.get("SECRET_PROVIDERS"), *(kind for kind, colon, _ in named if colon)))
+    )
+
+
+def parse(text: str) -> Reference | str:
+    """Return the reference that ``text`` is, or the password."""
+    if _ESCAPED.match(text):
+        return text[1:]
+    found = _LIKE_ONE.fullmatch(text)
+    return Reference(found[1], found[2]) if found and found[1] in kinds() else text
+
+
+def as_password(password: str) -> str:
+    """Return what to store for a password that is one, whatever it begins with."""
+    return f"\\{password}" if _TO_BE_ESCAPED.match(password) else password
+
+
+def unknown(text: str) -> Text | None:
+    """What to say of a text that looks like a reference of a kind that is not known; None of all others.
+
+    Where there are no references at all, nobody can have meant one.
+    """
+    found = _LIKE_ONE.fullmatch(text)
+    if not conf.get("SECRET_REFERENCES") or not found or found[1] in kinds():
+        return None
+    return format_lazy(
+        _(
+            "“{kind}:” is no kind of reference that is known here ({kinds}). If this is a password that begins so, put "
+            "a backslash in front of it."
+        ),
+        kind=found[1],
+        kinds=", ".join(f"{kind}:" for kind in kinds()),
+    )
