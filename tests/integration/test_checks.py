@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -319,6 +320,15 @@ def test_a_place_for_secrets_that_cannot_be_is_found(
 ) -> None:
     """Which of them, and what is wrong with it."""
     assert says in found(**keys)[expected]
+
+
+def test_secrets_of_aws_without_boto3_are_a_warning(found: Found, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With what to install."""
+    allowed = ["env:A", "aws-secretsmanager:mail/*"]
+
+    assert found(SECRET_REFERENCES=allowed) == {}
+    monkeypatch.setitem(sys.modules, "boto3", None)
+    assert "boto3 is not installed" in found(SECRET_REFERENCES=allowed)["W012"]
 
 
 def test_places_for_secrets_are_let_through(found: Found) -> None:

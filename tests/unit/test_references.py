@@ -334,7 +334,7 @@ def test_a_child_of_a_fork_waits_for_nothing_of_its_parents(use: Use) -> None:
 @pytest.mark.parametrize(
     ("allowed", "text", "says"),
     [
-        (["env:SMTP_*"], "vualt:smtp", "no kind of reference that is known here (env:, file:)"),
+        (["env:SMTP_*"], "vualt:smtp", "no kind of reference that is known here (env:, file:, aws-secretsmanager:)"),
         (["env:SMTP_*"], "env:SMTP_NONE", "not set"),
         (["env:SMTP_*"], "env:PATH", "does not allow"),
         ([], "env:PATH", "does not allow"),

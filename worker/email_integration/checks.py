@@ -342,7 +342,21 @@ def check_references(**kwargs: Any) -> list[CheckMessage]:
             for kind, path in conf.get("SECRET_PROVIDERS").items()
             if (wrong := references.wrong_with_provider(kind, path))
         ),
+        *_check_boto3(),
     ]
+
+
+def _check_boto3() -> list[CheckMessage]:
+    asked = any(str(pattern).startswith("aws-secretsmanager:") for pattern in conf.get("SECRET_REFERENCES"))
+    if asked and find_spec("boto3") is None:
+        return [
+            Warning(
+                "EMAIL_INTEGRATION['SECRET_REFERENCES'] allows secrets of AWS, but boto3 is not installed.",
+                hint="pip install 'celery-mail-dispatch[aws]'",
+                id="email_integration.W012",
+            )
+        ]
+    return []
 
 
 def _is_loopback() -> bool:

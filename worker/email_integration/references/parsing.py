@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from django.utils.functional import _StrPromise as Text
 
 #: The kinds that need no provider of the project's.
-BUILT_IN = ("env", "file")
+BUILT_IN = ("env", "file", "aws-secretsmanager")
 
 KIND = r"[a-z][a-z0-9-]*"
 _LIKE_ONE = re.compile(rf"({KIND}):(.+)", re.DOTALL)

@@ -1,4 +1,4 @@
-"""Where secrets are kept: variables of the environment, files, and what SECRET_PROVIDERS adds."""
+"""Where secrets are kept: variables of the environment, files, AWS, and what SECRET_PROVIDERS adds."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from email_integration import conf
 from email_integration.exceptions import SecretUnavailable
 
 from . import bounds
+from .aws import SecretsManager
 from .parsing import Reference
 
 #: More octets than this are no password.
@@ -76,6 +77,8 @@ def provider_of(kind: str) -> Provider:
         return Environment()
     if kind == "file":
         return File()
+    if kind == "aws-secretsmanager":
+        return SecretsManager()
     path = conf.get("SECRET_PROVIDERS").get(kind)
     if path is None:
         raise SecretUnavailable(format_lazy(_("SECRET_PROVIDERS names nobody who knows “{kind}:”."), kind=kind))

@@ -1,0 +1,65 @@
+"""``aws-secretsmanager:name#key``: AWS Secrets Manager. Nothing of AWS is imported before it is asked."""
+
+from __future__ import annotations
+
+import json
+
+from django.utils.text import format_lazy
+from django.utils.translation import gettext_lazy as _
+
+from email_integration import conf
+from email_integration.exceptions import SecretUnavailable
+
+
+class SecretsManager:
+    """A secret by its name or ARN, whole, or the text under one key of its JSON.
+
+    Region, credentials and address are found where boto3 finds them: in variables, files, or the machine's own role.
+    """
+
+    def resolve(self, reference: str) -> str:
+        name, sign, key = reference.partition("#")
+        secret = _ask(name)
+        if secret is None:
+            raise SecretUnavailable(format_lazy(_("The secret {name} is no text."), name=name))
+        return _under(key, secret, name) if sign else secret
+
+
+def _ask(name: str) -> str | None:
+    """The text of the secret, None for one of octets."""
+    try:
+        from boto3.session import Session
+        from botocore.config import Config
+        from botocore.exceptions import ClientError
+    except ImportError:
+        text = _("boto3, which asks AWS Secrets Manager, is not installed: pip install 'celery-mail-dispatch[aws]'.")
+        raise SecretUnavailable(text) from None
+    patience = conf.get("SECRET_TIMEOUT")
+    options = Config(connect_timeout=patience, read_timeout=patience, retries={"total_max_attempts": 2})
+    # A session of its own: boto3's common one is not made for threads.
+    client = Session().client("secretsmanager", config=options)
+    try:
+        answer = client.get_secret_value(SecretId=name)
+    except ClientError as error:
+        code = str(error.response.get("Error", {}).get("Code", ""))
+        if code == "ResourceNotFoundException":
+            raise SecretUnavailable(
+                format_lazy(_("AWS Secrets Manager has no secret {name} here."), name=name)
+            ) from None
+        text = _("AWS Secrets Manager does not give the secret {name} ({code}).")
+        raise SecretUnavailable(format_lazy(text, name=name, code=code)) from None
+    finally:
+        client.close()
+    secret: str | None = answer.get("SecretString")
+    return secret
+
+
+def _under(key: str, secret: str, name: str) -> str:
+    try:
+        found = json.loads(secret)[key]
+    except (ValueError, LookupError, TypeError):
+        found = None
+    if not isinstance(found, str):
+        text = _("The secret {name} is no JSON with a text under the key {key}.")
+        raise SecretUnavailable(format_lazy(text, name=name, key=key)) from None
+    return found
