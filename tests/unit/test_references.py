@@ -13,6 +13,7 @@ from django.utils import translation
 from hypothesis import given
 from hypothesis import strategies as st
 
+from config.local.processes import wait_until
 from email_integration import references
 from email_integration.exceptions import SecretUnavailable
 from email_integration.references import Reference, keeping
@@ -276,6 +277,16 @@ def test_a_provider_that_hangs_is_given_up_and_asked_no_second_time(use: Use) ->
     Hanging.let_go.set()
     use("vault:*", SECRET_PROVIDERS={"vault": HERE + "Hanging"}, SECRET_TIMEOUT=60.0)
     assert references.resolve("vault:smtp") == SECRET
+
+
+def test_an_answer_that_comes_too_late_is_kept_for_whoever_asks_next(use: Use) -> None:
+    use("vault:*", SECRET_PROVIDERS={"vault": HERE + "Hanging"}, SECRET_TIMEOUT=0.05)
+    Hanging.let_go.clear()
+    refusal("vault:late")
+    Hanging.let_go.set()
+    wait_until(lambda: Reference("vault", "late") in keeping._kept, seconds=60, what="the answer")
+    use("vault:*", SECRET_PROVIDERS={"vault": HERE + "Failing"})
+    assert references.resolve("vault:late") == SECRET
 
 
 # -- keeping --------------------------------------------------------------------------------------------------------

@@ -59,7 +59,9 @@ class _Lookup:
             secret: Any = provider_of(kind).resolve(self._reference.name)
             if not isinstance(secret, str) or not 0 < len(secret.rstrip("\r\n")) <= LARGEST:
                 raise ValueError
-            self._answer.set_result(secret.removesuffix("\n").removesuffix("\r"))
+            secret = secret.removesuffix("\n").removesuffix("\r")
+            _keep(self._reference, _Kept(secret, self.began_at))  # though nobody may wait for it any more
+            self._answer.set_result(secret)
         except SecretUnavailable as error:
             self._answer.set_exception(error)
         except BaseException as error:  # whatever a provider raises; its text may quote the secret
@@ -128,12 +130,14 @@ def _look_up(reference: Reference) -> str:
         lookup = _asked.get(reference)
         if lookup is None or lookup.is_over:
             lookup = _asked[reference] = _Lookup(reference)
-    secret = lookup.answer()
+    return lookup.answer()
+
+
+def _keep(reference: Reference, kept: _Kept) -> None:
     with _lock:
-        _kept[reference] = _Kept(secret, lookup.began_at)
-        if _asked.get(reference) is lookup:
-            del _asked[reference]
-    return secret
+        known = _kept.get(reference)
+        if known is None or known.read_at <= kept.read_at:
+            _kept[reference] = kept
 
 
 def _forget_inherited() -> None:
