@@ -192,6 +192,35 @@ def test_keys_are_rotated_while_mail_flows(
     assert len(server.messages) == 2
 
 
+def test_a_way_to_log_in_shows_its_own_fields_and_the_others_are_not_kept(page: Page, smtp_server: Serve) -> None:
+    config = stored(smtp_server(), "Alpha")
+    page.goto(f"{LIST}{config.pk}/change/")
+    expect(field(page, "Password")).to_be_visible()
+    expect(field(page, "Token endpoint")).to_be_hidden()
+    page.get_by_role("button", name="Microsoft 365, OAuth").click()
+    expect(field(page, "Token endpoint")).to_have_value(re.compile(r"^https://login\.microsoftonline\.com/"))
+    expect(field(page, "Password")).to_be_hidden()
+    expect(field(page, "Refresh token")).to_be_hidden()
+    field(page, "Grant").select_option("refresh_token")
+    expect(field(page, "Refresh token")).to_be_visible()
+    field(page, "Grant").select_option("client_credentials")
+    field(page, "Client id").fill("mailer")
+    field(page, "Client secret").fill("s3cret")
+    assert complaints(page) == []
+    page.get_by_role("button", name="Save and continue editing").click()
+    expect(page.locator(".messagelist")).to_contain_text("was changed successfully")
+    config = SMTPConfig.objects.get()
+    assert (config.authentication, config.password, config.oauth_client_secret) == ("oauth", "", "s3cret")
+    expect(page.locator(".field-token_state")).to_contain_text("none was fetched yet")
+    field(page, "Authentication").select_option("none")
+    expect(field(page, "Username")).to_be_hidden()
+    expect(page.locator(".field-token_state")).to_be_hidden()
+    page.get_by_role("button", name="Save", exact=True).click()
+    expect(page.locator(".messagelist")).to_contain_text("was changed successfully")
+    config = SMTPConfig.objects.get()
+    assert (config.username, config.oauth_client_secret, config.oauth_endpoint) == ("", "", "")
+
+
 def test_the_history_tells_and_reverts(page: Page, smtp_server: Serve, shot: Shot) -> None:
     server = smtp_server()
     config = stored(server, "Alpha")

@@ -15,7 +15,7 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from config.local.smtp_server import SMTPServer
-from email_integration import signals
+from email_integration import signals, web
 from email_integration.alerts import channels, look
 from email_integration.delivery.attempt import attempt
 from email_integration.diagnosis.telling import telling
@@ -336,7 +336,7 @@ def test_a_receiver_that_raises_stops_nothing(hook: Hook, caplog: pytest.LogCapt
     ],
 )
 def test_a_hook_is_called_encrypted_or_on_this_machine(url: str, good: bool) -> None:
-    assert channels.is_url(url) == good
+    assert web.is_url(url) == good
 
 
 @pytest.mark.parametrize(("name", "level"), [("Nobody", "error"), ("Primary Mail Server", "warning"), ("Other", "ok")])

@@ -18,10 +18,12 @@ import pytest
 from config.local.certificates import Certificates, make_certificates
 from config.local.processes import free_port
 from config.local.smtp_server import Fault, Security, SMTPServer, Verb
+from email_integration.routing import gate
 from email_integration.smtp import (
     CannotConnect,
     ConnectionLost,
     NotOffered,
+    NoToken,
     Phase,
     Refused,
     Relay,
@@ -29,6 +31,7 @@ from email_integration.smtp import (
     SMTPFailure,
     TLSFailed,
 )
+from email_integration.smtp.auth import choose
 from email_integration.smtp.dialogue import MALFORMED, Connection
 from email_integration.smtp.tls import client_context
 from tests.relays import relay_to
@@ -115,6 +118,108 @@ def test_a_mechanism_that_nobody_knows_is_not_offered() -> None:
     with ScriptedServer(lambda talk: talk.answer(EHLO="250-localhost\n250 AUTH NTLM")) as server:
         error = failure(server, username="kim", password="s3cret")
     assert (type(error), error.phase) == (NotOffered, Phase.AUTH)
+
+
+# -- OAuth ----------------------------------------------------------------------------------------------------------
+
+
+class Purse:
+    """Tokens that are given out one by one."""
+
+    def __init__(self, *tokens: str) -> None:
+        self._tokens = list(tokens)
+        self.asked = 0
+
+    def current(self) -> str:
+        return self._tokens[0]
+
+    def another(self, refused: str = "") -> str | None:
+        self.asked += 1
+        assert self._tokens.pop(0) == refused
+        return self._tokens[0] if self._tokens else None
+
+
+@pytest.mark.parametrize("mechanism", ["OAUTHBEARER", "XOAUTH2"])
+@pytest.mark.parametrize("token", ["good", "good" * 150], ids=["short", "longer than a line may be"])
+def test_a_token_logs_in_by_what_the_server_offers(smtp_server: Serve, mechanism: str, token: str) -> None:
+    server = smtp_server(check_token=lambda shown: shown == token, token_mechanisms=[mechanism], user="k,i=m@x.example")
+    with opened(server, password="", tokens=Purse(token)):
+        pass
+    assert (server.auths, server.failed_auths, server.sessions[0].user) == (1, 0, "k,i=m@x.example")
+
+
+def test_the_standard_s_mechanism_comes_first() -> None:
+    assert choose("LOGIN PLAIN XOAUTH2 OAUTHBEARER", encrypted=True, by_token=True) == "OAUTHBEARER"
+    assert choose("LOGIN XOAUTH2", encrypted=True, by_token=True) == "XOAUTH2"
+    assert choose("LOGIN PLAIN", encrypted=True, by_token=True) is None
+    assert choose("XOAUTH2 OAUTHBEARER", encrypted=True) is None
+
+
+@pytest.mark.parametrize(("mechanism", "status"), [("OAUTHBEARER", "invalid_token"), ("XOAUTH2", "401")])
+def test_a_refused_token_is_replaced_once_and_the_server_s_reason_is_told(
+    smtp_server: Serve, mechanism: str, status: str
+) -> None:
+    """The challenge with the error is answered, so that the 535 behind it is heard, and its words are kept."""
+    server = smtp_server(check_token=lambda shown: False, token_mechanisms=[mechanism])
+    purse = Purse("first-s3cret", "second-s3cret", "third-s3cret")
+    error = failure(server, password="", tokens=purse)
+    assert isinstance(error, Refused)
+    assert error.reply is not None
+    assert (error.phase, error.code, error.reply.enhanced) == (Phase.AUTH, 535, "5.7.8")
+    assert error.reply.text.startswith(f"the server refused the OAuth token (status {status}, scope smtp)")
+    assert (purse.asked, server.failed_auths) == (1, 2)
+    assert "s3cret" not in f"{error!r} {error} {error.reply.text}"
+
+
+def test_a_revoked_token_is_no_reason_to_fail(smtp_server: Serve) -> None:
+    server = smtp_server(check_token=lambda shown: shown == "new")
+    with opened(server, password="", tokens=Purse("old", "new")):
+        pass
+    assert (server.auths, server.failed_auths) == (1, 1)
+
+
+@pytest.mark.parametrize("challenge", ["s3cret", "not base64", base64.b64encode(b"[1]").decode(), ""])
+def test_a_challenge_that_says_nothing_is_answered_too_and_gives_no_token_back(challenge: str) -> None:
+    def script(talk: Conversation) -> None:
+        talk.say("220 hello")
+        talk.hear()
+        talk.say("250-localhost", "250 AUTH XOAUTH2")
+        talk.hear()
+        talk.say(f"334 {challenge}")
+        assert talk.hear() == b""
+        talk.say("535 5.7.3 s3cret is no token")
+
+    with ScriptedServer(script) as server:
+        error = failure(server, username="kim", tokens=Purse("s3cret"))
+    assert isinstance(error, Refused)
+    assert error.reply is not None
+    assert error.reply.text == "the server refused the OAuth token\n5.7.3 *** is no token"
+
+
+def test_without_a_token_nobody_is_called(smtp_server: Serve) -> None:
+    class Empty(Purse):
+        def current(self) -> str:
+            raise NoToken(Phase.AUTH, "none to be had")
+
+    server = smtp_server()
+    error = failure(server, tokens=Empty())
+    assert (type(error), str(error)) == (NoToken, "auth: none to be had")
+    assert server.sessions == []
+
+
+def test_a_server_that_takes_no_tokens_is_told_none(smtp_server: Serve) -> None:
+    server = smtp_server()
+    error = failure(server, tokens=Purse("s3cret"))
+    assert (type(error), error.phase) == (NotOffered, Phase.AUTH)
+    assert "AUTH" not in server.sessions[0].verbs
+
+
+def test_tokens_make_no_other_relay(smtp_server: Serve) -> None:
+    """They come and go: an open session, and the gate, stay those of the same relay."""
+    server = smtp_server()
+    one, other = relay_to(server, tokens=Purse("one")), relay_to(server, tokens=Purse("other"))
+    assert (one, hash(one), gate.key(one)) == (other, hash(other), gate.key(other))
+    assert "one" not in repr(one)
 
 
 # -- TLS ------------------------------------------------------------------------------------------------------------

@@ -5,11 +5,23 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
 from email_integration.delivery.advice import ADVICE, advice
-from email_integration.smtp import CannotConnect, ConnectionLost, NotOffered, Phase, Refused, Relay, Reply, TLSFailed
+from email_integration.smtp import (
+    CannotConnect,
+    ConnectionLost,
+    NotOffered,
+    NoToken,
+    Phase,
+    Refused,
+    Relay,
+    Reply,
+    TLSFailed,
+)
+from email_integration.smtp.auth import TOKEN_REFUSED
 
 ROOT = Path(__file__).resolve().parents[2]
 RELAY = Relay(name="Relay", host="smtp.example.com", username="user", password="secret")
@@ -59,6 +71,7 @@ REPLIES = [
     ("too-many-logins", Phase.AUTH, 454, "4.7.0 Too many login attempts, please try again later."),
     ("later", Phase.AUTH, 454, "4.7.0 Temporary authentication failure"),
     ("locked", Phase.AUTH, 550, "5.7.13 User account disabled"),
+    ("token", Phase.AUTH, 535, f"{TOKEN_REFUSED} (status 401)\n5.7.3 Authentication unsuccessful"),
     ("ip-address", Phase.AUTH, 525, "5.7.13 Unauthorized IP address"),
     (
         "ip-address",
@@ -126,6 +139,8 @@ def test_a_certificate_is_told_by_what_is_wrong_with_it(key: str, detail: str) -
 def test_what_has_no_reply_is_told_by_where_it_happened() -> None:
     assert advice(NotOffered(Phase.STARTTLS), RELAY).key == "starttls"
     assert advice(NotOffered(Phase.AUTH), RELAY).key == "login-not-offered"
+    assert advice(NotOffered(Phase.AUTH), replace(RELAY, tokens=mock.Mock())).key == "token-not-offered"
+    assert advice(NoToken(Phase.AUTH), RELAY).key == "token-endpoint"
     assert advice(ConnectionLost(Phase.GREETING), replace(RELAY, port=465)).key == "port-and-encryption"
     assert advice(ConnectionLost(Phase.GREETING, "no answer within 10 s"), RELAY).key == "timeout"
     assert advice(ConnectionLost(Phase.AUTH), RELAY).key == "silence"

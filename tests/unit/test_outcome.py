@@ -74,6 +74,7 @@ WORDINGS: dict[Phase, list[tuple[str, Cause | None, str]]] = {
     ],
     Phase.AUTH: [
         ("535 5.7.8 Error: authentication failed: UGFzc3dvcmQ6", Cause.LOGIN, ALL_WAIT),
+        ("535 5.7.3 the server refused the OAuth token Authentication unsuccessful", Cause.TOKEN, ALL_WAIT),
         ("535-5.7.8 Username and Password not accepted", Cause.APP_PASSWORD, ALL_WAIT),
         ("535 5.7.139 Authentication unsuccessful, basic authentication is disabled.", Cause.PASSWORDS_OFF, ALL_WAIT),
         ("535 Incorrect authentication data", Cause.LOGIN, ALL_WAIT),

@@ -15,7 +15,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.files.storage import FileSystemStorage, InMemoryStorage
 from django.db import DatabaseError, InterfaceError, router
 
-from . import conf, fields, references
+from . import conf, fields, references, web
 from .alerts import channels
 from .delivery import content, safety
 from .diagnosis import configuration
@@ -302,7 +302,7 @@ def check_alerts(**kwargs: Any) -> list[CheckMessage]:
         return []  # said by check_settings
     found: list[CheckMessage] = []
     url = conf.get("ALERT_WEBHOOK_URL")
-    if url and not channels.is_url(url):
+    if url and not web.is_url(url):
         found.append(
             Error(
                 "EMAIL_INTEGRATION['ALERT_WEBHOOK_URL'] must be an https:// URL, or an http:// one of this machine.",

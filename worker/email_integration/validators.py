@@ -5,10 +5,12 @@ from __future__ import annotations
 import ssl
 
 from django.core.exceptions import ValidationError
+from django.db.models import Field
 from django.utils.translation import gettext_lazy as _
 
 from .addresses import envelope_address
 from .exceptions import InvalidMail
+from .web import is_loopback, is_url
 
 TLS_OR_SSL = _("TLS and SSL exclude each other: choose STARTTLS (TLS) or SSL, not both.")
 PORT_RANGE = _("A port is a number from 1 to 65535.")
@@ -20,6 +22,28 @@ PASSWORD_AGAIN = _(
     "Enter the password again: the host, port or username has changed, and the stored password is not sent to another "
     "server or user unseen."
 )
+
+SECRET_AGAIN = _(
+    "Enter the secret again: the host, port, username or token endpoint has changed, and the stored one is not sent "
+    "anywhere else unseen."
+)
+OAUTH_INCOMPLETE = _(
+    "A login by OAuth needs a username, a token endpoint (https), a client id, and the secret of its grant."
+)
+#: Django's own words.
+BLANK = Field.default_error_messages["blank"]
+
+
+def validate_endpoint(value: str) -> None:
+    """Refuse what no secret may be sent to."""
+    if not is_url(value):
+        raise ValidationError(_("Enter a URL that begins with https://; http:// only for this machine."), code="url")
+
+
+def validate_token_encryption(*, host: str, encrypted: bool) -> None:
+    """Refuse to show a token in the clear (RFC 7628 §4), but to this machine."""
+    if not (encrypted or is_loopback(host)):
+        raise ValidationError({"use_tls": _("A token is never sent in the clear: turn TLS or SSL on.")})
 
 
 def validate_host(value: str) -> None:

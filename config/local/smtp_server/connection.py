@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hmac
+import json
 import logging
+import re
 import time
+from base64 import b64decode
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
 
@@ -43,7 +46,7 @@ class Connection(SMTP):
             require_starttls=server.security == "starttls",
             auth_require_tls=server.security == "starttls",
             authenticator=self._check_login,
-            auth_exclude_mechanism=() if server.user is not None or server.any_auth else ("LOGIN", "PLAIN"),
+            auth_exclude_mechanism=_not_offered(server),
         )
         # Not as an argument: aiosmtpd warns of AUTH without STARTTLS, which TLS from the first byte is to it.
         self._auth_required = server.requires_auth
@@ -145,6 +148,38 @@ class Connection(SMTP):
         self._server.auths += 1
         self.record.user = user
         return AuthResult(success=True, auth_data=login)
+
+    async def auth_XOAUTH2(self, _: Any, args: list[str]) -> AuthResult:
+        """What Google and Microsoft have had since before the standard."""
+        return await self._check_token(
+            args, r"user=(?P<user>[^\x01]*)\x01auth=Bearer (?P<token>[^\x01]*)\x01\x01", "401"
+        )
+
+    async def auth_OAUTHBEARER(self, _: Any, args: list[str]) -> AuthResult:
+        """RFC 7628."""
+        pattern = r"n,a=(?P<user>[^,]*),\x01(?:[a-z]+=[^\x01]*\x01)*?auth=Bearer (?P<token>[^\x01]*)\x01\x01"
+        return await self._check_token(args, pattern, "invalid_token")
+
+    async def _check_token(self, args: list[str], pattern: str, status: str) -> AuthResult:
+        response = b64decode(args[1]) if len(args) > 1 else await self.challenge_auth("")
+        found = re.fullmatch(pattern, response.decode()) if isinstance(response, bytes) else None
+        user = found["user"].replace("=2C", ",").replace("=3D", "=") if found else ""
+        check = self._server.check_token
+        if found and check is not None and user == self._server.user and check(found["token"]):
+            self._server.auths += 1
+            self.record.user = user
+            return AuthResult(success=True, auth_data=LoginPassword(user.encode(), b""))
+        self._server.failed_auths += 1
+        # The client has to answer this before it hears the 535.
+        await self.challenge_auth(json.dumps({"status": status, "schemes": "bearer", "scope": "smtp"}))
+        return AuthResult(success=False, handled=False)
+
+
+def _not_offered(server: SMTPServer) -> tuple[str, ...]:
+    """The mechanisms that make no sense: with no user, with no tokens to check, with nothing else."""
+    if server.check_token is not None:
+        return ("LOGIN", "PLAIN", *({"XOAUTH2", "OAUTHBEARER"} - set(server.token_mechanisms)))
+    return ("XOAUTH2", "OAUTHBEARER", *(() if server.user is not None or server.any_auth else ("LOGIN", "PLAIN")))
 
 
 class _Acceptor:

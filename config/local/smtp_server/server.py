@@ -37,6 +37,8 @@ class SMTPServer:
         user: str | None = "user",
         password: str | None = "password",  # noqa: S107  # guards nothing
         any_auth: bool = False,
+        check_token: Callable[[str], bool] | None = None,
+        token_mechanisms: Iterable[str] = ("OAUTHBEARER", "XOAUTH2"),
         maildir: Path | None = None,
         faults: Iterable[Fault] = (),
         size_limit: int = 32 * 1024 * 1024,
@@ -53,6 +55,8 @@ class SMTPServer:
             user: who must log in; None for a server without AUTH.
             password: the user's password.
             any_auth: let everybody in, with any credentials or none.
+            check_token: says whether an OAuth token of the user's is good; passwords are not asked for then.
+            token_mechanisms: how tokens may be shown.
             maildir: where each accepted message is written to besides.
             faults: what goes wrong from the start.
             size_limit: bytes a message may have.
@@ -68,6 +72,8 @@ class SMTPServer:
         self.user = user
         self.password = password
         self.any_auth = any_auth
+        self.check_token = check_token
+        self.token_mechanisms = tuple(token_mechanisms)
         self.maildir = maildir
         self.size_limit = size_limit
         self.smtputf8 = smtputf8

@@ -14,6 +14,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
 from email_integration.models import SMTPConfig
+from email_integration.models.config import SECRETS
 
 from . import trials
 from .typing import ConfigModelAdmin
@@ -79,8 +80,8 @@ class ConfigActions(ConfigModelAdmin):
     def duplicate(self, request: HttpRequest, queryset: Any) -> HttpResponse | None:
         """Copy each, inactive and untested.
 
-        The stored password goes along, for the same server and user, if the user may change configurations: whoever
-        may do that has the use of it anyway. For others the copy has none.
+        The stored password, or the secrets of OAuth, go along, for the same server and user, if the user may change
+        configurations: whoever may do that has the use of them anyway. For others the copy has none.
         """
         copies = []
         for config in queryset:
@@ -90,7 +91,12 @@ class ConfigActions(ConfigModelAdmin):
                 host=config.host,
                 port=config.port,
                 username=config.username,
-                password=config.sealed_password if may_change else "",
+                authentication=config.authentication,
+                oauth_grant=config.oauth_grant,
+                oauth_endpoint=config.oauth_endpoint,
+                oauth_client_id=config.oauth_client_id,
+                oauth_scope=config.oauth_scope,
+                **({name: config.sealed(name) for name in SECRETS} if may_change else {}),
                 use_tls=config.use_tls,
                 use_ssl=config.use_ssl,
                 ca_certificates=config.ca_certificates,

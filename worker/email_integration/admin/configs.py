@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from typing import Any
 
 from django.contrib import admin, messages
@@ -16,7 +17,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
 from email_integration import conf, validators
-from email_integration.models import SMTPConfig
+from email_integration.models import OAuthToken, SMTPConfig
 from email_integration.routing import stamp
 
 from . import whereabouts
@@ -29,6 +30,25 @@ from .presets import PRESETS
 from .trials import TrialViews
 
 
+def _when(at: dt.datetime) -> str:
+    return date_format(localtime(at), "SHORT_DATETIME_FORMAT")
+
+
+def _login_fields(config: SMTPConfig | None, *, secrets: bool) -> tuple[str, ...]:
+    """How one logs in; the page's script shows what the chosen way needs."""
+    return (
+        "authentication",
+        "username",
+        *(("password",) if secrets else ()),
+        "oauth_grant",
+        "oauth_endpoint",
+        "oauth_client_id",
+        *(("oauth_client_secret", "oauth_refresh_token") if secrets else ()),
+        "oauth_scope",
+        *(("token_state",) if config is not None and config.by_token else ()),
+    )
+
+
 @admin.register(SMTPConfig)
 class SMTPConfigAdmin(TrialViews, PauseViews, GateViews, ConfigActions, HistoryPage):  # type: ignore[misc]  # the last is untyped
     """One row per server; the list says which of them mail goes through."""
@@ -39,7 +59,7 @@ class SMTPConfigAdmin(TrialViews, PauseViews, GateViews, ConfigActions, HistoryP
     list_filter = ("is_active", "use_tls", "use_ssl")
     search_fields = ("name", "host", "username")
     search_help_text = gettext_lazy("Name, host or username")
-    readonly_fields = ("last_check", "created_at", "updated_at")
+    readonly_fields = ("last_check", "token_state", "created_at", "updated_at")
     ordering = ("name",)
 
     class Media:
@@ -62,10 +82,7 @@ class SMTPConfigAdmin(TrialViews, PauseViews, GateViews, ConfigActions, HistoryP
             return format_html('<span class="email-check failed">{}</span>', _("password unreadable"))
         if config.tested_at is None:
             return format_html('<span class="email-check">{}</span>', _("never"))
-        place = {
-            "when": date_format(localtime(config.tested_at), "SHORT_DATETIME_FORMAT"),
-            "detail": config.test_detail,
-        }
+        place = {"when": _when(config.tested_at), "detail": config.test_detail}
         if not config.test_passed:
             text, kind = _("failed %(when)s: %(detail)s") % place, "failed"
         elif config.passed_test:
@@ -73,6 +90,20 @@ class SMTPConfigAdmin(TrialViews, PauseViews, GateViews, ConfigActions, HistoryP
         else:
             text, kind = _("passed %(when)s, changed since") % place, "outdated"
         return format_html('<span class="email-check {}">{}</span>', kind, text)
+
+    @admin.display(description=gettext_lazy("OAuth token"))
+    def token_state(self, config: SMTPConfig) -> str:
+        """Until when the token is good, and why there is no newer one."""
+        token = OAuthToken.objects.filter(pk=config.pk).first()
+        if token is None or (token.expires_at is None and token.failed_at is None):
+            return _("none was fetched yet")
+        said = []
+        if token.expires_at is not None:
+            said.append(_("valid until %(when)s") % {"when": _when(token.expires_at)})
+        if token.failed_at is not None:
+            place = {"when": _when(token.failed_at), "why": token.error}
+            said.append(_("none could be fetched %(when)s: %(why)s") % place)
+        return "; ".join(said)
 
     # -- permissions --------------------------------------------------------------------------------------------
 
@@ -101,7 +132,7 @@ class SMTPConfigAdmin(TrialViews, PauseViews, GateViews, ConfigActions, HistoryP
         return [
             (None, {"fields": ("name", "from_email", *(activating if editable else ("is_active",)))}),
             (gettext_lazy("Server"), {"fields": ("host", "port", "use_tls", "use_ssl", "timeout")}),
-            (gettext_lazy("Login"), {"fields": ("username", "password") if editable else ("username",)}),
+            (gettext_lazy("Login"), {"fields": _login_fields(obj, secrets=editable)}),
             (gettext_lazy("Advanced"), {"fields": ("ca_certificates",), "classes": ("collapse",)}),
             *([(gettext_lazy("Times"), {"fields": ("last_check", "created_at", "updated_at")})] if obj else []),
         ]

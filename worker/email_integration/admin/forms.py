@@ -15,19 +15,28 @@ from django.utils.translation import gettext_lazy as _
 
 from email_integration import conf
 from email_integration.models import SMTPConfig
+from email_integration.models.config import SECRETS
 
 from . import whereabouts
 from .typing import ConfigForm, ConfigFormSet
 
 if TYPE_CHECKING:
     from django.utils.functional import _StrOrPromise as StrOrPromise
+    from django.utils.functional import _StrPromise as Text
 
 #: What a connection test needs of a configuration.
 _OF_THE_SERVER = (
     "host",
     "port",
+    "authentication",
     "username",
     "password",
+    "oauth_grant",
+    "oauth_endpoint",
+    "oauth_client_id",
+    "oauth_client_secret",
+    "oauth_refresh_token",
+    "oauth_scope",
     "use_tls",
     "use_ssl",
     "ca_certificates",
@@ -35,22 +44,35 @@ _OF_THE_SERVER = (
     "timeout",
 )
 
+_LEFT_OPEN = ("authentication", "oauth_grant")
 
-class _WriteOnlyPassword(ConfigForm):
-    """The password goes in and never comes out: blank keeps what is stored."""
 
-    password = forms.CharField(
-        label=_("Password"),
-        required=False,
-        strip=False,
-        widget=forms.PasswordInput(attrs={"autocomplete": "new-password"}),
-    )
+def _secret(label: Text) -> forms.CharField:
+    widget = forms.PasswordInput(attrs={"autocomplete": "new-password"})
+    return forms.CharField(label=label, required=False, strip=False, widget=widget)
+
+
+class _WriteOnlySecrets(ConfigForm):
+    """Secrets go in and never come out: blank keeps what is stored.
+
+    Who does not say how to log in, or by which grant, leaves that as it is.
+    """
+
+    password = _secret(_("Password"))
+    oauth_client_secret = _secret(_("Client secret"))
+    oauth_refresh_token = _secret(_("Refresh token"))
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        for name in SECRETS:
+            if name in self.fields and self.instance.pk and self.instance.sealed(name):
+                self.fields[name].help_text = _("One is stored. Leave this blank to keep it.")
         if "password" in self.fields:
             said = (self._what_is_stored(), _what_may_be_entered())
             self.fields["password"].help_text = " ".join(str(text) for text in said if text)
+        for name in _LEFT_OPEN:
+            if name in self.fields:
+                self.fields[name].required = False
 
     def _what_is_stored(self) -> StrOrPromise:
         if not (self.instance.pk and self.instance.sealed_password):
@@ -60,9 +82,17 @@ class _WriteOnlyPassword(ConfigForm):
             return format_lazy(text, kind=kind)
         return _("A password is stored. Leave this blank to keep it.")
 
+    def clean(self) -> dict[str, Any] | None:
+        cleaned = super().clean()
+        for name in _LEFT_OPEN:
+            if name in self.fields and not self.cleaned_data.get(name):
+                self.cleaned_data[name] = getattr(self.instance, name)
+        return cleaned
+
     def _post_clean(self) -> None:
-        if not self.cleaned_data.get("password"):
-            self.cleaned_data.pop("password", None)
+        for name in SECRETS:
+            if not self.cleaned_data.get(name):
+                self.cleaned_data.pop(name, None)
         super()._post_clean()  # type: ignore[misc]  # Django's hook between form and model, untyped
 
 
@@ -131,7 +161,7 @@ class _ActiveAsShown(ConfigForm):
         return self.ticked if self.decides_active else self.was_active
 
 
-class SMTPConfigForm(_ActiveAsShown, _WriteOnlyPassword):
+class SMTPConfigForm(_ActiveAsShown, _WriteOnlySecrets):
     """A configuration's page. Turning the active one off wants to be confirmed."""
 
     confirm_none_active = forms.BooleanField(
@@ -168,7 +198,7 @@ class SMTPConfigForm(_ActiveAsShown, _WriteOnlyPassword):
                 self.add_error("is_active", error)
 
 
-class TrialForm(_WriteOnlyPassword):
+class TrialForm(_WriteOnlySecrets):
     """What a connection test needs of a configuration that need not be complete."""
 
     class Meta:
@@ -199,7 +229,7 @@ class ListRowForm(_ActiveAsShown):
         self.instance.is_active = bool(self.cleaned_data.get("is_active"))
         if turned_on:
             try:
-                self.instance.full_clean(exclude={"password"}, validate_unique=False)
+                self.instance.full_clean(exclude=set(SECRETS), validate_unique=False)
                 self.instance.check_may_be_activated()
             except ValidationError as error:
                 self.add_error("is_active", error.messages)

@@ -13,7 +13,7 @@ from django.utils.translation import gettext as _
 from simple_history.admin import SimpleHistoryAdmin
 from simple_history.template_utils import HistoricalRecordContextHelper
 
-from email_integration.models import audit
+from email_integration.models import Authentication, audit
 
 
 class _Words(HistoricalRecordContextHelper):  # type: ignore[misc]  # the library is untyped
@@ -60,8 +60,9 @@ class HistoryPage(SimpleHistoryAdmin):  # type: ignore[misc]  # the library is u
     ) -> None:
         """Say what changed in each record, the password by the mark that was left of it."""
         super().set_history_delta_changes(request, historical_records, foreign_keys_are_objs)
-        label = capfirst(self.model._meta.get_field("password").verbose_name)
         for record in historical_records:
+            secret = "oauth_client_secret" if record.authentication == Authentication.OAUTH else "password"
+            label = capfirst(self.model._meta.get_field(secret).verbose_name)
             if record.password_changed and record.event != audit.Event.CREATED:
                 changes = getattr(record, "history_delta_changes", [])
                 record.history_delta_changes = [*changes, {"field": label, "secret": True}]

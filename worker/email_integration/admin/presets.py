@@ -20,6 +20,10 @@ class Preset:
     port: int
     encryption: Literal["tls", "ssl"]
     hint: Text
+    authentication: Literal["password", "oauth"] = "password"
+    grant: str = ""
+    endpoint: str = ""
+    scope: str = ""
 
 
 PRESETS = (
@@ -36,6 +40,29 @@ PRESETS = (
         port=587,
         encryption="tls",
         hint=_("The username is the whole address; 'Authenticated SMTP' must be on for the mailbox."),
+    ),
+    Preset(
+        label="Google, OAuth",
+        host="smtp.gmail.com",
+        port=587,
+        encryption="tls",
+        hint=_("The username is the whole address; client and refresh token come from a project in Google Cloud."),
+        authentication="oauth",
+        grant="refresh_token",
+        endpoint="https://oauth2.googleapis.com/token",
+    ),
+    Preset(
+        label="Microsoft 365, OAuth",
+        host="smtp.office365.com",
+        port=587,
+        encryption="tls",
+        hint=_(
+            "Put the id of your tenant into the token endpoint. The username is the mailbox that mail is sent from."
+        ),
+        authentication="oauth",
+        grant="client_credentials",
+        endpoint="https://login.microsoftonline.com/TENANT/oauth2/v2.0/token",
+        scope="https://outlook.office365.com/.default",
     ),
     Preset(
         label="Amazon SES",

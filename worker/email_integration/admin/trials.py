@@ -89,9 +89,10 @@ def run_typed(config: SMTPConfig | None, data: Any, *, user: Any, send_to: str |
     form = TrialForm(data, instance=config, sends=send_to is not None)
     if not form.is_valid():
         labels = {name: field.label for name, field in form.fields.items()}
+        again = (str(validators.PASSWORD_AGAIN), str(validators.SECRET_AGAIN))
         return Trial(
             problems=tuple(
-                f"{labels[name]}: {text}" if name in labels and text != str(validators.PASSWORD_AGAIN) else str(text)
+                f"{labels[name]}: {text}" if name in labels and text not in again else str(text)
                 for name, texts in form.errors.items()
                 for text in texts
             )
@@ -99,8 +100,9 @@ def run_typed(config: SMTPConfig | None, data: Any, *, user: Any, send_to: str |
     typed = form.instance
     typed.name = typed.name or typed.host
     stored = SMTPConfig.objects.filter(pk=typed.pk).first() if typed.pk else None
+    is_stored = stored is not None and stored.is_readable and stored.settings_digest() == typed.settings_digest()
     try:
-        relay = relay_of(typed, anew=True)
+        relay = relay_of(typed, anew=True, keeps_token=is_stored)
     except SecretUnavailable as error:
         return Trial(problems=(str(error),))
     except SecretUnreadable:
@@ -108,7 +110,7 @@ def run_typed(config: SMTPConfig | None, data: Any, *, user: Any, send_to: str |
             _note_unsaved(stored, typed, "failed: the password is unreadable", user)
         return Trial(problems=(str(UNREADABLE),))
     trial = run(relay, send_to=send_to)
-    if stored is not None and stored.is_readable and _same_server(typed, stored):
+    if stored is not None and is_stored:
         _record(stored, trial, user)
     elif stored is not None and trial.report is not None:
         outcome = "passed" if trial.report.connected else f"failed {trial.report.summary}"
@@ -130,11 +132,6 @@ def _note_unsaved(stored: SMTPConfig, tried: Relay | SMTPConfig, outcome: str, u
 
 #: How much of a host's name goes into a reason, which holds 100 characters and is to say the outcome too.
 _HOST = 45
-
-
-def _same_server(one: SMTPConfig, other: SMTPConfig) -> bool:
-    names = ("host", "port", "username", "password", "use_tls", "use_ssl", "ca_certificates")
-    return all(getattr(one, name) == getattr(other, name) for name in names)
 
 
 class TrialViews(ConfigModelAdmin):

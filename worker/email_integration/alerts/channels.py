@@ -3,22 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import http.client
 import json
 import logging
-import threading
-import urllib.error
-import urllib.request
-from collections.abc import Callable
-from ipaddress import ip_address
 from typing import Any
-from urllib.parse import urlsplit
 
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from django.core.mail import EmailMessage
 
-from email_integration import conf
+from email_integration import conf, web
 from email_integration.addresses import envelope_address
 from email_integration.delivery import safety
 from email_integration.delivery.render import render
@@ -58,23 +51,6 @@ def tell(channel: str, alert: Alert, state: str) -> bool:
 _NAMES = {"hook": "web hook", "mail": "admins by mail"}
 
 
-def is_url(url: Any) -> bool:
-    """Whether a web hook may be called there: https, or http on this machine."""
-    try:
-        parts = urlsplit(url)
-        host, _port = parts.hostname, parts.port
-    except (ValueError, TypeError, AttributeError):
-        return False
-    return bool(host) and (parts.scheme == "https" or (parts.scheme == "http" and _is_loopback(host or "")))
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return host == "localhost" or ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
 def admins() -> list[str]:
     """The addresses of ADMINS."""
     found: list[Any] = list(settings.ADMINS)
@@ -82,17 +58,10 @@ def admins() -> list[str]:
     return [str(admin if isinstance(admin, str) else admin[1]) for admin in found]
 
 
-class _NoRedirects(urllib.request.HTTPRedirectHandler):
-    """What was meant for one address is not sent to another."""
-
-    def redirect_request(self, *args: Any, **kwargs: Any) -> None:
-        return None
-
-
 def _call(alert: Alert, state: str) -> None:
     """POST the alert as JSON."""
     url = conf.get("ALERT_WEBHOOK_URL")
-    if not is_url(url):
+    if not web.is_url(url):
         raise NotTold("ALERT_WEBHOOK_URL must be https, or on this machine")
     message = {
         "text": _sentence(alert, state),
@@ -102,43 +71,12 @@ def _call(alert: Alert, state: str) -> None:
         "since": alert.since.isoformat(),
         "ended_at": alert.ended_at.isoformat() if alert.ended_at else None,
     }
-    request = urllib.request.Request(  # noqa: S310  # the scheme is known
-        url, data=json.dumps(message).encode(), headers={"Content-Type": "application/json"}, method="POST"
-    )
-    _within(_PATIENCE, lambda: _open(request))
-
-
-def _open(request: urllib.request.Request) -> None:
     try:
-        with urllib.request.build_opener(_NoRedirects).open(request, timeout=_PATIENCE):
-            pass  # it was taken; what else it says is of no use
-    except urllib.error.HTTPError as error:
-        with error:
-            raise NotTold(f"it answered {error.code}") from None
-    except urllib.error.URLError as error:
-        raise NotTold(type(error.reason).__name__) from None
-    except http.client.HTTPException as error:
-        raise NotTold(type(error).__name__) from None
-
-
-def _within(seconds: float, act: Callable[[], None]) -> None:
-    """Do it in a thread of its own: neither a resolver nor a server that sends a byte now and then minds a timeout."""
-    failed: list[Exception] = []
-    done = threading.Event()
-
-    def run() -> None:
-        try:
-            act()
-        except Exception as error:
-            failed.append(error)
-        finally:
-            done.set()
-
-    threading.Thread(target=run, name="alert", daemon=True).start()
-    if not done.wait(seconds):
-        raise NotTold("no answer in time")
-    if failed:
-        raise failed[0]
+        answer = web.post(url, json.dumps(message).encode(), content_type="application/json", seconds=_PATIENCE)
+    except web.Unanswered as error:
+        raise NotTold(str(error)) from None
+    if not 200 <= answer.status < 300:
+        raise NotTold(f"it answered {answer.status}")
 
 
 def _write(alert: Alert, state: str) -> None:

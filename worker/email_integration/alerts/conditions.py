@@ -20,6 +20,7 @@ _REFUSED_LOGIN = (
     Cause.PASSWORDS_OFF,
     Cause.LOCKED,
     Cause.TOO_MANY_LOGINS,
+    Cause.TOKEN,
     Cause.APP_PASSWORD,
     Cause.LOGIN,
     Cause.LOGIN_NEEDED,

@@ -14,6 +14,7 @@ from email_integration.smtp import (
     CannotConnect,
     ConnectionLost,
     NotOffered,
+    NoToken,
     Phase,
     Relay,
     Reply,
@@ -46,10 +47,14 @@ def advice(failure: SMTPFailure, relay: Relay) -> Advice:
 def _key(failure: SMTPFailure, relay: Relay) -> str:
     if failure.reply is not None:
         return _key_of_reply(failure.phase, failure.reply)
+    if isinstance(failure, NoToken):
+        return "token-endpoint"
     if isinstance(failure, TLSFailed):
         return _key_of_tls(failure.detail)
     if isinstance(failure, NotOffered):
-        return "starttls" if failure.phase is Phase.STARTTLS else "login-not-offered"
+        if failure.phase is Phase.STARTTLS:
+            return "starttls"
+        return "token-not-offered" if relay.tokens is not None else "login-not-offered"
     if isinstance(failure, CannotConnect):
         return _key_of_connecting(failure)
     if isinstance(failure, ConnectionLost):
@@ -94,6 +99,7 @@ _HEADINGS: dict[Cause | None, str] = {
     Cause.PASSWORDS_OFF: "basic-auth",
     Cause.LOCKED: "locked",
     Cause.TOO_MANY_LOGINS: "too-many-logins",
+    Cause.TOKEN: "token",
     Cause.APP_PASSWORD: "app-password",
     Cause.LOGIN: "password",
     Cause.LOGIN_NEEDED: "login-needed",
@@ -165,6 +171,18 @@ ADVICE: dict[str, Text] = {
     "login-not-offered": _(
         "The server offers no login on this connection. Many do so only once it is encrypted: turn TLS or SSL on. If "
         "the server needs no login, leave the username blank."
+    ),
+    "token-not-offered": _(
+        "The server offers no login by OAuth on this connection. Many do so only once it is encrypted: turn TLS or SSL "
+        "on. If it offers none even then, choose the password."
+    ),
+    "token": _(
+        "The server does not accept the OAuth token. Check the scope, that the username is the mailbox, that the "
+        "registered app may send for it, and that SMTP is turned on for it."
+    ),
+    "token-endpoint": _(
+        "No OAuth token could be fetched, and the step above says why. Check the token endpoint, the client id, the "
+        "secrets and the scope, and that this machine can reach the endpoint."
     ),
     "login-needed": _("The server wants a login: enter username and password."),
     "password": _(

@@ -92,6 +92,7 @@ _ABOUT_LOGIN = frozenset(
         Cause.PASSWORDS_OFF,
         Cause.LOCKED,
         Cause.TOO_MANY_LOGINS,
+        Cause.TOKEN,
         Cause.APP_PASSWORD,
         Cause.LOGIN,
         Cause.LOGIN_NEEDED,

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from email_integration.smtp import Phase, Reply
+from email_integration.smtp.auth import TOKEN_REFUSED
 
 
 class Cause(StrEnum):
@@ -22,6 +23,7 @@ class Cause(StrEnum):
     PASSWORDS_OFF = "the server takes no logins by user name and password: basic authentication is turned off"
     LOCKED = "the server says our account is locked or disabled"
     TOO_MANY_LOGINS = "too many logins have failed, and the server wants a pause"
+    TOKEN = "the server refused the OAuth token: check its scope, and whether the app may send for this mailbox"  # noqa: S105
     APP_PASSWORD = "the login is wrong: the server wants an app password with the user name"  # noqa: S105  # words
     LOGIN = "the login is wrong: check user name and password of the configuration"
     LOGIN_NEEDED = "the server wants a login: check user name and password of the configuration"
@@ -145,6 +147,8 @@ _RULES = (
     _rule(Cause.OUT_OF_TURN, r"^(?![45]\d\d )"),
     _rule(Cause.GREYLISTED, r"^4.*\bgr[ea]y[- ]?list"),
     # -- us --
+    # In our own words, as the login puts them before the server's.
+    _rule(Cause.TOKEN, rf"^5.*{TOKEN_REFUSED}", frozenset({Phase.AUTH})),
     _rule(Cause.STARTTLS_FIRST, r"must issue a STARTTLS|STARTTLS (is )?required"),
     _rule(Cause.STARTTLS_FIRST, rf"encryption (is )?required|^523 |{_status('7.10', '7.11')}", _OURS),
     # X.7.30 is Microsoft's here, not RFC 8689's: we never say REQUIRETLS.

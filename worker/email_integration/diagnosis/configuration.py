@@ -12,7 +12,7 @@ from django.db import DatabaseError
 
 from email_integration import references, routing
 from email_integration.exceptions import SecretUnavailable, SecretUnreadable
-from email_integration.models import SMTPConfig
+from email_integration.models import OAuthToken, SMTPConfig
 from email_integration.smtp import Relay
 
 from .findings import Finding, error, info, ok, warning
@@ -60,7 +60,19 @@ def passwords() -> list[Finding]:
             found.append(ok("smtp.password", "The password of the active configuration can be opened"))
         elif not _kept_elsewhere(active):  # else said with the configuration
             found.append(ok("smtp.password", f"The password of the active configuration is kept elsewhere ({kind}:)"))
-    return found
+    return [*found, *(_token(config) for config in configs if config.is_active and config.by_token)]
+
+
+def _token(config: SMTPConfig) -> Finding:
+    """Until when the token is good that mail goes by; the trial of the server has fetched one if that is possible."""
+    token = OAuthToken.objects.filter(pk=config.pk).first()
+    if token is None or (token.expires_at is None and token.failed_at is None):
+        return info("smtp.token", "No OAuth token was fetched yet")
+    until = f"is valid until {token.expires_at:%Y-%m-%d %H:%M} UTC" if token.expires_at else ""
+    if token.failed_at is not None:
+        rest = f"; the last one {until}" if until else ""
+        return warning("smtp.token", f"No OAuth token could be fetched: {token.error}{rest}", _where(config))
+    return ok("smtp.token", f"The OAuth token {until}")
 
 
 def wrong_with_rows() -> list[Finding]:

@@ -299,6 +299,39 @@ class Migration(migrations.Migration):
                 ),
                 ("username", models.CharField(blank=True, max_length=255, verbose_name="username")),
                 (
+                    "authentication",
+                    models.CharField(
+                        choices=[("none", "none"), ("password", "password"), ("oauth", "OAuth 2.0")],
+                        default="password",
+                        max_length=10,
+                        verbose_name="authentication",
+                    ),
+                ),
+                (
+                    "oauth_grant",
+                    models.CharField(
+                        choices=[
+                            ("client_credentials", "client credentials"),
+                            ("refresh_token", "refresh token"),
+                        ],
+                        default="client_credentials",
+                        help_text="Client credentials let an app in, a refresh token lets it act for one person.",
+                        max_length=20,
+                        verbose_name="grant",
+                    ),
+                ),
+                (
+                    "oauth_endpoint",
+                    models.CharField(
+                        blank=True,
+                        max_length=500,
+                        validators=[email_integration.validators.validate_endpoint],
+                        verbose_name="token endpoint",
+                    ),
+                ),
+                ("oauth_client_id", models.CharField(blank=True, max_length=255, verbose_name="client id")),
+                ("oauth_scope", models.CharField(blank=True, max_length=500, verbose_name="scope")),
+                (
                     "use_tls",
                     models.BooleanField(
                         default=True, help_text="STARTTLS, usually on port 587.", verbose_name="use TLS"
@@ -392,6 +425,47 @@ class Migration(migrations.Migration):
                 ),
                 ("username", models.CharField(blank=True, max_length=255, verbose_name="username")),
                 (
+                    "authentication",
+                    models.CharField(
+                        choices=[("none", "none"), ("password", "password"), ("oauth", "OAuth 2.0")],
+                        default="password",
+                        max_length=10,
+                        verbose_name="authentication",
+                    ),
+                ),
+                (
+                    "oauth_grant",
+                    models.CharField(
+                        choices=[
+                            ("client_credentials", "client credentials"),
+                            ("refresh_token", "refresh token"),
+                        ],
+                        default="client_credentials",
+                        help_text="Client credentials let an app in, a refresh token lets it act for one person.",
+                        max_length=20,
+                        verbose_name="grant",
+                    ),
+                ),
+                (
+                    "oauth_endpoint",
+                    models.CharField(
+                        blank=True,
+                        max_length=500,
+                        validators=[email_integration.validators.validate_endpoint],
+                        verbose_name="token endpoint",
+                    ),
+                ),
+                ("oauth_client_id", models.CharField(blank=True, max_length=255, verbose_name="client id")),
+                ("oauth_scope", models.CharField(blank=True, max_length=500, verbose_name="scope")),
+                (
+                    "oauth_client_secret",
+                    email_integration.fields.EncryptedTextField(blank=True, default="", verbose_name="client secret"),
+                ),
+                (
+                    "oauth_refresh_token",
+                    email_integration.fields.EncryptedTextField(blank=True, default="", verbose_name="refresh token"),
+                ),
+                (
                     "password",
                     email_integration.fields.EncryptedTextField(blank=True, default="", verbose_name="password"),
                 ),
@@ -479,6 +553,35 @@ class Migration(migrations.Migration):
                         violation_error_message="A port is a number from 1 to 65535.",
                     ),
                 ],
+            },
+        ),
+        migrations.CreateModel(
+            name="OAuthToken",
+            fields=[
+                (
+                    "config",
+                    models.OneToOneField(
+                        on_delete=django.db.models.deletion.CASCADE,
+                        primary_key=True,
+                        related_name="oauth_token",
+                        serialize=False,
+                        to="email_integration.smtpconfig",
+                    ),
+                ),
+                ("settings", models.CharField(max_length=64)),
+                ("access_token", email_integration.fields.EncryptedTextField(blank=True, default="")),
+                ("refresh_token", email_integration.fields.EncryptedTextField(blank=True, default="")),
+                ("fetched_at", models.DateTimeField(null=True)),
+                ("expires_at", models.DateTimeField(null=True)),
+                ("lease", models.CharField(blank=True, max_length=32)),
+                ("lease_until", models.DateTimeField(null=True)),
+                ("failed_at", models.DateTimeField(null=True)),
+                ("error", models.CharField(blank=True, max_length=255)),
+            ],
+            options={
+                "verbose_name": "OAuth token",
+                "verbose_name_plural": "OAuth tokens",
+                "default_permissions": (),
             },
         ),
         migrations.CreateModel(

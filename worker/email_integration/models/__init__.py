@@ -1,9 +1,11 @@
-"""What is stored: SMTP configurations, deliveries and their attempts, gates of relays at fault, alerts, the pause."""
+"""What is stored: SMTP configurations, deliveries and their attempts, gates of relays at fault, alerts,
+the pause, tokens of OAuth."""
 
 from .alert import Alert
-from .config import SMTPConfig
+from .config import Authentication, SMTPConfig
 from .delivery import FINAL, Delivery, DeliveryAttempt, InDoubtPolicy, Lane, Status
 from .gate import RelayGate
+from .oauth import Grant, OAuthToken
 from .pause import SendingPause
 from .querysets import NO_ACTIVE_CONFIG
 
@@ -11,10 +13,13 @@ __all__ = [
     "FINAL",
     "NO_ACTIVE_CONFIG",
     "Alert",
+    "Authentication",
     "Delivery",
     "DeliveryAttempt",
+    "Grant",
     "InDoubtPolicy",
     "Lane",
+    "OAuthToken",
     "RelayGate",
     "SMTPConfig",
     "SendingPause",

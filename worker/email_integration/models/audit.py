@@ -64,7 +64,7 @@ def note_updated(before: dict[Any, SMTPConfig], after: Iterable[SMTPConfig]) -> 
     """Record what ``QuerySet.update()`` or ``bulk_create()`` did; ``before`` by primary key."""
     for config in after:
         old = before.get(config.pk)
-        changed = old is None or config.sealed_password != old.sealed_password
+        changed = old is None or config.sealed_secrets != old.sealed_secrets
         _record([config], event=event_of(old, config), created=old is None, password_changed=changed)
 
 

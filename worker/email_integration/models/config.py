@@ -12,15 +12,45 @@ from django.utils.crypto import constant_time_compare, salted_hmac
 from django.utils.translation import gettext_lazy as _
 from simple_history.models import HistoricalRecords
 
-from email_integration import conf, references, validators
+from email_integration import conf, references, validators, web
 from email_integration.exceptions import SecretUnavailable, SecretUnreadable
 from email_integration.fields import UNREADABLE, EncryptedTextField, Sealed
 
 from .audit import AuditEntry, Event, event_of, note
+from .oauth import Grant
 from .querysets import ConfigManager, SMTPConfigQuerySet
 
 if TYPE_CHECKING:
     from django.utils.functional import _StrOrPromise as Text
+
+
+#: The fields that are sealed, and never shown.
+SECRETS = ("password", "oauth_client_secret", "oauth_refresh_token")
+
+
+class Authentication(models.TextChoices):
+    """How one logs in to the server."""
+
+    NONE = "none", _("none")
+    PASSWORD = "password", _("password")
+    OAUTH = "oauth", _("OAuth 2.0")
+
+
+_OF_OAUTH = (
+    "oauth_grant",
+    "oauth_endpoint",
+    "oauth_client_id",
+    "oauth_client_secret",
+    "oauth_refresh_token",
+    "oauth_scope",
+)
+_DEFAULTS = {"oauth_grant": Grant.CLIENT_CREDENTIALS}
+#: What each of them does not use: it is not kept.
+_UNUSED = {
+    Authentication.NONE.value: ("username", "password", *_OF_OAUTH),
+    Authentication.PASSWORD.value: _OF_OAUTH,
+    Authentication.OAUTH.value: ("password",),
+}
 
 
 class SMTPConfig(models.Model):
@@ -32,7 +62,24 @@ class SMTPConfig(models.Model):
         _("port"), default=587, validators=[MinValueValidator(1), MaxValueValidator(65535)]
     )
     username = models.CharField(_("username"), max_length=255, blank=True)
+    authentication = models.CharField(
+        _("authentication"), max_length=10, choices=Authentication, default=Authentication.PASSWORD
+    )
     password = EncryptedTextField(_("password"), blank=True, default="")
+    oauth_grant = models.CharField(
+        _("grant"),
+        max_length=20,
+        choices=Grant,
+        default=Grant.CLIENT_CREDENTIALS,
+        help_text=_("Client credentials let an app in, a refresh token lets it act for one person."),
+    )
+    oauth_endpoint = models.CharField(
+        _("token endpoint"), max_length=500, blank=True, validators=[validators.validate_endpoint]
+    )
+    oauth_client_id = models.CharField(_("client id"), max_length=255, blank=True)
+    oauth_client_secret = EncryptedTextField(_("client secret"), blank=True, default="")
+    oauth_refresh_token = EncryptedTextField(_("refresh token"), blank=True, default="")
+    oauth_scope = models.CharField(_("scope"), max_length=500, blank=True)
     use_tls = models.BooleanField(_("use TLS"), default=True, help_text=_("STARTTLS, usually on port 587."))
     use_ssl = models.BooleanField(_("use SSL"), default=False, help_text=_("TLS from the start, usually on port 465."))
     ca_certificates = models.TextField(
@@ -75,7 +122,7 @@ class SMTPConfig(models.Model):
     # No secret; and not the last test, which a revert must not bring back.
     history = HistoricalRecords(
         bases=[AuditEntry],
-        excluded_fields=["password", "active_slot", "tested_at", "test_passed", "test_detail", "tested_settings"],
+        excluded_fields=[*SECRETS, "active_slot", "tested_at", "test_passed", "test_detail", "tested_settings"],
         app="email_integration",
     )
 
@@ -111,8 +158,11 @@ class SMTPConfig(models.Model):
     def save(self, *, using: str | None = None, **kwargs: Any) -> None:
         """Save; an active configuration takes the place of the one that was active, in the same transaction.
 
-        Raises ``ValidationError`` when TLS and SSL are both on, and as ``SMTPConfig.objects.activate`` does.
+        What its way to log in does not use is not kept. Raises ``ValidationError`` when TLS and SSL are both on, and
+        as ``SMTPConfig.objects.activate`` does.
         """
+        if kwargs.get("update_fields") is None:
+            self._forget_unused()
         if self.use_tls and self.use_ssl:
             raise ValidationError({"use_ssl": validators.TLS_OR_SSL})
         using = using or router.db_for_write(type(self), instance=self)
@@ -137,8 +187,8 @@ class SMTPConfig(models.Model):
                 if before is None or not before.is_active:
                     self.check_may_be_activated()
                 configs.filter(is_active=True).exclude(pk=self.pk).update(is_active=False)
-            writes_password = written is None or "password" in written
-            self.audit_change = (event_of(before, self), writes_password and self._password_differs(before))
+            writes_secret = written is None or any(name in written for name in SECRETS)
+            self.audit_change = (event_of(before, self), writes_secret and self._secret_differs(before))
             super().save(using=using, **kwargs)
 
     def save_active(self, active: bool) -> None:
@@ -151,7 +201,7 @@ class SMTPConfig(models.Model):
         self.tested_at = timezone.now()
         self.test_passed = passed
         self.test_detail = detail[:255]
-        self.tested_settings = self._settings_digest()
+        self.tested_settings = self.settings_digest()
         # Not update() of this app: nothing that mail goes by has changed.
         models.QuerySet(type(self)).filter(pk=self.pk).update(
             tested_at=self.tested_at,
@@ -175,7 +225,7 @@ class SMTPConfig(models.Model):
     @property
     def passed_test(self) -> bool:
         """Whether the last connection test passed and was made with the settings as they are now."""
-        return bool(self.test_passed) and constant_time_compare(self.tested_settings, self._settings_digest())
+        return bool(self.test_passed) and constant_time_compare(self.tested_settings, self.settings_digest())
 
     @property
     def version(self) -> str:
@@ -183,16 +233,31 @@ class SMTPConfig(models.Model):
         return self.updated_at.isoformat() if self.pk else ""
 
     @property
+    def by_token(self) -> bool:
+        """Whether one logs in by a token of OAuth."""
+        return self.authentication == Authentication.OAUTH
+
+    @property
     def sealed_password(self) -> Any:
         """The password as this instance holds it, unopened: ``Sealed``, or text not saved yet."""
-        field = self._meta.get_field("password")
+        return self.sealed("password")
+
+    def sealed(self, name: str) -> Any:
+        """One of ``SECRETS`` as this instance holds it, unopened: ``Sealed``, or text not saved yet."""
+        field = self._meta.get_field(name)
         return field.raw(self) if isinstance(field, EncryptedTextField) else ""
 
     @property
+    def sealed_secrets(self) -> tuple[Any, ...]:
+        """All of ``SECRETS``, unopened."""
+        return tuple(self.sealed(name) for name in SECRETS)
+
+    @property
     def is_readable(self) -> bool:
-        """Whether the stored password can be opened with the keys at hand."""
+        """Whether the stored secrets can be opened with the keys at hand."""
         try:
-            self.password  # noqa: B018  # reading is what opens it
+            for name in SECRETS:
+                getattr(self, name)  # reading is what opens it
         except SecretUnreadable:
             return False
         return True
@@ -215,30 +280,36 @@ class SMTPConfig(models.Model):
             return validators.PORT_RANGE
         if not self.host or self.timeout < 1:
             return validators.HOST_AND_TIMEOUT
+        if self.by_token and (self._missing or not web.is_url(self.oauth_endpoint)):
+            return validators.OAUTH_INCOMPLETE
         if not self.is_readable:
             return UNREADABLE
         return ""
 
     def refresh_from_db(self, using: str | None = None, fields: Any = None, from_queryset: Any = None) -> None:
-        """Reload as Django does; the password stays sealed, so that a lost key does not spoil the rest."""
-        field = self._meta.get_field("password")
+        """Reload as Django does; secrets stay sealed, so that a lost key does not spoil the rest."""
         deferred = self.get_deferred_fields()
         wanted = fields or [one.attname for one in self._meta.concrete_fields if one.attname not in deferred]
-        others = [name for name in wanted if name != "password"]
+        others = [name for name in wanted if name not in SECRETS]
         if others:
             super().refresh_from_db(using=using, fields=others, from_queryset=from_queryset)
-        if len(others) < len(wanted) and isinstance(field, EncryptedTextField):
-            field.reload(self, using=using)
+        for name in set(wanted) & set(SECRETS):
+            field = self._meta.get_field(name)
+            if isinstance(field, EncryptedTextField):
+                field.reload(self, using=using)
 
     def clean(self) -> None:
         """Explain what cannot work. Raises ``ValidationError``."""
         super().clean()
         validators.validate_encryption(port=self.port, use_tls=self.use_tls, use_ssl=self.use_ssl)
+        self._forget_unused()
+        if self.by_token:
+            if self._missing:
+                raise ValidationError(dict.fromkeys(self._missing, validators.BLANK))
+            validators.validate_token_encryption(host=self.host or "", encrypted=self.use_tls or self.use_ssl)
         before = type(self).objects.filter(pk=self.pk).first() if self.pk else None
-        if before is not None and before.sealed_password and before.sealed_password == self.sealed_password:
-            moved = [name for name in ("host", "port", "username") if getattr(before, name) != getattr(self, name)]
-            if moved:
-                raise ValidationError({"password": validators.PASSWORD_AGAIN})
+        if before is not None:
+            self._clean_kept_secrets(before)
         self._check_reference()
 
     def _check_reference(self) -> None:
@@ -250,28 +321,70 @@ class SMTPConfig(models.Model):
             except SecretUnavailable as error:
                 raise ValidationError({"password": str(error)}, code="reference") from None
 
+    def _clean_kept_secrets(self, before: SMTPConfig) -> None:
+        """Refuse to give what is stored to somebody else: whoever may edit need not know it."""
+        kept = [name for name in SECRETS if before.sealed(name) and before.sealed(name) == self.sealed(name)]
+        places = ("host", "port", "username", *(("oauth_endpoint",) if self.by_token else ()))
+        if kept and any(getattr(before, name) != getattr(self, name) for name in places):
+            again = validators.SECRET_AGAIN if self.by_token else validators.PASSWORD_AGAIN
+            raise ValidationError(dict.fromkeys(kept, again))
+
+    @property
+    def _missing(self) -> list[str]:
+        """The fields that a login by token needs and that are empty."""
+        secret = "oauth_refresh_token" if self.oauth_grant == Grant.REFRESH_TOKEN else "oauth_client_secret"
+        filled = {name: getattr(self, name) for name in ("username", "oauth_endpoint", "oauth_client_id")}
+        return [name for name, value in {**filled, secret: self.sealed(secret)}.items() if not value]
+
+    def _forget_unused(self) -> None:
+        unused = [*_UNUSED.get(self.authentication, ())]
+        if self.by_token and self.oauth_grant != Grant.REFRESH_TOKEN:
+            unused.append("oauth_refresh_token")
+        for name in unused:
+            setattr(self, name, _DEFAULTS.get(name, ""))
+
     def clean_fields(self, exclude: Any = None) -> None:
-        """Leave a password alone that is still sealed: it was checked when it was entered."""
-        if isinstance(self.sealed_password, Sealed):
-            exclude = {*(exclude or ()), "password"}
-        super().clean_fields(exclude=exclude)
+        """Leave a secret alone that is still sealed: it was checked when it was entered."""
+        sealed = {name for name in SECRETS if isinstance(self.sealed(name), Sealed)}
+        super().clean_fields(exclude={*(exclude or ()), *sealed})
 
     def validate_unique(self, exclude: Any = None) -> None:
         """Leave the generated column to the database: Django cannot read it before the row is there."""
         super().validate_unique(exclude={*(exclude or ()), "active_slot"})
 
     def validate_constraints(self, exclude: Any = None) -> None:
-        """Leave the password out: no constraint is about it, and Django would open it, which a lost key forbids."""
-        super().validate_constraints(exclude={*(exclude or ()), "password"})
+        """Leave the secrets out: no constraint is about them, and Django would open them, which a lost key forbids."""
+        super().validate_constraints(exclude={*(exclude or ()), *SECRETS})
 
-    def _password_differs(self, before: SMTPConfig | None) -> bool:
-        old = before.sealed_password if before is not None else ""
-        return bool(self.sealed_password != old)
+    def _secret_differs(self, before: SMTPConfig | None) -> bool:
+        old = before.sealed_secrets if before is not None else ("",) * len(SECRETS)
+        return self.sealed_secrets != old
 
-    def _settings_digest(self) -> str:
+    def settings_digest(self) -> str:
+        """A keyed digest of all that a connection test depends on; '' when a secret cannot be opened."""
         try:
-            password = self.password
+            values = (
+                self.host,
+                self.port,
+                self.username,
+                self.password,
+                self.use_tls,
+                self.use_ssl,
+                self.ca_certificates,
+                *((self.token_digest(),) if self.by_token else ()),
+            )
         except SecretUnreadable:
             return ""
-        values = (self.host, self.port, self.username, password, self.use_tls, self.use_ssl, self.ca_certificates)
         return salted_hmac("email_integration.tested_settings", repr(values), algorithm="sha256").hexdigest()
+
+    def token_digest(self) -> str:
+        """A keyed digest of all that a token is asked for with. Raises ``SecretUnreadable``."""
+        values = (
+            str(self.oauth_grant),
+            self.oauth_endpoint,
+            self.oauth_client_id,
+            self.oauth_client_secret,
+            self.oauth_refresh_token,
+            self.oauth_scope,
+        )
+        return salted_hmac("email_integration.token", repr(values), algorithm="sha256").hexdigest()

@@ -16,8 +16,9 @@ from email_integration import fields
 from email_integration.exceptions import SecretUnreadable
 
 from .audit import Event, note
-from .config import SMTPConfig
+from .config import SECRETS, SMTPConfig
 from .delivery import Delivery
+from .oauth import OAuthToken
 
 #: How many contents are done in one short transaction.
 BATCH = 200
@@ -64,15 +65,27 @@ def rotate() -> Rotation:
 
 
 def _rotate(config: SMTPConfig, using: str) -> str:
-    stored = config.sealed_password
-    if not stored:
-        return "none"
-    kind, sealed = _sealed_anew(stored)
-    if sealed is not None:
+    found = {name: _sealed_anew(stored) for name in SECRETS if (stored := config.sealed(name))}
+    sealed = {name: anew for name, (_, anew) in found.items() if anew is not None}
+    kinds = {kind for kind, _ in found.values()}
+    # One word for all of them: the one that a person has to know of.
+    kind = next((word for word in ("unreadable", "sealed", "rotated", "current") if word in kinds), "none")
+    if sealed:
         # Not update() of this app: nothing that mail goes by has changed.
-        models.QuerySet(SMTPConfig, using=using).filter(pk=config.pk).update(password=sealed)
-        note(config, Event.CHANGED, reason=_REASONS[kind])
+        models.QuerySet(SMTPConfig, using=using).filter(pk=config.pk).update(**sealed)
+        note(config, Event.CHANGED, reason=_REASONS["sealed" if "sealed" in kinds else "rotated"])
+    _rotate_token(config, using)
     return kind
+
+
+def _rotate_token(config: SMTPConfig, using: str) -> None:
+    """The tokens that were fetched: an access token soon ends, but a refresh token may be the only one there is."""
+    rows = OAuthToken.objects.using(using).filter(pk=config.pk)
+    for names in rows.select_for_update().values("access_token", "refresh_token"):
+        found = {name: _sealed_anew(stored)[1] for name, stored in names.items() if stored}
+        sealed = {name: anew for name, anew in found.items() if anew is not None}
+        if sealed:
+            rows.update(**sealed)
 
 
 _REASONS = {

@@ -11,12 +11,14 @@ from django.utils import translation
 
 from email_integration import conf, references
 from email_integration.exceptions import SecretUnavailable, SecretUnreadable
-from email_integration.models import SendingPause, SMTPConfig
+from email_integration.models import Authentication, SendingPause, SMTPConfig
 from email_integration.smtp import Relay
 
 from . import stamp
 from .fallback import settings_relay
 from .route import Nowhere, Route
+from .token_endpoint import Account
+from .tokens import Tokens
 
 logger = logging.getLogger(__name__)
 
@@ -134,21 +136,36 @@ def _config_of(relay: Relay) -> SMTPConfig | None:
     return SMTPConfig.objects.using(using).filter(is_active=True, name=relay.name).first()
 
 
-def relay_of(config: SMTPConfig, *, anew: bool = False) -> Relay:
+def relay_of(config: SMTPConfig, *, anew: bool = False, keeps_token: bool = True) -> Relay:
     """Return ``config`` as a relay; a password that is kept elsewhere is asked for ``anew``, or may be known already.
 
-    Raises ``SecretUnreadable`` when its password cannot be opened, ``SecretUnavailable`` when it cannot be had.
+    ``keeps_token`` is False for settings that are only tried: their token is not the one that mail goes by. Raises
+    ``SecretUnreadable`` when a secret cannot be opened, ``SecretUnavailable`` when it cannot be had.
     """
+    by_password = config.authentication == Authentication.PASSWORD
     return Relay(
         name=config.name,
         host=config.host,
         port=config.port,
-        username=config.username,
-        password=references.resolve(config.password, anew=anew),
+        username="" if config.authentication == Authentication.NONE else config.username,
+        password=references.resolve(config.password, anew=anew) if by_password else "",
         use_tls=config.use_tls,
         use_ssl=config.use_ssl,
         ca_certificates=config.ca_certificates,
         version=config.version,
         from_email=config.from_email,
         timeout=float(config.timeout),
+        tokens=_tokens_of(config, kept=keeps_token) if config.by_token else None,
     )
+
+
+def _tokens_of(config: SMTPConfig, *, kept: bool) -> Tokens:
+    account = Account(
+        endpoint=config.oauth_endpoint,
+        grant=config.oauth_grant,
+        client_id=config.oauth_client_id,
+        client_secret=config.oauth_client_secret,
+        scope=config.oauth_scope,
+        refresh_token=config.oauth_refresh_token,
+    )
+    return Tokens(account, pk=config.pk if kept else None, digest=config.token_digest())

@@ -1,8 +1,8 @@
 """Speaks SMTP, verb by verb, so that the caller knows how far a transaction came. Knows neither Django nor Celery."""
 
-from .errors import CannotConnect, ConnectionLost, NotOffered, PoolBusy, Refused, SMTPFailure, TLSFailed
+from .errors import CannotConnect, ConnectionLost, NotOffered, NoToken, PoolBusy, Refused, SMTPFailure, TLSFailed
 from .pool import Limits, Pool
-from .relay import Envelope, Opening, Relay
+from .relay import Envelope, Opening, Relay, Tokens
 from .replies import Phase, Reply
 from .session import Session, Started
 from .watch import Watch
@@ -12,6 +12,7 @@ __all__ = [
     "ConnectionLost",
     "Envelope",
     "Limits",
+    "NoToken",
     "NotOffered",
     "Opening",
     "Phase",
@@ -24,5 +25,6 @@ __all__ = [
     "Session",
     "Started",
     "TLSFailed",
+    "Tokens",
     "Watch",
 ]

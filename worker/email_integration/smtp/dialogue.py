@@ -84,6 +84,10 @@ class Connection(smtplib.SMTP):
             self._wrap(context, host)
         self.start_clock()
 
+    def conceal(self, *secrets: bytes) -> None:
+        """Let no reply give these back either, the longest first."""
+        self._secrets = (*secrets, *self._secrets)
+
     def secure(self, context: ssl.SSLContext, host: str) -> None:
         """Put TLS over the connection, after the 220 to STARTTLS."""
         if self._received:

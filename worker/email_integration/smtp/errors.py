@@ -5,6 +5,7 @@
 ``SMTPFailure``
     ``Refused``          the server answered with 4yz or 5yz
     ``PoolBusy``         no session became free in time; nothing was asked of the server
+    ``NoToken``          there is no token to log in with; nothing was asked of the server
     ``CannotConnect``    no connection, or none in time
     ``TLSFailed``        the connection could not be made secure
     ``NotOffered``       the server lacks something this relay's settings ask for
@@ -43,6 +44,10 @@ class Refused(SMTPFailure):
 
 class PoolBusy(SMTPFailure):
     """All sessions with the server are in use."""
+
+
+class NoToken(SMTPFailure):
+    """There is no OAuth token to log in with."""
 
 
 class CannotConnect(SMTPFailure):

@@ -10,15 +10,15 @@ from collections.abc import Iterator
 from . import auth, tls
 from .dialogue import Connection
 from .errors import CannotConnect, NotOffered, Refused, TLSFailed
-from .relay import Relay
+from .relay import Relay, Tokens
 from .replies import Phase, Reply
 
 
 def open_connection(relay: Relay) -> Connection:
     """Connect, secure, authenticate.
 
-    Raises ``CannotConnect``, ``TLSFailed``, ``NotOffered``, ``Refused`` or ``ConnectionLost``; the connection is
-    closed then.
+    Raises ``NoToken``, ``CannotConnect``, ``TLSFailed``, ``NotOffered``, ``Refused`` or ``ConnectionLost``; the
+    connection is closed then.
     """
     smtp = unconnected(relay)
     for _ in steps(smtp, relay):
@@ -34,6 +34,8 @@ def unconnected(relay: Relay) -> Connection:
 
 def steps(smtp: Connection, relay: Relay) -> Iterator[Phase]:
     """Do what ``open_connection`` does step by step, and give out the phase of each step once it is done."""
+    # Before the server is called: it should not have to wait for somebody else.
+    token = relay.tokens.current() if relay.tokens is not None else ""
     try:
         _connect(smtp, relay)
         yield Phase.CONNECT
@@ -45,7 +47,7 @@ def steps(smtp: Connection, relay: Relay) -> Iterator[Phase]:
             _ehlo(smtp)
             yield Phase.EHLO
         if relay.username:
-            _authenticate(smtp, relay)
+            _authenticate(smtp, relay, token)
             yield Phase.AUTH
     except BaseException:
         smtp.close()
@@ -96,19 +98,40 @@ def _starttls(smtp: Connection, relay: Relay) -> None:
             raise TLSFailed(Phase.STARTTLS, tls.words(error)) from error
 
 
-def _authenticate(smtp: Connection, relay: Relay) -> None:
-    mechanism = mechanism_for(smtp)
+def _authenticate(smtp: Connection, relay: Relay, token: str) -> None:
+    mechanism = mechanism_for(smtp, relay)
     if mechanism is None:
-        raise NotOffered(Phase.AUTH, "the server offers no way to log in that is known here")
+        known = "by an OAuth token" if relay.tokens is not None else "that is known here"
+        raise NotOffered(Phase.AUTH, f"the server offers no way to log in {known}")
+    if relay.tokens is not None:
+        _show_token(smtp, relay, mechanism, relay.tokens, token)
+        return
     with smtp.during(Phase.AUTH):
         reply = Reply.parse(*auth.authenticate(smtp, mechanism, relay.username, relay.password))
     if reply.code != 235:
         raise Refused(Phase.AUTH, "", reply)
 
 
-def mechanism_for(smtp: Connection) -> str | None:
+def _show_token(smtp: Connection, relay: Relay, mechanism: str, tokens: Tokens, token: str) -> None:
+    """Log in by ``token``; if it is refused, once more by another: it may have been revoked before its time."""
+    reply = _reply_to_token(smtp, relay, mechanism, token)
+    if reply.code == 535:
+        another = tokens.another(token)
+        if another is not None:
+            reply = _reply_to_token(smtp, relay, mechanism, another)
+    if reply.code != 235:
+        raise Refused(Phase.AUTH, "", reply)
+
+
+def _reply_to_token(smtp: Connection, relay: Relay, mechanism: str, token: str) -> Reply:
+    with smtp.during(Phase.AUTH):
+        return auth.authenticate_by_token(smtp, mechanism, relay.username, token, host=relay.host, port=relay.port)
+
+
+def mechanism_for(smtp: Connection, relay: Relay) -> str | None:
     """The SASL mechanism to log in with, None when the server offers none that is known here."""
-    return auth.choose(smtp.esmtp_features.get("auth", ""), encrypted=bool(smtp.tls_version))
+    offered = smtp.esmtp_features.get("auth", "")
+    return auth.choose(offered, encrypted=bool(smtp.tls_version), by_token=relay.tokens is not None)
 
 
 @functools.cache

@@ -14,7 +14,7 @@ from enum import StrEnum
 from typing import Any
 
 from .dialogue import Connection
-from .errors import CannotConnect, ConnectionLost, Refused, SMTPFailure
+from .errors import CannotConnect, ConnectionLost, NoToken, Refused, SMTPFailure
 from .opening import mechanism_for, steps, unconnected
 from .relay import Envelope, Opening, Relay
 from .replies import Phase
@@ -24,6 +24,7 @@ from .session import Session
 class Kind(StrEnum):
     """What a step was about."""
 
+    TOKEN = "token"  # noqa: S105  # a word
     CONNECT = "connect"
     TLS = "tls"
     EHLO = "ehlo"
@@ -92,11 +93,14 @@ class Report:
 def probe(relay: Relay, mail: TrialMail | None = None) -> Report:
     """Open a session with ``relay``, send ``mail`` on it if there is one, and end it.
 
+    A relay that is logged in to by tokens is tried with one that is fetched for it first, in a time of its own.
     Never raises for what the server or the network does: that is the report's ``failure``. Gives up after
     ``relay.timeout`` seconds in all, name resolution included, however the server stalls; sending ``mail`` has as long
     again. A mail whose final dot was not answered may have been taken (RFC 1047).
     """
     trial = _Trial(relay, mail)
+    if not trial.has_token():
+        return trial.report()
     # A thread of its own: neither a resolver nor a server that sends a byte now and then minds a socket's timeout.
     thread = threading.Thread(target=trial.run, name="smtp-probe", daemon=True)
     thread.start()
@@ -130,6 +134,21 @@ class _Trial:
         self._seen: dict[str, Any] = {}
         self._failure: SMTPFailure | None = None
         self._ended: float | None = None
+
+    def has_token(self) -> bool:
+        """Fetch the token, if one is needed; in the caller's thread, whose database may be asked."""
+        tokens = self._relay.tokens
+        if tokens is None:
+            return True
+        self._begin(Kind.TOKEN)
+        try:
+            self._relay = replace(self._relay, tokens=_InHand(tokens.another() or tokens.current()))
+        except NoToken as failure:
+            self._end(failure)
+            return False
+        self._passed("")
+        self._begin(Kind.CONNECT)
+        return True
 
     def run(self) -> None:
         """Do it; never raises what an SMTP dialogue can raise."""
@@ -178,7 +197,7 @@ class _Trial:
             elif phase is Phase.EHLO and not secured_before_ehlo:
                 self._begin(Kind.TLS)  # EHLO is said once more, encrypted: that is the one to show
             elif phase is Phase.EHLO:
-                mechanism = mechanism_for(self._smtp) if self._relay.username else None
+                mechanism = mechanism_for(self._smtp, self._relay) if self._relay.username else None
                 self._see(capabilities=_capabilities(self._smtp), mechanism=mechanism or "")
                 self._passed("")
                 if self._relay.username:
@@ -246,7 +265,21 @@ class _Trial:
         return kind(_PHASES[self._kind], f"no answer within {self._given.timeout:g} s")
 
 
+class _InHand:
+    """The token that was fetched for a trial."""
+
+    def __init__(self, token: str) -> None:
+        self._token = token
+
+    def current(self) -> str:
+        return self._token
+
+    def another(self, refused: str = "") -> str | None:
+        return None
+
+
 _PHASES = {
+    Kind.TOKEN: Phase.AUTH,
     Kind.CONNECT: Phase.CONNECT,
     Kind.TLS: Phase.STARTTLS,
     Kind.EHLO: Phase.EHLO,

@@ -3,6 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Protocol
+
+
+class Tokens(Protocol):
+    """Where the access tokens of one account come from (OAuth 2.0). Both methods raise ``NoToken``."""
+
+    def current(self) -> str:
+        """The token to log in with."""
+
+    def another(self, refused: str = "") -> str | None:
+        """One that is not ``refused``, fetched anew unless somebody else has done so; None when there can be none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -12,7 +23,8 @@ class Relay:
     ``timeout`` is in seconds, for connecting and for every command up to DATA with its reply. ``from_email`` is the
     sender of mail that names none. ``ca_certificates`` is PEM: the only authorities to trust for this relay; '' for the
     system's. Two relays are equal when every setting is, which is what a session is reused by; ``version`` is any word
-    that tells apart what is otherwise equal.
+    that tells apart what is otherwise equal. With ``tokens`` one logs in by them instead of a password; they come and
+    go, so that they make no other relay.
     """
 
     name: str
@@ -26,6 +38,7 @@ class Relay:
     timeout: float = 10.0
     ca_certificates: str = field(default="", repr=False)
     version: str = ""
+    tokens: Tokens | None = field(default=None, repr=False, compare=False)
 
     def __str__(self) -> str:
         return f"{self.name} ({self.host}:{self.port})"

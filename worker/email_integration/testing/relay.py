@@ -151,7 +151,8 @@ class FakeRelay:
 
     def _instead_of(self, relay: Relay) -> Relay:
         timeout = min(relay.timeout, self.timeout)
-        return replace(relay, host=self.host, port=self.port, use_tls=False, use_ssl=False, timeout=timeout)
+        relay = replace(relay, use_tls=False, use_ssl=False, tokens=None)
+        return replace(relay, host=self.host, port=self.port, timeout=timeout)
 
 
 @contextlib.contextmanager

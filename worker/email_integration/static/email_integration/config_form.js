@@ -1,11 +1,42 @@
 "use strict";
 
-// The form of a configuration: presets, and the test of what is typed. Without this script there are no presets, and
-// the test opens a page of its own.
+// The form of a configuration: presets, the fields of the chosen way to log in, and the test of what is typed. Without
+// this script there are no presets, all fields are shown, and the test opens a page of its own.
 document.addEventListener("DOMContentLoaded", () => {
     const form = document.getElementById("smtpconfig_form");
     if (!form) {
         return;
+    }
+
+    // What is hidden is not kept: the server forgets what the chosen way does not use.
+    const authentication = form.elements.authentication;
+    const grant = form.elements.oauth_grant;
+
+    function showWhatApplies() {
+        const oauth = authentication.value === "oauth";
+        const shown = {
+            username: authentication.value !== "none",
+            password: authentication.value === "password",
+            oauth_grant: oauth,
+            oauth_endpoint: oauth,
+            oauth_client_id: oauth,
+            oauth_client_secret: oauth,
+            oauth_refresh_token: oauth && grant.value === "refresh_token",
+            oauth_scope: oauth,
+            token_state: oauth,
+        };
+        Object.entries(shown).forEach(([name, applies]) => {
+            const row = form.querySelector(`.field-${name}`);
+            if (row) {
+                row.hidden = !applies;
+            }
+        });
+    }
+
+    if (authentication && grant) {
+        authentication.addEventListener("change", showWhatApplies);
+        grant.addEventListener("change", showWhatApplies);
+        showWhatApplies();
     }
 
     const presets = form.querySelector(".email-presets");
@@ -22,6 +53,15 @@ document.addEventListener("DOMContentLoaded", () => {
             form.elements.port.value = button.dataset.port;
             form.elements.use_tls.checked = button.dataset.encryption === "tls";
             form.elements.use_ssl.checked = button.dataset.encryption === "ssl";
+            if (authentication && grant) {
+                authentication.value = button.dataset.authentication;
+                if (button.dataset.endpoint) {
+                    grant.value = button.dataset.grant;
+                    form.elements.oauth_endpoint.value = button.dataset.endpoint;
+                    form.elements.oauth_scope.value = button.dataset.scope;
+                }
+                showWhatApplies();
+            }
             document.getElementById("email-preset-hint").textContent = button.dataset.hint;
         });
     }

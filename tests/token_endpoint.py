@@ -1,0 +1,124 @@
+"""A token endpoint of OAuth 2.0 (RFC 6749) that is real, and fails as it is told to."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import threading
+from collections.abc import Callable, Iterable
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import parse_qs
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
+
+from config.local.certificates import Certificates
+
+CLIENT = "mailer"
+SECRET = "zY7-client-secret-q2X"
+REFRESH = "zY7-refresh-token-q2X"
+SCOPE = "smtp"
+
+Response = tuple[int, dict[str, str], bytes]
+
+
+class _Quiet(WSGIRequestHandler):
+    def log_message(self, *args: object) -> None:
+        """Nothing: tests read what is printed."""
+
+
+class TokenEndpoint:
+    """Gives tokens to ``CLIENT``, for as long as ``seconds`` says; ``requests`` are the forms that came.
+
+    ``instead`` answers in its place while it is not None; ``rotates`` puts another refresh token in the place of each
+    that is used. ``is_good`` is for the mail server.
+    """
+
+    def __init__(self, certificates: Certificates | None = None, *, seconds: float = 3600.0) -> None:
+        self.seconds = seconds
+        self.rotates = False
+        self.requests: list[dict[str, str]] = []
+        self.instead: Callable[[], Response] | None = None
+        self.refresh_tokens = {REFRESH}
+        self.given: list[str] = []
+        self._good: set[str] = set()
+        self._server = make_server("127.0.0.1", 0, self._answer, _Threaded, _Quiet)
+        self._scheme = "http"
+        if certificates is not None:
+            self._scheme = "https"
+            self._server.socket = certificates.server_context().wrap_socket(self._server.socket, server_side=True)
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
+
+    @property
+    def url(self) -> str:
+        return f"{self._scheme}://localhost:{self._server.server_port}/token"
+
+    def is_good(self, token: str) -> bool:
+        """Whether a token was given and not revoked since."""
+        return token in self._good
+
+    def revoke(self) -> None:
+        """No token that was given so far is good any more."""
+        self._good.clear()
+
+    def _answer(self, environ: dict[str, Any], start: Any) -> Iterable[bytes]:
+        length = int(environ.get("CONTENT_LENGTH") or 0)
+        form = {name: values[0] for name, values in parse_qs(environ["wsgi.input"].read(length).decode()).items()}
+        self.requests.append(form)
+        status, headers, body = self.instead() if self.instead is not None else self._token(form)
+        start(f"{status} .", [*headers.items(), ("Content-Length", str(len(body)))])
+        return [body]
+
+    def _token(self, form: dict[str, str]) -> Response:
+        if (form.get("client_id"), form.get("client_secret")) != (CLIENT, SECRET):
+            return error("invalid_client", 401)
+        if form.get("scope", SCOPE) != SCOPE:
+            return error("invalid_scope")
+        given: dict[str, object] = {"token_type": "Bearer", "expires_in": self.seconds}
+        if form.get("grant_type") == "refresh_token":
+            if form.get("refresh_token") not in self.refresh_tokens:
+                return error("invalid_grant")
+            if self.rotates:
+                given["refresh_token"] = f"{REFRESH}-{secrets.token_hex(8)}"
+                self.refresh_tokens = {str(given["refresh_token"])}
+        elif form.get("grant_type") != "client_credentials":
+            return error("unsupported_grant_type")
+        token = f"zY7-access-token-{secrets.token_hex(8)}"
+        self._good.add(token)
+        self.given.append(token)
+        return said({**given, "access_token": token})
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join(10)
+
+
+class _Threaded(WSGIServer):
+    """One that hangs does not hold up the others."""
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        threading.Thread(target=self._serve, args=(request, client_address), daemon=True).start()
+
+    def _serve(self, request: Any, client_address: Any) -> None:
+        try:
+            self.finish_request(request, client_address)
+        except OSError:
+            pass  # the client has gone
+        finally:
+            self.shutdown_request(request)
+
+
+def said(answer: object, status: int = 200) -> Response:
+    """An answer in JSON."""
+    return status, {"Content-Type": "application/json"}, json.dumps(answer).encode()
+
+
+def error(code: str, status: int = 400) -> Response:
+    """A refusal, with a sentence that gives away what it should not (RFC 6749 §5.2)."""
+    return said({"error": code, "error_description": f"AADSTS7000215: {SECRET} of {CLIENT} is wrong"}, status)
