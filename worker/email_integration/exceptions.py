@@ -6,7 +6,7 @@
     ``DeliveryDeferred``       a delivery was put off; it is kept and tried again
     ``NotSent``                a mail that was to be sent at once was not; nothing is kept of it
     ``SecretUnreadable``       a sealed password cannot be opened with the keys at hand
-        ``SecretUnavailable``  a secret that is kept elsewhere cannot be had (now)
+    ``SecretUnavailable``      a secret that is kept elsewhere cannot be had (now)
     ``ContentUnavailable``     the stored content of a mail cannot be read (now, or any more)
 
 What the SMTP dialogue itself raises is in ``email_integration.smtp.errors``.
