@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -42,15 +43,36 @@ for origin in CSRF_TRUSTED_ORIGINS:
     if not origin.startswith(("http://", "https://")):
         raise WrongValue("CSRF_TRUSTED_ORIGINS", f"must be origins like https://mail.example.com; {origin!r} is none")
 
-HTTPS_ONLY = env.boolean("HTTPS_ONLY", not DEBUG)
+# Not without being told: with no proxy that sets the header itself, any client could claim to come over HTTPS.
+BEHIND_TLS = env.boolean("BEHIND_TLS", False)
+HTTPS_ONLY = env.boolean("HTTPS_ONLY", BEHIND_TLS or not DEBUG)
+HSTS_SUBDOMAINS = env.boolean("HSTS_SUBDOMAINS", False)
+if HSTS_SUBDOMAINS and not HTTPS_ONLY:
+    raise WrongValue("HSTS_SUBDOMAINS", "has no effect with HTTPS_ONLY=false; leave one of them unset")
+SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if BEHIND_TLS else None
+# Only where Django knows which requests came over HTTPS; elsewhere this would lead in a circle.
+SECURE_SSL_REDIRECT = BEHIND_TLS and HTTPS_ONLY
+# What machines ask, past the proxy.
+SECURE_REDIRECT_EXEMPT = [r"^(healthz|readyz|metrics)$"]
+# For the subdomains of a whole domain and for the lists in browsers it takes a year.
+SECURE_HSTS_SECONDS = (365 if HSTS_SUBDOMAINS else 30) * 24 * 3600 if HTTPS_ONLY else 0
+SECURE_HSTS_INCLUDE_SUBDOMAINS = SECURE_HSTS_PRELOAD = HSTS_SUBDOMAINS
 SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = HTTPS_ONLY
-SECURE_HSTS_SECONDS = 30 * 24 * 3600 if HTTPS_ONLY else 0
+SESSION_COOKIE_HTTPONLY = CSRF_COOKIE_HTTPONLY = True
+SESSION_COOKIE_SAMESITE = CSRF_COOKIE_SAMESITE = "Lax"
+SECURE_REFERRER_POLICY = SECURE_CROSS_ORIGIN_OPENER_POLICY = "same-origin"
+# The one page that is shown in a frame, a mail's HTML, says so itself.
 X_FRAME_OPTIONS = "DENY"
+
+ADMIN_REQUIRE_2FA = env.boolean("ADMIN_REQUIRE_2FA", False)
+if ADMIN_REQUIRE_2FA and not (find_spec("django_otp") and find_spec("segno")):
+    raise WrongValue("ADMIN_REQUIRE_2FA", "wants django-otp and segno; install them, or leave it unset")
 
 # Application
 
 INSTALLED_APPS = [
-    "django.contrib.admin",
+    "config.door.apps.Door",
+    "config.door.apps.AdminWithSecondFactor" if ADMIN_REQUIRE_2FA else "config.door.apps.Admin",
     "django.contrib.auth",
     "django.contrib.contenttypes",
     "django.contrib.sessions",
@@ -61,10 +83,17 @@ INSTALLED_APPS = [
     "simple_history",
     "email_integration",
 ]
+if ADMIN_REQUIRE_2FA:
+    INSTALLED_APPS += ["django_otp", "django_otp.plugins.otp_totp", "django_otp.plugins.otp_static"]
+    #: What an authenticator app calls the account.
+    OTP_TOTP_ISSUER = "Mail dispatch"
+    #: Whoever may manage devices sees no secret of theirs.
+    OTP_ADMIN_HIDE_SENSITIVE_DATA = True
 
 MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
+    "config.policy.ContentSecurityPolicy",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.locale.LocaleMiddleware",
     "django.middleware.common.CommonMiddleware",
@@ -74,6 +103,11 @@ MIDDLEWARE = [
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "simple_history.middleware.HistoryRequestMiddleware",
 ]
+if ADMIN_REQUIRE_2FA:
+    MIDDLEWARE.insert(
+        MIDDLEWARE.index("django.contrib.auth.middleware.AuthenticationMiddleware") + 1,
+        "django_otp.middleware.OTPMiddleware",
+    )
 
 TEMPLATES = [
     {

@@ -6,16 +6,19 @@ import os
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 from django.contrib.auth import get_user_model
 from django.test import Client
-from playwright.sync_api import Browser, Page, Request, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Page, Request, expect, sync_playwright
 
 IMAGES = Path(__file__).resolve().parents[2] / "docs" / "images"
 CHROMIUM = shutil.which("chromium")
+#: Milliseconds for what takes one, on a busy machine.
+PATIENCE = 30_000
 FLAGS = (
     "--no-sandbox",
     "--disable-gpu",
@@ -48,28 +51,46 @@ def _is_of(asked: Request, site: str) -> bool:
     return asked.url.startswith((site, "data:"))
 
 
-@pytest.fixture
-def page(chromium: Browser, live_server: Any) -> Iterator[Page]:
-    """A page of an administrator's browser; fails the test for an error in a script or a file that is missing."""
-    user = get_user_model().objects.create_superuser(username="kim", email="kim@example.com")
-    client = Client()
-    client.force_login(user)
+def _is_refused(message: ConsoleMessage, site: str) -> bool:
+    """Whether our policy stopped something of a page of ours.
+
+    What axe tries has no address, and the policy of a mail's HTML is there to stop things.
+    """
+    ours = message.location["url"].startswith(site) and "/content/html/" not in message.location["url"]
+    return ours and "Content Security Policy" in message.text and "'none'" not in message.text
+
+
+@contextmanager
+def browsing(chromium: Browser, site: str) -> Iterator[Page]:
+    """A page of a browser; at the end an error in a script, a missing file, and what our policy stopped are errors."""
     context = chromium.new_context(
-        base_url=live_server.url, viewport={"width": 1440, "height": 700}, locale="en-GB", timezone_id="UTC"
+        base_url=site, viewport={"width": 1440, "height": 700}, locale="en-GB", timezone_id="UTC"
     )
-    cookie = client.cookies["sessionid"].value
-    context.add_cookies([{"name": "sessionid", "value": cookie, "url": live_server.url}])
     page = context.new_page()
-    page.set_default_timeout(15_000)
+    page.set_default_timeout(PATIENCE)
+    expect.set_options(timeout=PATIENCE)
     wrong: list[str] = []
     page.on("pageerror", lambda error: wrong.append(str(error)))
     page.on("response", lambda reply: wrong.append(reply.url) if reply.status in (404, 500) else None)
-    page.on("request", lambda asked: None if _is_of(asked, live_server.url) else wrong.append(asked.url))
+    page.on("request", lambda asked: None if _is_of(asked, site) else wrong.append(asked.url))
+    page.on("console", lambda message: wrong.append(message.text) if _is_refused(message, site) else None)
     # What a policy of the page has stopped was asked for all the same.
     page.on("requestfailed", lambda asked: wrong.remove(asked.url) if asked.failure == "csp" else None)
     yield page
     context.close()
     assert wrong == []
+
+
+@pytest.fixture
+def page(chromium: Browser, live_server: Any) -> Iterator[Page]:
+    """A page of an administrator's browser."""
+    user = get_user_model().objects.create_superuser(username="kim", email="kim@example.com")
+    client = Client()
+    client.force_login(user)
+    cookie = client.cookies["sessionid"].value
+    with browsing(chromium, live_server.url) as page:
+        page.context.add_cookies([{"name": "sessionid", "value": cookie, "url": live_server.url}])
+        yield page
 
 
 @pytest.fixture

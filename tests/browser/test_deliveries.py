@@ -152,7 +152,8 @@ def test_a_hostile_mail_is_shown_and_reaches_nothing(
     html = HOSTILE.replace("ELSEWHERE", address)
     with chromium.new_page() as careless:
         careless.set_content(html)
-    assert {"/style.css", "/pixel.png", "/script"} <= set(asked)
+        wanted = {"/style.css", "/pixel.png", "/script"}
+        wait_until(lambda: wanted <= set(asked), seconds=60, what="a careless browser to ask for all it is told to")
     asked.clear()
     delivery = written(html)
     page.goto(f"{DELIVERIES}{delivery.pk}/change/")

@@ -29,7 +29,7 @@ KEY = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="
 def variables() -> list[str]:
     """All variables that .env.example documents."""
     lines = (ROOT / ".env.example").read_text().splitlines()
-    return [match[1] for line in lines if (match := re.match(r"#?([A-Z_]+)=", line))]
+    return [match[1] for line in lines if (match := re.match(r"#?([A-Z0-9_]+)=", line))]
 
 
 def run(arguments: list[str], var: Path, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -220,6 +220,28 @@ def test_what_is_no_secret_is_not_read_from_a_file(tmp_path: Path, monkeypatch: 
     (tmp_path / "file").write_text("from file")
     monkeypatch.setenv("EMAIL_HOST_FILE", str(tmp_path / "file"))
     assert not env.is_set("EMAIL_HOST")
+
+
+def test_without_a_second_factor_nothing_of_it_is_imported(tmp_path: Path) -> None:
+    """Nor has the database tables for it."""
+    asked = (
+        "import sys, django; django.setup(); from config import urls; print({'django_otp', 'segno'} & set(sys.modules))"
+    )
+    for wanted, found in (("false", "set()"), ("true", "{'django_otp', 'segno'}")):
+        variables = {"DJANGO_SETTINGS_MODULE": "config.settings", "DEBUG": "true", "ADMIN_REQUIRE_2FA": wanted}
+        shown = run(["-c", asked], tmp_path, **variables)
+        assert sorted(shown.stdout.strip()) == sorted(found), shown.stderr
+
+
+def test_a_second_factor_that_cannot_be_asked_for_stops_the_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The door would be open otherwise."""
+    for name, value in {"DEBUG": "true", "ENV_FILE": "", "VAR_DIR": str(tmp_path), "ADMIN_REQUIRE_2FA": "true"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(WrongValue, match=r"^ADMIN_REQUIRE_2FA: wants django-otp and segno; "):
+        runpy.run_path(str(ROOT / "config" / "settings.py"))
 
 
 def test_every_program_reads_its_secrets_from_files(tmp_path: Path) -> None:

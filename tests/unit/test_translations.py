@@ -14,8 +14,10 @@ from django.core.management import call_command
 from django.utils import translation
 
 import email_integration
+from config import door
 
-PACKAGE = Path(email_integration.__file__).parent
+#: What has texts of its own: the app, and the door of the admin in config/.
+PACKAGES = [Path(email_integration.__file__).parent, Path(door.__file__).parent]
 LANGUAGES = ("de", "es", "fr", "pt")
 
 
@@ -27,9 +29,12 @@ def _gettext() -> None:
         pytest.skip("gettext is not installed")
 
 
-def test_every_text_is_translated_and_none_is_left_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """``makemessages`` finds nothing to do. If it does: run it in worker/email_integration, translate, compile."""
-    copy = shutil.copytree(PACKAGE, tmp_path / "email_integration", ignore=shutil.ignore_patterns("__pycache__"))
+@pytest.mark.parametrize("package", PACKAGES, ids=lambda package: package.name)
+def test_every_text_is_translated_and_none_is_left_over(
+    package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``makemessages`` finds nothing to do. If it does: run it in that folder, translate, compile."""
+    copy = shutil.copytree(package, tmp_path / package.name, ignore=shutil.ignore_patterns("__pycache__"))
     monkeypatch.chdir(copy)
     call_command("makemessages", locale=list(LANGUAGES), no_location=True, verbosity=0)
     for language in LANGUAGES:
@@ -43,9 +48,10 @@ def test_every_text_is_translated_and_none_is_left_over(tmp_path: Path, monkeypa
         assert "#~" not in text, language
 
 
+@pytest.mark.parametrize("package", PACKAGES, ids=lambda package: package.name)
 @pytest.mark.parametrize("language", LANGUAGES)
-def test_what_is_compiled_is_what_is_written(language: str, tmp_path: Path) -> None:
-    folder = PACKAGE / "locale" / language / "LC_MESSAGES"
+def test_what_is_compiled_is_what_is_written(language: str, package: Path, tmp_path: Path) -> None:
+    folder = package / "locale" / language / "LC_MESSAGES"
     compiled = tmp_path / "django.mo"
     subprocess.run(["msgfmt", "--check-format", "-o", str(compiled), str(folder / "django.po")], check=True)
     assert texts(compiled) == texts(folder / "django.mo")

@@ -93,6 +93,8 @@ DEFAULTS: dict[str, Any] = {
     "WORKER_METRICS_PORT": 0,
     # Whether the lines of the log name the recipients of mails.
     "LOG_ADDRESSES": False,
+    # Whether each look at a mail's page, and at the history of a configuration, is recorded.
+    "AUDIT_VIEWS": False,
     # The Fernet keys that seal SMTP passwords, newest first.
     "SMTP_PASSWORD_KEYS": [],
     # What an SMTP password may refer to instead of being one: patterns such as 'env:SMTP_*'; [] is nothing.

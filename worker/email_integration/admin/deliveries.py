@@ -28,6 +28,7 @@ from . import narrowing
 from .contents import ContentViews, may_see_content
 from .dashboard import DashboardViews
 from .decisions import DecisionActions
+from .looks import RecordedLooks
 from .timeline import Timeline, next_attempt, told
 
 #: Counted no further than this: a page of a table with millions of rows must not count them all.
@@ -61,7 +62,7 @@ class _Page(ChangeList):
 
 
 @admin.register(Delivery)
-class DeliveryAdmin(DashboardViews, ContentViews, DecisionActions):
+class DeliveryAdmin(DashboardViews, ContentViews, RecordedLooks, DecisionActions):
     """Read-only, but for what a person has to decide."""
 
     list_filter = (

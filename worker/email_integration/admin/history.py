@@ -7,12 +7,14 @@ from typing import Any
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
+from django.contrib.admin.utils import unquote
 from django.http import HttpRequest, HttpResponse
 from django.utils.text import capfirst
 from django.utils.translation import gettext as _
 from simple_history.admin import SimpleHistoryAdmin
 from simple_history.template_utils import HistoricalRecordContextHelper
 
+from email_integration import conf
 from email_integration.models import Authentication, audit
 
 
@@ -46,11 +48,28 @@ class HistoryPage(SimpleHistoryAdmin):  # type: ignore[misc]  # the library is u
     def change_view(self, request: HttpRequest, object_id: str, *args: Any, **kwargs: Any) -> HttpResponse:
         """Show the page, and record that somebody looked at it."""
         response: HttpResponse = super().change_view(request, object_id, *args, **kwargs)
-        if request.method == "GET" and response.status_code == 200:
-            config = self.get_object(request, object_id)
-            if config is not None:
-                audit.note(config, audit.Event.VIEWED, user=request.user)
+        self._record(request, object_id, response)
         return response
+
+    def history_view(self, request: HttpRequest, object_id: str, *args: Any, **kwargs: Any) -> HttpResponse:
+        """Show who did what; with AUDIT_VIEWS, record that somebody looked at it."""
+        response: HttpResponse = super().history_view(request, object_id, *args, **kwargs)
+        if conf.get("AUDIT_VIEWS"):
+            self._record(request, object_id, response, _("the history"))
+        return response
+
+    def history_form_view(self, request: HttpRequest, object_id: str, *args: Any, **kwargs: Any) -> HttpResponse:
+        """Show an earlier version; with AUDIT_VIEWS, record that somebody looked at it."""
+        response: HttpResponse = super().history_form_view(request, object_id, *args, **kwargs)
+        if conf.get("AUDIT_VIEWS"):
+            self._record(request, object_id, response, _("an earlier version"))
+        return response
+
+    def _record(self, request: HttpRequest, object_id: str, response: HttpResponse, what: str = "") -> None:
+        if request.method == "GET" and response.status_code == 200:
+            config = self.get_object(request, unquote(object_id))
+            if config is not None:
+                audit.note(config, audit.Event.VIEWED, user=request.user, reason=what)
 
     def get_historical_record_context_helper(self, request: HttpRequest, historical_record: Any) -> _Words:
         return _Words(self.model, historical_record)

@@ -1,0 +1,98 @@
+"""How many logins have failed of late: counted in the shared cache, and by each process while that is out of reach.
+
+Time is cut into windows. Whoever has used up the attempts of one waits for the next, and whatever anybody does
+meanwhile makes that no later: nobody is kept out for longer than a window, and only from the address that failed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from dataclasses import dataclass
+from ipaddress import IPv6Address, ip_address, ip_network
+from time import time
+
+from django.conf import settings
+from django.core.cache import cache
+from django.core.cache.backends.base import BaseCache
+from django.core.cache.backends.locmem import LocMemCache
+from django.http import HttpRequest
+
+#: Seconds.
+WINDOW = 300
+#: Wrong passwords for one user name from one address, and from one address whatever the names.
+OF_NAME, OF_ADDRESS = 5, 50
+
+#: Instead of the shared cache. Whoever tries many names to have old counts thrown out is stopped by OF_ADDRESS before.
+_OF_THIS_PROCESS = LocMemCache("door", {"OPTIONS": {"MAX_ENTRIES": 100_000}})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attempt:
+    """One login.
+
+    Args:
+        name: the user name, as it was typed.
+        address: where it came from, by ``address_of``.
+    """
+
+    name: str
+    address: str
+
+    def begin(self) -> int:
+        """Count the attempt, before its password is looked at; give the seconds to wait, 0 when there is no need."""
+        now = time()
+        window = int(now // WINDOW)
+        if _count(self._of_address(window)) > OF_ADDRESS or _count(self._of_name(window)) > OF_NAME:
+            return math.ceil((window + 1) * WINDOW - now)
+        return 0
+
+    def succeed(self) -> None:
+        """Take the attempt back, for its password was right, and those for the same name with it."""
+        window = int(time() // WINDOW)
+        for counts in (cache, _OF_THIS_PROCESS):
+            try:
+                counts.delete(self._of_name(window))
+                counts.decr(self._of_address(window))
+            except Exception:  # noqa: S110 - out of reach, by whatever error its client has; or nothing was counted there
+                pass
+
+    def _of_name(self, window: int) -> str:
+        return _key(window, self.address, self.name.strip().casefold())
+
+    def _of_address(self, window: int) -> str:
+        return _key(window, self.address)
+
+
+def _key(window: int, *parts: str) -> str:
+    """What somebody typed is of any length and nobody's business."""
+    return f"door:{window}:{hashlib.sha256(repr(parts).encode()).hexdigest()}"
+
+
+def _count(key: str) -> int:
+    try:
+        return _counted(cache, key)
+    except Exception:  # each backend has errors of its own
+        return _counted(_OF_THIS_PROCESS, key)
+
+
+def _counted(counts: BaseCache, key: str) -> int:
+    counts.add(key, 0, WINDOW)
+    return counts.incr(key)
+
+
+def address_of(request: HttpRequest) -> str:
+    """Where a request comes from: with BEHIND_TLS as the proxy says, which adds the last of X-Forwarded-For.
+
+    Of IPv6 the network, for whoever has one address there has all of them.
+    """
+    forwarded = request.headers.get("X-Forwarded-For", "") if settings.SECURE_PROXY_SSL_HEADER else ""
+    text = forwarded.rpartition(",")[2].strip() or str(request.META.get("REMOTE_ADDR", ""))
+    try:
+        address = ip_address(text)
+    except ValueError:
+        return text
+    if isinstance(address, IPv6Address):
+        mapped = address.ipv4_mapped
+        return str(mapped or ip_network((int(address), 64), strict=False))
+    return str(address)

@@ -1,0 +1,164 @@
+"""The admin site that asks for a second factor after the password, and has people set one up when they have none."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import django_otp
+from django import forms
+from django.contrib import messages
+from django.contrib.admin.models import CHANGE, LogEntry
+from django.contrib.auth import logout
+from django.contrib.auth.views import redirect_to_login
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.template.response import TemplateResponse
+from django.urls import URLPattern, URLResolver, path, reverse
+from django.utils.decorators import method_decorator
+from django.utils.http import url_has_allowed_host_and_scheme, urlencode
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy, ngettext
+from django.views.decorators.cache import never_cache
+from django.views.decorators.debug import sensitive_post_parameters
+from django_otp.plugins.otp_static.models import StaticDevice
+
+from . import codes, site
+from .codes import Answer
+
+logger = logging.getLogger(__name__)
+
+#: In the session: the key of the device that is being set up.
+_PENDING = "door_pending"
+
+
+class CodeForm(forms.Form):
+    """One code."""
+
+    required_css_class = "required"
+    code = forms.CharField(
+        label=gettext_lazy("Code"),
+        max_length=20,
+        widget=forms.TextInput(
+            attrs={"autocomplete": "one-time-code", "autofocus": True, "autocapitalize": "none", "spellcheck": "false"}
+        ),
+    )
+
+
+class AdminSite(site.AdminSite):
+    """The admin behind a password and a code."""
+
+    def has_permission(self, request: HttpRequest) -> bool:
+        return self._knows_password(request) and request.user.is_verified()  # type: ignore[union-attr]  # by django-otp
+
+    def _knows_password(self, request: HttpRequest) -> bool:
+        return super().has_permission(request)
+
+    def each_context(self, request: HttpRequest) -> dict[str, Any]:
+        context = super().each_context(request)
+        if context["has_permission"]:
+            context["second_factor_url"] = reverse("admin:second_factor_setup")
+        return context
+
+    def get_urls(self) -> list[URLPattern | URLResolver]:
+        return [
+            path("code/", self.code_view, name="second_factor"),
+            path("code/setup/", self.setup_view, name="second_factor_setup"),
+            *super().get_urls(),
+        ]
+
+    def login(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
+        """Ask for the password; whoever has given it goes on to the code."""
+        if request.method == "GET" and self._knows_password(request) and not self.has_permission(request):
+            return self._on_to("second_factor", request)
+        return super().login(request, extra_context)
+
+    @method_decorator([never_cache, sensitive_post_parameters()])
+    def code_view(self, request: HttpRequest) -> HttpResponse:
+        """Ask for a code."""
+        if not self._knows_password(request) or "leave" in request.POST:
+            return self._out(request)
+        if self.has_permission(request):
+            return HttpResponseRedirect(_next(request))
+        if not django_otp.user_has_device(request.user):
+            return self._on_to("second_factor_setup", request)
+        form, answer = CodeForm(request.POST or None), Answer()
+        if form.is_valid():
+            answer = codes.check(_user(request), form.cleaned_data["code"])
+            if answer.device is not None:
+                self._let_in(request, answer.device)
+                return HttpResponseRedirect(_next(request))
+            self._refuse(form, answer, _("This code is wrong, or has been used before."))
+        return self._page(request, "door/code.html", form, answer, title=_("Second factor"))
+
+    @method_decorator([never_cache, sensitive_post_parameters()])
+    def setup_view(self, request: HttpRequest) -> HttpResponse:
+        """Set up a device: the first by whoever knows the password, another by whoever has come in."""
+        if not self._knows_password(request) or "leave" in request.POST:
+            return self._out(request)
+        user, instead = _user(request), self.has_permission(request)
+        if not instead and django_otp.user_has_device(user):
+            return self._on_to("second_factor", request)
+        device = codes.pending(user, request.session.get(_PENDING))
+        request.session[_PENDING] = device.pk
+        form, answer = CodeForm(request.POST or None), Answer()
+        if form.is_valid():
+            answer = codes.confirm(user, device, form.cleaned_data["code"], instead=instead)
+            if answer.device is not None:
+                del request.session[_PENDING]
+                self._let_in(request, answer.device)
+                words = _("A second factor was set up.")
+                LogEntry.objects.log_actions(user.pk, [user], CHANGE, words, single_object=True)
+                return self._page(request, "door/recovery.html", form, answer, title=_("Your recovery codes"))
+            self._refuse(form, answer, _("This code is wrong. Is the clock of your device right?"))
+        context = {"picture": codes.picture(device), "secret": codes.secret(device), "instead": instead}
+        return self._page(request, "door/setup.html", form, answer, title=_("Set up a second factor"), **context)
+
+    def _page(
+        self, request: HttpRequest, template: str, form: CodeForm, answer: Answer, **context: Any
+    ) -> HttpResponse:
+        context = {**self.each_context(request), "form": form, "answer": answer, "next": _next(request), **context}
+        headers = {"Retry-After": str(answer.wait)} if answer.wait else {}
+        status = 429 if answer.wait else 200
+        request.current_app = self.name
+        return TemplateResponse(request, template, context, status=status, headers=headers)
+
+    def _let_in(self, request: HttpRequest, device: Any) -> None:
+        django_otp.login(request, device)
+        request.session.cycle_key()
+        if isinstance(device, StaticDevice):
+            number = codes.left(_user(request))
+            words = ngettext(
+                "That recovery code is used up, and %(number)d is left. If you have lost your device, set up another.",
+                "That recovery code is used up, and %(number)d are left. If you have lost your device, set up another.",
+                number,
+            )
+            messages.warning(request, words % {"number": number})
+
+    def _refuse(self, form: CodeForm, answer: Answer, words: str) -> None:
+        logger.warning("A second factor was refused%s.", " without being looked at" if answer.wait else "")
+        wait = ngettext(
+            "Too many wrong codes. Try again in %(wait)d second.",
+            "Too many wrong codes. Try again in %(wait)d seconds.",
+            answer.wait,
+        )
+        form.add_error("code", wait % {"wait": answer.wait} if answer.wait else words)
+
+    def _on_to(self, name: str, request: HttpRequest) -> HttpResponse:
+        return HttpResponseRedirect(f"{reverse(f'admin:{name}')}?{urlencode({'next': _next(request)})}")
+
+    def _out(self, request: HttpRequest) -> HttpResponse:
+        if request.method == "POST" and "leave" in request.POST:
+            logout(request)
+        return redirect_to_login(_next(request), reverse("admin:login"))
+
+
+def _user(request: HttpRequest) -> Any:
+    """Whoever knows the password; no anonymous user, as the type checker has to think."""
+    return request.user
+
+
+def _next(request: HttpRequest) -> str:
+    """Where to go then: a page of this site."""
+    address = request.POST.get("next") or request.GET.get("next") or ""
+    safe = url_has_allowed_host_and_scheme(address, {request.get_host()}, require_https=request.is_secure())
+    return address if safe else reverse("admin:index")

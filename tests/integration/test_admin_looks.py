@@ -1,0 +1,76 @@
+"""Looks at pages: recorded with who and when, where AUDIT_VIEWS asks for it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from django.contrib.admin.models import LogEntry
+from django.test import Client
+from django.urls import reverse
+
+from email_integration.models import SMTPConfig
+from tests.deliveries import RecordingDoorbell, submitted
+
+from .admin_site import config, logged_in, url
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture(autouse=True)
+def _bell(bell: RecordingDoorbell) -> None:
+    pass
+
+
+@pytest.fixture
+def audited(settings: Any) -> None:
+    settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "AUDIT_VIEWS": True}
+
+
+def look_at_everything(client: Client, stored: SMTPConfig, mail: str) -> None:
+    """The pages of one configuration, with an earlier version, and of one mail; and what is no look."""
+    deliveries = "admin:email_integration_delivery_"
+    for address in (
+        url("changelist"),
+        url("history", stored.pk),
+        url("simple_history", stored.pk, stored.history.earliest("history_date").pk),
+        url("history", 4711),
+        reverse(f"{deliveries}changelist"),
+        reverse(f"{deliveries}change", args=[mail]),
+        reverse(f"{deliveries}history", args=[mail]),
+        reverse(f"{deliveries}change", args=["nowhere"]),
+    ):
+        client.get(address)
+
+
+@pytest.mark.usefixtures("audited")
+def test_each_look_at_a_page_is_recorded_with_who() -> None:
+    """Lists, and pages that do not exist, are none."""
+    stored, mail = config(), submitted()
+    look_at_everything(logged_in(superuser=True), stored, mail.pk)
+    looks = stored.history.filter(event="viewed").order_by("history_date", "history_id")
+    told = [(look.history_user.username, look.history_change_reason) for look in looks]
+    assert told == [("kim", "the history"), ("kim", "an earlier version")]
+    entries = LogEntry.objects.order_by("action_time", "pk")
+    assert [(entry.user.username, entry.object_id, entry.change_message) for entry in entries] == [
+        ("kim", mail.pk, "It was looked at."),
+        ("kim", mail.pk, "Its history was looked at."),
+    ]
+
+
+@pytest.mark.usefixtures("audited")
+def test_who_may_not_look_has_not_looked() -> None:
+    stored, mail = config(), submitted()
+    look_at_everything(logged_in(), stored, mail.pk)
+    assert not stored.history.filter(event="viewed").exists()
+    assert not LogEntry.objects.exists()
+
+
+def test_without_the_setting_only_the_form_of_a_configuration_is_recorded() -> None:
+    stored, mail = config(), submitted()
+    client = logged_in(superuser=True)
+    look_at_everything(client, stored, mail.pk)
+    assert not stored.history.filter(event="viewed").exists()
+    assert not LogEntry.objects.exists()
+    client.get(url("change", stored.pk))
+    assert stored.history.filter(event="viewed").count() == 1

@@ -1,0 +1,33 @@
+"""Who looked at a mail's page, recorded where AUDIT_VIEWS asks for it. Its content is recorded in any case."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.contrib.admin.utils import unquote
+from django.http import HttpRequest, HttpResponse
+from django.utils.translation import gettext as _
+
+from email_integration import conf
+
+from .typing import DeliveryModelAdmin
+
+
+class RecordedLooks(DeliveryModelAdmin):
+    """The page of one mail and its history; what is recorded is in that history."""
+
+    def change_view(self, request: HttpRequest, object_id: str, *args: Any, **kwargs: Any) -> HttpResponse:
+        response: HttpResponse = super().change_view(request, object_id, *args, **kwargs)
+        self._record(request, object_id, response, _("It was looked at."))
+        return response
+
+    def history_view(self, request: HttpRequest, object_id: str, *args: Any, **kwargs: Any) -> HttpResponse:
+        response: HttpResponse = super().history_view(request, object_id, *args, **kwargs)
+        self._record(request, object_id, response, _("Its history was looked at."))
+        return response
+
+    def _record(self, request: HttpRequest, object_id: str, response: HttpResponse, words: str) -> None:
+        if conf.get("AUDIT_VIEWS") and response.status_code == 200:
+            delivery = self.get_object(request, unquote(object_id))
+            if delivery is not None:
+                self.log_change(request, delivery, words)
