@@ -18,6 +18,7 @@ from config.local.smtp_server import SMTPServer
 from email_integration import signals, web
 from email_integration.alerts import channels, look
 from email_integration.delivery.attempt import attempt
+from email_integration.delivery.outcome import REFUSED_LOGIN
 from email_integration.diagnosis.telling import telling
 from email_integration.models import Alert, Delivery, RelayGate, SMTPConfig
 from tests.deliveries import RecordingDoorbell, ago, in_threads, pretend, submitted
@@ -114,6 +115,14 @@ def test_a_refused_login_is_told_at_once_and_its_end_too(
     ]
     told = caplog.text + json.dumps(hook.received)
     assert not [secret for secret in SECRETS if secret in told]
+
+
+@pytest.mark.parametrize("cause", sorted(REFUSED_LOGIN))
+def test_whatever_keeps_us_out_until_somebody_acts_is_a_refused_login(cause: str, hook: Hook) -> None:
+    now = timezone.now()
+    RelayGate.objects.create(key="k", smtp_config="P", host="h", reason=f"{cause} (535)", closed_at=now, probe_at=now)
+    assert look() == 1
+    assert hook.told == [("login_refused", "began")]
 
 
 @pytest.mark.parametrize(

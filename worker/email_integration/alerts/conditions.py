@@ -11,20 +11,9 @@ from django.utils import timezone
 
 from email_integration import conf
 from email_integration.delivery import backlog, rows
-from email_integration.delivery.reasons import Cause
+from email_integration.delivery.outcome import REFUSED_LOGIN
 from email_integration.models import Alert, Delivery, Lane, RelayGate, Status
 from email_integration.routing import gate
-
-#: What a server says who does not let us in, and will not until somebody does something.
-_REFUSED_LOGIN = (
-    Cause.PASSWORDS_OFF,
-    Cause.LOCKED,
-    Cause.TOO_MANY_LOGINS,
-    Cause.TOKEN,
-    Cause.APP_PASSWORD,
-    Cause.LOGIN,
-    Cause.LOGIN_NEEDED,
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +49,7 @@ def _relays() -> list[Condition]:
     found = {}
     since = timezone.now() - dt.timedelta(seconds=conf.get("ALERT_RELAY_AFTER"))
     for closed in RelayGate.objects.using(gate.database()).order_by("closed_at"):
-        if closed.reason.startswith(_REFUSED_LOGIN):
+        if closed.reason.startswith(tuple(REFUSED_LOGIN)):
             kind, words = Alert.Kind.LOGIN_REFUSED, "refuses the login"
         elif closed.closed_at <= since:
             kind, words = Alert.Kind.RELAY_AT_FAULT, "takes no mail"

@@ -85,10 +85,9 @@ class Skipped:
 
 Outcome = Accepted | Deferred | Failed | InDoubt
 
-#: About our login, and so about us and not about the mail, wherever they come (RFC 4954 §4 and §6, RFC 3207 §4).
-_ABOUT_LOGIN = frozenset(
+#: What a server says who does not let us in, and will not until somebody does something.
+REFUSED_LOGIN = frozenset(
     {
-        Cause.STARTTLS_FIRST,
         Cause.PASSWORDS_OFF,
         Cause.LOCKED,
         Cause.TOO_MANY_LOGINS,
@@ -96,9 +95,10 @@ _ABOUT_LOGIN = frozenset(
         Cause.APP_PASSWORD,
         Cause.LOGIN,
         Cause.LOGIN_NEEDED,
-        Cause.LOGIN_LATER,
     }
 )
+#: About our login, and so about us and not about the mail, wherever they come (RFC 4954 §4 and §6, RFC 3207 §4).
+_ABOUT_LOGIN = REFUSED_LOGIN | {Cause.STARTTLS_FIRST, Cause.LOGIN_LATER}
 _ABOUT_US = _ABOUT_LOGIN | {Cause.LIMIT, Cause.UNAVAILABLE}
 #: A 5yz for these is mended by an administrator, and burns no mail until then. This mail alone waits: others may pass.
 _MENDABLE = frozenset({Cause.RELAYING, Cause.CLIENT})
