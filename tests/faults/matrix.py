@@ -31,11 +31,11 @@ def by_setting(cases: Iterable[Case]) -> Iterator[tuple[Setting, list[Case]]]:
 
 
 #: So many cases of a group and a setting, at the most, are in each part; of bulk, which is like others in most, fewer.
-_OF_A_KIND = 6
-_OF_BULK = 2
+_OF_A_KIND = 7
+_OF_BULK = 3
 
 #: So many storms, each of which takes a minute, are in the second part.
-_STORMS = 1
+_STORMS = 2
 
 
 def parts(seed: int) -> tuple[list[Case], list[Case]]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 import uuid
 
+import pytest
+
 from email_integration.delivery.ids import new_id
 
 
@@ -29,8 +31,10 @@ def test_ids_differ_in_all_that_is_left_to_chance() -> None:
     assert not always & chance
 
 
-def test_a_later_id_is_greater() -> None:
+def test_a_later_id_is_greater(monkeypatch: pytest.MonkeyPatch) -> None:
     """As text too, which is what the database compares."""
-    first = new_id()
-    time.sleep(0.002)
-    assert new_id() > first
+    found = []
+    for milliseconds in (1, 2, 1_000_000, 1_800_000_000_000):
+        monkeypatch.setattr(time, "time_ns", lambda: milliseconds * 1_000_000)  # noqa: B023
+        found.append(new_id())
+    assert found == sorted(found)
