@@ -20,5 +20,6 @@ _COLOURS = {
 
 def complaints(page: Page, *, of_colours: bool = False) -> list[str]:
     """What is wrong with the page as it is now, or with its colours alone; nothing, it is to be hoped."""
+    page.evaluate("Promise.all(document.getAnimations().map(each => each.finished))")  # links fade into their colours
     found = Axe().run(page, options=_COLOURS if of_colours else _RULES).response["violations"]
     return [f"{rule['id']}: {node['html'][:200]}" for rule in found for node in rule["nodes"]]

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from playwright.sync_api import Locator, Page
+from playwright.sync_api import Locator, Page, expect
 
 from config.local.smtp_server import SMTPServer
 from email_integration.models import SMTPConfig
@@ -48,7 +48,13 @@ def tick(page: Page, **rows: bool) -> None:
     for name, active in rows.items():
         row = page.get_by_role("row").filter(has=page.get_by_role("link", name=name, exact=True))
         row.locator("input[type=checkbox][name$=is_active]").set_checked(active)
-    page.get_by_role("button", name="Save").click()
+    press(page, "Save")
+
+
+def press(page: Page, button: str | re.Pattern[str]) -> None:
+    """Press a button that leads to another page, and wait until that one is there whole."""
+    with page.expect_navigation():
+        page.get_by_role("button", name=button, exact=isinstance(button, str)).click()
 
 
 def field(page: Page, label: str) -> Locator:
@@ -56,5 +62,6 @@ def field(page: Page, label: str) -> Locator:
     return page.get_by_label(re.compile(f"^{label}:?$"))
 
 
-def route(page: Page) -> str:
-    return page.locator(".email-notices").inner_text()
+def expect_route(page: Page, words: str) -> None:
+    """The list says where mail goes now."""
+    expect(page.locator(".email-notices")).to_contain_text(words)

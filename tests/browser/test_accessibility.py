@@ -19,7 +19,7 @@ from tests.history import tried
 from tests.integration.admin_site import config
 
 from .accessibility import complaints
-from .steps import DELIVERIES, LIST
+from .steps import DELIVERIES, LIST, press
 
 pytestmark = [pytest.mark.extra, pytest.mark.django_db(transaction=True)]
 
@@ -31,7 +31,6 @@ def wrong(page: Page, name: str) -> list[str]:
     found: list[str] = []
     for scheme in ("light", "dark"):
         page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
-        page.evaluate("Promise.all(document.getAnimations().map(each => each.finished))")  # links fade into theirs
         found += [f"{name}, {scheme}: {each}" for each in complaints(page, of_colours=scheme == "dark")]
     return found
 
@@ -69,10 +68,10 @@ def test_pages_of_configurations(page: Page) -> None:
         page.goto(LIST)
         page.get_by_role("row").filter(has_text="Primary").locator("input.action-select").check()
         page.get_by_label("Action:").select_option(label=action)
-        page.get_by_role("button", name=re.compile("^(Go|Run)")).click()
+        press(page, re.compile("^(Go|Run)"))
         found += wrong(page, action)
     page.goto(f"{LIST}{other.pk}/change/")
-    page.get_by_role("button", name="Save", exact=True).click()
+    press(page, "Save")
     found += wrong(page, "a form with errors")
     assert not found, "\n".join(found)
 
@@ -114,6 +113,6 @@ def test_pages_of_deliveries(page: Page) -> None:
     page.goto(DELIVERIES)
     page.locator("input.action-select").first.check()
     page.get_by_label("Action:").select_option(label="Cancel")
-    page.get_by_role("button", name=re.compile("^(Go|Run)")).click()
+    press(page, re.compile("^(Go|Run)"))
     found += wrong(page, "what was done")
     assert not found, "\n".join(found)

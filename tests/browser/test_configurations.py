@@ -18,7 +18,7 @@ from email_integration.models import Delivery, SendingPause, SMTPConfig
 from email_integration.tasks import send_email
 
 from .accessibility import complaints
-from .steps import DELIVERIES, LIST, Serve, Shot, Start, field, route, send, stored, subjects, tick
+from .steps import DELIVERIES, LIST, Serve, Shot, Start, expect_route, field, send, stored, subjects, tick
 
 
 def test_add_test_activate_send_and_turn_off(
@@ -31,7 +31,7 @@ def test_add_test_activate_send_and_turn_off(
     assert send("Fallback, at first") == "accepted"
 
     page.goto(LIST)
-    assert "by the settings of this project" in route(page)
+    expect_route(page, "by the settings of this project")
     shot(page, "list-empty")
     page.get_by_role("link", name="Add SMTP Configuration").click()
     page.get_by_role("button", name="Gmail").click()
@@ -72,7 +72,7 @@ def test_add_test_activate_send_and_turn_off(
     expect(page.locator(".email-check")).to_contain_text("passed")
     assert send("Fallback, still") == "accepted"
     tick(page, Primary=True)
-    assert "through “Primary”" in route(page)
+    expect_route(page, "through “Primary”")
     assert complaints(page) == []
     shot(page, "list-active")
     assert send("Primary") == "accepted"
@@ -85,7 +85,7 @@ def test_add_test_activate_send_and_turn_off(
     assert SMTPConfig.objects.get().is_active
     page.get_by_label("Yes, leave no configuration active").check()
     page.get_by_role("button", name="Save", exact=True).click()
-    assert "no configuration is active" in route(page)
+    expect_route(page, "no configuration is active")
     assert send("Fallback again") == "accepted"
     assert subjects(server)[1:] == ["Primary"]
     assert subjects(fallback) == ["Fallback, at first", "Fallback, still", "Fallback again"]
@@ -99,10 +99,10 @@ def test_the_list_switches_both_ways_and_mail_follows(page: Page, stack: Start, 
     page.goto(LIST)
     assert send("1") == "accepted"
     tick(page, Alpha=False, Beta=True)
-    assert "through “Beta”" in route(page)
+    expect_route(page, "through “Beta”")
     assert send("2") == "accepted"
     tick(page, Alpha=True, Beta=False)
-    assert "through “Alpha”" in route(page)
+    expect_route(page, "through “Alpha”")
     assert send("3") == "accepted"
     assert (subjects(first), subjects(second)) == (["1", "3"], ["2"])
 

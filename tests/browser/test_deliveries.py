@@ -22,7 +22,7 @@ from email_integration.models import Delivery, Status
 from email_integration.tasks import send_email
 
 from .accessibility import complaints
-from .steps import DELIVERIES, Serve, Shot, Start, stored, subjects
+from .steps import DELIVERIES, Serve, Shot, Start, press, stored, subjects
 
 
 def row(page: Page, delivery_id: str) -> Locator:
@@ -34,7 +34,7 @@ def choose(page: Page, action: str, *ids: str) -> None:
     for delivery_id in ids:
         row(page, delivery_id).locator("input.action-select").check()
     page.get_by_label("Action:").select_option(label=action)
-    page.get_by_role("button", name=re.compile("^(Go|Run)")).click()
+    press(page, re.compile("^(Go|Run)"))
 
 
 def test_of_two_mails_in_doubt_one_is_released_and_one_discarded(
@@ -149,13 +149,11 @@ def test_a_hostile_mail_is_shown_and_reaches_nothing(
 ) -> None:
     """A browser that shows it as any page asks the other server for much; ours asks for nothing."""
     address, asked = elsewhere
-    html = HOSTILE.replace("ELSEWHERE", address)
     with chromium.new_page() as careless:
-        careless.set_content(html)
-        wanted = {"/style.css", "/pixel.png", "/script"}
+        careless.set_content(HOSTILE.replace("ELSEWHERE", f"{address}/careless"))
+        wanted = {"/careless/style.css", "/careless/pixel.png", "/careless/script"}
         wait_until(lambda: wanted <= set(asked), seconds=60, what="a careless browser to ask for all it is told to")
-    asked.clear()
-    delivery = written(html)
+    delivery = written(HOSTILE.replace("ELSEWHERE", address))
     page.goto(f"{DELIVERIES}{delivery.pk}/change/")
     page.get_by_role("link", name="Show the content").click()
     frame = page.frame_locator("iframe")
@@ -173,7 +171,7 @@ def test_a_hostile_mail_is_shown_and_reaches_nothing(
     assert download.value.suggested_filename == f"{delivery.pk}.eml"
     page.goto(f"{DELIVERIES}{delivery.pk}/history/")
     expect(page.locator("#change-history")).to_contain_text("Its content was downloaded.")
-    assert asked == []
+    assert [path for path in asked if not path.startswith("/careless")] == []
 
 
 @pytest.mark.django_db(transaction=True)
@@ -205,7 +203,7 @@ def test_without_the_permission_nothing_of_the_content_is_there(page: Page) -> N
     for words, found in (("bob@example.com", 0), ("order", 0), (delivery.pk, 1)):
         page.goto(DELIVERIES)
         page.get_by_role("search").get_by_role("textbox").fill(words)
-        page.get_by_role("button", name="Search").click()
+        press(page, "Search")
         expect(row(page, delivery.pk)).to_have_count(found)
     reply = page.goto(content_page(delivery))
     assert reply is not None

@@ -22,6 +22,7 @@ from email_integration.delivery.attempt import attempt
 from email_integration.delivery.dispatch import pool
 from email_integration.diagnosis import configuration
 from email_integration.models import Delivery, Grant, OAuthToken, RelayGate, SMTPConfig, rotation
+from email_integration.models.login import token_digest
 from email_integration.routing import gate, token_endpoint
 from email_integration.routing.tokens import Tokens
 from email_integration.smtp import NoToken, Relay
@@ -350,7 +351,7 @@ def test_whoever_dies_while_fetching_is_waited_for_no_longer_than_its_lease(
     configure: Configure, endpoint: TokenEndpoint
 ) -> None:
     config = configure()
-    digest = config.token_digest()
+    digest = token_digest(config)
     OAuthToken.objects.create(config=config, settings=digest, lease="dead", lease_until=ago(0))
     assert tokens().current() == endpoint.given[0]
 

@@ -18,7 +18,8 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import SpanKind, StatusCode
 
 from config.local.smtp_server import Fault, SMTPServer
-from email_integration import checks, tracing
+from email_integration import tracing
+from email_integration.checks import optional
 from email_integration.delivery import observing
 from email_integration.delivery.attempt import attempt
 from email_integration.delivery.bulk import submit_many
@@ -219,5 +220,5 @@ def test_without_a_provider_there_is_no_trace_and_no_harm() -> None:
 def test_that_traces_cannot_be_had_is_found_by_the_checks(settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "TRACES": True}
     assert "email_integration.W011" not in {message.id for message in run_checks(tags=["email_integration"])}
-    monkeypatch.setattr(checks, "find_spec", lambda name: None)
+    monkeypatch.setattr(optional, "find_spec", lambda name: None)
     assert "email_integration.W011" in {message.id for message in run_checks(tags=["email_integration"])}

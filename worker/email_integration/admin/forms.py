@@ -15,7 +15,7 @@ from django.utils.translation import gettext_lazy as _
 
 from email_integration import conf
 from email_integration.models import SMTPConfig
-from email_integration.models.config import SECRETS
+from email_integration.models.login import OF_OAUTH, SECRETS
 
 from . import whereabouts
 from .typing import ConfigForm, ConfigFormSet
@@ -31,12 +31,7 @@ _OF_THE_SERVER = (
     "authentication",
     "username",
     "password",
-    "oauth_grant",
-    "oauth_endpoint",
-    "oauth_client_id",
-    "oauth_client_secret",
-    "oauth_refresh_token",
-    "oauth_scope",
+    *OF_OAUTH,
     "use_tls",
     "use_ssl",
     "ca_certificates",

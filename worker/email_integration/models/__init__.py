@@ -2,9 +2,10 @@
 the pause, tokens of OAuth."""
 
 from .alert import Alert
-from .config import Authentication, SMTPConfig
+from .config import SMTPConfig
 from .delivery import FINAL, Delivery, DeliveryAttempt, InDoubtPolicy, Lane, Status
 from .gate import RelayGate
+from .login import Authentication
 from .oauth import Grant, OAuthToken
 from .pause import SendingPause
 from .querysets import NO_ACTIVE_CONFIG

@@ -13,44 +13,17 @@ from django.utils.translation import gettext_lazy as _
 from simple_history.models import HistoricalRecords
 
 from email_integration import conf, references, validators, web
-from email_integration.exceptions import SecretUnavailable, SecretUnreadable
+from email_integration.exceptions import SecretUnreadable
 from email_integration.fields import UNREADABLE, EncryptedTextField, Sealed
 
+from . import login
 from .audit import AuditEntry, Event, event_of, note
+from .login import SECRETS, Authentication
 from .oauth import Grant
 from .querysets import ConfigManager, SMTPConfigQuerySet
 
 if TYPE_CHECKING:
     from django.utils.functional import _StrOrPromise as Text
-
-
-#: The fields that are sealed, and never shown.
-SECRETS = ("password", "oauth_client_secret", "oauth_refresh_token")
-
-
-class Authentication(models.TextChoices):
-    """How one logs in to the server."""
-
-    NONE = "none", _("none")
-    PASSWORD = "password", _("password")
-    OAUTH = "oauth", _("OAuth 2.0")
-
-
-_OF_OAUTH = (
-    "oauth_grant",
-    "oauth_endpoint",
-    "oauth_client_id",
-    "oauth_client_secret",
-    "oauth_refresh_token",
-    "oauth_scope",
-)
-_DEFAULTS = {"oauth_grant": Grant.CLIENT_CREDENTIALS}
-#: What each of them does not use: it is not kept.
-_UNUSED = {
-    Authentication.NONE.value: ("username", "password", *_OF_OAUTH),
-    Authentication.PASSWORD.value: _OF_OAUTH,
-    Authentication.OAUTH.value: ("password",),
-}
 
 
 class SMTPConfig(models.Model):
@@ -162,7 +135,7 @@ class SMTPConfig(models.Model):
         as ``SMTPConfig.objects.activate`` does.
         """
         if kwargs.get("update_fields") is None:
-            self._forget_unused()
+            login.forget_unused(self)
         if self.use_tls and self.use_ssl:
             raise ValidationError({"use_ssl": validators.TLS_OR_SSL})
         using = using or router.db_for_write(type(self), instance=self)
@@ -280,7 +253,7 @@ class SMTPConfig(models.Model):
             return validators.PORT_RANGE
         if not self.host or self.timeout < 1:
             return validators.HOST_AND_TIMEOUT
-        if self.by_token and (self._missing or not web.is_url(self.oauth_endpoint)):
+        if self.by_token and (login.missing(self) or not web.is_url(self.oauth_endpoint)):
             return validators.OAUTH_INCOMPLETE
         if not self.is_readable:
             return UNREADABLE
@@ -302,46 +275,15 @@ class SMTPConfig(models.Model):
         """Explain what cannot work. Raises ``ValidationError``."""
         super().clean()
         validators.validate_encryption(port=self.port, use_tls=self.use_tls, use_ssl=self.use_ssl)
-        self._forget_unused()
+        login.forget_unused(self)
         if self.by_token:
-            if self._missing:
-                raise ValidationError(dict.fromkeys(self._missing, validators.BLANK))
+            if login.missing(self):
+                raise ValidationError(dict.fromkeys(login.missing(self), validators.BLANK))
             validators.validate_token_encryption(host=self.host or "", encrypted=self.use_tls or self.use_ssl)
         before = type(self).objects.filter(pk=self.pk).first() if self.pk else None
         if before is not None:
-            self._clean_kept_secrets(before)
-        self._check_reference()
-
-    def _check_reference(self) -> None:
-        """Refuse a new password that refers to nothing that can be had. Raises ``ValidationError``."""
-        password = self.sealed_password
-        if password and not isinstance(password, Sealed):
-            try:
-                references.check(password)
-            except SecretUnavailable as error:
-                raise ValidationError({"password": str(error)}, code="reference") from None
-
-    def _clean_kept_secrets(self, before: SMTPConfig) -> None:
-        """Refuse to give what is stored to somebody else: whoever may edit need not know it."""
-        kept = [name for name in SECRETS if before.sealed(name) and before.sealed(name) == self.sealed(name)]
-        places = ("host", "port", "username", *(("oauth_endpoint",) if self.by_token else ()))
-        if kept and any(getattr(before, name) != getattr(self, name) for name in places):
-            again = validators.SECRET_AGAIN if self.by_token else validators.PASSWORD_AGAIN
-            raise ValidationError(dict.fromkeys(kept, again))
-
-    @property
-    def _missing(self) -> list[str]:
-        """The fields that a login by token needs and that are empty."""
-        secret = "oauth_refresh_token" if self.oauth_grant == Grant.REFRESH_TOKEN else "oauth_client_secret"
-        filled = {name: getattr(self, name) for name in ("username", "oauth_endpoint", "oauth_client_id")}
-        return [name for name, value in {**filled, secret: self.sealed(secret)}.items() if not value]
-
-    def _forget_unused(self) -> None:
-        unused = [*_UNUSED.get(self.authentication, ())]
-        if self.by_token and self.oauth_grant != Grant.REFRESH_TOKEN:
-            unused.append("oauth_refresh_token")
-        for name in unused:
-            setattr(self, name, _DEFAULTS.get(name, ""))
+            login.check_kept_secrets(self, before)
+        login.check_reference(self)
 
     def clean_fields(self, exclude: Any = None) -> None:
         """Leave a secret alone that is still sealed: it was checked when it was entered."""
@@ -371,20 +313,8 @@ class SMTPConfig(models.Model):
                 self.use_tls,
                 self.use_ssl,
                 self.ca_certificates,
-                *((self.token_digest(),) if self.by_token else ()),
+                *((login.token_digest(self),) if self.by_token else ()),
             )
         except SecretUnreadable:
             return ""
         return salted_hmac("email_integration.tested_settings", repr(values), algorithm="sha256").hexdigest()
-
-    def token_digest(self) -> str:
-        """A keyed digest of all that a token is asked for with. Raises ``SecretUnreadable``."""
-        values = (
-            str(self.oauth_grant),
-            self.oauth_endpoint,
-            self.oauth_client_id,
-            self.oauth_client_secret,
-            self.oauth_refresh_token,
-            self.oauth_scope,
-        )
-        return salted_hmac("email_integration.token", repr(values), algorithm="sha256").hexdigest()

@@ -16,8 +16,9 @@ from email_integration import fields
 from email_integration.exceptions import SecretUnreadable
 
 from .audit import Event, note
-from .config import SECRETS, SMTPConfig
+from .config import SMTPConfig
 from .delivery import Delivery
+from .login import SECRETS
 from .oauth import OAuthToken
 
 #: How many contents are done in one short transaction.

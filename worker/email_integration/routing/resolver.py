@@ -12,6 +12,7 @@ from django.utils import translation
 from email_integration import conf, references
 from email_integration.exceptions import SecretUnavailable, SecretUnreadable
 from email_integration.models import Authentication, SendingPause, SMTPConfig
+from email_integration.models.login import token_digest
 from email_integration.smtp import Relay
 
 from . import stamp
@@ -168,4 +169,4 @@ def _tokens_of(config: SMTPConfig, *, kept: bool) -> Tokens:
         scope=config.oauth_scope,
         refresh_token=config.oauth_refresh_token,
     )
-    return Tokens(account, pk=config.pk if kept else None, digest=config.token_digest())
+    return Tokens(account, pk=config.pk if kept else None, digest=token_digest(config))

@@ -1,0 +1,140 @@
+"""What is around the app: the project, the storage, the server of the settings, and the rows of the database."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from django.apps import apps
+from django.conf import settings
+from django.core.checks import CheckMessage, Error, Tags, Warning, register
+from django.core.files.storage import FileSystemStorage, InMemoryStorage
+from django.db import DatabaseError, InterfaceError, router
+
+from email_integration import conf
+from email_integration.delivery import content
+from email_integration.diagnosis import configuration
+from email_integration.models import SMTPConfig
+
+
+@register("email_integration")
+def check_project(**kwargs: Any) -> list[CheckMessage]:
+    """Check what the app needs of the project around it."""
+    found: list[CheckMessage] = []
+    if not apps.is_installed("simple_history"):
+        found.append(
+            Error("INSTALLED_APPS lacks 'simple_history', which records who changed what.", id="email_integration.E011")
+        )
+    backend = str(getattr(settings, "CELERY_RESULT_BACKEND", "") or "")
+    if backend.startswith(("django-db", "django-cache")) and not apps.is_installed("django_celery_results"):
+        found.append(
+            Error(
+                f"CELERY_RESULT_BACKEND is {backend!r}, but INSTALLED_APPS lacks 'django_celery_results'.",
+                id="email_integration.E012",
+            )
+        )
+    if "simple_history.middleware.HistoryRequestMiddleware" not in settings.MIDDLEWARE:
+        found.append(
+            Warning(
+                "MIDDLEWARE lacks 'simple_history.middleware.HistoryRequestMiddleware'.",
+                hint="Without it the history of SMTP configurations does not say who made a change in the admin.",
+                id="email_integration.W002",
+            )
+        )
+    return found
+
+
+@register("email_integration")
+def check_storage(**kwargs: Any) -> list[CheckMessage]:
+    """Check that the storage of contents is private and lasting. Asks no network."""
+    given = getattr(settings, "EMAIL_INTEGRATION", {})
+    alias = conf.get("PAYLOAD_STORAGE") if isinstance(given, dict) else None
+    if not isinstance(alias, str):
+        return []  # said by check_settings
+    if alias not in settings.STORAGES:
+        unknown = Warning(
+            f"STORAGES has no {alias!r}, which EMAIL_INTEGRATION['PAYLOAD_STORAGE'] names.",
+            hint="Until it has, the contents of large mails are in the database.",
+            id="email_integration.W008",
+        )
+        return [unknown] if "PAYLOAD_STORAGE" in given else []
+    try:
+        storage = content.storage_of_contents()
+    except Exception as error:  # each storage has its own
+        return [
+            Error(
+                f"The storage {alias!r}, for the contents of large mails, cannot be used ({type(error).__name__}).",
+                hint="Correct STORAGES.",
+                id="email_integration.E016",
+            )
+        ]
+    if isinstance(storage, InMemoryStorage):
+        return [
+            Error(
+                f"The storage {alias!r}, for the contents of large mails, is in the memory of one process.",
+                hint="Use one that the processes that submit mail share with the workers.",
+                id="email_integration.E015",
+            )
+        ]
+    return [
+        Error(
+            f"The storage {alias!r}, for the contents of large mails, {served}.",
+            hint="Give it a location of its own that nothing serves, and no base_url.",
+            id="email_integration.E014",
+        )
+        for served in _served(alias, storage)
+    ]
+
+
+def _served(alias: str, storage: Any) -> list[str]:
+    """How others may read what is in the storage."""
+    entry: Any = settings.STORAGES[alias]
+    found = ["has a base_url"] if entry.get("OPTIONS", {}).get("base_url") else []
+    if isinstance(storage, FileSystemStorage):
+        ours = Path(storage.location).resolve()
+        for name in ("MEDIA_ROOT", "STATIC_ROOT"):
+            root = getattr(settings, name)
+            theirs = Path(root).resolve() if root else None
+            if theirs and (ours == theirs or theirs in ours.parents or ours in theirs.parents):
+                found.append(f"and {name} are one folder, or one lies within the other")
+    return found
+
+
+@register("email_integration")
+def check_server(**kwargs: Any) -> list[CheckMessage]:
+    """Check the server that the project's own settings name, EMAIL_* or MAILERS."""
+    return [
+        Error(f"{finding.text}.", hint=finding.mend, id="email_integration.E013")
+        for finding in configuration.wrong_with_settings()
+    ]
+
+
+@register(Tags.database)
+def check_rows(databases: Sequence[str] | None = None, **kwargs: Any) -> list[CheckMessage]:
+    """Check the active configuration and the stored passwords; only with ``check --database`` and ``migrate``.
+
+    Warnings, because an error would keep ``migrate`` from running.
+    """
+    if router.db_for_read(SMTPConfig) not in (databases or ()):
+        return []
+    try:
+        found = configuration.wrong_with_rows()
+    except (DatabaseError, InterfaceError):  # not there, or not migrated yet
+        return []
+    ids = {"smtp.password": "email_integration.W006", "smtp.valid": "email_integration.W007"}
+    return [Warning(f"{finding.text}.", hint=finding.mend, id=ids[finding.check]) for finding in found]
+
+
+@register(Tags.security, deploy=True)
+def check_brakes(**kwargs: Any) -> list[CheckMessage]:
+    """Warn of what must not be forgotten in production; only with ``check --deploy``."""
+    return [
+        Warning(f"EMAIL_INTEGRATION[{key!r}] is set: {what}.", id=number)
+        for key, what, number in (
+            ("EMAIL_PAUSED", "no mail is sent", "email_integration.W003"),
+            ("REDIRECT_ALL_TO", "no mail reaches its recipients", "email_integration.W004"),
+            ("ALLOWED_RECIPIENTS", "mail to all others is withheld", "email_integration.W005"),
+        )
+        if conf.get(key)
+    ]
