@@ -25,7 +25,8 @@ def _jump(*hours: int) -> Callable[[Run], None]:
     return act
 
 
+#: In one world, and in this order: after an hour on, the right time would be an hour back, for which all would wait.
 CASES = [
     Case(group="clock", name=name, setting=Setting(clock=True), act=_jump(*hours), slow=True)
-    for name, hours in (("an hour on", (1,)), ("an hour back and on again", (-1, 0)))
+    for name, hours in (("an hour back and on again", (-1, 0)), ("an hour on", (1,)))
 ]

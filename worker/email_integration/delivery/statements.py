@@ -112,14 +112,15 @@ def _cursor(connection: Any) -> Any:
     return connection.make_debug_cursor(cursor) if connection.queries_logged else connection.make_cursor(cursor)
 
 
-def insert(*deliveries: Delivery, using: str, unless_known: bool = False) -> None:
-    """Insert new deliveries, as ``save()`` does it, but for the signals. Raises ``DatabaseError``.
+def insert(*deliveries: Delivery, using: str, unless_known: bool = False) -> int:
+    """Insert new deliveries, as ``save()`` does it, but for the signals; return how many. Raises ``DatabaseError``.
 
     With ``unless_known`` those are left out of which the database has the key or the idempotency key. Several are
     inserted in the transaction of the caller, who has one.
     """
     connection = connections[using]
     fields = Delivery._meta.concrete_fields
+    inserted = 0
     with transaction.mark_for_rollback_on_error(using=using), _cursor(connection) as cursor:
         of_each = []
         for one in deliveries:
@@ -136,8 +137,10 @@ def insert(*deliveries: Delivery, using: str, unless_known: bool = False) -> Non
                 cursor.execute(text, together[0])
             else:
                 cursor.executemany(text, together)
+            inserted += cursor.rowcount
     for one in deliveries:
         one._state.adding, one._state.db = False, using
+    return inserted
 
 
 def _make(connection: Any, cursor: Any, move: Move) -> bool:

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from django.core.mail import EmailMessage
-from django.db import IntegrityError, transaction
 from django.utils import timezone
 
 from email_integration import conf
@@ -76,15 +75,10 @@ def submit(
     """
     delivery = make(message, terms(**how), delivery_id=delivery_id, idempotency_key=idempotency_key)
     using = rows.database()
-    if delivery_id is None and idempotency_key is None:
-        statements.insert(delivery, using=using)
-    else:
-        try:
-            with transaction.atomic(using=using):
-                statements.insert(delivery, using=using)
-        except IntegrityError:
-            content.remove_file(delivery.content_file)
-            return first(using, delivery)
+    is_named = delivery_id is not None or idempotency_key is not None
+    if not statements.insert(delivery, using=using, unless_known=is_named):
+        content.remove_file(delivery.content_file)
+        return first(using, delivery)
     narrate.submitted(delivery)
     if is_due(delivery):
         doorbell.ring_on_commit(delivery, using=using)
