@@ -12,13 +12,12 @@ from urllib.parse import parse_qs
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from config.local.certificates import Certificates
+from tests.authorization_endpoint import AuthorizationEndpoint, Response
 
 CLIENT = "mailer"
 SECRET = "zY7-client-secret-q2X"
 REFRESH = "zY7-refresh-token-q2X"
 SCOPE = "smtp"
-
-Response = tuple[int, dict[str, str], bytes]
 
 
 class _Quiet(WSGIRequestHandler):
@@ -30,12 +29,15 @@ class TokenEndpoint:
     """Gives tokens to ``CLIENT``, for as long as ``seconds`` says; ``requests`` are the forms that came.
 
     ``instead`` answers in its place while it is not None; ``rotates`` puts another refresh token in the place of each
-    that is used. ``is_good`` is for the mail server.
+    that is used. ``is_good`` is for the mail server. ``authorization`` asks the owner of the mailbox; with
+    ``gives_refresh`` False what comes of it is no refresh token.
     """
 
     def __init__(self, certificates: Certificates | None = None, *, seconds: float = 3600.0) -> None:
         self.seconds = seconds
         self.rotates = False
+        self.gives_refresh = True
+        self.authorization = AuthorizationEndpoint(CLIENT)
         self.requests: list[dict[str, str]] = []
         self.instead: Callable[[], Response] | None = None
         self.refresh_tokens = {REFRESH}
@@ -52,6 +54,11 @@ class TokenEndpoint:
     def url(self) -> str:
         return f"{self._scheme}://localhost:{self._server.server_port}/token"
 
+    @property
+    def authorization_url(self) -> str:
+        """Of another site than the token endpoint's, as browsers see it."""
+        return f"{self._scheme}://127.0.0.1:{self._server.server_port}/authorize"
+
     def is_good(self, token: str) -> bool:
         """Whether a token was given and not revoked since."""
         return token in self._good
@@ -62,9 +69,13 @@ class TokenEndpoint:
 
     def _answer(self, environ: dict[str, Any], start: Any) -> Iterable[bytes]:
         length = int(environ.get("CONTENT_LENGTH") or 0)
-        form = {name: values[0] for name, values in parse_qs(environ["wsgi.input"].read(length).decode()).items()}
-        self.requests.append(form)
-        status, headers, body = self.instead() if self.instead is not None else self._token(form)
+        sent = environ["wsgi.input"].read(length).decode()
+        form = {name: values[0] for name, values in parse_qs(sent or environ["QUERY_STRING"]).items()}
+        if environ["PATH_INFO"] == "/authorize":
+            status, headers, body = self.authorization.answer(environ["REQUEST_METHOD"], form)
+        else:
+            self.requests.append(form)
+            status, headers, body = self.instead() if self.instead is not None else self._token(form)
         start(f"{status} .", [*headers.items(), ("Content-Length", str(len(body)))])
         return [body]
 
@@ -80,6 +91,12 @@ class TokenEndpoint:
             if self.rotates:
                 given["refresh_token"] = f"{REFRESH}-{secrets.token_hex(8)}"
                 self.refresh_tokens = {str(given["refresh_token"])}
+        elif form.get("grant_type") == "authorization_code":
+            if not self.authorization.is_good(form):
+                return error("invalid_grant")
+            if self.gives_refresh:
+                given["refresh_token"] = f"{REFRESH}-{secrets.token_hex(8)}"
+                self.refresh_tokens.add(str(given["refresh_token"]))
         elif form.get("grant_type") != "client_credentials":
             return error("unsupported_grant_type")
         token = f"zY7-access-token-{secrets.token_hex(8)}"

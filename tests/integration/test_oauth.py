@@ -428,7 +428,8 @@ def test_what_the_way_to_log_in_does_not_use_is_not_kept(configure: Configure) -
         ({"oauth_endpoint": ""}, "oauth_endpoint"),
         ({"oauth_endpoint": "http://login.example.com/token"}, "oauth_endpoint"),
         ({"oauth_endpoint": "ftp://localhost/token"}, "oauth_endpoint"),
-        ({"oauth_grant": "refresh_token"}, "oauth_refresh_token"),
+        ({"oauth_grant": "refresh_token", "is_active": True}, "oauth_refresh_token"),
+        ({"oauth_grant": "refresh_token", "oauth_authorization_endpoint": "ftp://x"}, "oauth_authorization_endpoint"),
         ({"host": "smtp.example.com", "use_tls": False}, "use_tls"),
     ],
 )

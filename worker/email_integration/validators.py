@@ -30,6 +30,10 @@ SECRET_AGAIN = _(
 OAUTH_INCOMPLETE = _(
     "A login by OAuth needs a username, a token endpoint (https), a client id, and the secret of its grant."
 )
+CONSENT_FIRST = _(
+    "There is no refresh token yet. Save the configuration without activating it, ask the owner of the mailbox for "
+    "consent, and activate it then; or enter a refresh token."
+)
 #: Django's own words.
 BLANK = Field.default_error_messages["blank"]
 

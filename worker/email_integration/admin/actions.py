@@ -94,6 +94,7 @@ class ConfigActions(ConfigModelAdmin):
                 authentication=config.authentication,
                 oauth_grant=config.oauth_grant,
                 oauth_endpoint=config.oauth_endpoint,
+                oauth_authorization_endpoint=config.oauth_authorization_endpoint,
                 oauth_client_id=config.oauth_client_id,
                 oauth_scope=config.oauth_scope,
                 **({name: config.sealed(name) for name in SECRETS} if may_change else {}),

@@ -22,6 +22,7 @@ from email_integration.routing import stamp
 
 from . import whereabouts
 from .actions import ConfigActions
+from .consent import ConsentViews
 from .forms import ListFormSet, ListRowForm, SMTPConfigForm
 from .gates import GateViews
 from .history import HistoryPage
@@ -42,15 +43,17 @@ def _login_fields(config: SMTPConfig | None, *, secrets: bool) -> tuple[str, ...
         *(("password",) if secrets else ()),
         "oauth_grant",
         "oauth_endpoint",
+        "oauth_authorization_endpoint",
         "oauth_client_id",
         *(("oauth_client_secret", "oauth_refresh_token") if secrets else ()),
+        *(("consent",) if secrets and config is not None and config.by_refresh_token else ()),
         "oauth_scope",
         *(("token_state",) if config is not None and config.by_token else ()),
     )
 
 
 @admin.register(SMTPConfig)
-class SMTPConfigAdmin(TrialViews, PauseViews, GateViews, ConfigActions, HistoryPage):  # type: ignore[misc]  # the last is untyped
+class SMTPConfigAdmin(TrialViews, ConsentViews, PauseViews, GateViews, ConfigActions, HistoryPage):  # type: ignore[misc]  # the last is untyped
     """One row per server; the list says which of them mail goes through."""
 
     form = SMTPConfigForm
@@ -59,7 +62,7 @@ class SMTPConfigAdmin(TrialViews, PauseViews, GateViews, ConfigActions, HistoryP
     list_filter = ("is_active", "use_tls", "use_ssl")
     search_fields = ("name", "host", "username")
     search_help_text = gettext_lazy("Name, host or username")
-    readonly_fields = ("last_check", "token_state", "created_at", "updated_at")
+    readonly_fields = ("last_check", "consent", "token_state", "created_at", "updated_at")
     ordering = ("name",)
 
     class Media:

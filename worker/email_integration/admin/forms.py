@@ -62,6 +62,11 @@ class _WriteOnlySecrets(ConfigForm):
         for name in SECRETS:
             if name in self.fields and self.instance.pk and self.instance.sealed(name):
                 self.fields[name].help_text = _("One is stored. Leave this blank to keep it.")
+        if "oauth_refresh_token" in self.fields and not self.fields["oauth_refresh_token"].help_text:
+            self.fields["oauth_refresh_token"].help_text = _(
+                "Leave this blank to save the configuration, not activated, and to ask the owner of the mailbox for "
+                "consent then."
+            )
         if "password" in self.fields:
             said = (self._what_is_stored(), _what_may_be_entered())
             self.fields["password"].help_text = " ".join(str(text) for text in said if text)

@@ -9,13 +9,13 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from django.contrib.admin.utils import unquote
 from django.http import HttpRequest, HttpResponse
-from django.utils.text import capfirst
+from django.utils.text import capfirst, get_text_list
 from django.utils.translation import gettext as _
 from simple_history.admin import SimpleHistoryAdmin
 from simple_history.template_utils import HistoricalRecordContextHelper
 
 from email_integration import conf
-from email_integration.models import Authentication, audit
+from email_integration.models import Authentication, Grant, audit
 
 
 class _Words(HistoricalRecordContextHelper):  # type: ignore[misc]  # the library is untyped
@@ -36,6 +36,16 @@ def _names(certificates: str) -> str:
     except ValueError:
         return certificates
     return ", ".join(f"{one.subject.rfc4514_string()} ({one.fingerprint(hashes.SHA256()).hex()[:8]})" for one in found)
+
+
+def _secrets(record: Any) -> list[str]:
+    """Which secrets may have changed: those of its way to log in, or the one that came by consent."""
+    if record.history_change_reason == audit.CONSENT:
+        return ["oauth_refresh_token"]
+    if record.authentication != Authentication.OAUTH:
+        return ["password"]
+    by_refresh_token = record.oauth_grant == Grant.REFRESH_TOKEN
+    return ["oauth_client_secret", *(["oauth_refresh_token"] if by_refresh_token else [])]
 
 
 class HistoryPage(SimpleHistoryAdmin):  # type: ignore[misc]  # the library is untyped
@@ -80,8 +90,9 @@ class HistoryPage(SimpleHistoryAdmin):  # type: ignore[misc]  # the library is u
         """Say what changed in each record, the password by the mark that was left of it."""
         super().set_history_delta_changes(request, historical_records, foreign_keys_are_objs)
         for record in historical_records:
-            secret = "oauth_client_secret" if record.authentication == Authentication.OAUTH else "password"
-            label = capfirst(self.model._meta.get_field(secret).verbose_name)
+            label = capfirst(
+                get_text_list([self.model._meta.get_field(name).verbose_name for name in _secrets(record)])
+            )
             if record.password_changed and record.event != audit.Event.CREATED:
                 changes = getattr(record, "history_delta_changes", [])
                 record.history_delta_changes = [*changes, {"field": label, "secret": True}]

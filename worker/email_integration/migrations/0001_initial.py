@@ -329,6 +329,16 @@ class Migration(migrations.Migration):
                         verbose_name="token endpoint",
                     ),
                 ),
+                (
+                    "oauth_authorization_endpoint",
+                    models.CharField(
+                        blank=True,
+                        help_text="Where the owner of the mailbox is asked for consent. Of Google and Microsoft it is known.",
+                        max_length=500,
+                        validators=[email_integration.validators.validate_endpoint],
+                        verbose_name="authorization endpoint",
+                    ),
+                ),
                 ("oauth_client_id", models.CharField(blank=True, max_length=255, verbose_name="client id")),
                 ("oauth_scope", models.CharField(blank=True, max_length=500, verbose_name="scope")),
                 (
@@ -453,6 +463,16 @@ class Migration(migrations.Migration):
                         max_length=500,
                         validators=[email_integration.validators.validate_endpoint],
                         verbose_name="token endpoint",
+                    ),
+                ),
+                (
+                    "oauth_authorization_endpoint",
+                    models.CharField(
+                        blank=True,
+                        help_text="Where the owner of the mailbox is asked for consent. Of Google and Microsoft it is known.",
+                        max_length=500,
+                        validators=[email_integration.validators.validate_endpoint],
+                        verbose_name="authorization endpoint",
                     ),
                 ),
                 ("oauth_client_id", models.CharField(blank=True, max_length=255, verbose_name="client id")),

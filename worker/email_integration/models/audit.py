@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from .config import SMTPConfig
 
 
+#: The remark on a refresh token that has come by consent.
+CONSENT = "consent of the mailbox's owner"
+
+
 class Event(models.TextChoices):
     """What happened to a configuration."""
 

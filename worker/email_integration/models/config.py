@@ -49,6 +49,13 @@ class SMTPConfig(models.Model):
     oauth_endpoint = models.CharField(
         _("token endpoint"), max_length=500, blank=True, validators=[validators.validate_endpoint]
     )
+    oauth_authorization_endpoint = models.CharField(
+        _("authorization endpoint"),
+        max_length=500,
+        blank=True,
+        validators=[validators.validate_endpoint],
+        help_text=_("Where the owner of the mailbox is asked for consent. Of Google and Microsoft it is known."),
+    )
     oauth_client_id = models.CharField(_("client id"), max_length=255, blank=True)
     oauth_client_secret = EncryptedTextField(_("client secret"), blank=True, default="")
     oauth_refresh_token = EncryptedTextField(_("refresh token"), blank=True, default="")
@@ -185,7 +192,9 @@ class SMTPConfig(models.Model):
         note(self, Event.TESTED, user=user, reason="passed" if passed else detail)
 
     def check_may_be_activated(self) -> None:
-        """Raise ``ValidationError`` if a passed test is required and missing."""
+        """Raise ``ValidationError`` if a refresh token is missing, or a passed test that is required."""
+        if self.by_refresh_token and not self.sealed("oauth_refresh_token"):
+            raise ValidationError(validators.CONSENT_FIRST, code="no_consent")
         if conf.get("REQUIRE_TEST_BEFORE_ACTIVATE") and not self.passed_test:
             raise ValidationError(
                 _("“%(name)s” has not passed a connection test since its last change. Test it first, then activate it.")
@@ -209,6 +218,11 @@ class SMTPConfig(models.Model):
     def by_token(self) -> bool:
         """Whether one logs in by a token of OAuth."""
         return self.authentication == Authentication.OAUTH
+
+    @property
+    def by_refresh_token(self) -> bool:
+        """Whether those tokens are had by what the owner of the mailbox has consented to."""
+        return self.by_token and self.oauth_grant == Grant.REFRESH_TOKEN
 
     @property
     def sealed_password(self) -> Any:
@@ -277,8 +291,7 @@ class SMTPConfig(models.Model):
         validators.validate_encryption(port=self.port, use_tls=self.use_tls, use_ssl=self.use_ssl)
         login.forget_unused(self)
         if self.by_token:
-            if login.missing(self):
-                raise ValidationError(dict.fromkeys(login.missing(self), validators.BLANK))
+            login.check_complete(self)
             validators.validate_token_encryption(host=self.host or "", encrypted=self.use_tls or self.use_ssl)
         before = type(self).objects.filter(pk=self.pk).first() if self.pk else None
         if before is not None:

@@ -25,6 +25,7 @@ SECRETS = ("password", "oauth_client_secret", "oauth_refresh_token")
 OF_OAUTH = (
     "oauth_grant",
     "oauth_endpoint",
+    "oauth_authorization_endpoint",
     "oauth_client_id",
     "oauth_client_secret",
     "oauth_refresh_token",
@@ -53,7 +54,7 @@ def forget_unused(config: SMTPConfig) -> None:
     """Empty what the way to log in does not use."""
     unused = [*_UNUSED.get(config.authentication, ())]
     if config.by_token and config.oauth_grant != Grant.REFRESH_TOKEN:
-        unused.append("oauth_refresh_token")
+        unused += ["oauth_refresh_token", "oauth_authorization_endpoint"]
     for name in unused:
         setattr(config, name, _EMPTY.get(name, ""))
 
@@ -63,6 +64,18 @@ def missing(config: SMTPConfig) -> list[str]:
     secret = "oauth_refresh_token" if config.oauth_grant == Grant.REFRESH_TOKEN else "oauth_client_secret"
     filled = {name: getattr(config, name) for name in ("username", "oauth_endpoint", "oauth_client_id")}
     return [name for name, value in {**filled, secret: config.sealed(secret)}.items() if not value]
+
+
+def check_complete(config: SMTPConfig) -> None:
+    """Refuse what lacks something; only where mail goes by it must the refresh token be there already.
+
+    Raises ``ValidationError``.
+    """
+    empty = dict.fromkeys(missing(config), validators.BLANK)
+    if empty.pop("oauth_refresh_token", None) and config.is_active:
+        empty["oauth_refresh_token"] = validators.CONSENT_FIRST
+    if empty:
+        raise ValidationError(empty)
 
 
 def check_reference(config: SMTPConfig) -> None:

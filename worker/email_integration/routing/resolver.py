@@ -160,8 +160,9 @@ def relay_of(config: SMTPConfig, *, anew: bool = False, keeps_token: bool = True
     )
 
 
-def _tokens_of(config: SMTPConfig, *, kept: bool) -> Tokens:
-    account = Account(
+def account_of(config: SMTPConfig) -> Account:
+    """What ``config`` asks for tokens with. Raises ``SecretUnreadable`` when a secret cannot be opened."""
+    return Account(
         endpoint=config.oauth_endpoint,
         grant=config.oauth_grant,
         client_id=config.oauth_client_id,
@@ -169,4 +170,7 @@ def _tokens_of(config: SMTPConfig, *, kept: bool) -> Tokens:
         scope=config.oauth_scope,
         refresh_token=config.oauth_refresh_token,
     )
-    return Tokens(account, pk=config.pk if kept else None, digest=token_digest(config))
+
+
+def _tokens_of(config: SMTPConfig, *, kept: bool) -> Tokens:
+    return Tokens(account_of(config), pk=config.pk if kept else None, digest=token_digest(config))

@@ -55,13 +55,31 @@ class Granted:
 
 def fetch(account: Account) -> Granted:
     """Ask for a token. Raises ``NoToken``, whose words hold nothing that is secret, within ``PATIENCE`` seconds."""
-    form = {"grant_type": account.grant, "client_id": account.client_id}
-    if account.client_secret:
-        form["client_secret"] = account.client_secret
+    form = {"grant_type": account.grant}
     if account.scope:
         form["scope"] = account.scope
     if account.grant == Grant.REFRESH_TOKEN:
+        if not account.refresh_token:
+            raise NoToken(Phase.AUTH, "there is no refresh token yet: ask the owner of the mailbox for consent")
         form["refresh_token"] = account.refresh_token
+    return _ask(account, form)
+
+
+def redeem(account: Account, *, code: str, verifier: str, redirect_uri: str) -> Granted:
+    """Ask for tokens with the code of a consent (RFC 6749 §4.1.3, RFC 7636 §4.5). Raises as ``fetch`` does."""
+    form = {
+        "grant_type": "authorization_code",
+        "code": code,
+        "redirect_uri": redirect_uri,
+        "code_verifier": verifier,
+    }
+    return _ask(account, form, {**_ERRORS, "invalid_grant": "the code has ended, or is not for this redirect URI"})
+
+
+def _ask(account: Account, form: dict[str, str], errors: dict[str, str] | None = None) -> Granted:
+    form["client_id"] = account.client_id
+    if account.client_secret:
+        form["client_secret"] = account.client_secret
     host = urlsplit(account.endpoint).hostname or ""
     try:
         answer = web.post(
@@ -75,7 +93,7 @@ def fetch(account: Account) -> Granted:
         raise _no_token("must be an https URL, or one of this machine") from None
     except web.Unanswered as error:
         raise _no_token(f"{host} does not answer ({_UNANSWERED.get(str(error), str(error))})") from None
-    return _granted(answer, host)
+    return _granted(answer, host, errors or _ERRORS)
 
 
 _UNANSWERED = {
@@ -86,7 +104,7 @@ _UNANSWERED = {
 }
 
 
-def _granted(answer: web.Answer, host: str) -> Granted:
+def _granted(answer: web.Answer, host: str, errors: dict[str, str]) -> Granted:
     if 300 <= answer.status < 400:
         raise _no_token(f"{host} redirects elsewhere, which is not followed: correct its URL")
     try:
@@ -96,7 +114,7 @@ def _granted(answer: web.Answer, host: str) -> Granted:
     if not isinstance(said, dict):
         raise _no_token(f"{host} answered {answer.status} with something other than JSON: correct its URL")
     if answer.status != 200 or "error" in said:
-        raise _no_token(f"{host} refused: {_error(said, answer.status)}")
+        raise _no_token(f"{host} refused: {_error(said, answer.status, errors)}")
     token, kind = said.get("access_token"), said.get("token_type", "Bearer")
     if not (isinstance(token, str) and _TOKEN.fullmatch(token) and str(kind).lower() == "bearer"):
         raise _no_token(f"{host} answered with no bearer token")
@@ -127,13 +145,13 @@ _ERRORS = {
 }
 
 
-def _error(said: dict[str, Any], status: int) -> str:
+def _error(said: dict[str, Any], status: int, errors: dict[str, str]) -> str:
     """Why, by the endpoint's words that are known; its sentences name whatever it likes."""
     code = said.get("error")
     code = code if isinstance(code, str) and _WORD.fullmatch(code) else str(status)
     number = _NUMBER.search(str(said.get("error_description", ""))[:2000])
     shown = f"{code}, {number[0]}" if number else code
-    return f"{_ERRORS[code]} ({shown})" if code in _ERRORS else shown
+    return f"{errors[code]} ({shown})" if code in errors else shown
 
 
 def _no_token(words: str) -> NoToken:

@@ -14,14 +14,17 @@ document.addEventListener("DOMContentLoaded", () => {
 
     function showWhatApplies() {
         const oauth = authentication.value === "oauth";
+        const byConsent = oauth && grant.value === "refresh_token";
         const shown = {
             username: authentication.value !== "none",
             password: authentication.value === "password",
             oauth_grant: oauth,
             oauth_endpoint: oauth,
+            oauth_authorization_endpoint: byConsent,
             oauth_client_id: oauth,
             oauth_client_secret: oauth,
-            oauth_refresh_token: oauth && grant.value === "refresh_token",
+            oauth_refresh_token: byConsent,
+            consent: byConsent,
             oauth_scope: oauth,
             token_state: oauth,
         };
@@ -58,6 +61,7 @@ document.addEventListener("DOMContentLoaded", () => {
                 if (button.dataset.endpoint) {
                     grant.value = button.dataset.grant;
                     form.elements.oauth_endpoint.value = button.dataset.endpoint;
+                    form.elements.oauth_authorization_endpoint.value = "";
                     form.elements.oauth_scope.value = button.dataset.scope;
                 }
                 showWhatApplies();

@@ -1,0 +1,114 @@
+"""The consent of a mailbox's owner: where and how it is asked for, and what tells its answer from another.
+
+The authorization code grant (RFC 6749 §4.1) with a state, PKCE (RFC 7636) and what RFC 9700 wants of both. The code
+that comes of it is turned into a refresh token by ``email_integration.routing.token_endpoint``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+import time
+from base64 import urlsafe_b64encode
+from dataclasses import dataclass, field
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+
+from email_integration import web
+from email_integration.models import SMTPConfig
+
+#: Seconds from the beginning to the answer, in which the owner logs in and reads.
+PATIENCE = 600.0
+
+_GOOGLE = "oauth2.googleapis.com"
+_MICROSOFT = "/oauth2/v2.0/"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """What the owner is asked, and where, '' if that is not known; ``more`` is what one provider alone wants."""
+
+    endpoint: str
+    scope: str
+    more: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def host(self) -> str:
+        """Whose page it is."""
+        return urlsplit(self.endpoint).hostname or ""
+
+
+def question_of(config: SMTPConfig) -> Question:
+    """What the owner of the mailbox is asked, by the fields of ``config`` and what is known of two providers."""
+    scope, endpoint, more = config.oauth_scope, "", {}
+    parts = urlsplit(config.oauth_endpoint)
+    if parts.hostname == _GOOGLE:
+        endpoint, scope = "https://accounts.google.com/o/oauth2/v2/auth", scope or "https://mail.google.com/"
+        # Without the second there is no refresh token for a client that the owner has allowed before.
+        more = {"access_type": "offline", "prompt": "consent", "login_hint": config.username}
+    elif parts.path.endswith(f"{_MICROSOFT}token"):
+        endpoint, scope = f"{config.oauth_endpoint.removesuffix('token')}authorize", scope or _SMTP_OF_MICROSOFT
+        scope = scope if _OFFLINE in scope.split() else f"{scope} {_OFFLINE}"
+        more = {"login_hint": config.username}
+    endpoint = config.oauth_authorization_endpoint or endpoint
+    return Question(endpoint=endpoint if web.is_url(endpoint) else "", scope=scope, more=more)
+
+
+_SMTP_OF_MICROSOFT = "https://outlook.office.com/SMTP.Send"
+#: Who does not ask for it is given no refresh token there.
+_OFFLINE = "offline_access"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Begun:
+    """One consent that was begun, for the session of whoever has begun it: of which configuration, as it was then."""
+
+    config: str
+    version: str
+    state: str
+    verifier: str = field(repr=False)
+    at: float
+
+    @classmethod
+    def now(cls, config: SMTPConfig) -> Begun:
+        """One that nobody can guess."""
+        return cls(
+            config=str(config.pk),
+            version=config.version,
+            state=secrets.token_urlsafe(32),
+            verifier=secrets.token_urlsafe(64),
+            at=time.time(),
+        )
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it has taken too long."""
+        return not 0 <= time.time() - self.at <= PATIENCE
+
+
+def address(question: Question, begun: Begun, *, client_id: str, redirect_uri: str) -> str:
+    """The provider's page that asks the owner (RFC 6749 §4.1.1); its answer comes to ``redirect_uri``."""
+    asked = {
+        "response_type": "code",
+        "client_id": client_id,
+        "redirect_uri": redirect_uri,
+        **({"scope": question.scope} if question.scope else {}),
+        "state": begun.state,
+        "code_challenge": _challenge(begun.verifier),
+        "code_challenge_method": "S256",
+        **question.more,
+    }
+    parts = urlsplit(question.endpoint)
+    query = urlencode([*parse_qsl(parts.query, keep_blank_values=True), *asked.items()])
+    return urlunsplit(parts._replace(query=query, fragment=""))
+
+
+def _challenge(verifier: str) -> str:
+    return urlsafe_b64encode(hashlib.sha256(verifier.encode()).digest()).rstrip(b"=").decode()
+
+
+def is_issuer(issuer: str, question: Question) -> bool:
+    """Whether an answer that names its issuer (RFC 9207) comes from whom was asked.
+
+    Which path of its host a provider calls itself by is not known here.
+    """
+    return web.is_url(issuer) and urlsplit(issuer)[:2] == urlsplit(question.endpoint)[:2]
