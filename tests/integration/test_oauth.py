@@ -11,12 +11,14 @@ from cryptography.fernet import Fernet
 from django.core.exceptions import ValidationError
 from django.core.mail import EmailMessage
 from django.db import connection, transaction
+from django.urls import reverse
 
 from config.local.certificates import Certificates, make_certificates
 from config.local.processes import free_port
 from config.local.smtp_server import SMTPServer
 from email_integration import routing
 from email_integration.admin.trials import run_stored, run_typed
+from email_integration.dashboard import standing
 from email_integration.delivery import direct
 from email_integration.delivery.attempt import attempt
 from email_integration.delivery.dispatch import pool
@@ -572,3 +574,31 @@ def test_mended_settings_let_through_what_waited_for_a_token(configure: Configur
     for one in waiting:
         attempt(one.pk)
     assert all_accepted(list(Delivery.objects.all()))
+
+
+def test_the_dashboard_tells_of_the_token_that_mail_goes_by(
+    configure: Configure, endpoint: TokenEndpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until when it is good, why there is no newer one, and of either only what is so now."""
+    monkeypatch.setattr(standing, "FOR_WORKERS", 0.02)  # there are none
+    client = logged_in(superuser=True)
+
+    def shown() -> tuple[bool, bool]:
+        page = client.get(reverse("admin:email_integration_dashboard")).content.decode()
+        assert NEVER_SHOWN not in page
+        assert ("invalid_client" in page) == ("OAuth token: none could be fetched" in page)
+        return "OAuth token: valid until" in page, "OAuth token: none could be fetched" in page
+
+    config = configure()
+    assert shown() == (False, False)
+    tokens().current()
+    assert shown() == (True, False)
+    endpoint.instead = lambda: error("invalid_client", 401)
+    with pytest.raises(NoToken):
+        tokens().another()
+    assert shown() == (True, True)
+    OAuthToken.objects.update(expires_at=ago(1))
+    assert shown() == (False, True)
+    config.oauth_scope = ""
+    config.save()
+    assert shown() == (False, False)

@@ -17,7 +17,8 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
 from email_integration import conf, validators
-from email_integration.models import OAuthToken, SMTPConfig
+from email_integration.models import SMTPConfig
+from email_integration.models.login import current_token
 from email_integration.routing import stamp
 
 from . import whereabouts
@@ -97,7 +98,7 @@ class SMTPConfigAdmin(TrialViews, ConsentViews, PauseViews, GateViews, ConfigAct
     @admin.display(description=gettext_lazy("OAuth token"))
     def token_state(self, config: SMTPConfig) -> str:
         """Until when the token is good, and why there is no newer one."""
-        token = OAuthToken.objects.filter(pk=config.pk).first()
+        token = current_token(config)
         if token is None or (token.expires_at is None and token.failed_at is None):
             return _("none was fetched yet")
         said = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -13,7 +14,8 @@ from django.utils.translation import gettext_lazy as _
 
 from email_integration import conf, routing
 from email_integration.exceptions import SecretUnavailable
-from email_integration.models import Delivery, RelayGate, SendingPause, SMTPConfig, Status
+from email_integration.models import Authentication, Delivery, RelayGate, SendingPause, SMTPConfig, Status
+from email_integration.models.login import current_token
 from email_integration.routing import gate
 from email_integration.smtp import Relay
 
@@ -68,6 +70,24 @@ def route() -> Notice:
     text = _("Mail goes through “{name}” ({host}:{port}) now: it is the active configuration.")
     text = format_lazy(text, name=config.name, host=config.host, port=config.port)
     return _at_fault(relay, text) or Notice(level="info", text=text)
+
+
+def token() -> Iterable[Notice]:
+    """Of an active configuration that logs in by a token: until when there is one, and why there is no newer one."""
+    config = SMTPConfig.objects.filter(is_active=True, authentication=Authentication.OAUTH).first()
+    row = current_token(config) if config is not None else None
+    if row is None:
+        return
+    if row.expires_at is not None and row.expires_at > timezone.now():
+        yield Notice(level="info", text=_of_token(_("valid until %(when)s"), when=row.expires_at))
+    if row.failed_at is not None:
+        text = _("none could be fetched %(when)s: %(why)s")
+        yield Notice(level="warning", text=_of_token(text, when=row.failed_at, why=row.error.rstrip(".")))
+
+
+def _of_token(text: Text, *, when: dt.datetime, why: str = "") -> Text:
+    at = date_format(timezone.localtime(when), "SHORT_DATETIME_FORMAT")
+    return format_lazy("{}: {}.", _("OAuth token"), text % {"when": at, "why": why})
 
 
 def _at_fault(relay: Relay, through: Text) -> Notice | None:

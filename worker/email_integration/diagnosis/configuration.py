@@ -12,7 +12,8 @@ from django.db import DatabaseError
 
 from email_integration import references, routing
 from email_integration.exceptions import SecretUnavailable, SecretUnreadable
-from email_integration.models import OAuthToken, SMTPConfig
+from email_integration.models import SMTPConfig
+from email_integration.models.login import current_token
 from email_integration.smtp import Relay
 
 from .findings import Finding, error, info, ok, warning
@@ -65,7 +66,7 @@ def passwords() -> list[Finding]:
 
 def _token(config: SMTPConfig) -> Finding:
     """Until when the token is good that mail goes by; the trial of the server has fetched one if that is possible."""
-    token = OAuthToken.objects.filter(pk=config.pk).first()
+    token = current_token(config)
     if token is None or (token.expires_at is None and token.failed_at is None):
         return info("smtp.token", "No OAuth token was fetched yet")
     until = f"is valid until {token.expires_at:%Y-%m-%d %H:%M} UTC" if token.expires_at else ""

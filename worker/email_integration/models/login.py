@@ -10,10 +10,10 @@ from django.utils.crypto import salted_hmac
 from django.utils.translation import gettext_lazy as _
 
 from email_integration import references, validators
-from email_integration.exceptions import SecretUnavailable
+from email_integration.exceptions import SecretUnavailable, SecretUnreadable
 from email_integration.fields import Sealed
 
-from .oauth import Grant
+from .oauth import Grant, OAuthToken
 
 if TYPE_CHECKING:
     from .config import SMTPConfig
@@ -101,3 +101,11 @@ def token_digest(config: SMTPConfig) -> str:
     """A keyed digest of all that a token is asked for with. Raises ``SecretUnreadable``."""
     values = tuple(str(getattr(config, name)) for name in OF_OAUTH)
     return salted_hmac("email_integration.token", repr(values), algorithm="sha256").hexdigest()
+
+
+def current_token(config: SMTPConfig) -> OAuthToken | None:
+    """What is known of the token that was asked for with the settings of ``config`` as they are now."""
+    try:
+        return OAuthToken.objects.filter(pk=config.pk, settings=token_digest(config)).first()
+    except SecretUnreadable:
+        return None

@@ -18,7 +18,10 @@ def email_notices(context: template.Context, route: bool = False) -> dict[str, A
     paused = SendingPause.current() is not None
     user = getattr(context.get("request"), "user", None)
     return {
-        "notices": [*whereabouts.brakes(), *([whereabouts.route()] if route and not paused else [])],
+        "notices": [
+            *whereabouts.brakes(),
+            *([whereabouts.route(), *whereabouts.token()] if route and not paused else []),
+        ],
         "may_try": user is not None and user.has_perm("email_integration.change_smtpconfig"),
         "may_pause": user is not None and user.has_perm("email_integration.pause_sending"),
         "paused": SendingPause.objects.exists(),
