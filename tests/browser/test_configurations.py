@@ -197,7 +197,7 @@ def test_a_way_to_log_in_shows_its_own_fields_and_the_others_are_not_kept(page: 
     page.goto(f"{LIST}{config.pk}/change/")
     expect(field(page, "Password")).to_be_visible()
     expect(field(page, "Token endpoint")).to_be_hidden()
-    page.get_by_role("button", name="Microsoft 365, OAuth").click()
+    page.get_by_role("button", name="Microsoft 365, OAuth", exact=True).click()
     expect(field(page, "Token endpoint")).to_have_value(re.compile(r"^https://login\.microsoftonline\.com/"))
     expect(field(page, "Password")).to_be_hidden()
     expect(field(page, "Refresh token")).to_be_hidden()

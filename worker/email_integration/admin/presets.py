@@ -46,7 +46,10 @@ PRESETS = (
         host="smtp.gmail.com",
         port=587,
         encryption="tls",
-        hint=_("The username is the whole address; client and refresh token come from a project in Google Cloud."),
+        hint=_(
+            "The username is the whole address; the client comes from a project in Google Cloud. Save, and ask the "
+            "owner of the mailbox for consent then."
+        ),
         authentication="oauth",
         grant="refresh_token",
         endpoint="https://oauth2.googleapis.com/token",
@@ -63,6 +66,20 @@ PRESETS = (
         grant="client_credentials",
         endpoint="https://login.microsoftonline.com/TENANT/oauth2/v2.0/token",
         scope="https://outlook.office365.com/.default",
+    ),
+    Preset(
+        label=_("Microsoft 365, OAuth for one mailbox"),
+        host="smtp.office365.com",
+        port=587,
+        encryption="tls",
+        hint=_(
+            "Put the id of your tenant into the token endpoint. The username is the mailbox. Save, and ask its owner "
+            "for consent then."
+        ),
+        authentication="oauth",
+        grant="refresh_token",
+        endpoint="https://login.microsoftonline.com/TENANT/oauth2/v2.0/token",
+        scope="https://outlook.office.com/SMTP.Send offline_access",
     ),
     Preset(
         label="Amazon SES",
