@@ -13,9 +13,10 @@ from django.test import Client
 from config.local.certificates import Certificates
 from config.local.processes import wait_until
 from config.local.smtp_server import Fault, SMTPServer
-from email_integration.models import Delivery, SMTPConfig
+from email_integration.models import Delivery, Grant, SMTPConfig
 from email_integration.tasks import send_email
 from tests.acceptance.test_password_nowhere import admin_pages, everything_said_to_valkey, everything_stored
+from tests.private_keys import certificate, key, pem, pem_of
 from tests.stack import PATIENT, Stack
 from tests.token_endpoint import CLIENT, REFRESH, SCOPE, SECRET, TokenEndpoint
 
@@ -61,6 +62,14 @@ def test_many_processes_share_one_token_and_its_secrets_are_nowhere(
         assert Counter(message.subject for message in server.messages) == Counter(map(str, range(MAILS)))
         assert server.failed_auths > 0
         assert len(endpoint.requests) == 2
+        endpoint.certificate = certificate(key())
+        config = SMTPConfig.objects.get()
+        config.oauth_grant = Grant.CLIENT_CREDENTIALS
+        config.oauth_private_key = pem(key()) + pem_of(endpoint.certificate)
+        config.save()
+        send_email.delay("signed for", "B", to=["kim@example.com"])
+        wait_until(lambda: not _unfinished(), seconds=60, what="one more")
+        assert "client_assertion" in endpoint.requests[-1]
         logs = running.logs()
     client = Client()
     client.force_login(get_user_model().objects.create_superuser("root", "root@example.com", "x"))
@@ -73,7 +82,8 @@ def test_many_processes_share_one_token_and_its_secrets_are_nowhere(
     }
     assert len(where) > 10
     assert "DEBUG" in logs
-    assert [name for name, text in where.items() if any(form in text for form in FORMS)] == []
+    forms = (*FORMS, *pem(key()).splitlines()[1:-1], endpoint.requests[-1]["client_assertion"])
+    assert [name for name, text in where.items() if any(form in text for form in forms)] == []
 
 
 def _unfinished() -> bool:

@@ -1,4 +1,4 @@
-"""The SMTP password is looked for wherever anybody could look: nowhere is it found but sealed in its row."""
+"""Password, private key and token are looked for wherever anybody could look: they are only where they are sealed."""
 
 from __future__ import annotations
 
@@ -21,10 +21,12 @@ from django.test import Client
 
 from config.local.processes import Processes, free_port, wait_until
 from config.local.smtp_server import Fault, SMTPServer
-from email_integration.models import Delivery, SMTPConfig
+from email_integration.models import Delivery, OAuthToken, SMTPConfig
 from email_integration.models.audit import Event, note
+from email_integration.models.login import token_digest
 from email_integration.tasks import send_email
 from tests import services
+from tests.private_keys import key, pem
 from tests.stack import ROOT, Stack
 
 PASSWORD = "zY7-never-shown-q2X"
@@ -36,7 +38,7 @@ FORMS = (
 
 
 def found_in(text: str) -> bool:
-    return any(form in text for form in FORMS)
+    return any(form in text for form in (*FORMS, *pem(key()).splitlines()[1:-1]))
 
 
 @contextmanager
@@ -135,6 +137,19 @@ def test_the_password_is_nowhere(
         from_email="noreply@example.com",
         is_active=True,
     )
+    # Another, which is not active, with what such a one holds of OAuth.
+    signing = SMTPConfig.objects.create(
+        name="Signing",
+        host="localhost",
+        port=server.port,
+        username="user",
+        authentication="oauth",
+        oauth_endpoint="https://localhost/token",
+        oauth_client_id="mailer",
+        oauth_private_key=pem(key()),
+        from_email="noreply@example.com",
+    )
+    OAuthToken.objects.create(config=signing, settings=token_digest(signing), access_token=PASSWORD)
     note(config, Event.VIEWED)
     user = get_user_model().objects.create_superuser("root", "root@example.com", "x")
     processes = Processes(tmp_path / "flower", env={"DJANGO_SETTINGS_MODULE": "config.settings"}, cwd=ROOT)
@@ -172,6 +187,7 @@ def test_the_password_is_nowhere(
     assert len(said) > 100
     assert len(pages) > 12
     assert "Primary" in dump
+    assert "Signing" in dump
     assert "DEBUG" in logs
     where = {
         "the database": everything_stored(),
@@ -183,7 +199,7 @@ def test_the_password_is_nowhere(
     assert [name for name, text in where.items() if found_in(text)] == []
     if connection.vendor == "sqlite":
         assert not any(found_in(Path(file).read_bytes().decode("latin-1")) for file in database_files())
-    assert SMTPConfig.objects.get().password == entered
+    assert SMTPConfig.objects.get(name="Primary").password == entered
 
 
 def database_files() -> list[str]:

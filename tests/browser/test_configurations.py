@@ -203,6 +203,11 @@ def test_a_way_to_log_in_shows_its_own_fields_and_the_others_are_not_kept(page: 
     expect(field(page, "Refresh token")).to_be_hidden()
     field(page, "Grant").select_option("refresh_token")
     expect(field(page, "Refresh token")).to_be_visible()
+    expect(field(page, "Private key")).to_be_hidden()
+    field(page, "Grant").select_option("jwt_bearer")
+    expect(field(page, "Private key")).to_be_visible()
+    for other in ("Refresh token", "Client secret", "Client secret ends on"):
+        expect(field(page, other)).to_be_hidden()
     field(page, "Grant").select_option("client_credentials")
     field(page, "Client id").fill("mailer")
     field(page, "Client secret").fill("s3cret")

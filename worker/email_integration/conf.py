@@ -80,6 +80,8 @@ DEFAULTS: dict[str, Any] = {
     "ALERT_REPEAT": 24 * 3600.0,
     # Since when a server takes no mail, other than for a login it refuses, before people are told.
     "ALERT_RELAY_AFTER": 300.0,
+    # How many days before a client secret or a certificate of OAuth ends people are told.
+    "SECRET_ENDS_WITHIN": 14,
     # The SMTP configuration, by name, that alerts are written to ADMINS by; '' writes none. One that is not active.
     "ALERT_CONFIGURATION": "",
     # Where alerts are sent to as JSON: https, or http on this machine.
@@ -97,7 +99,7 @@ DEFAULTS: dict[str, Any] = {
     "AUDIT_VIEWS": False,
     # The Fernet keys that seal SMTP passwords, newest first.
     "SMTP_PASSWORD_KEYS": [],
-    # What an SMTP password may refer to instead of being one: patterns such as 'env:SMTP_*'; [] is nothing.
+    # What a password, or a secret of OAuth, may refer to instead of being one: patterns such as 'env:SMTP_*'.
     "SECRET_REFERENCES": [],
     # More kinds of references: the dotted path of a class for each.
     "SECRET_PROVIDERS": {},

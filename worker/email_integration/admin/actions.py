@@ -97,6 +97,7 @@ class ConfigActions(ConfigModelAdmin):
                 oauth_authorization_endpoint=config.oauth_authorization_endpoint,
                 oauth_client_id=config.oauth_client_id,
                 oauth_scope=config.oauth_scope,
+                oauth_secret_ends=config.oauth_secret_ends,
                 **({name: config.sealed(name) for name in SECRETS} if may_change else {}),
                 use_tls=config.use_tls,
                 use_ssl=config.use_ssl,

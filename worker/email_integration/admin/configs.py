@@ -17,8 +17,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
 from email_integration import conf, validators
-from email_integration.models import SMTPConfig
-from email_integration.models.login import current_token
+from email_integration.models import SMTPConfig, login
 from email_integration.routing import stamp
 
 from . import whereabouts
@@ -48,6 +47,8 @@ def _login_fields(config: SMTPConfig | None, *, secrets: bool) -> tuple[str, ...
         "oauth_client_id",
         *(("oauth_client_secret", "oauth_refresh_token") if secrets else ()),
         *(("consent",) if secrets and config is not None and config.by_refresh_token else ()),
+        *(("oauth_private_key",) if secrets else ()),
+        "oauth_secret_ends",
         "oauth_scope",
         *(("token_state",) if config is not None and config.by_token else ()),
     )
@@ -97,11 +98,14 @@ class SMTPConfigAdmin(TrialViews, ConsentViews, PauseViews, GateViews, ConfigAct
 
     @admin.display(description=gettext_lazy("OAuth token"))
     def token_state(self, config: SMTPConfig) -> str:
-        """Until when the token is good, and why there is no newer one."""
-        token = current_token(config)
-        if token is None or (token.expires_at is None and token.failed_at is None):
-            return _("none was fetched yet")
+        """Until when the token is good, why there is no newer one, and that soon there will be none."""
         said = []
+        if login.ending(config) and config.oauth_secret_ends is not None:
+            place = {"when": date_format(config.oauth_secret_ends, "SHORT_DATE_FORMAT")}
+            said.append(_("what it is fetched with ends on %(when)s") % place)
+        token = login.current_token(config)
+        if token is None or (token.expires_at is None and token.failed_at is None):
+            return "; ".join([*said, _("none was fetched yet")])
         if token.expires_at is not None:
             said.append(_("valid until %(when)s") % {"when": _when(token.expires_at)})
         if token.failed_at is not None:

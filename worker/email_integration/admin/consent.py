@@ -17,7 +17,7 @@ from django.utils.html import format_html
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
-from email_integration import web
+from email_integration import references, web
 from email_integration.exceptions import SecretUnavailable, SecretUnreadable
 from email_integration.fields import UNREADABLE
 from email_integration.models import SMTPConfig, audit
@@ -177,7 +177,7 @@ def _redeem(request: HttpRequest, config: SMTPConfig, verifier: str) -> str:
         stored.lock()
         if not stored.filter(pk=config.pk, updated_at=config.updated_at).exists():
             return _("“%(name)s” was changed meanwhile. Begin again.") % {"name": config.name}
-        config.oauth_refresh_token = granted.refresh_token
+        config.oauth_refresh_token = references.as_password(granted.refresh_token)
         config._history_user = request.user  # type: ignore[attr-defined]  # simple-history's, as is the next
         config._change_reason = audit.CONSENT  # type: ignore[attr-defined]
         config.save(using=using, update_fields=["oauth_refresh_token", "updated_at"])

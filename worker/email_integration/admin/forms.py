@@ -42,6 +42,18 @@ _OF_THE_SERVER = (
 _LEFT_OPEN = ("authentication", "oauth_grant")
 
 
+_BEFORE_CONSENT = _(
+    "Leave this blank to save the configuration, not activated, and to ask the owner of the mailbox for consent then."
+)
+
+
+class _SecretLines(forms.Textarea):
+    """Like ``PasswordInput``, for several lines: what was entered is not shown again."""
+
+    def get_context(self, name: str, value: Any, attrs: Any) -> dict[str, Any]:
+        return super().get_context(name, None, attrs)
+
+
 def _secret(label: Text) -> forms.CharField:
     widget = forms.PasswordInput(attrs={"autocomplete": "new-password"})
     return forms.CharField(label=label, required=False, strip=False, widget=widget)
@@ -56,31 +68,37 @@ class _WriteOnlySecrets(ConfigForm):
     password = _secret(_("Password"))
     oauth_client_secret = _secret(_("Client secret"))
     oauth_refresh_token = _secret(_("Refresh token"))
+    oauth_private_key = forms.CharField(
+        label=_("Private key"),
+        required=False,
+        widget=_SecretLines(attrs={"rows": 4, "autocomplete": "off", "spellcheck": "false"}),
+        help_text=_(
+            "In PEM format. For client credentials together with its certificate, instead of a client secret; for a "
+            "service account of Google the whole JSON file."
+        ),
+    )
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         for name in SECRETS:
-            if name in self.fields and self.instance.pk and self.instance.sealed(name):
-                self.fields[name].help_text = _("One is stored. Leave this blank to keep it.")
-        if "oauth_refresh_token" in self.fields and not self.fields["oauth_refresh_token"].help_text:
-            self.fields["oauth_refresh_token"].help_text = _(
-                "Leave this blank to save the configuration, not activated, and to ask the owner of the mailbox for "
-                "consent then."
-            )
-        if "password" in self.fields:
-            said = (self._what_is_stored(), _what_may_be_entered())
-            self.fields["password"].help_text = " ".join(str(text) for text in said if text)
+            if name in self.fields:
+                said = (self._what_is_stored(name), self.fields[name].help_text, _what_may_be_entered(name))
+                self.fields[name].help_text = " ".join(str(text) for text in said if text)
         for name in _LEFT_OPEN:
             if name in self.fields:
                 self.fields[name].required = False
 
-    def _what_is_stored(self) -> StrOrPromise:
-        if not (self.instance.pk and self.instance.sealed_password):
-            return ""
-        if kind := self.instance.password_kind:
+    def _what_is_stored(self, name: str) -> StrOrPromise:
+        if not (self.instance.pk and self.instance.sealed(name)):
+            return _BEFORE_CONSENT if name == "oauth_refresh_token" else ""
+        of_password = name == "password"
+        if kind := self.instance.kind_of(name):
             text = _("The password is kept elsewhere (“{kind}:”). Leave this blank to leave it there.")
-            return format_lazy(text, kind=kind)
-        return _("A password is stored. Leave this blank to keep it.")
+            other = _("This is kept elsewhere (“{kind}:”). Leave it blank to leave it there.")
+            return format_lazy(text if of_password else other, kind=kind)
+        if of_password:
+            return _("A password is stored. Leave this blank to keep it.")
+        return _("One is stored. Leave this blank to keep it.")
 
     def clean(self) -> dict[str, Any] | None:
         cleaned = super().clean()
@@ -96,10 +114,12 @@ class _WriteOnlySecrets(ConfigForm):
         super()._post_clean()  # type: ignore[misc]  # Django's hook between form and model, untyped
 
 
-def _what_may_be_entered() -> StrOrPromise:
+def _what_may_be_entered(name: str) -> StrOrPromise:
     given = conf.get("SECRET_REFERENCES")
     if not given:
         return ""
+    if name != "password":
+        return format_lazy(_("Or where it is kept: {references}."), references=", ".join(given))
     text = _(
         "A password, or where it is kept: {references}. Put a backslash in front of a password that begins like one."
     )
@@ -168,9 +188,17 @@ class SMTPConfigForm(_ActiveAsShown, _WriteOnlySecrets):
         label=_("Yes, leave no configuration active"), required=False, widget=forms.HiddenInput
     )
 
+    # The browser's own calendar.
+    oauth_secret_ends = forms.DateField(
+        label=_("Client secret ends on"),
+        required=False,
+        widget=forms.DateInput(format="%Y-%m-%d", attrs={"type": "date"}),
+        help_text=SMTPConfig._meta.get_field("oauth_secret_ends").help_text,
+    )
+
     class Meta:
         model = SMTPConfig
-        fields = ("name", *_OF_THE_SERVER, "is_active")
+        fields = ("name", *_OF_THE_SERVER, "oauth_secret_ends", "is_active")
         field_classes = {"is_active": _ActiveField}
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

@@ -44,8 +44,14 @@ def _secrets(record: Any) -> list[str]:
         return ["oauth_refresh_token"]
     if record.authentication != Authentication.OAUTH:
         return ["password"]
-    by_refresh_token = record.oauth_grant == Grant.REFRESH_TOKEN
-    return ["oauth_client_secret", *(["oauth_refresh_token"] if by_refresh_token else [])]
+    return _OF_GRANTS.get(record.oauth_grant, ["oauth_client_secret"])
+
+
+_OF_GRANTS = {
+    Grant.CLIENT_CREDENTIALS.value: ["oauth_client_secret", "oauth_private_key"],
+    Grant.REFRESH_TOKEN.value: ["oauth_client_secret", "oauth_refresh_token"],
+    Grant.JWT_BEARER.value: ["oauth_private_key"],
+}
 
 
 class HistoryPage(SimpleHistoryAdmin):  # type: ignore[misc]  # the library is untyped

@@ -55,6 +55,17 @@ PRESETS = (
         endpoint="https://oauth2.googleapis.com/token",
     ),
     Preset(
+        label=_("Google, service account"),
+        host="smtp.gmail.com",
+        port=587,
+        encryption="tls",
+        hint=_("The username is the mailbox that mail is sent from; put the whole JSON file into the private key."),
+        authentication="oauth",
+        grant="jwt_bearer",
+        endpoint="https://oauth2.googleapis.com/token",
+        scope="https://mail.google.com/",
+    ),
+    Preset(
         label="Microsoft 365, OAuth",
         host="smtp.office365.com",
         port=587,

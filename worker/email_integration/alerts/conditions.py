@@ -12,7 +12,7 @@ from django.utils import timezone
 from email_integration import conf
 from email_integration.delivery import backlog, rows
 from email_integration.delivery.outcome import REFUSED_LOGIN
-from email_integration.models import Alert, Delivery, Lane, RelayGate, Status
+from email_integration.models import Alert, Delivery, Lane, RelayGate, SMTPConfig, Status, login
 from email_integration.routing import gate
 
 
@@ -34,6 +34,7 @@ def anything() -> bool:
         RelayGate.objects.using(gate.database()).order_by().values_list("key"),
         waiting.values_list("pk"),
         _held(deliveries).values_list("pk"),
+        _ending().order_by().values_list("name"),
     ]
     alerts = Alert.objects.using(rows.database()).order_by().values_list("kind")
     return bool(alerts.union(*questions, all=True)[:1])
@@ -41,7 +42,7 @@ def anything() -> bool:
 
 def conditions() -> list[Condition]:
     """All that is wrong now. Raises ``DatabaseError``."""
-    return [*_relays(), *_queue(), *_waiting_for_people()]
+    return [*_relays(), *_queue(), *_waiting_for_people(), *_secrets()]
 
 
 def _relays() -> list[Condition]:
@@ -87,6 +88,18 @@ def _waiting_for_people() -> list[Condition]:
         text = f"1 mail is {words}" if number == 1 else f"{number} mails are {words}"
         found.append(Condition(kind=kind, text=text))
     return found
+
+
+def _secrets() -> list[Condition]:
+    """A client secret or a certificate that ends within SECRET_ENDS_WITHIN, or has ended."""
+    return [
+        Condition(kind=Alert.Kind.SECRET_ENDS, subject=config.name, text=f"The {login.ending(config)}")
+        for config in _ending()
+    ]
+
+
+def _ending() -> models.QuerySet[SMTPConfig]:
+    return SMTPConfig.objects.using(rows.database()).filter(oauth_secret_ends__lte=login.soon())
 
 
 def _held(deliveries: models.QuerySet[Delivery]) -> models.QuerySet[Delivery]:

@@ -12,8 +12,8 @@ from django.db import DatabaseError
 
 from email_integration import references, routing
 from email_integration.exceptions import SecretUnavailable, SecretUnreadable
-from email_integration.models import SMTPConfig
-from email_integration.models.login import current_token
+from email_integration.models import SMTPConfig, login
+from email_integration.models.login import SECRETS, current_token
 from email_integration.smtp import Relay
 
 from .findings import Finding, error, info, ok, warning
@@ -61,7 +61,14 @@ def passwords() -> list[Finding]:
             found.append(ok("smtp.password", "The password of the active configuration can be opened"))
         elif not _kept_elsewhere(active):  # else said with the configuration
             found.append(ok("smtp.password", f"The password of the active configuration is kept elsewhere ({kind}:)"))
-    return [*found, *(_token(config) for config in configs if config.is_active and config.by_token)]
+    found += [_token(config) for config in configs if config.is_active and config.by_token]
+    return [*found, *(finding for config in configs for finding in _ending(config))]
+
+
+def _ending(config: SMTPConfig) -> list[Finding]:
+    """That what a token is asked for with ends soon, or has ended."""
+    words = login.ending(config)
+    return [warning("smtp.secret", f"The {words}", "Replace it in the admin before then.")] if words else []
 
 
 def _token(config: SMTPConfig) -> Finding:
@@ -178,25 +185,35 @@ def _unreadable(config: SMTPConfig) -> list[Finding]:
 
 
 def _kept_elsewhere(config: SMTPConfig) -> list[Finding]:
-    """Why the password of ``config`` cannot be had where it is kept, if it is kept elsewhere. Asks whoever keeps it."""
-    return _not_had(config, lambda: references.resolve(config.password, anew=True))
+    """Which secrets of ``config`` cannot be had where they are kept, if they are kept elsewhere. Asks whoever does."""
+    return [
+        finding
+        for name in SECRETS
+        for finding in _not_had(config, name, lambda text: references.resolve(text, anew=True))
+    ]
 
 
 def _not_allowed(config: SMTPConfig) -> list[Finding]:
-    """Whether the settings allow the reference, if the password is one; asks nobody."""
-    found = references.parse(config.password) if config.is_readable else ""
-    return _not_had(config, lambda: references.allow(found)) if isinstance(found, references.Reference) else []
+    """Whether the settings allow the references among its secrets; asks nobody."""
+
+    def allow(text: str) -> None:
+        found = references.parse(text)
+        if isinstance(found, references.Reference):
+            references.allow(found)
+
+    return [finding for name in SECRETS for finding in _not_had(config, name, allow)]
 
 
-def _not_had(config: SMTPConfig, ask: Callable[[], object]) -> list[Finding]:
+def _not_had(config: SMTPConfig, name: str, ask: Callable[[str], object]) -> list[Finding]:
     try:
-        ask()
+        ask(getattr(config, name))
     except SecretUnavailable as unavailable:
         who, say = ("", error) if config.is_active else (", which is not active,", warning)
+        what = name.removeprefix("oauth_").replace("_", " ")
         return [
             say(
                 "smtp.password",
-                f"The password of “{config.name}”{who} cannot be had: {str(unavailable).rstrip('.')}",
+                f"The {what} of “{config.name}”{who} cannot be had: {str(unavailable).rstrip('.')}",
                 "Correct SECRET_REFERENCES, SECRET_PROVIDERS or the place where it is kept, or enter it again in the "
                 "admin.",
             )

@@ -31,6 +31,7 @@ class Migration(migrations.Migration):
                             ("queue_late", "Queue Late"),
                             ("in_doubt", "In Doubt"),
                             ("quarantined", "Quarantined"),
+                            ("secret_ends", "Secret Ends"),
                         ],
                         max_length=20,
                     ),
@@ -313,9 +314,10 @@ class Migration(migrations.Migration):
                         choices=[
                             ("client_credentials", "client credentials"),
                             ("refresh_token", "refresh token"),
+                            ("jwt_bearer", "service account"),
                         ],
                         default="client_credentials",
-                        help_text="Client credentials let an app in, a refresh token lets it act for one person.",
+                        help_text="Client credentials let an app in, a refresh token lets it act for one person, a service account for everybody in its organization.",
                         max_length=20,
                         verbose_name="grant",
                     ),
@@ -341,6 +343,15 @@ class Migration(migrations.Migration):
                 ),
                 ("oauth_client_id", models.CharField(blank=True, max_length=255, verbose_name="client id")),
                 ("oauth_scope", models.CharField(blank=True, max_length=500, verbose_name="scope")),
+                (
+                    "oauth_secret_ends",
+                    models.DateField(
+                        blank=True,
+                        help_text="People are told in time. The end of a certificate is known and need not be entered.",
+                        null=True,
+                        verbose_name="client secret ends on",
+                    ),
+                ),
                 (
                     "use_tls",
                     models.BooleanField(
@@ -449,9 +460,10 @@ class Migration(migrations.Migration):
                         choices=[
                             ("client_credentials", "client credentials"),
                             ("refresh_token", "refresh token"),
+                            ("jwt_bearer", "service account"),
                         ],
                         default="client_credentials",
-                        help_text="Client credentials let an app in, a refresh token lets it act for one person.",
+                        help_text="Client credentials let an app in, a refresh token lets it act for one person, a service account for everybody in its organization.",
                         max_length=20,
                         verbose_name="grant",
                     ),
@@ -478,12 +490,25 @@ class Migration(migrations.Migration):
                 ("oauth_client_id", models.CharField(blank=True, max_length=255, verbose_name="client id")),
                 ("oauth_scope", models.CharField(blank=True, max_length=500, verbose_name="scope")),
                 (
+                    "oauth_secret_ends",
+                    models.DateField(
+                        blank=True,
+                        help_text="People are told in time. The end of a certificate is known and need not be entered.",
+                        null=True,
+                        verbose_name="client secret ends on",
+                    ),
+                ),
+                (
                     "oauth_client_secret",
                     email_integration.fields.EncryptedTextField(blank=True, default="", verbose_name="client secret"),
                 ),
                 (
                     "oauth_refresh_token",
                     email_integration.fields.EncryptedTextField(blank=True, default="", verbose_name="refresh token"),
+                ),
+                (
+                    "oauth_private_key",
+                    email_integration.fields.EncryptedTextField(blank=True, default="", verbose_name="private key"),
                 ),
                 (
                     "password",

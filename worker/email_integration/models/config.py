@@ -44,7 +44,10 @@ class SMTPConfig(models.Model):
         max_length=20,
         choices=Grant,
         default=Grant.CLIENT_CREDENTIALS,
-        help_text=_("Client credentials let an app in, a refresh token lets it act for one person."),
+        help_text=_(
+            "Client credentials let an app in, a refresh token lets it act for one person, a service account for "
+            "everybody in its organization."
+        ),
     )
     oauth_endpoint = models.CharField(
         _("token endpoint"), max_length=500, blank=True, validators=[validators.validate_endpoint]
@@ -59,6 +62,13 @@ class SMTPConfig(models.Model):
     oauth_client_id = models.CharField(_("client id"), max_length=255, blank=True)
     oauth_client_secret = EncryptedTextField(_("client secret"), blank=True, default="")
     oauth_refresh_token = EncryptedTextField(_("refresh token"), blank=True, default="")
+    oauth_private_key = EncryptedTextField(_("private key"), blank=True, default="")
+    oauth_secret_ends = models.DateField(
+        _("client secret ends on"),
+        null=True,
+        blank=True,
+        help_text=_("People are told in time. The end of a certificate is known and need not be entered."),
+    )
     oauth_scope = models.CharField(_("scope"), max_length=500, blank=True)
     use_tls = models.BooleanField(_("use TLS"), default=True, help_text=_("STARTTLS, usually on port 587."))
     use_ssl = models.BooleanField(_("use SSL"), default=False, help_text=_("TLS from the start, usually on port 465."))
@@ -252,8 +262,12 @@ class SMTPConfig(models.Model):
     @property
     def password_kind(self) -> str:
         """What kind of reference the stored password is, such as 'env'; '' for one that is kept here."""
+        return self.kind_of("password")
+
+    def kind_of(self, name: str) -> str:
+        """The same of each of ``SECRETS``."""
         try:
-            found = references.parse(self.password)
+            found = references.parse(getattr(self, name))
         except SecretUnreadable:
             return ""
         return found.kind if isinstance(found, references.Reference) else ""
@@ -291,12 +305,13 @@ class SMTPConfig(models.Model):
         validators.validate_encryption(port=self.port, use_tls=self.use_tls, use_ssl=self.use_ssl)
         login.forget_unused(self)
         if self.by_token:
+            login.read_private_key(self)
             login.check_complete(self)
             validators.validate_token_encryption(host=self.host or "", encrypted=self.use_tls or self.use_ssl)
         before = type(self).objects.filter(pk=self.pk).first() if self.pk else None
         if before is not None:
             login.check_kept_secrets(self, before)
-        login.check_reference(self)
+        login.check_references(self)
 
     def clean_fields(self, exclude: Any = None) -> None:
         """Leave a secret alone that is still sealed: it was checked when it was entered."""

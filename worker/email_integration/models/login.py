@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from typing import TYPE_CHECKING
 
 from django.core.exceptions import ValidationError
 from django.db import models
+from django.utils import timezone
 from django.utils.crypto import salted_hmac
 from django.utils.translation import gettext_lazy as _
 
-from email_integration import references, validators
+from email_integration import conf, references, validators
 from email_integration.exceptions import SecretUnavailable, SecretUnreadable
 from email_integration.fields import Sealed
 
+from . import private_key
 from .oauth import Grant, OAuthToken
 
 if TYPE_CHECKING:
     from .config import SMTPConfig
 
 #: The fields that are sealed, and never shown.
-SECRETS = ("password", "oauth_client_secret", "oauth_refresh_token")
+SECRETS = ("password", "oauth_client_secret", "oauth_refresh_token", "oauth_private_key")
 
 #: The fields that a token is asked for with.
 OF_OAUTH = (
@@ -29,6 +32,7 @@ OF_OAUTH = (
     "oauth_client_id",
     "oauth_client_secret",
     "oauth_refresh_token",
+    "oauth_private_key",
     "oauth_scope",
 )
 
@@ -41,29 +45,50 @@ class Authentication(models.TextChoices):
     OAUTH = "oauth", _("OAuth 2.0")
 
 
-_EMPTY = {"oauth_grant": Grant.CLIENT_CREDENTIALS}
+_EMPTY = {"oauth_grant": Grant.CLIENT_CREDENTIALS, "oauth_secret_ends": None}
 
 _UNUSED = {
-    Authentication.NONE.value: ("username", "password", *OF_OAUTH),
-    Authentication.PASSWORD.value: OF_OAUTH,
+    Authentication.NONE.value: ("username", "password", "oauth_secret_ends", *OF_OAUTH),
+    Authentication.PASSWORD.value: ("oauth_secret_ends", *OF_OAUTH),
     Authentication.OAUTH.value: ("password",),
+}
+
+_UNUSED_BY_GRANT = {
+    Grant.CLIENT_CREDENTIALS.value: ("oauth_refresh_token", "oauth_authorization_endpoint"),
+    Grant.REFRESH_TOKEN.value: ("oauth_private_key",),
+    Grant.JWT_BEARER.value: (
+        "oauth_client_secret",
+        "oauth_refresh_token",
+        "oauth_authorization_endpoint",
+        "oauth_secret_ends",
+    ),
+}
+
+#: What a token is given for: one of these.
+_PROOFS = {
+    Grant.REFRESH_TOKEN.value: ("oauth_refresh_token",),
+    Grant.JWT_BEARER.value: ("oauth_private_key",),
 }
 
 
 def forget_unused(config: SMTPConfig) -> None:
     """Empty what the way to log in does not use."""
     unused = [*_UNUSED.get(config.authentication, ())]
-    if config.by_token and config.oauth_grant != Grant.REFRESH_TOKEN:
-        unused += ["oauth_refresh_token", "oauth_authorization_endpoint"]
+    if config.by_token:
+        unused += _UNUSED_BY_GRANT.get(config.oauth_grant, ())
     for name in unused:
         setattr(config, name, _EMPTY.get(name, ""))
+    secret, key = config.sealed("oauth_client_secret"), config.sealed("oauth_private_key")
+    if secret and key:  # what was entered last takes the place of the other
+        secret_is_newer = isinstance(key, Sealed) and not isinstance(secret, Sealed)
+        setattr(config, "oauth_private_key" if secret_is_newer else "oauth_client_secret", "")
 
 
 def missing(config: SMTPConfig) -> list[str]:
     """The fields that a login by token needs and that are empty."""
-    secret = "oauth_refresh_token" if config.oauth_grant == Grant.REFRESH_TOKEN else "oauth_client_secret"
-    filled = {name: getattr(config, name) for name in ("username", "oauth_endpoint", "oauth_client_id")}
-    return [name for name, value in {**filled, secret: config.sealed(secret)}.items() if not value]
+    proofs = _PROOFS.get(config.oauth_grant, ("oauth_client_secret", "oauth_private_key"))
+    empty = [name for name in ("username", "oauth_endpoint", "oauth_client_id") if not getattr(config, name)]
+    return empty if any(config.sealed(name) for name in proofs) else [*empty, proofs[0]]
 
 
 def check_complete(config: SMTPConfig) -> None:
@@ -78,14 +103,49 @@ def check_complete(config: SMTPConfig) -> None:
         raise ValidationError(empty)
 
 
-def check_reference(config: SMTPConfig) -> None:
-    """Refuse a new password that refers to nothing that can be had. Raises ``ValidationError``."""
-    password = config.sealed_password
-    if password and not isinstance(password, Sealed):
-        try:
-            references.check(password)
-        except SecretUnavailable as error:
-            raise ValidationError({"password": str(error)}, code="reference") from None
+def read_private_key(config: SMTPConfig) -> None:
+    """Refuse a private key that cannot be used, and take from it what else it says. Raises ``ValidationError``."""
+    is_stored = isinstance(config.sealed("oauth_private_key"), Sealed)
+    if not config.by_token or (is_stored and config.kind_of("oauth_private_key")):
+        return  # what is kept elsewhere may be another by now, and is read where it is used
+    try:
+        text = references.resolve(config.oauth_private_key)
+    except SecretUnreadable:
+        return  # said of the secrets together
+    if not text:
+        return
+    try:
+        found = private_key.read(text, certified=config.oauth_grant == Grant.CLIENT_CREDENTIALS)
+    except ValidationError as error:
+        raise ValidationError({"oauth_private_key": error}) from None
+    config.oauth_client_id = found.issuer or config.oauth_client_id
+    config.oauth_endpoint = config.oauth_endpoint or found.endpoint
+    config.oauth_secret_ends = found.ends_on or config.oauth_secret_ends
+
+
+def soon() -> dt.date:
+    """Secrets that end on this day, or before, are to be replaced."""
+    return timezone.localdate() + dt.timedelta(days=conf.get("SECRET_ENDS_WITHIN"))
+
+
+def ending(config: SMTPConfig) -> str:
+    """Which secret of ``config`` ends when, in words, if that is soon or over; '' else."""
+    ends = config.oauth_secret_ends
+    if ends is None or ends > soon():
+        return ""
+    what = "certificate" if config.sealed("oauth_private_key") else "client secret"
+    return f"{what} of {config.name} {'ended' if ends < timezone.localdate() else 'ends'} on {ends}"
+
+
+def check_references(config: SMTPConfig) -> None:
+    """Refuse a new secret that refers to nothing that can be had. Raises ``ValidationError``."""
+    for name in SECRETS:
+        entered = config.sealed(name)
+        if entered and not isinstance(entered, Sealed):
+            try:
+                references.check(entered)
+            except SecretUnavailable as error:
+                raise ValidationError({name: str(error)}, code="reference") from None
 
 
 def check_kept_secrets(config: SMTPConfig, before: SMTPConfig) -> None:
@@ -99,8 +159,10 @@ def check_kept_secrets(config: SMTPConfig, before: SMTPConfig) -> None:
 
 def token_digest(config: SMTPConfig) -> str:
     """A keyed digest of all that a token is asked for with. Raises ``SecretUnreadable``."""
-    values = tuple(str(getattr(config, name)) for name in OF_OAUTH)
-    return salted_hmac("email_integration.token", repr(values), algorithm="sha256").hexdigest()
+    values = [str(getattr(config, name)) for name in OF_OAUTH]
+    if config.oauth_grant == Grant.JWT_BEARER:
+        values.append(config.username)  # whose mailbox it is for
+    return salted_hmac("email_integration.token", repr(tuple(values)), algorithm="sha256").hexdigest()
 
 
 def current_token(config: SMTPConfig) -> OAuthToken | None:

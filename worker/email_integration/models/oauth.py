@@ -19,10 +19,11 @@ _MARGIN_PART = 0.1
 
 
 class Grant(models.TextChoices):
-    """How a token is asked for (RFC 6749 §4.4, §6)."""
+    """How a token is asked for (RFC 6749 §4.4 and §6, RFC 7523 §2.1)."""
 
     CLIENT_CREDENTIALS = "client_credentials", _("client credentials")
     REFRESH_TOKEN = "refresh_token", _("refresh token")
+    JWT_BEARER = "jwt_bearer", _("service account")
 
 
 class OAuthToken(models.Model):

@@ -169,6 +169,8 @@ def account_of(config: SMTPConfig) -> Account:
         client_secret=config.oauth_client_secret,
         scope=config.oauth_scope,
         refresh_token=config.oauth_refresh_token,
+        private_key=config.oauth_private_key,
+        mailbox=config.username,
     )
 
 

@@ -1,19 +1,28 @@
 """Asking a token endpoint for an access token (RFC 6749), and putting into words what it answers otherwise.
 
-Three parameters and a secret in one POST: a library would bring no less than this asks for.
+Three parameters and a proof in one POST: a library would bring no less than this asks for.
 """
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 
-from email_integration import web
+from django.core.exceptions import ValidationError
+from django.utils import translation
+
+from email_integration import references, web
+from email_integration.exceptions import SecretUnavailable
+from email_integration.models import private_key
 from email_integration.models.oauth import Grant
+from email_integration.models.private_key import PrivateKey
 from email_integration.smtp import NoToken, Phase
+
+from . import assertion
 
 #: Seconds that an endpoint has for its answer.
 PATIENCE = 10.0
@@ -34,7 +43,7 @@ _NUMBER = re.compile(r"\bAADSTS\d{4,8}\b")
 
 @dataclass(frozen=True, kw_only=True)
 class Account:
-    """What a token is asked for with."""
+    """What a token is asked for with; each of its three secrets may refer to where it is kept."""
 
     endpoint: str
     grant: str
@@ -42,19 +51,71 @@ class Account:
     client_secret: str = field(repr=False)
     scope: str
     refresh_token: str = field(repr=False)
+    private_key: str = field(repr=False)
+    mailbox: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class Granted:
-    """A token, and for how many seconds it is good. ``refresh_token`` takes the place of the one before, if not ''."""
+    """A token, and for how many seconds it is good. ``refresh_token`` takes the place of the one before, if not '';
+    ``certificate_ends`` tells until when the certificate is good that it was asked for with.
+    """
 
     access_token: str = field(repr=False)
     seconds: float
     refresh_token: str = field(default="", repr=False)
+    certificate_ends: dt.date | None = None
+
+
+class TokenRefused(NoToken):
+    """The endpoint gives none for what it was shown."""
 
 
 def fetch(account: Account) -> Granted:
-    """Ask for a token. Raises ``NoToken``, whose words hold nothing that is secret, within ``PATIENCE`` seconds."""
+    """Ask for a token, and once more if it was refused and a secret is another one by now where it is kept.
+
+    Raises ``NoToken``, whose words hold nothing that is secret. Each asking takes ``PATIENCE`` seconds at most.
+    """
+    asking = _resolved(account)
+    try:
+        return _fetch(asking)
+    except TokenRefused:
+        renewed = [references.renew(getattr(account, name), refused=getattr(asking, name)) for name in _SECRETS]
+        if not any(renewed):
+            raise
+    return _fetch(_resolved(account))
+
+
+def redeem(account: Account, *, code: str, verifier: str, redirect_uri: str) -> Granted:
+    """Ask for tokens with the code of a consent (RFC 6749 §4.1.3, RFC 7636 §4.5). Raises as ``fetch`` does."""
+    asking = _resolved(account)
+    form = {
+        "grant_type": "authorization_code",
+        "code": code,
+        "redirect_uri": redirect_uri,
+        "code_verifier": verifier,
+        **_client(asking),
+    }
+    errors = {**_ERRORS, "invalid_grant": "the code has ended, or is not for this redirect URI"}
+    return _ask(asking, form, errors)
+
+
+_SECRETS = ("client_secret", "refresh_token", "private_key")
+
+
+def _resolved(account: Account) -> Account:
+    found = {}
+    for name in _SECRETS:
+        try:
+            found[name] = references.resolve(getattr(account, name))
+        except SecretUnavailable as error:
+            with translation.override(None):  # for logs and rows, which have no reader with a language
+                words = f"the {name.replace('_', ' ')} cannot be had: {str(error).rstrip('.')}"
+            raise NoToken(Phase.AUTH, words[:250]) from None
+    return replace(account, **found)
+
+
+def _fetch(account: Account) -> Granted:
     form = {"grant_type": account.grant}
     if account.scope:
         form["scope"] = account.scope
@@ -62,24 +123,33 @@ def fetch(account: Account) -> Granted:
         if not account.refresh_token:
             raise NoToken(Phase.AUTH, "there is no refresh token yet: ask the owner of the mailbox for consent")
         form["refresh_token"] = account.refresh_token
-    return _ask(account, form)
+    if not account.private_key:
+        return _ask(account, {**form, **_client(account)}, _ERRORS)
+    key = _key_of(account)
+    place = {"client_id": account.client_id, "endpoint": account.endpoint}
+    if account.grant == Grant.JWT_BEARER:
+        signed = assertion.for_mailbox(key, mailbox=account.mailbox, scope=account.scope, **place)
+        form = {"grant_type": assertion.AS_GRANT, "assertion": signed}
+    else:
+        form |= {"client_assertion_type": assertion.OF_CLIENT, "client_assertion": assertion.of_client(key, **place)}
+        form["client_id"] = account.client_id
+    return replace(_ask(account, form, _ERRORS_OF_KEYS), certificate_ends=key.ends_on)
 
 
-def redeem(account: Account, *, code: str, verifier: str, redirect_uri: str) -> Granted:
-    """Ask for tokens with the code of a consent (RFC 6749 §4.1.3, RFC 7636 §4.5). Raises as ``fetch`` does."""
-    form = {
-        "grant_type": "authorization_code",
-        "code": code,
-        "redirect_uri": redirect_uri,
-        "code_verifier": verifier,
-    }
-    return _ask(account, form, {**_ERRORS, "invalid_grant": "the code has ended, or is not for this redirect URI"})
+def _client(account: Account) -> dict[str, str]:
+    secret = {"client_secret": account.client_secret} if account.client_secret else {}
+    return {"client_id": account.client_id, **secret}
 
 
-def _ask(account: Account, form: dict[str, str], errors: dict[str, str] | None = None) -> Granted:
-    form["client_id"] = account.client_id
-    if account.client_secret:
-        form["client_secret"] = account.client_secret
+def _key_of(account: Account) -> PrivateKey:
+    try:
+        return private_key.read(account.private_key, certified=account.grant != Grant.JWT_BEARER)
+    except ValidationError as error:
+        with translation.override(None):  # likewise
+            raise TokenRefused(Phase.AUTH, f"the private key cannot be used: {error.messages[0].rstrip('.')}") from None
+
+
+def _ask(account: Account, form: dict[str, str], errors: dict[str, str]) -> Granted:
     host = urlsplit(account.endpoint).hostname or ""
     try:
         answer = web.post(
@@ -93,7 +163,7 @@ def _ask(account: Account, form: dict[str, str], errors: dict[str, str] | None =
         raise _no_token("must be an https URL, or one of this machine") from None
     except web.Unanswered as error:
         raise _no_token(f"{host} does not answer ({_UNANSWERED.get(str(error), str(error))})") from None
-    return _granted(answer, host, errors or _ERRORS)
+    return _granted(answer, host, errors)
 
 
 _UNANSWERED = {
@@ -114,7 +184,7 @@ def _granted(answer: web.Answer, host: str, errors: dict[str, str]) -> Granted:
     if not isinstance(said, dict):
         raise _no_token(f"{host} answered {answer.status} with something other than JSON: correct its URL")
     if answer.status != 200 or "error" in said:
-        raise _no_token(f"{host} refused: {_error(said, answer.status, errors)}")
+        raise _no_token(f"{host} refused: {_error(said, answer.status, errors)}", TokenRefused)
     token, kind = said.get("access_token"), said.get("token_type", "Bearer")
     if not (isinstance(token, str) and _TOKEN.fullmatch(token) and str(kind).lower() == "bearer"):
         raise _no_token(f"{host} answered with no bearer token")
@@ -145,14 +215,28 @@ _ERRORS = {
 }
 
 
+#: The same where the proof is signed (RFC 7523 §3).
+_ERRORS_OF_KEYS = {
+    **_ERRORS,
+    "invalid_client": "it does not know the client id, or the certificate is not registered with it or has ended",
+    "invalid_grant": "it does not know the key or the mailbox, or the key was withdrawn",
+    "unauthorized_client": "the service account has not been given this scope",
+    "clock": "it takes the signed request for too old or too new; the clock of this machine may be wrong",
+}
+#: How Microsoft and Google say the last.
+_OF_CLOCKS = re.compile(r"AADSTS700024\b|\b(iat|exp|nbf)\b|time ?(frame|range)", re.IGNORECASE)
+
+
 def _error(said: dict[str, Any], status: int, errors: dict[str, str]) -> str:
     """Why, by the endpoint's words that are known; its sentences name whatever it likes."""
     code = said.get("error")
     code = code if isinstance(code, str) and _WORD.fullmatch(code) else str(status)
-    number = _NUMBER.search(str(said.get("error_description", ""))[:2000])
+    sentence = str(said.get("error_description", ""))[:2000]
+    number = _NUMBER.search(sentence)
     shown = f"{code}, {number[0]}" if number else code
-    return f"{errors[code]} ({shown})" if code in errors else shown
+    words = (errors.get("clock") if _OF_CLOCKS.search(sentence) else None) or errors.get(code)
+    return f"{words} ({shown})" if words else shown
 
 
-def _no_token(words: str) -> NoToken:
-    return NoToken(Phase.AUTH, f"the token endpoint {words}"[:250])
+def _no_token(words: str, kind: type[NoToken] = NoToken) -> NoToken:
+    return kind(Phase.AUTH, f"the token endpoint {words}"[:250])

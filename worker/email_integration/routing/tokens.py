@@ -15,15 +15,15 @@ from django.db import models, router, transaction
 from django.db.models import Q
 from django.utils import timezone
 
-from email_integration import conf
+from email_integration import conf, references
 from email_integration.exceptions import SecretUnreadable
-from email_integration.models import OAuthToken
+from email_integration.models import OAuthToken, SMTPConfig
 from email_integration.smtp import NoToken, Phase
 
-from .token_endpoint import PATIENCE, Account, Granted, fetch
+from .token_endpoint import PATIENCE, Account, Granted, TokenRefused, fetch
 
 #: For how long nobody else fetches, in seconds: longer than fetching takes.
-_LEASE = 3 * PATIENCE
+_LEASE = 5 * PATIENCE
 
 #: How long the others wait for whoever fetches, and how often they look, in seconds.
 _WAIT = PATIENCE + 5.0
@@ -90,7 +90,7 @@ class Tokens:
         asked_at = timezone.now()
         mine = _rows().filter(pk=self._pk, lease=lease)
         try:
-            granted = fetch(self._account_with(row))
+            granted = self._ask(row)
         except NoToken as failure:
             mine.update(failed_at=timezone.now(), error=failure.detail[:255], **_FREE)
             if kept:
@@ -100,6 +100,7 @@ class Tokens:
             mine.update(**_FREE)
             raise
         mine.update(**_stored(granted, asked_at))
+        self._keep_end(granted)
         return granted.access_token
 
     def _fetched_in_transaction(self, *, refused: str | None) -> str:
@@ -110,22 +111,38 @@ class Tokens:
         token = row.usable(asked_at) if row is not None else ""
         if token and (refused is None or (refused and token != refused)):
             return token
-        granted = fetch(self._account_with(row))
+        granted = self._ask(row)
 
         def keep() -> None:
             self._row()
             _rows().filter(pk=self._pk, settings=self._digest).update(**_stored(granted, asked_at))
+            self._keep_end(granted)
 
         transaction.on_commit(keep, using=_database(), robust=True)
         return granted.access_token
 
-    def _account_with(self, row: OAuthToken | None) -> Account:
-        """The account, with the refresh token that the endpoint gave last."""
+    def _keep_end(self, granted: Granted) -> None:
+        """Tell the configuration when its certificate ends, which may be another one where it is kept elsewhere."""
+        ends = granted.certificate_ends
+        if ends is not None and self._pk is not None:
+            # Not update() of this app: nothing that mail goes by has changed.
+            configs: models.QuerySet[SMTPConfig] = models.QuerySet(SMTPConfig, using=_database())
+            configs.filter(pk=self._pk).exclude(oauth_secret_ends=ends).update(oauth_secret_ends=ends)
+
+    def _ask(self, row: OAuthToken | None) -> Granted:
+        """Ask with the refresh token that the endpoint gave last. Raises ``NoToken``."""
         try:
             newer = row.refresh_token if row is not None else ""
         except SecretUnreadable:
             newer = ""
-        return dataclasses.replace(self._account, refresh_token=newer) if newer else self._account
+        if not newer:
+            return fetch(self._account)
+        try:
+            return fetch(dataclasses.replace(self._account, refresh_token=references.as_password(newer)))
+        except TokenRefused:
+            if not isinstance(references.parse(self._account.refresh_token), references.Reference):
+                raise
+            return fetch(self._account)  # somebody may have put another one there
 
     # -- the row ------------------------------------------------------------------------------------------------
 

@@ -22,9 +22,11 @@ document.addEventListener("DOMContentLoaded", () => {
             oauth_endpoint: oauth,
             oauth_authorization_endpoint: byConsent,
             oauth_client_id: oauth,
-            oauth_client_secret: oauth,
+            oauth_client_secret: oauth && grant.value !== "jwt_bearer",
             oauth_refresh_token: byConsent,
             consent: byConsent,
+            oauth_private_key: oauth && !byConsent,
+            oauth_secret_ends: oauth && grant.value !== "jwt_bearer",
             oauth_scope: oauth,
             token_state: oauth,
         };

@@ -1,0 +1,40 @@
+"""What is signed with a private key and shown to a token endpoint in the place of a secret (RFC 7523)."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from typing import Any
+
+from email_integration.models.private_key import PrivateKey
+
+OF_CLIENT = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
+AS_GRANT = "urn:ietf:params:oauth:grant-type:jwt-bearer"
+
+#: Seconds that one is good for.
+_LIFE = 300
+
+
+def of_client(key: PrivateKey, *, client_id: str, endpoint: str) -> str:
+    """Who asks (§2.2), by which certificate, named as Microsoft wants it."""
+    claims = {"iss": client_id, "sub": client_id, "aud": endpoint}
+    return _signed(key, claims, algorithm="PS256", headers={"x5t#S256": key.thumbprint})
+
+
+def for_mailbox(key: PrivateKey, *, client_id: str, mailbox: str, scope: str, endpoint: str) -> str:
+    """In whose name a service account asks (§2.1), and what for, which Google wants in it."""
+    claims = {"iss": key.issuer or client_id, "sub": mailbox, "aud": endpoint}
+    return _signed(
+        key,
+        {**claims, "scope": scope} if scope else claims,
+        algorithm="RS256",
+        headers={"kid": key.key_id} if key.key_id else {},
+    )
+
+
+def _signed(key: PrivateKey, claims: dict[str, Any], *, algorithm: str, headers: dict[str, str]) -> str:
+    import jwt  # only where there is a private key
+
+    now = int(time.time())
+    dated = {**claims, "iat": now, "exp": now + _LIFE, "jti": str(uuid.uuid4())}
+    return jwt.encode(dated, key.key, algorithm=algorithm, headers=headers)
