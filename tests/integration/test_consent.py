@@ -17,7 +17,7 @@ from email_integration.admin.trials import run_stored
 from email_integration.models import SMTPConfig
 from email_integration.routing import consent
 from tests.acceptance.test_password_nowhere import everything_stored
-from tests.integration.admin_site import config, logged_in, said, url
+from tests.integration.admin_site import config, list_of, logged_in, said, url
 from tests.integration.test_oauth import NEVER_SHOWN
 from tests.token_endpoint import CLIENT, SCOPE, SECRET, TokenEndpoint, error
 from tests.token_endpoint import said as answered
@@ -329,6 +329,7 @@ def test_without_a_refresh_token_it_is_saved_and_tested_and_not_activated(
     client = logged_in(superuser=True)
     chosen = {"action": "activate", "_selected_action": stored.pk}
     assert "no refresh token yet" in said(client.post(url("changelist"), chosen, follow=True))
+    assert "no refresh token yet" in client.post(url("changelist"), list_of(stored)).content.decode()
     for activate in (lambda: stored.save_active(True), lambda: SMTPConfig.objects.activate(stored)):
         with pytest.raises(ValidationError, match="no refresh token yet"):
             activate()
