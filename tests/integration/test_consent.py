@@ -231,6 +231,20 @@ def test_a_consent_that_no_token_comes_of_is_told(
     assert refresh_token(stored) == ""
 
 
+def test_secrets_that_are_kept_elsewhere_are_had_and_one_that_is_lost_there_is_asked_for_anew(
+    stored: SMTPConfig, endpoint: TokenEndpoint, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "SECRET_REFERENCES": ["env:SMTP_*"]}
+    stored.oauth_client_secret, stored.oauth_refresh_token = "env:SMTP_SECRET", "env:SMTP_LOST"
+    stored.save()
+    client = logged_in(superuser=True)
+    page = client.get(decide(endpoint, asked(client, stored)), follow=True)
+    assert "the client secret cannot be had" in said(page)
+    monkeypatch.setenv("SMTP_SECRET", SECRET)
+    client.get(decide(endpoint, asked(client, stored)))
+    assert refresh_token(stored) in endpoint.refresh_tokens
+
+
 def test_it_is_for_those_who_may_change_the_configuration(stored: SMTPConfig, endpoint: TokenEndpoint) -> None:
     view, change = "view_smtpconfig", "change_smtpconfig"
     addresses = [url(page, stored.pk) for page in ("consent", "consent_begin", "consent_back")]

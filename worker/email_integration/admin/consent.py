@@ -18,7 +18,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
 from email_integration import references, web
-from email_integration.exceptions import SecretUnavailable, SecretUnreadable
+from email_integration.exceptions import SecretUnreadable
 from email_integration.fields import UNREADABLE
 from email_integration.models import SMTPConfig, audit
 from email_integration.routing import consent, token_endpoint
@@ -161,8 +161,6 @@ def _redeem(request: HttpRequest, config: SMTPConfig, verifier: str) -> str:
         )
     except NoToken as failure:
         return _("The owner has consented, but no token came of it: %(why)s. Begin again.") % {"why": failure.detail}
-    except SecretUnavailable as error:
-        return str(error)
     except SecretUnreadable:
         return str(UNREADABLE)
     if not granted.refresh_token:

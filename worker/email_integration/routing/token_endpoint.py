@@ -88,7 +88,7 @@ def fetch(account: Account) -> Granted:
 
 def redeem(account: Account, *, code: str, verifier: str, redirect_uri: str) -> Granted:
     """Ask for tokens with the code of a consent (RFC 6749 §4.1.3, RFC 7636 §4.5). Raises as ``fetch`` does."""
-    asking = _resolved(account)
+    asking = _resolved(replace(account, refresh_token=""))  # the one that is asked for anew may be the one that is lost
     form = {
         "grant_type": "authorization_code",
         "code": code,
