@@ -47,7 +47,7 @@ def visited(page: Page, *addresses: str) -> list[str]:
 
 def test_pages_of_configurations(page: Page) -> None:
     """List, form, history, an old version, and what asks before it deletes, deactivates or pauses."""
-    active, other = config(is_active=True), config("Backup", host="")
+    active, other = config(is_active=True), config("Backup", host="", authentication="oauth")
     active.timeout = 20
     active.save()
     version = active.history.first()
