@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import itertools
+import re
 
 import pytest
 from django.utils import timezone
@@ -36,6 +37,7 @@ def a_day() -> None:
         at = now - dt.timedelta(hours=23 - ago, minutes=5)
         for share, slow in ((0.9, 1.0), (0.1, 4.0)):
             ended(max(1, round(number * share)), at=at, every=2, took=took * slow)
+        ended(1 + number // 9, at=at, every=5, took=40 * took, lane=Lane.BULK, smtp_config="Newsletter")
         if ago in PUT_OFF:
             tried(
                 ended(PUT_OFF[ago], at=at, took=90),
@@ -66,6 +68,11 @@ def test_it_is_read_without_a_manual(page: Page, shot: Shot) -> None:
     page.get_by_text("The same figures as a table").click()
     expect(page.get_by_role("table").first).to_be_visible()
     assert complaints(page) == []
+    for name in ("SMTP configuration", "Priority"):
+        table = page.get_by_role("region", name=name).get_by_role("table")
+        expect(table.get_by_role("columnheader")).to_have_text(
+            [name, "Accepted", "Deferred", "Failed", "median", "p95"]
+        )
     page.emulate_media(color_scheme="light")
     page.set_viewport_size({"width": 360, "height": 740})
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
@@ -79,10 +86,14 @@ def test_it_is_narrowed_and_leads_to_the_mails(page: Page) -> None:
     page.goto(DELIVERIES)
     page.get_by_role("link", name="Dashboard").click()
     page.get_by_role("link", name="Last week").click()
-    page.get_by_label("priority").select_option("bulk")
+    page.get_by_role("combobox", name="priority").select_option("bulk")
     page.get_by_role("button", name="Show").click()
     expect(page.get_by_role("link", name="Last week")).to_have_attribute("aria-current", "true")
     expect(page.get_by_role("img", name="Failed: 7")).to_be_visible()
+    beside = page.get_by_role("region", name="SMTP configuration")
+    beside.get_by_role("link", name="Primary").click()
+    expect(beside.get_by_role("row").nth(1)).to_have_text(re.compile(r"Primary\s*0\s*0\s*7\s*–\s*–"))
+    expect(page.get_by_role("combobox", name="SMTP configuration")).to_have_value("Primary")
     expect(page.get_by_role("img", name="Accepted: 0")).to_be_visible()
     page.get_by_role("link", name="7 failed in the last 24 hours").click()
     expect(page.locator("#result_list tbody tr")).to_have_count(7)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 from typing import Any
 
@@ -11,7 +12,7 @@ from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 from django.utils import timezone
 
-from email_integration.dashboard import figures, standing
+from email_integration.dashboard import figures, shares, standing
 from email_integration.dashboard.spans import SPANS
 from email_integration.models import Delivery, Lane, SendingPause, Status
 from tests.deliveries import RecordingDoorbell, ago, pretend, submitted
@@ -90,9 +91,53 @@ def test_times_are_those_of_a_sample_that_is_spread() -> None:
     every = (interval.end - interval.start).total_seconds() / 1000
     ended(900, at=end, took=2, every=every)
     ended(90, at=end, took=50, every=10 * every)
-    times = figures.times(figures.Choice(), interval)
-    assert times == figures.Times(median=2.0, p95=50.0)
-    assert figures.times(figures.Choice(lane="high"), interval) is None
+    before = dataclasses.replace(interval, start=interval.start - dt.timedelta(hours=6), end=interval.start)
+    assert figures.times(figures.Choice(), [before, interval]) == [None, figures.Times(median=2.0, p95=50.0)]
+    assert figures.times(figures.Choice(lane="high"), [interval]) == [None]
+
+
+def test_configurations_and_priorities_are_told_beside_each_other() -> None:
+    """With the most mails first, of what the page is narrowed to; each leads to the page of it alone."""
+    now = timezone.now()
+    ended(3, at=now, lane=Lane.BULK, smtp_config="Primary", took=20)
+    tried(ended(5, at=now, lane=Lane.HIGH, smtp_config="Backup", took=2))
+    ended(2, at=now, lane=Lane.BULK, smtp_config="Primary", status=Status.FAILED)
+    ended(1, at=now, lane=Lane.BULK, smtp_config="", status=Status.EXPIRED)
+    ended(4, at=now - dt.timedelta(days=30), smtp_config="Old")
+    backup, primary = ("Backup", 5, 5, 0, "2 s"), ("Primary", 3, 0, 2, "20 s")
+    page = shown()
+    assert beside(page) == [backup, primary, ("", 0, 0, 1, "–"), ("high", *backup[1:]), ("bulk", 3, 0, 3, "20 s")]
+    assert beside(shown(lane="bulk")) == [primary, ("", 0, 0, 1, "–"), ("bulk", 3, 0, 3, "20 s")]
+    (_, configurations), _ = page.context["shares"]
+    client = logged_in("view_delivery", name="lou")
+    assert beside(client.get(address() + configurations[1][1])) == [primary, ("bulk", *primary[1:])]
+
+
+def beside(page: Any) -> list[tuple[Any, ...]]:
+    return [
+        (str(name), flow.accepted, flow.deferred, flow.failed, time[0])
+        for _, rows in page.context["shares"]
+        for name, _, flow, time in rows
+    ]
+
+
+def test_only_the_configurations_with_the_most_mails_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shares, "CONFIGURATIONS", 2)
+    for number in range(1, 5):
+        ended(number, at=timezone.now(), smtp_config=f"Relay {number}")
+    page = shown()
+    assert [row[0] for row in beside(page)] == ["Relay 4", "Relay 3", "normal"]
+    assert "left out: 2." in page.content.decode()
+
+
+def test_the_times_of_a_configuration_are_those_of_its_mails_and_not_of_its_hours() -> None:
+    """An hour with few mails counts for as many as it has."""
+    now = timezone.now()
+    ended(100, at=now, took=2)
+    for hour in range(1, 11):
+        ended(1, at=now - dt.timedelta(hours=hour), took=50)
+    ended(1, at=now, smtp_config="Rare", took=7)
+    assert {row[0]: row[4] for row in beside(shown())} == {"Primary": "2 s", "Rare": "7 s", "normal": "2 s"}
 
 
 def test_what_waits_and_what_needs_a_person_is_counted_and_listed() -> None:
@@ -163,13 +208,17 @@ def test_a_broker_that_is_away_holds_nobody_up(settings: Any, monkeypatch: pytes
 
 
 def test_the_number_of_questions_does_not_depend_on_the_number_of_mails() -> None:
-    counts = []
-    for number, every in ((28, 6 * HOUR), (200, 0.5 * HOUR)):  # first one in each interval, then many in most
-        tried(ended(number, at=timezone.now(), every=every))
+    """Nor on that of intervals, lanes and configurations."""
+    client = logged_in("view_delivery")
+    counts = {}
+    for span, number, every, relays in (("hour", 1, 1, 1), ("week", 28, 6 * HOUR, 1), ("week", 140, 1.1 * HOUR, 9)):
+        for place in range(relays):
+            given = {"smtp_config": f"Relay {place}", "lane": Lane.values[place % 3]}
+            tried(ended(number, at=timezone.now(), every=every, **given))
         with CaptureQueriesContext(connection) as queries:
-            shown(span="week")
-        counts.append(len(queries))
-    assert counts[0] == counts[1]
+            client.get(address(), {"span": span})
+        counts[span, number] = len(queries)
+    assert len(set(counts.values())) == 1, counts
 
 
 def test_doorbell_is_not_rung(bell: RecordingDoorbell) -> None:

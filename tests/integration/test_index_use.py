@@ -17,7 +17,7 @@ from django.urls import reverse
 from django.utils import timezone
 
 from email_integration import submit_many
-from email_integration.dashboard.figures import Choice, flow, times
+from email_integration.dashboard.figures import Choice, flows, times
 from email_integration.dashboard.spans import SPANS, Interval
 from email_integration.dashboard.standing import oldest_waiting
 from email_integration.delivery import ledger, orphans, retention, statements, waking
@@ -114,8 +114,8 @@ QUESTIONS: list[tuple[Callable[[], object], str, str]] = [
     (waking.wake, '"waits_for_relay"', "delivery_waits_for_relay"),
     (retention.prune, '"finished_at" <', "delivery_finished_at"),
     (retention.prune, '"has_content"', "delivery_finished_content"),
-    (lambda: flow(Choice(), _lately()), '"finished_at" >=', "delivery_finished_otherwise|delivery_finished_at"),
-    (lambda: times(Choice(), _lately()), '"finished_at" >=', "delivery_finished_at|delivery_finished_content"),
+    (lambda: flows([_lately()]), '"finished_at" >=', "delivery_finished_otherwise|delivery_finished_at"),
+    (lambda: times(Choice(), [_lately()]), '"finished_at" >=', "delivery_finished_at|delivery_finished_content"),
     (oldest_waiting, '"ring_after" IS NOT NULL', "delivery_ring_after|delivery_not_accepted"),
     (lambda: orphans._known([str(number) for number in range(300)]), '"content_file" IN', "delivery_content_file"),
     (lambda: listed(status__exact=Status.QUARANTINED), f"\"status\" = '{Status.QUARANTINED}'", "delivery_not_accepted"),

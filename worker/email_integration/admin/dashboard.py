@@ -18,8 +18,8 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy, pgettext_lazy
 
 from email_integration import routing
-from email_integration.dashboard import drawing, figures, standing
-from email_integration.dashboard.spans import SPANS, Interval, Span
+from email_integration.dashboard import drawing, figures, shares, standing
+from email_integration.dashboard.spans import SPANS, Interval
 from email_integration.models import Lane, SMTPConfig, Status
 
 from .typing import DeliveryModelAdmin
@@ -51,9 +51,9 @@ class DashboardViews(DeliveryModelAdmin):
         workers = standing.workers()  # they answer while the database does
         now = timezone.now()
         asked = request.GET
-        span = SPANS.get(asked.get("span", ""), SPANS["day"])
-        lane = asked.get("lane", "") if asked.get("lane") in Lane.values else ""
-        choice = figures.Choice(lane=lane, configuration=asked.get("smtp_config", ""))
+        chosen = asked["span"] if asked.get("span") in SPANS else "day"
+        lane = asked.get("lane") if asked.get("lane") in Lane.values else None
+        choice = figures.Choice(lane=lane, configuration=asked.get("smtp_config") or None)
         context = {
             **self.admin_site.each_context(request),
             "title": _("Dashboard"),
@@ -64,9 +64,9 @@ class DashboardViews(DeliveryModelAdmin):
             "choice": choice,
             "lanes": Lane.choices,
             "configurations": _configurations(choice.configuration),
-            "spans": [_option(name, each, chosen=each is span, choice=choice) for name, each in SPANS.items()],
-            "span": next(name for name, each in SPANS.items() if each is span),
-            **self._past(choice, span, now),
+            "spans": [(_narrowed(choice, name), each.title, name == chosen) for name, each in SPANS.items()],
+            "span": chosen,
+            **self._past(choice, chosen, now),
             "workers": workers(),
         }
         return TemplateResponse(
@@ -96,13 +96,15 @@ class DashboardViews(DeliveryModelAdmin):
             url=_listed(status__exact=Status.QUEUED if oldest is None else oldest.status, o=by_age),
         )
 
-    def _past(self, choice: figures.Choice, span: Span, now: dt.datetime) -> dict[str, Any]:
+    def _past(self, choice: figures.Choice, chosen: str, now: dt.datetime) -> dict[str, Any]:
+        span = SPANS[chosen]
         intervals = span.intervals(now)
         names = [span.name(each) for each in intervals]
-        flows = [figures.flow(choice, each) for each in intervals]
-        times = [
-            figures.times(choice, each) if one.accepted else None for each, one in zip(intervals, flows, strict=True)
-        ]
+        counted = figures.flows(intervals)
+        flows = [figures.total(each, choice) for each in counted]
+        busy = [each for each, flow in zip(intervals, flows, strict=True) if flow.accepted]
+        found = dict(zip(busy, figures.times(choice, busy), strict=True))
+        times = [found.get(each) for each in intervals]
         whole = Interval(start=intervals[0].start, end=intervals[-1].end)
         replies = figures.replies(choice, whole)
         return {
@@ -116,6 +118,7 @@ class DashboardViews(DeliveryModelAdmin):
             "times": _times(times, names),
             "rows": list(zip(names, flows, [_told(each) for each in times], strict=True)),
             "sample": figures.PARTS * figures.OF_EACH_PART,
+            **_shares(shares.shares(choice, intervals, counted), chosen),
             "replies": [
                 (Status(each.outcome).label, each.reason, each.number, _listed(reason=each.reason))
                 for each in replies.found
@@ -154,12 +157,25 @@ def _listed(**narrowed: Any) -> str:
     return f"{reverse('admin:email_integration_delivery_changelist')}?{urlencode(narrowed)}"
 
 
-def _option(name: str, span: Span, *, chosen: bool, choice: figures.Choice) -> tuple[str, Any, bool]:
-    given = {"span": name, "lane": choice.lane, "smtp_config": choice.configuration}
-    return f"?{urlencode({key: value for key, value in given.items() if value})}", span.title, chosen
+def _shares(found: shares.Shares, span: str) -> dict[str, Any]:
+    return {
+        "shares": [
+            (title, [(label(each.name), _narrowed(each.choice, span), each.flow, _told(each.times)) for each in of_one])
+            for title, label, of_one in (
+                (gettext_lazy("SMTP configuration"), str, found.configurations),
+                (gettext_lazy("priority"), lambda name: Lane(name).label, found.lanes),
+            )
+        ],
+        "shares_left_out": found.left_out,
+    }
 
 
-def _configurations(chosen: str) -> list[str]:
+def _narrowed(choice: figures.Choice, span: str) -> str:
+    given = {"span": span, "lane": choice.lane, "smtp_config": choice.configuration}
+    return f"?{urlencode({key: value for key, value in given.items() if value})}"
+
+
+def _configurations(chosen: str | None) -> list[str]:
     """Those that there are, what mail goes by without any, and the chosen one, which may be deleted."""
     names = [*SMTPConfig.objects.order_by("name").values_list("name", flat=True), routing.SETTINGS_NAME]
     return names if not chosen or chosen in names else [*names, chosen]

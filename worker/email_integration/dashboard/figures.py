@@ -1,6 +1,7 @@
 """What became of mail over time: how many, how soon, and why not.
 
-Each question is about a stretch of time that an index knows: it costs the same however much was finished before.
+Each question is about stretches of time that an index knows: it costs the same however much was finished before. All
+intervals are asked about at once, by one statement with a part for each.
 
 A delivery counts when it came to its end, an attempt that was put off when it was made. A mail that was put off three
 times is there three times as deferred, and once as accepted.
@@ -8,13 +9,15 @@ times is there three times as deferred, and once as accepted.
 
 from __future__ import annotations
 
+import collections
 import datetime as dt
-import math
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from django.db.models import Count, Q
+from django.db import connections
+from django.db.models import Count, Value
 
 from email_integration.delivery.rows import database
 from email_integration.models import Delivery, DeliveryAttempt, Status
@@ -33,25 +36,34 @@ ATTEMPTS = 20_000
 #: So many of them are told.
 REPLIES = 8
 
+#: A lane and a configuration.
+Group = tuple[str, str]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """Of which lane and of which configuration; '' is all of them."""
+    """Of which lane and of which configuration; None is all of them."""
 
-    lane: str = ""
-    configuration: str = ""
+    lane: str | None = None
+    configuration: str | None = None
 
-    def finished(self, interval: Interval) -> Any:
-        """The deliveries that came to their end then."""
-        given = {"lane": self.lane, "smtp_config": self.configuration}
-        rows = Delivery.objects.using(database()).order_by()
-        return _within(rows, interval).filter(**{name: value for name, value in given.items() if value})
+    def takes(self, group: Group) -> bool:
+        """Whether ``group`` is of it."""
+        return all(wanted in (None, has) for wanted, has in zip((self.lane, self.configuration), group, strict=True))
 
-    def not_accepted(self, interval: Interval) -> Any:
-        """The attempts of then that no server took."""
-        given = {"delivery__lane": self.lane, "smtp_config": self.configuration}
-        rows = DeliveryAttempt.objects.using(database()).exclude(outcome=Status.ACCEPTED).order_by()
-        return _within(rows, interval).filter(**{name: value for name, value in given.items() if value})
+    def among(self, rows: Any, *, lane: str) -> Any:
+        """The rows that are of it; ``lane`` is what theirs is called."""
+        given = {lane: self.lane, "smtp_config": self.configuration}
+        return rows.filter(**{name: value for name, value in given.items() if value is not None})
+
+
+def _finished() -> Any:
+    return Delivery.objects.using(database()).order_by()
+
+
+def _not_accepted() -> Any:
+    """The attempts that no server took."""
+    return DeliveryAttempt.objects.using(database()).exclude(outcome=Status.ACCEPTED).order_by()
 
 
 def _within(rows: Any, interval: Interval) -> Any:
@@ -65,26 +77,63 @@ def _within(rows: Any, interval: Interval) -> Any:
 class Flow:
     """Numbers of an interval: mails accepted, attempts put off, mails lost."""
 
-    accepted: int
-    deferred: int
-    failed: int
+    accepted: int = 0
+    deferred: int = 0
+    failed: int = 0
+
+    def __add__(self, other: Flow) -> Flow:
+        return Flow(
+            accepted=self.accepted + other.accepted,
+            deferred=self.deferred + other.deferred,
+            failed=self.failed + other.failed,
+        )
 
 
-def flow(choice: Choice, interval: Interval) -> Flow:
-    """Count what happened in the interval.
+#: What happened in an interval.
+Flows = Mapping[Group, Flow]
+
+
+def flows(intervals: Sequence[Interval]) -> list[Flows]:
+    """Count what happened in each interval.
 
     Accepted are those that are neither failed, expired, cancelled nor quarantined: the index of all that is finished
     has no states, and that of those others is small.
     """
-    finished = choice.finished(interval)
-    others = finished.exclude(status=Status.ACCEPTED).aggregate(
-        all=Count("status"), lost=Count("status", filter=Q(status__in=LOST))
+    others = _finished().exclude(status=Status.ACCEPTED)
+    every = _counted(_finished(), intervals, lane="lane")
+    rest = _counted(others, intervals, lane="lane")
+    lost = _counted(others.filter(status__in=LOST), intervals, lane="lane")
+    deferred = _counted(_not_accepted().filter(outcome=Status.DEFERRED), intervals, lane="delivery__lane")
+    return [
+        {
+            group: Flow(
+                accepted=max(0, every[number][group] - rest[number][group]),
+                deferred=deferred[number][group],
+                failed=lost[number][group],
+            )
+            for group in {*every[number], *deferred[number]}
+        }
+        for number in range(len(intervals))
+    ]
+
+
+def _counted(rows: Any, intervals: Sequence[Interval], *, lane: str) -> list[collections.Counter[Group]]:
+    first, *others = (
+        _within(rows, interval)
+        .annotate(interval=Value(number))
+        .values_list("interval", lane, "smtp_config")
+        .annotate(number=Count("*"))
+        for number, interval in enumerate(intervals)
     )
-    return Flow(
-        accepted=max(0, finished.count() - others["all"]),
-        deferred=choice.not_accepted(interval).filter(outcome=Status.DEFERRED).count(),
-        failed=others["lost"],
-    )
+    found: list[collections.Counter[Group]] = [collections.Counter() for _ in intervals]
+    for number, of_lane, configuration, count in first.union(*others, all=True):
+        found[number][of_lane, configuration] = count
+    return found
+
+
+def total(flows: Flows, choice: Choice) -> Flow:
+    """What of it is of ``choice``."""
+    return sum((flow for group, flow in flows.items() if choice.takes(group)), Flow())
 
 
 # -- how soon -------------------------------------------------------------------------------------------------------
@@ -98,28 +147,62 @@ class Times:
     p95: float
 
 
-def times(choice: Choice, interval: Interval) -> Times | None:
-    """Of a sample of the interval's mails; None when none was accepted."""
-    taken: list[float] = []
-    for part in _parts(interval):
-        accepted = choice.finished(part).filter(status=Status.ACCEPTED).order_by("-finished_at")
-        found = accepted.values_list("created_at", "finished_at")[:OF_EACH_PART]
-        taken.extend(max(0.0, (finished - created).total_seconds()) for created, finished in found)
-    if not taken:
-        return None
-    taken.sort()
-    return Times(median=_percentile(taken, 0.5), p95=_percentile(taken, 0.95))
+def times(choice: Choice, intervals: Sequence[Interval]) -> list[Times | None]:
+    """Of a sample of the mails of each interval; None where none was accepted."""
+    taken = sample([(choice, part) for interval in intervals for part in _parts(interval)], OF_EACH_PART)
+    return [
+        of_sample([(seconds, 1.0) for part in taken[place : place + PARTS] for seconds in part])
+        for place in range(0, len(taken), PARTS)
+    ]
+
+
+def sample(asked: Sequence[tuple[Choice, Interval]], limit: int) -> list[list[float]]:
+    """The seconds that the last ``limit`` mails took of each choice and interval: one question for all."""
+    parts, parameters = [], list[Any]()
+    quoted = connections[database()].ops.quote_name
+    table = quoted(Delivery._meta.db_table)
+    for number, (choice, interval) in enumerate(asked):
+        given = [
+            ("finished_at", ">=", interval.start),
+            ("finished_at", "<", interval.end),
+            ("status", "=", Status.ACCEPTED.value),
+            ("lane", "=", choice.lane),
+            ("smtp_config", "=", choice.configuration),
+        ]
+        conditions = [(f"{table}.{quoted(name)} {sign} %s", value) for name, sign, value in given if value is not None]
+        # Django cannot put together what has a LIMIT of its own on SQLite, which wants such a part within another.
+        parts.append(
+            f"SELECT * FROM (SELECT {number} AS part, id, created_at, finished_at FROM {table} "  # noqa: S608  # ours
+            f"WHERE {' AND '.join(text for text, _ in conditions)} "
+            f"ORDER BY finished_at DESC LIMIT {limit}) AS part{number}"
+        )
+        parameters.extend(value for _, value in conditions)
+    found: list[list[float]] = [[] for _ in asked]
+    rows: Iterable[Any] = Delivery.objects.using(database()).raw(" UNION ALL ".join(parts), parameters) if parts else ()
+    for row in rows:
+        found[row.part].append(max(0.0, (row.finished_at - row.created_at).total_seconds()))
+    return found
 
 
 def _parts(interval: Interval) -> list[Interval]:
     length: dt.timedelta = (interval.end - interval.start) / PARTS
     edges = [interval.start + length * number for number in range(PARTS)] + [interval.end]
-    return [Interval(start=edges[number], end=edges[number + 1]) for number in range(PARTS)]
+    return [Interval(start=start, end=end) for start, end in itertools.pairwise(edges)]
 
 
-def _percentile(ordered: Sequence[float], share: float) -> float:
-    """The smallest of ``ordered`` that so large a share of them does not exceed."""
-    return ordered[math.ceil(share * len(ordered)) - 1]
+def of_sample(weighed: Sequence[tuple[float, float]]) -> Times | None:
+    """Of times, each with for how many mails it stands."""
+    if not weighed:
+        return None
+    ordered = sorted(weighed)
+    return Times(median=_percentile(ordered, 0.5), p95=_percentile(ordered, 0.95))
+
+
+def _percentile(ordered: Sequence[tuple[float, float]], share: float) -> float:
+    """The smallest time that so large a share of them does not exceed."""
+    wanted = share * sum(weight for _, weight in ordered) * (1 - 1e-9)  # sums of fractions are not exact
+    reached = itertools.accumulate(weight for _, weight in ordered)
+    return next(seconds for (seconds, _), sum_ in zip(ordered, reached, strict=True) if sum_ >= wanted)
 
 
 # -- why not --------------------------------------------------------------------------------------------------------
@@ -144,7 +227,7 @@ class Replies:
 
 def replies(choice: Choice, whole: Interval) -> Replies:
     """Why attempts were not accepted, of all of them or of the last so many."""
-    attempts = choice.not_accepted(whole)
+    attempts = choice.among(_within(_not_accepted(), whole), lane="delivery__lane")
     beyond = attempts.order_by("-finished_at").values_list("finished_at", flat=True)[ATTEMPTS : ATTEMPTS + 1]
     since: dt.datetime | None = next(iter(beyond), None)
     if since is not None:
