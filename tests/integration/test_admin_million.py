@@ -68,7 +68,12 @@ def fill(number: int) -> None:
     }[connection.vendor]
     numbers = f"WITH RECURSIVE numbers(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < {number})"
     moments = {name: shifted.format(moment=name, number=number) for name in ("created_at", "finished_at")}
-    mails = {**moments, "id": "id || '-' || n", "status": "CASE WHEN n %% 100 = 0 THEN 'failed' ELSE 'accepted' END"}
+    mails = {
+        **moments,
+        "id": "id || '-' || n",
+        "message_id": f"'<' || n || '.{number}@example.com>'",
+        "status": "CASE WHEN n %% 100 = 0 THEN 'failed' ELSE 'accepted' END",
+    }
     tries = {
         "delivery_id": "delivery_id || '-' || n",
         "finished_at": moments["finished_at"],

@@ -157,7 +157,10 @@ def times(choice: Choice, intervals: Sequence[Interval]) -> list[Times | None]:
 
 
 def sample(asked: Sequence[tuple[Choice, Interval]], limit: int) -> list[list[float]]:
-    """The seconds that the last ``limit`` mails took of each choice and interval: one question for all."""
+    """The seconds that the last ``limit`` mails took of each choice and interval: one question for all.
+
+    They may be 500, no more: that many parts SQLite takes.
+    """
     parts, parameters = [], list[Any]()
     quoted = connections[database()].ops.quote_name
     table = quoted(Delivery._meta.db_table)
