@@ -13,14 +13,17 @@ from django.test import Client
 from config.local.certificates import Certificates
 from config.local.processes import wait_until
 from config.local.smtp_server import Fault, SMTPServer
-from email_integration.models import Delivery, Grant, SMTPConfig
+from email_integration.models import Delivery, Grant, OAuthToken, SMTPConfig
 from email_integration.tasks import send_email
 from tests.acceptance.test_password_nowhere import admin_pages, everything_said_to_valkey, everything_stored
 from tests.private_keys import certificate, key, pem, pem_of
 from tests.stack import PATIENT, Stack
 from tests.token_endpoint import CLIENT, REFRESH, SCOPE, SECRET, TokenEndpoint
 
-MAILS = 60
+MAILS = 80
+
+#: In the environment's spelling.
+LOGS_IN_OFTEN = {**PATIENT, "SESSION_MAX_TRANSACTIONS": "2", "GROUP_SIZE": "1"}
 
 #: All that is secret here begins so, in the clear and in what is said to the server.
 FORMS = ("zY7-", base64.b64encode(b"zY7-access-token").decode()[:20])
@@ -35,31 +38,15 @@ def test_many_processes_share_one_token_and_its_secrets_are_nowhere(
     with TokenEndpoint(certificates) as endpoint, everything_said_to_valkey() as said:
         endpoint.rotates = True
         server = smtp_server(check_token=endpoint.is_good)
-        SMTPConfig.objects.create(
-            name="Primary",
-            host="localhost",
-            port=server.port,
-            username="user",
-            authentication="oauth",
-            oauth_grant="refresh_token",
-            oauth_endpoint=endpoint.url,
-            oauth_client_id=CLIENT,
-            oauth_client_secret=SECRET,
-            oauth_refresh_token=REFRESH,
-            oauth_scope=SCOPE,
-            from_email="noreply@example.com",
-            is_active=True,
-        )
+        configure(server, endpoint, oauth_grant="refresh_token", oauth_refresh_token=REFRESH)
         server.inject(Fault(verb="DOT", delay=0.1))
-        env = {**PATIENT, "SESSION_MAX_TRANSACTIONS": "2", "GROUP_SIZE": "1", "LOG_LEVEL": "DEBUG"}
-        running = stack(concurrency=8, env=env)
-        for number in range(MAILS):
-            send_email.delay(str(number), "B", to=["kim@example.com"])
+        running = stack(concurrency=8, env={**LOGS_IN_OFTEN, "LOG_LEVEL": "DEBUG"})
+        submit()
         wait_until(lambda: len(server.messages) > MAILS / 3, seconds=90, what="the first third")
         assert len(endpoint.requests) == 1
         endpoint.revoke()
         wait_until(lambda: not _unfinished(), seconds=90, what="the rest")
-        assert Counter(message.subject for message in server.messages) == Counter(map(str, range(MAILS)))
+        assert once_each(server)
         assert server.failed_auths > 0
         assert len(endpoint.requests) == 2
         endpoint.certificate = certificate(key())
@@ -84,6 +71,55 @@ def test_many_processes_share_one_token_and_its_secrets_are_nowhere(
     assert "DEBUG" in logs
     forms = (*FORMS, *pem(key()).splitlines()[1:-1], endpoint.requests[-1]["client_assertion"])
     assert [name for name, text in where.items() if any(form in text for form in forms)] == []
+
+
+@pytest.mark.extra
+@pytest.mark.timeout(240)
+def test_a_token_that_ends_while_its_endpoint_is_down_costs_time_and_no_mail(
+    stack: Callable[..., Stack], smtp_server: Callable[..., SMTPServer], certificates: Certificates
+) -> None:
+    """Tokens of three seconds in a queue of eight: the second is fetched ahead, the third cannot be, and mail waits."""
+    with TokenEndpoint(certificates, seconds=3.0) as endpoint:
+        server = smtp_server(check_token=endpoint.is_good)
+        configure(server, endpoint)
+        server.inject(Fault(verb="DOT", delay=0.2))
+        stack(concurrency=2, env=LOGS_IN_OFTEN)
+        submit()
+        wait_until(lambda: len(endpoint.requests) > 1, seconds=90, what="the second token")
+        endpoint.instead = lambda: (503, {"Content-Type": "text/html"}, b"<p>Down")
+        wait_until(lambda: Delivery.objects.filter(status="deferred").exists(), seconds=90, what="mail that waits")
+        assert OAuthToken.objects.exclude(error="").exists()
+        endpoint.instead = None
+        wait_until(lambda: not _unfinished(), seconds=90, what="the rest")
+        assert once_each(server)
+        assert server.failed_auths == 0
+
+
+def configure(server: SMTPServer, endpoint: TokenEndpoint, **values: str) -> None:
+    given = {"oauth_grant": "client_credentials", **values}
+    SMTPConfig.objects.create(
+        name="Primary",
+        host="localhost",
+        port=server.port,
+        username="user",
+        authentication="oauth",
+        oauth_endpoint=endpoint.url,
+        oauth_client_id=CLIENT,
+        oauth_client_secret=SECRET,
+        oauth_scope=SCOPE,
+        from_email="noreply@example.com",
+        is_active=True,
+        **given,
+    )
+
+
+def submit() -> None:
+    for number in range(MAILS):
+        send_email.delay(str(number), "B", to=["kim@example.com"])
+
+
+def once_each(server: SMTPServer) -> bool:
+    return Counter(message.subject for message in server.messages) == Counter(map(str, range(MAILS)))
 
 
 def _unfinished() -> bool:
