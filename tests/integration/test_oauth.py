@@ -490,6 +490,23 @@ def test_a_wrong_clock_is_said_to_be_one(
     assert NEVER_SHOWN not in reason
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        "AADSTS700024: Client assertion is not within its valid time range.",
+        "Invalid JWT: Token must be a short-lived token (60 minutes) and in a reasonable timeframe. "
+        "Check your iat and exp values in the JWT claim.",
+    ],
+    ids=["Microsoft", "Google"],
+)
+def test_a_wrong_clock_is_known_by_the_words_of_two_providers(
+    configure: Configure, endpoint: TokenEndpoint, words: str
+) -> None:
+    configure(**by_certificate(endpoint))
+    endpoint.instead = lambda: error("invalid_grant", words=words)
+    assert "the clock of this machine may be wrong (invalid_grant" in send()[0].reason
+
+
 def test_a_key_that_cannot_be_used_is_refused_in_the_form_and_makes_mail_wait(
     configure: Configure, endpoint: TokenEndpoint
 ) -> None:

@@ -223,8 +223,12 @@ _ERRORS_OF_KEYS = {
     "unauthorized_client": "the service account has not been given this scope",
     "clock": "it takes the signed request for too old or too new; the clock of this machine may be wrong",
 }
-#: How Microsoft and Google say the last.
-_OF_CLOCKS = re.compile(r"AADSTS700024\b|\b(iat|exp|nbf)\b|time ?(frame|range)", re.IGNORECASE)
+#: How Microsoft and Google say the last, and servers that are made with a library.
+_OF_CLOCKS = re.compile(
+    r"AADSTS700024\b|\b(iat|exp|nbf)\b|time ?(frame|range)"
+    r"|\b(token|assertion|JWT) (is|has|was) expired\b|\bissued in the future\b|\bnot yet valid\b",
+    re.IGNORECASE,
+)
 
 
 def _error(said: dict[str, Any], status: int, errors: dict[str, str]) -> str:
