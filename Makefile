@@ -42,8 +42,9 @@ SAME_EVERYWHERE := $(addprefix --ignore=tests/integration/test_,fidelity.py stag
 MILLION := --ignore=tests/integration/test_admin_million.py
 AT_ONCE := $(addprefix tests/integration/test_,activating_at_once.py ledger.py smtp_config.py)
 OF_THE_DATABASE := $(addprefix tests/integration/test_,activating_at_once.py attempt.py bulk.py content.py decide.py \
-	erase.py fields.py gate.py group.py index_use.py lanes.py ledger.py ledger_machine.py oauth.py pause.py \
-	retention.py rotation.py routing.py smtp_config.py smtp_config_history.py submit.py sweep.py tasks_prepared.py)
+	erase.py fields.py gate.py group.py index_use.py lanes.py ledger.py ledger_machine.py pause.py \
+	retention.py rotation.py routing.py smtp_config.py smtp_config_history.py submit.py sweep.py tasks_prepared.py) \
+	tests/integration/oauth/test_tokens.py
 # Where the broker is killed, frozen and emptied, and where a worker takes from it, gives back to it and ends.
 OF_THE_BROKER := $(addprefix tests/acceptance/test_,broker.py canvas.py crash.py lanes.py switch.py term.py)
 TWO_AT_A_TIME := $(MAKE) --no-print-directory --jobs=2 --output-sync=line

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import parse_qs, urlencode, urlsplit
 
@@ -12,26 +12,20 @@ from django.core.exceptions import ValidationError
 from django.db import connection
 from django.test import Client
 
-from config.local.certificates import Certificates
 from email_integration.admin.trials import run_stored
 from email_integration.models import SMTPConfig
 from email_integration.routing import consent
 from tests.acceptance.test_password_nowhere import everything_stored
 from tests.integration.admin_site import config, list_of, logged_in, said, url
-from tests.integration.test_oauth import NEVER_SHOWN
 from tests.token_endpoint import CLIENT, SCOPE, SECRET, TokenEndpoint, error
 from tests.token_endpoint import said as answered
+
+from .asking import NEVER_SHOWN
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("bell", "fresh_process")]
 
 GOOGLE = "https://oauth2.googleapis.com/token"
 MICROSOFT = "https://login.microsoftonline.com/contoso/oauth2/v2.0"
-
-
-@pytest.fixture
-def endpoint(certificates: Certificates) -> Iterator[TokenEndpoint]:
-    with TokenEndpoint(certificates) as running:
-        yield running
 
 
 @pytest.fixture

@@ -1,0 +1,81 @@
+"""What the tests of OAuth have in common: mail that is sent by a token, and what a configuration asks for it with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from config.local.smtp_server import SMTPServer
+from email_integration import routing
+from email_integration.delivery.attempt import attempt
+from email_integration.models import Delivery, Grant, OAuthToken, SMTPConfig
+from email_integration.smtp import Relay
+from tests.deliveries import ago, submitted
+from tests.private_keys import certificate, key, pem, pem_of, service_account
+from tests.token_endpoint import ACCOUNT, TokenEndpoint
+
+Serve = Callable[..., SMTPServer]
+Configure = Callable[..., SMTPConfig]
+
+#: What no one may ever read: all that is secret here begins so.
+NEVER_SHOWN = "zY7-"
+
+
+def relay() -> Relay:
+    """The active one."""
+    found = routing.active_relay()
+    assert isinstance(found, Relay)
+    return found
+
+
+def tokens() -> Any:
+    """Those of the active relay, as another process would have them."""
+    routing.forget()
+    return relay().tokens
+
+
+def send(many: int = 1) -> list[Delivery]:
+    """Submit, and try, so many."""
+    deliveries = [submitted(subject=str(number)) for number in range(many)]
+    for one in deliveries:
+        attempt(one.pk)
+    return list(Delivery.objects.filter(pk__in=[one.pk for one in deliveries]))
+
+
+def nearly_over() -> None:
+    """Let most of the token's hour pass."""
+    OAuthToken.objects.update(fetched_at=ago(3500), expires_at=ago(-100))
+
+
+def all_accepted(deliveries: list[Delivery]) -> bool:
+    return {one.status for one in deliveries} == {"accepted"}
+
+
+def oauth_fields(config: SMTPConfig, **changes: Any) -> dict[str, Any]:
+    """What a browser sends beside ``form_of``."""
+    names = ("authentication", "oauth_grant", "oauth_endpoint", "oauth_client_id", "oauth_scope")
+    return {**{name: getattr(config, name) for name in names}, "oauth_client_secret": "", **changes}
+
+
+def by_certificate(endpoint: TokenEndpoint, **changes: Any) -> dict[str, Any]:
+    """What a configuration has instead of a secret, known at the endpoint."""
+    endpoint.certificate = certificate(key())
+    return {"oauth_client_secret": "", "oauth_private_key": pem(key()) + pem_of(endpoint.certificate), **changes}
+
+
+def by_service_account(endpoint: TokenEndpoint, **changes: Any) -> dict[str, Any]:
+    endpoint.public_key = key().public_key()
+    file = service_account(key(), endpoint.url)
+    return {
+        "oauth_grant": Grant.JWT_BEARER,
+        "oauth_client_id": ACCOUNT,
+        "oauth_client_secret": "",
+        "oauth_private_key": file,
+        **changes,
+    }
+
+
+PROVEN = pytest.mark.parametrize("proven", [by_certificate, by_service_account], ids=["certificate", "service account"])
+Proven = Callable[..., dict[str, Any]]

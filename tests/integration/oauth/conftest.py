@@ -1,0 +1,50 @@
+"""A token endpoint, a mail server that checks what it gave, and a configuration that goes by both."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from config.local.certificates import Certificates
+from config.local.smtp_server import SMTPServer
+from email_integration.models import SMTPConfig
+from tests.relays import config_for
+from tests.token_endpoint import CLIENT, SCOPE, SECRET, TokenEndpoint
+
+from .asking import Configure, Serve
+
+
+@pytest.fixture(autouse=True)
+def _patient(settings: Any) -> None:
+    settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "RETRY_FIRST": 60.0, "RETRY_MAX": 900.0}
+
+
+@pytest.fixture
+def endpoint(certificates: Certificates) -> Iterator[TokenEndpoint]:
+    with TokenEndpoint(certificates) as running:
+        yield running
+
+
+@pytest.fixture
+def server(smtp_server: Serve, endpoint: TokenEndpoint) -> SMTPServer:
+    return smtp_server(check_token=endpoint.is_good)
+
+
+@pytest.fixture
+def configure(server: SMTPServer, endpoint: TokenEndpoint) -> Configure:
+    def make(**changes: Any) -> SMTPConfig:
+        return config_for(
+            server,
+            **{
+                "authentication": "oauth",
+                "oauth_endpoint": endpoint.url,
+                "oauth_client_id": CLIENT,
+                "oauth_client_secret": SECRET,
+                "oauth_scope": SCOPE,
+                **changes,
+            },
+        )
+
+    return make
