@@ -61,10 +61,10 @@ def _is_refused(message: ConsoleMessage, site: str) -> bool:
 
 
 @contextmanager
-def browsing(chromium: Browser, site: str, elsewhere: Sequence[str] = ()) -> Iterator[Page]:
+def browsing(chromium: Browser, site: str, other_sites: Sequence[str] = ()) -> Iterator[Page]:
     """A page of a browser; at the end an error in a script, a missing file, and what our policy stopped are errors.
 
-    So is a request to another site than this one and those that begin as ``elsewhere`` says.
+    So is a request to another site than this one and those that begin as ``other_sites`` says.
     """
     context = chromium.new_context(
         base_url=site, viewport={"width": 1440, "height": 700}, locale="en-GB", timezone_id="UTC"
@@ -75,7 +75,7 @@ def browsing(chromium: Browser, site: str, elsewhere: Sequence[str] = ()) -> Ite
     wrong: list[str] = []
     page.on("pageerror", lambda error: wrong.append(str(error)))
     page.on("response", lambda reply: wrong.append(reply.url) if reply.status in (404, 500) else None)
-    page.on("request", lambda asked: None if _is_of(asked, site, *elsewhere) else wrong.append(asked.url))
+    page.on("request", lambda asked: None if _is_of(asked, site, *other_sites) else wrong.append(asked.url))
     page.on("console", lambda message: wrong.append(message.text) if _is_refused(message, site) else None)
     # What a policy of the page has stopped was asked for all the same.
     page.on("requestfailed", lambda asked: wrong.remove(asked.url) if asked.failure == "csp" else None)
@@ -85,19 +85,19 @@ def browsing(chromium: Browser, site: str, elsewhere: Sequence[str] = ()) -> Ite
 
 
 @pytest.fixture
-def elsewhere() -> Sequence[str]:
+def other_sites() -> Sequence[str]:
     """The other sites that pages lead to; a module whose pages do has a fixture of this name."""
     return ()
 
 
 @pytest.fixture
-def page(chromium: Browser, live_server: Any, elsewhere: Sequence[str]) -> Iterator[Page]:
+def page(chromium: Browser, live_server: Any, other_sites: Sequence[str]) -> Iterator[Page]:
     """A page of an administrator's browser."""
     user = get_user_model().objects.create_superuser(username="kim", email="kim@example.com")
     client = Client()
     client.force_login(user)
     cookie = client.cookies["sessionid"].value
-    with browsing(chromium, live_server.url, elsewhere) as page:
+    with browsing(chromium, live_server.url, other_sites) as page:
         page.context.add_cookies([{"name": "sessionid", "value": cookie, "url": live_server.url}])
         yield page
 

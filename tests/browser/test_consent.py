@@ -30,7 +30,7 @@ def endpoint() -> Iterator[TokenEndpoint]:
 
 
 @pytest.fixture
-def elsewhere(endpoint: TokenEndpoint) -> Sequence[str]:
+def other_sites(endpoint: TokenEndpoint) -> Sequence[str]:
     return (endpoint.authorization_url,)
 
 
