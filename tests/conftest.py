@@ -18,6 +18,7 @@ from config.local.valkey import Valkey
 from email_integration.delivery.dispatch import pool
 from email_integration.routing import forget
 from tests import emptying, services
+from tests.chromium import chromium  # noqa: F401  # a fixture, once: there can be one Playwright in a process
 from tests.stack import FAILED, FAST, Stack
 
 

@@ -19,9 +19,9 @@ from playwright.sync_api import Browser, Page, Response, expect
 
 from config.door import attempts
 from config.local.processes import Processes, free_port, wait_until
+from tests.chromium import browsing
 
 from .accessibility import complaints
-from .conftest import browsing
 
 ROOT = Path(__file__).resolve().parents[2]
 ADMIN = "/admin/"

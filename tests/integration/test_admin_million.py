@@ -17,7 +17,7 @@ from playwright.sync_api import Page
 
 from email_integration.dashboard import standing
 from email_integration.models import Delivery, DeliveryAttempt
-from tests.browser.conftest import browsing, chromium  # noqa: F401  # a fixture
+from tests.chromium import browsing
 from tests.deliveries import RecordingDoorbell, submitted
 from tests.history import ended, tried
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import smtplib
+import socket
 import ssl
 from collections.abc import Callable
 from pathlib import Path
@@ -194,3 +196,15 @@ def test_open_connections_can_be_broken_with_the_server_still_listening(smtp_ser
             client.docmd("NOOP")
     assert send(server) == {}
     wait_until(lambda: not any(session.is_open for session in server.sessions), seconds=5, what="closed sessions")
+
+
+def test_whoever_comes_while_it_stops_is_not_kept_waiting() -> None:
+    """Neither taken in by a server that has ended, nor forgotten by it: the connection is closed."""
+    for _ in range(40):
+        with SMTPServer(security="plain", user=None) as server:
+            clients = [socket.create_connection((server.host, server.port), timeout=5) for _ in range(3)]
+        assert not any(session.is_open for session in server.sessions)
+        for client in clients:
+            with client, contextlib.suppress(ConnectionResetError):
+                while client.recv(100):
+                    pass

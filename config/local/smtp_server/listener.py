@@ -73,6 +73,10 @@ class Listener:
 
         async def stop() -> None:
             if self._server is not None:
+                # Whom a closed server has just accepted is never told of it: first it accepts nobody any more.
+                for listening in self._server.sockets:
+                    self._loop.remove_reader(listening.fileno())
+                await asyncio.sleep(0)
                 self._server.close()
             await end_connections()
             if self._server is not None:

@@ -167,19 +167,18 @@ class SMTPServer:
             self._listener = None
 
     async def _dismiss_connections(self) -> None:
-        for connection in list(self._open):
-            connection.dismiss()
-        await self._connections_gone(seconds=0.3)
+        await self._end_connections(Connection.dismiss, seconds=0.3)
         await self._break_connections()
 
     async def _break_connections(self) -> None:
-        for connection in list(self._open):
-            connection.abort()
-        await self._connections_gone(seconds=2)
+        await self._end_connections(Connection.abort, seconds=2)
 
-    async def _connections_gone(self, *, seconds: float) -> None:
+    async def _end_connections(self, end: Callable[[Connection], None], *, seconds: float) -> None:
+        """Until there are none, or for so long: one that was accepted a moment ago cannot be ended yet."""
         deadline = time.monotonic() + seconds
         while self._open and time.monotonic() < deadline:
+            for connection in list(self._open):
+                end(connection)
             await asyncio.sleep(0.005)
 
     def opened(self, connection: Connection) -> SessionRecord:
