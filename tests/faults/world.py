@@ -199,11 +199,11 @@ class World:
 
     def start(self) -> None:
         """Start everything."""
+        self.smtp.start()  # at once: nothing keeps its port for it
         if self.setting.database == "postgresql":
             (self.folder / "postgresql").mkdir()
         self.database.start()
         self.valkey.start()
-        self.smtp.start()
         self.set_clock(0)
         self._processes = Processes(self.folder, env=self._environment(), cwd=ROOT)
         self.application = Application(self._environment(), self.folder / "application.log")
