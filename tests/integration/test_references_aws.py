@@ -137,7 +137,8 @@ def test_an_endpoint_that_hangs_is_given_up(
     with socket.create_server(("127.0.0.1", 0)) as silent:
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{silent.getsockname()[1]}")
         settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "SECRET_TIMEOUT": 0.2}
-        said = refusal(f"aws-secretsmanager:{NAME}")
+        # Of a name of its own: whoever asks for the same meanwhile waits for this answer.
+        said = refusal("aws-secretsmanager:hangs")
     assert said == "“aws-secretsmanager:” gave no answer within 0.2 seconds."
 
 
