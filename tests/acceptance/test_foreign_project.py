@@ -39,6 +39,9 @@ CACHES = {"default": {"BACKEND": "django.core.cache.backends.redis.RedisCache", 
 EMAIL_INTEGRATION = {"SMTP_PASSWORD_KEYS": [os.environ["SMTP_PASSWORD_KEYS"]]}
 """
 
+#: Seconds; submitting takes two at most, unless a machine has much else to do, and without limits it takes for ever.
+HANGS = 8
+
 CONFIGURE = """
 from email_integration.models import SMTPConfig
 SMTPConfig.objects.create(name="Ours", host="localhost", port={port}, username="user", password="password",
@@ -143,7 +146,7 @@ def test_a_new_project_sends_its_first_mail(
     assert "Sending due task email_integration" in running.read_log()
     # The limits of time are the app's own, not settings that one has to know.
     valkey.freeze()
-    assert project.send("frozen", wait=False)["took"] < 2
+    assert project.send("frozen", wait=False)["took"] < HANGS
     valkey.thaw()
     assert [message.subject for message in server.messages][:2] == ["first", "later"]
 
@@ -161,8 +164,8 @@ def test_its_mails_leave_once_its_broker_is_back(
     project.shell(CONFIGURE.format(port=server.port))
     worker()
     valkey.freeze()
-    assert project.send("frozen", wait=False)["took"] < 2
+    assert project.send("frozen", wait=False)["took"] < HANGS
     valkey.kill()
-    assert project.send("stopped", wait=False)["took"] < 2
+    assert project.send("stopped", wait=False)["took"] < HANGS
     valkey.start()
     wait_until(lambda: len(server.messages) == 2, seconds=90, what="both mails")
