@@ -208,6 +208,26 @@ def test_the_end_of_a_certificate_is_known(configure: Configure, endpoint: Token
     assert config.oauth_secret_ends == endpoint.certificate.not_valid_after_utc.date()
 
 
+@pytest.mark.parametrize("entered", [None, dt.date(2031, 5, 1)], ids=["none entered", "one entered"])
+def test_the_end_of_a_certificate_goes_with_it(
+    configure: Configure, endpoint: TokenEndpoint, entered: dt.date | None
+) -> None:
+    """A client secret that takes its place has an end of its own, or none that is known."""
+    new = configure(**by_certificate(endpoint))
+    new.full_clean()
+    new.save()
+    config = SMTPConfig.objects.get()
+    assert config.oauth_secret_ends is not None
+    config.oauth_client_secret = SECRET
+    if entered:
+        config.oauth_secret_ends = entered
+    config.full_clean()
+    config.save()
+    stored = SMTPConfig.objects.get()
+    assert (stored.oauth_client_secret, stored.oauth_private_key) == (SECRET, "")
+    assert stored.oauth_secret_ends == entered
+
+
 def test_a_secret_that_ends_soon_is_told_of_by_all_that_look(
     configure: Configure, settings: Any, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 from typing import TYPE_CHECKING
 
@@ -80,8 +81,19 @@ def forget_unused(config: SMTPConfig) -> None:
         setattr(config, name, _EMPTY.get(name, ""))
     secret, key = config.sealed("oauth_client_secret"), config.sealed("oauth_private_key")
     if secret and key:  # what was entered last takes the place of the other
-        secret_is_newer = isinstance(key, Sealed) and not isinstance(secret, Sealed)
-        setattr(config, "oauth_private_key" if secret_is_newer else "oauth_client_secret", "")
+        if isinstance(key, Sealed) and not isinstance(secret, Sealed):
+            _forget_private_key(config)
+        else:
+            config.oauth_client_secret = ""
+
+
+def _forget_private_key(config: SMTPConfig) -> None:
+    """With it goes the end of its certificate; a date that somebody has entered for the client secret stays."""
+    with contextlib.suppress(SecretUnreadable, ValidationError):
+        forgotten = private_key.read(references.resolve(config.oauth_private_key), certified=True)
+        if config.oauth_secret_ends == forgotten.ends_on:
+            config.oauth_secret_ends = None
+    config.oauth_private_key = ""
 
 
 def missing(config: SMTPConfig) -> list[str]:
