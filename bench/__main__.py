@@ -44,7 +44,17 @@ SCENARIOS: dict[str, Callable[[Bench], Result]] = {
 }
 
 #: Too slow for two minutes.
-NOT_QUICK = {"profile", "steady", "finished_rows", "far_plain", "far_bulk", "tls", "killed"}
+NOT_QUICK = {
+    "profile",
+    "steady",
+    "finished_rows",
+    "far_plain",
+    "far_bulk",
+    "tls",
+    "switch",
+    "lanes",
+    "killed",
+}
 
 
 class _OutOfTime(BaseException):
