@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self
@@ -108,9 +109,10 @@ class Bench:
         return [self._running[contender.name] for contender in contenders]
 
     def end(self) -> None:
-        """End who runs."""
-        while self._running:
-            self._running.popitem()[1].end()
+        """End who runs, all at a time: most of it is waiting."""
+        running, self._running = list(self._running.values()), {}
+        with ThreadPoolExecutor() as threads:
+            list(threads.map(Running.end, running))
         self._front = None
 
     def __enter__(self) -> Self:
