@@ -45,8 +45,9 @@ OF_THE_DATABASE := $(addprefix tests/integration/test_,activating_at_once.py att
 	erase.py fields.py gate.py group.py index_use.py lanes.py ledger.py ledger_machine.py pause.py \
 	retention.py rotation.py routing.py smtp_config.py smtp_config_history.py submit.py sweep.py tasks_prepared.py) \
 	tests/integration/oauth/test_tokens.py
-# Where the broker is killed, frozen and emptied, and where a worker takes from it, gives back to it and ends.
-OF_THE_BROKER := $(addprefix tests/acceptance/test_,broker.py canvas.py crash.py lanes.py switch.py term.py)
+# Where the broker is killed, frozen, emptied and looked into, and where a worker takes from it, gives back to it and ends.
+OF_THE_BROKER := $(addprefix tests/acceptance/test_,broker.py calling.py canvas.py crash.py lanes.py prepared.py \
+	secrecy.py switch.py term.py)
 TWO_AT_A_TIME := $(MAKE) --no-print-directory --jobs=2 --output-sync=line
 
 test: $(STAMP) ## Run the tests

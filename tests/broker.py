@@ -10,6 +10,7 @@ from typing import Any
 from redis import Redis
 
 from config.local.valkey import Valkey
+from tests.rabbitmq import RabbitMQ
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,15 +22,13 @@ class Message:
     headers: dict[str, Any]
 
 
-def messages(valkey: Valkey, queue: str) -> list[Message]:
+def messages(broker: Valkey | RabbitMQ, queue: str) -> list[Message]:
     """The messages that wait in a queue, oldest first."""
+    found = broker.waiting(queue) if isinstance(broker, RabbitMQ) else _in_list(broker, queue)
+    return [Message(task=headers["task"], arguments=json.loads(body)[0], headers=headers) for headers, body in found]
+
+
+def _in_list(valkey: Valkey, queue: str) -> list[tuple[dict[str, Any], bytes | str]]:
     with Redis.from_url(valkey.url) as client:
         found = [json.loads(text) for text in reversed(client.lrange(queue, 0, -1))]
-    return [
-        Message(
-            task=one["headers"]["task"],
-            arguments=json.loads(base64.b64decode(one["body"]))[0],
-            headers=one["headers"],
-        )
-        for one in found
-    ]
+    return [(one["headers"], base64.b64decode(one["body"])) for one in found]

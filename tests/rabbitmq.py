@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
 from amqp import Connection
 from amqp.exceptions import NotFound
@@ -95,6 +96,14 @@ class RabbitMQ:
                 # One that nobody has declared closes the channel.
                 with contextlib.suppress(NotFound):
                     connection.channel().queue_purge(queue)
+
+    def waiting(self, queue: str) -> list[tuple[dict[str, Any], bytes | str]]:
+        """The headers and bodies of what waits in a queue, oldest first. They are back as the connection ends."""
+        with self._connection() as connection, contextlib.suppress(NotFound):
+            channel = connection.channel()
+            waiting = iter(lambda: channel.basic_get(queue), None)
+            return [(message.headers or {}, message.body) for message in waiting]
+        return []
 
     def _answers(self) -> bool:
         if self._process is not None and not self._process.is_running:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import json
 import os
 import signal
 import subprocess
@@ -13,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import redis
 from celery import current_app
 from celery.result import AsyncResult
 from django.db import transaction
@@ -27,6 +25,7 @@ from email_integration.tasks import send_email
 from tests import services
 from tests.acceptance.tasks import note, note_error, send_from_within
 from tests.acceptance.test_secrecy import recorded_events
+from tests.broker import messages
 from tests.stack import Stack
 
 Notes = Callable[[str], list[Any]]
@@ -78,7 +77,7 @@ for number, to in enumerate(["kim@example.com", "nobody@example.com", "not an ad
     app.send_task("email_integration.tasks.send_email", ("By name", "Text"), {"to": [to]}, **options)
 assert "email_integration" not in sys.modules
 """
-    subprocess.run([sys.executable, "-c", program, services.valkey.url, tag], check=True, timeout=30, env={})
+    subprocess.run([sys.executable, "-c", program, services.broker.url, tag], check=True, timeout=30, env={})
     assert AsyncResult(f"{tag}-0").get(timeout=20) == accepted(f"{tag}-0")
     with pytest.raises(DeliveryFailed):
         AsyncResult(f"{tag}-1").get(timeout=20)
@@ -276,13 +275,14 @@ def test_what_is_rolled_back_is_not_sent(server: SMTPServer) -> None:
 def test_sweeps_that_no_worker_takes_expire(app: Stack) -> None:
     """Beat goes on while there is no worker; the next one finds those of a minute, and not of a night."""
     app.worker.end()
-    client = redis.Redis.from_url(services.valkey.url)
-    wait_until(lambda: client.llen("mail.sweep") >= 4, seconds=30, what="four sweeps")
-    messages = [json.loads(message) for message in client.lrange("mail.sweep", 0, -1)]
-    client.close()
+    waiting = wait_until(
+        lambda: found if len(found := messages(services.broker, "mail.sweep")) >= 4 else None,
+        seconds=30,
+        what="four sweeps",
+    )
     now = timezone.now()
-    for message in messages:
-        expires = dt.datetime.fromisoformat(message["headers"]["expires"])
+    for message in waiting:
+        expires = dt.datetime.fromisoformat(message.headers["expires"])
         assert dt.timedelta(seconds=30) < expires - now <= dt.timedelta(seconds=60)
     app.start_worker()
 

@@ -213,7 +213,7 @@ app = Celery(broker=sys.argv[1])
 next_step = signature("tests.acceptance.tasks.note", kwargs={"tag": sys.argv[2]}, app=app)
 signature(sys.argv[3], kwargs={"delivery_id": sys.argv[4]}, app=app).apply_async(link=next_step)
 """
-    arguments = [services.valkey.url, tag, mail.task, mail.kwargs["delivery_id"]]
+    arguments = [services.broker.url, tag, mail.task, mail.kwargs["delivery_id"]]
     subprocess.run([sys.executable, "-c", program, *arguments], check=True, timeout=30, env={})
     wait_until(lambda: notes(tag), seconds=20, what="what follows")
     quiet()

@@ -17,12 +17,14 @@ from django_celery_results.models import TaskResult
 
 from config.local.processes import wait_until
 from config.local.smtp_server import Fault, SMTPServer
+from config.local.workers import QUEUES
 from email_integration.exceptions import DeliveryDeferred, DeliveryFailed
 from email_integration.models import Delivery
 from email_integration.tasks import send_email
 from tests import services
 from tests.acceptance.conftest import Activate
 from tests.acceptance.tasks import note, note_error
+from tests.rabbitmq import RabbitMQ
 from tests.stack import Stack
 
 PASSWORD = "pAssw0rd-of-the-relay"
@@ -60,9 +62,9 @@ def leaks(text: str) -> list[str]:
 
 
 def broker_contents() -> str:
-    """Everything Valkey holds, message bodies decoded."""
+    """Everything Valkey holds, message bodies decoded, and what waits in RabbitMQ where that is the broker."""
     client = redis.Redis.from_url(services.valkey.url, decode_responses=True)
-    lines = []
+    lines = _in_rabbitmq()
     for key in client.scan_iter():
         kind = client.type(key)
         if kind == "list":
@@ -81,6 +83,12 @@ def broker_contents() -> str:
                 lines.append(base64.b64decode(json.loads(value).get("body", "")).decode())
     client.close()
     return "\n".join(lines)
+
+
+def _in_rabbitmq() -> list[str]:
+    if not isinstance(services.broker, RabbitMQ):
+        return []
+    return [f"{queue} {headers} {body}" for queue in QUEUES for headers, body in services.broker.waiting(queue)]
 
 
 @contextmanager
