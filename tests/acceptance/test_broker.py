@@ -51,7 +51,7 @@ def send_group() -> None:
 
 
 @pytest.mark.parametrize("fault", ["stop", "freeze"])
-def test_without_a_broker_submitting_hangs_nowhere_and_the_mails_leave_later(
+def test_without_a_broker_submitting_takes_two_seconds_at_most_and_the_mails_leave_later(
     server: SMTPServer, broker: Broker, fault: str
 ) -> None:
     """Alone, in a group, and fifty in one transaction; with a connection that was open, and without one."""
@@ -60,14 +60,14 @@ def test_without_a_broker_submitting_hangs_nowhere_and_the_mails_leave_later(
     getattr(broker, fault)()
     took = [timed(lambda: send("alone")), timed(send_fifty), timed(send_group), timed(lambda: send("again"))]
     print(f"broker {fault}: {', '.join(f'{seconds:.2f} s' for seconds in took)}")
-    assert max(took) < 5
+    assert max(took) < 2
     assert Delivery.objects.filter(status="accepted").count() == 1
     broker.thaw()
     broker.start()
     back = time.monotonic()
     wait_until(lambda: len(server.messages) == 58, seconds=40, what="58 mails")
     print(f"all mails {time.monotonic() - back:.1f} s after the broker was back")
-    wait_until(lambda: Delivery.objects.filter(status="accepted").count() == 58, seconds=30, what="58 accepted")
+    wait_until(lambda: Delivery.objects.filter(status="accepted").count() == 58, seconds=10, what="58 accepted")
     assert len({message.message_id for message in server.messages}) == 58
     send("after")
     wait_until(lambda: len(server.messages) == 59, seconds=20, what="the last mail")

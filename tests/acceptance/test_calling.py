@@ -84,7 +84,7 @@ assert "email_integration" not in sys.modules
     with pytest.raises(InvalidMail) as caught:
         AsyncResult(f"{tag}-2").get(timeout=20)
     assert "not an address" not in str(caught.value)
-    wait_until(lambda: len(notes(tag)) == 1 and len(notes(f"{tag}-error")) == 2, seconds=30, what="the links")
+    wait_until(lambda: len(notes(tag)) == 1 and len(notes(f"{tag}-error")) == 2, seconds=10, what="the links")
     assert count(server, "By name") == 1
 
 
@@ -97,7 +97,7 @@ def test_tasks_send_and_starmap_and_chunks_submit(server: SMTPServer) -> None:
     assert found == "queued"
     (chunk,) = send_email.chunks(mails[:2], 2).apply_async().get(timeout=20)
     assert [item["status"] for item in chunk] == ["queued", "queued"]
-    wait_until(lambda: len(server.messages) == 6, seconds=30, what="six mails")
+    wait_until(lambda: len(server.messages) == 6, seconds=15, what="six mails")
     assert [count(server, f"map {number}") for number in range(3)] == [2, 2, 1]
 
 
@@ -125,7 +125,7 @@ def test_a_mail_has_an_envelope_sender_and_a_policy_of_its_own(server: SMTPServe
     held = send_email.delay("held", "Text", **TO, in_doubt="hold")
     bounced.get(timeout=20)
     nobody.get(timeout=20)
-    wait_until(lambda: Delivery.objects.get(pk=held.id).status == "in_doubt", seconds=30, what="in doubt")
+    wait_until(lambda: Delivery.objects.get(pk=held.id).status == "in_doubt", seconds=10, what="in doubt")
     senders = {message.subject: (message.mail_from, message.parsed["From"]) for message in server.messages}
     assert senders["bounces"] == ("b@example.org", "us@example.com")
     assert senders["nobody"] == ("<>", "Hanna <noreply@example.com>")
@@ -142,12 +142,12 @@ def test_the_states_that_whoever_waits_sees(server: SMTPServer) -> None:
     )
     deferred = send_email.delay("deferred", "Text", to=["busy@example.com"])
     failed = send_email.delay("failed", "Text", to=["nobody@example.com"])
-    wait_until(lambda: deferred.state == "RETRY", seconds=30, what="RETRY")
+    wait_until(lambda: deferred.state == "RETRY", seconds=10, what="RETRY")
     assert (
         repr(deferred.result)
         == "DeliveryDeferred(450, 'the server is busy and asks us to come back later (450 4.2.0)')"
     )
-    wait_until(failed.ready, seconds=30, what="FAILURE")
+    wait_until(failed.ready, seconds=10, what="FAILURE")
     assert failed.state == "FAILURE"
     reason = "the server says the mailbox does not exist (550 5.1.1)"
     assert repr(failed.result) == f"DeliveryFailed(550, '{reason}', 'failed')"
@@ -164,9 +164,9 @@ def test_a_mail_put_off_untried_because_its_relay_is_at_fault_is_a_retry_too(
     config = activate(server, password="wrong")
     with recorded_events() as events:
         results = [send_email.delay("first", "Text", **TO)]
-        wait_until(lambda: results[0].state == "RETRY", seconds=30, what="RETRY")
+        wait_until(lambda: results[0].state == "RETRY", seconds=10, what="RETRY")
         results += [send_email.delay(f"put off {number}", "Text", **TO) for number in range(4)]
-        wait_until(lambda: {result.state for result in results} == {"RETRY"}, seconds=30, what="RETRY of all")
+        wait_until(lambda: {result.state for result in results} == {"RETRY"}, seconds=10, what="RETRY of all")
         put_off = Delivery.objects.filter(attempts=0, waits_for_relay=True)
         assert put_off.exists()
         for delivery in put_off:
@@ -177,7 +177,7 @@ def test_a_mail_put_off_untried_because_its_relay_is_at_fault_is_a_retry_too(
         ids = set(put_off.values_list("pk", flat=True))
         wait_until(
             lambda: ids <= {event["uuid"] for event in events if event["type"] == "task-retried"},
-            seconds=30,
+            seconds=10,
             what="task-retried",
         )
     shown = [event["exception"] for event in events if event["type"] == "task-retried" and event["uuid"] in ids]
@@ -217,7 +217,7 @@ def test_a_mail_that_expires_before_it_is_due_fails(server: SMTPServer, notes: N
             result.get(timeout=20)
         assert (caught.value.status, caught.value.code) == ("expired", None)
         assert caught.value.reason == "not accepted in time"
-    wait_until(lambda: len(notes(tag)) == 3, seconds=30, what="link_error")
+    wait_until(lambda: len(notes(tag)) == 3, seconds=10, what="link_error")
     assert sorted(found[0] for found in notes(tag)) == sorted(result.id for result in results)
     assert server.messages == []
 
@@ -231,13 +231,13 @@ def test_what_is_revoked_is_cancelled(server: SMTPServer, notes: Notes, tag: str
     assert Delivery.objects.get(pk=at_once.id).status == "cancelled"
     by_worker = send_email.apply_async(("revoked", "Text"), TO, countdown=3600, **options)
     current_app.control.revoke(by_worker.id)
-    wait_until(lambda: Delivery.objects.get(pk=by_worker.id).status == "cancelled", seconds=30, what="cancelled")
+    wait_until(lambda: Delivery.objects.get(pk=by_worker.id).status == "cancelled", seconds=10, what="cancelled")
     for result in (at_once, by_worker):
         with pytest.raises(DeliveryFailed) as caught:
             AsyncResult(result.id).get(timeout=20)
         assert (caught.value.status, caught.value.reason) == ("cancelled", "cancelled")
-    wait_until(lambda: len(notes(tag)) == 2, seconds=30, what="link_error")
-    wait_until(lambda: not Delivery.objects.filter(continued=False).exists(), seconds=30, what="its record")
+    wait_until(lambda: len(notes(tag)) == 2, seconds=10, what="link_error")
+    wait_until(lambda: not Delivery.objects.filter(continued=False).exists(), seconds=10, what="its record")
     assert sorted(found[0] for found in notes(tag)) == sorted([at_once.id, by_worker.id])
     assert notes(f"{tag}-link") == []
     assert server.messages == []
@@ -249,7 +249,7 @@ def test_a_queue_of_ones_own_and_a_priority_are_the_rings(server: SMTPServer, ap
     result.get(timeout=20)
     assert '"queue": "celery"' in Delivery.objects.get(pk=result.id).options
     elsewhere = send_email.apply_async(("nobody", "Text"), TO, queue="nobody-listens", countdown=0.1)
-    wait_until(lambda: Delivery.objects.get(pk=elsewhere.id).rings >= 1, seconds=30, what="a ring")
+    wait_until(lambda: Delivery.objects.get(pk=elsewhere.id).rings >= 1, seconds=10, what="a ring")
     assert count(server, "nobody") == 0
 
 
@@ -266,7 +266,7 @@ def test_what_is_rolled_back_is_not_sent(server: SMTPServer) -> None:
             transaction.set_rollback(True)
         send_email.delay("kept too", "Text", **TO)
     send_email.delay("last", "Text", **TO).get(timeout=20)
-    wait_until(lambda: len(server.messages) >= 3, seconds=30, what="three mails")
+    wait_until(lambda: len(server.messages) >= 3, seconds=10, what="three mails")
     assert sorted(message.subject for message in server.messages) == ["kept", "kept too", "last"]
     assert not Delivery.objects.filter(pk=lost.id).exists()
 
@@ -277,7 +277,7 @@ def test_sweeps_that_no_worker_takes_expire(app: Stack) -> None:
     app.worker.end()
     waiting = wait_until(
         lambda: found if len(found := messages(services.broker, "mail.sweep")) >= 4 else None,
-        seconds=30,
+        seconds=10,
         what="four sweeps",
     )
     now = timezone.now()
@@ -292,7 +292,7 @@ def test_a_process_killed_amid_a_mail_is_not_the_mails_result(server: SMTPServer
     """The pool loses the process, the mail is sent by another, and whoever waits learns nothing of it."""
     server.inject(Fault(verb="RCPT", hang=True, times=1))
     result = send_email.delay("survives", "Text", **TO)
-    wait_until(lambda: server.transactions, seconds=30, what="MAIL")
+    wait_until(lambda: server.transactions, seconds=10, what="MAIL")
     busy = [pid for pid in _children(app.worker.pid) if _is_connected_to(pid, server.port)]
     assert busy
     for pid in busy:

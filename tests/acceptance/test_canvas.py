@@ -34,7 +34,7 @@ def mail(subject: str = "Subject", to: str = "kim@example.com", **more: Any) -> 
 
 def quiet() -> None:
     """Wait until nothing more is to be done for any mail."""
-    wait_until(lambda: not Delivery.objects.filter(ring_after__isnull=False).exists(), seconds=30, what="quiet")
+    wait_until(lambda: not Delivery.objects.filter(ring_after__isnull=False).exists(), seconds=15, what="quiet")
 
 
 @pytest.mark.parametrize("faults", [[], [DEFERRED_FIRST]], ids=["at once", "after a deferral"])
@@ -69,7 +69,7 @@ def test_a_failed_mail_fails_the_rest_of_its_chain_and_calls_the_errback_once(
     with pytest.raises(DeliveryFailed) as caught:
         result.get(timeout=20)
     assert (caught.value.code, caught.value.status) == (550, "failed")
-    wait_until(lambda: notes(f"{tag}-id") and server.messages, seconds=30, what="the errbacks")
+    wait_until(lambda: notes(f"{tag}-id") and server.messages, seconds=10, what="the errbacks")
     quiet()
     failed = Delivery.objects.get(status="failed")
     assert notes(f"{tag}-error") == [
@@ -92,7 +92,7 @@ def test_link_and_link_error_of_apply_async(server: SMTPServer, notes: Notes, ta
     with pytest.raises(DeliveryFailed):
         bad.get(timeout=20)
     quiet()
-    wait_until(lambda: notes(f"{tag}-link") and notes(f"{tag}-more"), seconds=30, what="both links")
+    wait_until(lambda: notes(f"{tag}-link") and notes(f"{tag}-more"), seconds=10, what="both links")
     assert [arguments[0]["id"] for arguments in notes(f"{tag}-link")] == [good.id]
     assert notes(f"{tag}-more") == [["more"]]
     assert [arguments[0] for arguments in notes(f"{tag}-error")] == [bad.id]
@@ -139,7 +139,7 @@ def test_a_mail_in_doubt_that_is_sent_again_is_continued_once(server: SMTPServer
     result = chain(mail("doubted"), note.s(tag=f"{tag}-next"), mail("last")).apply_async(link=note.si(tag=f"{tag}-end"))
     assert result.get(timeout=20)["status"] == "accepted"
     quiet()
-    wait_until(lambda: notes(f"{tag}-end"), seconds=30, what="the link")
+    wait_until(lambda: notes(f"{tag}-end"), seconds=10, what="the link")
     assert [len(notes(f"{tag}-{word}")) for word in ("next", "end")] == [1, 1]
     assert [message.subject for message in server.messages] == ["doubted", "doubted", "last"]
 
@@ -152,22 +152,22 @@ def test_a_mail_held_in_doubt_holds_up_what_follows_until_a_person_decides(
     errors = note_error.s(tag=f"{tag}-error")
     alone = mail("doubted", in_doubt="hold").apply_async(link=note.s(tag=f"{tag}-link"), link_error=errors)
     body = chord([mail("doubted", in_doubt="hold"), mail("other")])(note.s(tag=f"{tag}-body"))
-    wait_until(lambda: Delivery.objects.filter(status="in_doubt").count() == 2, seconds=30, what="in doubt")
+    wait_until(lambda: Delivery.objects.filter(status="in_doubt").count() == 2, seconds=15, what="in doubt")
     assert alone.state == "RETRY"
     assert not body.ready()
-    wait_until(lambda: Delivery.objects.filter(status="accepted").exists(), seconds=30, what="the other")
+    wait_until(lambda: Delivery.objects.filter(status="accepted").exists(), seconds=15, what="the other")
     decide = release if decided == "release" else discard
     assert all(decide(delivery.pk) for delivery in Delivery.objects.filter(status="in_doubt"))
     if decided == "release":
         assert alone.get(timeout=20)["status"] == "accepted"
         assert len(body.get(timeout=20)) == 2
-        wait_until(lambda: notes(f"{tag}-link"), seconds=30, what="the link")
+        wait_until(lambda: notes(f"{tag}-link"), seconds=10, what="the link")
     else:
         with pytest.raises(DeliveryFailed, match="given up by a person"):
             alone.get(timeout=20)
         with pytest.raises((ChordError, DeliveryFailed)):
             body.get(timeout=20)
-        wait_until(lambda: notes(f"{tag}-error"), seconds=30, what="link_error")
+        wait_until(lambda: notes(f"{tag}-error"), seconds=10, what="link_error")
     quiet()
     found = [len(notes(f"{tag}-{word}")) for word in ("link", "body", "error")]
     assert found == ([1, 1, 0] if decided == "release" else [0, 0, 1])
@@ -192,7 +192,7 @@ def test_a_mail_that_is_cancelled_or_expires_fails_what_follows(
     for result in results:
         with pytest.raises((ChordError, DeliveryFailed)):
             result.get(timeout=20)
-    wait_until(lambda: notes(f"{tag}-error"), seconds=30, what="link_error")
+    wait_until(lambda: notes(f"{tag}-error"), seconds=10, what="link_error")
     quiet()
     assert len(notes(f"{tag}-error")) == 1
     assert notes(f"{tag}-next") == []
@@ -230,7 +230,7 @@ def test_a_task_can_be_replaced_by_a_mail(server: SMTPServer, notes: Notes, tag:
     body = chord([become_a_mail.si("member", "kim@example.com"), mail("other")])(note.s(tag=f"{tag}-body"))
     assert len(body.get(timeout=20)) == 2
     quiet()
-    wait_until(lambda: notes(f"{tag}-link"), seconds=30, what="the link")
+    wait_until(lambda: notes(f"{tag}-link"), seconds=10, what="the link")
     assert [len(notes(f"{tag}-{word}")) for word in ("next", "link", "body")] == [1, 1, 1]
     assert sorted(message.subject for message in server.messages) == ["alone", "member", "other", "replaced"]
 
@@ -259,10 +259,10 @@ def test_what_follows_a_mail_waits_for_a_broker_that_was_lost_meanwhile(
 
     server.inject(Fault(verb="DOT", delay=1.5))
     result = chain(mail("kept"), note.s(tag=f"{tag}-next")).apply_async()
-    wait_until(lambda: server.transactions, seconds=30, what="MAIL")
+    wait_until(lambda: server.transactions, seconds=10, what="MAIL")
     services.broker.kill()
     try:
-        wait_until(lambda: Delivery.objects.get().status == "accepted", seconds=30, what="accepted")
+        wait_until(lambda: Delivery.objects.get().status == "accepted", seconds=15, what="accepted")
         assert result.parent is not None
         assert result.parent.get(timeout=5)["status"] == "accepted"
     finally:

@@ -75,7 +75,7 @@ def test_the_examples_do_what_the_page_says(server: SMTPServer, shop: Any, worke
 
     offered = shop.offer("nobody@example.com")
     assert failure(offered).status == "failed"
-    wait_until(lambda: cache.get("failed") == [offered.id, 550, "failed"], seconds=30, what="tell_sales")
+    wait_until(lambda: cache.get("failed") == [offered.id, 550, "failed"], seconds=10, what="tell_sales")
 
     shop.newsletter([KIM, "lee@example.com"]).get(timeout=20)
     assert noted("news") == "sent to all"

@@ -92,7 +92,7 @@ def test_a_worker_that_starts_sweeps_what_waits(
     settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "RING_AFTER": 0.1}
     submit(5)
     valkey.flush()
-    wait_until(lambda: not _not_due(), seconds=20, what="their time")
+    wait_until(lambda: not _not_due(), seconds=5, what="their time")
     stack(beat=False)
     wait_until(lambda: states() == {"accepted": 5}, seconds=20, what="5 accepted")
     assert duplicates(server) == 0

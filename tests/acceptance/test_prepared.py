@@ -103,7 +103,7 @@ def test_in_groups_chords_links_and_as_a_replacement(server: SMTPServer, notes: 
     assert became.get(timeout=30)["status"] == "accepted"
     assert len(member.get(timeout=30)) == 2
     quiet()
-    wait_until(lambda: len(server.messages) == 9 and notes(f"{tag}-became"), seconds=30, what="what follows")
+    wait_until(lambda: len(server.messages) == 9 and notes(f"{tag}-became"), seconds=15, what="what follows")
     assert [len(notes(f"{tag}-{word}")) for word in ("link", "body", "became", "members")] == [1] * 4
     assert [found[0] for found in notes(f"{tag}-error")] == [refused.id]
     assert not Delivery.objects.filter(status="prepared").exists()
@@ -142,7 +142,7 @@ def test_prepared_twice_with_one_key_it_is_one_mail(server: SMTPServer, notes: N
 def test_what_ended_before_it_was_run_fails_what_follows(server: SMTPServer, notes: Notes, tag: str) -> None:
     cancelled, expired = prepare("never"), prepare("never", expires_at=timezone.now() + dt.timedelta(seconds=0.2))
     assert ledger.cancel(cancelled.kwargs["delivery_id"]) is not None
-    wait_until(lambda: delivery_of(expired).status == "expired", seconds=30, what="expired")
+    wait_until(lambda: delivery_of(expired).status == "expired", seconds=10, what="expired")
     for mail, status in ((cancelled, "cancelled"), (expired, "expired")):
         started = {"task_id": f"{tag}-{status}", "link_error": note_error.s(tag=f"{tag}-error")}
         for _ in range(2):
@@ -156,7 +156,7 @@ def test_what_ended_before_it_was_run_fails_what_follows(server: SMTPServer, not
     body = chord([cancelled, note.si(tag=tag)])(note.s(tag=f"{tag}-next"))
     with pytest.raises((ChordError, DeliveryFailed)):
         body.get(timeout=20)
-    wait_until(lambda: len(notes(f"{tag}-error")) == 2, seconds=30, what="the errbacks")
+    wait_until(lambda: len(notes(f"{tag}-error")) == 2, seconds=10, what="the errbacks")
     quiet()
     assert sorted(found[0] for found in notes(f"{tag}-error")) == [f"{tag}-cancelled", f"{tag}-expired"]
     assert notes(f"{tag}-next") == []
@@ -175,7 +175,7 @@ def test_a_rollback_leaves_nothing_and_the_signature_fails(server: SMTPServer, n
     for result in (by_chain, by_call, by_name):
         with pytest.raises(DeliveryFailed, match="rolled back"):
             result.get(timeout=20)
-    wait_until(lambda: len(notes(f"{tag}-error")) == 3, seconds=30, what="the errbacks")
+    wait_until(lambda: len(notes(f"{tag}-error")) == 3, seconds=10, what="the errbacks")
     assert notes(f"{tag}-next") == []
 
 

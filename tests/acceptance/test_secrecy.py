@@ -146,13 +146,13 @@ def test_nothing_of_a_mail_is_told(
         assert good.get(timeout=20)["status"] == "accepted"
         with pytest.raises(DeliveryFailed):
             failed.get(timeout=20)
-        wait_until(lambda: AsyncResult(deferred.id).state == "RETRY", seconds=30, what="RETRY")
+        wait_until(lambda: AsyncResult(deferred.id).state == "RETRY", seconds=10, what="RETRY")
         waiting = AsyncResult(deferred.id).result
         assert isinstance(waiting, DeliveryDeferred)
         assert (waiting.code, waiting.reason) == (450, "the recipient was put off (450 4.2.0)")
         assert not leaks(broker_contents())
-        wait_until(lambda: any(event["type"] == "task-retried" for event in events), seconds=30, what="task-retried")
-        wait_until(lambda: notes(tag) and notes(f"{tag}-error"), seconds=30, what="the links")
+        wait_until(lambda: any(event["type"] == "task-retried" for event in events), seconds=10, what="task-retried")
+        wait_until(lambda: notes(tag) and notes(f"{tag}-error"), seconds=10, what="the links")
     # With no worker there, what is submitted stays in the broker to be looked at.
     app.worker.end()
     for number in range(3):

@@ -77,7 +77,7 @@ def test_mail_waits_while_there_is_no_server_and_leaves_once_there_is(smtp_serve
     config = activate(serve(smtp_server), "Off", is_active=False)
     results = [send_email.delay("waits", "Text", to=["kim@example.com"]) for _ in range(3)]
     waiting = Delivery.objects.filter(status="deferred", reason__contains="EMAIL_HOST is not set")
-    wait_until(lambda: waiting.count() == 3, seconds=30, what="three that wait")
+    wait_until(lambda: waiting.count() == 3, seconds=15, what="three that wait")
     assert {result.state for result in results} == {"RETRY"}
     assert all(result.result.code is None for result in results)
     config.is_active = True

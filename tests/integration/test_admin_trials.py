@@ -223,7 +223,7 @@ def test_a_host_that_hangs_is_given_up_at_the_timeout(admin: Client) -> None:
         typed = SMTPConfig(host="127.0.0.1", port=tarpit.getsockname()[1], timeout=1)
         began = time.monotonic()
         page = tried(admin, None, form_of(typed))
-        assert time.monotonic() - began < 20
+        assert time.monotonic() - began < 4
     assert "within 1 s" in page
 
 

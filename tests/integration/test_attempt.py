@@ -68,7 +68,7 @@ def due(delivery: Delivery) -> Delivery:
 
 
 def session_ends(server: SMTPServer, number: int = 1) -> None:
-    wait_until(lambda: not server.sessions[number - 1].is_open, seconds=20, what="the end of the session")
+    wait_until(lambda: not server.sessions[number - 1].is_open, seconds=5, what="the end of the session")
 
 
 # -- it goes well ---------------------------------------------------------------------------------------------------
@@ -364,7 +364,7 @@ def test_who_loses_the_claim_sends_no_final_dot(smtp_server: Serve) -> None:
 
     worker = threading.Thread(target=work)
     worker.start()
-    wait_until(lambda: server.sessions and "DATA" in server.sessions[0].verbs, seconds=20, what="DATA")
+    wait_until(lambda: server.sessions and "DATA" in server.sessions[0].verbs, seconds=5, what="DATA")
     route = routing.active_relay()
     assert not isinstance(route, routing.Nowhere)
     assert ledger.claim(delivery, route, from_header="a@example.com", sender="a@example.com")
@@ -406,7 +406,7 @@ def test_a_configuration_replaced_while_a_session_is_opened_is_not_used(smtp_ser
     old.inject(Fault(verb="AUTH", delay=0.5, times=1))
     delivery = submitted()
     worker, result = in_thread(lambda: attempt(delivery.pk))
-    wait_until(lambda: old.sessions and "AUTH" in old.sessions[0].verbs, seconds=20, what="AUTH")
+    wait_until(lambda: old.sessions and "AUTH" in old.sessions[0].verbs, seconds=5, what="AUTH")
     SMTPConfig.objects.activate(new_config)
     worker.join(10)
     assert [one.smtp_config for one in result] == ["Backup"]
@@ -422,7 +422,7 @@ def test_a_configuration_replaced_while_it_fails_is_not_waited_for(smtp_server: 
     old.inject(Fault(verb="AUTH", delay=0.5, reply="535 5.7.8 Wrong"))
     delivery = submitted()
     worker, result = in_thread(lambda: attempt(delivery.pk))
-    wait_until(lambda: old.sessions and "AUTH" in old.sessions[0].verbs, seconds=20, what="AUTH")
+    wait_until(lambda: old.sessions and "AUTH" in old.sessions[0].verbs, seconds=5, what="AUTH")
     SMTPConfig.objects.activate(new_config)
     worker.join(10)
     assert [one.status for one in result] == ["accepted"]

@@ -108,7 +108,7 @@ def test_what_waited_leaves_within_a_sweep(stack: Callable[..., Stack], smtp_ser
 
     SendingPause.end()
 
-    wait_until(lambda: len(server.messages) == len(deliveries), seconds=30, what="the mails")
+    wait_until(lambda: len(server.messages) == len(deliveries), seconds=10, what="the mails")
 
 
 def test_a_second_pause_says_since_when() -> None:

@@ -129,7 +129,7 @@ def test_no_listener_is_no_connection() -> None:
 def test_a_silent_server_is_given_up_after_the_timeout(tarpit: int, use_ssl: bool) -> None:
     began = time.monotonic()
     report = probe(Relay(name="Tarpit", host="127.0.0.1", port=tarpit, use_tls=False, use_ssl=use_ssl, timeout=0.5))
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 3
     assert not report.ok
     assert "no answer within 0.5 s" in report.steps[-1].detail or "in time" in report.steps[-1].detail
 
@@ -139,7 +139,7 @@ def test_a_server_that_drags_every_step_is_given_up_after_the_timeout_in_all(smt
     server = smtp_server(faults=[Fault(verb=name, delay=0.4) for name in ("CONNECT", "EHLO", "STARTTLS", "AUTH")])
     began = time.monotonic()
     report = probe(replace(relay_for(server), timeout=1.0))
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 3
     assert isinstance(report.failure, ConnectionLost)
     assert "no answer within 1 s" in report.steps[-1].detail
 

@@ -418,7 +418,7 @@ def test_silence_ends_at_the_timeout(smtp_server: Serve, verb: Verb, phase: Phas
     server = smtp_server(faults=[Fault(verb=verb, hang=True)])
     started = time.monotonic()
     error = failure(server, timeout=0.3)
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 3
     assert (type(error), error.phase) == (ConnectionLost, phase)
     assert error.detail == "the server did not answer in time"
 
@@ -464,7 +464,7 @@ def test_a_host_that_takes_no_connection_is_given_up_at_the_timeout() -> None:
         started = time.monotonic()
         with pytest.raises(CannotConnect, match=r"no answer within 0.3 s"):
             Session.open(relay)
-        assert time.monotonic() - started < 10
+        assert time.monotonic() - started < 3
 
 
 @pytest.mark.parametrize(("use_tls", "use_ssl"), [(False, False), (True, False)])

@@ -324,7 +324,7 @@ def test_what_comes_behind_the_354_is_not_the_reply_to_the_final_dot(
         assert isinstance(error, SMTPFailure)
         assert (error.phase, error.code) == (Phase.CONTENT, code)
         assert session.is_closed
-        wait_until(lambda: server.heard[-1] == b"" or b"." in server.heard, seconds=20, what="the end")
+        wait_until(lambda: server.heard[-1] == b"" or b"." in server.heard, seconds=5, what="the end")
         assert b"." not in server.heard
 
 

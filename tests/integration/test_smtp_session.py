@@ -60,7 +60,7 @@ def send(
     session.begin(Opening(envelope=envelope, size=len(content), eight_bit=not content.isascii()))
     session.write(content)
     if before_dot is not None:
-        wait_until(before_dot, seconds=20, what="the moment for the final dot")
+        wait_until(before_dot, seconds=5, what="the moment for the final dot")
     return session.finish(timeout=timeout)
 
 
@@ -210,7 +210,7 @@ def test_silence_names_its_phase_and_ends_at_the_timeout(serve: Serve, verb: Ver
     with opened(server, timeout=0.3) as session:
         started = time.monotonic()
         error = failure(session, timeout=0.3)
-        assert time.monotonic() - started < 10
+        assert time.monotonic() - started < 3
         assert (type(error), error.phase, error.detail) == (
             ConnectionLost,
             phase,
@@ -245,7 +245,7 @@ def test_who_closes_before_the_final_dot_leaves_nothing_behind(smtp_server: Serv
         session.write(CONTENT)
         session.close()
         assert session.is_closed
-    wait_until(lambda: not server.sessions[0].is_open, seconds=20, what="the end of the session")
+    wait_until(lambda: not server.sessions[0].is_open, seconds=5, what="the end of the session")
     assert server.messages == []
 
 
@@ -319,7 +319,7 @@ def test_a_session_that_was_hung_up_on_is_noticed(
         send(session)
         assert not session.was_hung_up
         stop(server)
-        wait_until(lambda: session.was_hung_up, seconds=20, what="the hang-up")
+        wait_until(lambda: session.was_hung_up, seconds=5, what="the hang-up")
 
 
 # -- addresses beyond ASCII -----------------------------------------------------------------------------------------
@@ -422,7 +422,7 @@ def test_content_that_cannot_be_read_is_not_the_server_s_fault(smtp_server: Serv
         with pytest.raises(FileNotFoundError):
             session.write(blocks())
         assert session.is_closed
-    wait_until(lambda: not server.sessions[0].is_open, seconds=20, what="the end of the session")
+    wait_until(lambda: not server.sessions[0].is_open, seconds=5, what="the end of the session")
     assert server.messages == []
 
 
@@ -438,11 +438,11 @@ def test_a_server_that_stops_reading_is_given_up_after_a_minute() -> None:
             talk.say("250 ok")
         talk.hear()
         talk.say("354 go on")
-        over.wait(120)
+        over.wait(90)
 
     with ScriptedServer(script) as server, opened(server, timeout=0.5) as session:
         started = time.monotonic()
         error = failure(session, content=b"x\r\n" * 10_000_000)
         over.set()
     assert (type(error), error.phase, error.detail) == (ConnectionLost, Phase.CONTENT, SILENT)
-    assert 59 < time.monotonic() - started < 90
+    assert 59 < time.monotonic() - started < 70
