@@ -14,7 +14,7 @@ import pytest
 from django.db import DataError, OperationalError, transaction
 
 from config.local.smtp_server import Fault, Message, SMTPServer
-from email_integration.delivery import content, decide, group, ledger, rows, statements
+from email_integration.delivery import content, decide, follow_up, group, ledger, rows, statements
 from email_integration.delivery.group import attempt_group
 from email_integration.delivery.sweep import sweep
 from email_integration.models import Delivery, DeliveryAttempt, RelayGate, SendingPause, Status
@@ -712,7 +712,7 @@ def test_what_follows_one_of_a_slow_group_is_not_set_going_by_two(
             if one.pk == ids[0]:
                 one.lease_until = ago(1)
         row = Delivery.objects.get(pk=ids[0])
-        assert ledger.resume_follow_up(row)  # another worker
+        assert follow_up.resume(row)  # another worker
 
     monkeypatch.setattr(group._Convoy, "run", slow)
     assert deliver_group.apply((ids,)).get() == {"accepted": 2}

@@ -13,7 +13,7 @@ from cryptography.fernet import Fernet
 from django.db import DatabaseError, transaction
 from django.utils import timezone
 
-from email_integration.delivery import ledger, rows, waking
+from email_integration.delivery import follow_up, ledger, rows, waking
 from email_integration.delivery.commits import after_commit
 from email_integration.delivery.outcome import Accepted, Deferred, Failed, InDoubt
 from email_integration.delivery.statements import Row
@@ -397,9 +397,9 @@ def test_what_follows_is_kept_until_it_was_set_going(bell: RecordingDoorbell) ->
     ledger.record(delivery, taken(), TRY)
     assert not delivery.continued
     assert delivery.ring_after is not None
-    assert not ledger.resume_follow_up(stored(delivery))  # whoever recorded it is at it
-    assert ledger.resume_follow_up(pretend(delivery, lease_until=ago(1)))
-    ledger.followed_up(delivery.pk)
+    assert not follow_up.resume(stored(delivery))  # whoever recorded it is at it
+    assert follow_up.resume(pretend(delivery, lease_until=ago(1)))
+    follow_up.done(delivery.pk)
     row = stored(delivery)
     assert (row.continued, row.ring_after) == (True, None)
 

@@ -25,7 +25,7 @@ from email_integration.models import FINAL, Delivery, Status
 from email_integration.routing import gate
 from email_integration.smtp import Relay
 
-from . import content, ledger, rows, safety, waking
+from . import content, follow_up, ledger, rows, safety, waking
 from .dispatch import Dispatched, Mail, dispatch
 from .outcome import Deferred, Failed, InDoubt, Outcome, Skipped
 from .recording import Begun, forgive, goes_on, record
@@ -92,7 +92,7 @@ def _prepare(delivery: Delivery, now: dt.datetime) -> Skipped | None:
     if not rows.is_readable(delivery) and delivery.status not in FINAL:
         return None if ledger.set_aside(delivery, "its row is damaged") else _OVERTAKEN
     if Status(delivery.status).is_final:
-        if delivery.continued or not ledger.resume_follow_up(delivery):
+        if delivery.continued or not follow_up.resume(delivery):
             return Skipped(reason=f"already {delivery.status}")
         return None
     if delivery.status == Status.SENDING:

@@ -16,7 +16,7 @@ from email_integration import conf
 from email_integration.exceptions import ContentUnavailable
 from email_integration.models import Delivery, Status
 
-from . import content, doorbell, ids, ledger, narrate, observing, rows, safety, settle, times
+from . import content, doorbell, follow_up, ids, ledger, narrate, observing, rows, safety, settle, times
 
 #: What ``send_now`` takes.
 CAN_BE_SENT = (Status.QUEUED, Status.DEFERRED, Status.IN_DOUBT, Status.QUARANTINED)
@@ -56,7 +56,7 @@ def discard(delivery_id: str) -> bool:
         return False
     if not ledger.end(delivery, Status.FAILED, "given up by a person: the server may or may not have it"):
         return False
-    ledger.leave_follow_up(delivery)
+    follow_up.leave(delivery)
     return True
 
 

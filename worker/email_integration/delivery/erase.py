@@ -21,7 +21,7 @@ from email_integration.addresses import envelope_address
 from email_integration.exceptions import InvalidMail
 from email_integration.models import FINAL, Delivery, DeliveryAttempt, Status
 
-from . import content, ledger, rows
+from . import content, follow_up, ledger, rows
 from .settle import ERASED, is_pending
 
 #: How many rows are looked at in one query.
@@ -222,7 +222,7 @@ class _Run:
         if not ledger.erase(delivery, recipients, **changes):
             return False
         if delivery.status in FINAL and not was_finished:
-            ledger.leave_follow_up(delivery)
+            follow_up.leave(delivery)
         return True
 
     def _erase_replies(self, pk: str) -> int:

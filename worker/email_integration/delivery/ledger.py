@@ -10,7 +10,7 @@ import datetime as dt
 import itertools
 import os
 import socket
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,7 +22,7 @@ from email_integration.models import FINAL, Delivery, DeliveryAttempt, InDoubtPo
 from email_integration.routing import Route, gate
 from email_integration.smtp import Phase, Relay
 
-from . import announce, content, doorbell, narrate, observing, settle, statements, steps
+from . import announce, content, doorbell, follow_up, narrate, observing, settle, statements, steps
 from .outcome import Accepted, Deferred, Failed, InDoubt, Outcome
 from .rows import database, is_readable, load
 from .steps import Step
@@ -250,7 +250,7 @@ def cancel(delivery_id: str) -> Delivery | None:
             return None
         delivery = load(delivery_id)  # somebody has moved it since
     if delivery is not None:
-        leave_follow_up(delivery)
+        follow_up.leave(delivery)
     return delivery
 
 
@@ -269,46 +269,6 @@ def erase(delivery: Delivery, recipients: Any, **changes: Any) -> bool:
     return moved
 
 
-def resume_follow_up(delivery: Delivery) -> bool:
-    """Take over what follows a finished delivery, when whoever ended it did not come to it within the lease."""
-    now = timezone.now()
-    if delivery.continued or (delivery.lease_until is not None and delivery.lease_until > now):
-        return False
-    lease_until = now + seconds(conf.get("LEASE"))
-    seen: dict[str, Any] = {"continued": False, "lease_until": delivery.lease_until}
-    return _move(delivery, unless_changed=seen, lease_until=lease_until, ring_after=lease_until)
-
-
-def keep_follow_up(delivery: Delivery) -> bool:
-    """Whether what follows a delivery that we have ended is ours still, or nobody has taken it over since."""
-    return (delivery.lease_until is not None and delivery.lease_until > timezone.now()) or resume_follow_up(delivery)
-
-
-def leave_follow_up(delivery: Delivery) -> None:
-    """Leave what follows a finished delivery to a worker, soon.
-
-    Whoever ended it may be a web request, and a broker out of reach must not hold that up.
-    """
-    if not delivery.continued:
-        follow_up_later(delivery.pk)
-        doorbell.ring_on_commit(delivery, using=database())
-
-
-def follow_up_later(delivery_id: str) -> None:
-    """Give up the lease on what follows the delivery; the sweep rings for it soon."""
-    ring_after = timezone.now() + seconds(conf.get("RING_AFTER"))
-    Delivery.objects.using(database()).filter(pk=delivery_id, continued=False).update(
-        lease_until=None, ring_after=ring_after
-    )
-
-
-def followed_up(delivery_id: str) -> None:
-    """Record that what follows the delivery has been set going."""
-    Delivery.objects.using(database()).filter(pk=delivery_id, continued=False).update(
-        continued=True, lease_until=None, ring_after=None
-    )
-
-
 # -- how ------------------------------------------------------------------------------------------------------------
 
 
@@ -317,11 +277,10 @@ def _move(
     *,
     among: Collection[Status] = (),
     not_among: Collection[Status] = (),
-    unless_changed: Mapping[str, Any] | None = None,
     report: bool = False,
     **values: Any,
 ) -> bool:
-    step = Step(delivery, values, report=report, among=among, not_among=not_among, unless_changed=unless_changed)
+    step = Step(delivery, values, report=report, among=among, not_among=not_among)
     return steps.make([step])[0]
 
 

@@ -21,7 +21,7 @@ from celery.utils import uuid
 from django.db import DatabaseError, InterfaceError
 from kombu.exceptions import OperationalError
 
-from email_integration.delivery import doorbell, ledger, observing, rows
+from email_integration.delivery import doorbell, follow_up, ledger, observing, rows
 from email_integration.delivery import sweep as sweeping
 from email_integration.delivery.attempt import attempt
 from email_integration.delivery.compose import Attachment, compose
@@ -258,7 +258,7 @@ def deliver_group(self: Any, delivery_ids: Sequence[str]) -> dict[str, int]:
             status = Status(delivery.status)
             found[status.value] += 1
             # Others went before it was told of: somebody else may have come to what follows it.
-            if status.is_final and not delivery.continued and ledger.keep_follow_up(delivery):
+            if status.is_final and not delivery.continued and follow_up.keep(delivery):
                 _go_on(self.app, delivery)
     except (DatabaseError, InterfaceError) as error:
         logger.error(_DATABASE_FAILED, f"a group of {len(delivery_ids)} deliveries", type(error).__name__)
@@ -281,11 +281,11 @@ def _go_on(app: Any, delivery: Delivery) -> bool:
             logger.error("What follows delivery %s cannot be started (%s).", delivery.pk, name, extra=_of(delivery))
             reason = _without_address() if isinstance(error, InvalidMail) else error
             canvas.fail(app, canvas.request_of(delivery), reason)
-        ledger.followed_up(delivery.pk)
+        follow_up.done(delivery.pk)
     except _transient_errors(app) as error:
         name = type(error).__name__
         logger.error("What follows delivery %s has to wait (%s).", delivery.pk, name, extra=_of(delivery))
-        ledger.follow_up_later(delivery.pk)
+        follow_up.later(delivery.pk)
         return False
     return True
 
