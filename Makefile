@@ -1,10 +1,18 @@
 # Everything one does with this checkout. Needs Python 3.11 or newer with venv, and make.
 
+# Which pair: 'make test PYTHON=python3.13 DJANGO=6.1'.
 PYTHON ?= python3
-VENV := .venv
+DJANGO ?= 5.2
+
+# Each pair has an environment of its own. It is made anew when the interpreter lies in another place than before.
+# A Python of this name that does not run leaves this empty, and requirements/supported.sh says so.
+INTERPRETER := $(shell $(PYTHON) -c 'import os, sys; print("%d.%d" % sys.version_info[:2], \
+	os.path.realpath(sys._base_executable))' 2>/dev/null)
+VENV := .venvs/python$(firstword $(INTERPRETER))-django$(DJANGO)
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-LOCKS := requirements/uv.txt requirements/dev.txt
+LOCKS := requirements/uv.txt $(wildcard requirements/dev-django-$(DJANGO).txt)
+MADE_WITH := $(shell cat $(VENV)/.interpreter 2>/dev/null)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -13,17 +21,27 @@ LOCKS := requirements/uv.txt requirements/dev.txt
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-install: $(STAMP) ## Make the environment in .venv from the lock files
+install: $(STAMP) ## Make the environment from the lock files; .venv leads to it
+	@[ -L .venv ] || rm -rf .venv
+	@ln -sfn $(VENV) .venv
 
-# uv takes seconds where pip takes minutes; pip stays the way for whoever configured only pip (an index of their own).
-$(STAMP): $(LOCKS) pyproject.toml
-	@# Not over an environment that works: it may be of another Python.
-	$(BIN)/python -c 'import ssl' 2>/dev/null || $(PYTHON) -m venv --clear $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/uv.txt
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements/dev.txt \
-		|| $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+# uv takes seconds where pip takes minutes; pip stays the way for those who configured only pip (an index of their own).
+$(STAMP): $(LOCKS) pyproject.toml $(if $(filter-out $(MADE_WITH),$(INTERPRETER)),FORCE)
+	@requirements/supported.sh "$(PYTHON)" "$(DJANGO)"
+	@echo "Installing what requirements/ names into $(VENV) ..."
+	@# An environment that works is not emptied, so that what runs in it goes on running.
+	@[ "$(MADE_WITH)" = "$(INTERPRETER)" ] && $(BIN)/python -c 'import ssl' 2>/dev/null \
+		|| $(PYTHON) -m venv --clear $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/uv.txt
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r $(lastword $(LOCKS)) \
+		|| $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $(lastword $(LOCKS))
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@echo "$(INTERPRETER)" > $(VENV)/.interpreter
+	@[ -e .venv ] || ln -sfn $(VENV) .venv
 	@touch $@
+
+.PHONY: FORCE
+FORCE:
 
 demo: $(STAMP) ## Send 60 mails through two local servers, switching between them
 	$(BIN)/python -m config.local.demo
@@ -109,16 +127,22 @@ check: $(STAMP) ## Check format, lint, types, import contracts, migrations, cont
 	"$$($(BIN)/python -c 'import compose, pathlib; print(pathlib.Path(compose.__file__).with_name("docker-compose"))')" \
 		--env-file /dev/null --profile '*' config --quiet
 
-COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header
+# For every machine, from the oldest Python that this Django runs on.
+COMPILE = $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header $(if $(UPGRADE),--upgrade)
+LOCK = $(COMPILE) --python-version 3.11
 lock: $(STAMP) ## Resolve the lock files anew; UPGRADE=1 takes the newest versions
-	$(COMPILE) $(if $(UPGRADE),--upgrade) --group installer -o requirements/uv.txt
-	$(COMPILE) $(if $(UPGRADE),--upgrade) pyproject.toml --group dev -c requirements/uv.txt -o requirements/dev.txt
-	$(COMPILE) $(if $(UPGRADE),--upgrade) pyproject.toml --group run -c requirements/dev.txt -o requirements/run.txt
-	$(COMPILE) $(if $(UPGRADE),--upgrade) pyproject.toml --group docs -c requirements/dev.txt -o requirements/docs.txt
+	$(LOCK) --group installer -o requirements/uv.txt
+	$(LOCK) pyproject.toml --group dev --group django-5.2 -c requirements/uv.txt -o requirements/dev-django-5.2.txt
+	for django in 6.0 6.1; do \
+		$(COMPILE) --python-version 3.12 pyproject.toml --group dev --group django-$$django -c requirements/uv.txt \
+			-o requirements/dev-django-$$django.txt || exit; \
+	done
+	$(LOCK) pyproject.toml --group run -c requirements/dev-django-5.2.txt -o requirements/run.txt
+	$(LOCK) pyproject.toml --group docs -c requirements/dev-django-5.2.txt -o requirements/docs.txt
 	for each in bench/requirements/*.in; do \
-		$(COMPILE) $(if $(UPGRADE),--upgrade) $$each -c requirements/run.txt -o $${each%.in}.txt || exit; \
+		$(LOCK) $$each -c requirements/run.txt -o $${each%.in}.txt || exit; \
 	done
 
-clean: ## Remove the environment, local data, caches and build output
-	rm -rf $(VENV) var dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage .coverage.* htmlcov
+clean: ## Remove the environments, local data, caches and build output
+	rm -rf .venv .venvs var dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage .coverage.* htmlcov
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
