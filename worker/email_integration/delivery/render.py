@@ -198,13 +198,13 @@ if django.VERSION >= (6, 0):
 
     def _mime(message: EmailMessage) -> Message[Any, Any]:
         # A subclass that was written for Django 5 takes no policy.
-        if type(message).message is EmailMessage.message or _takes_policy(type(message)):
+        if _takes_policy(type(message).message):
             return message.message(policy=email.policy.SMTP)
         return message.message()
 
-    @functools.cache
-    def _takes_policy(cls: type[EmailMessage]) -> bool:
-        parameters = inspect.signature(cls.message).parameters.values()
+    @functools.lru_cache
+    def _takes_policy(function: Any) -> bool:
+        parameters = inspect.signature(function).parameters.values()
         return any(one.name == "policy" or one.kind is one.VAR_KEYWORD for one in parameters)
 
     def _bytes(mime: Message[Any, Any]) -> bytes:
