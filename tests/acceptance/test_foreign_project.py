@@ -134,7 +134,7 @@ def test_a_new_project_sends_its_first_mail(
     server = smtp_server()
     where = project.shell("import email_integration; print(email_integration.__file__)")
     assert str(project.folder.parent / "site") in where
-    project.run("manage.py", "check", "--fail-level", "WARNING")
+    project.run("-W", "error", "manage.py", "check", "--fail-level", "WARNING")
     project.run("manage.py", "makemigrations", "--check", "--dry-run")
     project.run("manage.py", "migrate", "--verbosity", "0")
     project.shell(CONFIGURE.format(port=server.port))
