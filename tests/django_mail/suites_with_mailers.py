@@ -5,8 +5,13 @@ For Django 6.1 and later, where most of them come twice: without MAILERS, as pro
 
 from __future__ import annotations
 
+import email.errors
 import unittest
 from unittest import mock
+
+# Django's tests import it for Python 3.15, which raises it. The first releases of Python 3.12 do not have it.
+if not hasattr(email.errors, "HeaderWriteError"):
+    email.errors.HeaderWriteError = type("HeaderWriteError", (email.errors.MessageError,), {})
 
 import mail.test_backends
 import mail.test_deprecated
