@@ -4,11 +4,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
-from collections.abc import Iterator
-from datetime import UTC, datetime
-from email.utils import format_datetime
 from typing import Any
 from unittest import mock
 
@@ -17,6 +13,8 @@ from django.core.mail import EmailMessage
 from django.core.mail.backends.base import BaseEmailBackend
 from django.core.mail.backends.smtp import EmailBackend as DjangosBackend
 
+from tests.made_up import made_up_alike
+
 from .left_out import NOT_THE_SAME
 from .through import ThroughOurs, default_backend
 
@@ -24,8 +22,6 @@ if django.VERSION >= (6, 0):
     BadHeaderError = ValueError  # its base class, which Django raises from 6.0 on
 else:
     from django.core.mail import BadHeaderError
-
-_NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 class SameBytes(ThroughOurs):
@@ -61,7 +57,7 @@ class SameBytes(ThroughOurs):
                 type(self).compared += 1
                 to_somebody = copy.copy(email)
                 to_somebody.bcc = [*email.bcc, "kim@example.com"]
-                with self.subTest("sent as by Django", subject=email.subject), _made_up_alike():
+                with self.subTest("sent as by Django", subject=email.subject):
                     if self._testMethodName in NOT_THE_SAME:
                         with self.assertRaises((self.failureException, ValueError)):
                             self._compare_sent(to_somebody)
@@ -82,21 +78,7 @@ class SameBytes(ThroughOurs):
     def _sent(self, email: EmailMessage, backend: BaseEmailBackend) -> tuple[str, tuple[str, ...], bytes]:
         """Sender, recipients and content as they arrive."""
         self.server.messages.clear()
-        backend.send_messages([email])
+        with made_up_alike():
+            backend.send_messages([email])
         (arrived,) = self.server.messages
         return arrived.mail_from, arrived.rcpt_tos, arrived.content
-
-
-@contextlib.contextmanager
-def _made_up_alike() -> Iterator[None]:
-    """Fix what is made up for each message: Message-ID, Date, and the boundaries between parts."""
-    if django.VERSION >= (6, 0):
-        date = mock.patch("django.core.mail.message.datetime", **{"now.side_effect": _NOW.astimezone})
-    else:
-        date = mock.patch("django.core.mail.message.formatdate", return_value=format_datetime(_NOW))
-    with (
-        date,
-        mock.patch("django.core.mail.message.make_msgid", return_value="<1@example.com>"),
-        mock.patch("email.generator.random.randrange", return_value=1),
-    ):
-        yield
