@@ -108,7 +108,7 @@ def test_bcc_is_in_the_envelope_alone() -> None:
 
 @pytest.mark.parametrize("name", ["Bcc", "bcc", "BCC"])
 def test_a_bcc_header_is_refused(name: str) -> None:
-    """Those it names would get nothing; Django refuses it from 6.0 on, and did not send to them before."""
+    """Those it names would get nothing; Django refuses it from 6.1 on, and did not send to them before."""
     with pytest.raises(InvalidMail, match="argument bcc"):
         render(message(headers={name: "other@example.com"}))
 

@@ -159,7 +159,7 @@ def _check(message: EmailMessage) -> None:
     for name, value in message.extra_headers.items():
         if not _HEADER_NAME.fullmatch(name):
             raise InvalidMail(f"headers: {name!r} is no name of a header.")
-        if name.lower() == "bcc":  # a header reaches nobody by itself, and Django refuses this one from 6.0 on
+        if name.lower() == "bcc":  # it brings the mail to nobody; Django refuses it from 6.1 on
             raise InvalidMail(f"headers: {name!r} is no header to set; put its addresses into the argument bcc.")
         texts[f"headers: {name}"] = value
     for number, attachment in enumerate(message.attachments, 1):
