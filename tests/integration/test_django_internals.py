@@ -7,6 +7,7 @@ from typing import Any
 import django
 import pytest
 from django.db import IntegrityError, connection, models, transaction
+from django.db.migrations.recorder import MigrationRecorder
 from django.test.utils import CaptureQueriesContext
 
 from email_integration import django_internals
@@ -99,6 +100,36 @@ def test_an_insert_can_ignore_or_write_over_what_is_there() -> None:
     assert SMTPConfig.objects.get().host == "smtp1.example.com"
 
 
+def test_a_default_of_the_database_is_told_from_a_value() -> None:
+    assert django_internals.is_left_to_database(models.IntegerField(db_default=5).get_default())
+    assert not django_internals.is_left_to_database(models.IntegerField(default=5).get_default())
+
+
+def test_the_database_says_what_it_can() -> None:
+    """Each of those that are supported."""
+    assert django_internals.can_skip_locked_rows(connection) == (connection.vendor != "sqlite")
+    assert django_internals.can_index_a_part(connection) == (connection.vendor != "mysql")
+
+
+def test_an_index_can_be_of_the_beginning_of_a_text() -> None:
+    with connection.schema_editor(collect_sql=True) as editor:
+        field = SMTPConfig._meta.get_field("name")
+        statement = str(django_internals.prefix_index(editor, SMTPConfig, [field], name="beginning", characters=255))
+    assert statement.startswith("CREATE INDEX")
+    assert statement.replace('"', "").replace("`", "").rstrip(" ;").endswith("(name (255))")
+
+
+def test_missing_migrations_are_named() -> None:
+    assert django_internals.missing_migrations(connection, {"email_integration"}) == []
+    MigrationRecorder(connection).record_unapplied("email_integration", "0001_initial")
+    try:
+        assert django_internals.missing_migrations(connection, {"email_integration"}) == [
+            "email_integration.0001_initial"
+        ]
+    finally:
+        MigrationRecorder(connection).record_applied("email_integration", "0001_initial")
+
+
 def test_an_error_inside_has_the_transaction_rolled_back() -> None:
     using = connection.alias
     with transaction.atomic():
@@ -110,8 +141,15 @@ def test_an_error_inside_has_the_transaction_rolled_back() -> None:
 
 def test_what_waits_for_a_commit_is_seen_and_can_be_taken_away() -> None:
     called: list[str] = []
+
+    def keep() -> None:
+        called.append("kept")
+
     with transaction.atomic():
-        transaction.on_commit(lambda: called.append("kept"))
+        transaction.on_commit(keep)
+        assert django_internals.is_waiting_for_commit(connection, keep)
+        with transaction.atomic():  # may be rolled back alone
+            assert not django_internals.is_waiting_for_commit(connection, keep)
         before = len(django_internals.waiting_for_commit(connection))
         transaction.on_commit(lambda: called.append("taken away"))
         (_savepoints, function, *_rest) = django_internals.waiting_for_commit(connection)[-1]

@@ -1,18 +1,21 @@
 """What this app uses of Django beyond its documentation.
 
 Any release of Django may change it without a word. ``READ_FOR`` names the versions whose source was read for it; the
-tests call each function on each of them, and fail on a version that is not named.
+tests call each function on each of them, and fail on a version that is not named. Used elsewhere too, as by most
+projects, are ``Model._meta``, ``connection.ops.quote_name`` and ``django.contrib.admin.utils``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
 from django.conf import settings
 from django.db import models, transaction
+from django.db.migrations.executor import MigrationExecutor
 from django.db.models.constants import OnConflict
+from django.db.models.expressions import DatabaseDefault
 
 #: Versions of Django, as (major, minor).
 READ_FOR = ((5, 2), (6, 0), (6, 1))
@@ -84,12 +87,50 @@ def placeholder(connection: Any, field: Any) -> str:
     return "_binary %s" if connection.vendor == "mysql" and isinstance(field, models.BinaryField) else "%s"
 
 
+def is_left_to_database(value: Any) -> bool:
+    """Return whether this value of a new row's field stands for the database's own default."""
+    return isinstance(value, DatabaseDefault)
+
+
+def can_skip_locked_rows(connection: Any) -> bool:
+    """Return whether the database knows ``SELECT … FOR UPDATE SKIP LOCKED``."""
+    return bool(connection.features.has_select_for_update_skip_locked)
+
+
+def can_index_a_part(connection: Any) -> bool:
+    """Return whether the database knows indexes with a condition."""
+    return bool(connection.features.supports_partial_indexes)
+
+
+def prefix_index(schema_editor: Any, model: Any, fields: Sequence[Any], *, name: str, characters: int) -> Any:
+    """Return the statement for an index of the beginning of a text, in the dialect of MariaDB and MySQL."""
+    # A prefix is written behind the column, where Django has the suffix for the direction.
+    return schema_editor._create_index_sql(model, fields=fields, name=name, col_suffixes=(f"({characters})",))
+
+
+def missing_migrations(connection: Any, apps: Collection[str]) -> list[str]:
+    """Return the migrations of these apps that were not applied, as 'app.name', in their order.
+
+    Raises ``InconsistentMigrationHistory``.
+    """
+    executor = MigrationExecutor(connection)
+    targets = [node for node in executor.loader.graph.leaf_nodes() if node[0] in apps]
+    plan = executor.migration_plan(targets)
+    return [f"{migration.app_label}.{migration.name}" for migration, _ in plan if migration.app_label in apps]
+
+
 def rollback_on_error(using: str) -> AbstractContextManager[None]:
     """Have the caller's transaction rolled back after an error inside, as ``save()`` does it without a savepoint."""
     return transaction.mark_for_rollback_on_error(using=using)
 
 
+def is_waiting_for_commit(connection: Any, function: Callable[[], Any]) -> bool:
+    """Return whether ``function`` is to be called after the commit, unless what is done now is rolled back too."""
+    together = set(connection.savepoint_ids)
+    return any(one is function and savepoints == together for savepoints, one, *_ in connection.run_on_commit)
+
+
 def waiting_for_commit(connection: Any) -> list[tuple[Any, ...]]:
-    """Return the connection's list of what waits for its commit: savepoints, function, and more in some versions."""
+    """Return the connection's own list of what waits for its commit; each item is of savepoints, function and more."""
     waiting: list[tuple[Any, ...]] = connection.run_on_commit
     return waiting

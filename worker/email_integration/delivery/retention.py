@@ -20,6 +20,7 @@ from django.db.models import QuerySet
 from django.utils import timezone
 
 from email_integration import conf
+from email_integration.django_internals import can_skip_locked_rows
 from email_integration.models import Delivery, RelayGate, Status
 
 from . import content, orphans
@@ -115,7 +116,7 @@ def _in_batches(rows: QuerySet[Any], moment: str, delete: Callable[[str, list[An
     """Have ``delete`` work on all ``rows``, the oldest by ``moment`` first, so many at a time."""
     using = rows.db
     rows = rows.order_by(moment)
-    if transaction.get_connection(using).features.has_select_for_update_skip_locked:
+    if can_skip_locked_rows(transaction.get_connection(using)):
         rows = rows.select_for_update(skip_locked=True)
     count: Counter[str] = Counter()
     rows = rows.values_list(moment, "pk")

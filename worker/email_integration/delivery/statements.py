@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from django.db import connections, models, transaction
-from django.db.models.expressions import DatabaseDefault
 
 from email_integration import django_internals
 from email_integration.django_internals import cursor as server_cursor
@@ -106,7 +105,7 @@ def insert(*deliveries: Delivery, using: str, unless_known: bool = False) -> int
             words = _Words(connection)
             given = {field.name: getattr(one, field.attname) for field in fields}
             # What the database has a default for is left to it.
-            values = {name: value for name, value in given.items() if not isinstance(value, DatabaseDefault)}
+            values = {name: value for name, value in given.items() if not django_internals.is_left_to_database(value)}
             row = Row(model=Delivery, values=values)
             of_each.append((words.insert(row, unless_known=unless_known), words.parameters))
         # Most are alike in what is in the text.

@@ -10,6 +10,7 @@ from django.db.models import F
 from django.utils import timezone
 
 from email_integration import routing
+from email_integration.django_internals import can_skip_locked_rows
 from email_integration.models import Delivery, RelayGate
 from email_integration.routing import gate
 from email_integration.smtp import Relay
@@ -66,7 +67,7 @@ def _take(now: dt.datetime) -> list[Delivery]:
     rows = Delivery.objects.using(using)
     with transaction.atomic(using=using):
         due = rows.filter(ring_after__lte=now).order_by("ring_after").only("id", "status", "lane", "options", "rings")
-        if transaction.get_connection(using).features.has_select_for_update_skip_locked:
+        if can_skip_locked_rows(transaction.get_connection(using)):
             due = due.select_for_update(skip_locked=True)
         taken = list(due[:BATCH])
         for rings, group in itertools.groupby(sorted(taken, key=_rings), key=_rings):

@@ -7,9 +7,9 @@ import time
 from django.apps import apps
 from django.db import DatabaseError, InterfaceError, connections
 from django.db.migrations.exceptions import InconsistentMigrationHistory
-from django.db.migrations.executor import MigrationExecutor
 
 from email_integration.delivery import rows
+from email_integration.django_internals import missing_migrations
 
 from .findings import Finding, error, ok, warning
 
@@ -42,10 +42,7 @@ def database() -> list[Finding]:
 def _migrations(alias: str) -> Finding:
     ours = {"email_integration", "django_celery_results"} & set(apps.app_configs)
     try:
-        executor = MigrationExecutor(connections[alias])
-        targets = [node for node in executor.loader.graph.leaf_nodes() if node[0] in ours]
-        plan = executor.migration_plan(targets)
-        waiting = [f"{migration.app_label}.{migration.name}" for migration, _ in plan if migration.app_label in ours]
+        waiting = missing_migrations(connections[alias], ours)
     except InconsistentMigrationHistory:
         return error("database.migrations", "The history of migrations contradicts itself", "See `manage.py migrate`.")
     if waiting:

@@ -6,6 +6,8 @@ from typing import Any
 
 from django.db import models
 
+from email_integration.django_internals import can_index_a_part, prefix_index
+
 
 class PartialIndex(models.Index):
     """An index with a condition; where the database knows none (MySQL, MariaDB), one of the whole table.
@@ -15,7 +17,7 @@ class PartialIndex(models.Index):
 
     def create_sql(self, model: Any, schema_editor: Any, using: str = "", **kwargs: Any) -> Any:
         """The statement that makes the index."""
-        if self.condition is not None and not schema_editor.connection.features.supports_partial_indexes:
+        if self.condition is not None and not can_index_a_part(schema_editor.connection):
             whole = models.Index(fields=self.fields, name=self.name)
             return whole.create_sql(model, schema_editor, using=using, **kwargs)
         return super().create_sql(model, schema_editor, using=using, **kwargs)
@@ -28,12 +30,8 @@ class LongTextIndex(models.Index):
         """The statement that makes the index."""
         if schema_editor.connection.vendor != "mysql":
             return super().create_sql(model, schema_editor, using=using, **kwargs)
-        # A prefix (of characters) is written behind the column, where Django has the suffix for the direction.
-        suffixes = (f"({_BEGINNING})",)
         fields = [model._meta.get_field(name) for name, _order in self.fields_orders]
-        return schema_editor._create_index_sql(
-            model, fields=fields, name=self.name, using=using, col_suffixes=suffixes, **kwargs
-        )
+        return prefix_index(schema_editor, model, fields, name=self.name, characters=_BEGINNING)
 
 
 #: Characters: InnoDB takes 3,072 octets, four for each of them.

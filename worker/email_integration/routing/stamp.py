@@ -14,7 +14,7 @@ from django.core.cache import BaseCache, caches
 from django.db import transaction
 
 from email_integration import conf
-from email_integration.django_internals import waiting_for_commit
+from email_integration.django_internals import is_waiting_for_commit
 
 logger = logging.getLogger(__name__)
 
@@ -88,8 +88,7 @@ def renew_on_commit(*, using: str | None = None, **kwargs: Any) -> None:
     """Make a new stamp once the change is committed; receiver of the signals sent after a write."""
     connection = transaction.get_connection(using)
     # Once for all writes of a transaction, of those that are rolled back together if they are.
-    together = set(connection.savepoint_ids)
-    if not any(func is renew and sids == together for sids, func, *_ in waiting_for_commit(connection)):
+    if not is_waiting_for_commit(connection, renew):
         transaction.on_commit(renew, using=using)
 
 
