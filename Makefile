@@ -16,7 +16,7 @@ MADE_WITH := $(shell cat $(VENV)/.interpreter 2>/dev/null)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo run test test-extra faults bench bench-quick docs check lock clean
+.PHONY: help install demo run test test-extra test-pair test-matrix faults bench bench-quick docs check lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -97,6 +97,37 @@ test-extra-databases:
 	TEST_BROKER=rabbitmq $(BIN)/python -m pytest $(OF_THE_BROKER)
 	TEST_DATABASE=postgresql $(BIN)/python -m pytest -m "django_db and extra" $(MILLION) tests/integration || [ $$? -eq 5 ]
 	TEST_DATABASE=mariadb $(BIN)/python -m pytest -m django_db $(OF_THE_DATABASE)
+
+# The tests that depend on the version of Python or Django. All parts run, also after one of them has failed.
+PARTS ?= unit integration walks foreign-project django-mail demo
+test-pair: $(STAMP) ## Run what depends on the pair; PARTS="unit demo" runs these parts
+	tests/system-packages.sh
+	$(MAKE) --no-print-directory --keep-going $(addprefix pair-,$(PARTS))
+
+.PHONY: pair-unit pair-integration pair-walks pair-foreign-project pair-django-mail pair-demo
+pair-unit:
+	$(BIN)/python -m pytest tests/unit
+
+pair-integration:
+	$(BIN)/python -m pytest tests/integration
+
+pair-walks:
+	$(BIN)/python -m pytest -m extra tests/acceptance/test_walks.py
+
+# Their slow tests too.
+pair-foreign-project:
+	$(BIN)/python -m pytest -m "" tests/acceptance/test_foreign_project.py tests/acceptance/test_foreign_suite.py
+
+pair-django-mail:
+	$(BIN)/python -m pytest tests/django_mail
+
+pair-demo:
+	$(BIN)/python -m config.local.demo
+
+# The Pythons are looked up on the PATH as python3.11, python3.12 and python3.13.
+PAIRS ?= 3.11-5.2 3.12-5.2 3.12-6.0 3.12-6.1 3.13-5.2 3.13-6.0 3.13-6.1
+test-matrix: ## Run test-pair on each supported pair; PAIRS="3.13-6.1" runs this one
+	$(PYTHON) -m tests.matrix --pairs "$(PAIRS)" --parts "$(PARTS)"
 
 faults: $(STAMP) ## Break everything that can be broken here, and count the mails
 	tests/system-packages.sh
