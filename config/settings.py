@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import django
 from cryptography.fernet import Fernet
 from django.core.management.utils import get_random_secret_key
 
-from config import env, logs, services
+from config import env, logs, policy, services
 from config.env import WrongValue
 from email_integration import conf
 
@@ -63,6 +64,7 @@ SESSION_COOKIE_SAMESITE = CSRF_COOKIE_SAMESITE = "Lax"
 SECURE_REFERRER_POLICY = SECURE_CROSS_ORIGIN_OPENER_POLICY = "same-origin"
 # The one page that is shown in a frame, a mail's HTML, says so itself.
 X_FRAME_OPTIONS = "DENY"
+SECURE_CSP = policy.DIRECTIVES
 
 ADMIN_REQUIRE_2FA = env.boolean("ADMIN_REQUIRE_2FA", False)
 if ADMIN_REQUIRE_2FA and not (find_spec("django_otp") and find_spec("segno")):
@@ -93,7 +95,7 @@ if ADMIN_REQUIRE_2FA:
 MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
-    "config.policy.ContentSecurityPolicy",
+    policy.MIDDLEWARE,
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.locale.LocaleMiddleware",
     "django.middleware.common.CommonMiddleware",
@@ -185,29 +187,32 @@ CACHES = {
     }
 }
 
-# Mail: a setting is there only when its variable is, so that the app can tell 'not set by the project'.
+# Mail: what is not set in the environment is not set here either, so that the app can tell 'not set by the project'.
 
-EMAIL_BACKEND = "email_integration.backends.queued.EmailBackend"
-if env.is_set("EMAIL_HOST"):
-    EMAIL_HOST = env.host("EMAIL_HOST")
-if env.is_set("EMAIL_PORT"):
-    EMAIL_PORT = env.whole("EMAIL_PORT", 0, at_least=1, at_most=65535)
-if env.is_set("EMAIL_USE_TLS"):
-    EMAIL_USE_TLS = env.boolean("EMAIL_USE_TLS", False)
-if env.is_set("EMAIL_USE_SSL"):
-    EMAIL_USE_SSL = env.boolean("EMAIL_USE_SSL", False)
 if env.boolean("EMAIL_USE_TLS", False) and env.boolean("EMAIL_USE_SSL", False):
     raise WrongValue(
         "EMAIL_USE_SSL",
         "cannot be true together with EMAIL_USE_TLS; take EMAIL_USE_TLS for STARTTLS (port 587), "
         "EMAIL_USE_SSL for TLS from the start (port 465)",
     )
-if env.is_set("EMAIL_HOST_USER"):
-    EMAIL_HOST_USER = env.text("EMAIL_HOST_USER")
-if env.is_set("EMAIL_HOST_PASSWORD"):
-    EMAIL_HOST_PASSWORD = env.raw("EMAIL_HOST_PASSWORD")
-if env.is_set("EMAIL_TIMEOUT"):
-    EMAIL_TIMEOUT = env.seconds("EMAIL_TIMEOUT", 0)
+#: The variables of the server that mail goes by while no configuration is active: the name that each has among the
+#: OPTIONS of MAILERS, and how it is read. Before Django 6.1 the setting is called like the variable.
+_SERVER: dict[str, tuple[str, Callable[[str], Any]]] = {
+    "EMAIL_HOST": ("host", env.host),
+    "EMAIL_PORT": ("port", lambda name: env.whole(name, 0, at_least=1, at_most=65535)),
+    "EMAIL_USE_TLS": ("use_tls", lambda name: env.boolean(name, False)),
+    "EMAIL_USE_SSL": ("use_ssl", lambda name: env.boolean(name, False)),
+    "EMAIL_HOST_USER": ("username", env.text),
+    "EMAIL_HOST_PASSWORD": ("password", env.raw),
+    "EMAIL_TIMEOUT": ("timeout", lambda name: env.seconds(name, 0)),
+}
+_backend = "email_integration.backends.queued.EmailBackend"
+if django.VERSION >= (6, 1):
+    _options = {option: read(name) for name, (option, read) in _SERVER.items() if env.is_set(name)}
+    MAILERS = {"default": {"BACKEND": _backend, "OPTIONS": _options}}
+else:
+    EMAIL_BACKEND = _backend
+    globals().update({name: read(name) for name, (_, read) in _SERVER.items() if env.is_set(name)})
 if env.is_set("DEFAULT_FROM_EMAIL"):
     DEFAULT_FROM_EMAIL = env.address("DEFAULT_FROM_EMAIL")
 

@@ -18,8 +18,8 @@ import smtplib
 
 import django
 
-if django.VERSION >= (6, 1):
-    BadHeaderError = ValueError  # which is what it was, and what Django raises now
+if django.VERSION >= (6, 0):
+    BadHeaderError = ValueError  # its base class, which Django raises from 6.0 on
 else:
     from django.core.mail import BadHeaderError
 

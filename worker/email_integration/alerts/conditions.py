@@ -37,7 +37,7 @@ def anything() -> bool:
         _ending().order_by().values_list("name"),
     ]
     alerts = Alert.objects.using(rows.database()).order_by().values_list("kind")
-    return bool(alerts.union(*questions, all=True)[:1])
+    return bool(alerts.union(*questions, all=True).order_by()[:1])
 
 
 def conditions() -> list[Condition]:

@@ -19,7 +19,9 @@ class ActiveConfigBackend(BaseEmailBackend):
 
     def __init__(self, fail_silently: bool = False, *, alias: str | None = None, **options: Any) -> None:
         """Refuse credentials given per call: they belong into a configuration, where they are sealed."""
-        if alias is None and (options.get("username") or options.get("password")):
+        # With MAILERS, Django mixes what a call gives into the entry's OPTIONS, and says here what that was.
+        per_call = options if alias is None else options.get("_ignore_unknown_kwargs") or ()
+        if any(name in per_call and options.get(name) for name in ("username", "password")):
             raise ImproperlyConfigured(
                 f"{type(self).__module__} takes no user name or password per call (auth_user, auth_password): "
                 "mail goes through the active SMTP configuration. Leave them out."
@@ -30,4 +32,4 @@ class ActiveConfigBackend(BaseEmailBackend):
         if django.VERSION < (6, 1):  # from there on it refuses what it does not know
             others["fail_silently"] = fail_silently
         super().__init__(**others)
-        self._silent = fail_silently
+        self.fail_silently = fail_silently

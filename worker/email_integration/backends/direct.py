@@ -31,7 +31,7 @@ class EmailBackend(ActiveConfigBackend):
             try:
                 self._send(message)
             except EmailIntegrationError:
-                if not self._silent:
+                if not self.fail_silently:
                     raise
             else:
                 sent += 1

@@ -41,5 +41,5 @@ class EmailBackend(ActiveConfigBackend):
             try:
                 yield make(message, self._terms)
             except InvalidMail:
-                if not self._silent:
+                if not self.fail_silently:
                     raise

@@ -126,7 +126,7 @@ def _counted(rows: Any, intervals: Sequence[Interval], *, lane: str) -> list[col
         for number, interval in enumerate(intervals)
     )
     found: list[collections.Counter[Group]] = [collections.Counter() for _ in intervals]
-    for number, of_lane, configuration, count in first.union(*others, all=True):
+    for number, of_lane, configuration, count in first.union(*others, all=True).order_by():
         found[number][of_lane, configuration] = count
     return found
 

@@ -15,9 +15,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from django.db import connections, models, transaction
-from django.db.models.constants import OnConflict
 from django.db.models.expressions import DatabaseDefault
 
+from email_integration import django_internals
+from email_integration.django_internals import cursor as server_cursor
 from email_integration.models import Delivery, Status
 
 
@@ -57,7 +58,7 @@ def make(moves: Sequence[Move], *, using: str) -> list[bool]:
     in_one = connection.vendor == "postgresql" or (len(moves) == 1 and not moves[0].rows)
     # In somebody else's transaction a savepoint, so that it survives what fails here.
     together = transaction.atomic(using=using) if connection.in_atomic_block or not in_one else contextlib.nullcontext()
-    with together, _cursor(connection) as cursor:
+    with together, server_cursor(connection) as cursor:
         if connection.vendor == "postgresql":
             return _make_in_one_statement(connection, cursor, moves)
         return [_make(connection, cursor, move) for move in moves]
@@ -71,7 +72,7 @@ def load(delivery_ids: Sequence[str], *, using: str) -> list[Delivery]:
     key = connection.ops.quote_name("id")
     table = connection.ops.quote_name(Delivery._meta.db_table)
     text = f"SELECT {columns} FROM {table} WHERE {key} IN ({marks})"  # noqa: S608  # no values
-    with _cursor(connection) as cursor:
+    with server_cursor(connection) as cursor:
         cursor.execute(text, delivery_ids)
         found = [list(row) for row in cursor.fetchall()]
     for row in found:
@@ -85,31 +86,9 @@ def _of_deliveries(alias: str) -> tuple[list[str], str, list[tuple[int, Any, Any
     """The names of a delivery's fields, its columns, and what makes values of what this database gives for them."""
     connection = connections[alias]
     fields = Delivery._meta.concrete_fields
-    columns = [one.get_col(Delivery._meta.db_table) for one in fields]
-    converters = [
-        (place, columns[place], convert)
-        for place, one in enumerate(fields)
-        for convert in (*connection.ops.get_db_converters(columns[place]), *one.get_db_converters(connection))
-    ]
+    converters = django_internals.converters(connection, fields, Delivery._meta.db_table)
     names = ", ".join(connection.ops.quote_name(str(one.column)) for one in fields)
     return [one.attname for one in fields], names, converters
-
-
-def _cursor(connection: Any) -> Any:
-    """On PostgreSQL one that sends the values apart, so that the server can keep the statement ('prepare_threshold').
-
-    Django's usual one puts them into the text: each is another statement then, to be planned anew.
-    """
-    if connection.vendor != "postgresql":
-        return connection.cursor()
-    from django.db.backends.postgresql import base, psycopg_any
-
-    if not psycopg_any.is_psycopg3:
-        return connection.cursor()
-    connection.close_if_health_check_failed()
-    connection.ensure_connection()
-    cursor = base.ServerBindingCursor(connection.connection)  # type: ignore[call-arg]  # its stub has no base class
-    return connection.make_debug_cursor(cursor) if connection.queries_logged else connection.make_cursor(cursor)
 
 
 def insert(*deliveries: Delivery, using: str, unless_known: bool = False) -> int:
@@ -121,7 +100,7 @@ def insert(*deliveries: Delivery, using: str, unless_known: bool = False) -> int
     connection = connections[using]
     fields = Delivery._meta.concrete_fields
     inserted = 0
-    with transaction.mark_for_rollback_on_error(using=using), _cursor(connection) as cursor:
+    with django_internals.rollback_on_error(using), server_cursor(connection) as cursor:
         of_each = []
         for one in deliveries:
             words = _Words(connection)
@@ -204,7 +183,7 @@ class _Words:
         if kind not in _READY or not isinstance(field, _PLAIN):
             value = field.get_db_prep_save(value, self._connection)
         self.parameters.append(value)
-        return self._connection.ops.binary_placeholder_sql(value) if isinstance(field, models.BinaryField) else "%s"
+        return django_internals.placeholder(self._connection, field)
 
 
 #: The names of fields, and what stands for their values in the text.
@@ -238,16 +217,16 @@ def _insert(
     kept: tuple[str, ...],
     unless_known: bool,
 ) -> str:
-    ops = connections[alias].ops
     columns = ", ".join(_column(alias, model, name) for name, _ in shape)
     marks = ", ".join(mark for _, mark in shape)
     values = f"SELECT {marks} FROM {if_any}" if if_any else f"VALUES ({marks})"  # noqa: S608
-    on_conflict = OnConflict.UPDATE if unique else OnConflict.IGNORE if unless_known else None
     fields = [_field(model, name) for name, _ in shape]
     changed = [one.column for one in fields if one.name not in (unique, *kept)]
-    over = ops.on_conflict_suffix_sql(fields, on_conflict, changed, [_field(model, unique).column] if unique else [])
-    into = f"{ops.insert_statement(on_conflict=on_conflict)} {_table(alias, model)}"
-    return f"{into} ({columns}) {values} {over}".rstrip()
+    rival = _field(model, unique) if unique else None
+    insert_into, over = django_internals.insert_words(
+        connections[alias], fields, unique=rival, updated=changed, ignore=unless_known
+    )
+    return f"{insert_into} {_table(alias, model)} ({columns}) {values} {over}".rstrip()
 
 
 #: What these fields give to the database as it is, if it is one of these. A word of an enumeration is not.

@@ -44,7 +44,8 @@ def _is_anything_due(now: dt.datetime) -> bool:
     """Whether there is a delivery to ring for or a relay to try: one question, as most sweeps find neither."""
     deliveries = Delivery.objects.using(database()).filter(ring_after__lte=now).order_by().values_list("pk")
     gates = RelayGate.objects.using(database()).filter(probe_at__lte=now).order_by().values_list("pk")
-    return bool(deliveries.union(gates, all=True)[:1])
+    # From Django 6.1 on, a union has the ordering of the model again, which these columns do not have.
+    return bool(deliveries.union(gates, all=True).order_by()[:1])
 
 
 def _have_the_relay_tried() -> None:

@@ -11,6 +11,7 @@ from django.core.exceptions import FieldDoesNotExist, ValidationError
 from django.db import DatabaseError
 
 from email_integration import references, routing
+from email_integration.django_internals import is_set, read_setting
 from email_integration.exceptions import SecretUnavailable, SecretUnreadable
 from email_integration.models import SMTPConfig, login
 from email_integration.models.login import SECRETS, current_token
@@ -104,16 +105,12 @@ def wrong_with_settings() -> list[Finding]:
 
 
 def _settings_name_a_server() -> bool:
-    if not _has("MAILERS"):
-        return _has("EMAIL_HOST") and bool(settings.EMAIL_HOST)
-    mailers: Any = settings.MAILERS  # type: ignore[misc]  # Django 6.1 and later
+    if not is_set("MAILERS"):
+        return is_set("EMAIL_HOST") and bool(read_setting("EMAIL_HOST"))
+    mailers = read_setting("MAILERS")
     entries = mailers.values() if isinstance(mailers, Mapping) else ()
     options = [entry.get("OPTIONS") for entry in entries if isinstance(entry, Mapping)]
     return any(isinstance(one, Mapping) and one.get("host") for one in options)
-
-
-def _has(name: str) -> bool:
-    return bool(settings.is_overridden(name))  # type: ignore[misc]  # LazySettings has it, its stub not
 
 
 def _settings() -> tuple[list[Finding], Relay | None]:
@@ -168,7 +165,7 @@ def _where(config: SMTPConfig) -> str:
 
 
 def _mend_settings() -> str:
-    return "Correct MAILERS." if _has("MAILERS") else "Correct the EMAIL_* settings."
+    return "Correct MAILERS." if is_set("MAILERS") else "Correct the EMAIL_* settings."
 
 
 def _unreadable(config: SMTPConfig) -> list[Finding]:

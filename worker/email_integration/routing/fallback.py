@@ -11,6 +11,7 @@ from typing import Any
 
 from django.conf import settings
 
+from email_integration.django_internals import is_set, read_setting
 from email_integration.smtp import Relay
 
 from .route import Nowhere, Route
@@ -29,20 +30,20 @@ def settings_relay() -> Route:
 
     ``Nowhere`` unless the project itself names a host: Django's default, 'localhost', is nobody's decision.
     """
-    if _is_set("MAILERS"):
-        return _of_mailers(settings.MAILERS)  # type: ignore[misc]  # Django 6.1 and later
-    if not (_is_set("EMAIL_HOST") and settings.EMAIL_HOST):
+    if is_set("MAILERS"):
+        return _of_mailers(read_setting("MAILERS"))
+    if not (is_set("EMAIL_HOST") and read_setting("EMAIL_HOST")):
         return Nowhere(reason="no SMTP configuration is active and EMAIL_HOST is not set")
     return _relay(
         "the EMAIL_* settings",
         {
-            "host": settings.EMAIL_HOST,
-            "port": settings.EMAIL_PORT,
-            "username": settings.EMAIL_HOST_USER,
-            "password": settings.EMAIL_HOST_PASSWORD,
-            "use_tls": settings.EMAIL_USE_TLS,
-            "use_ssl": settings.EMAIL_USE_SSL,
-            "timeout": settings.EMAIL_TIMEOUT,
+            "host": read_setting("EMAIL_HOST"),
+            "port": read_setting("EMAIL_PORT"),
+            "username": read_setting("EMAIL_HOST_USER"),
+            "password": read_setting("EMAIL_HOST_PASSWORD"),
+            "use_tls": read_setting("EMAIL_USE_TLS"),
+            "use_ssl": read_setting("EMAIL_USE_SSL"),
+            "timeout": read_setting("EMAIL_TIMEOUT"),
         },
     )
 
@@ -99,7 +100,3 @@ def _relay(where: str, options: Mapping[str, Any]) -> Route:
 def _port(*, use_tls: bool, use_ssl: bool) -> int:
     """The usual port: only ``MAILERS`` can leave it open."""
     return 465 if use_ssl else 587 if use_tls else 25
-
-
-def _is_set(name: str) -> bool:
-    return bool(settings.is_overridden(name))  # type: ignore[misc]  # LazySettings has it, its stub not

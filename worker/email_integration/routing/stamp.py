@@ -14,6 +14,7 @@ from django.core.cache import BaseCache, caches
 from django.db import transaction
 
 from email_integration import conf
+from email_integration.django_internals import waiting_for_commit
 
 logger = logging.getLogger(__name__)
 
@@ -88,7 +89,7 @@ def renew_on_commit(*, using: str | None = None, **kwargs: Any) -> None:
     connection = transaction.get_connection(using)
     # Once for all writes of a transaction, of those that are rolled back together if they are.
     together = set(connection.savepoint_ids)
-    if not any(func is renew and sids == together for sids, func, *_ in connection.run_on_commit):
+    if not any(func is renew and sids == together for sids, func, *_ in waiting_for_commit(connection)):
         transaction.on_commit(renew, using=using)
 
 

@@ -13,6 +13,7 @@ from django.utils import timezone
 
 from email_integration.delivery import doorbell, ledger
 from email_integration.delivery.rows import database
+from email_integration.django_internals import waiting_for_commit
 from email_integration.models import FINAL, Delivery
 from email_integration.routing import gate
 from email_integration.tasks import deliver
@@ -77,10 +78,11 @@ def _eager() -> Iterator[None]:
 def _committed() -> Iterator[None]:
     """Do at the end of the block what its commit would set going, and leave nothing of it for a commit to come."""
     using = database()
-    waiting = len(transaction.get_connection(using).run_on_commit)
+    connection = transaction.get_connection(using)
+    before = len(waiting_for_commit(connection))
     with TestCase.captureOnCommitCallbacks(using=using, execute=True):
         yield
-    del transaction.get_connection(using).run_on_commit[waiting:]
+    del waiting_for_commit(connection)[before:]
 
 
 def _due(tried: list[str], *, due_only: bool) -> list[str]:

@@ -1,0 +1,95 @@
+"""What this app uses of Django beyond its documentation.
+
+Any release of Django may change it without a word. ``READ_FOR`` names the versions whose source was read for it; the
+tests call each function on each of them, and fail on a version that is not named.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+from django.conf import settings
+from django.db import models, transaction
+from django.db.models.constants import OnConflict
+
+#: Versions of Django, as (major, minor).
+READ_FOR = ((5, 2), (6, 0), (6, 1))
+
+
+def is_set(name: str) -> bool:
+    """Return whether the project itself defines the setting; Django's default does not count."""
+    return bool(settings.is_overridden(name)) and hasattr(settings._wrapped, name)  # type: ignore[misc]  # not in its stub
+
+
+def read_setting(name: str) -> Any:
+    """Return the value of a setting, or Django's default for it.
+
+    Django 6.1 warns each reader of an EMAIL_* setting. It has warned of the project's definition already, and those
+    who read the project's settings on its behalf can do nothing about them.
+    """
+    is_set(name)  # loads the settings
+    return getattr(settings._wrapped, name)  # type: ignore[misc]  # not in its stub
+
+
+def cursor(connection: Any) -> Any:
+    """Return a cursor whose statements the server can keep.
+
+    On PostgreSQL the values travel apart from the text (psycopg's 'prepare_threshold'). Django's usual cursor puts them
+    into the text: each statement is another one then, to be planned anew.
+    """
+    if connection.vendor != "postgresql":
+        return connection.cursor()
+    from django.db.backends.postgresql import base, psycopg_any
+
+    if not psycopg_any.is_psycopg3:
+        return connection.cursor()
+    connection.close_if_health_check_failed()
+    connection.ensure_connection()
+    bare = base.ServerBindingCursor(connection.connection)  # type: ignore[call-arg]  # its stub has no base class
+    return connection.make_debug_cursor(bare) if connection.queries_logged else connection.make_cursor(bare)
+
+
+def converters(connection: Any, fields: Sequence[Any], table: str) -> list[tuple[int, Any, Callable[..., Any]]]:
+    """Return what turns a row of the database into values of ``fields``.
+
+    Each item is a place in the row, and a function to call there with the value, the expression beside it, and the
+    connection.
+    """
+    columns = [field.get_col(table) for field in fields]
+    return [
+        (place, columns[place], convert)
+        for place, field in enumerate(fields)
+        for convert in (*connection.ops.get_db_converters(columns[place]), *field.get_db_converters(connection))
+    ]
+
+
+def insert_words(
+    connection: Any, fields: Sequence[Any], *, unique: Any = None, updated: Sequence[str] = (), ignore: bool = False
+) -> tuple[str, str]:
+    """Return the beginning and the end of an INSERT of ``fields``, in the dialect of the database.
+
+    With ``unique``, a field, a row that has the same value there gets the new values of the columns ``updated``. With
+    ``ignore``, a row that breaks a constraint is left out.
+    """
+    on_conflict = OnConflict.UPDATE if unique else OnConflict.IGNORE if ignore else None
+    end = connection.ops.on_conflict_suffix_sql(fields, on_conflict, updated, [unique.column] if unique else [])
+    return str(connection.ops.insert_statement(on_conflict=on_conflict)), str(end)
+
+
+def placeholder(connection: Any, field: Any) -> str:
+    """Return what stands for a value of ``field`` in the text of a statement."""
+    # MariaDB and MySQL read octets as text of the connection's character set unless told.
+    return "_binary %s" if connection.vendor == "mysql" and isinstance(field, models.BinaryField) else "%s"
+
+
+def rollback_on_error(using: str) -> AbstractContextManager[None]:
+    """Have the caller's transaction rolled back after an error inside, as ``save()`` does it without a savepoint."""
+    return transaction.mark_for_rollback_on_error(using=using)
+
+
+def waiting_for_commit(connection: Any) -> list[tuple[Any, ...]]:
+    """Return the connection's list of what waits for its commit: savepoints, function, and more in some versions."""
+    waiting: list[tuple[Any, ...]] = connection.run_on_commit
+    return waiting
