@@ -23,9 +23,17 @@ from tests.stack import FAILED, FAST, Stack
 
 
 def pytest_report_header() -> list[str]:
-    """Name the services of this run."""
+    """Name the services of this run, unless it has several of each."""
+    if services.only_hands_out_tests():
+        return []
     lines = [f"database: {services.database}, broker: {services.broker.url}, cache: {services.valkey.url}"]
     return [*lines, *(f"missing: {name} ({reason})" for name, reason in services.missing.items())]
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that take longest, after the shuffling: with '-n' the last ones run beside nothing else."""
+    items.sort(key=lambda item: "/acceptance/" not in item.nodeid and "/browser/" not in item.nodeid)
 
 
 @pytest.fixture(scope="session")

@@ -7,8 +7,10 @@ and fails the run where CI is set.
 
 from __future__ import annotations
 
+import argparse
 import atexit
 import os
+import shlex
 import shutil
 import signal
 import sys
@@ -39,6 +41,17 @@ database: str
 
 #: The services that could not be started, and why.
 missing: dict[str, str] = {}
+
+
+def only_hands_out_tests() -> bool:
+    """Return whether this is the process of pytest-xdist that others get their tests from.
+
+    It is read off the command line, because pytest has not told its options yet when Django reads its settings.
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("-n", "--numprocesses", default="0")
+    arguments = [*shlex.split(os.environ.get("PYTEST_ADDOPTS", "")), *sys.argv[1:]]
+    return parser.parse_known_args(arguments)[0].numprocesses != "0" and "PYTEST_XDIST_WORKER" not in os.environ
 
 
 def start() -> None:
