@@ -77,7 +77,7 @@ test: $(STAMP) ## Run the tests
 	tests/system-packages.sh
 	$(TOGETHER) --ignore=$(MATRIX)
 	TEST_DATABASE=postgresql $(TOGETHER) -m "django_db and not extra" $(SAME_EVERYWHERE) tests/integration
-	TEST_DATABASE=mariadb $(TOGETHER) -m "django_db and not extra" $(AT_ONCE)
+	TEST_DATABASE=mariadb $(PYTEST) -m "django_db and not extra" $(AT_ONCE)
 	$(PYTEST) $(MATRIX)
 
 # 5 is pytest's 'no tests collected': there may be no slow test.
