@@ -1,5 +1,5 @@
 # What is installed and collected is made here; pip and its like stay behind.
-FROM python:3.11.14-slim-bookworm AS builder
+FROM python:3.13.15-slim-trixie AS builder
 
 RUN python -m venv --without-pip /venv
 
@@ -17,7 +17,7 @@ RUN SECRET_KEY=throwaway VAR_DIR=/app/var PYTHONPATH=/app/worker:/app /venv/bin/
     && /venv/bin/python -m compileall -q worker config \
     && mkdir -p var/payloads
 
-FROM python:3.11.14-slim-bookworm
+FROM python:3.13.15-slim-trixie
 
 # All that is written lies in /tmp and in /app/var/payloads, so that the file system may be read-only.
 ENV PATH=/venv/bin:$PATH \
@@ -26,7 +26,7 @@ ENV PATH=/venv/bin:$PATH \
     PYTHONPATH=/app/worker:/app \
     VAR_DIR=/app/var
 
-RUN python -m pip uninstall --yes --root-user-action=ignore setuptools wheel pip \
+RUN python -m pip uninstall --yes --root-user-action=ignore pip \
     && useradd --uid 10001 --user-group --no-create-home --home-dir /app app
 
 WORKDIR /app

@@ -15,7 +15,7 @@ from django.http.response import HttpResponseBase
 HEADER = "Content-Security-Policy"
 
 #: The value of ``SECURE_CSP``.
-DIRECTIVES = {
+DIRECTIVES: dict[str, list[str]] = {
     "default-src": ["'self'"],
     "img-src": ["'self'", "data:"],
     "object-src": ["'none'"],
@@ -27,7 +27,7 @@ DIRECTIVES = {
 POLICY = "; ".join(f"{directive} {' '.join(sources)}" for directive, sources in DIRECTIVES.items())
 
 #: The middleware for the Django in use.
-MIDDLEWARE = (
+MIDDLEWARE: str = (
     "django.middleware.csp.ContentSecurityPolicyMiddleware"
     if django.VERSION >= (6, 0)
     else "config.policy.ContentSecurityPolicy"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -195,24 +194,30 @@ if env.boolean("EMAIL_USE_TLS", False) and env.boolean("EMAIL_USE_SSL", False):
         "cannot be true together with EMAIL_USE_TLS; take EMAIL_USE_TLS for STARTTLS (port 587), "
         "EMAIL_USE_SSL for TLS from the start (port 465)",
     )
-#: The variables of the server that mail goes by while no configuration is active: the name that each has among the
-#: OPTIONS of MAILERS, and how it is read. Before Django 6.1 the setting is called like the variable.
-_SERVER: dict[str, tuple[str, Callable[[str], Any]]] = {
-    "EMAIL_HOST": ("host", env.host),
-    "EMAIL_PORT": ("port", lambda name: env.whole(name, 0, at_least=1, at_most=65535)),
-    "EMAIL_USE_TLS": ("use_tls", lambda name: env.boolean(name, False)),
-    "EMAIL_USE_SSL": ("use_ssl", lambda name: env.boolean(name, False)),
-    "EMAIL_HOST_USER": ("username", env.text),
-    "EMAIL_HOST_PASSWORD": ("password", env.raw),
-    "EMAIL_TIMEOUT": ("timeout", lambda name: env.seconds(name, 0)),
-}
+# The server that mail goes by while no configuration is active.
+_server: dict[str, Any] = {}
+if env.is_set("EMAIL_HOST"):
+    _server["host"] = env.host("EMAIL_HOST")
+if env.is_set("EMAIL_PORT"):
+    _server["port"] = env.whole("EMAIL_PORT", 0, at_least=1, at_most=65535)
+if env.is_set("EMAIL_USE_TLS"):
+    _server["use_tls"] = env.boolean("EMAIL_USE_TLS", False)
+if env.is_set("EMAIL_USE_SSL"):
+    _server["use_ssl"] = env.boolean("EMAIL_USE_SSL", False)
+if env.is_set("EMAIL_HOST_USER"):
+    _server["username"] = env.text("EMAIL_HOST_USER")
+if env.is_set("EMAIL_HOST_PASSWORD"):
+    _server["password"] = env.raw("EMAIL_HOST_PASSWORD")
+if env.is_set("EMAIL_TIMEOUT"):
+    _server["timeout"] = env.seconds("EMAIL_TIMEOUT", 0)
+
 _backend = "email_integration.backends.queued.EmailBackend"
 if django.VERSION >= (6, 1):
-    _options = {option: read(name) for name, (option, read) in _SERVER.items() if env.is_set(name)}
-    MAILERS = {"default": {"BACKEND": _backend, "OPTIONS": _options}}
+    MAILERS = {"default": {"BACKEND": _backend, "OPTIONS": _server}}
 else:
     EMAIL_BACKEND = _backend
-    globals().update({name: read(name) for name, (_, read) in _SERVER.items() if env.is_set(name)})
+    _renamed = {"username": "HOST_USER", "password": "HOST_PASSWORD"}
+    globals().update({f"EMAIL_{_renamed.get(name, name.upper())}": value for name, value in _server.items()})
 if env.is_set("DEFAULT_FROM_EMAIL"):
     DEFAULT_FROM_EMAIL = env.address("DEFAULT_FROM_EMAIL")
 

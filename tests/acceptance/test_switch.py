@@ -12,6 +12,7 @@ from config.local.smtp_server import Fault, SMTPServer
 from email_integration.models import Delivery, DeliveryAttempt, SMTPConfig
 from email_integration.tasks import send_email
 from tests.acceptance.conftest import Activate
+from tests.mail_settings import NO_SERVER
 
 Serve = Callable[..., SMTPServer]
 
@@ -76,7 +77,7 @@ def test_every_kind_of_change_is_followed_at_once(smtp_server: Serve, activate: 
 def test_mail_waits_while_there_is_no_server_and_leaves_once_there_is(smtp_server: Serve, activate: Activate) -> None:
     config = activate(serve(smtp_server), "Off", is_active=False)
     results = [send_email.delay("waits", "Text", to=["kim@example.com"]) for _ in range(3)]
-    waiting = Delivery.objects.filter(status="deferred", reason__contains="EMAIL_HOST is not set")
+    waiting = Delivery.objects.filter(status="deferred", reason__contains=NO_SERVER)
     wait_until(lambda: waiting.count() == 3, seconds=15, what="three that wait")
     assert {result.state for result in results} == {"RETRY"}
     assert all(result.result.code is None for result in results)

@@ -13,17 +13,17 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import django
 import pytest
 
 from config.local.processes import LOOPBACK, Process, free_port, wait_until
 from config.local.valkey import Valkey
 
+from .pages import blocks
 from .test_foreign_project import CELERY
 
 ROOT = Path(__file__).resolve().parents[2]
 
-#: A fenced block, with the paragraph before it.
-_BLOCK = re.compile(r"(?:^(?P<before>[^\n`#][^\n]*)\n\n)?```(?P<kind>\w+)\n(?P<text>.*?)```", re.MULTILINE | re.DOTALL)
 _OWN_TERMINAL = re.compile(r"terminal of its own")
 #: A machine that has its hands full takes several times as long as an idle one: half a minute each.
 pytestmark = [pytest.mark.extra, pytest.mark.timeout(300)]
@@ -69,11 +69,11 @@ class Walk:
         subprocess.run(["bash", "-c", f"declare -px > {self._state}"], env=env, cwd=self.folder, check=True, timeout=10)
 
     def follow(self, page: Path) -> None:
-        """Do all that the page says, in its order."""
+        """Do all that the page says to a reader with the Django in use, in its order."""
         said = ""
         is_terminal = False
-        for block in _BLOCK.finditer(self.with_our_ports(page.read_text())):
-            before, kind, text = block["before"] or "", block["kind"], block["text"]
+        for block in blocks(self.with_our_ports(page.read_text())):
+            before, kind, text = block.before, block.kind, block.text
             # Blocks that follow each other share the paragraph before the first.
             is_terminal = bool(_OWN_TERMINAL.search(before)) or (is_terminal and not before)
             if kind == "python":
@@ -115,7 +115,7 @@ class Walk:
         return re.sub(r"\b\d{4}\b", lambda found: str(self._ports.get(int(found[0]), found[0])), text)
 
     def _edit(self, before: str, text: str) -> None:
-        how, name = re.fullmatch(r"(Write|At the end of) `([\w./]+)`(?:, add)?:", before).groups()  # type: ignore[union-attr]
+        how, name = re.fullmatch(r"(Write|[Aa]t the end of) `([\w./]+)`(?:, add)?:", before).groups()  # type: ignore[union-attr]
         with (self.folder / name).open("w" if how == "Write" else "a") as file:
             file.write(text if how == "Write" else f"\n{text}")
 
@@ -163,22 +163,36 @@ def test_the_tutorial_leads_to_the_first_mail_and_through_a_switch(walk: Walk) -
     assert "Subject: Switched" not in walk.printed(8025)
 
 
-#: What a project has before, in its settings for mail.
+#: What a project has before, in its settings.
 _SETTINGS = """
 CELERY_BROKER_URL = "redis://127.0.0.1:6379/0"
+DEFAULT_FROM_EMAIL = "proj@example.com"
+"""
+
+#: Its server: Django takes one or the other.
+_MAILERS = """
+MAILERS = {
+    "default": {
+        "BACKEND": "django.core.mail.backends.smtp.EmailBackend",
+        "OPTIONS": {"host": "127.0.0.1", "port": 8025, "timeout": 5},
+    }
+}
+"""
+_EMAIL_SETTINGS = """
 EMAIL_HOST = "127.0.0.1"
 EMAIL_PORT = 8025
-DEFAULT_FROM_EMAIL = "proj@example.com"
+EMAIL_TIMEOUT = 5
 """
 
 
 def test_a_project_that_sends_mail_goes_on_sending_through_this_app(walk: Walk) -> None:
-    """Run as it stands, in a project with a Celery app and EMAIL_* settings."""
+    """Run as it stands, in a project with a Celery app and a mail server in Django's settings."""
     walk.run("python3 -m venv .venv\n. .venv/bin/activate\npython -m django startproject proj .")
     (walk.folder / "proj" / "celery.py").write_text(CELERY)
     (walk.folder / "proj" / "__init__.py").write_text("from .celery import app as celery_app\n")
     with (walk.folder / "proj" / "settings.py").open("a") as settings:
-        settings.write(walk.with_our_ports(_SETTINGS))
+        server = _MAILERS if django.VERSION >= (6, 1) else _EMAIL_SETTINGS
+        settings.write(walk.with_our_ports(_SETTINGS + server))
     walk.open_terminal(walk.with_our_ports("python -m aiosmtpd -n -l 127.0.0.1:8025"))
 
     walk.follow(ROOT / "docs" / "adding.md")

@@ -16,6 +16,7 @@ from config.local.processes import wait_until
 from config.local.smtp_server import Fault
 from email_integration.models import Delivery, SendingPause, SMTPConfig
 from email_integration.tasks import send_email
+from tests.mail_settings import name_server
 
 from .accessibility import complaints
 from .steps import DELIVERIES, LIST, Serve, Shot, Start, expect_route, field, send, stored, subjects, tick
@@ -26,7 +27,7 @@ def test_add_test_activate_send_and_turn_off(
 ) -> None:
     """The whole way of a new configuration, up to the fallback when it is turned off."""
     server, fallback = smtp_server(), smtp_server(security="plain", user=None)
-    settings.EMAIL_HOST, settings.EMAIL_PORT = "localhost", fallback.port
+    name_server(settings, host="localhost", port=fallback.port)
     stack(env={"EMAIL_HOST": "localhost", "EMAIL_PORT": str(fallback.port), "DEFAULT_FROM_EMAIL": "a@example.com"})
     assert send("Fallback, at first") == "accepted"
 

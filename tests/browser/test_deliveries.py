@@ -6,7 +6,6 @@ import base64
 import re
 import threading
 from collections.abc import Iterator
-from email.mime.image import MIMEImage
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -20,6 +19,7 @@ from config.local.smtp_server import Fault
 from email_integration.delivery import submit
 from email_integration.models import Delivery, Status
 from email_integration.tasks import send_email
+from tests.mime_parts import image_part
 
 from .accessibility import complaints
 from .steps import DELIVERIES, Serve, Shot, Start, press, stored, subjects
@@ -132,9 +132,7 @@ def written(html: str = "<p>Rich</p>") -> Delivery:
     mail = EmailMultiAlternatives("Your order", "Dear Bob, your books leave us today.", "", ["bob@example.com"])
     mail.from_email = "Hanna <noreply@example.com>"
     mail.attach_alternative(html, "text/html")
-    logo = MIMEImage(LOGO)
-    logo["Content-ID"] = "<logo>"
-    mail.attach(logo)
+    mail.attach(image_part(LOGO, content_id="<logo>"))
     mail.attach("invoice.pdf", b"%PDF-" + bytes(20_000), "application/pdf")
     return submit(mail)
 

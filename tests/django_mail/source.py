@@ -1,7 +1,7 @@
 """The source distribution of the Django that is installed: its tests are in no wheel.
 
-It comes through pip, as this machine has it configured, and stays in a cache outside of the checkout. What counts is
-the lock file: nothing is unpacked unless its hash is there.
+It comes through pip, as this machine has it configured, and stays in a cache outside of the checkout. The lock file of
+the Django in use decides: nothing is unpacked unless its hash is there.
 """
 
 from __future__ import annotations
@@ -17,7 +17,10 @@ from pathlib import Path
 
 import django
 
-LOCK = Path(__file__).resolve().parents[2] / "requirements" / "dev.txt"
+LOCK = Path(__file__).resolve().parents[2] / "requirements" / f"dev-django-{django.VERSION[0]}.{django.VERSION[1]}.txt"
+
+#: Seconds for pip to fetch 11 MB over a slow network. pip itself notices a network that is silent, or not there.
+DOWNLOAD_LIMIT = 600
 
 
 class Unavailable(Exception):
@@ -52,14 +55,16 @@ def _download(locked: str, kept: Path) -> None:
     with tempfile.TemporaryDirectory(dir=kept.parent) as folder:
         requirement = Path(folder) / "django.txt"
         requirement.write_text(locked)
-        options = ["--require-hashes", "--no-deps", "--no-binary", "django", "--dest", folder]
-        pip = [sys.executable, "-m", "pip", "download", "--quiet", *options, "--requirement", str(requirement)]
+        options = ["--timeout", "30", "--retries", "3", "--require-hashes", "--no-deps", "--no-binary", "django"]
+        pip = [sys.executable, "-m", "pip", "download", "--quiet", *options, "--dest", folder, "-r", str(requirement)]
         try:
-            subprocess.run(pip, check=True, capture_output=True, text=True, timeout=60)
+            subprocess.run(pip, check=True, capture_output=True, text=True, timeout=DOWNLOAD_LIMIT)
         except subprocess.TimeoutExpired as error:
-            raise Unavailable("pip did not get Django's source distribution within 60 s") from error
+            raise Unavailable(f"pip did not get Django's source distribution within {DOWNLOAD_LIMIT} s") from error
         except subprocess.CalledProcessError as error:
-            raise Unavailable(f"pip did not get Django's source distribution:\n{error.stderr}") from error
+            errors = [line for line in error.stderr.splitlines() if line.startswith("ERROR: ")]
+            reason = "; ".join(errors) or error.stderr
+            raise Unavailable(f"pip did not get Django's source distribution: {reason}") from error
         (archive,) = Path(folder).glob("*.tar.gz")
         archive.replace(kept)
 

@@ -1,18 +1,28 @@
 """What Django's tests need to go through one of our backends: the setting, a server, and what arrives there."""
 
+# ruff: noqa: PT009 - not for pytest, but for Django's runner
+
 from __future__ import annotations
 
 import functools
 import os
 import unittest
-from email import message_from_bytes, policy
+from collections.abc import Iterable
 from email.message import EmailMessage as Parsed
+from types import ModuleType, SimpleNamespace
 from typing import Any
+from unittest import mock
 
+import django
+import mail as djangos_tests
 from django.conf import settings
 from django.core import mail
 from django.core.mail import EmailMessage
+from django.core.mail.backends.base import BaseEmailBackend
 from django.test import SimpleTestCase, override_settings
+from django.utils.module_loading import import_string
+from django.utils.translation import gettext_lazy
+from mail.tests import message_from_bytes
 
 from config.local.smtp_server import SMTPServer
 from config.local.smtp_server.records import Message
@@ -24,12 +34,20 @@ from .left_out import LEFT_OUT
 #: The path of the backend to run with.
 BACKEND = os.environ["BACKEND"]
 
+#: To put in the place of one of Django's modules of a backend.
+OURS = SimpleNamespace(EmailBackend=import_string(BACKEND))
+
 
 def leaving_out(cls: type[unittest.TestCase]) -> type[unittest.TestCase]:
     """Expect the tests in the table to fail; they stay what they are for other classes."""
-    for name in sorted(LEFT_OUT.keys() & set(dir(cls))):
+    for name in sorted(tests_left_out_of(cls)):
         setattr(cls, name, unittest.expectedFailure(_copy_of(getattr(cls, name))))
     return cls
+
+
+def tests_left_out_of(cls: type[unittest.TestCase]) -> set[str]:
+    """Return the names of the tests in the table that the class has."""
+    return {name for name in dir(cls) if name in LEFT_OUT or f"{cls.__name__}.{name}" in LEFT_OUT}
 
 
 def _copy_of(test: Any) -> Any:
@@ -38,6 +56,20 @@ def _copy_of(test: Any) -> Any:
         test(self)
 
     return run
+
+
+def default_backend() -> BaseEmailBackend:
+    """Return the backend that mail goes through unless it names another."""
+    return mail.mailers.default if django.VERSION >= (6, 1) else mail.get_connection()
+
+
+def _settings_with_ours() -> override_settings:
+    """Name our backend where a class has Django's: in each entry of MAILERS, or in EMAIL_BACKEND if it has none."""
+    if hasattr(settings, "MAILERS"):
+        return override_settings(MAILERS={alias: {"BACKEND": BACKEND} for alias in settings.MAILERS})
+    if django.VERSION >= (6, 1):
+        return djangos_tests.override_deprecated_email_settings(EMAIL_BACKEND=BACKEND)
+    return override_settings(EMAIL_BACKEND=BACKEND)
 
 
 class ThroughOurs(SimpleTestCase):
@@ -50,7 +82,7 @@ class ThroughOurs(SimpleTestCase):
     @classmethod
     def setUpClass(cls) -> None:
         super().setUpClass()
-        cls.enterClassContext(override_settings(EMAIL_BACKEND=BACKEND))
+        cls.enterClassContext(_settings_with_ours())
         config = SMTPConfig.objects.create(
             name="Django's tests",
             host="127.0.0.1",
@@ -72,11 +104,19 @@ class ThroughOurs(SimpleTestCase):
 class Arrived(EmailMessage):
     """A message out of the server, with what Django's tests look at in those of ``mail.outbox``."""
 
-    def __init__(self, arrived: Message) -> None:
+    def __init__(self, arrived: Message, sent_using: str | None) -> None:
         self._recipients = list(arrived.rcpt_tos)
-        # Django's own server takes the last line ends away as well.
-        self._parsed = message_from_bytes(arrived.content.rstrip(), policy=policy.default)
-        super().__init__(self._parsed["Subject"], to=[address.addr_spec for address in self._parsed["To"].addresses])
+        # As the server of Django's tests does.
+        content = arrived.content.rstrip() if django.VERSION < (6, 0) else arrived.content.replace(b"\r\n", b"\n")
+        self._parsed = message_from_bytes(content)
+        body = self._parsed.get_body(("plain",)).get_content()
+        super().__init__(
+            self._parsed["Subject"],
+            body.removesuffix("\n"),  # Django 6 and later add it when they render
+            self._parsed["From"],
+            [address.addr_spec for address in self._parsed["To"].addresses],
+        )
+        self.sent_using = sent_using
 
     def recipients(self) -> list[str]:
         return self._recipients
@@ -88,8 +128,64 @@ class Arrived(EmailMessage):
 class ToOutbox(ThroughOurs):
     """What arrives at the server is in ``mail.outbox``, which Django's runner empties before each test."""
 
+    _alias: str | None = None
+
+    @classmethod
+    def setUpClass(cls) -> None:
+        super().setUpClass()
+        send_messages = OURS.EmailBackend.send_messages
+
+        def noting_the_alias(backend: BaseEmailBackend, messages: Iterable[EmailMessage]) -> int:
+            cls._alias = getattr(backend, "alias", None)
+            return send_messages(backend, messages)
+
+        cls.enterClassContext(mock.patch.object(OURS.EmailBackend, "send_messages", noting_the_alias))
+
     @classmethod
     def start_server(cls) -> int:
         port = super().start_server()
-        cls.server.on_message = lambda message: mail.outbox.append(Arrived(message))
+        cls.server.on_message = lambda message: mail.outbox.append(Arrived(message, cls._alias))
         return port
+
+
+class ToDjangosServer(ThroughOurs):
+    """The server is the one that the tests of Django's SMTP backend start, and our backend stands for that one."""
+
+    #: The module of Django's tests, in which 'smtp' is to be ours.
+    djangos_module: ModuleType
+
+    @classmethod
+    def setUpClass(cls) -> None:
+        cls.enterClassContext(mock.patch.object(cls.djangos_module, "smtp", OURS))
+        super().setUpClass()
+
+    @classmethod
+    def start_server(cls) -> int:
+        return int(cls.smtp_controller.port)
+
+    def setUp(self) -> None:
+        super().setUp()
+        # Django's backend connects anew each time, and their server knows no state that outlives a test.
+        self.addCleanup(pool.close)
+
+
+class LikeTheSMTPBackend:
+    """What there is beside the tests of Django's SMTP backend; no ``TestCase``, for it would be run by itself."""
+
+    def assertRaisesMessage(self, exception: Any, message: str, *args: Any, **kwargs: Any) -> Any:
+        """Where Django says 'Invalid address', we say 'The address ...' and what is wrong with it."""
+        return super().assertRaisesMessage(
+            exception, message.replace("Invalid address", "The address"), *args, **kwargs
+        )
+
+    def test_lazy_addresses_with_domains(self) -> None:
+        one, two, three = (gettext_lazy(f"{name}@example.com") for name in ("one", "two", "three"))
+        email = EmailMessage("Subject", "Content", one, [two], cc=[one], bcc=[three], reply_to=[three])
+        self.assertEqual(email.send(), 1)
+        self.assertMessageHasHeaders(
+            self.get_the_message(),
+            {("From", str(one)), ("To", str(two)), ("Cc", str(one)), ("Reply-To", str(three))},
+        )
+        self.assertEqual(
+            self.get_smtp_envelopes(), [{"mail_from": str(one), "rcpt_tos": [str(two), str(one), str(three)]}]
+        )

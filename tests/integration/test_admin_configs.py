@@ -14,6 +14,7 @@ from config.local.certificates import Certificates
 from config.local.valkey import Valkey
 from email_integration.models import SMTPConfig
 from email_integration.routing import active_relay
+from tests.mail_settings import name_server
 
 from .admin_site import SECRET, config, form_of, list_of, logged_in, said, url
 
@@ -130,7 +131,7 @@ def test_the_list_switches_in_one_save_whichever_row_comes_first(admin: Client, 
 
 
 def test_none_ticked_is_saved_and_said(admin: Client, settings: Any) -> None:
-    settings.EMAIL_HOST, settings.EMAIL_PORT = "fallback.example.com", 2525
+    name_server(settings, host="fallback.example.com", port=2525)
     config("A", is_active=True)
     config("B")
     response = admin.post(url("changelist"), list_of(), follow=True)
@@ -175,7 +176,7 @@ def test_an_untested_row_is_not_activated_when_a_test_is_required(admin: Client,
 
 
 def test_the_form_asks_before_it_leaves_none_active(admin: Client, settings: Any) -> None:
-    settings.EMAIL_HOST = "fallback.example.com"
+    name_server(settings, host="fallback.example.com")
     stored = config(is_active=True)
     response = admin.post(url("change", stored.pk), form_of(stored, is_active=None))
     assert response.status_code == 200
@@ -326,7 +327,7 @@ def test_a_page_of_now_switches_without_a_remark(admin: Client) -> None:
 
 def test_the_list_says_where_mail_goes_and_why(admin: Client, settings: Any) -> None:
     assert "Mail goes nowhere now and waits" in admin.get(url("changelist")).content.decode()
-    settings.EMAIL_HOST = "fallback.example.com"
+    name_server(settings, host="fallback.example.com")
     page = admin.get(url("changelist")).content.decode()
     assert "fallback.example.com:25 now, by the settings of this project" in page
     config("Primary", is_active=True)

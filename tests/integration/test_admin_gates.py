@@ -19,6 +19,7 @@ from email_integration.models import Delivery, RelayGate, SendingPause, SMTPConf
 from email_integration.routing import active_relay, gate, settings_relay
 from email_integration.smtp import Relay
 from tests.deliveries import RecordingDoorbell, pretend, submitted
+from tests.mail_settings import name_server
 
 from .admin_site import config, logged_in, said, url
 from .validating import activate
@@ -106,7 +107,7 @@ def test_what_waits_is_counted_to_a_bound(admin: Client, monkeypatch: pytest.Mon
 
 
 def test_the_server_of_the_settings_can_be_at_fault_too(admin: Client, settings: Any) -> None:
-    settings.EMAIL_HOST = "fallback.example.com"
+    name_server(settings, host="fallback.example.com")
     closed(settings_relay())
     text = top(admin)
     assert "fallback.example.com:25 now, by the settings of this project" in text

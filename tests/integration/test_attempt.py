@@ -26,6 +26,7 @@ from email_integration.delivery.sweep import sweep
 from email_integration.models import Delivery, DeliveryAttempt, SMTPConfig
 from tests import services
 from tests.deliveries import RecordingDoorbell, ago, in_threads, pretend, statuses, submitted
+from tests.mail_settings import NO_SERVER
 from tests.relays import config_for
 from tests.scripted import ScriptedServer
 
@@ -224,7 +225,7 @@ def test_a_server_that_does_not_speak_smtp_defers_and_can_be_recorded() -> None:
 def test_without_a_relay_a_mail_waits_and_says_why() -> None:
     row = tried(submitted())
     assert (row.status, row.waits_for_relay, row.smtp_config) == ("deferred", True, "")
-    assert "EMAIL_HOST is not set" in row.reason
+    assert NO_SERVER in row.reason
 
 
 def test_a_password_that_cannot_be_opened_defers_with_a_clear_reason(smtp_server: Serve, settings: Any) -> None:

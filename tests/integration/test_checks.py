@@ -16,6 +16,7 @@ from django.db import connection, models, transaction
 
 from email_integration import conf
 from email_integration.models import SMTPConfig
+from tests.mail_settings import CORRECT, HAS_MAILERS, QUEUED, name_server
 
 from .validating import validate
 
@@ -29,7 +30,8 @@ def found(settings: Any) -> Found:
 
     def found(*, deploy: bool = False, **keys: Any) -> dict[str, str]:
         settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, **keys}
-        messages = checks.run_checks(include_deployment_checks=deploy)
+        # Django's own of models ask the database from 6.1 on.
+        messages = checks.run_checks(tags=["email_integration", checks.Tags.security], include_deployment_checks=deploy)
         return {
             str(message.id).removeprefix("email_integration."): str(message.msg)
             for message in messages
@@ -240,42 +242,64 @@ def settings_without(settings: Any, *names: str) -> Any:
 @pytest.mark.parametrize(
     ("wrong", "says"),
     [
-        ({"EMAIL_HOST": "smtp.example.com:99"}, "host: Enter the port in its own field"),
-        ({"EMAIL_HOST": "http://smtp.example.com"}, "not a URL"),
-        ({"EMAIL_USE_TLS": True, "EMAIL_USE_SSL": True}, "TLS and SSL both on"),
-        ({"EMAIL_PORT": "x"}, "is not a number"),
-        ({"EMAIL_PORT": 70000}, "port: "),
-        ({"EMAIL_PORT": 465, "EMAIL_USE_TLS": True}, "Port 465 speaks TLS from the start"),
-        ({"DEFAULT_FROM_EMAIL": "nobody"}, "from_email: Enter an address"),
+        ({"host": "smtp.example.com:99"}, "host: Enter the port in its own field"),
+        ({"host": "http://smtp.example.com"}, "not a URL"),
+        ({"use_tls": True, "use_ssl": True}, "TLS and SSL both on"),
+        ({"port": "x"}, "is not a number"),
+        ({"port": 70000}, "port: "),
+        ({"port": 465, "use_tls": True}, "Port 465 speaks TLS from the start"),
+        ({}, "from_email: Enter an address"),
     ],
 )
 def test_a_wrong_server_in_the_settings_is_found(found: Found, settings: Any, wrong: dict[str, Any], says: str) -> None:
     """Without a database and a network, and with what to mend."""
-    given = {"EMAIL_HOST": "smtp.example.com", "EMAIL_PORT": 587, "DEFAULT_FROM_EMAIL": ADDRESS} | wrong
-    for name, value in given.items():
-        setattr(settings, name, value)
+    name_server(settings, **{"host": "smtp.example.com", "port": 587, **wrong})
+    settings.DEFAULT_FROM_EMAIL = ADDRESS if wrong else "nobody"
 
     assert says in found()["E013"]
     [message] = [one for one in checks.run_checks(tags=["email_integration"]) if one.id == "email_integration.E013"]
-    assert message.hint == "Correct the EMAIL_* settings."
+    assert message.hint == CORRECT
 
 
 @pytest.mark.parametrize(
     "right",
     [
         {},
-        {"EMAIL_HOST": "", "EMAIL_PORT": "x"},
-        {"EMAIL_HOST": "::1", "EMAIL_PORT": 587, "EMAIL_USE_TLS": True},
-        {"EMAIL_HOST": "smtp.example.com", "EMAIL_TIMEOUT": 900},
-        {"EMAIL_HOST": "smtp.example.com", "EMAIL_TIMEOUT": 0.5},
+        {"host": "", "port": "x"},
+        {"host": "::1", "port": 587, "use_tls": True},
+        {"host": "smtp.example.com", "timeout": 900},
+        {"host": "smtp.example.com", "timeout": 0.5},
     ],
 )
 def test_a_server_in_the_settings_that_works_is_fine(found: Found, settings: Any, right: dict[str, Any]) -> None:
     """And so is none."""
-    for name, value in ({"DEFAULT_FROM_EMAIL": ADDRESS} | right).items():
-        setattr(settings, name, value)
+    settings.DEFAULT_FROM_EMAIL = ADDRESS
+    name_server(settings, **right)
 
     assert found() == {}
+
+
+@pytest.mark.parametrize(
+    ("entry", "says"),
+    [
+        ({"BACKEND": QUEUED, "OPTIONS": {"priority": "urgent"}}, "MAILERS['default'] cannot be used: priority must be"),
+        ({"BACKEND": QUEUED, "OPTIONS": {"priority": ["high"]}}, "priority must be"),
+        ({"BACKEND": "email_integration.backends.queue.EmailBackend"}, "No module named"),
+        ({"BACKEND": "email_integration.backends.queued.Backend"}, "does not define"),
+        # Before 6.1, Django passes over what it does not know.
+        ({"BACKEND": QUEUED, "OPTIONS": {"prioirty": "high"}}, "used: Unknown options" if HAS_MAILERS else None),
+        ({"BACKEND": QUEUED, "OPTIONS": {"priority": "high", "host": "smtp.example.com"}}, None),
+        ({"BACKEND": QUEUED, "OPTIONS": None}, None),
+        ({"BACKEND": "acme.backends.NotThere"}, None),
+    ],
+)
+def test_what_mailers_say_to_our_backends_is_checked(found: Found, settings: Any, entry: Any, says: str | None) -> None:
+    """And not what they say to others."""
+    settings.MAILERS = {"default": entry}
+    settings.DEFAULT_FROM_EMAIL = ADDRESS
+
+    assert (says is None) == ("E021" not in found())
+    assert says is None or says in found()["E021"]
 
 
 @pytest.mark.parametrize(
@@ -397,7 +421,7 @@ def rename(table: str, to: str) -> None:
 @pytest.mark.django_db
 def test_validate_warns_of_a_wrong_server_in_the_settings(settings: Any) -> None:
     """Also while it is not in use."""
-    settings.EMAIL_HOST = "smtp.example.com:99"
+    name_server(settings, host="smtp.example.com:99")
     code, output = validate()
 
     assert code == 1

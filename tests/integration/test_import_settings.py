@@ -9,6 +9,7 @@ import pytest
 from django.core.management import CommandError, call_command
 
 from email_integration.models import SMTPConfig
+from tests.mail_settings import NO_SERVER, name_server, older_settings
 
 pytestmark = pytest.mark.django_db
 
@@ -19,14 +20,19 @@ def run(*arguments: str) -> str:
     return out.getvalue()
 
 
+SERVER = {
+    "host": "smtp.example.com",
+    "port": 587,
+    "username": "user",
+    "password": "tell-nobody",
+    "use_tls": True,
+    "timeout": 2.5,
+}
+
+
 @pytest.fixture(autouse=True)
 def _settings(settings: Any) -> None:
-    settings.EMAIL_HOST = "smtp.example.com"
-    settings.EMAIL_PORT = 587
-    settings.EMAIL_HOST_USER = "user"
-    settings.EMAIL_HOST_PASSWORD = "tell-nobody"
-    settings.EMAIL_USE_TLS = True
-    settings.EMAIL_TIMEOUT = 2.5
+    name_server(settings, **SERVER)
     settings.DEFAULT_FROM_EMAIL = "Example <noreply@example.com>"
 
 
@@ -92,7 +98,7 @@ def test_a_configuration_of_that_name_is_not_overwritten() -> None:
 def test_a_changed_password_in_the_settings_is_noticed(settings: Any) -> None:
     """Without showing either."""
     run()
-    settings.EMAIL_HOST_PASSWORD = "another"
+    name_server(settings, **{**SERVER, "password": "another"})
 
     with pytest.raises(CommandError, match=r"other settings \(password\)") as refused:
         run()
@@ -102,23 +108,25 @@ def test_a_changed_password_in_the_settings_is_noticed(settings: Any) -> None:
 
 def test_nothing_to_import_is_said(settings: Any) -> None:
     """No host, no configuration."""
-    settings.EMAIL_HOST = ""
+    name_server(settings, **{**SERVER, "host": ""})
 
-    with pytest.raises(CommandError, match=r"nothing to import.*EMAIL_HOST is not set"):
+    with pytest.raises(CommandError, match=f"nothing to import.*{NO_SERVER}"):
         run()
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "says"),
+    ("wrong", "says"),
     [
-        ("EMAIL_PORT", 465, "use_tls: Port 465"),
-        ("EMAIL_HOST", "smtp://smtp.example.com", "host: Enter the host name alone"),
-        ("DEFAULT_FROM_EMAIL", "nobody", "from_email: "),
+        ({"port": 465}, "use_tls: Port 465"),
+        ({"host": "smtp://smtp.example.com"}, "host: Enter the host name alone"),
+        ({}, "from_email: "),
     ],
 )
-def test_settings_that_cannot_work_are_not_imported(name: str, value: Any, says: str, settings: Any) -> None:
+def test_settings_that_cannot_work_are_not_imported(wrong: dict[str, Any], says: str, settings: Any) -> None:
     """The same words as in the admin."""
-    setattr(settings, name, value)
+    name_server(settings, **{**SERVER, **wrong})
+    if not wrong:
+        settings.DEFAULT_FROM_EMAIL = "nobody"
 
     with pytest.raises(CommandError, match=says):
         run()
@@ -134,14 +142,21 @@ def test_mailers_are_imported_too(settings: Any) -> None:
             "OPTIONS": {"host": "mailers.example.com", "use_ssl": True, "username": "u", "password": "p"},
         }
     }
-    for name in ("HOST", "PORT", "HOST_USER", "HOST_PASSWORD", "USE_TLS", "TIMEOUT"):
-        delattr(settings, f"EMAIL_{name}")
-
     run("--activate")
 
     config = SMTPConfig.objects.get()
     assert (config.host, config.port, config.use_ssl, config.use_tls) == ("mailers.example.com", 465, True, False)
     assert config.password == "p"
+    assert config.is_active
+
+
+def test_older_settings_are_imported_by_every_django() -> None:
+    """EMAIL_* is deprecated in Django 6.1; its users come with it all the same."""
+    with older_settings(**SERVER):
+        run("--activate")
+
+    config = SMTPConfig.objects.get()
+    assert (config.host, config.username, config.password) == ("smtp.example.com", "user", "tell-nobody")
     assert config.is_active
 
 

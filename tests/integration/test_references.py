@@ -22,6 +22,7 @@ from email_integration.delivery.group import attempt_group
 from email_integration.delivery.sweep import sweep
 from email_integration.models import Delivery, RelayGate, SMTPConfig
 from tests.deliveries import RecordingDoorbell, ago, submitted
+from tests.mail_settings import name_server
 from tests.relays import config_for
 
 from .admin_site import config, form_of, logged_in, said, url
@@ -327,9 +328,9 @@ def test_the_checks_of_the_database_ask_for_no_secret(secret: Path) -> None:
 def test_settings_with_a_password_that_looks_like_a_reference_are_imported_as_a_password(
     secret: Path, settings: Any
 ) -> None:
-    settings.EMAIL_HOST, settings.EMAIL_HOST_USER = "smtp.example.com", "user"
-    settings.EMAIL_HOST_PASSWORD = f"file:{secret}"
-    settings.EMAIL_USE_TLS, settings.EMAIL_PORT, settings.DEFAULT_FROM_EMAIL = True, 587, "noreply@example.com"
+    server = {"host": "smtp.example.com", "port": 587, "use_tls": True, "username": "user"}
+    name_server(settings, **server, password=f"file:{secret}")
+    settings.DEFAULT_FROM_EMAIL = "noreply@example.com"
     for _ in range(2):
         call_command("import_smtp_settings")
     stored = SMTPConfig.objects.get()

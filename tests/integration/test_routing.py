@@ -14,9 +14,11 @@ from django.db import connection, transaction
 
 from config.local.valkey import Valkey
 from email_integration import conf
+from email_integration.django_internals import read_setting
 from email_integration.models import NO_ACTIVE_CONFIG, SMTPConfig
 from email_integration.routing import Nowhere, Route, active_relay, forget, stamp
 from email_integration.smtp import Relay
+from tests.mail_settings import HAS_MAILERS, QUEUED, name_server
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -287,12 +289,10 @@ def quiet() -> Route:
 
 
 def test_the_fallback_speaks_smtp_whatever_the_backend(settings: Any, caplog: pytest.LogCaptureFixture) -> None:
-    settings.EMAIL_BACKEND = "django.core.mail.backends.console.EmailBackend"
-    settings.EMAIL_HOST = "smtp.example.com"
-    settings.EMAIL_PORT = 2525
-    settings.EMAIL_HOST_USER = "user"
-    settings.EMAIL_HOST_PASSWORD = "s3cret"
-    settings.EMAIL_USE_TLS = True
+    server = {"host": "smtp.example.com", "port": 2525, "username": "user", "password": "s3cret", "use_tls": True}
+    # With MAILERS, an entry of another backend names no SMTP server.
+    backend = QUEUED if HAS_MAILERS else "django.core.mail.backends.console.EmailBackend"
+    name_server(settings, backend=backend, **server)
     settings.DEFAULT_FROM_EMAIL = "default@example.com"
     with caplog.at_level(logging.WARNING):
         route = quiet()
@@ -319,12 +319,12 @@ def test_the_warning_is_not_repeated_for_every_mail(patient: None, caplog: pytes
 
 
 def test_djangos_own_localhost_is_nobodys_decision(settings: Any) -> None:
-    assert settings.EMAIL_HOST == "localhost"
+    assert read_setting("EMAIL_HOST") == "localhost"
     assert isinstance(quiet(), Nowhere)
 
 
 def test_the_first_configuration_ends_the_fallback_at_once(patient: None, settings: Any) -> None:
-    settings.EMAIL_HOST = "smtp.example.com"
+    name_server(settings, host="smtp.example.com")
     assert name() == "Django settings"
     config()
     assert name() == "Primary"

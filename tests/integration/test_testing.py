@@ -25,6 +25,7 @@ from email_integration.signals import delivery_accepted
 from email_integration.tasks import send_email
 from email_integration.testing import FakeRelay, capture_mail, eager_mail, outbox, run_deliveries
 from tests.deliveries import RecordingDoorbell
+from tests.mail_settings import name_server, of_mail
 
 KIM, LEE = "kim@example.com", "lee@example.com"
 QUEUED = "email_integration.backends.queued.EmailBackend"
@@ -65,7 +66,7 @@ def later(hours: float) -> dt.datetime:
 # -- by TestCase ----------------------------------------------------------------------------------------------------
 
 
-@override_settings(EMAIL_BACKEND=QUEUED)
+@override_settings(**of_mail())
 class InATestCase(TestCase):
     """Its transaction is never committed."""
 
@@ -166,7 +167,7 @@ class EagerBySetUp(TestCase):
         self.assertEqual([mail.delivery.pk for mail in outbox], [result.id])
 
     def test_so_is_djangos_own(self) -> None:
-        with override_settings(EMAIL_BACKEND=QUEUED):
+        with override_settings(**of_mail()):
             send_mail("Hello", "Text", "us@example.com", [KIM])
         self.assertEqual([message.subject for message in self.relay.messages], ["Hello"])
 
@@ -220,8 +221,8 @@ def test_the_active_configuration_keeps_all_but_its_server(relay: FakeRelay) -> 
 
 @pytest.mark.django_db
 def test_djangos_settings_keep_all_but_their_server(relay: FakeRelay, settings: Any) -> None:
-    settings.EMAIL_HOST, settings.EMAIL_PORT, settings.EMAIL_USE_TLS = "smtp.example.com", 587, True
-    settings.EMAIL_HOST_USER, settings.DEFAULT_FROM_EMAIL = "them", "default@example.com"
+    name_server(settings, host="smtp.example.com", port=587, use_tls=True, username="them")
+    settings.DEFAULT_FROM_EMAIL = "default@example.com"
     send_email.delay("Hello", "Text", to=[KIM])
     run_deliveries()
     assert (relay.logins, relay.messages[0].sender) == (["them"], "default@example.com")
@@ -254,7 +255,7 @@ def test_a_pause_is_a_pause(relay: FakeRelay) -> None:
 
 @pytest.mark.django_db
 def test_the_direct_backend_is_met_by_the_relay_too(relay: FakeRelay, settings: Any) -> None:
-    settings.EMAIL_BACKEND = DIRECT
+    name_server(settings, backend=DIRECT)
     relay.fail("RCPT", "450 4.2.1 busy", times=1)
     message = django_mail.EmailMessage("Hello", "Text", "us@example.com", [KIM])
     with pytest.raises(DeliveryDeferred, match="450"):

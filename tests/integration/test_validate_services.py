@@ -22,6 +22,7 @@ from email_integration.delivery.submit import submit
 from email_integration.delivery.sweep import sweep
 from email_integration.diagnosis import database
 from email_integration.models import Delivery, SendingPause
+from tests.mail_settings import name_server
 from tests.stack import Stack
 
 from .validating import activate, validate
@@ -246,5 +247,5 @@ def test_the_fallback_is_told(settings: Any) -> None:
     """Where mail would go if the active configuration went."""
     assert line(validate()[1], "With no configuration active").startswith("ℹ")
 
-    settings.EMAIL_HOST = "smtp.example.com"
+    name_server(settings, host="smtp.example.com")
     assert line(validate()[1], "With no configuration active").endswith("smtp.example.com:25")

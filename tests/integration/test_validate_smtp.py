@@ -10,6 +10,7 @@ from django.contrib.auth import get_user_model
 from django.db import connection
 
 from config.local.smtp_server import Fault, SMTPServer
+from tests.mail_settings import name_server
 
 from .validating import activate, validate
 
@@ -140,11 +141,7 @@ def test_without_an_active_configuration_the_settings_are_tried(
 ) -> None:
     """By the same steps."""
     server = smtp_server()
-    settings.EMAIL_HOST = "localhost"
-    settings.EMAIL_PORT = server.port
-    settings.EMAIL_USE_TLS = True
-    settings.EMAIL_HOST_USER = "user"
-    settings.EMAIL_HOST_PASSWORD = "password"
+    name_server(settings, host="localhost", port=server.port, use_tls=True, username="user", password="password")
     settings.DEFAULT_FROM_EMAIL = "noreply@example.com"
 
     _, output = validate("--test-email", "someone@example.com")

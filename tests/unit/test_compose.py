@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from email.mime.image import MIMEImage
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from django.utils.translation import gettext_lazy
 from email_integration.delivery.compose import compose
 from email_integration.delivery.render import render
 from email_integration.exceptions import InvalidMail
+from tests.mime_parts import image_part
 
 GIVEN: dict[str, Any] = {
     "subject": "S",
@@ -34,7 +34,7 @@ def made(**given: Any) -> Any:
 
 def test_everything_that_is_given_is_in_the_message(tmp_path: Path) -> None:
     (tmp_path / "report.pdf").write_bytes(b"%PDF")
-    image = MIMEImage(b"\x89PNG", "png")
+    image = image_part(b"\x89PNG", content_id="<logo>")
     message = made(
         from_email="a@example.com",
         cc=["lee@example.com"],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import configparser
 import re
 import shlex
+import tomllib
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -13,8 +14,10 @@ import pytest
 import yaml
 from django.core.mail import EmailMessage
 from django.test import Client
+from kombu import Connection
 
 from config import env, settings
+from config.celery import app
 from email_integration import conf
 from email_integration.delivery import submit
 from email_integration.models import Delivery
@@ -144,6 +147,53 @@ def test_containers_may_do_nothing_more_than_they_need_and_none_takes_all_of_the
         if "build" in service:
             assert service["read_only"], name
             assert "/tmp" in {mount.split(":")[0] for mount in service["tmpfs"]}, name
+
+
+def compose_images() -> dict[str, str]:
+    """The tag of each image that compose takes from a registry, by the image's name."""
+    services = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"].values()
+    return dict(service["image"].rsplit(":", 1) for service in services if "build" not in service)
+
+
+def test_every_image_has_a_tag_that_names_its_version() -> None:
+    """A tag without a version becomes another program when it is pulled again."""
+    assert compose_images().keys() == {"axllent/mailpit", "postgres", "rabbitmq", "valkey/valkey"}
+    for name, tag in compose_images().items():
+        assert re.match(r"v?\d+\.\d+", tag), f"{name}:{tag}"
+
+
+def test_the_pages_name_the_images_that_compose_names() -> None:
+    for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
+        for name, tag in compose_images().items():
+            named = re.findall(rf"\b{name}:([\w.-]*\d[\w.-]*)", page.read_text())
+            assert set(named) <= {tag}, f"{page.name}: {name}"
+
+
+def test_the_images_python_is_one_that_is_tested() -> None:
+    """Both stages have the same base: the second runs the environment that the first made."""
+    (base,) = {*re.findall(r"^FROM (\S+)", (ROOT / "Dockerfile").read_text(), re.MULTILINE)}
+    (version,) = re.findall(r"^python:(\d+\.\d+)\.\d+-slim-", base)
+    classifiers = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["classifiers"]
+    assert f"Programming Language :: Python :: {version}" in classifiers
+
+
+def test_the_databases_volume_lies_where_its_image_keeps_the_data() -> None:
+    """Elsewhere, the image would keep the data in a nameless volume, which a new container does not find.
+
+    Since PostgreSQL 18 the image's volume is the parent folder (docker-library/postgres#1259).
+    """
+    (mount,) = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]["db"]["volumes"]
+    major = int(compose_images()["postgres"].split(".")[0])
+    assert mount == ("db:/var/lib/postgresql" if major >= 18 else "db:/var/lib/postgresql/data")
+
+
+def test_celerys_own_queues_are_ones_that_rabbitmq_4_3_takes() -> None:
+    """It refuses queues that are neither durable nor exclusive: those of remote control and of events were such."""
+    mailbox = app.control.mailbox
+    with Connection("memory://") as connection:
+        queues = [mailbox.get_queue("celery@host"), mailbox.get_reply_queue(), app.events.Receiver(connection).queue]
+    for queue in queues:
+        assert queue.durable or queue.exclusive, queue
 
 
 def test_no_secret_stands_in_the_compose_file() -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from email_integration.routing import Nowhere, settings_relay
 from email_integration.smtp import Relay
+from tests.mail_settings import EMAIL_NAMES, HAS_MAILERS, older_settings
 
 SMTP = "django.core.mail.backends.smtp.EmailBackend"
 OURS = "email_integration.backends.queued.EmailBackend"
@@ -40,54 +41,37 @@ def _sender(settings: Any) -> None:
 
 @pytest.fixture
 def mailers(settings: Any) -> Any:
-    """Set MAILERS, and have every EMAIL_* setting raise when it is read, as Django 6.1 does then."""
+    """Set MAILERS; where Django does not do it by itself, every EMAIL_* setting raises then when it is read."""
 
     def set_(value: Any) -> None:
         settings.MAILERS = value
-        for name in ("HOST", "PORT", "HOST_USER", "HOST_PASSWORD", "USE_TLS", "USE_SSL", "TIMEOUT"):
-            setattr(settings, f"EMAIL_{name}", None)
-            delattr(settings, f"EMAIL_{name}")
+        for name in () if HAS_MAILERS else EMAIL_NAMES.values():
+            setattr(settings, name, None)
+            delattr(settings, name)
 
     return set_
 
 
-def set_email(settings: Any, **values: Any) -> None:
-    for name, value in values.items():
-        setattr(settings, f"EMAIL_{name}", value)
+def test_the_email_settings_are_read_in_full() -> None:
+    """Every one of them; from Django 6.1 on without the warning that it gives to those who read them."""
+    with older_settings(**FULL):
+        assert settings_relay() == RELAY
 
 
-def test_the_email_settings_are_read_in_full(settings: Any) -> None:
-    """Every one of them."""
-    set_email(
-        settings,
-        HOST="smtp.example.com",
-        PORT=587,
-        HOST_USER="user",
-        HOST_PASSWORD="secret",
-        USE_TLS=True,
-        TIMEOUT=7,
-    )
-
-    assert settings_relay() == RELAY
-
-
-def test_djangos_own_defaults_fill_in_the_rest(settings: Any) -> None:
+def test_djangos_own_defaults_fill_in_the_rest() -> None:
     """Port 25 in the clear; but no endless wait."""
-    set_email(settings, HOST="smtp.example.com")
-
-    relay = settings_relay()
+    with older_settings(host="smtp.example.com"):
+        relay = settings_relay()
 
     assert isinstance(relay, Relay)
     assert (relay.port, relay.use_tls, relay.use_ssl, relay.username, relay.timeout) == (25, False, False, "", 10.0)
 
 
 @pytest.mark.parametrize("host", [None, ""])
-def test_without_a_host_of_the_projects_own_it_is_nowhere(host: str | None, settings: Any) -> None:
+def test_without_a_host_of_the_projects_own_it_is_nowhere(host: str | None) -> None:
     """Django's default, localhost, is nobody's decision."""
-    if host is not None:
-        settings.EMAIL_HOST = host
-
-    route = settings_relay()
+    with older_settings(**({} if host is None else {"host": host})):
+        route = settings_relay()
 
     assert isinstance(route, Nowhere)
     assert "EMAIL_HOST is not set" in route.reason
@@ -152,8 +136,7 @@ def test_what_names_no_server_is_nowhere_with_a_reason(mailers: Any, mailers_: A
     assert says in route.reason
 
 
-def test_tls_and_ssl_together_are_nowhere(settings: Any) -> None:
+def test_tls_and_ssl_together_are_nowhere() -> None:
     """Django's own backend refuses that too."""
-    set_email(settings, HOST="smtp.example.com", USE_TLS=True, USE_SSL=True)
-
-    assert isinstance(settings_relay(), Nowhere)
+    with older_settings(host="smtp.example.com", use_tls=True, use_ssl=True):
+        assert isinstance(settings_relay(), Nowhere)

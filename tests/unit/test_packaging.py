@@ -53,7 +53,9 @@ def test_the_wheel_carries_the_licence(wheel: zipfile.ZipFile) -> None:
     assert any(name.endswith(".dist-info/licenses/LICENSE") for name in wheel.namelist())
 
 
-@pytest.mark.parametrize("name", ["uv.txt", "dev.txt", "run.txt", "docs.txt"])
+@pytest.mark.parametrize(
+    "name", ["uv.txt", *(f"dev-django-{django}.txt" for django in ("5.2", "6.0", "6.1")), "run.txt", "docs.txt"]
+)
 def test_the_lock_files_name_no_machine(name: str) -> None:
     """No registry address, no path: they hold wherever they are installed."""
     for line in (ROOT / "requirements" / name).read_text().splitlines():

@@ -6,7 +6,6 @@ import smtplib
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from email.mime.image import MIMEImage
 from typing import Any
 
 import pytest
@@ -17,6 +16,7 @@ from email_integration.delivery.render import render
 from email_integration.models import Delivery
 from email_integration.testing import FakeRelay, SubmittedMail
 from email_integration.testing.mails import submitted_mail
+from tests.mime_parts import image_part
 
 KIM, LEE = "kim@example.com", "lee@example.com"
 CONTENT = "Subject: Grüße\r\nTo: kim@example.com\r\n\r\nText\r\n.with a dot\r\n".encode()
@@ -67,7 +67,7 @@ def test_what_is_sent_arrives_as_it_was_sent(relay: FakeRelay, client: smtplib.S
     assert send(client, KIM, LEE) == {}
     (mail,) = relay.messages
     assert (mail.sender, mail.recipients, mail.content) == ("us@example.com", [KIM, LEE], CONTENT)
-    assert (mail.subject, mail.body) == ("Grüße", "Text\n.with a dot\n")
+    assert (mail.subject, mail.body) == ("Grüße", "Text\n.with a dot")
     assert (mail.to, mail.bcc) == ([KIM], [LEE])
 
 
@@ -269,9 +269,7 @@ def test_a_mail_has_the_names_of_djangos() -> None:
 
 def test_inline_images_and_attached_messages_are_attachments() -> None:
     message = EmailMultiAlternatives("S", "Text", "us@example.com", [KIM])
-    image = MIMEImage(b"\x89PNG", "png")
-    image.add_header("Content-ID", "<logo>")
-    message.attach(image)
+    message.attach(image_part(b"\x89PNG", content_id="<logo>"))
     message.attach("inner.eml", EmailMessage("Inner", "Inside", "them@example.com", [LEE]), "message/rfc822")
     png, inner = submitted(message).attachments
     assert (png.content, png.mimetype) == (b"\x89PNG", "image/png")

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import re
+from email import utils
 from email.errors import MessageError
 from email.headerregistry import Address
-from email.utils import getaddresses
 
 from .exceptions import InvalidMail
 
 #: What the standard library may take for a line break in a header, and what has no place in one.
 CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f\x85\u2028\u2029]")
 
+
+#: The strict parser of newer Pythons takes no address literal (RFC 5321 §4.1.3), and older ones have none. What it is
+#: there for, a second address within one, is looked for here.
+_LENIENTLY: dict[str, bool] = {"strict": False} if getattr(utils, "supports_strict_parsing", False) else {}
 
 _BEYOND_ASCII = re.compile(r"[^\x00-\x7f]")
 
@@ -44,7 +48,7 @@ def _parsed(text: str) -> str:
     """The address in any text, or the reason why there is none."""
     if CONTROL.search(text):
         raise InvalidMail(f"The address {text!r} holds a line break or another control character.")
-    found = getaddresses([text])
+    found = utils.getaddresses([text], **_LENIENTLY)
     # The parser drops blanks and comments inside of an address: that would be another one than was written.
     if len(found) != 1 or not found[0][1] or found[0][1] not in text:
         raise InvalidMail(

@@ -117,7 +117,8 @@ class SMTPConfigAdmin(TrialViews, ConsentViews, PauseViews, GateViews, ConfigAct
 
     def has_change_permission(self, request: HttpRequest, obj: SMTPConfig | None = None) -> bool:
         """Django's; in the list nothing but the active flag can be changed, and that is the activate permission."""
-        if getattr(request, "_email_list", False) and obj is None:
+        # From Django 6.1 on, the list asks for each of its rows too.
+        if getattr(request, "_email_list", False) and (obj is None or getattr(obj, "is_row_of_list", False)):
             return self.has_activate_permission(request)
         return bool(super().has_change_permission(request, obj))
 

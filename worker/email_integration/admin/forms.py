@@ -249,6 +249,7 @@ class ListRowForm(_ActiveAsShown):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.was_active = self.instance.is_active
+        self.instance.is_row_of_list = True  # type: ignore[attr-defined]  # see SMTPConfigAdmin.has_change_permission
         self.fields["is_active"].widget.attrs["aria-label"] = f"{self.fields['is_active'].label}: {self.instance.name}"
 
     def _post_clean(self) -> None:

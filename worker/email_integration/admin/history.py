@@ -87,6 +87,14 @@ class HistoryPage(SimpleHistoryAdmin):  # type: ignore[misc]  # the library is u
             if config is not None:
                 audit.note(config, audit.Event.VIEWED, user=request.user, reason=what)
 
+    def get_history_queryset(self, request: HttpRequest, history_manager: Any, pk_name: str, object_id: Any) -> Any:
+        """Return the records of one configuration, newest first.
+
+        simple-history asks for the foreign keys of the model too, by a call that Django 6.1 deprecates for a model
+        without any.
+        """
+        return history_manager.filter(**{pk_name: object_id}).select_related("history_user")
+
     def get_historical_record_context_helper(self, request: HttpRequest, historical_record: Any) -> _Words:
         return _Words(self.model, historical_record)
 

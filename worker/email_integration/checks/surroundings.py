@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from django.apps import apps
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, Tags, Warning, register
+from django.core.exceptions import ImproperlyConfigured
 from django.core.files.storage import FileSystemStorage, InMemoryStorage
 from django.db import DatabaseError, InterfaceError, router
+from django.utils.module_loading import import_string
 
 from email_integration import conf
+from email_integration.backends.base import ActiveConfigBackend
 from email_integration.delivery import content
 from email_integration.diagnosis import configuration
+from email_integration.django_internals import is_set, read_setting
+from email_integration.exceptions import InvalidMail
 from email_integration.models import SMTPConfig
 
 
@@ -108,6 +113,32 @@ def check_server(**kwargs: Any) -> list[CheckMessage]:
         Error(f"{finding.text}.", hint=finding.mend, id="email_integration.E013")
         for finding in configuration.wrong_with_settings()
     ]
+
+
+@register("email_integration")
+def check_mailers(**kwargs: Any) -> list[CheckMessage]:
+    """Check what MAILERS says to the backends of this app (Django 6.1 and later)."""
+    mailers = read_setting("MAILERS") if is_set("MAILERS") else {}
+    entries = mailers if isinstance(mailers, Mapping) else {}
+    return [
+        Error(f"MAILERS[{alias!r}] cannot be used: {problem}", hint="Correct MAILERS.", id="email_integration.E021")
+        for alias, entry in entries.items()
+        if isinstance(entry, Mapping) and (problem := _wrong_with_mailer(alias, entry))
+    ]
+
+
+def _wrong_with_mailer(alias: str, entry: Mapping[str, Any]) -> str:
+    """Make the backend of an entry, if it is one of ours; it opens nothing."""
+    path = str(entry.get("BACKEND") or "")
+    try:
+        backend = import_string(path) if path else None
+        if isinstance(backend, type) and issubclass(backend, ActiveConfigBackend):
+            backend(alias=alias, **(entry.get("OPTIONS") or {}))
+    except ImportError as error:
+        return str(error) if path.startswith("email_integration.") else ""  # the others are not ours to check
+    except (InvalidMail, ImproperlyConfigured, TypeError) as error:
+        return str(error).removeprefix(f"MAILERS[{alias!r}]: ")
+    return ""
 
 
 @register(Tags.database)

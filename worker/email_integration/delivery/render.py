@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import email.policy
 import functools
+import inspect
 import re
 from dataclasses import dataclass, field
 from email.message import Message
@@ -28,12 +29,15 @@ NOBODY = "<>"
 _MARK = "left-open@sender.invalid"
 _MARK_LINE = f"From: {_MARK}\r\n".encode()
 
-_FROM = re.compile(rb"^From: ([^\r\n]*(?:\r\n[ \t][^\r\n]*)*)\r\n", re.M)
+_FROM = re.compile(rb"^From: ([^\r\n]*(?:\r\n[ \t][^\r\n]*)*)\r\n", re.M | re.I)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rendered:
-    """A mail as it will be sent. ``from_header`` is blank when the sender was left open."""
+    """A mail as it will be sent.
+
+    ``from_header`` is on one line and in ASCII (RFC 2047); it is blank when the sender was left open.
+    """
 
     message_id: str
     from_header: str = field(repr=False)
@@ -75,19 +79,20 @@ def _render(message: EmailMessage, *, default_from_is_open: bool, envelope_sende
         _address("headers", own_header)
     mime = _mime(message)
     _name(mime, message)
-    from_header = one_line(mime["From"] or "")
     # A subclass may have put in another one.
-    from_open = left_open and not own_header and _bare(from_header) in ("", _bare(given))
+    from_open = left_open and not own_header and _bare(one_line(mime["From"] or "")) in ("", _bare(given))
     if from_open:
-        from_header = ""
         _mark_from(mime)
+    del mime["Bcc"]  # a subclass that sets it as a header must not show it to all recipients
+    content = _bytes(mime)
+    # Not from the message: from Django 6 on, that gives the text without its encoding.
+    found = None if from_open else _FROM.search(content, 0, content.index(b"\r\n\r\n") + 2)
+    from_header = one_line(found[1].decode("ascii", "replace")) if found else ""
     if envelope_sender is not None:
         own_sender = NOBODY if envelope_sender == NOBODY else _address("envelope_sender", envelope_sender)
     else:
         # Also where Django has made of a local part beyond ASCII what is no address any more.
         own_sender = "" if sender == _bare(from_header) else sender
-    del mime["Bcc"]  # whoever sets it as a header must not show it to everybody
-    content = _bytes(mime)
     from_at = None
     if from_open:
         from_at = content.index(_MARK_LINE)
@@ -154,6 +159,8 @@ def _check(message: EmailMessage) -> None:
     for name, value in message.extra_headers.items():
         if not _HEADER_NAME.fullmatch(name):
             raise InvalidMail(f"headers: {name!r} is no name of a header.")
+        if name.lower() == "bcc":  # it brings the mail to nobody; Django refuses it from 6.1 on
+            raise InvalidMail(f"headers: {name!r} is no header to set; put its addresses into the argument bcc.")
         texts[f"headers: {name}"] = value
     for number, attachment in enumerate(message.attachments, 1):
         if isinstance(attachment, tuple):
@@ -190,10 +197,18 @@ def from_header_of(from_email: str) -> str:
 if django.VERSION >= (6, 0):
 
     def _mime(message: EmailMessage) -> Message[Any, Any]:
-        return message.message(policy=email.policy.SMTP)  # Django 6 and later
+        # A subclass that was written for Django 5 takes no policy.
+        if _takes_policy(type(message).message):
+            return message.message(policy=email.policy.SMTP)
+        return message.message()
+
+    @functools.lru_cache
+    def _takes_policy(function: Any) -> bool:
+        parameters = inspect.signature(function).parameters.values()
+        return any(one.name == "policy" or one.kind is one.VAR_KEYWORD for one in parameters)
 
     def _bytes(mime: Message[Any, Any]) -> bytes:
-        # A subclass may build what knows no policy, and then the lines end in LF alone.
+        # Built without that policy, the lines end in LF alone.
         return re.sub(rb"\r?\n|\r", b"\r\n", mime.as_bytes())
 
 else:

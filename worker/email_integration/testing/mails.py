@@ -68,7 +68,10 @@ class ParsedMail:
 
     @property
     def body(self) -> str:
-        """The plain text, its lines ended by a newline; '' when there is none."""
+        """The plain text, with newlines between its lines and none at its end; '' when there is no text.
+
+        Django ends each text with a newline from 6.0 on, so an end of its own cannot be told from that.
+        """
         return self._text("plain")
 
     @property
@@ -94,7 +97,7 @@ class ParsedMail:
 
     def _text(self, kind: str) -> str:
         part = self.message.get_body((kind,))
-        return "" if part is None else str(_value(part))
+        return "" if part is None else str(_value(part)).removesuffix("\n")
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)

@@ -1,0 +1,38 @@
+"""The project of this checkout on each Django: nothing in it that Python or Django warns of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from email_integration.tasks import send_email
+from tests.acceptance.conftest import Activate
+from tests.acceptance.test_switch import Serve
+from tests.stack import Stack
+
+#: Every warning is an error, but the one of Celery about root, as whom CI works.
+STRICT = {"PYTHONWARNINGS": "error,ignore:You're running the worker with superuser privileges"}
+
+
+@pytest.mark.usefixtures("fast")
+def test_a_worker_and_beat_start_and_send_without_a_warning(
+    stack: Callable[..., Stack], smtp_server: Serve, activate: Activate
+) -> None:
+    activate(smtp_server())
+    running = stack(env=STRICT)
+    result = send_email.delay("Hello", "Text", to=["kim@example.com"])
+    assert result.get(timeout=60)["status"] == "accepted"
+    assert "Warning" not in running.logs()
+
+
+@pytest.mark.parametrize(
+    "server",
+    [{}, {"EMAIL_HOST": "smtp.example.com", "EMAIL_PORT": "587", "EMAIL_USE_TLS": "true", "EMAIL_TIMEOUT": "5"}],
+    ids=["no server", "a server"],
+)
+def test_the_checks_are_silent(stack: Callable[..., Stack], server: dict[str, str]) -> None:
+    """Whether the environment names a server or not."""
+    given = {**STRICT, **server, "DEFAULT_FROM_EMAIL": "noreply@example.com"}
+    done = stack(beat=False, env=given).run("check", "--fail-level", "WARNING")
+    assert (done.stdout, done.stderr) == ("System check identified no issues (0 silenced).\n", "")

@@ -1,0 +1,120 @@
+"""What the app uses of Django beyond its documentation, on the Django in use."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import django
+import pytest
+from django.db import IntegrityError, connection, models, transaction
+from django.test.utils import CaptureQueriesContext
+
+from email_integration import django_internals
+from email_integration.models import Delivery, SMTPConfig
+from tests.deliveries import submitted
+from tests.mail_settings import older_settings
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+def test_this_version_of_django_was_read() -> None:
+    """Another one may have changed any of it: read its source, and add it to READ_FOR."""
+    assert django.VERSION[:2] in django_internals.READ_FOR
+
+
+def test_the_supported_versions_are_those_that_were_read() -> None:
+    """By the classifiers of the package."""
+    from importlib.metadata import metadata
+
+    named = [one.rpartition(" :: ")[2] for one in metadata("celery-mail-dispatch").get_all("Classifier") or ()]
+    versions = {tuple(map(int, one.split("."))) for one in named if one.count(".") == 1 and one[0] in "56"}
+    assert versions == set(django_internals.READ_FOR)
+
+
+def test_a_setting_is_set_if_the_project_defines_it(settings: Any) -> None:
+    assert django_internals.is_set("SECRET_KEY")
+    assert not django_internals.is_set("FORCE_SCRIPT_NAME")
+    settings.FORCE_SCRIPT_NAME = "/mail"
+    assert django_internals.is_set("FORCE_SCRIPT_NAME")
+    del settings.FORCE_SCRIPT_NAME
+    assert not django_internals.is_set("FORCE_SCRIPT_NAME")
+
+
+def test_a_deprecated_setting_is_read_without_a_warning() -> None:
+    """Every warning is an error here."""
+    with older_settings(host="smtp.example.com"):
+        assert django_internals.is_set("EMAIL_HOST")
+        assert django_internals.read_setting("EMAIL_HOST") == "smtp.example.com"
+        assert django_internals.read_setting("EMAIL_PORT") == 25
+    assert not django_internals.is_set("EMAIL_HOST")
+
+
+def test_a_cursor_takes_values_and_shows_in_what_was_asked() -> None:
+    with CaptureQueriesContext(connection) as asked, django_internals.cursor(connection) as cursor:
+        cursor.execute("SELECT CAST(%s AS CHAR(5))", ["value"])
+        assert cursor.fetchone() == ("value",)
+    assert len(asked) == 1
+
+
+def test_octets_go_in_and_come_out_as_they_were() -> None:
+    """The placeholder on the way in, the converters on the way out."""
+    stored = submitted("kim@example.com")
+    octets = bytes(range(256))
+    field = Delivery._meta.get_field("content")
+    assert isinstance(field, models.BinaryField)
+    quote = connection.ops.quote_name
+    table = quote(Delivery._meta.db_table)
+    mark = django_internals.placeholder(connection, field)
+    with django_internals.cursor(connection) as cursor:
+        value = field.get_db_prep_save(octets, connection)
+        cursor.execute(f"UPDATE {table} SET {quote('content')} = {mark} WHERE {quote('id')} = %s", [value, stored.pk])
+        cursor.execute(f"SELECT {quote('content')} FROM {table}")
+        (found,) = cursor.fetchone()
+    for _place, column, convert in django_internals.converters(connection, [field], Delivery._meta.db_table):
+        found = convert(found, column, connection)
+    assert bytes(found) == octets
+
+
+def insert(**how: Any) -> int:
+    """Insert a configuration named 'Primary' by hand, for another host each time; return how many rows that were."""
+    fields = [field for field in SMTPConfig._meta.concrete_fields if not field.primary_key and not field.generated]
+    row = SMTPConfig(name="Primary", host=f"smtp{SMTPConfig.objects.count()}.example.com", from_email="a@example.com")
+    begin, end = django_internals.insert_words(connection, fields, **how)
+    quote = connection.ops.quote_name
+    columns = ", ".join(quote(str(field.column)) for field in fields)
+    values = [field.get_db_prep_save(field.pre_save(row, True), connection) for field in fields]
+    with django_internals.cursor(connection) as cursor:
+        marks = ", ".join(["%s"] * len(fields))
+        cursor.execute(f"{begin} {quote(SMTPConfig._meta.db_table)} ({columns}) VALUES ({marks}) {end}", values)
+        return int(cursor.rowcount)
+
+
+def test_an_insert_can_ignore_or_write_over_what_is_there() -> None:
+    assert insert() == 1
+    with pytest.raises(IntegrityError):
+        insert()
+    assert insert(ignore=True) == 0
+    assert SMTPConfig.objects.get().host == "smtp0.example.com"
+    insert(unique=SMTPConfig._meta.get_field("name"), updated=["host"])
+    assert SMTPConfig.objects.get().host == "smtp1.example.com"
+
+
+def test_an_error_inside_has_the_transaction_rolled_back() -> None:
+    using = connection.alias
+    with transaction.atomic():
+        with pytest.raises(ValueError, match="no"), django_internals.rollback_on_error(using):
+            raise ValueError("no")
+        assert transaction.get_connection(using).needs_rollback
+        transaction.set_rollback(True)
+
+
+def test_what_waits_for_a_commit_is_seen_and_can_be_taken_away() -> None:
+    called: list[str] = []
+    with transaction.atomic():
+        transaction.on_commit(lambda: called.append("kept"))
+        before = len(django_internals.waiting_for_commit(connection))
+        transaction.on_commit(lambda: called.append("taken away"))
+        (_savepoints, function, *_rest) = django_internals.waiting_for_commit(connection)[-1]
+        assert callable(function)
+        del django_internals.waiting_for_commit(connection)[before:]
+    assert called == ["kept"]

@@ -1,0 +1,63 @@
+"""What a project says of mail, in the words of the Django in use: ``MAILERS`` from 6.1 on, ``EMAIL_*`` before."""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import django
+from django.conf import settings
+from django.test import override_settings
+
+HAS_MAILERS = django.VERSION >= (6, 1)
+
+#: Why mail has nowhere to go where the settings name no server.
+NO_SERVER = "MAILERS names no SMTP host" if HAS_MAILERS else "EMAIL_HOST is not set"
+
+#: How to mend a server that the settings name.
+CORRECT = "Correct MAILERS." if HAS_MAILERS else "Correct the EMAIL_* settings."
+
+QUEUED = "email_integration.backends.queued.EmailBackend"
+
+#: What each of MAILERS' options is called among the older settings.
+EMAIL_NAMES = {
+    "host": "EMAIL_HOST",
+    "port": "EMAIL_PORT",
+    "username": "EMAIL_HOST_USER",
+    "password": "EMAIL_HOST_PASSWORD",
+    "use_tls": "EMAIL_USE_TLS",
+    "use_ssl": "EMAIL_USE_SSL",
+    "timeout": "EMAIL_TIMEOUT",
+}
+
+
+def of_mail(backend: str = QUEUED, **server: Any) -> dict[str, Any]:
+    """Settings that name the backend and, by MAILERS' options, the server."""
+    if HAS_MAILERS:
+        return {"MAILERS": {"default": {"BACKEND": backend, "OPTIONS": server}}}
+    return {"EMAIL_BACKEND": backend, **{EMAIL_NAMES[option]: value for option, value in server.items()}}
+
+
+def name_server(project: Any, *, backend: str = QUEUED, **server: Any) -> None:
+    """Give ``project``, the ``settings`` of pytest-django, this server and no other."""
+    for name, value in of_mail(backend, **server).items():
+        setattr(project, name, value)
+
+
+@contextlib.contextmanager
+def older_settings(**server: Any) -> Iterator[None]:
+    """Have EMAIL_* settings inside; Django 6.1 still takes them, with a warning of its own to the project."""
+    override = override_settings(**{EMAIL_NAMES[option]: value for option, value in server.items()})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        override.enable()
+        if hasattr(settings, "MAILERS"):
+            del settings.MAILERS
+    try:
+        yield
+    finally:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            override.disable()
