@@ -11,6 +11,7 @@ import pytest
 from django.core.management import call_command
 from django.db import connections
 from django.test import TransactionTestCase
+from hypothesis import settings as hypothesis_settings
 
 from config.local.certificates import Certificates
 from config.local.smtp_server import SMTPServer
@@ -20,6 +21,10 @@ from email_integration.routing import forget
 from tests import emptying, services
 from tests.chromium import chromium  # noqa: F401  # a fixture, once: there can be one Playwright in a process
 from tests.stack import FAILED, FAST, Stack
+
+# The deadline of an example is a time of the wall clock, and a busy machine does not keep it.
+hypothesis_settings.register_profile("busy", deadline=None)
+hypothesis_settings.load_profile("busy")
 
 
 def pytest_report_header() -> list[str]:
