@@ -38,7 +38,9 @@ def pytest_report_header() -> list[str]:
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the files that take longest, after the shuffling: with '-n' the last ones run beside nothing else."""
-    items.sort(key=lambda item: "/acceptance/" not in item.nodeid and "/browser/" not in item.nodeid)
+    longest = {item.path for item in items if item.get_closest_marker("timeout")}
+    long = {item.path for item in items if {"acceptance", "browser"} & set(item.path.parts)}
+    items.sort(key=lambda item: (item.path not in longest, item.path not in long))
 
 
 @pytest.fixture(scope="session")
