@@ -9,6 +9,7 @@ from typing import Any
 
 import django
 from django.conf import settings
+from django.core import mail
 from django.test import override_settings
 
 HAS_MAILERS = django.VERSION >= (6, 1)
@@ -44,6 +45,14 @@ def name_server(project: Any, *, backend: str = QUEUED, **server: Any) -> None:
     """Give ``project``, the ``settings`` of pytest-django, this server and no other."""
     for name, value in of_mail(backend, **server).items():
         setattr(project, name, value)
+
+
+def make_backend(path: str = QUEUED, **options: Any) -> Any:
+    """Make a backend as a project does: by an entry of ``MAILERS``, or by ``get_connection()``."""
+    if not HAS_MAILERS:
+        return mail.get_connection(path, **options)
+    with override_settings(MAILERS={"made": {"BACKEND": path, "OPTIONS": options}}):
+        return mail.mailers["made"]
 
 
 @contextlib.contextmanager

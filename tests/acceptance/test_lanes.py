@@ -6,16 +6,16 @@ import time
 from collections.abc import Callable
 
 import pytest
-from django.core.mail import EmailMessage, get_connection
+from django.core.mail import EmailMessage
 
 from config.local.processes import wait_until
 from config.local.smtp_server import Fault, SMTPServer
 from email_integration.models import Delivery
 from email_integration.tasks import send_email
 from tests.acceptance.conftest import Activate
+from tests.mail_settings import make_backend
 from tests.stack import Stack
 
-QUEUED = "email_integration.backends.queued.EmailBackend"
 BULK = 2000
 
 
@@ -31,7 +31,7 @@ def test_a_high_mail_leaves_within_a_second_behind_thousands_of_bulk(
     current.start_worker(queues=("mail.bulk",))
     current.start_worker(queues=("mail.high",))
     bulk = [EmailMessage("bulk", "Text", to=[f"u{number}@example.com"]) for number in range(BULK)]
-    assert get_connection(QUEUED, priority="bulk").send_messages(bulk) == BULK
+    assert make_backend(priority="bulk").send_messages(bulk) == BULK
     wait_until(lambda: server.messages, seconds=20, what="the first of the bulk")
 
     called = time.monotonic()

@@ -21,7 +21,7 @@ from email_integration.delivery.attempt import attempt
 from email_integration.exceptions import InvalidMail, NotSent
 from email_integration.models import Delivery
 from tests.deliveries import RecordingDoorbell
-from tests.mail_settings import HAS_MAILERS, NO_SERVER, name_server
+from tests.mail_settings import HAS_MAILERS, NO_SERVER, make_backend, name_server
 from tests.relays import config_for
 
 Serve = Callable[..., SMTPServer]
@@ -60,7 +60,7 @@ def use(settings: Any, path: str) -> str:
 
 
 def default_backend() -> Any:
-    """What send_mail() uses when it is told nothing else."""
+    """The one that send_mail() uses when it is told nothing else."""
     return mail.mailers.default if HAS_MAILERS else mail.get_connection()
 
 
@@ -163,8 +163,7 @@ def test_a_connection_knows_whether_it_is_to_fail_silently(backend: str) -> None
 
 @pytest.mark.parametrize("silent", [True, False])
 def test_an_entry_of_mailers_says_whether_to_fail_silently(backend: str, silent: bool) -> None:
-    made = import_string(backend)(alias="default", fail_silently=silent)
-    assert made.fail_silently is silent
+    assert make_backend(backend, fail_silently=silent).fail_silently is silent
 
 
 @DEPRECATED

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from celery import current_app
-from django.core.mail import EmailMessage, get_connection
+from django.core.mail import EmailMessage
 from django.utils import timezone
 from redis import Redis
 
@@ -17,11 +17,11 @@ from email_integration.models import Delivery, Lane
 from email_integration.tasks import health, names, send_email
 from tests.broker import messages
 from tests.deliveries import RecordingDoorbell, submitted
+from tests.mail_settings import make_backend
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
 QUEUES = {"high": "mail.high", "normal": "mail", "bulk": "mail.bulk"}
-QUEUED = "email_integration.backends.queued.EmailBackend"
 TO = {"to": ["kim@example.com"]}
 
 
@@ -80,7 +80,7 @@ def test_celerys_own_queue_and_priority_win(valkey: Valkey) -> None:
 
 
 def test_a_backend_has_the_priority_of_all_its_messages(valkey: Valkey) -> None:
-    connection = get_connection(QUEUED, priority="bulk")
+    connection = make_backend(priority="bulk")
     assert connection.send_messages([EmailMessage("S", "B", to=["kim@example.com"]) for _ in range(2)]) == 2
     assert set(Delivery.objects.values_list("lane", flat=True)) == {"bulk"}
     assert len(rung(valkey)["bulk"]) == 2
@@ -88,7 +88,7 @@ def test_a_backend_has_the_priority_of_all_its_messages(valkey: Valkey) -> None:
 
 def test_a_backend_of_another_priority_is_refused_even_when_it_should_fail_silently() -> None:
     with pytest.raises(InvalidMail, match="priority must be"):
-        get_connection(QUEUED, priority="urgent", fail_silently=True)
+        make_backend(priority="urgent", fail_silently=True)
 
 
 def test_without_queues_of_their_own_all_lanes_have_that_of_deliveries(valkey: Valkey, settings: Any) -> None:

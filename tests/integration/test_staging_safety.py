@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from django.core.mail import EmailMessage, get_connection
+from django.core.mail import EmailMessage
 from django.utils import timezone
 
 from config.local.smtp_server import Fault, SMTPServer
@@ -23,6 +23,7 @@ from email_integration.models import Delivery, SendingPause, Status
 from email_integration.routing import active_relay
 from email_integration.smtp import Relay
 from tests.integration.validating import activate, validate
+from tests.mail_settings import make_backend
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -189,7 +190,7 @@ def test_a_pause_withholds_nothing(server: SMTPServer, set_: Set) -> None:
 
 def test_the_direct_backend_keeps_to_it(server: SMTPServer, set_: Set) -> None:
     """Mail without a row too."""
-    backend = get_connection("email_integration.backends.direct.EmailBackend")
+    backend = make_backend("email_integration.backends.direct.EmailBackend")
     set_(REDIRECT_ALL_TO=["staging@us.com"])
     assert backend.send_messages([message()]) == 1
     assert server.messages[0].rcpt_tos == ("staging@us.com",)
