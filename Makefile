@@ -16,7 +16,7 @@ MADE_WITH := $(shell cat $(VENV)/.interpreter 2>/dev/null)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo run test test-extra faults bench bench-quick docs check lock clean
+.PHONY: help install demo run test test-extra test-pair test-matrix faults bench bench-quick docs check lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -51,8 +51,8 @@ run: $(STAMP) ## Start everything on loopback to play with, until Ctrl-C
 
 # 'test' runs all on SQLite but what is marked 'extra'; on PostgreSQL what uses the database; on MariaDB where two write at
 # once; and a part of the fault matrix. 'test-extra' adds what is 'extra', on MariaDB whatever only a database can decide,
-# on RabbitMQ whatever only a broker can, and another part of the matrix. Two at a time, each with services of its own;
-# the matrix alone, for its cases have times that a busy machine would not keep.
+# on RabbitMQ whatever only a broker can, and another part of the matrix. The matrix runs alone and one case at a time,
+# because its cases have times that a busy machine would not keep.
 MATRIX := tests/acceptance/test_fault_matrix.py
 # The octets and the words are the same whatever database they come from.
 SAME_EVERYWHERE := $(addprefix --ignore=tests/integration/test_,fidelity.py staging_safety.py validate_smtp.py)
@@ -66,37 +66,59 @@ OF_THE_DATABASE := $(addprefix tests/integration/test_,activating_at_once.py att
 # Where the broker is killed, frozen, emptied and looked into, and where a worker takes from it, gives back to it and ends.
 OF_THE_BROKER := $(addprefix tests/acceptance/test_,broker.py calling.py canvas.py crash.py lanes.py prepared.py \
 	secrecy.py switch.py term.py)
-TWO_AT_A_TIME := $(MAKE) --no-print-directory --jobs=2 --output-sync=line
+
+PYTEST = $(BIN)/python -m pytest
+# Most tests wait for processes, replies and limits of time, so that two processors have time for four files of tests.
+# Each file runs in one of four processes with services of their own. AT_A_TIME=0 runs the files one after the other.
+AT_A_TIME ?= 4
+TOGETHER = $(PYTEST) --numprocesses=$(AT_A_TIME) --dist=loadfile --no-loadscope-reorder
 
 test: $(STAMP) ## Run the tests
 	tests/system-packages.sh
-	$(TWO_AT_A_TIME) test-processes test-databases
-	$(BIN)/python -m pytest $(MATRIX)
-
-.PHONY: test-processes test-databases
-# These wait for processes and browsers to start for most of their time.
-test-processes:
-	$(BIN)/python -m pytest --ignore=$(MATRIX) tests/acceptance tests/browser
-
-test-databases:
-	$(BIN)/python -m pytest --ignore=tests/acceptance --ignore=tests/browser
-	TEST_DATABASE=postgresql $(BIN)/python -m pytest -m "django_db and not extra" $(SAME_EVERYWHERE) tests/integration
-	TEST_DATABASE=mariadb $(BIN)/python -m pytest -m "django_db and not extra" $(AT_ONCE)
-
-test-extra: $(STAMP) ## Run the slow rest of the tests
-	tests/system-packages.sh
-	$(TWO_AT_A_TIME) test-extra-here test-extra-databases
-	$(BIN)/python -m pytest -m extra $(MATRIX)
+	$(TOGETHER) --ignore=$(MATRIX)
+	TEST_DATABASE=postgresql $(TOGETHER) -m "django_db and not extra" $(SAME_EVERYWHERE) tests/integration
+	TEST_DATABASE=mariadb $(PYTEST) -m "django_db and not extra" $(AT_ONCE)
+	$(PYTEST) $(MATRIX)
 
 # 5 is pytest's 'no tests collected': there may be no slow test.
-.PHONY: test-extra-here test-extra-databases
-test-extra-here:
-	$(BIN)/python -m pytest -m extra --ignore=$(MATRIX) || [ $$? -eq 5 ]
+test-extra: $(STAMP) ## Run the slow rest of the tests
+	tests/system-packages.sh
+	$(TOGETHER) -m extra --ignore=$(MATRIX) || [ $$? -eq 5 ]
+	TEST_BROKER=rabbitmq $(TOGETHER) $(OF_THE_BROKER)
+	TEST_DATABASE=postgresql $(TOGETHER) -m "django_db and extra" $(MILLION) tests/integration || [ $$? -eq 5 ]
+	TEST_DATABASE=mariadb $(TOGETHER) -m django_db $(OF_THE_DATABASE)
+	$(PYTEST) -m extra $(MATRIX)
 
-test-extra-databases:
-	TEST_BROKER=rabbitmq $(BIN)/python -m pytest $(OF_THE_BROKER)
-	TEST_DATABASE=postgresql $(BIN)/python -m pytest -m "django_db and extra" $(MILLION) tests/integration || [ $$? -eq 5 ]
-	TEST_DATABASE=mariadb $(BIN)/python -m pytest -m django_db $(OF_THE_DATABASE)
+# The tests that depend on the version of Python or Django. All parts run, also after one of them has failed.
+PARTS ?= unit integration walks foreign-project django-mail demo
+test-pair: $(STAMP) ## Run what depends on the pair; PARTS="unit demo" runs these parts
+	tests/system-packages.sh
+	$(MAKE) --no-print-directory --keep-going $(addprefix pair-,$(PARTS))
+
+.PHONY: pair-unit pair-integration pair-walks pair-foreign-project pair-django-mail pair-demo
+pair-unit:
+	$(TOGETHER) tests/unit
+
+pair-integration:
+	$(TOGETHER) tests/integration
+
+pair-walks:
+	$(PYTEST) -m extra tests/acceptance/test_walks.py
+
+# Their slow tests too.
+pair-foreign-project:
+	$(TOGETHER) -m "" tests/acceptance/test_foreign_project.py tests/acceptance/test_foreign_suite.py
+
+pair-django-mail:
+	$(PYTEST) tests/django_mail
+
+pair-demo:
+	$(BIN)/python -m config.local.demo
+
+# The Pythons are looked up on the PATH as python3.11, python3.12 and python3.13.
+PAIRS ?= 3.11-5.2 3.12-5.2 3.12-6.0 3.12-6.1 3.13-5.2 3.13-6.0 3.13-6.1
+test-matrix: ## Run test-pair on each supported pair; PAIRS="3.13-6.1" runs this one
+	$(PYTHON) -m tests.matrix --pairs "$(PAIRS)" --parts "$(PARTS)"
 
 faults: $(STAMP) ## Break everything that can be broken here, and count the mails
 	tests/system-packages.sh

@@ -6,4 +6,6 @@ import sys
 if "pytest" in sys.modules:
     from tests import services
 
-    services.start()
+    # With '-n' this process runs no test. Each of the processes that do imports this, and has services of its own.
+    if not services.only_hands_out_tests():
+        services.start()

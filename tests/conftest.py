@@ -11,6 +11,7 @@ import pytest
 from django.core.management import call_command
 from django.db import connections
 from django.test import TransactionTestCase
+from hypothesis import settings as hypothesis_settings
 
 from config.local.certificates import Certificates
 from config.local.smtp_server import SMTPServer
@@ -21,11 +22,25 @@ from tests import emptying, services
 from tests.chromium import chromium  # noqa: F401  # a fixture, once: there can be one Playwright in a process
 from tests.stack import FAILED, FAST, Stack
 
+# The deadline of an example is a time of the wall clock, and a busy machine does not keep it.
+hypothesis_settings.register_profile("busy", deadline=None)
+hypothesis_settings.load_profile("busy")
+
 
 def pytest_report_header() -> list[str]:
-    """Name the services of this run."""
+    """Name the services of this run, unless it has several of each."""
+    if services.only_hands_out_tests():
+        return []
     lines = [f"database: {services.database}, broker: {services.broker.url}, cache: {services.valkey.url}"]
     return [*lines, *(f"missing: {name} ({reason})" for name, reason in services.missing.items())]
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that take longest, after the shuffling: with '-n' the last ones run beside nothing else."""
+    longest = {item.path for item in items if item.get_closest_marker("timeout")}
+    long = {item.path for item in items if {"acceptance", "browser"} & set(item.path.parts)}
+    items.sort(key=lambda item: (item.path not in longest, item.path not in long))
 
 
 @pytest.fixture(scope="session")
