@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import random
 import signal
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -38,28 +40,79 @@ def wait_until(condition: Callable[[], T], *, seconds: float, what: str) -> T:
 
 def port_is_free(port: int) -> bool:
     """Tell whether a server could listen on this loopback port now."""
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((LOOPBACK, port))
-        except OSError:
-            return False
-    return True
+    probe = _bind(port, reuse=True)
+    if probe is not None:
+        probe.close()
+    return probe is not None
 
 
 def free_port(preferred: int | None = None) -> int:
-    """Find a loopback port nobody listens on: ``preferred`` when it is free, else any.
+    """Find a loopback port nobody listens on: ``preferred`` when it is free, else one that no other process is given.
 
     The port lies below those the kernel gives to outgoing connections. A server that is stopped for a while finds its
     port free again, and a client that knocks meanwhile cannot be connected to itself.
     """
     if preferred is not None and port_is_free(preferred):
         return preferred
-    for _ in range(1000):
-        port = random.randint(20_000, 32_000)  # noqa: S311  # no secret
-        if port_is_free(port):
-            return port
-    raise OSError("no free port between 20000 and 32000")
+    return _ports.take()
+
+
+class _Ports:
+    """The ports that this process gives away: a block of them, which it has as long as it lives.
+
+    Between the choice of a port and the start of its server, and while a server is stopped, nothing holds the port.
+    So that two runs at a time do not choose the same one, each takes its ports from a block of its own. The first port
+    of a block is bound for as long as its process lives, which no other process can do then. The kernel frees it in any
+    case, so that no file can be left behind.
+    """
+
+    FIRST, LAST = 20_000, 32_000
+    #: A run goes through its block in turn, and comes back to a port only long after its server has ended.
+    BLOCK = 300
+
+    def __init__(self) -> None:
+        self._held: socket.socket | None = None
+        self._pid = 0
+        self._turn: Iterator[int] = iter(())
+        self._lock = threading.Lock()
+
+    def take(self) -> int:
+        """Give the next port of the block that is free."""
+        with self._lock:
+            if self._pid != os.getpid():  # a fork shares the block of its parent, but not its turn
+                self._turn = itertools.cycle(self._take_block())
+                self._pid = os.getpid()
+            for port in itertools.islice(self._turn, self.BLOCK):
+                if port_is_free(port):
+                    return port
+        raise OSError("no free port in this process's block")
+
+    def _take_block(self) -> range:
+        starts = list(range(self.FIRST, self.LAST, self.BLOCK))
+        # Not the common generator: tests seed it, and would all look at the same blocks first.
+        random.SystemRandom().shuffle(starts)
+        for start in starts:
+            held = _bind(start, reuse=False)
+            if held is not None:
+                self._held = held
+                return range(start + 1, start + self.BLOCK)
+        raise OSError(f"no free block of ports between {self.FIRST} and {self.LAST}")
+
+
+_ports = _Ports()
+
+
+def _bind(port: int, *, reuse: bool) -> socket.socket | None:
+    """Bind a socket to a loopback port, or give None when another has it."""
+    bound = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    if reuse:  # a port with nothing but ended connections counts as free, as it does for a server
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        bound.bind((LOOPBACK, port))
+    except OSError:
+        bound.close()
+        return None
+    return bound
 
 
 class Process:
