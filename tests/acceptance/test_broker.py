@@ -56,7 +56,7 @@ def test_without_a_broker_submitting_takes_two_seconds_at_most_and_the_mails_lea
 ) -> None:
     """Alone, in a group, and fifty in one transaction; with a connection that was open, and without one."""
     send("before")
-    wait_until(lambda: len(server.messages) == 1, seconds=20, what="a mail")
+    wait_until(lambda: len(server.messages) == 1, what="a mail")
     getattr(broker, fault)()
     took = [timed(lambda: send("alone")), timed(send_fifty), timed(send_group), timed(lambda: send("again"))]
     print(f"broker {fault}: {', '.join(f'{seconds:.2f} s' for seconds in took)}")
@@ -65,12 +65,12 @@ def test_without_a_broker_submitting_takes_two_seconds_at_most_and_the_mails_lea
     broker.thaw()
     broker.start()
     back = time.monotonic()
-    wait_until(lambda: len(server.messages) == 58, seconds=40, what="58 mails")
+    wait_until(lambda: len(server.messages) == 58, what="58 mails")
     print(f"all mails {time.monotonic() - back:.1f} s after the broker was back")
-    wait_until(lambda: Delivery.objects.filter(status="accepted").count() == 58, seconds=10, what="58 accepted")
+    wait_until(lambda: Delivery.objects.filter(status="accepted").count() == 58, what="58 accepted")
     assert len({message.message_id for message in server.messages}) == 58
     send("after")
-    wait_until(lambda: len(server.messages) == 59, seconds=20, what="the last mail")
+    wait_until(lambda: len(server.messages) == 59, what="the last mail")
 
 
 def test_a_broker_that_forgets_everything_loses_nothing(server: SMTPServer, broker: Broker) -> None:
@@ -79,5 +79,5 @@ def test_a_broker_that_forgets_everything_loses_nothing(server: SMTPServer, brok
         send(f"mail {number}")
         if number % 10 == 5:
             broker.flush()
-    wait_until(lambda: len(server.messages) == 40, seconds=40, what="40 mails")
+    wait_until(lambda: len(server.messages) == 40, what="40 mails")
     assert len({message.subject for message in server.messages}) == 40

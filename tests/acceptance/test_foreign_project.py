@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from config.local.processes import Process, wait_until
+from config.local.processes import PATIENCE, Process, wait_until
 from config.local.smtp_server import SMTPServer
 from config.local.valkey import Valkey
 
@@ -58,7 +58,7 @@ with current_app.connection_for_write() as connection:
 started = time.monotonic()
 result = send_email.apply_async(({subject!r}, "Text"), {{"to": ["kim@example.com"]}}, {options})
 took = time.monotonic() - started
-print(json.dumps({{"took": took, "result": result.get(timeout=30) if {wait} else None}}))
+print(json.dumps({{"took": took, "result": result.get(timeout=100) if {wait} else None}}))
 """
 
 
@@ -73,7 +73,12 @@ class Project:
 
     def run(self, *arguments: str) -> str:
         done = subprocess.run(
-            [sys.executable, *arguments], cwd=self.folder, env=self.env, capture_output=True, text=True, timeout=60
+            [sys.executable, *arguments],
+            cwd=self.folder,
+            env=self.env,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
         )
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
@@ -90,12 +95,12 @@ class Project:
 def project(tmp_path: Path, valkey: Valkey) -> Project:
     """What ``django-admin startproject`` makes, with Celery and this app added."""
     hatchling = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", str(tmp_path)]
-    subprocess.run(hatchling, cwd=ROOT, check=True, capture_output=True, timeout=60)
+    subprocess.run(hatchling, cwd=ROOT, check=True, capture_output=True, timeout=PATIENCE)
     (wheel,) = tmp_path.glob("*.whl")
     site = tmp_path / "site"
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "install", "--quiet", "--no-deps", "--no-index"]
-    subprocess.run([*pip, "--target", str(site), str(wheel)], check=True, capture_output=True, timeout=60)
-    subprocess.run([sys.executable, "-m", "django", "startproject", "proj"], cwd=tmp_path, check=True, timeout=60)
+    subprocess.run([*pip, "--target", str(site), str(wheel)], check=True, capture_output=True, timeout=PATIENCE)
+    subprocess.run([sys.executable, "-m", "django", "startproject", "proj"], cwd=tmp_path, check=True, timeout=PATIENCE)
     folder = tmp_path / "proj"
     (folder / "proj" / "celery.py").write_text(CELERY)
     (folder / "proj" / "__init__.py").write_text("from .celery import app as celery_app\n__all__ = ['celery_app']\n")
@@ -171,4 +176,4 @@ def test_its_mails_leave_once_its_broker_is_back(
     valkey.kill()
     assert project.send("stopped", wait=False)["took"] < 2
     valkey.start()
-    wait_until(lambda: len(server.messages) == 2, seconds=90, what="both mails")
+    wait_until(lambda: len(server.messages) == 2, what="both mails")

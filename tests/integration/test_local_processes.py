@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from config.local.processes import Process, Processes, free_port, port_is_free, wait_until
+from config.local.processes import PATIENCE, Process, Processes, free_port, port_is_free, wait_until
 from config.local.valkey import Valkey
 from tests.stack import ROOT
 
@@ -68,7 +68,7 @@ def test_a_signal_to_the_parent_ends_its_children(tmp_path: Path, number: signal
         assert parent.stdout is not None
         assert parent.stdout.readline() == "ready\n"
         parent.send_signal(number)
-        parent.wait(20)
+        parent.wait(PATIENCE)
     assert not is_alive(grandchild_of(tmp_path / "child.log"))
 
 
