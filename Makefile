@@ -66,12 +66,16 @@ OF_THE_DATABASE := $(addprefix tests/integration/test_,activating_at_once.py att
 # Where the broker is killed, frozen, emptied and looked into, and where a worker takes from it, gives back to it and ends.
 OF_THE_BROKER := $(addprefix tests/acceptance/test_,broker.py calling.py canvas.py crash.py lanes.py prepared.py \
 	secrecy.py switch.py term.py)
+# Each run of pytest adds the names of what failed, and a red run ends with them all.
+test test-extra: export TEST_FAILURES := $(CURDIR)/var/failed-tests.txt
+NONE_FAILED_YET = mkdir -p var && rm -f "$$TEST_FAILURES"
 TWO_AT_A_TIME := $(MAKE) --no-print-directory --jobs=2 --output-sync=line
 
 test: $(STAMP) ## Run the tests
+	@$(NONE_FAILED_YET)
 	tests/system-packages.sh
-	$(TWO_AT_A_TIME) test-processes test-databases
-	$(BIN)/python -m pytest $(MATRIX)
+	$(TWO_AT_A_TIME) test-processes test-databases || tests/name-failed.sh
+	$(BIN)/python -m pytest $(MATRIX) || tests/name-failed.sh
 
 .PHONY: test-processes test-databases
 # These wait for processes and browsers to start for most of their time.
@@ -84,9 +88,10 @@ test-databases:
 	TEST_DATABASE=mariadb $(BIN)/python -m pytest -m "django_db and not extra" $(AT_ONCE)
 
 test-extra: $(STAMP) ## Run the slow rest of the tests
+	@$(NONE_FAILED_YET)
 	tests/system-packages.sh
-	$(TWO_AT_A_TIME) test-extra-here test-extra-databases
-	$(BIN)/python -m pytest -m extra $(MATRIX)
+	$(TWO_AT_A_TIME) test-extra-here test-extra-databases || tests/name-failed.sh
+	$(BIN)/python -m pytest -m extra $(MATRIX) || tests/name-failed.sh
 
 # 5 is pytest's 'no tests collected': there may be no slow test.
 .PHONY: test-extra-here test-extra-databases

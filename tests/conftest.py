@@ -19,6 +19,7 @@ from email_integration.delivery.dispatch import pool
 from email_integration.routing import forget
 from tests import emptying, services
 from tests.chromium import chromium  # noqa: F401  # a fixture, once: there can be one Playwright in a process
+from tests.failures import pytest_configure  # noqa: F401  # a hook
 from tests.stack import FAILED, FAST, Stack
 
 
