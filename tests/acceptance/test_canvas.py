@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -185,9 +186,9 @@ def test_a_mail_that_is_cancelled_or_expires_fails_what_follows(
         chord([mail("never").set(**when), mail("other")])(note.s(tag=f"{tag}-next")),
         group(mail("never").set(**when), mail("another")).apply_async(),
     ]
-    waiting = list(Delivery.objects.filter(content_size__gt=0).exclude(due_at__lte=timezone.now()))
-    assert len(waiting) == 3
     if ended == "cancelled":
+        waiting = list(Delivery.objects.filter(content_size__gt=0).exclude(due_at__lte=timezone.now()))
+        assert len(waiting) == 3
         assert all(cancel(delivery.pk) for delivery in waiting)
     for result in results:
         with pytest.raises((ChordError, DeliveryFailed)):
@@ -257,10 +258,12 @@ def test_what_follows_a_mail_waits_for_a_broker_that_was_lost_meanwhile(
     """The mail is accepted and says so; the chain goes on once the broker is back."""
     from tests import services
 
-    server.inject(Fault(verb="DOT", delay=1.5))
+    killed = threading.Event()
+    server.inject(Fault(verb="DOT", until=killed))
     result = chain(mail("kept"), note.s(tag=f"{tag}-next")).apply_async()
     wait_until(lambda: server.transactions, what="MAIL")
     services.broker.kill()
+    killed.set()
     try:
         wait_until(lambda: Delivery.objects.get().status == "accepted", what="accepted")
         assert result.parent is not None

@@ -44,8 +44,7 @@ def duplicates(server: SMTPServer) -> int:
 def test_a_worker_killed_amid_its_mails_loses_none(stack: Start, server: SMTPServer, policy: str, mails: int) -> None:
     """Only a mail between its claim and the record of the reply can come twice, or is held: one a process."""
     server.inject(SLOW_REPLY)
-    # Long enough for a busy machine: a reply that is given up is another doubt than that of the kill.
-    running = stack(env={"IN_DOUBT": policy, "REPLY_TIMEOUT": "6", "LEASE": "7"})
+    running = stack(env={"IN_DOUBT": policy})
     submit(mails)
     wait_until(lambda: len(server.messages) >= mails // 4, what="a quarter of the mails")
     running.kill_worker()

@@ -17,7 +17,7 @@ from tests.mail_settings import NO_SERVER
 Serve = Callable[..., SMTPServer]
 
 #: Long enough for both processes to have a share of a round.
-SLOW = Fault(verb="DOT", delay=0.02)
+SLOW = Fault(verb="DOT", delay=0.05)
 ROUND = 30
 
 
