@@ -10,9 +10,11 @@ from contextlib import contextmanager
 import pytest
 from playwright.sync_api import Browser, ConsoleMessage, Page, Request, expect, sync_playwright
 
+from config.local import processes
+
 CHROMIUM = shutil.which("chromium")
-#: Milliseconds for what takes one, on a busy machine.
-PATIENCE = 30_000
+#: In milliseconds, as Playwright has it.
+PATIENCE = 1000 * processes.PATIENCE
 FLAGS = (
     "--no-sandbox",
     "--disable-gpu",

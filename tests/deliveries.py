@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ from django.core.mail import EmailMessage
 from django.db import connections
 from django.utils import timezone
 
+from config.local.processes import PATIENCE
 from email_integration.delivery.statements import Row
 from email_integration.delivery.submit import submit
 from email_integration.models import Delivery
@@ -75,6 +77,17 @@ def pretend(delivery: Delivery, **changes: Any) -> Delivery:
     return Delivery.objects.get(pk=delivery.pk)
 
 
+class Clock:
+    """Stands for the module ``time``: tells the time that has passed, and whatever a test adds to it."""
+
+    def __init__(self) -> None:
+        #: Seconds.
+        self.ahead = 0.0
+
+    def monotonic(self) -> float:
+        return time.monotonic() + self.ahead
+
+
 def ago(seconds: float) -> dt.datetime:
     """The moment so many seconds ago."""
     return timezone.now() - dt.timedelta(seconds=seconds)
@@ -91,7 +104,7 @@ def in_threads(*works: Callable[[], Any]) -> list[Any]:
 
     def run(number: int) -> None:
         try:
-            start.wait(10)
+            start.wait(PATIENCE)
             results[number] = works[number]()
         except Exception as error:
             results[number] = error
@@ -102,5 +115,5 @@ def in_threads(*works: Callable[[], Any]) -> list[Any]:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(60)
+        thread.join(PATIENCE)
     return results

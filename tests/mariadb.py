@@ -65,7 +65,7 @@ class MariaDB:
             ],
             log=self._folder / "mariadb.log",
         )
-        wait_until(self._answers, seconds=30, what=f"MariaDB on port {self._port}")
+        wait_until(self._answers, what=f"MariaDB on port {self._port}")
 
     def stop(self) -> None:
         """End it. Does nothing when it does not run."""

@@ -59,7 +59,7 @@ class RabbitMQ:
             # Erlang's register of names. The server would start one that outlives it.
             self._epmd = Process("epmd", ["epmd"], log=self._folder / "epmd.log", env=environment)
         self._process = Process("rabbitmq", [_SERVER], log=self._folder / "rabbitmq.log", env=environment)
-        wait_until(self._answers, seconds=60, what=f"RabbitMQ on port {self._port}")
+        wait_until(self._answers, what=f"RabbitMQ on port {self._port}")
 
     def stop(self) -> None:
         """End politely: connections are closed, what it held is forgotten with them."""

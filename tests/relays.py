@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import time
+from collections.abc import Iterator
 from typing import Any
 
+import pytest
+
+from config.local.processes import PATIENCE
 from config.local.smtp_server import SMTPServer
 from email_integration.models import SMTPConfig
-from email_integration.smtp import Relay
+from email_integration.smtp import Phase, Relay, dialogue
+from email_integration.smtp.timeouts import patience
 from tests.scripted import ScriptedServer
 
 
@@ -21,6 +28,42 @@ def config_for(server: SMTPServer | ScriptedServer, **changes: Any) -> SMTPConfi
     """An active configuration, saved, that fits the server."""
     settings = {"name": "Primary Mail Server", "from_email": "Hanna <noreply@example.com>", "is_active": True}
     return SMTPConfig.objects.create(**{**settings, "timeout": 5, **_settings(server), **changes})
+
+
+def patient_but(monkeypatch: pytest.MonkeyPatch, *verbs: str) -> None:
+    """Let the relay's timeout count at these verbs alone, at which the server is silent.
+
+    So it can be short, and a busy machine has its time at all others.
+    """
+    silent = {phase for verb in verbs for phase in _PHASES.get(verb) or [Phase[verb]]}
+
+    def chosen(phase: Phase, timeout: float) -> float:
+        return patience(phase, timeout if phase in silent else PATIENCE)
+
+    monkeypatch.setattr(dialogue, "patience", chosen)
+
+
+@contextlib.contextmanager
+def soon(seconds: float = 20) -> Iterator[None]:
+    """Fail when this takes longer: for what ends by a timeout of a second at most, and would wait for minutes, or for
+    ever, without. Nothing but the clock can tell, so the limit is far above what a busy machine needs.
+    """
+    started = time.monotonic()
+    yield
+    assert time.monotonic() - started < seconds
+
+
+#: The phases whose time runs while a server is silent at a verb, where they are not called like it: the clock for what
+#: comes next begins in the phase before.
+_GROUP = [Phase.MAIL, Phase.RCPT, Phase.DATA]
+_PHASES = {
+    "CONNECT": [Phase.CONNECT, Phase.GREETING],
+    "GROUP": _GROUP,
+    "MAIL": _GROUP,
+    "RCPT": _GROUP,
+    "DATA": _GROUP,
+    "DOT": [Phase.FINAL_DOT],
+}
 
 
 def _settings(server: SMTPServer | ScriptedServer) -> dict[str, Any]:

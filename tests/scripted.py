@@ -9,6 +9,8 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
+from config.local.processes import PATIENCE
+
 
 class Conversation:
     """One connection, seen from the server."""
@@ -117,4 +119,4 @@ class ScriptedServer:
             except OSError:
                 pass  # closed already
             one.close()
-        self._thread.join(5)
+        self._thread.join(PATIENCE)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from config.local.processes import Process, Processes
+from config.local.processes import PATIENCE, Process, Processes
 from config.local.workers import QUEUES, start_beat, start_worker
 
 #: Set on a test that has failed, for fixtures that then show what they know.
@@ -24,8 +24,9 @@ FAST: dict[str, float] = {
     "RING_AFTER": 2.0,
     "RETRY_FIRST": 0.2,
     "RETRY_MAX": 2.0,
-    "REPLY_TIMEOUT": 2.0,
-    "LEASE": 3.0,
+    # Longer than a busy machine needs: a reply that is given up too soon is another doubt than the test's.
+    "REPLY_TIMEOUT": 10.0,
+    "LEASE": 15.0,
 }
 
 #: For a queue that takes its time on a busy machine: nothing in it is rung for again, and no reply is given up.
@@ -86,7 +87,7 @@ class Stack:
             capture_output=True,
             text=True,
             check=False,
-            timeout=60,
+            timeout=PATIENCE,
         )
         if check and result.returncode:
             raise RuntimeError(f"manage.py {' '.join(arguments)}: {result.returncode}\n{result.stdout}{result.stderr}")

@@ -12,6 +12,7 @@ from urllib.parse import parse_qs
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from config.local.certificates import Certificates
+from config.local.processes import PATIENCE
 from tests.authorization_endpoint import AuthorizationEndpoint
 from tests.authorization_grants import ACCOUNT, CLIENT, REFRESH, SCOPE, SECRET
 from tests.authorization_server import Asked, Response, Server
@@ -80,7 +81,7 @@ class TokenEndpoint(Server):
     ) -> None:
         self._server.shutdown()
         self._server.server_close()
-        self._thread.join(10)
+        self._thread.join(PATIENCE)
 
 
 class _Threaded(WSGIServer):

@@ -7,6 +7,8 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from config.local.processes import PATIENCE
+
 
 class Hook:
     """A web hook: what it was sent, and how it answers."""
@@ -24,7 +26,7 @@ class Hook:
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 hook.received.append(json.loads(body))
-                hook.go_on.wait(60)
+                hook.go_on.wait(PATIENCE)
                 self.send_response(hook.status)
                 if hook.location:
                     self.send_header("Location", hook.location)

@@ -65,7 +65,7 @@ class Server:
     def wait(self) -> None:
         """Wait until it listens."""
         if self._process is not None:
-            self._process.wait_for_log("ready on", seconds=20)
+            self._process.wait_for_log("ready on")
 
     def stop(self) -> None:
         """Go away politely: 421 to the open sessions, and no more connections."""
@@ -87,7 +87,7 @@ class Clock:
         """Print one line."""
         print(f"{time.monotonic() - self._start:6.1f} s  {text}", flush=True)
 
-    def watch(self, count: Callable[[], int], *, goal: int, seconds: float, what: str) -> None:
+    def watch(self, count: Callable[[], int], *, goal: int, what: str) -> None:
         """Wait until ``count`` has come to ``goal``, and print it on the way."""
         shown = -1
 
@@ -99,7 +99,7 @@ class Clock:
                 shown = now
             return now >= goal
 
-        wait_until(reached, seconds=seconds, what=f"{goal} {what}")
+        wait_until(reached, what=f"{goal} {what}")
 
 
 def prepare_environment(folder: Path, *, broker: str, certificates: Certificates) -> None:
@@ -171,7 +171,7 @@ def show(clock: Clock, folder: Path, servers: dict[str, Server], logs: Path) -> 
 
         clock.say(f"{EACH} mails; '{PRIMARY}' is active")
         submit(PHASES[0])
-        wait_until(lambda: accepted() >= EACH // 4, seconds=30, what=f"{EACH // 4} mails accepted")
+        wait_until(lambda: accepted() >= EACH // 4, what=f"{EACH // 4} mails accepted")
 
         backup = configs[BACKUP]
         backup.is_active = True
@@ -181,7 +181,7 @@ def show(clock: Clock, folder: Path, servers: dict[str, Server], logs: Path) -> 
         on_their_way = EACH - accepted()
         clock.say(f"'{BACKUP}' is active now, with {on_their_way} mails on their way; {EACH} more")
         submit(PHASES[1])
-        clock.watch(accepted, goal=2 * EACH, seconds=30, what="accepted")
+        clock.watch(accepted, goal=2 * EACH, what="accepted")
 
         clock.say(f"'{BACKUP}' stops politely; {EACH} more")
         servers[BACKUP].stop()
@@ -191,7 +191,7 @@ def show(clock: Clock, folder: Path, servers: dict[str, Server], logs: Path) -> 
         clock.say(f"  {waiting} wait for it; it comes back")
         servers[BACKUP].start()
         servers[BACKUP].wait()
-        clock.watch(accepted, goal=3 * EACH, seconds=40, what="accepted")
+        clock.watch(accepted, goal=3 * EACH, what="accepted")
         # A second copy, if there were one, would come with the next sweeps.
         time.sleep(1.5)
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import random
 import signal
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -16,10 +18,14 @@ from typing import Self, TypeVar
 
 LOOPBACK = "127.0.0.1"
 
+#: How long to wait, in seconds, for what takes a few on a quiet machine. Only a failure waits for so long: a limit that
+#: is nearer to what is needed fails on a busy machine, and tells nothing more.
+PATIENCE = 100.0
+
 T = TypeVar("T")
 
 
-def wait_until(condition: Callable[[], T], *, seconds: float, what: str) -> T:
+def wait_until(condition: Callable[[], T], *, what: str, seconds: float = PATIENCE) -> T:
     """Ask ``condition`` until it answers something true, and give that answer.
 
     Raises TimeoutError, naming ``what`` was waited for, after ``seconds``.
@@ -38,28 +44,79 @@ def wait_until(condition: Callable[[], T], *, seconds: float, what: str) -> T:
 
 def port_is_free(port: int) -> bool:
     """Tell whether a server could listen on this loopback port now."""
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((LOOPBACK, port))
-        except OSError:
-            return False
-    return True
+    probe = _bind(port, reuse=True)
+    if probe is not None:
+        probe.close()
+    return probe is not None
 
 
 def free_port(preferred: int | None = None) -> int:
-    """Find a loopback port nobody listens on: ``preferred`` when it is free, else any.
+    """Find a loopback port nobody listens on: ``preferred`` when it is free, else one that no other process is given.
 
     The port lies below those the kernel gives to outgoing connections. A server that is stopped for a while finds its
     port free again, and a client that knocks meanwhile cannot be connected to itself.
     """
     if preferred is not None and port_is_free(preferred):
         return preferred
-    for _ in range(1000):
-        port = random.randint(20_000, 32_000)  # noqa: S311  # no secret
-        if port_is_free(port):
-            return port
-    raise OSError("no free port between 20000 and 32000")
+    return _ports.take()
+
+
+class _Ports:
+    """The ports that this process gives away: a block of them, which it has as long as it lives.
+
+    Between the choice of a port and the start of its server, and while a server is stopped, nothing holds the port.
+    So that two runs at a time do not choose the same one, each takes its ports from a block of its own. The first port
+    of a block is bound for as long as its process lives, which no other process can do then. The kernel frees it in any
+    case, so that no file can be left behind.
+    """
+
+    FIRST, LAST = 20_000, 32_000
+    #: A run goes through its block in turn, and comes back to a port only long after its server has ended.
+    BLOCK = 300
+
+    def __init__(self) -> None:
+        self._held: socket.socket | None = None
+        self._pid = 0
+        self._turn: Iterator[int] = iter(())
+        self._lock = threading.Lock()
+
+    def take(self) -> int:
+        """Give the next port of the block that is free."""
+        with self._lock:
+            if self._pid != os.getpid():  # a fork shares the block of its parent, but not its turn
+                self._turn = itertools.cycle(self._take_block())
+                self._pid = os.getpid()
+            for port in itertools.islice(self._turn, self.BLOCK):
+                if port_is_free(port):
+                    return port
+        raise OSError("no free port in this process's block")
+
+    def _take_block(self) -> range:
+        starts = list(range(self.FIRST, self.LAST, self.BLOCK))
+        # Not the common generator: tests seed it, and would all look at the same blocks first.
+        random.SystemRandom().shuffle(starts)
+        for start in starts:
+            held = _bind(start, reuse=False)
+            if held is not None:
+                self._held = held
+                return range(start + 1, start + self.BLOCK)
+        raise OSError(f"no free block of ports between {self.FIRST} and {self.LAST}")
+
+
+_ports = _Ports()
+
+
+def _bind(port: int, *, reuse: bool) -> socket.socket | None:
+    """Bind a socket to a loopback port, or give None when another has it."""
+    bound = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    if reuse:  # a port with nothing but ended connections counts as free, as it does for a server
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        bound.bind((LOOPBACK, port))
+    except OSError:
+        bound.close()
+        return None
+    return bound
 
 
 class Process:
@@ -112,7 +169,7 @@ class Process:
         """Give what the process has written so far."""
         return self.log.read_text(errors="replace")
 
-    def wait_for_log(self, text: str, *, seconds: float = 30) -> None:
+    def wait_for_log(self, text: str, *, seconds: float = PATIENCE) -> None:
         """Wait until the log has ``text``; raises at once when the process ends before."""
 
         def found() -> bool:
@@ -154,7 +211,7 @@ class Process:
         self.send_signal_to_group(signal.SIGKILL)
         self._popen.wait()
         with contextlib.suppress(TimeoutError):
-            wait_until(self._group_is_gone, seconds=2, what="the end of its children")
+            wait_until(self._group_is_gone, seconds=20, what="the end of its children")
 
     def _group_is_gone(self) -> bool:
         try:

@@ -43,7 +43,7 @@ class Valkey:
             "valkey", [*command, "--save", "", "--appendonly", "no"], log=self.folder / "valkey.log"
         )
         try:
-            wait_until(self._answers, seconds=10, what=f"Valkey on port {self.port}")
+            wait_until(self._answers, what=f"Valkey on port {self.port}")
         except BaseException:
             self.kill()
             raise

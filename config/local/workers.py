@@ -23,7 +23,7 @@ def start_worker(
     options = ["--pool", pool, "--concurrency", str(concurrency), "--queues", ",".join(queues)]
     options += ["--without-mingle", "--without-gossip"]
     worker = processes.start(name, _celery("worker", "--hostname", f"{name}@%h", "--loglevel", "INFO", *options))
-    worker.wait_for_log(" ready.", seconds=40)
+    worker.wait_for_log(" ready.")
     return worker
 
 
@@ -31,7 +31,7 @@ def start_beat(processes: Processes, *, schedule: Path) -> Process:
     """Start beat, which keeps its state in the file ``schedule``, and wait until it has begun."""
     options = ["--schedule", str(schedule), "--pidfile", "", "--loglevel", "INFO"]
     beat = processes.start("beat", _celery("--quiet", "beat", *options))
-    beat.wait_for_log("beat: Starting", seconds=40)
+    beat.wait_for_log("beat: Starting")
     return beat
 
 

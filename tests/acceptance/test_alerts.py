@@ -25,11 +25,11 @@ def test_a_refused_login_is_told_once_and_its_end_once(
     try:
         running = stack(env={"ALERT_INTERVAL": "0.5", "ALERT_WEBHOOK_URL": hook.url, "LOG_FORMAT": "json"})
         delivery = send_email.delay("secret-subject", "secret-body", to=["kim@example.com"])
-        wait_until(lambda: hook.told, seconds=60, what="the alert")
+        wait_until(lambda: hook.told, what="the alert")
         config.password = "password"
         config.save()
-        wait_until(lambda: Delivery.objects.get(pk=delivery.id).status == "accepted", seconds=60, what="the mail")
-        wait_until(lambda: len(hook.told) > 1, seconds=60, what="its end")
+        wait_until(lambda: Delivery.objects.get(pk=delivery.id).status == "accepted", what="the mail")
+        wait_until(lambda: len(hook.told) > 1, what="its end")
     finally:
         hook.close()
     assert hook.told == [("login_refused", "began"), ("login_refused", "ended")]

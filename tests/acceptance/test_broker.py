@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from celery import group
@@ -14,6 +15,7 @@ from config.local.smtp_server import SMTPServer
 from config.local.valkey import Valkey
 from email_integration.models import Delivery
 from email_integration.tasks import send_email
+from email_integration.tasks.ringing import CeleryDoorbell
 from tests import services
 from tests.rabbitmq import RabbitMQ
 
@@ -30,10 +32,21 @@ def broker() -> Iterator[Broker]:
     services.broker.start()
 
 
-def timed(action: Callable[[], object]) -> float:
-    started = time.monotonic()
-    action()
-    return time.monotonic() - started
+@pytest.fixture
+def tries(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """How long, in seconds, each try of ours at the broker took."""
+    took: list[float] = []
+    publish = CeleryDoorbell._publish_now
+
+    def publishing(bell: CeleryDoorbell, messages: Any) -> None:
+        started = time.monotonic()
+        try:
+            publish(bell, messages)
+        finally:
+            took.append(time.monotonic() - started)
+
+    monkeypatch.setattr(CeleryDoorbell, "_publish_now", publishing)
+    return took
 
 
 def send(subject: str) -> None:
@@ -51,26 +64,34 @@ def send_group() -> None:
 
 
 @pytest.mark.parametrize("fault", ["stop", "freeze"])
-def test_without_a_broker_submitting_takes_two_seconds_at_most_and_the_mails_leave_later(
-    server: SMTPServer, broker: Broker, fault: str
+def test_without_a_broker_submitting_waits_for_it_once_at_most_and_the_mails_leave_later(
+    server: SMTPServer, broker: Broker, tries: list[float], fault: str
 ) -> None:
-    """Alone, in a group, and fifty in one transaction; with a connection that was open, and without one."""
+    """Alone, in a group, and fifty in one transaction; with a connection that was open, and without one.
+
+    A try waits for a second (``BROKER_TIMEOUT``). How long the rest takes is up to the machine, so tries are counted.
+    """
     send("before")
-    wait_until(lambda: len(server.messages) == 1, seconds=20, what="a mail")
+    wait_until(lambda: len(server.messages) == 1, what="a mail")
     getattr(broker, fault)()
-    took = [timed(lambda: send("alone")), timed(send_fifty), timed(send_group), timed(lambda: send("again"))]
-    print(f"broker {fault}: {', '.join(f'{seconds:.2f} s' for seconds in took)}")
-    assert max(took) < 2
+    for submit, mails in ((send_fifty, 50), (send_group, 5), (lambda: send("alone"), 1), (lambda: send("again"), 1)):
+        tries.clear()
+        submit()
+        print(f"broker {fault}, {mails} mails: {', '.join(f'{seconds:.2f} s' for seconds in tries) or 'not tried'}")
+        # At once where the connection was one that had been closed meanwhile, which is told from a dead broker so.
+        assert len(tries) <= (2 if fault == "stop" else 1)
+        # Ten times BROKER_TIMEOUT: without it a frozen broker is waited for without an end.
+        assert sum(tries) < 10
     assert Delivery.objects.filter(status="accepted").count() == 1
     broker.thaw()
     broker.start()
     back = time.monotonic()
-    wait_until(lambda: len(server.messages) == 58, seconds=40, what="58 mails")
+    wait_until(lambda: len(server.messages) == 58, what="58 mails")
     print(f"all mails {time.monotonic() - back:.1f} s after the broker was back")
-    wait_until(lambda: Delivery.objects.filter(status="accepted").count() == 58, seconds=10, what="58 accepted")
+    wait_until(lambda: Delivery.objects.filter(status="accepted").count() == 58, what="58 accepted")
     assert len({message.message_id for message in server.messages}) == 58
     send("after")
-    wait_until(lambda: len(server.messages) == 59, seconds=20, what="the last mail")
+    wait_until(lambda: len(server.messages) == 59, what="the last mail")
 
 
 def test_a_broker_that_forgets_everything_loses_nothing(server: SMTPServer, broker: Broker) -> None:
@@ -79,5 +100,5 @@ def test_a_broker_that_forgets_everything_loses_nothing(server: SMTPServer, brok
         send(f"mail {number}")
         if number % 10 == 5:
             broker.flush()
-    wait_until(lambda: len(server.messages) == 40, seconds=40, what="40 mails")
+    wait_until(lambda: len(server.messages) == 40, what="40 mails")
     assert len({message.subject for message in server.messages}) == 40

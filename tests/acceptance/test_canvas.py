@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +13,7 @@ from celery.exceptions import ChordError
 from celery.result import AsyncResult, GroupResult
 from django.utils import timezone
 
-from config.local.processes import wait_until
+from config.local.processes import PATIENCE, wait_until
 from config.local.smtp_server import Fault, SMTPServer
 from email_integration.delivery import cancel, discard, release
 from email_integration.exceptions import DeliveryFailed
@@ -34,7 +35,7 @@ def mail(subject: str = "Subject", to: str = "kim@example.com", **more: Any) -> 
 
 def quiet() -> None:
     """Wait until nothing more is to be done for any mail."""
-    wait_until(lambda: not Delivery.objects.filter(ring_after__isnull=False).exists(), seconds=15, what="quiet")
+    wait_until(lambda: not Delivery.objects.filter(ring_after__isnull=False).exists(), what="quiet")
 
 
 @pytest.mark.parametrize("faults", [[], [DEFERRED_FIRST]], ids=["at once", "after a deferral"])
@@ -46,12 +47,12 @@ def test_a_chain_goes_on_once_from_its_first_middle_and_last_mail(
     result = chain(
         mail("first"), note.s(tag=f"{tag}-1"), mail("middle"), note.si("two", tag=f"{tag}-2"), mail("last")
     ).apply_async()
-    assert result.get(timeout=30)["status"] == "accepted"
+    assert result.get(timeout=PATIENCE)["status"] == "accepted"
     for delivery in Delivery.objects.all():
         deliver.apply_async((delivery.pk,), task_id=delivery.pk, queue="mail")
         deliver.apply_async((delivery.pk,), queue="mail")
     last = note.apply_async(("end",), {"tag": f"{tag}-end"}, queue="mail")
-    last.get(timeout=15)
+    last.get(timeout=PATIENCE)
     quiet()
     first = Delivery.objects.get(pk=notes(f"{tag}-1")[0][0]["id"])
     assert notes(f"{tag}-1") == [[{**notes(f"{tag}-1")[0][0], "message_id": first.message_id, "status": "accepted"}]]
@@ -67,9 +68,9 @@ def test_a_failed_mail_fails_the_rest_of_its_chain_and_calls_the_errback_once(
     failing = mail(to="nobody@example.com").set(link_error=errbacks)
     result = chain(failing, note.s(tag=f"{tag}-next"), mail("never")).apply_async()
     with pytest.raises(DeliveryFailed) as caught:
-        result.get(timeout=20)
+        result.get(timeout=PATIENCE)
     assert (caught.value.code, caught.value.status) == (550, "failed")
-    wait_until(lambda: notes(f"{tag}-id") and server.messages, seconds=10, what="the errbacks")
+    wait_until(lambda: notes(f"{tag}-id") and server.messages, what="the errbacks")
     quiet()
     failed = Delivery.objects.get(status="failed")
     assert notes(f"{tag}-error") == [
@@ -88,11 +89,11 @@ def test_link_and_link_error_of_apply_async(server: SMTPServer, notes: Notes, ta
     }
     good = send_email.apply_async(("Subject", "Text"), {"to": ["kim@example.com"]}, **links)
     bad = send_email.apply_async(("Subject", "Text"), {"to": ["nobody@example.com"]}, **links)
-    assert good.get(timeout=20)["status"] == "accepted"
+    assert good.get(timeout=PATIENCE)["status"] == "accepted"
     with pytest.raises(DeliveryFailed):
-        bad.get(timeout=20)
+        bad.get(timeout=PATIENCE)
     quiet()
-    wait_until(lambda: notes(f"{tag}-link") and notes(f"{tag}-more"), seconds=10, what="both links")
+    wait_until(lambda: notes(f"{tag}-link") and notes(f"{tag}-more"), what="both links")
     assert [arguments[0]["id"] for arguments in notes(f"{tag}-link")] == [good.id]
     assert notes(f"{tag}-more") == [["more"]]
     assert [arguments[0] for arguments in notes(f"{tag}-error")] == [bad.id]
@@ -105,13 +106,13 @@ def test_groups_and_chords_wait_for_their_mails(server: SMTPServer, notes: Notes
     body = chord([*(mail(f"Chord {number}") for number in range(3)), note.si(7, tag=f"{tag}-header")])(
         note.s(tag=f"{tag}-body")
     )
-    assert [found["status"] for found in together.get(timeout=30)] == ["accepted"] * 3
-    found = body.get(timeout=30)
+    assert [found["status"] for found in together.get(timeout=PATIENCE)] == ["accepted"] * 3
+    found = body.get(timeout=PATIENCE)
     assert [item if item == 7 else item["status"] for item in found] == ["accepted"] * 3 + [7]
     quiet()
     assert len(notes(f"{tag}-body")) == 1
     to_all = chord([mail("Header"), note.si(7, tag=f"{tag}-header")])(mail("Body"))
-    assert to_all.get(timeout=30)["status"] == "accepted"
+    assert to_all.get(timeout=PATIENCE)["status"] == "accepted"
     assert len(server.messages) == 8
 
 
@@ -122,9 +123,9 @@ def test_a_failing_member_fails_its_chord_and_not_the_others(server: SMTPServer,
     for result, error in ((by_mail, DeliveryFailed), (by_task, ValueError)):
         # Which it is depends on whether the body or the member is looked at first.
         with pytest.raises((error, ChordError)):
-            result.get(timeout=20)
+            result.get(timeout=PATIENCE)
         with pytest.raises(ChordError):
-            AsyncResult(result.id).get(timeout=20)
+            AsyncResult(result.id).get(timeout=PATIENCE)
     quiet()
     assert notes(f"{tag}-body") == []
     assert sorted(message.subject for message in server.messages) == ["one", "three"]
@@ -137,9 +138,9 @@ def test_a_mail_in_doubt_that_is_sent_again_is_continued_once(server: SMTPServer
     """The server has it twice, and says so once."""
     server.inject(dataclasses.replace(IN_DOUBT, times=1))
     result = chain(mail("doubted"), note.s(tag=f"{tag}-next"), mail("last")).apply_async(link=note.si(tag=f"{tag}-end"))
-    assert result.get(timeout=20)["status"] == "accepted"
+    assert result.get(timeout=PATIENCE)["status"] == "accepted"
     quiet()
-    wait_until(lambda: notes(f"{tag}-end"), seconds=10, what="the link")
+    wait_until(lambda: notes(f"{tag}-end"), what="the link")
     assert [len(notes(f"{tag}-{word}")) for word in ("next", "end")] == [1, 1]
     assert [message.subject for message in server.messages] == ["doubted", "doubted", "last"]
 
@@ -152,22 +153,22 @@ def test_a_mail_held_in_doubt_holds_up_what_follows_until_a_person_decides(
     errors = note_error.s(tag=f"{tag}-error")
     alone = mail("doubted", in_doubt="hold").apply_async(link=note.s(tag=f"{tag}-link"), link_error=errors)
     body = chord([mail("doubted", in_doubt="hold"), mail("other")])(note.s(tag=f"{tag}-body"))
-    wait_until(lambda: Delivery.objects.filter(status="in_doubt").count() == 2, seconds=15, what="in doubt")
+    wait_until(lambda: Delivery.objects.filter(status="in_doubt").count() == 2, what="in doubt")
     assert alone.state == "RETRY"
     assert not body.ready()
-    wait_until(lambda: Delivery.objects.filter(status="accepted").exists(), seconds=15, what="the other")
+    wait_until(lambda: Delivery.objects.filter(status="accepted").exists(), what="the other")
     decide = release if decided == "release" else discard
     assert all(decide(delivery.pk) for delivery in Delivery.objects.filter(status="in_doubt"))
     if decided == "release":
-        assert alone.get(timeout=20)["status"] == "accepted"
-        assert len(body.get(timeout=20)) == 2
-        wait_until(lambda: notes(f"{tag}-link"), seconds=10, what="the link")
+        assert alone.get(timeout=PATIENCE)["status"] == "accepted"
+        assert len(body.get(timeout=PATIENCE)) == 2
+        wait_until(lambda: notes(f"{tag}-link"), what="the link")
     else:
         with pytest.raises(DeliveryFailed, match="given up by a person"):
-            alone.get(timeout=20)
+            alone.get(timeout=PATIENCE)
         with pytest.raises((ChordError, DeliveryFailed)):
-            body.get(timeout=20)
-        wait_until(lambda: notes(f"{tag}-error"), seconds=10, what="link_error")
+            body.get(timeout=PATIENCE)
+        wait_until(lambda: notes(f"{tag}-error"), what="link_error")
     quiet()
     found = [len(notes(f"{tag}-{word}")) for word in ("link", "body", "error")]
     assert found == ([1, 1, 0] if decided == "release" else [0, 0, 1])
@@ -185,14 +186,14 @@ def test_a_mail_that_is_cancelled_or_expires_fails_what_follows(
         chord([mail("never").set(**when), mail("other")])(note.s(tag=f"{tag}-next")),
         group(mail("never").set(**when), mail("another")).apply_async(),
     ]
-    waiting = list(Delivery.objects.filter(content_size__gt=0).exclude(due_at__lte=timezone.now()))
-    assert len(waiting) == 3
     if ended == "cancelled":
+        waiting = list(Delivery.objects.filter(content_size__gt=0).exclude(due_at__lte=timezone.now()))
+        assert len(waiting) == 3
         assert all(cancel(delivery.pk) for delivery in waiting)
     for result in results:
         with pytest.raises((ChordError, DeliveryFailed)):
-            result.get(timeout=20)
-    wait_until(lambda: notes(f"{tag}-error"), seconds=10, what="link_error")
+            result.get(timeout=PATIENCE)
+    wait_until(lambda: notes(f"{tag}-error"), what="link_error")
     quiet()
     assert len(notes(f"{tag}-error")) == 1
     assert notes(f"{tag}-next") == []
@@ -212,7 +213,7 @@ def test_canvas_in_canvas(server: SMTPServer, notes: Notes, tag: str) -> None:
         note.s(tag=f"{tag}-joined"),
         mail("end"),
     )
-    assert nested.apply_async().get(timeout=40)["status"] == "accepted"
+    assert nested.apply_async().get(timeout=PATIENCE)["status"] == "accepted"
     quiet()
     assert sorted(message.subject for message in server.messages) == ["a1", "a2", "b1", "b2", "c", "end"]
     assert [len(notes(f"{tag}-{word}")) for word in ("start", "inner", "joined")] == [1, 1, 1]
@@ -224,13 +225,13 @@ def test_a_task_can_be_replaced_by_a_mail(server: SMTPServer, notes: Notes, tag:
     server.inject(DEFERRED_FIRST)
     replaced = become_a_mail.si("replaced", "kim@example.com")
     result = chain(replaced, note.s(tag=f"{tag}-next")).apply_async()
-    assert result.get(timeout=20)["status"] == "accepted"
+    assert result.get(timeout=PATIENCE)["status"] == "accepted"
     alone = become_a_mail.apply_async(("alone", "kim@example.com"), link=note.s(tag=f"{tag}-link"))
-    assert alone.get(timeout=20)["id"] == alone.id
+    assert alone.get(timeout=PATIENCE)["id"] == alone.id
     body = chord([become_a_mail.si("member", "kim@example.com"), mail("other")])(note.s(tag=f"{tag}-body"))
-    assert len(body.get(timeout=20)) == 2
+    assert len(body.get(timeout=PATIENCE)) == 2
     quiet()
-    wait_until(lambda: notes(f"{tag}-link"), seconds=10, what="the link")
+    wait_until(lambda: notes(f"{tag}-link"), what="the link")
     assert [len(notes(f"{tag}-{word}")) for word in ("next", "link", "body")] == [1, 1, 1]
     assert sorted(message.subject for message in server.messages) == ["alone", "member", "other", "replaced"]
 
@@ -239,14 +240,14 @@ def test_an_old_idempotency_key_does_not_hold_up_a_group_a_chord_or_a_chain(
     server: SMTPServer, notes: Notes, tag: str
 ) -> None:
     first = send_email.delay("once", "Text", to=["kim@example.com"], idempotency_key=tag)
-    first.get(timeout=20)
+    first.get(timeout=PATIENCE)
     again = mail("once", idempotency_key=tag)
     together: GroupResult = group(again.clone(), mail("new")).apply_async()
     body = chord([again.clone(), mail("newer")])(note.s(tag=f"{tag}-body"))
     next_step = chain(again.clone(), note.s(tag=f"{tag}-next")).apply_async()
-    assert [found["status"] for found in together.get(timeout=20)] == ["accepted", "accepted"]
-    assert [found["status"] for found in body.get(timeout=20)] == ["accepted", "accepted"]
-    assert next_step.get(timeout=20)["id"] == first.id
+    assert [found["status"] for found in together.get(timeout=PATIENCE)] == ["accepted", "accepted"]
+    assert [found["status"] for found in body.get(timeout=PATIENCE)] == ["accepted", "accepted"]
+    assert next_step.get(timeout=PATIENCE)["id"] == first.id
     assert [len(notes(f"{tag}-{word}")) for word in ("body", "next")] == [1, 1]
     assert sorted(message.subject for message in server.messages) == ["new", "newer", "once"]
 
@@ -257,16 +258,18 @@ def test_what_follows_a_mail_waits_for_a_broker_that_was_lost_meanwhile(
     """The mail is accepted and says so; the chain goes on once the broker is back."""
     from tests import services
 
-    server.inject(Fault(verb="DOT", delay=1.5))
+    killed = threading.Event()
+    server.inject(Fault(verb="DOT", until=killed))
     result = chain(mail("kept"), note.s(tag=f"{tag}-next")).apply_async()
-    wait_until(lambda: server.transactions, seconds=10, what="MAIL")
+    wait_until(lambda: server.transactions, what="MAIL")
     services.broker.kill()
+    killed.set()
     try:
-        wait_until(lambda: Delivery.objects.get().status == "accepted", seconds=15, what="accepted")
+        wait_until(lambda: Delivery.objects.get().status == "accepted", what="accepted")
         assert result.parent is not None
-        assert result.parent.get(timeout=5)["status"] == "accepted"
+        assert result.parent.get(timeout=PATIENCE)["status"] == "accepted"
     finally:
         services.broker.start()
-    assert result.get(timeout=40)["status"] == "accepted"
+    assert result.get(timeout=PATIENCE)["status"] == "accepted"
     assert len(notes(f"{tag}-next")) == 1
     assert len(server.messages) == 1

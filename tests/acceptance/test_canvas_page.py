@@ -16,7 +16,7 @@ from celery.exceptions import ChordError
 from celery.result import AsyncResult
 from django.core.cache import cache
 
-from config.local.processes import wait_until
+from config.local.processes import PATIENCE, wait_until
 from config.local.smtp_server import Fault, SMTPServer
 from email_integration.exceptions import DeliveryFailed
 from email_integration.models import Delivery
@@ -54,44 +54,44 @@ def worker(stack: Callable[..., Stack], shop: ModuleType, tmp_path: Path) -> Sta
 
 
 def noted(order: str) -> Any:
-    return wait_until(lambda: cache.get(f"order-{order}"), seconds=20, what=f"what is noted of {order}")
+    return wait_until(lambda: cache.get(f"order-{order}"), what=f"what is noted of {order}")
 
 
 def failure(result: AsyncResult[Any]) -> DeliveryFailed:
     with pytest.raises(DeliveryFailed) as caught:
-        result.get(timeout=20)
+        result.get(timeout=PATIENCE)
     return caught.value
 
 
 def test_the_examples_do_what_the_page_says(server: SMTPServer, shop: Any, worker: Stack) -> None:
     server.inject(Fault(verb="RCPT", reply="550 5.1.1 unknown", match="nobody@"))
 
-    assert shop.invoice("1", KIM).get(timeout=20) is None
+    assert shop.invoice("1", KIM).get(timeout=PATIENCE) is None
     assert noted("1")["status"] == "accepted"
 
     delivery_id = shop.invoice_in_confidence("2", KIM)
     assert noted("2")["id"] == delivery_id
-    assert AsyncResult(delivery_id).get(timeout=20)["status"] == "accepted"
+    assert AsyncResult(delivery_id).get(timeout=PATIENCE)["status"] == "accepted"
 
     offered = shop.offer("nobody@example.com")
     assert failure(offered).status == "failed"
-    wait_until(lambda: cache.get("failed") == [offered.id, 550, "failed"], seconds=10, what="tell_sales")
+    wait_until(lambda: cache.get("failed") == [offered.id, 550, "failed"], what="tell_sales")
 
-    shop.newsletter([KIM, "lee@example.com"]).get(timeout=20)
+    shop.newsletter([KIM, "lee@example.com"]).get(timeout=PATIENCE)
     assert noted("news") == "sent to all"
     cache.delete("order-news")
     with pytest.raises((ChordError, DeliveryFailed)):
-        shop.newsletter([KIM, "nobody@example.com"]).get(timeout=20)
+        shop.newsletter([KIM, "nobody@example.com"]).get(timeout=PATIENCE)
     assert cache.get("order-news") is None
 
     assert shop.welcome(KIM)["code"] == 250
 
     first, second = shop.remind("3", KIM), shop.remind("3", KIM)
     assert first.id == second.id
-    assert first.get(timeout=20)["status"] == "accepted"
+    assert first.get(timeout=PATIENCE)["status"] == "accepted"
 
     became = shop.report.delay(KIM)
-    assert became.get(timeout=20)["id"] == became.id
+    assert became.get(timeout=PATIENCE)["id"] == became.id
 
     assert failure(shop.change_of_mind(KIM)).status == "cancelled"
 

@@ -22,12 +22,12 @@ from urllib.parse import urlsplit
 import pytest
 import yaml
 
-from config.local.processes import Process, Processes, free_port, wait_until
+from config.local.processes import PATIENCE, Process, Processes, free_port, wait_until
 from config.local.smtp_server import SMTPServer
 from config.local.valkey import Valkey
 from tests.stack import ROOT
 
-pytestmark = [pytest.mark.extra, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.extra
 
 DOCKERFILE = (ROOT / "Dockerfile").read_text().replace("\\\n", " ")
 SERVICES: dict[str, dict[str, Any]] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
@@ -75,7 +75,7 @@ class Host:
         return ignored
 
     def make_secrets(self) -> None:
-        subprocess.run([ROOT / "deploy/compose/make-secrets.sh"], cwd=self.folder, check=True, timeout=20)
+        subprocess.run([ROOT / "deploy/compose/make-secrets.sh"], cwd=self.folder, check=True, timeout=PATIENCE)
 
     def start(self, name: str) -> Process:
         """Start a container that goes on running."""
@@ -95,7 +95,7 @@ class Host:
         command = ["sh", "-c", *test] if kind == "CMD-SHELL" else test
         command = [self._here(part).replace("$$", "$") for part in command]
         full = ["env", "-i", *self._environment(name), *command]
-        return subprocess.run(full, cwd=self.app, capture_output=True, timeout=60, check=False).returncode == 0
+        return subprocess.run(full, cwd=self.app, capture_output=True, timeout=PATIENCE, check=False).returncode == 0
 
     def written(self) -> dict[str, float]:
         """Every file and folder of the image, but those where a volume lies, and when it was changed."""
@@ -119,7 +119,7 @@ class Host:
 
     def _run(self, command: list[str], given: dict[str, str], **more: str) -> subprocess.CompletedProcess[str]:
         variables = {**self._variables(given), **more}
-        done = subprocess.run(command, cwd=self.app, env=variables, capture_output=True, text=True, timeout=90)
+        done = subprocess.run(command, cwd=self.app, env=variables, capture_output=True, text=True, timeout=PATIENCE)
         assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
         return done
 
@@ -141,7 +141,7 @@ def host(tmp_path: Path, valkey: Valkey) -> Iterator[Host]:
 def test_the_secrets_are_made_once_and_kept_from_others(tmp_path: Path) -> None:
     """Those that are there stay as they are; each compose file's secret is made."""
     script = ROOT / "deploy/compose/make-secrets.sh"
-    subprocess.run([script], cwd=tmp_path, check=True, timeout=20)
+    subprocess.run([script], cwd=tmp_path, check=True, timeout=PATIENCE)
     made = {path.name: path.read_text() for path in (tmp_path / "secrets").iterdir()}
     declared = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["secrets"]
     assert {one["file"] for one in declared.values()} == {f"secrets/{name}" for name in made}
@@ -151,7 +151,7 @@ def test_the_secrets_are_made_once_and_kept_from_others(tmp_path: Path) -> None:
     url = urlsplit(made["broker_url"].strip())
     assert (login["default_user"], login["default_pass"], url.hostname) == (url.username, url.password, "rabbitmq")
     (tmp_path / "secrets" / "secret_key").unlink()
-    subprocess.run([script], cwd=tmp_path, check=True, timeout=20)
+    subprocess.run([script], cwd=tmp_path, check=True, timeout=PATIENCE)
     again = {path.name: path.read_text() for path in (tmp_path / "secrets").iterdir()}
     assert {name for name in made if made[name] != again[name]} == {"secret_key"}
 
@@ -167,10 +167,10 @@ def test_the_whole_stack_runs_and_sends_and_writes_nowhere_but_where_it_may(
     host.run("migrate")
     running = {name: host.start(name) for name in OURS if name != "migrate"}
     for name, line in {"beat": "beat: Starting", **{name: " ready." for name in OURS if "worker" in name}}.items():
-        running[name].wait_for_log(line, seconds=90)
+        running[name].wait_for_log(line)
     for name in OURS:
         if "healthcheck" in OURS[name]:
-            wait_until(lambda name=name: host.is_healthy(name), seconds=90, what=f"{name} to be healthy")  # type: ignore[misc]
+            wait_until(lambda name=name: host.is_healthy(name), what=f"{name} to be healthy")  # type: ignore[misc]
 
     (documented,) = {
         line.strip()
@@ -183,7 +183,7 @@ def test_the_whole_stack_runs_and_sends_and_writes_nowhere_but_where_it_may(
     assert len(server.messages) == 1, said
     for process in running.values():
         process.send_signal(15)
-    ends = {name: process.wait(seconds=60) for name, process in running.items()}
+    ends = {name: process.wait(seconds=PATIENCE) for name, process in running.items()}
 
     assert set(ends.values()) <= {0, 143}, ends
     assert "Traceback" not in "".join(process.read_log() for process in running.values())

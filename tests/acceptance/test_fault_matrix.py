@@ -58,8 +58,7 @@ def _tests(number: int, setting: Setting, cases: Sequence[Case]) -> type[_OfOneS
         for case in cases
     ]
     made = type(f"TestSetting{number}", (_OfOneSetting,), {"setting": setting, "__module__": __name__})
-    # A storm takes minutes.
-    return pytest.mark.timeout(600)(pytest.mark.parametrize("case", parameters)(made))
+    return pytest.mark.parametrize("case", parameters)(made)
 
 
 for number, (setting, cases) in enumerate(matrix.by_setting([*_FIRST, *_FURTHER]), start=1):

@@ -17,7 +17,7 @@ import pytest
 from flower.urls import handlers
 from honcho.environ import parse_procfile
 
-from config.local.processes import LOOPBACK, Processes, free_port, wait_until
+from config.local.processes import LOOPBACK, PATIENCE, Processes, free_port, wait_until
 from config.local.smtp_server import Fault, SMTPServer
 from email_integration.models import Delivery
 from email_integration.tasks import send_email
@@ -42,7 +42,7 @@ class Flower:
         environment = {"FLOWER_PORT": str(self.port), "FLOWER_BASIC_AUTH": LOGIN, "PATH": path}
         command = parse_procfile((ROOT / "Procfile").read_text()).processes["flower"]
         processes.start("flower", ["sh", "-c", command], env=environment)
-        wait_until(lambda: self._answers(), seconds=60, what="Flower to answer")
+        wait_until(lambda: self._answers(), what="Flower to answer")
 
     def get(self, path: str, login: str | None = LOGIN, method: str = "GET") -> tuple[int, str]:
         """The status and the page."""
@@ -50,7 +50,7 @@ class Flower:
         if login is not None:
             request.add_header("Authorization", "Basic " + base64.b64encode(login.encode()).decode())
         try:
-            with urllib.request.urlopen(request, timeout=30) as response:
+            with urllib.request.urlopen(request, timeout=PATIENCE) as response:
                 return response.status, response.read().decode()
         except urllib.error.HTTPError as refused:
             return refused.code, refused.read().decode()
@@ -106,18 +106,18 @@ def test_tasks_show_how_the_mail_went_and_nothing_of_it(
     activate(server)
     server.inject(Fault(verb="RCPT", reply="550 5.1.1 <nobody@example.com> secret-body", match="nobody@", times=None))
     # These workers send events from when Flower has asked them to; sweeps are tasks too.
-    wait_until(flower.tasks, seconds=60, what="Flower to see a task")
+    wait_until(flower.tasks, what="Flower to see a task")
     mail = ("secret-subject", "secret-body", None)
     good = send_email.delay(*mail, ["kim@example.com"], priority="high")
     bad = send_email.delay(*mail, ["nobody@example.com"], priority="bulk")
-    wait_until(lambda: Delivery.objects.filter(status__in=["accepted", "failed"]).count() == 2, seconds=60, what="both")
+    wait_until(lambda: Delivery.objects.filter(status__in=["accepted", "failed"]).count() == 2, what="both")
 
     def seen() -> dict[str, dict[str, Any]] | None:
         tasks = flower.tasks()
         ended = {"SUCCESS", "FAILURE"}
         return tasks if all(one.id in tasks and tasks[one.id]["state"] in ended for one in (good, bad)) else None
 
-    tasks = wait_until(seen, seconds=60, what="Flower to know how both went")
+    tasks = wait_until(seen, what="Flower to know how both went")
 
     assert tasks is not None
     accepted, failed = tasks[good.id], tasks[bad.id]
@@ -143,5 +143,5 @@ def test_flower_does_not_start_without_a_password(tmp_path: Path) -> None:
         ) as processes:
             environment = {"FLOWER_PORT": str(free_port()), "FLOWER_BASIC_AUTH": login}
             flower = processes.start(f"flower-{login}", ["sh", "-c", command], env=environment)
-            assert flower.wait(seconds=60) != 0
+            assert flower.wait(seconds=PATIENCE) != 0
             assert flower.read_log().startswith("FLOWER_BASIC_AUTH: must be user:password")

@@ -11,6 +11,8 @@ from pathlib import Path
 import django
 import pytest
 
+from config.local.processes import PATIENCE
+
 from .pages import examples
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -39,7 +41,7 @@ app.autodiscover_tasks()
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
     """What ``django-admin startproject`` makes, with this app added."""
-    subprocess.run([sys.executable, "-m", "django", "startproject", "proj"], cwd=tmp_path, check=True, timeout=60)
+    subprocess.run([sys.executable, "-m", "django", "startproject", "proj"], cwd=tmp_path, check=True, timeout=PATIENCE)
     folder = tmp_path / "proj"
     (folder / "proj" / "celery.py").write_text(CELERY)
     (folder / "proj" / "__init__.py").write_text("from .celery import app as celery_app\n__all__ = ['celery_app']\n")
@@ -54,7 +56,7 @@ def run(folder: Path, *arguments: str) -> str:
     env = {name: value for name, value in os.environ.items() if name not in ours and not name.startswith("PYTEST")}
     env |= {"PYTHONPATH": str(ROOT / "worker"), "DJANGO_SETTINGS_MODULE": "proj.settings"}
     command = [sys.executable, "-W", "error", *arguments]
-    done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout + done.stderr
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import time
 from collections.abc import Callable
 
@@ -34,7 +35,6 @@ def put_into_the_queue(count: int) -> None:
         doorbell.call_for_sweep(using=rows.database())
 
 
-@pytest.mark.timeout(600)
 @pytest.mark.parametrize("mails", [300, pytest.param(1000, marks=pytest.mark.extra)])
 def test_a_wrong_password_makes_a_handful_of_logins_and_a_mended_one_drains_the_queue(
     stack: Start, smtp_server: Callable[..., SMTPServer], activate: Activate, mails: int
@@ -51,30 +51,29 @@ def test_a_wrong_password_makes_a_handful_of_logins_and_a_mended_one_drains_the_
     wait_until(lambda: not untried(), seconds=60 + mails / 10, what="that all are put off")
     took = time.monotonic() - started
     # Wait for a probe, so that those count that come by and by.
-    wait_until(lambda: RelayGate.objects.get().failures >= 2, seconds=30, what="a probe in vain")
+    wait_until(lambda: RelayGate.objects.get().failures >= 2, what="a probe in vain")
     logins = server.failed_auths
     print(f"{mails} mails put off in {took:.1f} s with {logins} logins, {len(server.sessions)} connections")
     assert logins <= running.concurrency + 2 + took / 10
     assert set(Delivery.objects.values_list("status", "waits_for_relay")) == {("deferred", True)}
     assert Delivery.objects.filter(code=535).count() == mails
     # The gate is moved before the attempt is recorded.
-    wait_until(
-        lambda: DeliveryAttempt.objects.count() == server.failed_auths, seconds=20, what="a record of each login"
-    )
+    wait_until(lambda: DeliveryAttempt.objects.count() == server.failed_auths, what="a record of each login")
 
+    # So that nothing but the mended configuration wakes them while the test goes on.
+    later = timezone.now() + dt.timedelta(hours=1)
+    RelayGate.objects.update(probe_at=later)
+    Delivery.objects.update(due_at=later, ring_after=later)
     config.password = "password"
     mended = time.monotonic()
     config.save()
-    wait_until(lambda: server.messages, seconds=20, what="the first mail")
+    wait_until(lambda: server.messages, what="the first mail")
     first = time.monotonic() - mended
     wait_until(lambda: len(server.messages) >= mails, seconds=60 + mails / 10, what="the last mail")
     last = time.monotonic() - mended
-    wait_until(
-        lambda: Delivery.objects.filter(status=Status.ACCEPTED).count() == mails, seconds=20, what="their record"
-    )
+    wait_until(lambda: Delivery.objects.filter(status=Status.ACCEPTED).count() == mails, what="their record")
     print(f"mended: the first after {first:.1f} s, the last after {last:.1f} s ({mails / last:.0f} a second)")
     assert len(server.messages) == mails  # all are copies of one, and have its Message-ID
-    assert first < 10
     assert not RelayGate.objects.exists()
     assert server.failed_auths <= logins + 1
 
@@ -88,9 +87,9 @@ def test_a_server_that_was_away_is_found_when_it_is_back(
     server.stop()
     stack(env={"RETRY_MAX": "900"})
     put_into_the_queue(50)
-    wait_until(lambda: not Delivery.objects.filter(status=Status.QUEUED).exists(), seconds=30, what="all put off")
+    wait_until(lambda: not Delivery.objects.filter(status=Status.QUEUED).exists(), what="all put off")
     server.start()
     back = time.monotonic()
-    wait_until(lambda: len(server.messages) == 50, seconds=60, what="all mails")
+    wait_until(lambda: len(server.messages) == 50, what="all mails")
     print(f"all mails {time.monotonic() - back:.1f} s after the server was back")
-    wait_until(lambda: Delivery.objects.filter(status=Status.ACCEPTED).count() == 50, seconds=20, what="their record")
+    wait_until(lambda: Delivery.objects.filter(status=Status.ACCEPTED).count() == 50, what="their record")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 
 import pytest
@@ -20,10 +19,13 @@ BULK = 2000
 
 
 @pytest.mark.django_db(transaction=True)
-def test_a_high_mail_leaves_within_a_second_behind_thousands_of_bulk(
+def test_a_high_mail_leaves_before_thousands_of_bulk_that_came_first(
     stack: Callable[..., Stack], smtp_server: Callable[..., SMTPServer], activate: Activate
 ) -> None:
-    """With a worker for each, and a server that takes its time for every mail."""
+    """With a worker for each, and a server that takes its time for every mail.
+
+    What it waits for is counted in mails of the bulk: on a busy machine they take longer too.
+    """
     server = smtp_server(security="plain", user=None, faults=[Fault(verb="DOT", delay=0.1)])
     activate(server)
     current = stack(beat=False, env={"RING_AFTER": "600"})
@@ -32,14 +34,14 @@ def test_a_high_mail_leaves_within_a_second_behind_thousands_of_bulk(
     current.start_worker(queues=("mail.high",))
     bulk = [EmailMessage("bulk", "Text", to=[f"u{number}@example.com"]) for number in range(BULK)]
     assert make_backend(priority="bulk").send_messages(bulk) == BULK
-    wait_until(lambda: server.messages, seconds=20, what="the first of the bulk")
+    wait_until(lambda: server.messages, what="the first of the bulk")
 
-    called = time.monotonic()
+    before = len(server.messages)
     send_email.delay("urgent", "Text", to=["kim@example.com"], priority="high")
-    wait_until(
-        lambda: any(message.subject == "urgent" for message in server.messages), seconds=10, what="the urgent mail"
-    )
-    took = time.monotonic() - called
+    wait_until(lambda: "urgent" in [message.subject for message in server.messages], what="the urgent mail")
 
-    assert took < 1
+    place = [message.subject for message in server.messages].index("urgent") - before
+    print(f"{place} of the bulk left between the call and the urgent mail")
+    # On a quiet machine about five: two processes, a tenth of a second for each mail.
+    assert place < BULK / 20
     assert Delivery.objects.filter(lane="bulk", status="queued").count() > BULK / 2

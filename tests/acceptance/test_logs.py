@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from django.core.mail import EmailMessage
 
-from config.local.processes import Processes, free_port, wait_until
+from config.local.processes import PATIENCE, Processes, free_port, wait_until
 from config.local.smtp_server import Fault, SMTPServer
 from email_integration import submit_many
 from email_integration.models import FINAL, Delivery, DeliveryAttempt
@@ -47,7 +47,7 @@ def test_every_line_is_an_object_and_each_attempt_has_one(
         for who in ("kim", "nobody", "busy")
     ]
     submit_many(EmailMessage("secret-subject", "secret-body", to=[f"m{number}@example.com"]) for number in range(10))
-    wait_until(lambda: not Delivery.objects.exclude(status__in=FINAL).exists(), seconds=60, what="the end of all mails")
+    wait_until(lambda: not Delivery.objects.exclude(status__in=FINAL).exists(), what="the end of all mails")
     current.end()
 
     lines = lines_of(current)
@@ -82,10 +82,10 @@ def test_gunicorn_and_what_it_serves_write_objects_too(tmp_path: Path, transacti
     command = [sys.executable, "-m", "gunicorn", "config.wsgi", "--bind", f"127.0.0.1:{port}"]
     with Processes(tmp_path, env=env, cwd=ROOT) as processes:
         web = processes.start("web", command)
-        web.wait_for_log("Listening at", seconds=60)
+        web.wait_for_log("Listening at")
         with pytest.raises(urllib.error.HTTPError):
-            urllib.request.urlopen(f"http://127.0.0.1:{port}/nowhere", timeout=20)
-        web.wait_for_log("Not Found", seconds=60)
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/nowhere", timeout=PATIENCE)
+        web.wait_for_log("Not Found")
         web.end()
     lines = [json.loads(line) for line in web.read_log().splitlines()]
     assert {"gunicorn.error", "django.request"} <= {line["logger"] for line in lines}

@@ -13,7 +13,7 @@ from django.core.mail import EmailMessage
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
-from config.local.processes import free_port, wait_until
+from config.local.processes import PATIENCE, free_port, wait_until
 from config.local.smtp_server import Fault, SMTPServer
 from email_integration import submit_many
 from email_integration.models import FINAL, Delivery, DeliveryAttempt
@@ -27,7 +27,7 @@ TOKEN = "for-prometheus"
 def scrape(port: int) -> list[Sample]:
     """What a worker serves."""
     request = urllib.request.Request(f"http://127.0.0.1:{port}/metrics", headers={"Authorization": f"Bearer {TOKEN}"})
-    with urllib.request.urlopen(request, timeout=10) as response:
+    with urllib.request.urlopen(request, timeout=PATIENCE) as response:
         page = response.read().decode()
     return [sample for family in text_string_to_metric_families(page) for sample in family.samples]
 
@@ -57,10 +57,10 @@ def test_the_sums_of_two_processes_agree_with_the_ledger(
     current = stack(env={**PATIENT, "WORKER_METRICS_PORT": str(port), "METRICS_TOKEN": TOKEN})
     for number in range(20):
         send_email.delay("One", "Text", to=[f"u{number}@example.com"], priority="high")
-    wait_until(is_settled, seconds=60, what="the end of those one by one")
+    wait_until(is_settled, what="the end of those one by one")
     activate(smtp_server(security="plain", user=None), name="Second")
     submit_many(EmailMessage("Many", "Text", to=[f"m{number}@example.com"]) for number in range(100))
-    wait_until(is_settled, seconds=60, what="the end of the group")
+    wait_until(is_settled, what="the end of the group")
     samples = scrape(port)
 
     attempts = Counter(DeliveryAttempt.objects.values_list("outcome", "smtp_config", "delivery__lane"))
@@ -79,7 +79,7 @@ def test_the_sums_of_two_processes_agree_with_the_ledger(
     assert len(set(DeliveryAttempt.objects.values_list("worker", flat=True))) == 2
 
     with pytest.raises(urllib.error.HTTPError, match="401"):
-        urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10)
+        urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=PATIENCE)
     text = "".join(str(sample) for sample in samples)
     assert "@" not in text
 

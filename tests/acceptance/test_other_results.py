@@ -23,22 +23,22 @@ from tests.acceptance.tasks import note, note_error
 def mail(subject="Subject", to="kim@example.com", **more):
     return send_email.si(subject, "Text", to=[to], **more)
 
-found = {"result": mail("plain").delay().get(timeout=20)["status"]}
+found = {"result": mail("plain").delay().get(timeout=100)["status"]}
 try:
-    mail(to="nobody@example.com").apply_async(link_error=note_error.s(tag="error")).get(timeout=20)
+    mail(to="nobody@example.com").apply_async(link_error=note_error.s(tag="error")).get(timeout=100)
 except DeliveryFailed as error:
     found["failure"] = [error.code, error.status]
 try:
-    chain(mail(to="nobody@example.com"), note.s(tag="never")).apply_async().get(timeout=20)
+    chain(mail(to="nobody@example.com"), note.s(tag="never")).apply_async().get(timeout=100)
 except DeliveryFailed as error:
     found["chain of a failed mail"] = error.code
-found["chain"] = chain(mail("c1"), note.s(tag="chain"), mail("c2")).apply_async().get(timeout=20)["status"]
-found["chord"] = len(chord([mail("h1"), mail("h2"), mail("h3")])(note.s(tag="chord")).get(timeout=20))
-found["again"] = len(group(mail("k", idempotency_key="k") for _ in range(2)).apply_async().get(timeout=20))
+found["chain"] = chain(mail("c1"), note.s(tag="chain"), mail("c2")).apply_async().get(timeout=100)["status"]
+found["chord"] = len(chord([mail("h1"), mail("h2"), mail("h3")])(note.s(tag="chord")).get(timeout=100))
+found["again"] = len(group(mail("k", idempotency_key="k") for _ in range(2)).apply_async().get(timeout=100))
 revoked = mail("revoked").apply_async(countdown=60)
 revoked.revoke()
 try:
-    revoked.get(timeout=20)
+    revoked.get(timeout=100)
 except DeliveryFailed as error:
     found["revoked"] = error.status
 print("FOUND", json.dumps(found))

@@ -19,7 +19,7 @@ from django.contrib.auth import get_user_model
 from django.db import connection
 from django.test import Client
 
-from config.local.processes import Processes, free_port, wait_until
+from config.local.processes import PATIENCE, Processes, free_port, wait_until
 from config.local.smtp_server import Fault, SMTPServer
 from email_integration.models import Delivery, OAuthToken, SMTPConfig
 from email_integration.models.audit import Event, note
@@ -60,7 +60,7 @@ def everything_said_to_valkey() -> Iterator[list[str]]:
     yield said
     ended.set()
     redis.Redis.from_url(services.valkey.url).ping()
-    thread.join(10)
+    thread.join(PATIENCE)
     client.close()
 
 
@@ -86,12 +86,12 @@ class Flower:
         self.port = free_port()
         command = ["flower", "--address=127.0.0.1", f"--port={self.port}", "--basic-auth=user:pass"]
         processes.start("flower", [sys.executable, "-m", "celery", "-A", "config", *command])
-        wait_until(lambda: self.answers(), seconds=30, what="Flower to answer")
+        wait_until(lambda: self.answers(), what="Flower to answer")
 
     def get(self, path: str) -> str:
         request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}")
         request.add_header("Authorization", "Basic " + base64.b64encode(b"user:pass").decode())
-        with urllib.request.urlopen(request, timeout=10) as response:
+        with urllib.request.urlopen(request, timeout=PATIENCE) as response:
             return response.read().decode()
 
     def answers(self) -> bool:
@@ -117,7 +117,6 @@ def admin_pages(client: Client) -> Iterator[tuple[str, str]]:
         yield path, client.get(path).content.decode()
 
 
-@pytest.mark.timeout(180)
 @pytest.mark.parametrize("kept", ["here", "elsewhere"])
 def test_the_password_is_nowhere(
     stack: Callable[..., Stack], smtp_server: Callable[..., SMTPServer], tmp_path: Path, settings: Any, kept: str
@@ -157,15 +156,15 @@ def test_the_password_is_nowhere(
         with everything_said_to_valkey() as said:
             running = stack(env={"LOG_LEVEL": "DEBUG", "SECRET_REFERENCES": allowed})
             flower = Flower(processes)
-            send_email.delay("S", "B", to=["kim@example.com"]).get(timeout=30)
+            send_email.delay("S", "B", to=["kim@example.com"]).get(timeout=PATIENCE)
             server.inject(Fault(verb="AUTH", reply=f"535 5.7.8 {PASSWORD} is wrong", times=None))
             running.restart_worker()  # so that it logs in anew
             refused = send_email.delay("S", "B", to=["lee@example.com"])
-            wait_until(lambda: Delivery.objects.get(pk=refused.id).attempts > 1, seconds=30, what="refused logins")
+            wait_until(lambda: Delivery.objects.get(pk=refused.id).attempts > 1, what="refused logins")
             config.host = "127.0.0.1"
             config.password = entered
             config.save()
-            wait_until(lambda: refused.id in flower.get("/api/tasks"), seconds=20, what="Flower to know the task")
+            wait_until(lambda: refused.id in flower.get("/api/tasks"), what="Flower to know the task")
             pages = {
                 path: flower.get(path)
                 for path in (

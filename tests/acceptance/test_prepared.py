@@ -16,7 +16,7 @@ from django.db import transaction
 from django.utils import timezone
 from django_celery_results.models import TaskResult
 
-from config.local.processes import wait_until
+from config.local.processes import PATIENCE, wait_until
 from config.local.smtp_server import SMTPServer
 from email_integration.delivery import ledger, waking
 from email_integration.exceptions import DeliveryFailed, InvalidMail
@@ -58,7 +58,7 @@ def test_a_chain_goes_on_from_a_prepared_mail_and_the_broker_holds_nothing_of_it
     assert not leaks(contents)
     assert delivery_of(mail).status == "prepared"
     app.start_worker()
-    assert result.get(timeout=30)["status"] == "accepted"
+    assert result.get(timeout=PATIENCE)["status"] == "accepted"
     quiet()
     assert [found[0]["id"] for found in notes(f"{tag}-next")] == [mail.kwargs["delivery_id"]]
     assert subjects(server) == ["secret-subject", "secret-subject 2"]
@@ -72,11 +72,11 @@ def test_until_it_is_run_nothing_sends_it(server: SMTPServer) -> None:
     waking.wake()
     waking.wake_on_commit()
     assert not Delivery.objects.filter(ring_after__lte=timezone.now()).exists()
-    send_email.delay("another", "Text", to=["kim@example.com"]).get(timeout=20)
+    send_email.delay("another", "Text", to=["kim@example.com"]).get(timeout=PATIENCE)
     prepared = delivery_of(mail)
     assert (prepared.status, prepared.due_at) == ("prepared", prepared.expires_at)
-    assert mail.delay().get(timeout=20)["id"] == prepared.pk
-    assert AsyncResult(prepared.pk).get(timeout=20)["status"] == "accepted"
+    assert mail.delay().get(timeout=PATIENCE)["id"] == prepared.pk
+    assert AsyncResult(prepared.pk).get(timeout=PATIENCE)["status"] == "accepted"
     assert subjects(server) == ["another", "not yet"]
 
 
@@ -93,17 +93,17 @@ def test_in_groups_chords_links_and_as_a_replacement(server: SMTPServer, notes: 
     member = chord([become_a_prepared_mail.si("member", "kim@example.com"), prepare("other")])(
         note.s(tag=f"{tag}-members")
     )
-    assert linked.get(timeout=30)["status"] == "accepted"
+    assert linked.get(timeout=PATIENCE)["status"] == "accepted"
     with pytest.raises(DeliveryFailed):
-        refused.get(timeout=30)
-    assert [found["status"] for found in together.get(timeout=30)] == ["accepted"] * 2
-    assert len(body.get(timeout=30)) == 2
-    assert to_all.get(timeout=30)["status"] == "accepted"
-    assert callback.get(timeout=30) == "parent"
-    assert became.get(timeout=30)["status"] == "accepted"
-    assert len(member.get(timeout=30)) == 2
+        refused.get(timeout=PATIENCE)
+    assert [found["status"] for found in together.get(timeout=PATIENCE)] == ["accepted"] * 2
+    assert len(body.get(timeout=PATIENCE)) == 2
+    assert to_all.get(timeout=PATIENCE)["status"] == "accepted"
+    assert callback.get(timeout=PATIENCE) == "parent"
+    assert became.get(timeout=PATIENCE)["status"] == "accepted"
+    assert len(member.get(timeout=PATIENCE)) == 2
     quiet()
-    wait_until(lambda: len(server.messages) == 9 and notes(f"{tag}-became"), seconds=15, what="what follows")
+    wait_until(lambda: len(server.messages) == 9 and notes(f"{tag}-became"), what="what follows")
     assert [len(notes(f"{tag}-{word}")) for word in ("link", "body", "became", "members")] == [1] * 4
     assert [found[0] for found in notes(f"{tag}-error")] == [refused.id]
     assert not Delivery.objects.filter(status="prepared").exists()
@@ -116,13 +116,13 @@ def test_run_twice_it_is_sent_once_and_continued_once(server: SMTPServer, notes:
     link = note.s(tag=tag)
     for _ in range(2):
         mail.apply_async(task_id=f"{tag}-id", link=link)
-    assert AsyncResult(f"{tag}-id").get(timeout=20)["status"] == "accepted"
+    assert AsyncResult(f"{tag}-id").get(timeout=PATIENCE)["status"] == "accepted"
     mail.apply_async(task_id=f"{tag}-id", link=link)
     message = {"task_id": f"{tag}-id", "link": link}
     current_app.send_task(send_prepared.name, kwargs=mail.kwargs, **message)
     other = current_app.send_task(send_prepared.name, kwargs=mail.kwargs, link=note.s(tag=f"{tag}-other"))
-    assert other.get(timeout=20)["id"] == mail.kwargs["delivery_id"]
-    assert chain(mail, note.s(tag=f"{tag}-again")).apply_async().get(timeout=20)["status"] == "accepted"
+    assert other.get(timeout=PATIENCE)["id"] == mail.kwargs["delivery_id"]
+    assert chain(mail, note.s(tag=f"{tag}-again")).apply_async().get(timeout=PATIENCE)["status"] == "accepted"
     quiet()
     assert [len(notes(key)) for key in (tag, f"{tag}-other", f"{tag}-again")] == [1, 1, 1]
     assert subjects(server) == ["twice"]
@@ -132,9 +132,9 @@ def test_prepared_twice_with_one_key_it_is_one_mail(server: SMTPServer, notes: N
     """A caller that was interrupted prepares again, and its chain is complete."""
     prepare("once", idempotency_key=tag)
     again = prepare("once", idempotency_key=tag)
-    assert chain(again, note.s(tag=tag)).apply_async().get(timeout=20)["status"] == "accepted"
+    assert chain(again, note.s(tag=tag)).apply_async().get(timeout=PATIENCE)["status"] == "accepted"
     late = chain(prepare("once", idempotency_key=tag), note.s(tag=f"{tag}-late")).apply_async()
-    assert late.get(timeout=20)["status"] == "accepted"
+    assert late.get(timeout=PATIENCE)["status"] == "accepted"
     assert [len(notes(key)) for key in (tag, f"{tag}-late")] == [1, 1]
     assert subjects(server) == ["once"]
 
@@ -142,21 +142,21 @@ def test_prepared_twice_with_one_key_it_is_one_mail(server: SMTPServer, notes: N
 def test_what_ended_before_it_was_run_fails_what_follows(server: SMTPServer, notes: Notes, tag: str) -> None:
     cancelled, expired = prepare("never"), prepare("never", expires_at=timezone.now() + dt.timedelta(seconds=0.2))
     assert ledger.cancel(cancelled.kwargs["delivery_id"]) is not None
-    wait_until(lambda: delivery_of(expired).status == "expired", seconds=10, what="expired")
+    wait_until(lambda: delivery_of(expired).status == "expired", what="expired")
     for mail, status in ((cancelled, "cancelled"), (expired, "expired")):
         started = {"task_id": f"{tag}-{status}", "link_error": note_error.s(tag=f"{tag}-error")}
         for _ in range(2):
             mail.apply_async(**started)
         with pytest.raises(DeliveryFailed) as caught:
-            AsyncResult(f"{tag}-{status}").get(timeout=20)
+            AsyncResult(f"{tag}-{status}").get(timeout=PATIENCE)
         assert caught.value.status == status
         next_step = chain(note.si(tag=tag), mail, note.s(tag=f"{tag}-next")).apply_async()
         with pytest.raises(DeliveryFailed):
-            next_step.get(timeout=20)
+            next_step.get(timeout=PATIENCE)
     body = chord([cancelled, note.si(tag=tag)])(note.s(tag=f"{tag}-next"))
     with pytest.raises((ChordError, DeliveryFailed)):
-        body.get(timeout=20)
-    wait_until(lambda: len(notes(f"{tag}-error")) == 2, seconds=10, what="the errbacks")
+        body.get(timeout=PATIENCE)
+    wait_until(lambda: len(notes(f"{tag}-error")) == 2, what="the errbacks")
     quiet()
     assert sorted(found[0] for found in notes(f"{tag}-error")) == [f"{tag}-cancelled", f"{tag}-expired"]
     assert notes(f"{tag}-next") == []
@@ -174,8 +174,8 @@ def test_a_rollback_leaves_nothing_and_the_signature_fails(server: SMTPServer, n
     by_name = current_app.send_task(send_prepared.name, kwargs=mail.kwargs, link_error=link_error)
     for result in (by_chain, by_call, by_name):
         with pytest.raises(DeliveryFailed, match="rolled back"):
-            result.get(timeout=20)
-    wait_until(lambda: len(notes(f"{tag}-error")) == 3, seconds=10, what="the errbacks")
+            result.get(timeout=PATIENCE)
+    wait_until(lambda: len(notes(f"{tag}-error")) == 3, what="the errbacks")
     assert notes(f"{tag}-next") == []
 
 
@@ -186,7 +186,7 @@ def test_run_in_the_transaction_that_prepares_it(server: SMTPServer, notes: Note
     with transaction.atomic():
         chain(prepare("lost"), note.s(tag=tag)).apply_async()
         transaction.set_rollback(True)
-    assert result.get(timeout=20)["status"] == "accepted"
+    assert result.get(timeout=PATIENCE)["status"] == "accepted"
     quiet()
     assert len(notes(tag)) == 1
     assert subjects(server) == ["kept"]
@@ -197,9 +197,9 @@ def test_eta_countdown_and_expires_count_from_the_run(server: SMTPServer) -> Non
     later = [prepare("later").apply_async(eta=soon), prepare("later").apply_async(countdown=1)]
     never = prepare("never").apply_async(countdown=5, expires=0.3)
     with pytest.raises(DeliveryFailed, match="expired"):
-        never.get(timeout=20)
+        never.get(timeout=PATIENCE)
     for result in later:
-        result.get(timeout=20)
+        result.get(timeout=PATIENCE)
     assert [message.subject for message in server.messages if message.received_at >= soon.timestamp()] == ["later"] * 2
 
 
@@ -214,8 +214,8 @@ next_step = signature("tests.acceptance.tasks.note", kwargs={"tag": sys.argv[2]}
 signature(sys.argv[3], kwargs={"delivery_id": sys.argv[4]}, app=app).apply_async(link=next_step)
 """
     arguments = [services.broker.url, tag, mail.task, mail.kwargs["delivery_id"]]
-    subprocess.run([sys.executable, "-c", program, *arguments], check=True, timeout=30, env={})
-    wait_until(lambda: notes(tag), seconds=20, what="what follows")
+    subprocess.run([sys.executable, "-c", program, *arguments], check=True, timeout=PATIENCE, env={})
+    wait_until(lambda: notes(tag), what="what follows")
     quiet()
     assert [found[0]["id"] for found in notes(tag)] == [mail.kwargs["delivery_id"]]
     assert subjects(server) == ["by name"]
@@ -227,7 +227,7 @@ def test_a_person_sends_a_copy_of_what_is_never_run(server: SMTPServer) -> None:
     mail = prepare("stranded")
     assert not send_now(mail.kwargs["delivery_id"])
     copy = resend(mail.kwargs["delivery_id"])
-    wait_until(lambda: Delivery.objects.get(pk=copy.pk).status == "accepted", seconds=20, what="accepted")
+    wait_until(lambda: Delivery.objects.get(pk=copy.pk).status == "accepted", what="accepted")
     assert delivery_of(mail).status == "prepared"
 
 
@@ -252,7 +252,7 @@ def test_eagerly_and_called_directly(server: SMTPServer, tag: str, app: Stack, m
         current_app.conf.task_always_eager = False
     mail = prepare("direct")
     assert mail()["status"] == "queued"
-    assert AsyncResult(mail.kwargs["delivery_id"]).get(timeout=20)["status"] == "accepted"
+    assert AsyncResult(mail.kwargs["delivery_id"]).get(timeout=PATIENCE)["status"] == "accepted"
     assert subjects(server) == ["direct", "eager"]
 
 

@@ -15,7 +15,7 @@ from celery import current_app
 from celery.result import AsyncResult
 from django_celery_results.models import TaskResult
 
-from config.local.processes import wait_until
+from config.local.processes import PATIENCE, wait_until
 from config.local.smtp_server import Fault, SMTPServer
 from config.local.workers import QUEUES
 from email_integration.exceptions import DeliveryDeferred, DeliveryFailed
@@ -123,7 +123,7 @@ def test_a_mail_after_another_task_travels_with_it_and_after_a_mail_does_not(
     assert leaks(broker_contents())
 
     app.start_worker()
-    wait_until(lambda: Delivery.objects.filter(status="accepted").count() == 5, seconds=20, what="all five")
+    wait_until(lambda: Delivery.objects.filter(status="accepted").count() == 5, what="all five")
 
 
 def test_nothing_of_a_mail_is_told(
@@ -143,16 +143,16 @@ def test_nothing_of_a_mail_is_told(
     with recorded_events() as events:
         links = {"link": note.s(tag=tag), "link_error": note_error.s(tag=f"{tag}-error")}
         deferred, failed, good = send("busy", **links), send("nobody", **links), send("kim", **links)
-        assert good.get(timeout=20)["status"] == "accepted"
+        assert good.get(timeout=PATIENCE)["status"] == "accepted"
         with pytest.raises(DeliveryFailed):
-            failed.get(timeout=20)
-        wait_until(lambda: AsyncResult(deferred.id).state == "RETRY", seconds=10, what="RETRY")
+            failed.get(timeout=PATIENCE)
+        wait_until(lambda: AsyncResult(deferred.id).state == "RETRY", what="RETRY")
         waiting = AsyncResult(deferred.id).result
         assert isinstance(waiting, DeliveryDeferred)
         assert (waiting.code, waiting.reason) == (450, "the recipient was put off (450 4.2.0)")
         assert not leaks(broker_contents())
-        wait_until(lambda: any(event["type"] == "task-retried" for event in events), seconds=10, what="task-retried")
-        wait_until(lambda: notes(tag) and notes(f"{tag}-error"), seconds=10, what="the links")
+        wait_until(lambda: any(event["type"] == "task-retried" for event in events), what="task-retried")
+        wait_until(lambda: notes(tag) and notes(f"{tag}-error"), what="the links")
     # With no worker there, what is submitted stays in the broker to be looked at.
     app.worker.end()
     for number in range(3):
@@ -162,7 +162,7 @@ def test_nothing_of_a_mail_is_told(
     assert contents.count("email_integration.tasks.deliver") >= 3
     assert not leaks(contents)
     app.start_worker()
-    wait_until(lambda: Delivery.objects.filter(status="accepted").count() == 4, seconds=20, what="the rest")
+    wait_until(lambda: Delivery.objects.filter(status="accepted").count() == 4, what="the rest")
 
     (retried, *_) = [event for event in events if event["type"] == "task-retried"]
     assert retried["uuid"] == deferred.id

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 from django.db import transaction
 
-from config.local.processes import wait_until
+from config.local.processes import PATIENCE, wait_until
 from config.local.smtp_server import Fault, SMTPServer
 from email_integration.models import Delivery, DeliveryAttempt, SMTPConfig
 from email_integration.tasks import send_email
@@ -17,7 +17,7 @@ from tests.mail_settings import NO_SERVER
 Serve = Callable[..., SMTPServer]
 
 #: Long enough for both processes to have a share of a round.
-SLOW = Fault(verb="DOT", delay=0.02)
+SLOW = Fault(verb="DOT", delay=0.05)
 ROUND = 30
 
 
@@ -31,7 +31,6 @@ def send_round(word: str) -> None:
         ids = [send_email.delay(word, "Text", to=["kim@example.com"]).id for _ in range(ROUND)]
     wait_until(
         lambda: Delivery.objects.filter(pk__in=ids, status="accepted").count() == ROUND,
-        seconds=30,
         what=f"round {word}",
     )
     tried = DeliveryAttempt.objects.filter(delivery_id__in=ids)
@@ -78,9 +77,9 @@ def test_mail_waits_while_there_is_no_server_and_leaves_once_there_is(smtp_serve
     config = activate(serve(smtp_server), "Off", is_active=False)
     results = [send_email.delay("waits", "Text", to=["kim@example.com"]) for _ in range(3)]
     waiting = Delivery.objects.filter(status="deferred", reason__contains=NO_SERVER)
-    wait_until(lambda: waiting.count() == 3, seconds=15, what="three that wait")
+    wait_until(lambda: waiting.count() == 3, what="three that wait")
     assert {result.state for result in results} == {"RETRY"}
     assert all(result.result.code is None for result in results)
     config.is_active = True
     config.save()
-    assert {result.get(timeout=20)["smtp_config"] for result in results} == {"Off"}
+    assert {result.get(timeout=PATIENCE)["smtp_config"] for result in results} == {"Off"}

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from django.db import transaction
 
-from config.local.processes import wait_until
+from config.local.processes import PATIENCE, wait_until
 from config.local.smtp_server import Fault, SMTPServer
 from email_integration.models import Delivery
 from email_integration.tasks import send_email
@@ -30,10 +30,10 @@ def test_a_group_is_finished_on_term_and_what_was_fetched_is_given_back(
     with transaction.atomic():
         for number in range(MAILS):
             send_email.delay(f"Mail {number}", "Text", to=["kim@example.com"], in_doubt="hold")
-    wait_until(lambda: server.messages, seconds=30, what="the first mail")
+    wait_until(lambda: server.messages, what="the first mail")
 
     running.worker.send_signal(signal.SIGTERM)
-    assert running.worker.wait(seconds=30) == 0
+    assert running.worker.wait(seconds=PATIENCE) == 0
 
     statuses = Counter(Delivery.objects.values_list("status", flat=True))
     assert statuses["accepted"] == len(server.messages)
@@ -42,5 +42,5 @@ def test_a_group_is_finished_on_term_and_what_was_fetched_is_given_back(
     assert statuses["queued"] == MAILS - statuses["accepted"] > 0
     server.clear_faults()
     running.start_worker()
-    wait_until(lambda: Delivery.objects.filter(status="accepted").count() == MAILS, seconds=30, what="all accepted")
+    wait_until(lambda: Delivery.objects.filter(status="accepted").count() == MAILS, what="all accepted")
     assert {*Counter(message.subject for message in server.messages).values()} == {1}

@@ -61,7 +61,7 @@ def test_threads_share_sessions_and_never_open_too_many(
     env = {**PATIENT, "SESSION_POOL_SIZE": "3", "PYTHONWARNINGS": "always"}
     running = stack(pool="threads", concurrency=THREADS, env=env)
     submit()
-    wait_until(all_are_accepted, seconds=60, what="all accepted")
+    wait_until(all_are_accepted, what="all accepted")
     assert arrived_once(server)
     assert max(open_sessions) == 3
     assert len(server.sessions) < 10
@@ -78,7 +78,7 @@ def test_a_worker_of_threads_that_is_terminated_loses_nothing(stack: Callable[..
     server.inject(Fault(verb="DOT", delay=0.2))  # that some are left, however late the signal is heard
     running = stack(pool="threads", concurrency=THREADS, env={**PATIENT, "RING_AFTER": "2"})
     submit(together=False)  # a group would be finished
-    wait_until(lambda: len(server.messages) >= 20, seconds=30, what="the first mails")
+    wait_until(lambda: len(server.messages) >= 20, what="the first mails")
     running.worker.end(seconds=20)
     assert running.worker.returncode == 0
     left = MAILS - len(server.messages)
@@ -87,5 +87,5 @@ def test_a_worker_of_threads_that_is_terminated_loses_nothing(stack: Callable[..
     assert not Delivery.objects.filter(status="sending").exists()
     server.clear_faults()
     running.start_worker()
-    wait_until(all_are_accepted, seconds=60, what="all accepted")
+    wait_until(all_are_accepted, what="all accepted")
     assert arrived_once(server)

@@ -40,13 +40,13 @@ def test_a_worker_s_attempts_are_of_the_trace_that_the_mail_was_submitted_in(
         submit_many(EmailMessage("secret-subject", "B", to=["kim@example.com"]) for _ in range(20))
     finally:
         observing.install(before)
-    wait_until(lambda: not Delivery.objects.exclude(status__in=FINAL).exists(), seconds=60, what="the end of all mails")
+    wait_until(lambda: not Delivery.objects.exclude(status__in=FINAL).exists(), what="the end of all mails")
 
     def delivers() -> list[dict[str, dict[str, str]]]:
         found = [json.loads(line) for line in spans.read_text().splitlines()]
         return [span for span in found if span["name"].startswith("deliver ")]
 
-    wait_until(lambda: len(delivers()) == 21, seconds=60, what="a span of each attempt")
+    wait_until(lambda: len(delivers()) == 21, what="a span of each attempt")
     told = {one["attributes"]["messaging.message.id"]: one["context"]["trace_id"][2:] for one in delivers()}
     context = dict(Delivery.objects.values_list("pk", "traceparent"))
     assert told == {pk: traceparent.split("-")[1] for pk, traceparent in context.items()}

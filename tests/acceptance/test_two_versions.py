@@ -13,13 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from config.local.processes import Process, Processes, wait_until
+from config.local.processes import PATIENCE, Process, Processes, wait_until
 from config.local.smtp_server import SMTPServer
 from config.local.valkey import Valkey
 from config.local.workers import start_beat, start_worker
 from tests.stack import FAST, PATIENT, ROOT
 
-pytestmark = [pytest.mark.extra, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.extra
 
 FIELD = '    campaign = models.CharField(max_length=20, db_default="none")\n'
 
@@ -69,7 +69,7 @@ class Version:
 
     def run(self, *arguments: str) -> None:
         done = subprocess.run(
-            [sys.executable, *arguments], cwd=ROOT, env=self._env, capture_output=True, text=True, timeout=90
+            [sys.executable, *arguments], cwd=ROOT, env=self._env, capture_output=True, text=True, timeout=PATIENCE
         )
         assert done.returncode == 0, done.stderr
 
@@ -131,25 +131,25 @@ def test_an_old_and_a_new_worker_share_the_mail_and_none_is_lost_or_doubled(
         first = old.start_worker()
         start_beat(old.processes, schedule=tmp_path / "schedule")
         old_web = old.submit(until=tmp_path / "old-ends")
-        wait_until(lambda: has_sent(10, first), seconds=90, what="mails of the old version alone")
+        wait_until(lambda: has_sent(10, first), what="mails of the old version alone")
 
         new.run("manage.py", "migrate", "--verbosity", "0")
         before = accepted()
-        wait_until(lambda: has_sent(10, first), seconds=90, what="mails of the old version on the new tables")
+        wait_until(lambda: has_sent(10, first), what="mails of the old version on the new tables")
         second = new.start_worker()
         new_web = new.submit(until=tmp_path / "new-ends")
         before = accepted()
-        wait_until(lambda: has_sent(10, first, second), seconds=90, what="mails of both")
+        wait_until(lambda: has_sent(10, first, second), what="mails of both")
         (tmp_path / "old-ends").touch()
-        assert old_web.wait(seconds=60) == 0, old_web.read_log()
+        assert old_web.wait(seconds=PATIENCE) == 0, old_web.read_log()
         first.end()
         before = accepted()
-        wait_until(lambda: has_sent(10, second), seconds=90, what="mails of the new version alone")
+        wait_until(lambda: has_sent(10, second), what="mails of the new version alone")
         (tmp_path / "new-ends").touch()
-        assert new_web.wait(seconds=60) == 0, new_web.read_log()
+        assert new_web.wait(seconds=PATIENCE) == 0, new_web.read_log()
         with sqlite3.connect(file, timeout=20) as database:
             (mails,) = database.execute("SELECT count(*) FROM email_integration_delivery").fetchone()
-        wait_until(lambda: accepted().total() == mails, seconds=90, what="all mails")
+        wait_until(lambda: accepted().total() == mails, what="all mails")
     finally:
         new.processes.end()
         old.processes.end()

@@ -16,7 +16,7 @@ from pathlib import Path
 import django
 import pytest
 
-from config.local.processes import LOOPBACK, Process, free_port, wait_until
+from config.local.processes import LOOPBACK, PATIENCE, Process, free_port, wait_until
 from config.local.valkey import Valkey
 
 from .pages import blocks
@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 _OWN_TERMINAL = re.compile(r"terminal of its own")
 #: A machine that has its hands full takes several times as long as an idle one: half a minute each.
-pytestmark = [pytest.mark.extra, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.extra
 
 _READY = {"worker": " ready.", "beat": "beat: Starting"}
 
@@ -56,7 +56,7 @@ class Walk:
         self._terminals: list[Process] = []
         hatchling = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory"]
         wheels = str(self.folder / "wheels")
-        subprocess.run([*hatchling, wheels], cwd=ROOT, check=True, capture_output=True, timeout=60)
+        subprocess.run([*hatchling, wheels], cwd=ROOT, check=True, capture_output=True, timeout=PATIENCE)
         ours = ("DATABASE_URL", "REDIS_URL", "SECRET_KEY", "DEBUG", "ENV_FILE", "VAR_DIR", "SMTP_PASSWORD_KEYS")
         env = {name: value for name, value in os.environ.items() if name not in ours and not name.startswith("DJANGO_")}
         env |= {
@@ -66,7 +66,9 @@ class Walk:
             "PIP_DISABLE_PIP_VERSION_CHECK": "1",
         }
         # A shell keeps its folder and its variables from one command to the next.
-        subprocess.run(["bash", "-c", f"declare -px > {self._state}"], env=env, cwd=self.folder, check=True, timeout=10)
+        subprocess.run(
+            ["bash", "-c", f"declare -px > {self._state}"], env=env, cwd=self.folder, check=True, timeout=PATIENCE
+        )
 
     def follow(self, page: Path) -> None:
         """Do all that the page says to a reader with the Django in use, in its order."""
@@ -89,7 +91,7 @@ class Walk:
     def run(self, commands: str) -> str:
         """What they print; each must succeed."""
         script = f"set -e\n{commands}\ndeclare -px > {self._state}\n"
-        done = subprocess.run(self._shell(script), cwd=self.folder, capture_output=True, text=True, timeout=90)
+        done = subprocess.run(self._shell(script), cwd=self.folder, capture_output=True, text=True, timeout=PATIENCE)
         assert done.returncode == 0, f"{commands}\n{done.stdout}\n{done.stderr}\n{self.logs()}"
         return done.stdout
 
@@ -128,7 +130,7 @@ class Walk:
             if f" {word} " in command:
                 terminal.wait_for_log(line)
         for port in re.findall(rf"{re.escape(LOOPBACK)}:(\d+)", command):
-            wait_until(lambda port=port: _answers(int(port)), seconds=30, what=command)  # type: ignore[misc]
+            wait_until(lambda port=port: _answers(int(port)), what=command)  # type: ignore[misc]
 
     def _shell(self, script: str) -> list[str]:
         return ["env", "-i", "bash", "-c", f". {self._state}\n{script}"]
@@ -157,7 +159,7 @@ def test_the_tutorial_leads_to_the_first_mail_and_through_a_switch(walk: Walk) -
     newest = walk.run("python manage.py delivery list --limit 1").split()[0]
     assert "Second" in walk.run(f"python manage.py delivery show {newest}")
     assert walk.is_of_the_wheel()
-    wait_until(lambda: "Subject: Your order" in walk.printed(8025), seconds=20, what="the mail of send_mail()")
+    wait_until(lambda: "Subject: Your order" in walk.printed(8025), what="the mail of send_mail()")
     assert "Subject: Welcome" in walk.printed(8025)
     assert "Subject: Switched" in walk.printed(8026)
     assert "Subject: Switched" not in walk.printed(8025)
@@ -198,4 +200,4 @@ def test_a_project_that_sends_mail_goes_on_sending_through_this_app(walk: Walk) 
     walk.follow(ROOT / "docs" / "adding.md")
 
     assert walk.is_of_the_wheel()
-    wait_until(lambda: "Subject: Your order" in walk.printed(8025), seconds=20, what="the mail of send_mail()")
+    wait_until(lambda: "Subject: Your order" in walk.printed(8025), what="the mail of send_mail()")

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
+from config.local.processes import PATIENCE
 from email_integration.tasks import send_email
 from tests.acceptance.conftest import Activate
 from tests.acceptance.test_switch import Serve
@@ -22,7 +23,7 @@ def test_a_worker_and_beat_start_and_send_without_a_warning(
     activate(smtp_server())
     running = stack(env=STRICT)
     result = send_email.delay("Hello", "Text", to=["kim@example.com"])
-    assert result.get(timeout=60)["status"] == "accepted"
+    assert result.get(timeout=PATIENCE)["status"] == "accepted"
     assert "Warning" not in running.logs()
 
 

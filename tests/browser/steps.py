@@ -8,6 +8,7 @@ from typing import Any
 
 from playwright.sync_api import Locator, Page, expect
 
+from config.local.processes import PATIENCE
 from config.local.smtp_server import SMTPServer
 from email_integration.models import SMTPConfig
 from email_integration.tasks import send_email
@@ -35,7 +36,7 @@ def stored(server: SMTPServer, name: str, **values: Any) -> SMTPConfig:
 
 def send(subject: str) -> str:
     """Send through the worker; give the status."""
-    status = send_email.delay(subject, "Text", to=["bob@example.com"]).get(timeout=20)["status"]
+    status = send_email.delay(subject, "Text", to=["bob@example.com"]).get(timeout=PATIENCE)["status"]
     return str(status)
 
 

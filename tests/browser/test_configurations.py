@@ -12,7 +12,7 @@ from cryptography.fernet import Fernet
 from playwright.sync_api import Page, expect
 
 from config.local.certificates import make_certificates
-from config.local.processes import wait_until
+from config.local.processes import PATIENCE, wait_until
 from config.local.smtp_server import Fault
 from email_integration.models import Delivery, SendingPause, SMTPConfig
 from email_integration.tasks import send_email
@@ -138,7 +138,7 @@ def test_a_server_with_a_private_authority(page: Page, stack: Start, smtp_server
     assert server.messages == []
     page.get_by_role("button", name="Save", exact=True).click()
     expect(page.locator(".messagelist")).to_contain_text("was changed successfully")
-    assert waiting.get(timeout=20)["status"] == "accepted"
+    assert waiting.get(timeout=PATIENCE)["status"] == "accepted"
     assert subjects(server) == ["Waits"]
 
 
@@ -150,9 +150,7 @@ def test_a_server_at_fault_is_told_of_and_tried_now(page: Page, stack: Start, sm
     waiting = []
     for number in range(1, 4):  # the second comes when the first has closed the gate
         waiting.append(send_email.delay(str(number), "Text", to=["bob@example.com"]))
-        wait_until(
-            lambda: Delivery.objects.filter(waits_for_relay=True).count() == len(waiting), seconds=20, what="it to wait"
-        )
+        wait_until(lambda: Delivery.objects.filter(waits_for_relay=True).count() == len(waiting), what="it to wait")
     assert len(server.sessions) == 1
     page.goto(LIST)
     for words in ("The server is at fault: the login is wrong", "(535 5.7.8)", "mails that wait for it: 3."):
@@ -161,7 +159,7 @@ def test_a_server_at_fault_is_told_of_and_tried_now(page: Page, stack: Start, sm
     shot(page, "at-fault")
     page.get_by_role("button", name="Try now").click()
     expect(page.locator(".messagelist")).to_contain_text("What waits for “Primary” is tried now.")
-    assert {mail.get(timeout=20)["status"] for mail in waiting} == {"accepted"}
+    assert {mail.get(timeout=PATIENCE)["status"] for mail in waiting} == {"accepted"}
     page.goto(LIST)
     expect(page.locator(".email-notices")).not_to_contain_text("at fault")
     expect(page.get_by_role("button", name="Try now")).to_have_count(0)
@@ -283,7 +281,7 @@ def test_the_brake(page: Page, stack: Start, smtp_server: Serve, shot: Shot) -> 
     assert server.messages == []
     page.get_by_role("link", name="Resume sending").click()
     page.get_by_role("button", name="Resume sending").click()
-    assert waiting.get(timeout=20)["status"] == "accepted"
+    assert waiting.get(timeout=PATIENCE)["status"] == "accepted"
     assert not SendingPause.objects.exists()
     page.goto(DELIVERIES)
     expect(page.get_by_role("row").filter(has_text=waiting.id[:8])).to_contain_text(re.compile("accepted"))

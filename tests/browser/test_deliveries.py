@@ -14,7 +14,7 @@ from django.contrib.auth.models import Permission, User
 from django.core.mail import EmailMultiAlternatives
 from playwright.sync_api import Browser, Locator, Page, expect
 
-from config.local.processes import wait_until
+from config.local.processes import PATIENCE, wait_until
 from config.local.smtp_server import Fault
 from email_integration.delivery import submit
 from email_integration.models import Delivery, Status
@@ -45,9 +45,7 @@ def test_of_two_mails_in_doubt_one_is_released_and_one_discarded(
     stored(server, "Primary", is_active=True)
     stack()
     mails = [send_email.delay(name, "Text", to=["bob@example.com"], in_doubt="hold") for name in ("one", "two")]
-    wait_until(
-        lambda: Delivery.objects.filter(status=Status.IN_DOUBT).count() == len(mails), seconds=20, what="both in doubt"
-    )
+    wait_until(lambda: Delivery.objects.filter(status=Status.IN_DOUBT).count() == len(mails), what="both in doubt")
     one, two = mails
     before = Delivery.objects.get(pk=one.id).message_id
 
@@ -66,7 +64,7 @@ def test_of_two_mails_in_doubt_one_is_released_and_one_discarded(
     page.goto(DELIVERIES)
     choose(page, "Release: send again (in doubt)", one.id)
     expect(page.locator(".messagelist")).to_contain_text("1 mail is sent again.")
-    assert one.get(timeout=20)["status"] == "accepted"
+    assert one.get(timeout=PATIENCE)["status"] == "accepted"
     choose(page, "Discard: never send again (in doubt)", one.id, two.id)
     expect(page.locator(".messagelist")).to_contain_text("1 mail was discarded.")
     expect(page.locator(".messagelist")).to_contain_text("1 mail stayed as it was: accepted.")
@@ -80,7 +78,7 @@ def test_of_two_mails_in_doubt_one_is_released_and_one_discarded(
     choose(page, "Send a copy", one.id, two.id)
     expect(page.locator(".messagelist")).to_contain_text("its content is kept no longer")
     expect(page.locator(".messagelist")).to_contain_text("A copy of 1 mail is sent.")
-    wait_until(lambda: subjects(server).count("two") == 2, seconds=20, what="the copy")
+    wait_until(lambda: subjects(server).count("two") == 2, what="the copy")
     page.goto(f"{DELIVERIES}{two.id}/history/")
     for words in ("Discarded.", "A copy was sent.", "kim"):
         expect(page.locator("#change-history")).to_contain_text(words)
@@ -150,7 +148,7 @@ def test_a_hostile_mail_is_shown_and_reaches_nothing(
     with chromium.new_page() as careless:
         careless.set_content(HOSTILE.replace("ELSEWHERE", f"{address}/careless"))
         wanted = {"/careless/style.css", "/careless/pixel.png", "/careless/script"}
-        wait_until(lambda: wanted <= set(asked), seconds=60, what="a careless browser to ask for all it is told to")
+        wait_until(lambda: wanted <= set(asked), what="a careless browser to ask for all it is told to")
     delivery = written(HOSTILE.replace("ELSEWHERE", address))
     page.goto(f"{DELIVERIES}{delivery.pk}/change/")
     page.get_by_role("link", name="Show the content").click()

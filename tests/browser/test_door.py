@@ -18,7 +18,7 @@ from django_otp.oath import TOTP
 from playwright.sync_api import Browser, Page, Response, expect
 
 from config.door import attempts
-from config.local.processes import Processes, free_port, wait_until
+from config.local.processes import PATIENCE, Processes, free_port, wait_until
 from tests.chromium import browsing
 
 from .accessibility import complaints
@@ -28,8 +28,6 @@ ADMIN = "/admin/"
 CODE = "/admin/code/"
 SETUP = "/admin/code/setup/"
 PASSWORD = "correct horse battery"
-#: Seconds for what takes two.
-PATIENCE = 60
 
 MAKE = f"""
 import django
@@ -77,7 +75,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     site = Site(tmp_path_factory.mktemp("door"))
     with site.processes as processes:
         command = [sys.executable, "-m", "gunicorn", "config.wsgi", "--bind", site.address]
-        processes.start("web", command).wait_for_log("Booting worker", seconds=PATIENCE)
+        processes.start("web", command).wait_for_log("Booting worker")
         yield site
 
 
@@ -115,7 +113,7 @@ def answered(page: Page, code: str, button: str = "Log in") -> Response:
 
 def enter_until_looked_at(page: Page, code: str, button: str = "Log in") -> None:
     """After a wrong code the next is not looked at for a second or two."""
-    wait_until(lambda: answered(page, code, button).status != 429, seconds=PATIENCE, what="a code that is looked at")
+    wait_until(lambda: answered(page, code, button).status != 429, what="a code that is looked at")
 
 
 def code_of(secret: str, *, ahead: int = 0) -> str:

@@ -27,7 +27,6 @@ def processes() -> Iterator[list[subprocess.Popen[str]]]:
         process.communicate()
 
 
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize(("many", "seconds"), [(6, 2), pytest.param(16, 10, marks=pytest.mark.extra)])
 def test_never_two_are_active(many: int, seconds: int, processes: list[subprocess.Popen[str]]) -> None:
     """By every documented way, in many processes, with nothing between them but the database."""

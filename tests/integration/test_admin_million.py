@@ -24,7 +24,7 @@ from tests.history import ended, tried
 from .admin_site import config, logged_in
 from .test_index_use import analyse
 
-pytestmark = [pytest.mark.extra, pytest.mark.django_db(transaction=True), pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.extra, pytest.mark.django_db(transaction=True)]
 
 FEW, MANY = 1_000, 1_000_000
 

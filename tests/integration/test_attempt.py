@@ -7,7 +7,7 @@ import datetime as dt
 import functools
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -15,17 +15,17 @@ from cryptography.fernet import Fernet
 from django.db import OperationalError, connection, transaction
 from django.utils import timezone
 
-from config.local.processes import wait_until
+from config.local.processes import PATIENCE, wait_until
 from config.local.smtp_server import Fault, Message, SMTPServer
-from email_integration import routing
-from email_integration.delivery import ledger, waking
+from email_integration import conf, routing
+from email_integration.delivery import dispatch, ledger, waking
 from email_integration.delivery.attempt import attempt
 from email_integration.delivery.dispatch import pool
 from email_integration.delivery.outcome import Skipped
 from email_integration.delivery.sweep import sweep
 from email_integration.models import Delivery, DeliveryAttempt, SMTPConfig
 from tests import services
-from tests.deliveries import RecordingDoorbell, ago, in_threads, pretend, statuses, submitted
+from tests.deliveries import Clock, RecordingDoorbell, ago, in_threads, pretend, statuses, submitted
 from tests.mail_settings import NO_SERVER
 from tests.relays import config_for
 from tests.scripted import ScriptedServer
@@ -38,14 +38,29 @@ KIM, LEE = "kim@example.com", "lee@example.com"
 
 
 @pytest.fixture(autouse=True)
-def _short(bell: RecordingDoorbell, settings: Any) -> None:
+def _slow_to_try_again(bell: RecordingDoorbell, settings: Any) -> None:
     settings.EMAIL_INTEGRATION = {
         **settings.EMAIL_INTEGRATION,
-        "REPLY_TIMEOUT": 1.0,
-        "LEASE": 5.0,
         "RETRY_FIRST": 60.0,
         "RETRY_MAX": 600.0,
     }
+
+
+ShortReply = Callable[[], contextlib.AbstractContextManager[None]]
+
+
+@pytest.fixture
+def short_reply(settings: Any) -> ShortReply:
+    """``with short_reply()``: the reply to the final dot, which the server does not give, is not waited for long."""
+
+    @contextlib.contextmanager
+    def short() -> Iterator[None]:
+        usual = settings.EMAIL_INTEGRATION
+        settings.EMAIL_INTEGRATION = {**usual, "REPLY_TIMEOUT": 0.5}
+        yield
+        settings.EMAIL_INTEGRATION = usual
+
+    return short
 
 
 def tried(delivery: Delivery) -> Delivery:
@@ -69,7 +84,7 @@ def due(delivery: Delivery) -> Delivery:
 
 
 def session_ends(server: SMTPServer, number: int = 1) -> None:
-    wait_until(lambda: not server.sessions[number - 1].is_open, seconds=5, what="the end of the session")
+    wait_until(lambda: not server.sessions[number - 1].is_open, what="the end of the session")
 
 
 # -- it goes well ---------------------------------------------------------------------------------------------------
@@ -283,8 +298,7 @@ def test_421_on_a_fresh_session_defers(smtp_server: Serve) -> None:
 
 
 @pytest.mark.parametrize("verb", ["RCPT", "DATA", "CONTENT"])
-def test_a_connection_lost_before_the_final_dot_defers(smtp_server: Serve, settings: Any, verb: Any) -> None:
-    settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "REPLY_TIMEOUT": 60.0, "LEASE": 90.0}  # for 14 MB
+def test_a_connection_lost_before_the_final_dot_defers(smtp_server: Serve, verb: Any) -> None:
     server = smtp_server(faults=[Fault(verb=verb, drop=True, times=1)])
     config_for(server)
     # So long, for CONTENT, that the client still writes when it is cut off.
@@ -302,13 +316,14 @@ def test_a_connection_lost_before_the_final_dot_defers(smtp_server: Serve, setti
     "fault", [Fault(verb="DOT", drop_after_accept=True, times=1), Fault(verb="DOT", hang_after_accept=True, times=1)]
 )
 def test_a_connection_lost_after_the_final_dot_is_in_doubt_and_resent_to_the_byte(
-    smtp_server: Serve, fault: Fault
+    smtp_server: Serve, fault: Fault, short_reply: ShortReply
 ) -> None:
     """Even if the configuration, and with it the sender left open, has changed meanwhile."""
     server = smtp_server(faults=[fault])
     config = config_for(server)
     delivery = submitted()
-    assert tried(delivery).status == "deferred"
+    with short_reply():
+        assert tried(delivery).status == "deferred"
     assert DeliveryAttempt.objects.get().outcome == "in_doubt"
     config.from_email = "other@example.com"
     config.save()
@@ -354,7 +369,8 @@ def test_who_loses_the_claim_sends_no_final_dot(smtp_server: Serve) -> None:
     server = smtp_server()
     config_for(server)
     delivery = submitted()
-    server.inject(Fault(verb="DATA", delay=0.5, times=1))
+    claimed = threading.Event()
+    server.inject(Fault(verb="DATA", until=claimed, times=1))
     results: list[Any] = []
 
     def work() -> None:
@@ -365,11 +381,12 @@ def test_who_loses_the_claim_sends_no_final_dot(smtp_server: Serve) -> None:
 
     worker = threading.Thread(target=work)
     worker.start()
-    wait_until(lambda: server.sessions and "DATA" in server.sessions[0].verbs, seconds=5, what="DATA")
+    wait_until(lambda: server.sessions and "DATA" in server.sessions[0].verbs, what="DATA")
     route = routing.active_relay()
     assert not isinstance(route, routing.Nowhere)
     assert ledger.claim(delivery, route, from_header="a@example.com", sender="a@example.com")
-    worker.join(10)
+    claimed.set()
+    worker.join(PATIENCE)
     assert results == [Skipped(reason="another worker was faster")]
     session_ends(server)
     assert server.messages == []
@@ -385,7 +402,7 @@ def test_two_workers_with_one_mail_send_it_once(smtp_server: Serve) -> None:
 
     def work() -> None:
         try:
-            start.wait(10)
+            start.wait(PATIENCE)
             results.append(attempt(delivery.pk))
         finally:
             connection.close()
@@ -394,7 +411,7 @@ def test_two_workers_with_one_mail_send_it_once(smtp_server: Serve) -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(20)
+        thread.join(PATIENCE)
     assert len(server.messages) == 1
     assert sum(isinstance(result, Delivery) for result in results) == 1
     assert Delivery.objects.get().status == "accepted"
@@ -404,12 +421,14 @@ def test_a_configuration_replaced_while_a_session_is_opened_is_not_used(smtp_ser
     old, new = smtp_server(), smtp_server()
     config_for(old)
     new_config = config_for(new, name="Backup", is_active=False)
-    old.inject(Fault(verb="AUTH", delay=0.5, times=1))
+    replaced = threading.Event()
+    old.inject(Fault(verb="AUTH", until=replaced, times=1))
     delivery = submitted()
     worker, result = in_thread(lambda: attempt(delivery.pk))
-    wait_until(lambda: old.sessions and "AUTH" in old.sessions[0].verbs, seconds=5, what="AUTH")
+    wait_until(lambda: old.sessions and "AUTH" in old.sessions[0].verbs, what="AUTH")
     SMTPConfig.objects.activate(new_config)
-    worker.join(10)
+    replaced.set()
+    worker.join(PATIENCE)
     assert [one.smtp_config for one in result] == ["Backup"]
     assert (len(old.messages), len(new.messages)) == (0, 1)
     assert "MAIL" not in old.sessions[0].verbs
@@ -420,12 +439,14 @@ def test_a_configuration_replaced_while_it_fails_is_not_waited_for(smtp_server: 
     old, new = smtp_server(), smtp_server()
     config_for(old)
     new_config = config_for(new, name="Backup", is_active=False)
-    old.inject(Fault(verb="AUTH", delay=0.5, reply="535 5.7.8 Wrong"))
+    replaced = threading.Event()
+    old.inject(Fault(verb="AUTH", until=replaced, reply="535 5.7.8 Wrong"))
     delivery = submitted()
     worker, result = in_thread(lambda: attempt(delivery.pk))
-    wait_until(lambda: old.sessions and "AUTH" in old.sessions[0].verbs, seconds=5, what="AUTH")
+    wait_until(lambda: old.sessions and "AUTH" in old.sessions[0].verbs, what="AUTH")
     SMTPConfig.objects.activate(new_config)
-    worker.join(10)
+    replaced.set()
+    worker.join(PATIENCE)
     assert [one.status for one in result] == ["accepted"]
 
 
@@ -443,17 +464,16 @@ def in_thread(work: Callable[[], Any]) -> tuple[threading.Thread, list[Any]]:
     return thread, results
 
 
-def test_workers_that_have_claimed_too_slowly_send_nothing(
-    smtp_server: Serve, settings: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_workers_that_have_claimed_too_slowly_send_nothing(smtp_server: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     """The lease might end before the server answers, and another worker would send the mail too."""
-    settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "LEASE": 1.2, "REPLY_TIMEOUT": 1.0}
+    clock = Clock()
+    monkeypatch.setattr(dispatch, "time", clock)
     server = smtp_server()
     config_for(server)
     claim = ledger.claim
 
     def slow(*args: Any, **kwargs: Any) -> bool:
-        threading.Event().wait(0.3)
+        clock.ahead += conf.get("LEASE")
         return claim(*args, **kwargs)
 
     delivery = submitted()
@@ -542,14 +562,14 @@ def test_an_outcome_is_recorded_despite_an_outage_of_the_database(smtp_server: S
 
     def on_message(message: Message) -> None:
         breaking.start()
-        begun.wait(5)
+        begun.wait(PATIENCE)
 
     server = smtp_server(on_message=on_message)
     config_for(server)
     delivery = submitted()
     assert tried(delivery).status == "accepted"
     assert len(server.messages) == 1
-    breaking.join(5)
+    breaking.join(PATIENCE)
 
 
 def test_a_database_that_fails_at_the_claim_costs_nothing_but_time(
@@ -680,9 +700,10 @@ def test_an_unexpected_error_after_the_claim_is_a_doubt(smtp_server: Serve, monk
     assert DeliveryAttempt.objects.get().outcome == "in_doubt"
 
 
-def test_the_pool_keeps_no_session_of_a_mail_that_was_given_up(smtp_server: Serve) -> None:
+def test_the_pool_keeps_no_session_of_a_mail_that_was_given_up(smtp_server: Serve, short_reply: ShortReply) -> None:
     config_for(smtp_server(faults=[Fault(verb="DOT", hang=True)]))
-    tried(submitted())
+    with short_reply():
+        tried(submitted())
     assert repr(pool) == "<Pool idle=0>"
 
 

@@ -14,6 +14,7 @@ from django.core.mail import EmailMessage, EmailMultiAlternatives
 from django.db import transaction
 from django.utils import timezone
 
+from config.local.processes import PATIENCE
 from config.local.valkey import Valkey
 from email_integration import submit_many
 from email_integration.delivery import bulk, content
@@ -230,4 +231,4 @@ def test_a_single_mail_may_have_no_result_either(bell: RecordingDoorbell) -> Non
 def test_the_package_can_be_imported_before_django_is_set_up() -> None:
     """As INSTALLED_APPS does; what it exports is loaded when it is asked for."""
     code = "import sys, email_integration; sys.exit('django' in sys.modules or hasattr(email_integration, 'nothing'))"
-    subprocess.run([sys.executable, "-c", code], check=True, env={"PYTHONPATH": "worker"}, timeout=60)
+    subprocess.run([sys.executable, "-c", code], check=True, env={"PYTHONPATH": "worker"}, timeout=PATIENCE)

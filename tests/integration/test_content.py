@@ -16,6 +16,7 @@ from cryptography.fernet import Fernet
 from django.core.files.storage import FileSystemStorage
 from django.db import connection
 
+from config.local.processes import PATIENCE
 from config.local.smtp_server import SMTPServer
 from email_integration.delivery import content
 from email_integration.delivery.attempt import attempt
@@ -419,7 +420,7 @@ def child(folder: Path) -> Iterator[Callable[[str, str], tuple[str, int]]]:
     def child(*ids: str) -> tuple[str, int]:
         command = [sys.executable, "-c", SENDING, *ids]
         env = {**os.environ, "PAYLOAD_DIR": str(folder)}
-        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=100, check=False)
+        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=PATIENCE, check=False)
         assert not done.returncode, done.stderr
         status, grown = done.stdout.split()[-2:]
         return status, int(grown)

@@ -10,6 +10,7 @@ import pytest
 from django.db import connection, transaction
 from django.utils import timezone
 
+from config.local.processes import PATIENCE
 from config.local.smtp_server import Fault, SMTPServer
 from email_integration import conf, routing
 from email_integration.delivery import direct, ledger, times, waking
@@ -361,12 +362,12 @@ def test_a_mail_that_is_put_off_while_the_gate_opens_does_not_sleep(
         count = wake(*ids)
         if not woken.is_set() and connection.vendor != "sqlite":  # whose writers wait for each other
             woken.set()
-            put_off.wait(10)
+            put_off.wait(PATIENCE)
         return count
 
     def work() -> None:
         if connection.vendor != "sqlite":
-            woken.wait(10)
+            woken.wait(PATIENCE)
         attempt(delivery.pk)
         put_off.set()
 

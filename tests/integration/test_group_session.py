@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -14,13 +13,14 @@ import pytest
 from django.db import DataError, OperationalError, transaction
 
 from config.local.smtp_server import Fault, Message, SMTPServer
+from email_integration import conf
 from email_integration.delivery import content, decide, follow_up, group, ledger, rows, statements
 from email_integration.delivery.group import attempt_group
 from email_integration.delivery.sweep import sweep
-from email_integration.models import Delivery, DeliveryAttempt, RelayGate, SendingPause, Status
+from email_integration.models import Delivery, DeliveryAttempt, RelayGate, SendingPause, SMTPConfig, Status
 from email_integration.tasks import deliver_group
-from tests.deliveries import RecordingDoorbell, ago, in_threads, pretend, statuses, submitted
-from tests.relays import config_for
+from tests.deliveries import Clock, RecordingDoorbell, ago, in_threads, pretend, statuses, submitted
+from tests.relays import config_for, patient_but
 
 Serve = Callable[..., SMTPServer]
 
@@ -33,13 +33,13 @@ ILL = 2
 
 @pytest.fixture(autouse=True)
 def _bell(bell: RecordingDoorbell, settings: Any) -> None:
-    settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "RETRY_FIRST": 60.0, "REPLY_TIMEOUT": 1.0}
+    settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "RETRY_FIRST": 60.0}
 
 
 @pytest.fixture
 def server(smtp_server: Serve) -> SMTPServer:
     server = smtp_server(security="plain", user=None)
-    config_for(server, timeout=1)
+    config_for(server)
     return server
 
 
@@ -216,10 +216,12 @@ ENDS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("end", ENDS)
 @pytest.mark.parametrize("verb", ["MAIL", "RCPT", "DATA"])
 def test_a_session_that_ends_amid_a_group_delays_nobody_and_leaves_no_doubt(
-    server: SMTPServer, settings: Any, verb: Any, end: str, commit: int
+    server: SMTPServer, settings: Any, monkeypatch: pytest.MonkeyPatch, verb: Any, end: str, commit: int
 ) -> None:
     """Before the final dot: over another session all are sent, each once, the ill one too."""
     change(settings, GROUP_COMMIT=commit)
+    SMTPConfig.objects.update(timeout=1)
+    patient_but(monkeypatch, verb)
     ids = together(from_email="own@example.com")
     server.inject(*fault_for_the_ill(ids, verb, **ENDS[end]))
     attempt_all(ids)
@@ -244,7 +246,7 @@ def test_a_session_that_ends_at_the_dot_leaves_at_most_that_one_in_doubt(
     server: SMTPServer, settings: Any, what: dict[str, Any], outcome: str, copies: int, commit: int
 ) -> None:
     """However many were claimed along with it: of those it is known that no dot of theirs was sent."""
-    change(settings, GROUP_COMMIT=commit)
+    change(settings, GROUP_COMMIT=commit, REPLY_TIMEOUT=1.0)
     ids = together()
     server.inject(*fault_for_the_ill(ids, "DOT", **what))
     told = attempt_all(ids)
@@ -733,33 +735,30 @@ def test_what_has_ended_is_told_of_before_long(server: SMTPServer, monkeypatch: 
 def test_what_is_known_is_recorded_before_a_slow_server_is_waited_for(server: SMTPServer, slow: dict[str, Any]) -> None:
     """A crash would leave it in doubt without need."""
     ids = together()
-    seen: list[str] = []
     verb = slow["verb"]
-    before = Fault(verb=verb, times=ILL + 1)
-    server.inject(before, Fault(verb=verb, times=1, delay=20 * group._PROMPTLY))
-    done = threading.Event()
+    seen, done = threading.Event(), threading.Event()
+    server.inject(Fault(verb=verb, times=ILL + 1), Fault(verb=verb, times=1, until=seen))
 
     def look() -> None:
-        while not done.wait(group._PROMPTLY) and "accepted" not in seen:
-            if times_taken(server)[address(ILL)] and not times_taken(server)[address(ILL + 1)]:
-                seen.extend(stand([ids[ILL]]))
+        while not (done.wait(group._PROMPTLY) or seen.is_set()):
+            if stand([ids[ILL]]) == ["accepted"] and not times_taken(server)[address(ILL + 1)]:
+                seen.set()
 
     in_threads(lambda: (attempt_all(ids), done.set()), look)
-    assert "accepted" in seen
+    assert seen.is_set()
     assert each_once(server)
 
 
-def test_a_claim_that_is_about_to_end_is_not_used(
-    server: SMTPServer, settings: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_claim_that_is_about_to_end_is_not_used(server: SMTPServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """Reading the next mail may have taken long, and somebody else may come to this one when its lease has ended."""
-    change(settings, LEASE=2.0, REPLY_TIMEOUT=1.9)
+    clock = Clock()
+    monkeypatch.setattr(group, "time", clock)
     ids = together()
     together_ = ledger.record_and_claim
 
     def slow(ended: Any, wanted: Sequence[ledger.Claim], **how: Any) -> Any:
         if any(claim.delivery.pk == ids[ILL] for claim in wanted):
-            time.sleep(0.15)
+            clock.ahead += conf.get("LEASE")
         return together_(ended, wanted, **how)
 
     monkeypatch.setattr(ledger, "record_and_claim", slow)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from config.local.processes import Process, Processes, free_port, port_is_free, wait_until
+from config.local.processes import PATIENCE, Process, Processes, free_port, port_is_free, wait_until
 from config.local.valkey import Valkey
 from tests.stack import ROOT
 
@@ -68,7 +68,7 @@ def test_a_signal_to_the_parent_ends_its_children(tmp_path: Path, number: signal
         assert parent.stdout is not None
         assert parent.stdout.readline() == "ready\n"
         parent.send_signal(number)
-        parent.wait(20)
+        parent.wait(PATIENCE)
     assert not is_alive(grandchild_of(tmp_path / "child.log"))
 
 
@@ -87,6 +87,25 @@ def test_a_preferred_port_is_taken_unless_somebody_has_it(valkey: Valkey) -> Non
     assert free_port(valkey.port) != valkey.port
     port = free_port()
     assert free_port(port) == port
+
+
+def test_no_port_is_given_to_two_processes_and_none_soon_again() -> None:
+    """Not even while no server listens on it: two test runs start and stop their servers side by side."""
+    program = "from config.local.processes import free_port; print(*(free_port() for _ in range(100)))"
+    others = [
+        subprocess.Popen([sys.executable, "-c", f"{program}; input()"], cwd=ROOT, stdin=-1, stdout=-1, text=True)
+        for _ in range(3)
+    ]
+    given = [[str(free_port()) for _ in range(100)]]
+    try:
+        for other in others:
+            assert other.stdout is not None
+            given.append(other.stdout.readline().split())
+    finally:
+        for other in others:
+            other.communicate("\n")
+    ports = [port for block in given for port in block]
+    assert len(set(ports)) == len(ports) == 400
 
 
 def test_valkey_stops_freezes_and_starts_again_on_its_port(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from django.db import DatabaseError
 from django.test import Client
 from prometheus_client.parser import text_string_to_metric_families
 
+from config.local.processes import PATIENCE
 from email_integration.delivery import swept
 from email_integration.metrics import access, ledger
 from email_integration.models import Delivery, RelayGate, SendingPause, SMTPConfig, Status
@@ -201,7 +202,7 @@ def test_what_dead_processes_counted_is_kept_and_their_files_are_not(tmp_path: P
         check=True,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE,
     ).stdout
     found = {sample.name: sample.value for one in text_string_to_metric_families(page) for sample in one.samples}
 

@@ -103,12 +103,12 @@ def test_what_waited_leaves_within_a_sweep(stack: Callable[..., Stack], smtp_ser
     def deferred() -> bool:
         return Delivery.objects.filter(status=Status.DEFERRED, waits_for_relay=True).count() == len(deliveries)
 
-    wait_until(deferred, seconds=20, what="the deliveries to be deferred")
+    wait_until(deferred, what="the deliveries to be deferred")
     assert not server.messages
 
     SendingPause.end()
 
-    wait_until(lambda: len(server.messages) == len(deliveries), seconds=10, what="the mails")
+    wait_until(lambda: len(server.messages) == len(deliveries), what="the mails")
 
 
 def test_a_second_pause_says_since_when() -> None:

@@ -14,6 +14,7 @@ import pytest
 from django.core.mail import EmailMultiAlternatives
 from django.urls import reverse
 
+from config.local.processes import PATIENCE
 from config.policy import HEADER, POLICY
 from email_integration.delivery.submit import submit
 from tests.deliveries import RecordingDoorbell
@@ -46,7 +47,7 @@ def run(arguments: list[str], var: Path, **variables: str) -> subprocess.Complet
         },
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=PATIENCE,
         check=False,
     )
 

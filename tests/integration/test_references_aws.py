@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from django.utils import translation
 
-from config.local.processes import free_port, wait_until
+from config.local.processes import PATIENCE, free_port, wait_until
 from config.local.smtp_server import SMTPServer
 from email_integration import references
 from email_integration.delivery.attempt import attempt
@@ -44,7 +44,7 @@ class SecretsManager:
 
     def post(self, path: str, body: str = "") -> None:
         request = urllib.request.Request(self.address + path, body.encode(), {"Content-Type": "text/plain"})
-        with urllib.request.urlopen(request, timeout=60):
+        with urllib.request.urlopen(request, timeout=PATIENCE):
             pass
 
     def answers(self) -> bool:
@@ -64,11 +64,11 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecretsManager]
         process = subprocess.Popen(command, stdout=output, stderr=output)
     manager = SecretsManager(f"http://127.0.0.1:{port}")
     try:
-        wait_until(manager.answers, seconds=60, what="moto to answer")
+        wait_until(manager.answers, what="moto to answer")
         yield manager
     finally:
         process.terminate()
-        process.wait(60)
+        process.wait(PATIENCE)
 
 
 @pytest.fixture

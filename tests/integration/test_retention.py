@@ -19,7 +19,7 @@ from django.db import connection, transaction
 from django.utils import timezone
 from django_celery_results.models import TaskResult
 
-from config.local.processes import wait_until
+from config.local.processes import PATIENCE, wait_until
 from email_integration.delivery import content, orphans, retention
 from email_integration.delivery.retention import Pruned, prune
 from email_integration.models import FINAL, Delivery, DeliveryAttempt, RelayGate, Status
@@ -164,7 +164,7 @@ def test_several_at_once_delete_everything_once() -> None:
 
     def work() -> None:
         try:
-            start.wait(10)
+            start.wait(PATIENCE)
             done.append(prune())
         finally:
             connection.close()
@@ -173,7 +173,7 @@ def test_several_at_once_delete_everything_once() -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(30)
+        thread.join(PATIENCE)
 
     assert [sum(one.deliveries for one in done), sum(one.results for one in done)] == [30, 30]
     assert left() == set()
@@ -443,4 +443,4 @@ def test_a_worker_does_it(stack: Callable[..., Stack], folder: Path) -> None:
     finished(40)
     stack(beat=False)
     current_app.send_task(names.PRUNE, **prune_options())
-    wait_until(lambda: not left(), seconds=20, what="the worker to prune")
+    wait_until(lambda: not left(), what="the worker to prune")

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Literal
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from config.local.processes import PATIENCE
 from email_integration.smtp import ConnectionLost, Envelope, Opening, Phase, Reply, Session, SMTPFailure
 from email_integration.smtp.dialogue import MALFORMED, SILENT
-from tests.relays import relay_to
+from tests.relays import patient_but, relay_to, soon
 from tests.scripted import Conversation, ScriptedServer
 
 Point = Literal["CONNECT", "EHLO", "AUTH", "MAIL", "RCPT", "DATA", "GROUP", "DOT"]
@@ -74,13 +73,6 @@ def send(server: ScriptedServer, *, timeout: float) -> Reply:
         session.quit(timeout=timeout)
 
 
-@contextlib.contextmanager
-def at_most(seconds: float) -> Iterator[None]:
-    started = time.monotonic()
-    yield
-    assert time.monotonic() - started < seconds
-
-
 def failure(point: Point, then: Callable[[Conversation], None], *, timeout: float = 5) -> SMTPFailure:
     with ScriptedServer(up_to(point, then)) as server, pytest.raises(SMTPFailure) as caught:
         send(server, timeout=timeout)
@@ -101,10 +93,11 @@ def trickle(start: str, more: str) -> Callable[[Conversation], None]:
 @pytest.mark.parametrize(("point", "phase"), POINTS)
 @pytest.mark.parametrize(("start", "more"), [("250 ", "x"), ("", "250-more\r\n")])
 def test_a_reply_that_trickles_has_no_more_time_than_any_other(
-    point: Point, phase: Phase, start: str, more: str
+    monkeypatch: pytest.MonkeyPatch, point: Point, phase: Phase, start: str, more: str
 ) -> None:
     """One time for all of a reply: each octet, and each line, would come in time."""
-    with at_most(2):
+    patient_but(monkeypatch, point)
+    with soon():
         error = failure(point, trickle(start, more), timeout=0.4)
     assert (type(error), error.phase, error.detail) == (ConnectionLost, phase, SILENT)
 
@@ -112,8 +105,8 @@ def test_a_reply_that_trickles_has_no_more_time_than_any_other(
 @pytest.mark.parametrize(("point", "phase"), POINTS)
 @pytest.mark.parametrize("endless", ["x" * 100_000, "250 " + "x" * 100_000, "250-x\r\n" * 100_000])
 def test_a_reply_without_end_is_none(point: Point, phase: Phase, endless: str) -> None:
-    with at_most(2):
-        error = failure(point, lambda talk: talk.connection.sendall(endless.encode()))
+    with soon():
+        error = failure(point, lambda talk: talk.connection.sendall(endless.encode()), timeout=PATIENCE)
     assert (type(error), error.phase, error.detail) == (ConnectionLost, phase, MALFORMED)
 
 
@@ -162,7 +155,7 @@ def test_any_bytes_end_in_a_value_or_a_failure(point: Point, raw: bytes) -> None
     def then(talk: Conversation) -> None:
         talk.connection.sendall(raw)
 
-    with ScriptedServer(up_to(point, then)) as server, at_most(4):
+    with ScriptedServer(up_to(point, then)) as server, soon():
         reply = reply_or_failure(server)
     if reply is not None:
         assert 200 <= reply.code < 600
@@ -171,6 +164,6 @@ def test_any_bytes_end_in_a_value_or_a_failure(point: Point, raw: bytes) -> None
 
 def reply_or_failure(server: ScriptedServer) -> Reply | None:
     try:
-        return send(server, timeout=3)
+        return send(server, timeout=PATIENCE)
     except SMTPFailure as error:
         return error.reply

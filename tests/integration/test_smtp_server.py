@@ -108,7 +108,7 @@ def test_the_connection_is_closed_after_421(smtp_server: Start, verb: Verb) -> N
     server = smtp_server(faults=[Fault(verb=verb, reply="421 4.3.2 Shutting down", times=1)])
     with pytest.raises(smtplib.SMTPException):
         send(server)
-    wait_until(lambda: not server.sessions[0].is_open, seconds=5, what="the end of the session")
+    wait_until(lambda: not server.sessions[0].is_open, what="the end of the session")
     assert server.messages == []
     assert send(server) == {}
 
@@ -195,7 +195,7 @@ def test_open_connections_can_be_broken_with_the_server_still_listening(smtp_ser
         with pytest.raises(smtplib.SMTPServerDisconnected):
             client.docmd("NOOP")
     assert send(server) == {}
-    wait_until(lambda: not any(session.is_open for session in server.sessions), seconds=5, what="closed sessions")
+    wait_until(lambda: not any(session.is_open for session in server.sessions), what="closed sessions")
 
 
 def test_whoever_comes_while_it_stops_is_not_kept_waiting() -> None:

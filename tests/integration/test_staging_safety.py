@@ -13,6 +13,7 @@ import pytest
 from django.core.mail import EmailMessage
 from django.utils import timezone
 
+from config.local.processes import PATIENCE
 from config.local.smtp_server import Fault, SMTPServer
 from email_integration.delivery import content
 from email_integration.delivery.attempt import attempt
@@ -252,7 +253,7 @@ def test_the_environment_sets_them_or_stops_the_start(variables: dict[str, str],
         env={**os.environ, "DJANGO_SETTINGS_MODULE": "config.settings", "VAR_DIR": str(tmp_path), **variables},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE,
         check=False,
     )
 

@@ -11,6 +11,7 @@ import pytest
 from django.db import connection, transaction
 from django.utils import timezone
 
+from config.local.processes import PATIENCE
 from email_integration.delivery import content
 from email_integration.delivery.submit import submit
 from email_integration.exceptions import InvalidMail
@@ -116,7 +117,7 @@ def test_the_same_from_many_threads_is_one_delivery(bell: RecordingDoorbell, sam
 
     def work() -> None:
         try:
-            start.wait(10)
+            start.wait(PATIENCE)
             found.append(submitted(**{same: "one"}).pk)
         finally:
             connection.close()
@@ -138,14 +139,14 @@ def test_the_same_while_the_first_is_not_committed_waits_for_it(bell: RecordingD
             with transaction.atomic():
                 submitted(subject="first", idempotency_key="one")
                 inside.set()
-                go_on.wait(10)
+                go_on.wait(PATIENCE)
                 transaction.set_rollback(True)
         finally:
             connection.close()
 
     def second() -> None:
         try:
-            inside.wait(10)
+            inside.wait(PATIENCE)
             threading.Timer(0.1, go_on.set).start()
             found.append(submitted(subject="second", idempotency_key="one").pk)
         finally:
@@ -161,7 +162,7 @@ def run(targets: list[Callable[[], None]]) -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(30)
+        thread.join(PATIENCE)
     assert not any(thread.is_alive() for thread in threads)
 
 

@@ -10,6 +10,7 @@ import pytest
 from django.db import connection
 from django.utils import timezone
 
+from config.local.processes import PATIENCE
 from email_integration.delivery import sweep as sweeping
 from email_integration.delivery.sweep import sweep
 from email_integration.models import Delivery
@@ -112,7 +113,7 @@ def test_concurrent_sweeps_ring_for_each_delivery_once(
 
     def work() -> None:
         try:
-            start.wait(10)
+            start.wait(PATIENCE)
             sweep()
         finally:
             connection.close()
@@ -121,7 +122,7 @@ def test_concurrent_sweeps_ring_for_each_delivery_once(
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(30)
+        thread.join(PATIENCE)
     sweep()
     assert sorted(bell.rung) == sorted(ids)
 

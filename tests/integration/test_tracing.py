@@ -17,6 +17,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
 
+from config.local.processes import PATIENCE
 from config.local.smtp_server import Fault, SMTPServer
 from email_integration import tracing
 from email_integration.checks import optional
@@ -195,7 +196,7 @@ def test_metrics_are_told_too() -> None:
 
 def test_without_the_setting_nothing_is_imported() -> None:
     code = "import django; django.setup(); import sys; sys.exit('opentelemetry' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code], check=False, timeout=PATIENCE).returncode == 0
 
 
 def test_without_a_provider_there_is_no_trace_and_no_harm() -> None:
@@ -212,7 +213,11 @@ def test_without_a_provider_there_is_no_trace_and_no_harm() -> None:
     )
     environment = {"TRACES": "true"}
     done = subprocess.run(
-        [sys.executable, "-c", code], env={**os.environ, **environment}, check=False, timeout=60, capture_output=True
+        [sys.executable, "-c", code],
+        env={**os.environ, **environment},
+        check=False,
+        timeout=PATIENCE,
+        capture_output=True,
     )
     assert done.returncode == 0, done.stderr.decode()
 

@@ -66,7 +66,7 @@ def test_with_everything_in_place_it_ends_with_0(
 
 def wait_for_a_sweep() -> None:
     """Beat's first one."""
-    wait_until(lambda: swept.last_mark() is not None, seconds=20, what="a sweep")
+    wait_until(lambda: swept.last_mark() is not None, what="a sweep")
 
 
 def test_no_worker_and_no_beat_are_wrong_but_the_test_mail_goes(smtp_server: Callable[..., SMTPServer]) -> None:

@@ -13,6 +13,7 @@ import pytest
 from django.dispatch import Signal
 
 import email_integration
+from config.local.processes import PATIENCE
 from email_integration import delivery, exceptions, signals, testing
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -76,7 +77,7 @@ def test_the_site_is_built_without_a_warning_and_loads_nothing_from_elsewhere(tm
     """As the Makefile builds it; and its reference has every public name."""
     (command,) = re.findall(r"^\t\$\(BIN\)/python (-m sphinx .*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
     arguments = command.replace("var/", f"{tmp_path}/").split()
-    done = subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=100)
+    done = subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0, done.stderr
 
     site = tmp_path / "docs"

@@ -20,6 +20,7 @@ import pytest
 
 from config import env, services
 from config.env import WrongValue
+from config.local.processes import PATIENCE
 from email_integration import conf
 from tests.mail_settings import EMAIL_NAMES, of_mail
 
@@ -41,7 +42,7 @@ def run(arguments: list[str], var: Path, **variables: str) -> subprocess.Complet
         env={"PATH": os.environ["PATH"], "ENV_FILE": "", "VAR_DIR": str(var), **variables},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE,
         check=False,
     )
 

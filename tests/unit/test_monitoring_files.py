@@ -15,6 +15,7 @@ import promql_parser
 import pytest
 import yaml
 
+from config.local.processes import PATIENCE
 from email_integration.metrics import labels
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -53,7 +54,12 @@ print(json.dumps(found))
 def figures() -> dict[str, list[str]]:
     """The labels of every figure, by its name."""
     ran = subprocess.run(
-        [sys.executable, "-c", _FIGURES], cwd=ROOT, env=dict(os.environ), check=True, capture_output=True, timeout=60
+        [sys.executable, "-c", _FIGURES],
+        cwd=ROOT,
+        env=dict(os.environ),
+        check=True,
+        capture_output=True,
+        timeout=PATIENCE,
     )
     found: dict[str, list[str]] = json.loads(ran.stdout)
     return found

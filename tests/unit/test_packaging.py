@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from config.local.processes import PATIENCE
+
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "worker" / "email_integration"
 
@@ -22,7 +24,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
         cwd=ROOT,
         check=True,
         capture_output=True,
-        timeout=60,
+        timeout=PATIENCE,
     )
     (path,) = target.glob("celery_mail_dispatch-*.whl")
     return zipfile.ZipFile(path)

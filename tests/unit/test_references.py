@@ -13,7 +13,7 @@ from django.utils import translation
 from hypothesis import given
 from hypothesis import strategies as st
 
-from config.local.processes import wait_until
+from config.local.processes import PATIENCE, wait_until
 from email_integration import references
 from email_integration.exceptions import SecretUnavailable
 from email_integration.references import Reference, keeping
@@ -233,7 +233,7 @@ class Hanging:
     let_go = threading.Event()
 
     def resolve(self, reference: str) -> str:
-        self.let_go.wait(60)
+        self.let_go.wait(PATIENCE)
         return SECRET
 
 
@@ -284,7 +284,7 @@ def test_an_answer_that_comes_too_late_is_kept_for_whoever_asks_next(use: Use) -
     Hanging.let_go.clear()
     refusal("vault:late")
     Hanging.let_go.set()
-    wait_until(lambda: Reference("vault", "late") in keeping._kept, seconds=60, what="the answer")
+    wait_until(lambda: Reference("vault", "late") in keeping._kept, what="the answer")
     use("vault:*", SECRET_PROVIDERS={"vault": HERE + "Failing"})
     assert references.resolve("vault:late") == SECRET
 

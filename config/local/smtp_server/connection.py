@@ -88,6 +88,8 @@ class Connection(SMTP):
         """Do what the fault says; give the reply that is left to send, if any."""
         if fault.delay:
             await asyncio.sleep(fault.delay)
+        while fault.until is not None and not fault.until.is_set():
+            await asyncio.sleep(0.005)
         if fault.hang or fault.hang_after_accept:
             self._reset_timeout(24 * 3600)
             await forever()

@@ -33,6 +33,8 @@ class Fault:
     hang_after_accept: bool = False
     #: Seconds to wait first.
     delay: float = 0
+    #: Wait until this is set, for as long as the test needs.
+    until: threading.Event | None = None
     #: How many times; None is for ever.
     times: int | None = None
     #: Only for commands, or for ``DOT`` and ``CONTENT`` messages, with this text in them.

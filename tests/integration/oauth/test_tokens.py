@@ -11,7 +11,7 @@ from django.core.mail import EmailMessage
 from django.db import connection, transaction
 
 from config.local.certificates import make_certificates
-from config.local.processes import free_port
+from config.local.processes import PATIENCE, free_port
 from config.local.smtp_server import SMTPServer
 from email_integration import routing
 from email_integration.admin.trials import run_stored
@@ -182,7 +182,7 @@ def test_an_endpoint_that_hangs_is_given_up(
     ended = threading.Event()
 
     def hang() -> Response:
-        ended.wait(60)
+        ended.wait(PATIENCE)
         return _html()
 
     endpoint.instead = hang
@@ -259,18 +259,18 @@ def test_nobody_waits_for_a_new_token_while_the_old_one_is_good(configure: Confi
 
     def slowly() -> Response:
         asked.set()
-        may_answer.wait(60)
+        may_answer.wait(PATIENCE)
         return _html()
 
     endpoint.instead = slowly
     refresher = threading.Thread(target=lambda: (tokens().current(), connection.close()))
     refresher.start()
     try:
-        assert asked.wait(60)
+        assert asked.wait(PATIENCE)
         assert tokens().current() == old
     finally:
         may_answer.set()
-        refresher.join(60)
+        refresher.join(PATIENCE)
     assert len(endpoint.requests) == 2
 
 
