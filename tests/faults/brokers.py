@@ -78,14 +78,14 @@ def _half_open(run: Run) -> None:
     run.wait(run.is_over, "the end of all")
     run.world.valkey.freeze()
     took = run.submit(100, atomic=True)
-    # The rows alone take their time, on a machine that has its hands full.
+    # The rows alone take their time. Ten times what it may wait for the broker; once for each mail would be a hundred.
     run.remark(f"submitting took {took:.1f} s, and {usual:.1f} s otherwise")
-    run.promise(took - usual <= 2, f"submitting took {took - usual:.1f} s longer")
+    run.promise(took - usual <= 10, f"submitting took {took - usual:.1f} s longer")
     run.world.valkey.thaw()
 
 
 CASES = [
-    Case(group="broker", name=name, setting=_SETTING, act=act, seconds=60, slow=slow)
+    Case(group="broker", name=name, setting=_SETTING, act=act, slow=slow)
     for name, act, slow in (
         ("killed, and back empty", _killed, False),
         ("emptied three times", _emptied, False),

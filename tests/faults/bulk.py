@@ -8,6 +8,8 @@ import signal
 import time
 from collections.abc import Callable
 
+from config.local.processes import PATIENCE
+
 from .cases import Case, Run
 from .crash import Victim
 from .crashes import HOLD, RESEND
@@ -54,7 +56,7 @@ def _amid(verb: str, size: int, victim: Victim) -> Callable[[Run], None]:
     def act(run: Run) -> None:
         hold = run.world.smtp.hold(verb, after=_AFTER)
         run.begin_submitting(_GROUP, size=size, followed=True, atomic=True)
-        run.world.kill_whoever_talks_from(hold.wait(seconds=20), victim)
+        run.world.kill_whoever_talks_from(hold.wait(), victim)
         run.finish_submitting()
         _say_its_price(run)
 
@@ -116,10 +118,6 @@ def _misbehaving(setting: Setting, verbs: tuple[str, ...]) -> list[Case]:
     ]
 
 
-#: Seconds within which the mails of a lane go whose worker lives.
-_SOON = 10.0
-
-
 def _one_lane_alone(run: Run) -> None:
     """Kill the worker of bulk, leave it dead for a while, and have others sent meanwhile."""
     run.world.smtp.slow = 0.05
@@ -127,15 +125,14 @@ def _one_lane_alone(run: Run) -> None:
     run.wait(run.arrived(20), "some of the bulk")
     bulk = run.world.worker_of("mail.bulk")
     os.killpg(bulk.pid, signal.SIGKILL)
-    bulk.wait(seconds=10)
+    bulk.wait(seconds=PATIENCE)
     started = time.monotonic()
     run.submit(20)
     others = run.ids[300:]
-    run.wait(lambda: {run.rows()[pk].status for pk in others} == {"accepted"}, "the other lane", seconds=30)
+    run.wait(lambda: {run.rows()[pk].status for pk in others} == {"accepted"}, "the other lane")
     seconds = time.monotonic() - started
     left = sum(row.status == "queued" for row in run.rows().values())
     run.remark(f"20 of the other lane in {seconds:.1f} s, while {left} waited for a worker")
-    run.promise(seconds < _SOON, f"the other lane took {seconds:.1f} s")
     run.promise(left > 0, "nothing waited for the worker that was killed")
     run.world.smtp.slow = 0.0
 
@@ -156,7 +153,6 @@ CASES = [
             name=f"at random, seed {seed}",
             setting=setting,
             act=chaotic(seed, mails=60, times=25, atomic=True),
-            seconds=90,
             slow=True,
         )
         for setting in (RESEND, HOLD, dataclasses.replace(RESEND, database="postgresql"))

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from config.local.processes import wait_until
+from config.local.processes import PATIENCE, wait_until
 
 from .databases import CannotCount, Row, rows
 from .world import Setting, World
@@ -83,7 +83,7 @@ class Case:
     refuses: int = 0
     may_follow_twice: int = 0
     doubts: range | None = None
-    seconds: float = 40
+    seconds: float = 2 * PATIENCE
     #: Too long for 'make test'.
     slow: bool = False
 
@@ -151,7 +151,7 @@ class Run:
         """Ring by hand for all that was submitted."""
         self.world.application.tell(do="ring", ids=self.ids)
 
-    def wait(self, condition: Callable[[], object], what: str, *, seconds: float = 30) -> None:
+    def wait(self, condition: Callable[[], object], what: str, *, seconds: float = PATIENCE) -> None:
         """Wait for what must have happened for the case to mean anything."""
         wait_until(condition, seconds=seconds, what=f"{self.case}: {what}")
 
@@ -206,7 +206,7 @@ class Run:
     def count(self) -> Figures:
         """Count."""
         seconds = time.monotonic() - self.started
-        found = wait_until(self._rows_if_any, seconds=30, what="the database")
+        found = wait_until(self._rows_if_any, what="the database")
         copies = self.world.smtp.copies()
         altered = self.world.smtp.altered()
         in_box = {pk: copies[row.message_id] for pk, row in found.items()}

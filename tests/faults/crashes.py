@@ -44,7 +44,7 @@ def _amid(verb: str, size: int, victim: Victim) -> Callable[[Run], None]:
     def act(run: Run) -> None:
         hold = run.world.smtp.hold(verb)
         run.begin_submitting(3, size=size, followed=True)
-        run.world.kill_whoever_talks_from(hold.wait(seconds=20), victim)
+        run.world.kill_whoever_talks_from(hold.wait(), victim)
         run.finish_submitting()
 
     return act

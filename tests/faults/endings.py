@@ -5,6 +5,8 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable
 
+from config.local.processes import PATIENCE
+
 from .cases import Case, Run
 from .world import Setting
 
@@ -26,7 +28,7 @@ def _told(number: signal.Signals) -> Callable[[Run], None]:
         worker = run.world.workers[0]
         worker.send_signal(number)
         run.finish_submitting()
-        worker.wait(seconds=20)
+        worker.wait(seconds=PATIENCE)
         # What is left of it is not to be there any more.
         worker.kill()
         run.world.smtp.slow = 0.0

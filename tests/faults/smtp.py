@@ -15,7 +15,7 @@ import time
 from collections import Counter, defaultdict
 from dataclasses import dataclass
 
-from config.local.processes import LOOPBACK, free_port
+from config.local.processes import LOOPBACK, PATIENCE, free_port
 
 #: Where it can misbehave: at a command, amid the content, at the final dot, and after it has taken the mail.
 VERBS = ("CONNECT", "EHLO", "STARTTLS", "AUTH", "MAIL", "RCPT", "DATA", "CONTENT", "DOT", "TAKEN")
@@ -55,7 +55,7 @@ class Hold:
         self.port = port
         self._reached.set()
 
-    def wait(self, *, seconds: float) -> int:
+    def wait(self, *, seconds: float = PATIENCE) -> int:
         """Wait for it, and give the client's port; raises TimeoutError."""
         if not self._reached.wait(seconds):
             raise TimeoutError(f"no {self.verb} within {seconds:g} seconds")

@@ -20,7 +20,7 @@ from typing import Any, Self
 from cryptography.fernet import Fernet
 
 from config.local.certificates import Certificates, make_certificates
-from config.local.processes import Process, Processes
+from config.local.processes import PATIENCE, Process, Processes
 from config.local.valkey import Valkey
 from config.local.workers import QUEUES, start_beat, start_worker
 
@@ -38,8 +38,8 @@ TIMES = {
     "RING_AFTER": "1.5",
     "RETRY_FIRST": "0.1",
     "RETRY_MAX": "0.5",
-    "REPLY_TIMEOUT": "1.5",
-    "LEASE": "2.4",
+    "REPLY_TIMEOUT": "3",
+    "LEASE": "4.5",
 }
 
 
@@ -216,7 +216,7 @@ class World:
             password=self.smtp.password,
             use_tls=True,
             from_email="Hanna <noreply@example.com>",
-            timeout=1,
+            timeout=2,
         )
         self.mend()
         start_beat(self._processes, schedule=self.folder / "beat-schedule")
@@ -294,7 +294,7 @@ class Application:
             )
         self._answers: queue.Queue[str] = queue.Queue()
         threading.Thread(target=self._listen, daemon=True).start()
-        self._answer(seconds=60)
+        self._answer(seconds=PATIENCE)
 
     @property
     def pid(self) -> int:

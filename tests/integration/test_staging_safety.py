@@ -146,7 +146,7 @@ def test_a_refusal_does_not_hide_who_was_withheld(server: SMTPServer, set_: Set)
 
 def test_a_redirection_in_doubt_is_recorded(server: SMTPServer, set_: Set) -> None:
     """By then somebody may have got it."""
-    set_(REDIRECT_ALL_TO=["staging@us.com"], IN_DOUBT="hold", REPLY_TIMEOUT=0.5)
+    set_(REDIRECT_ALL_TO=["staging@us.com"], IN_DOUBT="hold")
     server.inject(Fault(verb="DOT", drop_after_accept=True))
 
     delivery = tried(submit(message()))

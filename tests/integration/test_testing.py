@@ -26,6 +26,7 @@ from email_integration.tasks import send_email
 from email_integration.testing import FakeRelay, capture_mail, eager_mail, outbox, run_deliveries
 from tests.deliveries import RecordingDoorbell
 from tests.mail_settings import name_server, of_mail
+from tests.relays import patient_but
 
 KIM, LEE = "kim@example.com", "lee@example.com"
 QUEUED = "email_integration.backends.queued.EmailBackend"
@@ -322,8 +323,11 @@ def test_mail_expires_when_it_must(relay: FakeRelay) -> None:
 
 @pytest.mark.django_db
 @pytest.mark.parametrize("what", ["drop", "hang"])
-def test_a_mail_in_doubt_is_sent_again_byte_for_byte(relay: FakeRelay, what: str) -> None:
-    relay.timeout = 0.3
+def test_a_mail_in_doubt_is_sent_again_byte_for_byte(
+    relay: FakeRelay, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    relay.timeout = 1
+    patient_but(monkeypatch, "DOT")
     getattr(relay, what)("DOT", times=1, taken=True)
     send_email.delay("Hello", "Text", to=[KIM])
     (delivery,) = run_deliveries()
@@ -335,8 +339,11 @@ def test_a_mail_in_doubt_is_sent_again_byte_for_byte(relay: FakeRelay, what: str
 
 @pytest.mark.django_db
 @pytest.mark.parametrize("verb", ["CONNECT", "EHLO", "MAIL", "RCPT", "DATA"])
-def test_silence_and_lost_connections_put_mail_off(relay: FakeRelay, verb: Any) -> None:
-    relay.timeout = 0.3
+def test_silence_and_lost_connections_put_mail_off(
+    relay: FakeRelay, monkeypatch: pytest.MonkeyPatch, verb: Any
+) -> None:
+    relay.timeout = 0.5
+    patient_but(monkeypatch, verb)
     relay.hang(verb)
     send_email.delay("Hello", "Text", to=[KIM])
     assert [delivery.status for delivery in run_deliveries()] == ["deferred"]
