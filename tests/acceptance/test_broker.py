@@ -65,14 +65,16 @@ def send_group() -> None:
 
 @pytest.mark.parametrize("fault", ["stop", "freeze"])
 def test_without_a_broker_submitting_waits_for_it_once_at_most_and_the_mails_leave_later(
-    server: SMTPServer, broker: Broker, tries: list[float], fault: str
+    server: SMTPServer, broker: Broker, tries: list[float], settings: Any, fault: str
 ) -> None:
     """Alone, in a group, and fifty in one transaction; with a connection that was open, and without one.
 
-    A try waits for a second (``BROKER_TIMEOUT``). How long the rest takes is up to the machine, so tries are counted.
+    A try waits for BROKER_TIMEOUT. How long the rest takes is up to the machine, so tries are counted.
     """
     send("before")
     wait_until(lambda: len(server.messages) == 1, what="a mail")
+    # Far below the 2 seconds of config/services.py, which would count otherwise.
+    settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "BROKER_TIMEOUT": 0.25}
     getattr(broker, fault)()
     for submit, mails in ((send_fifty, 50), (send_group, 5), (lambda: send("alone"), 1), (lambda: send("again"), 1)):
         tries.clear()
@@ -80,8 +82,7 @@ def test_without_a_broker_submitting_waits_for_it_once_at_most_and_the_mails_lea
         print(f"broker {fault}, {mails} mails: {', '.join(f'{seconds:.2f} s' for seconds in tries) or 'not tried'}")
         # At once where the connection was one that had been closed meanwhile, which is told from a dead broker so.
         assert len(tries) <= (2 if fault == "stop" else 1)
-        # Ten times BROKER_TIMEOUT: without it a frozen broker is waited for without an end.
-        assert sum(tries) < 10
+        assert sum(tries) < 1.9
     assert Delivery.objects.filter(status="accepted").count() == 1
     broker.thaw()
     broker.start()
