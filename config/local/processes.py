@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import itertools
 import os
@@ -99,6 +100,7 @@ class _Ports:
             held = _bind(start, reuse=False)
             if held is not None:
                 self._held = held
+                atexit.register(held.close)
                 return range(start + 1, start + self.BLOCK)
         raise OSError(f"no free block of ports between {self.FIRST} and {self.LAST}")
 
