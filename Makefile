@@ -99,8 +99,9 @@ test-pair: $(STAMP) ## Run what depends on the pair; PARTS="unit demo" runs thes
 pair-unit:
 	$(TOGETHER) tests/unit
 
+# With the start of the processes, which deprecations would make fail.
 pair-integration:
-	$(TOGETHER) tests/integration
+	$(TOGETHER) tests/integration tests/acceptance/test_warnings.py
 
 pair-walks:
 	$(PYTEST) -m extra tests/acceptance/test_walks.py
