@@ -119,6 +119,7 @@ pair-demo:
 # The Pythons are looked up on the PATH as python3.11, python3.12 and python3.13.
 PAIRS ?= 3.11-5.2 3.12-5.2 3.12-6.0 3.12-6.1 3.13-5.2 3.13-6.0 3.13-6.1
 test-matrix: ## Run test-pair on each supported pair; PAIRS="3.13-6.1" runs this one
+	@requirements/supported.sh "$(PYTHON)" 5.2
 	$(PYTHON) -m tests.matrix --pairs "$(PAIRS)" --parts "$(PARTS)"
 
 faults: $(STAMP) ## Break everything that can be broken here, and count the mails

@@ -6,7 +6,6 @@ import math
 import os
 import tempfile
 from collections.abc import Callable
-from email.utils import parseaddr
 from ipaddress import IPv6Address
 from pathlib import Path
 from typing import TypeVar
@@ -14,7 +13,7 @@ from typing import TypeVar
 from cryptography.fernet import Fernet
 from environs import Env, EnvError
 
-from email_integration.addresses import envelope_address, recipient_rule
+from email_integration.addresses import addresses_in, envelope_address, recipient_rule
 from email_integration.exceptions import InvalidMail
 
 T = TypeVar("T")
@@ -223,7 +222,7 @@ def addresses(name: str) -> list[str]:
     """Read a list of bare mail addresses."""
     values = _filled(name)
     for value in values:
-        if not is_address(value) or parseaddr(value)[1] != value:
+        if not is_address(value) or addresses_in(value) != [value]:
             raise WrongValue(name, f"must be mail addresses separated by commas; {value!r} is none")
     return values
 

@@ -46,6 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--pairs", required=True, help="such as '3.11-5.2 3.13-6.1'")
     parser.add_argument("--parts", required=True, help="such as 'unit demo'")
     options = parser.parse_args(arguments)
+    if not options.pairs.split():
+        parser.error("there is no pair in --pairs")
     results: dict[tuple[str, str], Result] = {}
     for pair in options.pairs.split():
         python, _, django = pair.partition("-")

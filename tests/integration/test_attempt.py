@@ -473,7 +473,7 @@ def test_workers_that_have_claimed_too_slowly_send_nothing(smtp_server: Serve, m
     claim = ledger.claim
 
     def slow(*args: Any, **kwargs: Any) -> bool:
-        clock.ahead += conf.get("LEASE")
+        clock.ahead += conf.get("LEASE") - conf.get("REPLY_TIMEOUT") + 1
         return claim(*args, **kwargs)
 
     delivery = submitted()

@@ -141,6 +141,13 @@ def test_who_sent_a_finished_mail_is_erased_too() -> None:
     assert SAM in dump()
 
 
+def test_a_sender_at_an_address_literal_is_erased_on_each_python() -> None:
+    """The strict parser of newer Pythons takes it for no address."""
+    finished(SAM, from_email="Kim Doe <kim@[192.0.2.1]>")
+    assert erase_recipient("kim@[192.0.2.1]").deliveries == 1
+    assert "kim" not in dump()
+
+
 def test_what_a_server_said_of_somebody_in_another_mail_is_erased() -> None:
     """That mail is otherwise as it was."""
     delivery = finished(LEE)

@@ -758,7 +758,7 @@ def test_a_claim_that_is_about_to_end_is_not_used(server: SMTPServer, monkeypatc
 
     def slow(ended: Any, wanted: Sequence[ledger.Claim], **how: Any) -> Any:
         if any(claim.delivery.pk == ids[ILL] for claim in wanted):
-            clock.ahead += conf.get("LEASE")
+            clock.ahead += conf.get("LEASE") - conf.get("REPLY_TIMEOUT") + 1
         return together_(ended, wanted, **how)
 
     monkeypatch.setattr(ledger, "record_and_claim", slow)

@@ -131,6 +131,18 @@ def test_what_hangs_is_asked_once(client: Client) -> None:
     wait_until(lambda: panel.ask(patience=1)["hangs"].ok, what="the answer")
 
 
+def test_all_questions_together_have_the_time_that_is_given() -> None:
+    """One after the other, thirty that hang would take thirty times as long."""
+    go_on = threading.Event()
+    hang = {f"hangs {number}": lambda: (go_on.wait(PATIENCE), "it went on") for number in range(30)}
+    panel = Panel(hang)
+    with soon(10):
+        answers = panel.ask(patience=0.5)
+    assert not any(answer.ok for answer in answers.values())
+    go_on.set()
+    wait_until(lambda: not panel._asked, what="the end of all questions")
+
+
 def test_what_raises_is_not_well_and_quotes_nothing() -> None:
     """The text of an error may hold anything."""
 

@@ -55,3 +55,59 @@ def test_what_nearly_all_addresses_look_like_is_taken_by_the_short_way(
 @pytest.mark.parametrize("text", ["kim@example.com\n", "kim@example.com\r\nRCPT TO:<x@y.example>", "kïm@example.com"])
 def test_a_line_break_or_a_letter_beyond_ascii_is_nothing_plain(text: str) -> None:
     assert addresses._PLAIN.fullmatch(text) is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "kim@[127.0.0.1]",
+        "Kim <kim@[127.0.0.1]>",
+        "kim@[IPv6:2001:db8::1]",
+        "kim@xn--bcher-kva.example",
+        "kim@b_c.example",
+    ],
+)
+def test_an_address_literal_is_a_domain_on_each_python(text: str) -> None:
+    """RFC 5321 §4.1.3; the strict parser of newer Pythons takes none."""
+    assert addresses.envelope_address(text) in text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "alice@example.org)bob@evil.example",
+        "alice@example.org bob@evil.example",
+        "a@b.example, c@d.example",
+        "a@b.example <c@d.example>",
+        "undisclosed:;",
+        "friends: a@b.example, c@d.example;",
+        "a@[b@c]",
+        "a@[<evil@x>]",
+        "a@[1>]",
+        "a@[127.0.0.1] b",
+        "a@[é]",
+        "a@b＠c.example",
+        "a@b＞c.example",
+        "a@b%c.example",
+        "@a.example:b@c.example",
+        "a@",
+        "@b.example",
+        "a@b@c.example",
+    ],
+)
+def test_what_is_not_one_address_is_refused_on_each_python(text: str) -> None:
+    """The lenient parser is used, and what the strict one is there for is refused here."""
+    with pytest.raises(InvalidMail):
+        addresses.envelope_address(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("Kim <kim@[127.0.0.1]>", ["kim@[127.0.0.1]"]),
+        ("kim@example.com, Lee <lee@example.com>", ["kim@example.com", "lee@example.com"]),
+        ("", []),
+    ],
+)
+def test_addresses_in_a_header_are_found_on_each_python(text: str, found: list[str]) -> None:
+    assert [one for one in addresses.addresses_in(text) if one] == found

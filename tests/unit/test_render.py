@@ -206,6 +206,20 @@ def test_the_configurations_sender_becomes_a_header(sender: str) -> None:
     assert found[0].username == "a"
 
 
+LONG = "notifications+3f0c8a52-91d4-4b7e-8d0a-5f2f@mail.customer-service.example.com"
+
+
+@pytest.mark.parametrize("sender", [LONG, f"{'Kundenservice-Rechnungen-' * 3} <a@example.com>"])
+def test_a_sender_that_begins_on_the_next_line_is_read_and_filled_in(sender: str) -> None:
+    """From Django 6 on, a header whose first word does not fit begins there."""
+    given = render(message(from_email=sender))
+    assert given.from_header == " ".join(sender.split())
+    assert given.sender == ""
+    filled = with_from(render(left_open()), from_header_of(sender))
+    assert given.content.split(b"\r\nTo:")[0].split(b"From:")[1] == filled.split(b"\r\nTo:")[0].split(b"From:")[1]
+    assert email.message_from_bytes(filled, policy=email.policy.default)["From"] == " ".join(sender.split())
+
+
 def test_a_very_long_sender_is_folded() -> None:
     content = with_from(render(left_open()), from_header_of(f"{'名' * 280} <a@example.com>"))
     assert max(len(line) for line in content.split(b"\r\n")) <= 998

@@ -13,8 +13,8 @@ from .exceptions import InvalidMail
 CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f\x85\u2028\u2029]")
 
 
-#: The strict parser of newer Pythons takes no address literal (RFC 5321 §4.1.3), and older ones have none. What it is
-#: there for, a second address within one, is looked for here.
+#: The strict parser of newer Pythons takes no address literal (RFC 5321 §4.1.3), and older Pythons have none. What it
+#: refuses for safety, ``_parsed`` looks for.
 _LENIENTLY: dict[str, bool] = {"strict": False} if getattr(utils, "supports_strict_parsing", False) else {}
 
 _BEYOND_ASCII = re.compile(r"[^\x00-\x7f]")
@@ -44,26 +44,33 @@ def envelope_address(text: str) -> str:
     return _parsed(text)
 
 
+def addresses_in(text: str) -> list[str]:
+    """Return the addresses in a header's text, as they are written; alike on each Python."""
+    return [address for _name, address in utils.getaddresses([text], **_LENIENTLY)]
+
+
 def _parsed(text: str) -> str:
     """The address in any text, or the reason why there is none."""
     if CONTROL.search(text):
         raise InvalidMail(f"The address {text!r} holds a line break or another control character.")
-    found = utils.getaddresses([text], **_LENIENTLY)
+    found = addresses_in(text)
     # The parser drops blanks and comments inside of an address: that would be another one than was written.
-    if len(found) != 1 or not found[0][1] or found[0][1] not in text:
+    if len(found) != 1 or not found[0] or found[0] not in text:
         raise InvalidMail(
             f"The address {text!r} cannot be parsed; write 'user@example.com' or 'Name <user@example.com>'."
         )
-    given = found[0][1].rpartition("@")[0]
+    given = found[0].rpartition("@")[0]
     try:
         # The standard library takes no letters beyond ASCII there: parsed with others in their places.
-        address = Address(addr_spec=_BEYOND_ASCII.sub("x", given) + found[0][1][len(given) :])
+        address = Address(addr_spec=_BEYOND_ASCII.sub("x", given) + found[0][len(given) :])
         domain = address.domain.encode("idna").decode("ascii")
     except (MessageError, ValueError, IndexError) as error:
         raise InvalidMail(f"The address {text!r} cannot be parsed: {error}") from error
     local = address.addr_spec.rpartition("@")[0] if given.isascii() else given
-    if not local or not domain or any(character <= " " or character == "\x7f" for character in found[0][1]):
+    if not local or not domain or any(character <= " " or character == "\x7f" for character in found[0]):
         raise InvalidMail(f"The address {text!r} is not complete; write 'user@example.com'.")
+    if not _DOMAIN.fullmatch(domain.lower()):
+        raise InvalidMail(f"The address {text!r} cannot be parsed: {domain!r} is not a domain.")
     if len(local.encode()) > 64 or len(domain) > 255:
         raise InvalidMail(f"The address {text!r} is longer than RFC 5321 allows.")
     return f"{local}@{domain}"

@@ -11,13 +11,12 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from email.utils import getaddresses
 from typing import Any
 
 from django.db import transaction
 from django.db.models import Q
 
-from email_integration.addresses import envelope_address
+from email_integration.addresses import addresses_in, envelope_address
 from email_integration.exceptions import InvalidMail
 from email_integration.models import FINAL, Delivery, DeliveryAttempt, Status
 
@@ -104,7 +103,7 @@ class _Person:
 
 def _changes(delivery: Delivery, person: _Person) -> dict[str, Any]:
     """The columns that name ``person``, as they are without."""
-    named = any(person.has(address) for _, address in getaddresses([delivery.from_header]))
+    named = any(person.has(address) for address in addresses_in(delivery.from_header))
     without = {
         "recipients": _recipients(delivery.recipients, person),
         "redirected_to": ", ".join(ERASED if person.has(one) else one for one in delivery.redirected_to.split(", ")),

@@ -29,14 +29,15 @@ NOBODY = "<>"
 _MARK = "left-open@sender.invalid"
 _MARK_LINE = f"From: {_MARK}\r\n".encode()
 
-_FROM = re.compile(rb"^From: ([^\r\n]*(?:\r\n[ \t][^\r\n]*)*)\r\n", re.M | re.I)
+_FROM = re.compile(rb"^From:(?: (?!\r\n))?([^\r\n]*(?:\r\n[ \t][^\r\n]*)*)\r\n", re.M | re.I)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rendered:
     """A mail as it will be sent.
 
-    ``from_header`` is on one line and in ASCII (RFC 2047); it is blank when the sender was left open.
+    ``from_header`` is the one of the content, on one line: in ASCII (RFC 2047), unless a subclass writes UTF-8. It is
+    blank when the sender was left open.
     """
 
     message_id: str
@@ -87,7 +88,7 @@ def _render(message: EmailMessage, *, default_from_is_open: bool, envelope_sende
     content = _bytes(mime)
     # Not from the message: from Django 6 on, that gives the text without its encoding.
     found = None if from_open else _FROM.search(content, 0, content.index(b"\r\n\r\n") + 2)
-    from_header = one_line(found[1].decode("ascii", "replace")) if found else ""
+    from_header = one_line(found[1].decode("utf-8", "replace")) if found else ""
     if envelope_sender is not None:
         own_sender = NOBODY if envelope_sender == NOBODY else _address("envelope_sender", envelope_sender)
     else:
@@ -159,7 +160,7 @@ def _check(message: EmailMessage) -> None:
     for name, value in message.extra_headers.items():
         if not _HEADER_NAME.fullmatch(name):
             raise InvalidMail(f"headers: {name!r} is no name of a header.")
-        if name.lower() == "bcc":  # it brings the mail to nobody; Django refuses it from 6.1 on
+        if name.lower() == "bcc":  # the addresses in it get no mail; Django refuses it from 6.1 on
             raise InvalidMail(f"headers: {name!r} is no header to set; put its addresses into the argument bcc.")
         texts[f"headers: {name}"] = value
     for number, attachment in enumerate(message.attachments, 1):
@@ -175,7 +176,9 @@ def from_line(from_header: str) -> bytes:
 
     Raises ``InvalidMail`` for anything but one header in ASCII.
     """
-    line = f"From: {from_header}\r\n".encode()
+    # A long one begins on the next line; from Django 6 on, there is no blank before it.
+    blank = "" if from_header.startswith((" ", "\r\n")) else " "
+    line = f"From:{blank}{from_header}\r\n".encode()
     if not (line.isascii() and _FROM.fullmatch(line)):
         raise InvalidMail("The From header cannot be read.")
     return line

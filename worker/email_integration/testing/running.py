@@ -11,7 +11,7 @@ from django.db.models import Q
 from django.test import TestCase
 from django.utils import timezone
 
-from email_integration.delivery import doorbell, ledger
+from email_integration.delivery import doorbell, ledger, recording
 from email_integration.delivery.rows import database
 from email_integration.django_internals import waiting_for_commit
 from email_integration.models import FINAL, Delivery
@@ -64,12 +64,13 @@ def _ring_nobody(*deliveries: Delivery, using: str) -> None:
 
 @contextlib.contextmanager
 def _eager() -> Iterator[None]:
-    """Run every task where it is called."""
+    """Run every task where it is called, and have each retry wait as long as it may."""
     celery_conf = deliver.app.conf
     before = celery_conf.task_always_eager
     celery_conf.task_always_eager = True
     try:
-        yield
+        with mock.patch.object(recording, "chance", return_value=1.0):
+            yield
     finally:
         celery_conf.task_always_eager = before
 
