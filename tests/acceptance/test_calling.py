@@ -88,15 +88,20 @@ assert "email_integration" not in sys.modules
     assert count(server, "By name") == 1
 
 
+#: The states that a submitter may be told: a worker may be at the mail at once.
+UNDER_WAY = {"queued", "sending", "deferred", "accepted"}
+
+
 @at_worker
 def test_tasks_send_and_starmap_and_chunks_submit(server: SMTPServer) -> None:
     inner = send_from_within.delay("within", "kim@example.com").get(timeout=PATIENCE)
     assert AsyncResult(inner).get(timeout=PATIENCE)["status"] == "accepted"
     mails = [(f"map {number}", "Text", None, ["kim@example.com"]) for number in range(3)]
-    (found,) = {item["status"] for item in send_email.starmap(mails).apply_async().get(timeout=PATIENCE)}
-    assert found == "queued"
+    mapped = send_email.starmap(mails).apply_async().get(timeout=PATIENCE)
+    assert {item["status"] for item in mapped} <= UNDER_WAY
     (chunk,) = send_email.chunks(mails[:2], 2).apply_async().get(timeout=PATIENCE)
-    assert [item["status"] for item in chunk] == ["queued", "queued"]
+    assert {item["status"] for item in chunk} <= UNDER_WAY
+    assert Delivery.objects.filter(pk__in=[item["id"] for item in (*mapped, *chunk)]).count() == 5
     wait_until(lambda: len(server.messages) == 6, what="six mails")
     assert [count(server, f"map {number}") for number in range(3)] == [2, 2, 1]
 
@@ -356,10 +361,10 @@ def test_eager_propagation_raises_in_the_caller(server: SMTPServer) -> None:
 @pytest.mark.usefixtures("transactional_db", "valkey")
 def test_apply_and_a_direct_call_submit() -> None:
     applied = send_email.apply(("applied", "Text"), TO)
-    assert applied.get()["status"] == "queued"
+    assert applied.get()["status"] in UNDER_WAY
     assert applied.id == applied.get()["id"]
-    assert send_email("called", "Text", **TO)["status"] == "queued"
-    assert Delivery.objects.count() == 2  # a worker that another test has left may be sending them
+    assert send_email("called", "Text", **TO)["status"] in UNDER_WAY
+    assert Delivery.objects.count() == 2
 
 
 @pytest.mark.usefixtures("transactional_db", "valkey")

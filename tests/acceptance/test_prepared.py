@@ -251,7 +251,7 @@ def test_eagerly_and_called_directly(server: SMTPServer, tag: str, app: Stack, m
     finally:
         current_app.conf.task_always_eager = False
     mail = prepare("direct")
-    assert mail()["status"] == "queued"
+    assert mail()["status"] in {"queued", "sending", "accepted"}  # a worker may be at it at once
     assert AsyncResult(mail.kwargs["delivery_id"]).get(timeout=PATIENCE)["status"] == "accepted"
     assert subjects(server) == ["direct", "eager"]
 
