@@ -52,7 +52,7 @@ def port_is_free(port: int) -> bool:
 
 
 def free_port(preferred: int | None = None) -> int:
-    """Find a loopback port nobody listens on: ``preferred`` when it is free, else one that no other process is given.
+    """Find a free loopback port: ``preferred`` if it is, else one that no other process is given.
 
     The port lies below those the kernel gives to outgoing connections. A server that is stopped for a while finds its
     port free again, and a client that knocks meanwhile cannot be connected to itself.
