@@ -10,16 +10,22 @@ _RULES = {
     "runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"],
 }
 
-
 #: What the colours of a page can break.
 _COLOURS = {
     "resultTypes": ["violations"],
     "runOnly": {"type": "rule", "values": ["color-contrast", "link-in-text-block"]},
 }
 
+#: Waits for each animation in turn; one that is cancelled rejects its promise, and another may have begun in its place.
+_FADED = """async () => {
+    const running = () => document.getAnimations().find(each => each.playState === "running");
+    for (let each = running(); each; each = running())
+        await each.finished.catch(() => null);
+}"""
+
 
 def complaints(page: Page, *, of_colours: bool = False) -> list[str]:
     """What is wrong with the page as it is now, or with its colours alone; nothing, it is to be hoped."""
-    page.evaluate("Promise.all(document.getAnimations().map(each => each.finished))")  # links fade into their colours
+    page.evaluate(_FADED)  # links and buttons fade into the colours that they keep
     found = Axe().run(page, options=_COLOURS if of_colours else _RULES).response["violations"]
     return [f"{rule['id']}: {node['html'][:200]}" for rule in found for node in rule["nodes"]]

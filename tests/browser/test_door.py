@@ -263,7 +263,6 @@ def test_every_page_of_the_door_can_be_read_by_everybody(guest: Page) -> None:
         expect(guest.get_by_text(words).first).to_be_visible()
         for scheme in ("light", "dark"):
             guest.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
-            guest.evaluate("Promise.all(document.getAnimations().map(each => each.finished))")
             found.extend(f"{name}, {scheme}: {each}" for each in complaints(guest, of_colours=scheme == "dark"))
 
     log_in(guest, "lee")
