@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
 import dj_database_url
+from kombu import Exchange, Queue
 
 from config import env
 from config.env import WrongValue
@@ -34,6 +35,15 @@ def broker_url(name: str, default: str) -> str:
 def broker_options(url: str) -> dict[str, Any]:
     """What the broker's transport is told."""
     return RABBITMQ_OPTIONS if urlsplit(url).scheme in RABBITMQ_SCHEMES else REDIS_OPTIONS
+
+
+def queues(integration: Mapping[str, Any]) -> list[Queue]:
+    """Return the queues of mail, of the sweep, and Celery's default queue, for tasks that are called by name.
+
+    ``integration`` is EMAIL_INTEGRATION; an empty name in it means the default queue.
+    """
+    names = [integration[key] for key in ("HIGH_QUEUE", "QUEUE", "BULK_QUEUE", "SWEEP_QUEUE")]
+    return [Queue(name, Exchange(name), routing_key=name) for name in dict.fromkeys([*filter(None, names), "celery"])]
 
 
 def _is_redis(value: str) -> bool:

@@ -283,6 +283,9 @@ CELERY_BROKER_POOL_ACQUIRE_TIMEOUT = 2
 CELERY_TASK_PUBLISH_RETRY_POLICY = {"max_retries": 1, "interval_start": 0, "interval_step": 0.1, "interval_max": 0.1}
 CELERY_RESULT_BACKEND = "django-db"
 CELERY_RESULT_EXPIRES = 7 * 24 * 3600
+# A worker without --queues serves these. Each has an exchange and a routing key of its own name, as Celery declares a
+# queue that is not in the list; with the defaults of kombu's Queue, each message would go to all of them.
+CELERY_TASK_QUEUES = services.queues(EMAIL_INTEGRATION)
 # Otherwise the worker opens a database connection for each task. config/celery.py has the liveness check for it.
 CELERY_DB_REUSE_MAX = 500
 CELERY_TIMEZONE = "UTC"

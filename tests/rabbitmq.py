@@ -10,9 +10,9 @@ from typing import Any
 
 from amqp import Connection
 from amqp.exceptions import NotFound
+from django.conf import settings
 
 from config.local.processes import LOOPBACK, Process, free_port, wait_until
-from config.local.workers import QUEUES
 
 #: Where Debian has the server itself; what is on the PATH runs it as a user and with files of the whole machine.
 _SERVER = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")
@@ -92,10 +92,10 @@ class RabbitMQ:
     def flush(self) -> None:
         """Forget what waits in the queues of ours."""
         with self._connection() as connection:
-            for queue in QUEUES:
+            for queue in settings.CELERY_TASK_QUEUES:
                 # One that nobody has declared closes the channel.
                 with contextlib.suppress(NotFound):
-                    connection.channel().queue_purge(queue)
+                    connection.channel().queue_purge(queue.name)
 
     def waiting(self, queue: str) -> list[tuple[dict[str, Any], bytes | str]]:
         """The headers and bodies of what waits in a queue, oldest first. They are back as the connection ends."""

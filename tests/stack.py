@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from config.local.processes import PATIENCE, Process, Processes
-from config.local.workers import QUEUES, start_beat, start_worker
+from config.local.workers import start_beat, start_worker
 
 #: Set on a test that has failed, for fixtures that then show what they know.
 FAILED = pytest.StashKey[bool]()
@@ -52,8 +52,8 @@ class Stack:
         self.processes = Processes(folder, env=self.env, cwd=ROOT)
         self._workers = 0
 
-    def start_worker(self, *, queues: tuple[str, ...] = QUEUES) -> Process:
-        """Start a worker, and wait until it consumes."""
+    def start_worker(self, *, queues: tuple[str, ...] = ()) -> Process:
+        """Start a worker of these queues, by default of all, and wait until it consumes."""
         self._workers += 1
         self.worker = start_worker(
             self.processes,

@@ -7,21 +7,23 @@ from pathlib import Path
 
 from config.local.processes import Process, Processes
 
-QUEUES = ("mail.high", "mail", "mail.bulk", "mail.sweep", "celery")
-
 
 def start_worker(
     processes: Processes,
     *,
     name: str = "worker",
     concurrency: int = 2,
-    queues: tuple[str, ...] = QUEUES,
+    queues: tuple[str, ...] = (),
     pool: str = "prefork",
 ) -> Process:
-    """Start a worker with ``concurrency`` processes or (``pool="threads"``) threads; wait until it consumes."""
+    """Start a worker and wait until it consumes.
+
+    It has ``concurrency`` processes, or what the ``pool`` has instead, and serves ``queues``, by default all.
+    """
     # There are no neighbours to greet: it would take a second.
-    options = ["--pool", pool, "--concurrency", str(concurrency), "--queues", ",".join(queues)]
-    options += ["--without-mingle", "--without-gossip"]
+    options = ["--pool", pool, "--concurrency", str(concurrency), "--without-mingle", "--without-gossip"]
+    if queues:
+        options += ["--queues", ",".join(queues)]
     worker = processes.start(name, _celery("worker", "--hostname", f"{name}@%h", "--loglevel", "INFO", *options))
     worker.wait_for_log(" ready.")
     return worker

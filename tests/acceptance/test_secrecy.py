@@ -13,11 +13,11 @@ import pytest
 import redis
 from celery import current_app
 from celery.result import AsyncResult
+from django.conf import settings
 from django_celery_results.models import TaskResult
 
 from config.local.processes import PATIENCE, wait_until
 from config.local.smtp_server import Fault, SMTPServer
-from config.local.workers import QUEUES
 from email_integration.exceptions import DeliveryDeferred, DeliveryFailed
 from email_integration.models import Delivery
 from email_integration.tasks import send_email
@@ -88,7 +88,8 @@ def broker_contents() -> str:
 def _in_rabbitmq() -> list[str]:
     if not isinstance(services.broker, RabbitMQ):
         return []
-    return [f"{queue} {headers} {body}" for queue in QUEUES for headers, body in services.broker.waiting(queue)]
+    names = [queue.name for queue in settings.CELERY_TASK_QUEUES]
+    return [f"{queue} {headers} {body}" for queue in names for headers, body in services.broker.waiting(queue)]
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from cryptography.fernet import Fernet
 from config.local.certificates import Certificates, make_certificates
 from config.local.processes import PATIENCE, Process, Processes
 from config.local.valkey import Valkey
-from config.local.workers import QUEUES, start_beat, start_worker
+from config.local.workers import start_beat, start_worker
 
 from . import faketime
 from .crash import PLAN, Plan
@@ -55,7 +55,7 @@ class Setting:
     policy: str = "resend"
     database: str = "sqlite"
     workers: int = 1
-    lanes: tuple[tuple[str, ...], ...] = (QUEUES,)
+    lanes: tuple[tuple[str, ...], ...] = ((),)
     concurrency: int = 2
     watched: bool = False
     clock: bool = False

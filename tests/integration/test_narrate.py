@@ -15,8 +15,8 @@ from email_integration import routing
 from email_integration.delivery import decide, ledger, waking
 from email_integration.delivery.attempt import attempt
 from email_integration.delivery.bulk import submit_many
+from email_integration.delivery.options import MailOptions
 from email_integration.delivery.outcome import InDoubt
-from email_integration.delivery.submit import terms
 from email_integration.models import Delivery
 from email_integration.smtp import Relay
 from tests.deliveries import RecordingDoorbell, ago, pretend, submitted
@@ -53,7 +53,7 @@ def test_what_is_rolled_back_was_not_submitted(caplog: pytest.LogCaptureFixture)
 
 
 def test_a_batch_has_one_line(caplog: pytest.LogCaptureFixture) -> None:
-    submit_many((EmailMessage("S", "B", to=[KIM]) for _ in range(3)), terms())
+    submit_many((EmailMessage("S", "B", to=[KIM]) for _ in range(3)), MailOptions())
     assert [line.getMessage() for line in told(caplog)] == ["3 deliveries submitted together"]
 
 

@@ -1,17 +1,30 @@
 """Mail dispatch for Django and Celery: live SMTP configuration, nothing lost, nothing sent twice."""
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .aio import acancel, adiscard, arelease, aresend, asend_email, asend_now, asubmit_many
+    from .delivery.options import MailOptions
     from .tasks.bulk import submit_many
 
-__all__ = ["submit_many"]
+__all__ = [
+    "MailOptions",
+    "acancel",
+    "adiscard",
+    "arelease",
+    "aresend",
+    "asend_email",
+    "asend_now",
+    "asubmit_many",
+    "submit_many",
+]
+
+_ELSEWHERE = {"MailOptions": "delivery.options", "submit_many": "tasks.bulk"}
 
 
 def __getattr__(name: str) -> Any:
     # Not at import: it needs Django's models, which are not there yet when INSTALLED_APPS is read.
-    if name == "submit_many":
-        from .tasks.bulk import submit_many
-
-        return submit_many
+    if name in __all__:
+        return getattr(import_module(f".{_ELSEWHERE.get(name, 'aio')}", __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -2,7 +2,8 @@
 
 Any release of Django may change it without a word. ``READ_FOR`` names the versions whose source was read for it; the
 tests call each function on each of them, and fail on a version that is not named. Used elsewhere too, as by most
-projects, are ``Model._meta``, ``connection.ops.quote_name`` and ``django.contrib.admin.utils``.
+projects, are ``Model._meta``, ``connection.ops.quote_name``, ``django.contrib.admin.utils`` and
+``django.utils.asyncio.async_unsafe``.
 """
 
 from __future__ import annotations

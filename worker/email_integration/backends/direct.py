@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterable
 
 from django.core.mail import EmailMessage
+from django.utils.asyncio import async_unsafe
 
 from email_integration.delivery.direct import send_now
 from email_integration.exceptions import DeliveryDeferred, DeliveryFailed, EmailIntegrationError, NotSent
@@ -18,6 +19,10 @@ logger = logging.getLogger(__name__)
 class EmailBackend(ActiveConfigBackend):
     """Sends each message before returning: no queue, no row, no retry."""
 
+    @async_unsafe(
+        "This backend talks to database and server: in async code, await email_integration.asend_email(), or "
+        "sync_to_async(send_mail)()."
+    )
     def send_messages(self, email_messages: Iterable[EmailMessage]) -> int:
         """Send the messages and return how many the server accepted for at least one recipient.
 

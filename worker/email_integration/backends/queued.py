@@ -7,11 +7,13 @@ from typing import Any
 
 from django.core.mail import EmailMessage
 from django.db import transaction
+from django.utils.asyncio import async_unsafe
 
 from email_integration.delivery import bulk, rows
-from email_integration.delivery.submit import make, terms
+from email_integration.delivery.options import MailKeywords, MailOptions
+from email_integration.delivery.submit import make
 from email_integration.exceptions import InvalidMail
-from email_integration.models import Delivery, Lane
+from email_integration.models import Delivery
 
 from .base import ActiveConfigBackend
 
@@ -19,11 +21,16 @@ from .base import ActiveConfigBackend
 class EmailBackend(ActiveConfigBackend):
     """Submits each message; it is sent through the SMTP configuration that is active by then."""
 
-    def __init__(self, fail_silently: bool = False, *, priority: str = Lane.NORMAL, **options: Any) -> None:
-        """Take ``priority``, 'high', 'normal' or 'bulk', of all its messages. Raises ``InvalidMail`` for another."""
-        self._terms = terms(priority=priority, default_from_is_open=True)
+    def __init__(self, fail_silently: bool = False, **options: Any) -> None:
+        """Take the options of ``MailOptions`` for all its messages. Raises ``InvalidMail`` for a wrong one."""
+        names = MailKeywords.__annotations__.keys() & options.keys()
+        self._options = MailOptions(**{name: options.pop(name) for name in names})
         super().__init__(fail_silently, **options)
 
+    @async_unsafe(
+        "This backend writes to the database: in async code, await email_integration.asend_email(), or "
+        "sync_to_async(send_mail)()."
+    )
     def send_messages(self, email_messages: Iterable[EmailMessage]) -> int:
         """Submit the messages, all in one transaction, and return how many that were.
 
@@ -39,7 +46,7 @@ class EmailBackend(ActiveConfigBackend):
             if not message.recipients():
                 continue
             try:
-                yield make(message, self._terms)
+                yield make(message, self._options, default_from_is_open=True)
             except InvalidMail:
                 if not self.fail_silently:
                     raise

@@ -11,7 +11,8 @@ from email_integration.exceptions import InvalidMail
 from email_integration.models import Delivery
 
 from . import content, doorbell, narrate, rows, statements
-from .submit import Terms, first, is_due, make
+from .options import MailOptions
+from .submit import first, is_due, make
 
 #: Mails in a batch, unless they hold more octets than this.
 BATCH = 500
@@ -20,14 +21,16 @@ _OCTETS = 4 * 1024 * 1024
 
 def submit_many(
     messages: Iterable[EmailMessage],
-    terms: Terms,
+    options: MailOptions,
     *,
+    kept: str = "",
     idempotency_key: Callable[[EmailMessage], str] | None = None,
     batch_size: int = BATCH,
     on_progress: Callable[[int], None] | None = None,
 ) -> list[str]:
     """Submit ``messages``, a batch in a transaction, and return the ids of the deliveries in the same order.
 
+    ``kept`` is what each row keeps of the call. A sender equal to DEFAULT_FROM_EMAIL is one that nobody chose.
     ``idempotency_key`` gives each message's; ``on_progress`` is told how many there are after each batch. When a
     message is wrong, or there is an error in making one, all before it are submitted, and none after. Raises
     ``InvalidMail``, which names the number of the message, and what making the messages raises.
@@ -41,7 +44,8 @@ def submit_many(
         try:
             for message in messages:
                 number += 1
-                yield make(message, terms, idempotency_key=idempotency_key(message) if idempotency_key else None)
+                key = idempotency_key(message) if idempotency_key else None
+                yield make(message, options, idempotency_key=key, default_from_is_open=True, kept=kept)
         except InvalidMail as error:
             wrong = InvalidMail(f"Message {number}: {error}")
             wrong.__cause__ = error

@@ -15,6 +15,7 @@ from typing import Any
 
 from django.db import transaction
 from django.db.models import Q
+from django.utils.asyncio import async_unsafe
 
 from email_integration.addresses import addresses_in, envelope_address
 from email_integration.exceptions import InvalidMail
@@ -42,6 +43,7 @@ class Erased:
     left: tuple[str, ...]
 
 
+@async_unsafe("erase_recipient() asks the database: in async code, await sync_to_async(erase_recipient)().")
 def erase_recipient(address: str, *, dry_run: bool = False) -> Erased:
     """Erase all that deliveries and attempts know of the person with this mail address, in upper or lower case.
 

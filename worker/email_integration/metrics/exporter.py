@@ -18,6 +18,7 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from email_integration import conf
 from email_integration.delivery import observing
+from email_integration.forks import after_fork_in_child
 
 from . import access
 
@@ -89,7 +90,7 @@ class Exporter:
             logger.error("The figures cannot be served on %s:%d (%s).", *address, error.strerror)
             return
         # A process that is forked later must not keep the port.
-        os.register_at_fork(after_in_child=self._server.socket.close)
+        after_fork_in_child(self._server.socket.close)
         threading.Thread(target=self._server.serve_forever, name="metrics", daemon=True).start()
         logger.info("Figures for Prometheus are served on %s:%d.", *address)
 

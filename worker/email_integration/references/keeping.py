@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from concurrent.futures import Future
@@ -15,6 +14,7 @@ from django.utils.translation import gettext_lazy as _
 
 from email_integration import conf
 from email_integration.exceptions import SecretUnavailable
+from email_integration.forks import after_fork_in_child
 
 from . import parsing
 from .bounds import allow
@@ -147,4 +147,4 @@ def _forget_inherited() -> None:
     _asked.clear()
 
 
-os.register_at_fork(after_in_child=_forget_inherited)
+after_fork_in_child(_forget_inherited)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import re
-import select
 import smtplib
 import socket
 import ssl
@@ -156,10 +155,7 @@ class Connection(smtplib.SMTP):
         """Whether anything is there that was not read yet, the connection's end included."""
         if self.sock is None or self._received:
             return True
-        if not _is_readable(self.sock, 0):
-            return False
-        came = self._receive_at_once()
-        if came is None:
+        if self._receive_within(0) is None:
             return False
         self.start_clock()
         return True
@@ -168,20 +164,25 @@ class Connection(smtplib.SMTP):
         """Whether so many replies, or the connection's end, are there ``within`` seconds from now."""
         until = time.monotonic() + within
         while self.sock is not None and len(_LAST_LINE.findall(self._received)) < replies:
-            if not _is_readable(self.sock, max(0.0, until - time.monotonic())):
+            came = self._receive_within(max(0.0, until - time.monotonic()))
+            if came is None:
                 return False
-            if self._receive_at_once() == b"":
+            if not came:
                 break
         return True
 
-    def _receive_at_once(self) -> bytes | None:
-        """Read what is there; empty at the end, which whoever reads next will find again, and None for nothing."""
+    def _receive_within(self, seconds: float) -> bytes | None:
+        """Read what is there within so many seconds; 0 does not wait.
+
+        Return empty bytes at the end of the connection, which the next read finds again, and None for nothing. The
+        socket itself keeps the time, because poll() is missing on Windows and under eventlet.
+        """
         sock = self._live_socket
-        sock.settimeout(0)
+        sock.settimeout(seconds)
         try:
             came = sock.recv(_LONGEST_LINE)
-        except (BlockingIOError, ssl.SSLWantReadError):
-            return None  # under TLS it may be nothing for us, such as a ticket
+        except (TimeoutError, BlockingIOError, ssl.SSLWantReadError):
+            return None  # under TLS octets may have come that are not for us, such as a ticket
         except OSError:
             return b""
         self._received += came
@@ -226,11 +227,3 @@ class Connection(smtplib.SMTP):
         if self.sock is None:
             raise smtplib.SMTPServerDisconnected("closed")
         return self.sock
-
-
-def _is_readable(sock: socket.socket, within: float) -> bool:
-    if isinstance(sock, ssl.SSLSocket) and sock.pending():
-        return True  # decrypted already, and no longer seen from outside
-    watch = select.poll()
-    watch.register(sock, select.POLLIN)
-    return bool(watch.poll(1000 * within))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import threading
 import time
 import weakref
@@ -12,6 +11,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import tenacity
+
+from email_integration.forks import after_fork_in_child
 
 from .errors import CannotConnect, ConnectionLost, PoolBusy
 from .relay import Relay
@@ -54,7 +55,7 @@ class Pool:
         self._lent: Counter[Relay] = Counter()
         self._tidying: threading.Timer | None = None
         forget = weakref.WeakMethod(self._forget_inherited)
-        os.register_at_fork(after_in_child=lambda: (method := forget()) and method())
+        after_fork_in_child(lambda: (method := forget()) and method())
 
     def __repr__(self) -> str:
         with self._changed:

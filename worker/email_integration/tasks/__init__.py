@@ -13,12 +13,14 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import replace
+from typing import Any, Unpack
 
 from celery import Signature, shared_task
 from celery.exceptions import Ignore, Retry
 from celery.utils import uuid
 from django.db import DatabaseError, InterfaceError
+from django.utils.asyncio import async_unsafe
 from kombu.exceptions import OperationalError
 
 from email_integration.delivery import doorbell, follow_up, ledger, observing, rows
@@ -26,10 +28,11 @@ from email_integration.delivery import sweep as sweeping
 from email_integration.delivery.attempt import attempt
 from email_integration.delivery.compose import Attachment, compose
 from email_integration.delivery.group import attempt_group
+from email_integration.delivery.options import MailKeywords, MailOptions
 from email_integration.delivery.outcome import Skipped
-from email_integration.delivery.submit import submit
+from email_integration.delivery.submit import make, store
 from email_integration.exceptions import DeliveryDeferred, DeliveryFailed, InvalidMail
-from email_integration.models import Delivery, Lane, Status
+from email_integration.models import Delivery, Status
 
 from . import canvas, names
 from .outbox import Call, OutboxTask
@@ -49,13 +52,14 @@ class _SendEmail(OutboxTask):
     def take(self, arguments: Mapping[str, Any], call: Call) -> tuple[str, str]:
         kept = call.kept()
         delivery = _submit(
-            arguments, delivery_id=call.task_id, due_at=call.due_at, expires=call.expires_at, options=kept
+            arguments, delivery_id=call.task_id, due_at=call.due_at, expires_at=call.expires_at, kept=kept
         )
         task_id = call.task_id or delivery.pk
         if task_id != delivery.pk:
             _doorbell.answer(task_id, delivery, kept, repeated)
         return task_id, delivery.pk
 
+    @async_unsafe("prepare() writes to the database: in async code, await sync_to_async(send_email.prepare)().")
     def prepare(self, *args: Any, **kwargs: Any) -> Signature[Any]:
         """Submit the mail now, in the current transaction, and have it sent when the signature returned is run.
 
@@ -65,7 +69,7 @@ class _SendEmail(OutboxTask):
         whose signature is not run expires as any other, and can be cancelled. Raises as ``send_email.delay()`` does.
         """
         mail = self.parameters.bind(*args, **kwargs).arguments
-        delivery = _submit(mail, options=canvas.UNCALLED, prepared=True)
+        delivery = _submit(mail, kept=canvas.UNCALLED, prepared=True)
         return send_prepared.si(delivery_id=delivery.pk)
 
 
@@ -92,49 +96,27 @@ def send_email(
     attachments: Sequence[Attachment] = (),
     headers: Mapping[str, str] | None = None,
     idempotency_key: str | None = None,
-    expires_at: dt.datetime | None = None,
-    envelope_sender: str | None = None,
-    in_doubt: str | None = None,
-    priority: str = Lane.NORMAL,
+    **options: Unpack[MailKeywords],
 ) -> dict[str, Any]:
     """Send a mail through the SMTP configuration that is active when it is sent.
 
     ``from_email`` left out means the active configuration's sender. ``attachments`` are paths, ``(filename, content,
     mimetype)`` tuples or MIME parts, read at once. ``idempotency_key`` makes the second call with the same key return
-    the first delivery. After ``expires_at`` the mail is not sent any more (default: five days, RFC 5321 §4.5.4.1).
-    ``envelope_sender`` gets the bounces, '<>' for nobody (RFC 5321 §4.5.5); left out it is the address in From.
-    ``in_doubt`` says what becomes of this mail should the server have it or not: 'resend' the same bytes, or 'hold'
-    them for a person; left out it is the setting IN_DOUBT. ``priority`` is 'high', 'normal' or 'bulk': each may have
-    a queue, and workers, of its own.
+    the first delivery. ``options`` are those of ``MailOptions``; ``eta``, ``countdown`` and ``expires`` of
+    ``apply_async()`` take the place of ``due_at`` and ``expires_at`` where these are left out.
 
     The result is a dictionary of ``id``, ``status``, ``message_id``, ``smtp_config``, ``code`` and ``reason``.
     Raises ``InvalidMail`` in the caller; a mail that ends unaccepted makes ``AsyncResult.get()`` raise
     ``DeliveryFailed``.
     """
-    mail = {
-        "subject": subject,
-        "body": body,
-        "from_email": from_email,
-        "to": to,
-        "cc": cc,
-        "bcc": bcc,
-        "reply_to": reply_to,
-        "html_body": html_body,
-        "attachments": attachments,
-        "headers": headers,
-        "idempotency_key": idempotency_key,
-        "expires_at": expires_at,
-        "envelope_sender": envelope_sender,
-        "in_doubt": in_doubt,
-        "priority": priority,
-    }
+    mail = {name: value for name, value in locals().items() if name != "self"}  # as ``parameters.bind()`` gives it
     request = self.request
     by_worker = _is_by_worker(request)
     try:
         delivery = _submit(
             mail,
             delivery_id=None if request.called_directly else request.id,
-            options=canvas.keep_request(request) if by_worker else "",
+            kept=canvas.keep_request(request) if by_worker else "",
         )
     except InvalidMail:
         if by_worker:
@@ -325,17 +307,22 @@ def sweep() -> int:
     return rung
 
 
-#: What the arguments of ``send_email`` say that is not in the message.
-_OF_THE_DELIVERY = ("idempotency_key", "expires_at", "envelope_sender", "in_doubt", "priority")
-
-
-def _submit(mail: Mapping[str, Any], *, expires: dt.datetime | None = None, **how: Any) -> Delivery:
-    """Submit what ``send_email`` was called with; ``expires`` is Celery's."""
+def _submit(
+    mail: Mapping[str, Any],
+    *,
+    delivery_id: str | None = None,
+    due_at: dt.datetime | None = None,
+    expires_at: dt.datetime | None = None,
+    kept: str = "",
+    prepared: bool = False,
+) -> Delivery:
+    """Submit what ``send_email`` was called with; ``due_at`` and ``expires_at`` are Celery's, and give way."""
     given = dict(mail)
-    own = {name: given.pop(name) for name in _OF_THE_DELIVERY if name in given}
-    if own.get("expires_at") is None:
-        own["expires_at"] = expires
-    return submit(compose(**given), **own, **how)
+    key = given.pop("idempotency_key", None)
+    options = MailOptions(**given.pop("options", {}))
+    options = replace(options, due_at=options.due_at or due_at, expires_at=options.expires_at or expires_at)
+    made = make(compose(**given), options, delivery_id=delivery_id, idempotency_key=key, kept=kept, prepared=prepared)
+    return store(made, unless_known=delivery_id is not None or key is not None)
 
 
 _doorbell = CeleryDoorbell(deliver, deliver_group, sweep)

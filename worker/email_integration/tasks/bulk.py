@@ -2,30 +2,28 @@
 
 from __future__ import annotations
 
-import datetime as dt
 from collections.abc import Callable, Iterable
+from typing import Unpack
 
 from django.core.mail import EmailMessage
+from django.utils.asyncio import async_unsafe
 
 from email_integration.delivery import bulk
-from email_integration.delivery.submit import terms
+from email_integration.delivery.options import MailKeywords, MailOptions
 from email_integration.models import Lane
 
 from . import canvas
 
 
+@async_unsafe("submit_many() writes to the database: in async code, await email_integration.asubmit_many().")
 def submit_many(
     messages: Iterable[EmailMessage],
     *,
-    priority: str = Lane.BULK,
     idempotency_key: Callable[[EmailMessage], str] | None = None,
-    due_at: dt.datetime | None = None,
-    expires_at: dt.datetime | None = None,
-    in_doubt: str | None = None,
-    envelope_sender: str | None = None,
     ignore_result: bool = True,
     batch_size: int = bulk.BATCH,
     on_progress: Callable[[int], None] | None = None,
+    **options: Unpack[MailKeywords],
 ) -> list[str]:
     """Submit many messages and return the ids of their deliveries, in the same order.
 
@@ -38,20 +36,16 @@ def submit_many(
     ``idempotency_key``, which gives the key of a message, the same can be run again: what was submitted under its key
     before is not sent twice, and its first id is returned.
 
-    A sender that is left out is the active configuration's. ``priority``, ``expires_at``, ``in_doubt`` and
-    ``envelope_sender`` are those of ``send_email``, for every message; ``due_at`` is when they are sent. How a mail
-    stands is in its delivery; unless ``ignore_result`` is False, Celery's result backend is told nothing, and
-    ``AsyncResult.get()`` of it would wait for ever.
+    A sender that is left out is the active configuration's. ``options`` are those of ``MailOptions``, for every
+    message; ``priority`` is 'bulk' by default. How a mail stands is in its delivery; unless ``ignore_result`` is
+    False, Celery's result backend is told nothing, and ``AsyncResult.get()`` of it would wait for ever.
     """
-    how = terms(
-        priority=priority,
-        due_at=due_at,
-        expires_at=expires_at,
-        default_from_is_open=True,
-        envelope_sender=envelope_sender,
-        in_doubt=in_doubt,
-        options=canvas.NO_RESULT if ignore_result else "",
-    )
+    options.setdefault("priority", Lane.BULK)
     return bulk.submit_many(
-        messages, how, idempotency_key=idempotency_key, batch_size=batch_size, on_progress=on_progress
+        messages,
+        MailOptions(**options),
+        kept=canvas.NO_RESULT if ignore_result else "",
+        idempotency_key=idempotency_key,
+        batch_size=batch_size,
+        on_progress=on_progress,
     )

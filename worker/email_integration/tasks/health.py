@@ -103,9 +103,14 @@ def who_sees(file: str, *, timeout: float) -> dict[str, bool]:
 
 def queues() -> list[str]:
     """The queues that our tasks go to, each once."""
-    of_lanes = [(task, queue_of(lane)) for lane in Lane for task in (names.DELIVER, names.DELIVER_GROUP)]
-    chosen = [*of_lanes, (names.SWEEP, conf.get("SWEEP_QUEUE")), (names.SEND_EMAIL, "")]
-    return list(dict.fromkeys(queue or _routed(task) for task, queue in chosen))
+    others = [conf.get("SWEEP_QUEUE") or _routed(names.SWEEP), _routed(names.SEND_EMAIL)]
+    return list(dict.fromkeys([*mail_queues(), *others]))
+
+
+def mail_queues() -> list[str]:
+    """The queues from which workers send mail, each once."""
+    tasks = (names.DELIVER, names.DELIVER_GROUP)
+    return list(dict.fromkeys(queue_of(lane) or _routed(task) for lane in Lane for task in tasks))
 
 
 def _routed(task: str) -> str:

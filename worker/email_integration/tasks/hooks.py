@@ -18,7 +18,7 @@ from email_integration.delivery import content, ledger, rows
 from email_integration.delivery.dispatch import pool
 from email_integration.metrics.exporter import exporter
 
-from . import alerting, names, pruning, sweep  # noqa: F401  # importing them registers their tasks
+from . import alerting, names, pruning, serving, sweep  # noqa: F401  # importing them registers tasks and hooks
 from .ringing import sweep_options
 
 logger = logging.getLogger(__name__)

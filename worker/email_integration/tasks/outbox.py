@@ -13,6 +13,7 @@ from celery import Task
 from celery._state import get_current_worker_task
 from celery.result import AsyncResult
 from django.utils import timezone
+from django.utils.asyncio import async_unsafe
 
 from email_integration.delivery import ledger, times
 from email_integration.exceptions import InvalidMail
@@ -25,6 +26,7 @@ class DeliveryResult(AsyncResult[Any]):
 
     delivery_id: str | None = None
 
+    @async_unsafe("revoke() of a mail asks the database: in async code, await email_integration.acancel().")
     def revoke(self, *args: Any, **kwargs: Any) -> None:
         """Cancel the delivery in the database, at once; tell the workers only when it was too late for that."""
         if ledger.cancel(self.delivery_id or self.id) is None:
@@ -76,6 +78,10 @@ class OutboxTask(Task):  # type: ignore[type-arg]  # generic in its stubs; the t
     def AsyncResult(self, task_id: str, **kwargs: Any) -> DeliveryResult:  # Celery's name
         return DeliveryResult(task_id, backend=self.backend, app=self.app, task_name=self.name, **kwargs)
 
+    @async_unsafe(
+        "delay() and apply_async() of this task write to the database: in async code, await "
+        "email_integration.asend_email(), or sync_to_async(task.apply_async)() for Celery's options."
+    )
     def apply_async(
         self,
         args: Any = None,

@@ -1,0 +1,56 @@
+"""Says at a worker's start when it cannot do what it is there for: the wrong pool, or none of the mail queues."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from celery import signals
+from celery.concurrency import get_implementation
+
+from . import health
+
+logger = logging.getLogger(__name__)
+
+#: The pools that mail is sent under, by Celery's name and by the module that has it.
+POOLS = {
+    "prefork": "celery.concurrency.prefork",
+    "threads": "celery.concurrency.thread",
+    "gevent": "celery.concurrency.gevent",
+    "solo": "celery.concurrency.solo",
+}
+
+
+@signals.worker_init.connect(weak=False)
+def _refuse_other_pools(sender: Any = None, **kwargs: Any) -> None:
+    """End a worker that would send mail under another pool. One that serves other queues only is left alone.
+
+    Raises ``SystemExit`` with a line for the terminal: the worker has not set up logging yet.
+    """
+    pool = get_implementation(sender.pool_cls)
+    if any(base.__module__ in POOLS.values() for base in pool.__mro__):
+        return
+    if _served(sender.app) & set(health.queues()):
+        name = pool.__module__.rpartition(".")[2]
+        raise SystemExit(
+            f"email_integration cannot send mail under the pool {name!r}. Start the worker with "
+            f"--pool {', '.join(list(POOLS)[:-1])} or {list(POOLS)[-1]}, or with --queues that carry no mail."
+        )
+
+
+@signals.worker_ready.connect(weak=False)
+def _say_if_no_mail_is_served(sender: Any = None, **kwargs: Any) -> None:
+    """Warn of a worker that all mail would wait for in vain, were it the only one."""
+    served, wanted = _served(sender.app), health.mail_queues()
+    if not served & set(wanted):
+        logger.warning(
+            "This worker serves no mail queue: it takes from %s, and mail waits in %s. Start a worker without "
+            "--queues, or with --queues %s.",
+            ", ".join(sorted(served)),
+            ", ".join(wanted),
+            ",".join(wanted),
+        )
+
+
+def _served(app: Any) -> set[str]:
+    return set(app.amqp.queues.consume_from)
