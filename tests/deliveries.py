@@ -13,8 +13,9 @@ from django.db import connections
 from django.utils import timezone
 
 from config.local.processes import PATIENCE
+from email_integration.delivery.options import MailOptions
 from email_integration.delivery.statements import Row
-from email_integration.delivery.submit import submit
+from email_integration.delivery.submit import make, store
 from email_integration.models import Delivery
 
 
@@ -65,10 +66,12 @@ def mail(*to: str, subject: str = "S", body: str = "B", from_email: str = "", **
     return message
 
 
-def submitted(*to: str, **how: Any) -> Delivery:
-    """A delivery that is due; what ``mail`` does not take goes to ``submit``."""
+def submitted(*to: str, kept: str = "", prepared: bool = False, **how: Any) -> Delivery:
+    """A delivery that is due; what ``mail`` and ``make`` do not take goes to ``MailOptions``."""
     own = {name: how.pop(name) for name in ("subject", "body", "from_email", "headers", "cc", "bcc") if name in how}
-    return submit(mail(*to, **own), **how)
+    named = {name: how.pop(name) for name in ("delivery_id", "idempotency_key") if name in how}
+    made = make(mail(*to, **own), MailOptions(**how), kept=kept, prepared=prepared, **named)
+    return store(made, unless_known=bool(named))
 
 
 def pretend(delivery: Delivery, **changes: Any) -> Delivery:

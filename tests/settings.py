@@ -19,3 +19,7 @@ CELERY_BROKER_TRANSPORT_OPTIONS = {
     **CELERY_BROKER_TRANSPORT_OPTIONS,  # noqa: F405
     "polling_interval": 0.05,
 }
+
+# As many projects have it: the database holds naive datetimes in a time zone that is not UTC.
+if os.environ.get("TEST_USE_TZ") == "false":
+    USE_TZ, TIME_ZONE = False, "Asia/Kathmandu"

@@ -73,8 +73,8 @@ def test_a_group_is_of_one_lane_and_of_one_way(valkey: Valkey) -> None:
     with transaction.atomic():
         normal = submit_together(10)
         bulk = submit_together(10, priority="bulk")
-        own = submit_together(10, options=canvas.keep({"queue": "own"}))
-        one = submitted(options=canvas.keep({"queue": "lonely"})).pk
+        own = submit_together(10, kept=canvas.keep({"queue": "own"}))
+        one = submitted(kept=canvas.keep({"queue": "lonely"})).pk
     assert ids_of(messages(valkey, "mail")) == normal
     assert ids_of(messages(valkey, "mail.bulk")) == bulk
     assert ids_of(messages(valkey, "own")) == own
@@ -160,7 +160,7 @@ def test_what_follows_one_does_not_hold_up_the_others(
     server = smtp_server()
     config_for(server)
     bad = canvas.keep({}, link=[{"task": "of.nobody", "args": "not a list", "options": {"no_such": 1}}])
-    ids = submit_together(2, options=bad) + submit_together(2)
+    ids = submit_together(2, kept=bad) + submit_together(2)
     assert deliver_group.apply((ids,)).get() == {"accepted": 4}
     assert len(server.messages) == 4
     assert not Delivery.objects.filter(continued=False).exists()

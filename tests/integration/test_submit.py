@@ -189,15 +189,15 @@ def test_a_naive_moment_is_in_the_current_time_zone(bell: RecordingDoorbell) -> 
 @pytest.mark.parametrize(
     ("argument", "given"),
     [
-        ("eta", {"due_at": "tomorrow"}),
-        ("eta", {"due_at": 7}),
+        ("due_at", {"due_at": "tomorrow"}),
+        ("due_at", {"due_at": 7}),
         ("expires_at", {"expires_at": 7}),
         ("task_id", {"delivery_id": ""}),
         ("task_id", {"delivery_id": "x" * 256}),
         ("task_id", {"delivery_id": "a\0b"}),
         ("idempotency_key", {"idempotency_key": 7}),
         ("idempotency_key", {"idempotency_key": ""}),
-        ("eta", {"due_at": dt.datetime(9999, 12, 31, tzinfo=dt.UTC)}),
+        ("due_at", {"due_at": dt.datetime(9999, 12, 31, tzinfo=dt.UTC)}),
     ],
 )
 def test_what_is_wrong_is_refused_and_named(bell: RecordingDoorbell, argument: str, given: dict[str, Any]) -> None:

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 
 def prepared() -> Delivery:
-    return submitted(prepared=True, options=canvas.UNCALLED)
+    return submitted(prepared=True, kept=canvas.UNCALLED)
 
 
 def seen_by(delivery: Delivery) -> Delivery:

@@ -12,13 +12,13 @@ from django.db import router, transaction
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.utils.formats import date_format
 from django.utils.html import format_html
-from django.utils.timezone import localtime
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
 from email_integration import conf, validators
 from email_integration.models import SMTPConfig, login
 from email_integration.routing import stamp
+from email_integration.timezones import local_time
 
 from . import whereabouts
 from .actions import ConfigActions
@@ -32,7 +32,7 @@ from .trials import TrialViews
 
 
 def _when(at: dt.datetime) -> str:
-    return date_format(localtime(at), "SHORT_DATETIME_FORMAT")
+    return date_format(local_time(at), "SHORT_DATETIME_FORMAT")
 
 
 def _login_fields(config: SMTPConfig | None, *, secrets: bool) -> tuple[str, ...]:

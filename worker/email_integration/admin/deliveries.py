@@ -23,6 +23,7 @@ from django.utils.translation import gettext_lazy
 from email_integration import conf
 from email_integration.delivery import preview, rows, safety
 from email_integration.models import Delivery, InDoubtPolicy
+from email_integration.timezones import local_time
 
 from . import narrowing
 from .contents import ContentViews, may_see_content
@@ -214,7 +215,7 @@ def _search_help(*, may_see: bool) -> str:
 
 
 def _moment(moment: dt.datetime, text: str) -> SafeString:
-    exactly = date_format(timezone.localtime(moment), "DATETIME_FORMAT")
+    exactly = date_format(local_time(moment), "DATETIME_FORMAT")
     return format_html('<time datetime="{}" title="{}">{}</time>', moment.isoformat(), exactly, text)
 
 

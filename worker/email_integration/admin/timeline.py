@@ -9,12 +9,12 @@ from typing import Any
 from django.http import HttpRequest
 from django.template.defaultfilters import floatformat
 from django.utils.formats import date_format
-from django.utils.timezone import localtime
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
 from email_integration.models import Delivery, DeliveryAttempt, Status
 from email_integration.smtp import Phase
+from email_integration.timezones import local_time
 
 from .typing import AttemptInline
 
@@ -81,7 +81,7 @@ def _details(attempt: DeliveryAttempt) -> Iterable[str]:
 def _moment(version: str) -> str:
     """Which version of the configuration it was: when that was saved."""
     try:
-        return date_format(localtime(dt.datetime.fromisoformat(version)), "SHORT_DATETIME_FORMAT")
+        return date_format(local_time(dt.datetime.fromisoformat(version)), "SHORT_DATETIME_FORMAT")
     except ValueError:
         return version
 

@@ -18,6 +18,7 @@ from email_integration.models import Authentication, Delivery, RelayGate, Sendin
 from email_integration.models.login import current_token
 from email_integration.routing import gate
 from email_integration.smtp import Relay
+from email_integration.timezones import local_time
 
 if TYPE_CHECKING:
     from django.utils.functional import _StrPromise as Text
@@ -86,7 +87,7 @@ def token() -> Iterable[Notice]:
 
 
 def _of_token(text: Text, *, when: dt.datetime, why: str = "") -> Text:
-    at = date_format(timezone.localtime(when), "SHORT_DATETIME_FORMAT")
+    at = date_format(local_time(when), "SHORT_DATETIME_FORMAT")
     return format_lazy("{}: {}.", _("OAuth token"), text % {"when": at, "why": why})
 
 
@@ -98,10 +99,10 @@ def _at_fault(relay: Relay, through: Text) -> Notice | None:
     waiting = Delivery.objects.filter(status=Status.DEFERRED, waits_for_relay=True)[: _COUNTED + 1].count()
     count = format_lazy(_("more than {count}"), count=number_format(_COUNTED)) if waiting > _COUNTED else str(waiting)
     soon = closed.probe_at <= timezone.now()
-    next_try = _("with the next mail") if soon else date_format(timezone.localtime(closed.probe_at), "TIME_FORMAT")
+    next_try = _("with the next mail") if soon else date_format(local_time(closed.probe_at), "TIME_FORMAT")
     fault = format_lazy(
         _("The server is at fault: {reason}. Since {since}; next try: {next_try}; mails that wait for it: {count}."),
-        since=date_format(timezone.localtime(closed.closed_at), "SHORT_DATETIME_FORMAT"),
+        since=date_format(local_time(closed.closed_at), "SHORT_DATETIME_FORMAT"),
         reason=closed.reason.rstrip("."),
         count=count,
         next_try=next_try,
@@ -142,5 +143,5 @@ def _paused(pause: SendingPause) -> Text:
     text = _("Sending is paused. Mail is taken and waits.")
     if pause.reason:
         text = format_lazy("{} {}", text, format_lazy(_("Reason: {reason}."), reason=pause.reason.rstrip(".")))
-    since = date_format(timezone.localtime(pause.since), "SHORT_DATETIME_FORMAT")
+    since = date_format(local_time(pause.since), "SHORT_DATETIME_FORMAT")
     return format_lazy("{} {}", text, format_lazy(_("Since {since}."), since=since))

@@ -8,8 +8,7 @@ from typing import TypedDict
 
 from email_integration.exceptions import InvalidMail
 from email_integration.models import InDoubtPolicy, Lane
-
-from . import times
+from email_integration.timezones import as_stored
 
 
 class MailKeywords(TypedDict, total=False):
@@ -54,6 +53,6 @@ class MailOptions:
             if not isinstance(moment, dt.datetime):
                 raise InvalidMail(f"{name} must be a datetime, not {moment!r}.")
             try:
-                object.__setattr__(self, name, times.as_stored(moment))  # what a frozen dataclass has for this
+                object.__setattr__(self, name, as_stored(moment))  # what a frozen dataclass has for this
             except OverflowError:
                 raise InvalidMail(f"{name} is too far away: {moment:%Y-%m-%d}.") from None

@@ -15,6 +15,7 @@ from django.db.models.expressions import RawSQL
 from django.utils import timezone
 
 from email_integration.models import Delivery
+from email_integration.timezones import as_stored
 
 from . import content
 from .rows import database
@@ -97,4 +98,4 @@ def _is_older(storage: Storage, name: str, limit: dt.datetime) -> bool:
         return True
     except FileNotFoundError:
         return False
-    return (timezone.make_aware(modified) if timezone.is_naive(modified) else modified) < limit
+    return as_stored(modified) < limit

@@ -4,24 +4,11 @@ from __future__ import annotations
 
 import datetime as dt
 
-from django.conf import settings
-from django.utils import timezone
-
 from email_integration import conf
 
 
 def seconds(value: float) -> dt.timedelta:
     return dt.timedelta(seconds=value)
-
-
-def as_stored(moment: dt.datetime) -> dt.datetime:
-    """Return the same moment as ``timezone.now()`` gives it: aware with USE_TZ, else naive in Django's time zone.
-
-    A naive ``moment`` is in the current time zone. Django's databases take no aware one without USE_TZ.
-    """
-    if settings.USE_TZ:
-        return timezone.make_aware(moment) if timezone.is_naive(moment) else moment
-    return timezone.make_naive(moment, timezone.get_default_timezone()) if timezone.is_aware(moment) else moment
 
 
 #: A delivery is rung for at least this often, in seconds, however often it was before.

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from django.db import DatabaseError
-from django.utils import timezone
 
 from email_integration import conf
 from email_integration.delivery import rows
 from email_integration.models import Delivery, SendingPause, Status
+from email_integration.timezones import local_time
 
 from .findings import Finding, counted, info, ok, warning
 
@@ -53,7 +53,7 @@ def _rows() -> list[Finding]:
             found.append(
                 warning(
                     "pause",
-                    f"Sending is paused since {timezone.localtime(pause.since):%Y-%m-%d %H:%M}{by}{reason}: mail is "
+                    f"Sending is paused since {local_time(pause.since):%Y-%m-%d %H:%M}{by}{reason}: mail is "
                     "taken and waits",
                     "Run `manage.py resume_email`.",
                 )

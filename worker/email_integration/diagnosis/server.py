@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import datetime as dt
 
-from django.utils import timezone
-
 from email_integration import conf, routing, validators
 from email_integration.addresses import envelope_address
 from email_integration.delivery.advice import advice
@@ -67,7 +65,7 @@ def _encryption(report: Report) -> list[Finding]:
     certificate = report.certificate
     if certificate is not None:
         text = f"The certificate of {certificate.subject}, by {certificate.issuer}, ends {certificate.expires:%Y-%m-%d}"
-        if certificate.expires - timezone.now() < _EXPIRES_SOON:
+        if certificate.expires - dt.datetime.now(dt.UTC) < _EXPIRES_SOON:
             found.append(warning("smtp.certificate", text, "Whoever runs the server must renew it before then."))
         else:
             found.append(ok("smtp.certificate", text))

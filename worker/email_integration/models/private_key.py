@@ -16,7 +16,6 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from django.core.exceptions import ValidationError
-from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
 from email_integration.web import is_url
@@ -66,7 +65,7 @@ def read(text: str, *, certified: bool) -> PrivateKey:
     if not certified:
         return found
     certificate = _certificate_of(found.key, text)
-    if certificate.not_valid_after_utc <= timezone.now():
+    if certificate.not_valid_after_utc <= dt.datetime.now(dt.UTC):
         raise _refusal(_ENDED)
     thumbprint = base64.urlsafe_b64encode(certificate.fingerprint(SHA256())).rstrip(b"=").decode()
     return replace(found, thumbprint=thumbprint, ends_on=certificate.not_valid_after_utc.date())

@@ -9,12 +9,12 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
-from django.utils import timezone
 
 from email_integration import conf
 from email_integration.delivery import cancel, discard, release, resend, rows, send_now
 from email_integration.exceptions import ContentUnavailable
 from email_integration.models import Delivery, DeliveryAttempt, Status
+from email_integration.timezones import local_time
 
 #: What can be decided: the function, what is said when it was done, and the help.
 DECISIONS: dict[str, tuple[Callable[[str], object], str, str]] = {
@@ -161,4 +161,4 @@ def _words(status: str) -> str:
 
 
 def _time(moment: dt.datetime) -> str:
-    return f"{timezone.localtime(moment):%Y-%m-%d %H:%M:%S}"
+    return f"{local_time(moment):%Y-%m-%d %H:%M:%S}"

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandParser
-from django.utils import timezone
 
 from email_integration import conf
 from email_integration.models import SendingPause
+from email_integration.timezones import local_time
 
 
 class Command(BaseCommand):
@@ -27,8 +27,6 @@ class Command(BaseCommand):
         else:
             pause = SendingPause.objects.get()
             reason = f" ({pause.reason})" if pause.reason else ""
-            self.stdout.write(
-                f"Sending is paused already, since {timezone.localtime(pause.since):%Y-%m-%d %H:%M}{reason}."
-            )
+            self.stdout.write(f"Sending is paused already, since {local_time(pause.since):%Y-%m-%d %H:%M}{reason}.")
         if conf.get("EMAIL_PAUSED"):
             self.stdout.write("EMAIL_PAUSED is set too; it holds until it is unset and all processes are restarted.")
