@@ -20,6 +20,5 @@ CELERY_BROKER_TRANSPORT_OPTIONS = {
     "polling_interval": 0.05,
 }
 
-# As many projects have it: the database holds naive datetimes in a time zone that is not UTC.
 if os.environ.get("TEST_USE_TZ") == "false":
-    USE_TZ, TIME_ZONE = False, "Asia/Kathmandu"
+    from tests.naive_settings import TIME_ZONE, USE_TZ  # noqa: F401

@@ -232,6 +232,23 @@ def test_what_the_project_lacks_is_found(found: Found, settings: Any) -> None:
         assert {"E011", "E012"} <= found().keys()
 
 
+@pytest.mark.parametrize(
+    ("uses_tz", "zone", "is_told"),
+    [
+        (False, "America/New_York", True),
+        (False, "Europe/London", True),
+        (False, "Asia/Kathmandu", False),
+        (False, "UTC", False),
+        (True, "America/New_York", False),
+    ],
+)
+def test_without_use_tz_clocks_that_change_are_told_of(
+    found: Found, settings: Any, uses_tz: bool, zone: str, is_told: bool
+) -> None:
+    settings.USE_TZ, settings.TIME_ZONE = uses_tz, zone
+    assert ("W013" in found()) is is_told
+
+
 def settings_without(settings: Any, *names: str) -> Any:
     """Without these apps."""
     from django.test import modify_settings

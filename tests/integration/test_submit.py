@@ -180,12 +180,6 @@ def test_a_mail_that_expires_before_it_is_due_is_looked_at_then(bell: RecordingD
     assert submitted(due_at=now + dt.timedelta(hours=1), expires_at=expires).ring_after == expires
 
 
-def test_a_naive_moment_is_in_the_current_time_zone(bell: RecordingDoorbell) -> None:
-    naive = dt.datetime(2040, 1, 1, 12, 0)  # noqa: DTZ001  # that is what is tested
-    with timezone.override("Africa/Harare"):
-        assert submitted(due_at=naive).due_at == dt.datetime(2040, 1, 1, 10, 0, tzinfo=dt.UTC)
-
-
 @pytest.mark.parametrize(
     ("argument", "given"),
     [

@@ -24,3 +24,14 @@ def local_time(moment: dt.datetime) -> dt.datetime:
         return timezone.localtime(moment)
     zone = timezone.get_default_timezone()
     return timezone.localtime(timezone.make_aware(moment, zone) if timezone.is_naive(moment) else moment, zone)
+
+
+def today() -> dt.date:
+    """Return the date of now, as people read it."""
+    return local_time(timezone.now()).date()
+
+
+def changes_clocks(zone: dt.tzinfo) -> bool:
+    """Return whether the clocks of ``zone`` are changed within a year from now."""
+    now = dt.datetime.now(dt.UTC)
+    return len({(now + dt.timedelta(days=day)).astimezone(zone).utcoffset() for day in range(366)}) > 1

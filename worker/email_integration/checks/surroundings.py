@@ -12,9 +12,10 @@ from django.core.checks import CheckMessage, Error, Tags, Warning, register
 from django.core.exceptions import ImproperlyConfigured
 from django.core.files.storage import FileSystemStorage, InMemoryStorage
 from django.db import DatabaseError, InterfaceError, router
+from django.utils import timezone
 from django.utils.module_loading import import_string
 
-from email_integration import conf
+from email_integration import conf, timezones
 from email_integration.backends.base import ActiveConfigBackend
 from email_integration.delivery import content
 from email_integration.diagnosis import configuration
@@ -45,6 +46,15 @@ def check_project(**kwargs: Any) -> list[CheckMessage]:
                 "MIDDLEWARE lacks 'simple_history.middleware.HistoryRequestMiddleware'.",
                 hint="Without it the history of SMTP configurations does not say who made a change in the admin.",
                 id="email_integration.W002",
+            )
+        )
+    if not settings.USE_TZ and timezones.changes_clocks(timezone.get_default_timezone()):
+        found.append(
+            Warning(
+                f"USE_TZ is False, and the clocks of TIME_ZONE {settings.TIME_ZONE!r} change.",
+                hint="At a change mail may be an hour early or late, and mail that is being sent then may come into "
+                "doubt. Set USE_TZ = True, or a TIME_ZONE without changes.",
+                id="email_integration.W013",
             )
         )
     return found

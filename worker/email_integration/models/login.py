@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 from django.core.exceptions import ValidationError
 from django.db import models
-from django.utils import timezone
 from django.utils.crypto import salted_hmac
 from django.utils.translation import gettext_lazy as _
 
 from email_integration import conf, references, validators
 from email_integration.exceptions import SecretUnavailable, SecretUnreadable
 from email_integration.fields import Sealed
+from email_integration.timezones import today
 
 from . import private_key
 from .oauth import Grant, OAuthToken
@@ -137,7 +137,7 @@ def read_private_key(config: SMTPConfig) -> None:
 
 def soon() -> dt.date:
     """Secrets that end on this day, or before, are to be replaced."""
-    return timezone.localdate() + dt.timedelta(days=conf.get("SECRET_ENDS_WITHIN"))
+    return today() + dt.timedelta(days=conf.get("SECRET_ENDS_WITHIN"))
 
 
 def ending(config: SMTPConfig) -> str:
@@ -146,7 +146,7 @@ def ending(config: SMTPConfig) -> str:
     if ends is None or ends > soon():
         return ""
     what = "certificate" if config.sealed("oauth_private_key") else "client secret"
-    return f"{what} of {config.name} {'ended' if ends < timezone.localdate() else 'ends'} on {ends}"
+    return f"{what} of {config.name} {'ended' if ends < today() else 'ends'} on {ends}"
 
 
 def check_references(config: SMTPConfig) -> None:

@@ -1,0 +1,68 @@
+"""The pools of Celery's workers: those that are supported send, and another refuses to start."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable
+
+import pytest
+
+from config.local.processes import PATIENCE, wait_until
+from config.local.smtp_server import SMTPServer
+from email_integration.models import Delivery
+from email_integration.tasks import send_email
+from tests import services
+from tests.acceptance.conftest import Activate
+from tests.stack import ROOT, Stack
+
+MAILS = 60
+
+
+@pytest.mark.parametrize("pool", ["prefork", "threads", "gevent", "solo"])
+def test_a_supported_pool_sends_everything_once(
+    pool: str, stack: Callable[..., Stack], smtp_server: Callable[..., SMTPServer], activate: Activate
+) -> None:
+    """With TLS and a login, by the messages of single mails, and with nothing said in the log."""
+    server = smtp_server()
+    activate(server)
+    running = stack(pool=pool, concurrency=1 if pool == "solo" else 8, env={"PYTHONWARNINGS": "always"})
+    for number in range(MAILS):
+        send_email.delay(f"Mail {number}", "Text", to=["kim@example.com"], in_doubt="hold")
+    wait_until(lambda: Delivery.objects.filter(status="accepted").count() == MAILS, what="all accepted")
+    assert Counter(message.subject for message in server.messages) == {f"Mail {number}": 1 for number in range(MAILS)}
+    running.worker.end()
+    assert running.worker.returncode == 0
+    assert {session.verbs[-1] for session in server.sessions} == {"QUIT"}
+    log = running.worker.read_log()
+    assert [
+        line for line in log.splitlines() if "Error" in line or ("Warning: " in line and "superuser" not in line)
+    ] == []
+
+
+def run_worker(*options: str) -> subprocess.CompletedProcess[str]:
+    """Run a worker that is expected to end by itself."""
+    services.need_broker()
+    return subprocess.run(
+        [sys.executable, "-m", "celery", "-A", "config", "worker", *options],
+        cwd=ROOT,
+        env={**os.environ, "DJANGO_SETTINGS_MODULE": "config.settings"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=PATIENCE,
+    )
+
+
+def test_a_worker_of_eventlet_refuses_to_start_with_one_line(transactional_db: None) -> None:
+    refused = run_worker("--pool", "eventlet")
+    assert refused.returncode == 1
+    last = refused.stderr.strip().splitlines()[-1]
+    assert last == (
+        "email_integration cannot send mail under the pool 'eventlet'. Start the worker with --pool prefork, threads, "
+        "gevent or solo, or with --queues that carry no mail."
+    )
+    assert "Traceback" not in refused.stderr
+    assert "ready" not in refused.stdout + refused.stderr

@@ -1,0 +1,151 @@
+"""Submitting and deciding in async code."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import AsyncIterator, Callable, Coroutine
+from typing import Any
+
+import pytest
+from asgiref.sync import async_to_sync
+from django.core.exceptions import SynchronousOnlyOperation
+from django.core.mail import EmailMessage
+from django.db import transaction
+
+import email_integration
+from email_integration import (
+    acancel,
+    adiscard,
+    aio,
+    arelease,
+    aresend,
+    asend_email,
+    asend_now,
+    asubmit_many,
+    delivery,
+    submit_many,
+)
+from email_integration.exceptions import InvalidMail
+from email_integration.models import Delivery
+from email_integration.tasks import send_email
+from tests.deliveries import RecordingDoorbell, mail, pretend, submitted
+from tests.mail_settings import make_backend
+
+pytestmark = pytest.mark.django_db
+
+DIRECT = "email_integration.backends.direct.EmailBackend"
+
+
+def run(coroutine: Coroutine[Any, Any, Any]) -> Any:
+    """Await it in a loop, from sync code that is in a transaction: the test's own."""
+
+    async def wait() -> Any:
+        return await coroutine
+
+    return async_to_sync(wait)()
+
+
+async def some(*subjects: str) -> AsyncIterator[EmailMessage]:
+    for subject in subjects:
+        await asyncio.sleep(0)
+        yield mail(subject=subject)
+
+
+def test_a_mail_is_submitted_in_the_callers_transaction(bell: RecordingDoorbell) -> None:
+    with transaction.atomic():
+        result = run(asend_email("Subject", "Text", to=["kim@example.com"], priority="high"))
+        transaction.set_rollback(True)
+    assert not Delivery.objects.exists()
+    result = run(asend_email("Subject", "Text", to=["kim@example.com"], priority="high"))
+    assert Delivery.objects.get().pk == result.id
+    assert Delivery.objects.get().lane == "high"
+
+
+def test_what_is_wrong_is_raised_where_it_is_awaited(bell: RecordingDoorbell) -> None:
+    with pytest.raises(InvalidMail, match="priority must be"):
+        run(asend_email("Subject", "Text", to=["kim@example.com"], priority="urgent"))
+    with pytest.raises(TypeError, match="unexpected"):
+        run(asend_email("Subject", "Text", to=["kim@example.com"], colour="red"))
+    assert not Delivery.objects.exists()
+
+
+def test_many_come_from_an_async_iterator(bell: RecordingDoorbell) -> None:
+    told: list[int] = []
+    ids = run(asubmit_many(some("a", "b", "c", "d", "e"), batch_size=2, on_progress=told.append, in_doubt="hold"))
+    assert told == [2, 4, 5]
+    assert set(ids) == set(Delivery.objects.filter(in_doubt_policy="hold", lane="bulk").values_list("pk", flat=True))
+    assert len(ids) == 5
+    assert len(run(asubmit_many([mail(), mail()]))) == 2
+
+
+def test_an_async_iterator_that_fails_loses_nothing_that_came_before(bell: RecordingDoorbell) -> None:
+    async def failing() -> AsyncIterator[EmailMessage]:
+        yield mail()
+        yield mail()
+        raise LookupError("the third")
+
+    async def wrong() -> AsyncIterator[EmailMessage]:
+        yield mail()
+        yield mail("no address")
+        yield mail()
+
+    with pytest.raises(LookupError, match="the third"):
+        run(asubmit_many(failing()))
+    assert Delivery.objects.count() == 2
+    with pytest.raises(InvalidMail, match=r"^Message 2: "):
+        run(asubmit_many(wrong()))
+    assert Delivery.objects.count() == 3
+
+
+def test_decisions_can_be_awaited(bell: RecordingDoorbell) -> None:
+    waiting, doubtful, given_up = submitted(), submitted(), submitted()
+    for one in (doubtful, given_up):
+        pretend(one, status="in_doubt")
+    assert run(asend_now(waiting.pk)) is True
+    assert run(acancel(waiting.pk)) is True
+    assert run(acancel(waiting.pk)) is False
+    assert run(arelease(doubtful.pk)) is True
+    assert run(adiscard(given_up.pk)) is True
+    copy = run(aresend(doubtful.pk))
+    assert copy.message_id == doubtful.message_id
+    found = {one.pk: one.status for one in Delivery.objects.all()}
+    assert found == {waiting.pk: "cancelled", doubtful.pk: "deferred", given_up.pk: "failed", copy.pk: "queued"}
+
+
+@pytest.mark.parametrize(
+    ("call", "instead"),
+    [
+        (lambda: send_email.delay("S", "B", to=["kim@example.com"]), "asend_email()"),
+        (lambda: send_email.apply_async(("S", "B")), "asend_email()"),
+        (lambda: send_email.s("S", "B", to=["kim@example.com"]).delay(), "asend_email()"),
+        (lambda: send_email.prepare("S", "B", to=["kim@example.com"]), "sync_to_async(send_email.prepare)()"),
+        (lambda: send_email.AsyncResult("1").revoke(), "acancel()"),
+        (lambda: submit_many([mail()]), "asubmit_many()"),
+        (lambda: make_backend().send_messages([mail()]), "asend_email()"),
+        (lambda: make_backend(DIRECT).send_messages([mail()]), "asend_email()"),
+        (lambda: delivery.submit(mail()), "asend_email()"),
+        (lambda: delivery.cancel("1"), "acancel()"),
+        (lambda: delivery.send_now("1"), "asend_now()"),
+        (lambda: delivery.release("1"), "arelease()"),
+        (lambda: delivery.discard("1"), "adiscard()"),
+        (lambda: delivery.resend("1"), "aresend()"),
+        (lambda: delivery.erase_recipient("kim@example.com"), "sync_to_async(erase_recipient)()"),
+    ],
+)
+def test_the_sync_ones_refuse_async_code_and_name_what_to_await(call: Callable[[], object], instead: str) -> None:
+    async def view() -> None:
+        call()
+
+    with pytest.raises(SynchronousOnlyOperation) as refused:
+        asyncio.run(view())
+    assert instead in str(refused.value)
+    assert not Delivery.objects.exists()
+
+
+def test_each_async_function_is_exported_and_names_one_that_is_there() -> None:
+    functions = {name for name, value in vars(aio).items() if inspect.iscoroutinefunction(value)}
+    assert functions == {name for name in email_integration.__all__ if name.startswith("a")}
+    assert all(callable(getattr(email_integration, name)) for name in email_integration.__all__)
+    with pytest.raises(AttributeError, match="no_such_name"):
+        email_integration.no_such_name  # noqa: B018
