@@ -9,7 +9,8 @@ import time
 from typing import Any
 
 from celery import Celery
-from celery.signals import celeryd_after_setup, setup_logging, task_prerun, worker_shutdown
+from celery.signals import celeryd_after_setup, setup_logging, task_postrun, task_prerun, worker_shutdown
+from django.db import connections
 from django.db.backends.signals import connection_created
 
 from config.logs import log_what_is_printed
@@ -58,6 +59,22 @@ def greet_nobody(instance: Any, **kwargs: Any) -> None:
 
     if settings.LOG_FORMAT == "json":
         instance.quiet = True
+
+
+@celeryd_after_setup.connect
+def close_what_greenlets_keep_open(instance: Any, **kwargs: Any) -> None:
+    """Close the connection after each task under gevent, where each task has a greenlet, and a connection, of its own.
+
+    Those that CELERY_DB_REUSE_MAX keeps open would be left to the garbage collector, dozens at a time.
+    """
+    if "gevent" not in instance.pool_cls.__module__:
+        return
+
+    def close(task: Any, **kwargs: Any) -> None:
+        if not task.request.is_eager:
+            connections.close_all()
+
+    task_postrun.connect(close, weak=False)
 
 
 @celeryd_after_setup.connect

@@ -7,10 +7,12 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
+from django.db import connection
 
-from config.local.processes import PATIENCE, wait_until
+from config.local.processes import PATIENCE, Process, wait_until
 from config.local.smtp_server import SMTPServer
 from email_integration.models import Delivery
 from email_integration.tasks import send_email
@@ -21,6 +23,12 @@ from tests.stack import ROOT, Stack
 MAILS = 60
 
 
+def open_databases(process: Process) -> int:
+    """How often the main process of a worker has the database's file open, once for each connection."""
+    name = str(connection.settings_dict["NAME"])
+    return sum(os.path.realpath(file) == os.path.realpath(name) for file in Path(f"/proc/{process.pid}/fd").iterdir())
+
+
 @pytest.mark.parametrize("pool", ["prefork", "threads", "gevent", "solo"])
 def test_a_supported_pool_sends_everything_once(
     pool: str, stack: Callable[..., Stack], smtp_server: Callable[..., SMTPServer], activate: Activate
@@ -28,11 +36,16 @@ def test_a_supported_pool_sends_everything_once(
     """With TLS and a login, by the messages of single mails, and with nothing said in the log."""
     server = smtp_server()
     activate(server)
-    running = stack(pool=pool, concurrency=1 if pool == "solo" else 8, env={"PYTHONWARNINGS": "always"})
+    concurrency = 1 if pool == "solo" else 8
+    running = stack(pool=pool, concurrency=concurrency, env={"PYTHONWARNINGS": "always"})
     for number in range(MAILS):
         send_email.delay(f"Mail {number}", "Text", to=["kim@example.com"], in_doubt="hold")
     wait_until(lambda: Delivery.objects.filter(status="accepted").count() == MAILS, what="all accepted")
     assert Counter(message.subject for message in server.messages) == {f"Mail {number}": 1 for number in range(MAILS)}
+    if connection.vendor == "sqlite":
+        wait_until(
+            lambda: open_databases(running.worker) <= concurrency, what="no more connections than tasks at a time"
+        )
     running.worker.end()
     assert running.worker.returncode == 0
     assert {session.verbs[-1] for session in server.sessions} == {"QUIT"}
@@ -65,4 +78,4 @@ def test_a_worker_of_eventlet_refuses_to_start_with_one_line(transactional_db: N
         "gevent or solo, or with --queues that carry no mail."
     )
     assert "Traceback" not in refused.stderr
-    assert "ready" not in refused.stdout + refused.stderr
+    assert " ready." not in refused.stdout + refused.stderr
