@@ -51,8 +51,8 @@ run: $(STAMP) ## Start everything on loopback to play with, until Ctrl-C
 
 # 'test' runs all on SQLite but what is marked 'extra'; on PostgreSQL what uses the database; on MariaDB where two write at
 # once; and a part of the fault matrix. 'test-extra' adds what is 'extra', on MariaDB whatever only a database can decide,
-# on RabbitMQ whatever only a broker can, and another part of the matrix. The matrix runs alone and one case at a time,
-# because its cases have times that a busy machine would not keep.
+# on RabbitMQ whatever only a broker can, without USE_TZ whatever has times, and another part of the matrix. The matrix
+# runs alone and one case at a time, because its cases have times that a busy machine would not keep.
 MATRIX := tests/acceptance/test_fault_matrix.py
 # The octets and the words are the same whatever database they come from.
 SAME_EVERYWHERE := $(addprefix --ignore=tests/integration/test_,fidelity.py staging_safety.py validate_smtp.py)
@@ -65,7 +65,9 @@ OF_THE_DATABASE := $(addprefix tests/integration/test_,activating_at_once.py att
 	tests/integration/oauth/test_tokens.py
 # Where the broker is killed, frozen, emptied and looked into, and where a worker takes from it, gives back to it and ends.
 OF_THE_BROKER := $(addprefix tests/acceptance/test_,broker.py calling.py canvas.py crash.py lanes.py prepared.py \
-	secrecy.py switch.py term.py)
+	queues.py secrecy.py switch.py term.py)
+# Where times are stored, compared and shown, and where a worker waits for them.
+OF_THE_TIME := tests/integration tests/acceptance/test_calling.py
 
 PYTEST = $(BIN)/python -m pytest
 # Most tests wait for processes, replies and limits of time, so that two processors have time for four files of tests.
@@ -85,6 +87,7 @@ test-extra: $(STAMP) ## Run the slow rest of the tests
 	tests/system-packages.sh
 	$(TOGETHER) -m extra --ignore=$(MATRIX) || [ $$? -eq 5 ]
 	TEST_BROKER=rabbitmq $(TOGETHER) $(OF_THE_BROKER)
+	TEST_USE_TZ=false $(TOGETHER) -m "django_db and not extra" $(SAME_EVERYWHERE) $(OF_THE_TIME)
 	TEST_DATABASE=postgresql $(TOGETHER) -m "django_db and extra" $(MILLION) tests/integration || [ $$? -eq 5 ]
 	TEST_DATABASE=mariadb $(TOGETHER) -m django_db $(OF_THE_DATABASE)
 	$(PYTEST) -m extra $(MATRIX)
