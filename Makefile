@@ -87,7 +87,7 @@ test-extra: $(STAMP) ## Run the slow rest of the tests
 	tests/system-packages.sh
 	$(TOGETHER) -m extra --ignore=$(MATRIX) || [ $$? -eq 5 ]
 	TEST_BROKER=rabbitmq $(TOGETHER) $(OF_THE_BROKER)
-	TEST_USE_TZ=false $(TOGETHER) -m "django_db and not extra" $(SAME_EVERYWHERE) $(OF_THE_TIME)
+	TEST_USE_TZ=false $(TOGETHER) -m "not extra" $(SAME_EVERYWHERE) $(OF_THE_TIME)
 	TEST_DATABASE=postgresql $(TOGETHER) -m "django_db and extra" $(MILLION) tests/integration || [ $$? -eq 5 ]
 	TEST_DATABASE=mariadb $(TOGETHER) -m django_db $(OF_THE_DATABASE)
 	$(PYTEST) -m extra $(MATRIX)

@@ -12,13 +12,10 @@ os.environ.setdefault("SECRET_KEY", "only for tests")
 os.environ.setdefault("SMTP_PASSWORD_KEYS", "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=")
 os.environ.setdefault("VAR_DIR", os.path.join(tempfile.gettempdir(), f"celery-mail-dispatch-tests-{os.getuid()}"))
 
-from config.settings import *  # noqa: F403 - all of them, that is the point
+from tests.base_settings import *  # noqa: F403 - all of them, that is the point
 
 # Whoever has asked the workers waits at the end for the broker's last empty answer: by kombu's default, a second.
 CELERY_BROKER_TRANSPORT_OPTIONS = {
     **CELERY_BROKER_TRANSPORT_OPTIONS,  # noqa: F405
     "polling_interval": 0.05,
 }
-
-if os.environ.get("TEST_USE_TZ") == "false":
-    from tests.naive_settings import TIME_ZONE, USE_TZ  # noqa: F401

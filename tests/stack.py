@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-from django.conf import settings
 
 from config.local.processes import PATIENCE, Process, Processes
 from config.local.workers import start_beat, start_worker
@@ -49,8 +48,7 @@ class Stack:
         self.pool = pool
         fast = {name: str(value) for name, value in FAST.items()}
         # Not tests.settings: that would be the test's own process once more.
-        module = "config.settings" if settings.USE_TZ else "tests.naive_settings"
-        self.env = {**fast, "DJANGO_SETTINGS_MODULE": module, **(env or {})}
+        self.env = {**fast, "DJANGO_SETTINGS_MODULE": "tests.base_settings", **(env or {})}
         self.processes = Processes(folder, env=self.env, cwd=ROOT)
         self._workers = 0
 

@@ -2,7 +2,7 @@
 
 import os
 
-from config.settings import *  # noqa: F403 - all of them, that is the point
+from tests.base_settings import *  # noqa: F403 - all of them, that is the point
 
 CELERY_INCLUDE = ["tests.acceptance.tasks", *os.environ.get("ACCEPTANCE_INCLUDE", "").split()]
 CELERY_RESULT_BACKEND = os.environ.get("ACCEPTANCE_RESULTS", "django-db")

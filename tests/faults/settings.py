@@ -2,7 +2,7 @@
 
 import os
 
-from config.settings import *  # noqa: F403 - all of them, that is the point
+from tests.base_settings import *  # noqa: F403 - all of them, that is the point
 
 CELERY_INCLUDE = ["tests.faults.crash"]
 CELERY_WORKER_SOFT_SHUTDOWN_TIMEOUT = float(os.environ.get("FAULTS_SOFT_SHUTDOWN", "0"))

@@ -1,0 +1,9 @@
+"""``config.settings``; with TEST_USE_TZ=false as those of a project without USE_TZ, in a time zone that is not UTC."""
+
+import os
+
+from config.settings import *  # noqa: F403 - all of them, that is the point
+
+if os.environ.get("TEST_USE_TZ") == "false":
+    USE_TZ = False
+    TIME_ZONE = "Asia/Kathmandu"
