@@ -55,13 +55,13 @@ def test_a_supported_pool_sends_everything_once(
     ] == []
 
 
-def run_worker(*options: str) -> subprocess.CompletedProcess[str]:
+def run_worker(*options: str, **env: str) -> subprocess.CompletedProcess[str]:
     """Run a worker that is expected to end by itself."""
     services.need_broker()
     return subprocess.run(
         [sys.executable, "-m", "celery", "-A", "config", "worker", *options],
         cwd=ROOT,
-        env={**os.environ, "DJANGO_SETTINGS_MODULE": "config.settings"},
+        env={**os.environ, "DJANGO_SETTINGS_MODULE": "config.settings", **env},
         capture_output=True,
         text=True,
         check=False,
@@ -79,3 +79,16 @@ def test_a_worker_of_eventlet_refuses_to_start_with_one_line(transactional_db: N
     )
     assert "Traceback" not in refused.stderr
     assert " ready." not in refused.stdout + refused.stderr
+
+
+def test_a_pool_of_ones_own_is_refused_by_its_name(transactional_db: None) -> None:
+    refused = run_worker("--pool", "custom", CELERY_CUSTOM_WORKER_POOL="celery.concurrency.base:BasePool")
+    assert "under the pool 'celery.concurrency.base:BasePool'." in refused.stderr.strip().splitlines()[-1]
+
+
+def test_another_pool_may_serve_queues_without_mail(
+    stack: Callable[..., Stack], smtp_server: Callable[..., SMTPServer]
+) -> None:
+    """The project's own queue, to which calls by name go as well."""
+    running = stack(beat=False)
+    running.start_worker(pool="eventlet", queues=("celery",)).wait_for_log(" ready.")

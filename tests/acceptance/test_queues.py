@@ -40,7 +40,7 @@ def test_a_plain_worker_serves_every_priority(
 def test_a_worker_of_other_queues_says_that_it_serves_no_mail(stack: Callable[..., Stack]) -> None:
     running = stack(beat=False)
     other = running.start_worker(queues=("celery", "mail.sweep"))
-    other.wait_for_log(f"{NO_MAIL}: it takes from celery, mail.sweep, and mail waits in mail.high, mail, mail.bulk.")
+    other.wait_for_log(f"{NO_MAIL}: it takes from celery, mail.sweep. Mail waits in mail.high, mail, mail.bulk;")
 
 
 def test_one_message_to_each_queue_arrives_in_that_queue_alone(fresh_process: None) -> None:

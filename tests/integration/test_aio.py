@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import AsyncIterator, Callable, Coroutine
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,17 +23,21 @@ from email_integration import (
     aresend,
     asend_email,
     asend_now,
+    asubmit,
     asubmit_many,
     delivery,
     submit_many,
 )
 from email_integration.exceptions import InvalidMail
 from email_integration.models import Delivery
-from email_integration.tasks import send_email
+from email_integration.tasks import send_email, send_prepared
 from tests.deliveries import RecordingDoorbell, mail, pretend, submitted
 from tests.mail_settings import make_backend
 
 pytestmark = pytest.mark.django_db
+
+#: It would be kept in a file.
+LARGE = ("large.bin", b"x" * 5_000_000, "application/octet-stream")
 
 DIRECT = "email_integration.backends.direct.EmailBackend"
 
@@ -98,6 +103,42 @@ def test_an_async_iterator_that_fails_loses_nothing_that_came_before(bell: Recor
     assert Delivery.objects.count() == 3
 
 
+def test_an_async_iterator_may_ask_the_database_itself(bell: RecordingDoorbell) -> None:
+    """The thread of the database is free while the iterator makes the next message."""
+
+    async def asking() -> AsyncIterator[EmailMessage]:
+        for number in range(3):
+            count = await Delivery.objects.acount()
+            yield mail(subject=f"{number} after {count}")
+
+    assert len(run(asubmit_many(asking(), batch_size=1))) == 3
+
+
+def test_one_that_is_cancelled_submits_what_it_was_given(bell: RecordingDoorbell) -> None:
+    async def cancelled() -> None:
+        given = asyncio.Event()
+
+        async def endless() -> AsyncIterator[EmailMessage]:
+            yield mail()
+            yield mail()
+            given.set()
+            await asyncio.Event().wait()
+
+        task = asyncio.ensure_future(asubmit_many(endless()))
+        await given.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    run(cancelled())
+    assert Delivery.objects.count() == 2
+
+
+def test_a_message_is_submitted(bell: RecordingDoorbell) -> None:
+    assert run(asubmit(mail(), delivery_id="one", envelope_sender="<>")).pk == "one"
+    assert run(asubmit(mail(), delivery_id="one")).sender == "<>"
+
+
 def test_decisions_can_be_awaited(bell: RecordingDoorbell) -> None:
     waiting, doubtful, given_up = submitted(), submitted(), submitted()
     for one in (doubtful, given_up):
@@ -118,13 +159,17 @@ def test_decisions_can_be_awaited(bell: RecordingDoorbell) -> None:
     [
         (lambda: send_email.delay("S", "B", to=["kim@example.com"]), "asend_email()"),
         (lambda: send_email.apply_async(("S", "B")), "asend_email()"),
-        (lambda: send_email.s("S", "B", to=["kim@example.com"]).delay(), "asend_email()"),
+        (lambda: send_email.s("S", "B", to=["kim@example.com"]).delay(), "sync_to_async() of other tasks and"),
+        (lambda: send_email("S", "B", to=["kim@example.com"], attachments=[LARGE]), "asend_email()"),
+        (lambda: send_email.apply(("S", "B"), {"to": ["kim@example.com"]}).get(), "asend_email()"),
+        (lambda: send_prepared.si(delivery_id="1").delay(), "sync_to_async() of other tasks and of signatures"),
+        (lambda: send_email.AsyncResult("1").get(), "Delivery.objects.aget()"),
         (lambda: send_email.prepare("S", "B", to=["kim@example.com"]), "sync_to_async(send_email.prepare)()"),
         (lambda: send_email.AsyncResult("1").revoke(), "acancel()"),
         (lambda: submit_many([mail()]), "asubmit_many()"),
         (lambda: make_backend().send_messages([mail()]), "asend_email()"),
         (lambda: make_backend(DIRECT).send_messages([mail()]), "asend_email()"),
-        (lambda: delivery.submit(mail()), "asend_email()"),
+        (lambda: delivery.submit(mail()), "asubmit()"),
         (lambda: delivery.cancel("1"), "acancel()"),
         (lambda: delivery.send_now("1"), "asend_now()"),
         (lambda: delivery.release("1"), "arelease()"),
@@ -133,7 +178,14 @@ def test_decisions_can_be_awaited(bell: RecordingDoorbell) -> None:
         (lambda: delivery.erase_recipient("kim@example.com"), "sync_to_async(erase_recipient)()"),
     ],
 )
-def test_the_sync_ones_refuse_async_code_and_name_what_to_await(call: Callable[[], object], instead: str) -> None:
+def test_the_sync_ones_refuse_async_code_and_name_what_to_await(
+    call: Callable[[], object], instead: str, settings: Any, tmp_path: Path
+) -> None:
+    """Before they have stored anything."""
+    kept = tmp_path / "contents"
+    files = {"BACKEND": "django.core.files.storage.FileSystemStorage", "OPTIONS": {"location": kept}}
+    settings.STORAGES = {**settings.STORAGES, "email_integration": files}
+
     async def view() -> None:
         call()
 
@@ -141,6 +193,7 @@ def test_the_sync_ones_refuse_async_code_and_name_what_to_await(call: Callable[[
         asyncio.run(view())
     assert instead in str(refused.value)
     assert not Delivery.objects.exists()
+    assert not [file for file in kept.rglob("*") if file.is_file()]
 
 
 def test_each_async_function_is_exported_and_names_one_that_is_there() -> None:

@@ -225,6 +225,12 @@ def test_code_that_catches_smtplibs_exceptions_still_does(
     assert send_mail("S", "B", None, ["kim@example.com"], fail_silently=True) == 0
 
 
+@pytest.mark.parametrize("option", [{"priority": "high"}, {"due_at": None}, {"envelope_sender": "a@example.com"}])
+def test_direct_refuses_the_options_of_mail_that_waits(option: dict[str, Any]) -> None:
+    with pytest.raises(ImproperlyConfigured, match=f"direct sends at once and takes no {next(iter(option))}; "):
+        make_backend("email_integration.backends.direct.EmailBackend", **option)
+
+
 def test_without_a_relay_direct_says_so(direct: str) -> None:
     with pytest.raises(NotSent, match=NO_SERVER):
         send_mail("S", "B", None, ["kim@example.com"])

@@ -11,11 +11,9 @@ from django.core.mail import EmailMessage
 from django.db import transaction
 
 from config.local.smtp_server import Fault, SMTPServer
-from email_integration import routing
+from email_integration import routing, submit_many
 from email_integration.delivery import decide, ledger, waking
 from email_integration.delivery.attempt import attempt
-from email_integration.delivery.bulk import submit_many
-from email_integration.delivery.options import MailOptions
 from email_integration.delivery.outcome import InDoubt
 from email_integration.models import Delivery
 from email_integration.smtp import Relay
@@ -53,7 +51,7 @@ def test_what_is_rolled_back_was_not_submitted(caplog: pytest.LogCaptureFixture)
 
 
 def test_a_batch_has_one_line(caplog: pytest.LogCaptureFixture) -> None:
-    submit_many((EmailMessage("S", "B", to=[KIM]) for _ in range(3)), MailOptions())
+    submit_many((EmailMessage("S", "B", to=[KIM]) for _ in range(3)), priority="normal")
     assert [line.getMessage() for line in told(caplog)] == ["3 deliveries submitted together"]
 
 

@@ -192,6 +192,9 @@ def test_a_mail_that_expires_before_it_is_due_is_looked_at_then(bell: RecordingD
         ("idempotency_key", {"idempotency_key": 7}),
         ("idempotency_key", {"idempotency_key": ""}),
         ("due_at", {"due_at": dt.datetime(9999, 12, 31, tzinfo=dt.UTC)}),
+        ("9999-12-27", {"due_at": dt.datetime(9999, 12, 27, tzinfo=dt.UTC)}),
+        ("expires_at", {"expires_at": dt.datetime.max.replace(tzinfo=dt.UTC)}),
+        ("envelope_sender:", {"envelope_sender": "nonsense"}),
     ],
 )
 def test_what_is_wrong_is_refused_and_named(bell: RecordingDoorbell, argument: str, given: dict[str, Any]) -> None:

@@ -31,7 +31,7 @@ def test_nobody_is_rung_for_until_it_is_called(bell: RecordingDoorbell) -> None:
     assert bell.rung == []
     assert sweep.sweep() == 0
     assert attempt(delivery.pk) == Skipped(reason="not due yet")
-    assert ledger.send_prepared(delivery, options="{}")
+    assert ledger.send_prepared(delivery, kept="{}")
     assert bell.rung == [delivery.pk]
     assert seen_by(delivery).status == Status.QUEUED
 
@@ -39,8 +39,8 @@ def test_nobody_is_rung_for_until_it_is_called(bell: RecordingDoorbell) -> None:
 def test_of_two_that_call_it_at_once_one_is_overtaken(bell: RecordingDoorbell) -> None:
     delivery = prepared()
     other = seen_by(delivery)
-    assert ledger.send_prepared(delivery, options='{"task_id": "one"}')
-    assert not ledger.send_prepared(other, options='{"task_id": "two"}')
+    assert ledger.send_prepared(delivery, kept='{"task_id": "one"}')
+    assert not ledger.send_prepared(other, kept='{"task_id": "two"}')
     assert canvas.task_id_of(seen_by(delivery)) == "one"
     assert bell.rung == [delivery.pk]
 
@@ -49,9 +49,9 @@ def test_called_while_it_is_cancelled_it_stays_cancelled_and_is_told(bell: Recor
     delivery = prepared()
     caller = seen_by(delivery)
     assert ledger.end(delivery, Status.CANCELLED, "cancelled")
-    assert not ledger.send_prepared(caller, options='{"task_id": "one"}')
+    assert not ledger.send_prepared(caller, kept='{"task_id": "one"}')
     assert seen_by(delivery).options == canvas.UNCALLED
-    assert ledger.send_prepared(seen_by(delivery), options='{"task_id": "one"}')
+    assert ledger.send_prepared(seen_by(delivery), kept='{"task_id": "one"}')
     told = seen_by(delivery)
     assert (told.status, told.continued, told.options) == (Status.CANCELLED, False, '{"task_id": "one"}')
     assert bell.rung == [delivery.pk]
@@ -65,7 +65,7 @@ def test_it_expires_as_any_other_and_when_it_is_called_too_late(bell: RecordingD
     forgotten, late = prepared(), prepared()
     for delivery in (forgotten, late):
         pretend(delivery, due_at=ago(1), expires_at=ago(1), ring_after=ago(1))
-    assert ledger.send_prepared(seen_by(late), options="")
+    assert ledger.send_prepared(seen_by(late), kept="")
     assert sweep.sweep() == 1
     for delivery in (forgotten, late):
         assert isinstance(attempt(delivery.pk), Delivery)
@@ -74,7 +74,7 @@ def test_it_expires_as_any_other_and_when_it_is_called_too_late(bell: RecordingD
 
 def test_one_called_for_later_is_due_then(bell: RecordingDoorbell) -> None:
     delivery, then = prepared(), timezone.now() + dt.timedelta(hours=1)
-    assert ledger.send_prepared(delivery, options="", due_at=then)
+    assert ledger.send_prepared(delivery, kept="", due_at=then)
     row = seen_by(delivery)
     assert (row.status, row.due_at, row.ring_after) == (Status.QUEUED, then, then)
     assert bell.rung == []

@@ -183,6 +183,11 @@ class EagerBySetUp(TestCase):
         with self.assertRaises(InvalidMail):
             send_email.delay("Hello", "Text", to=[]).get()
 
+    def test_a_keyword_that_it_does_not_have_is_refused(self) -> None:
+        for call in (send_email.delay, send_email.s("S", "B").delay):
+            with self.assertRaisesRegex(TypeError, "unexpected keyword argument 'prioritty'"):
+                call(to=[KIM], prioritty="high")
+
     def test_what_was_put_off_waits_for_its_time(self) -> None:
         self.relay.fail("RCPT", "451 4.3.0 later", times=1)
         self.assertEqual(send_email.delay("Hello", "Text", to=[KIM]).get()["status"], "deferred")

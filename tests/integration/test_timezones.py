@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 from django.utils import timezone
 
+from config.local.smtp_server import SMTPServer
 from email_integration import submit_many, timezones
+from email_integration.alerts import channels
+from email_integration.delivery import narrate
 from email_integration.exceptions import InvalidMail
-from email_integration.models import Delivery
+from email_integration.models import Alert, Delivery, Status
 from email_integration.tasks import send_email
 from tests.deliveries import RecordingDoorbell, mail, submitted
+from tests.relays import config_for
+from tests.web_hook import Hook
 
 pytestmark = pytest.mark.django_db
 
@@ -79,6 +84,51 @@ def test_times_of_the_mail_itself_are_the_deliverys(bell: RecordingDoorbell, now
         assert is_in_an_hour(delivery.due_at)
         assert is_in_an_hour(delivery.expires_at)
     assert len(ids) == 3
+
+
+@pytest.mark.parametrize("now", [lambda: dt.datetime.now(), lambda: dt.datetime.now(dt.UTC)])  # noqa: DTZ005
+def test_a_prepared_mail_has_its_times_from_itself_or_from_its_call(bell: RecordingDoorbell, now: Any) -> None:
+    def prepared(call: dict[str, Any], **given: Any) -> Delivery:
+        signature = send_email.prepare("S", "B", to=["kim@example.com"], **given)
+        return Delivery.objects.get(pk=signature.apply_async(**call).delivery_id)
+
+    for found in (prepared({"eta": now() + HOUR}), prepared({"countdown": 3600}), prepared({}, due_at=now() + HOUR)):
+        assert is_in_an_hour(found.due_at)
+        assert found.status == "queued"
+        assert found.ring_after == found.due_at
+    for found in (prepared({"expires": now() + HOUR}), prepared({}, expires_at=now() + HOUR)):
+        assert is_in_an_hour(found.expires_at)
+
+
+def test_what_leaves_the_process_has_its_offset_or_is_in_utc(
+    bell: RecordingDoorbell,
+    settings: Any,
+    smtp_server: Callable[..., SMTPServer],
+    caplog: pytest.LogCaptureFixture,
+    django_capture_on_commit_callbacks: Any,
+) -> None:
+    """Alerts by web hook and by mail, the log, and the version of a configuration."""
+    noon = dt.datetime(2040, 1, 1, 12, tzinfo=dt.UTC)
+    stored = timezones.as_stored(noon)
+    alert = Alert(kind="in_doubt", text="One", since=stored, ended_at=stored)
+    server, hook = smtp_server(), Hook()
+    config = config_for(server)
+    own = {"ALERT_WEBHOOK_URL": hook.url, "ALERT_CONFIGURATION": config.name}
+    settings.EMAIL_INTEGRATION, settings.ADMINS = {**settings.EMAIL_INTEGRATION, **own}, ["admin@example.com"]
+    try:
+        assert channels.tell("hook", alert, "ended")
+    finally:
+        hook.close()
+    for told in (hook.received[0]["since"], hook.received[0]["ended_at"]):
+        assert dt.datetime.fromisoformat(told) == noon
+    assert channels.tell("mail", alert, "ended")
+    assert "Since 2040-01-01 12:00 UTC." in server.messages[0].content.decode()
+    delivery = submitted()
+    delivery.status, delivery.due_at = Status.DEFERRED, stored
+    with django_capture_on_commit_callbacks(execute=True):
+        narrate.moved(delivery)
+    assert dt.datetime.fromisoformat(caplog.records[-1].__dict__["due_at"]) == noon
+    assert abs(dt.datetime.fromisoformat(config.version) - dt.datetime.now(dt.UTC)) < dt.timedelta(minutes=10)
 
 
 def test_what_is_no_time_is_refused_as_ever(bell: RecordingDoorbell) -> None:

@@ -19,14 +19,12 @@ from opentelemetry.trace import SpanKind, StatusCode
 
 from config.local.processes import PATIENCE
 from config.local.smtp_server import Fault, SMTPServer
-from email_integration import tracing
+from email_integration import submit_many, tracing
 from email_integration.checks import optional
 from email_integration.delivery import observing
 from email_integration.delivery.attempt import attempt
-from email_integration.delivery.bulk import submit_many
 from email_integration.delivery.group import attempt_group
 from email_integration.delivery.observing import Observer
-from email_integration.delivery.options import MailOptions
 from email_integration.models import Delivery
 from tests.deliveries import RecordingDoorbell, ago, in_threads, pretend, submitted
 from tests.relays import config_for
@@ -162,7 +160,7 @@ def test_no_span_tells_of_a_mail(smtp_server: Serve, spans: InMemorySpanExporter
 def test_in_a_group_each_mail_has_its_own(smtp_server: Serve, spans: InMemorySpanExporter) -> None:
     """A trace, an attempt, a transaction; one of them the connection."""
     config_for(smtp_server(security="plain", user=None))
-    ids = submit_many((EmailMessage("S", "B", to=["kim@example.com"]) for _ in range(5)), MailOptions())
+    ids = submit_many((EmailMessage("S", "B", to=["kim@example.com"]) for _ in range(5)), priority="normal")
     assert len(list(attempt_group(ids))) == 5
     delivers = {span.context.span_id: span for span in named(spans, "deliver normal")}
     assert len({span.context.trace_id for span in delivers.values()}) == 5

@@ -6,7 +6,7 @@ import dataclasses
 import datetime as dt
 import inspect
 import typing
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from django.utils import timezone
@@ -14,6 +14,7 @@ from django.utils import timezone
 from email_integration import MailOptions
 from email_integration.delivery.options import MailKeywords
 from email_integration.exceptions import InvalidMail
+from email_integration.models import Lane
 
 NOON = dt.datetime(2040, 1, 1, 12, 0)  # noqa: DTZ001  # naive on purpose
 NOON_UTC = NOON.replace(tzinfo=dt.UTC)
@@ -21,6 +22,7 @@ NOON_UTC = NOON.replace(tzinfo=dt.UTC)
 
 def test_type_checkers_are_told_of_the_same_options_as_there_are() -> None:
     fields = {field.name: field.type for field in dataclasses.fields(MailOptions)}
+    assert typing.get_args(typing.get_type_hints(MailKeywords)["priority"])[1:] == (Literal[*Lane.values],)
     assert {name: hint.__forward_arg__ for name, hint in MailKeywords.__annotations__.items()} == fields
     assert list(inspect.signature(MailOptions).parameters) == list(MailKeywords.__annotations__)
     assert not MailKeywords.__required_keys__
@@ -36,6 +38,11 @@ def test_type_checkers_are_told_of_the_same_options_as_there_are() -> None:
         ({"due_at": 7}, "due_at must be a datetime, not 7"),
         ({"expires_at": "2040-01-01"}, "expires_at must be a datetime"),
         ({"due_at": dt.date(2040, 1, 1)}, "due_at must be a datetime"),
+        ({"due_at": dt.datetime(9999, 12, 31)}, "due_at is too far away: 9999-12-31"),  # noqa: DTZ001
+        ({"expires_at": dt.datetime.max.replace(tzinfo=dt.UTC)}, "expires_at is too far away: 9999-12-31"),
+        ({"expires_at": dt.datetime(1, 1, 1)}, "expires_at is too far away: 0001-01-01"),  # noqa: DTZ001
+        ({"envelope_sender": "nonsense"}, "envelope_sender: "),
+        ({"envelope_sender": 7}, "envelope_sender: "),
     ],
 )
 def test_a_wrong_option_is_named(given: dict[str, Any], said: str) -> None:

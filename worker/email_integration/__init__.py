@@ -4,11 +4,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .aio import acancel, adiscard, arelease, aresend, asend_email, asend_now, asubmit_many
-    from .delivery.options import MailOptions
+    from .aio import acancel, adiscard, arelease, aresend, asend_email, asend_now, asubmit, asubmit_many
+    from .delivery.options import MailKeywords, MailOptions
     from .tasks.bulk import submit_many
 
 __all__ = [
+    "MailKeywords",
     "MailOptions",
     "acancel",
     "adiscard",
@@ -16,11 +17,12 @@ __all__ = [
     "aresend",
     "asend_email",
     "asend_now",
+    "asubmit",
     "asubmit_many",
     "submit_many",
 ]
 
-_ELSEWHERE = {"MailOptions": "delivery.options", "submit_many": "tasks.bulk"}
+_ELSEWHERE = {"MailKeywords": "delivery.options", "MailOptions": "delivery.options", "submit_many": "tasks.bulk"}
 
 
 def __getattr__(name: str) -> Any:

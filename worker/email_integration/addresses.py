@@ -12,6 +12,8 @@ from .exceptions import InvalidMail
 #: What the standard library may take for a line break in a header, and what has no place in one.
 CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f\x85\u2028\u2029]")
 
+#: In the place of a sender's address: there is none, and no bounce is sent (RFC 5321 §4.5.5).
+NULL_SENDER = "<>"
 
 #: The strict parser of newer Pythons takes no address literal (RFC 5321 §4.1.3), and older Pythons have none. What it
 #: refuses for safety, ``_parsed`` looks for.

@@ -6,31 +6,71 @@ meanwhile, and a mail joins the transaction of the sync code around it.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any, TypeVar, Unpack, cast
+from collections.abc import AsyncIterable, Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Unpack, cast
 
-from asgiref.sync import async_to_sync, sync_to_async
+from asgiref.sync import sync_to_async
 from django.core.mail import EmailMessage
 
 from email_integration import delivery
 from email_integration.delivery.bulk import BATCH
 from email_integration.delivery.options import MailKeywords
 from email_integration.tasks import send_email
-from email_integration.tasks.bulk import submit_many
+from email_integration.tasks.bulk import submission_of, submit_many
 
 if TYPE_CHECKING:
+    from email_integration.delivery.compose import Attachment
     from email_integration.models import Delivery
     from email_integration.tasks.outbox import DeliveryResult
 
-T = TypeVar("T")
 
-
-async def asend_email(*args: Any, **kwargs: Any) -> DeliveryResult:
+async def asend_email(
+    subject: str,
+    body: str,
+    from_email: str | None = None,
+    to: Sequence[str] = (),
+    *,
+    cc: Sequence[str] = (),
+    bcc: Sequence[str] = (),
+    reply_to: Sequence[str] = (),
+    html_body: str | None = None,
+    attachments: Sequence[Attachment] = (),
+    headers: Mapping[str, str] | None = None,
+    idempotency_key: str | None = None,
+    **options: Unpack[MailKeywords],
+) -> DeliveryResult:
     """Submit a mail as ``send_email.delay()`` does, and return its ``AsyncResult``.
 
-    Takes what ``send_email`` takes, and raises what ``send_email.delay()`` raises.
+    The arguments are those of ``send_email``. Raises what ``send_email.delay()`` raises.
     """
-    return cast("DeliveryResult", await sync_to_async(send_email.delay)(*args, **kwargs))
+    result = await sync_to_async(send_email.delay)(
+        subject,
+        body,
+        from_email,
+        to,
+        cc=cc,
+        bcc=bcc,
+        reply_to=reply_to,
+        html_body=html_body,
+        attachments=attachments,
+        headers=headers,
+        idempotency_key=idempotency_key,
+        **options,
+    )
+    return cast("DeliveryResult", result)
+
+
+async def asubmit(
+    message: EmailMessage,
+    *,
+    delivery_id: str | None = None,
+    idempotency_key: str | None = None,
+    **options: Unpack[MailKeywords],
+) -> Delivery:
+    """Submit a message; see ``email_integration.delivery.submit``."""
+    return await sync_to_async(delivery.submit)(
+        message, delivery_id=delivery_id, idempotency_key=idempotency_key, **options
+    )
 
 
 async def asubmit_many(
@@ -45,16 +85,33 @@ async def asubmit_many(
     """Submit many messages as ``submit_many`` does, and return the ids of their deliveries in the same order.
 
     ``messages`` may be an async iterable, which is asked for the next message in the event loop. A plain one, and
-    ``idempotency_key`` and ``on_progress``, are called in the thread. Raises what ``submit_many`` raises.
+    ``idempotency_key`` and ``on_progress``, are called in the thread. Raises what ``submit_many`` raises; when it is
+    cancelled, the messages that it was given before are submitted.
     """
-    return await sync_to_async(submit_many)(
-        _in_turn(messages) if isinstance(messages, AsyncIterable) else messages,
-        idempotency_key=idempotency_key,
+    if not isinstance(messages, AsyncIterable):
+        return await sync_to_async(submit_many)(
+            messages,
+            idempotency_key=idempotency_key,
+            ignore_result=ignore_result,
+            batch_size=batch_size,
+            on_progress=on_progress,
+            **options,
+        )
+    submission = submission_of(
         ignore_result=ignore_result,
+        idempotency_key=idempotency_key,
         batch_size=batch_size,
         on_progress=on_progress,
-        **options,
+        options=options,
     )
+    take, number = sync_to_async(submission.take), 0
+    try:
+        async for message in messages:
+            number += 1
+            await take(message, number=number)
+    finally:
+        await sync_to_async(submission.store)()
+    return submission.ids
 
 
 async def acancel(delivery_id: str) -> bool:
@@ -80,15 +137,3 @@ async def adiscard(delivery_id: str) -> bool:
 async def aresend(delivery_id: str) -> Delivery:
     """Submit a copy of a delivery; see ``email_integration.delivery.resend``."""
     return await sync_to_async(delivery.resend)(delivery_id)
-
-
-def _in_turn(messages: AsyncIterable[T]) -> Iterator[T]:
-    """Iterate in a thread of ``sync_to_async`` over what the event loop gives."""
-    iterator, end = aiter(messages), object()
-
-    @async_to_sync
-    async def following() -> T | object:
-        return await anext(iterator, end)
-
-    while (message := following()) is not end:
-        yield message  # type: ignore[misc]  # the end is told apart by identity

@@ -1,4 +1,4 @@
-"""What a process does anew after a fork. Where processes do not fork (Windows), there is nothing to do."""
+"""What a process does after a fork; nothing on Windows, where processes do not fork."""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from typing import Any
 
 import pytest
@@ -172,7 +173,10 @@ def test_the_examination_tells_of_the_token(configure: Configure, endpoint: Toke
     configure()
     assert configuration.passwords()[-1].text == "No OAuth token was fetched yet"
     tokens().current()
-    assert configuration.passwords()[-1].text.startswith("The OAuth token is valid until ")
+    said, _, until = configuration.passwords()[-1].text.rpartition("until ")
+    assert said == "The OAuth token is valid "
+    left = dt.datetime.strptime(until.replace("UTC", "+0000"), "%Y-%m-%d %H:%M %z") - dt.datetime.now(dt.UTC)
+    assert dt.timedelta() < left < dt.timedelta(hours=2)
     endpoint.instead = lambda: error("invalid_client", 401)
     with pytest.raises(NoToken):
         tokens().another()

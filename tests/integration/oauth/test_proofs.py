@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 from django.core.exceptions import ValidationError
-from django.utils import timezone
 
 from config.local.smtp_server import SMTPServer
 from email_integration import references
@@ -20,6 +19,7 @@ from email_integration.diagnosis import configuration
 from email_integration.diagnosis.findings import warning
 from email_integration.models import Grant, OAuthToken, RelayGate, SMTPConfig
 from email_integration.smtp import NoToken
+from email_integration.timezones import today
 from tests.acceptance.test_password_nowhere import everything_stored
 from tests.deliveries import ago
 from tests.integration.admin_site import form_of, logged_in, said, url
@@ -231,7 +231,7 @@ def test_the_end_of_a_certificate_goes_with_it(
 def test_a_secret_that_ends_soon_is_told_of_by_all_that_look(
     configure: Configure, settings: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    ends = timezone.localdate() + dt.timedelta(days=10)
+    ends = today() + dt.timedelta(days=10)
     config = configure(oauth_secret_ends=ends)
     page = url("change", config.pk)
     client = logged_in(superuser=True)
@@ -245,7 +245,7 @@ def test_a_secret_that_ends_soon_is_told_of_by_all_that_look(
     assert "Alert over: The client secret" in caplog.text
     assert configuration.passwords()[-1].level != "warning"
     assert "what it is fetched with ends on" not in client.get(page).content.decode()
-    entered = form_of(config, **oauth_fields(config), oauth_secret_ends=timezone.localdate() - dt.timedelta(days=1))
+    entered = form_of(config, **oauth_fields(config), oauth_secret_ends=today() - dt.timedelta(days=1))
     assert "was changed successfully" in said(client.post(page, entered, follow=True))
     assert "ended on" in configuration.passwords()[-1].text
 

@@ -20,6 +20,7 @@ from email_integration.models import Alert, SMTPConfig
 from email_integration.routing import relay_of
 from email_integration.smtp import Envelope
 from email_integration.smtp.probe import TrialMail, probe
+from email_integration.timezones import aware, in_utc
 
 logger = logging.getLogger(__name__)
 
@@ -68,8 +69,8 @@ def _call(alert: Alert, state: str) -> None:
         "kind": str(alert.kind),
         "subject": alert.subject,
         "state": state,
-        "since": alert.since.isoformat(),
-        "ended_at": alert.ended_at.isoformat() if alert.ended_at else None,
+        "since": aware(alert.since).isoformat(),
+        "ended_at": aware(alert.ended_at).isoformat() if alert.ended_at else None,
     }
     try:
         answer = web.post(url, json.dumps(message).encode(), content_type="application/json", seconds=_PATIENCE)
@@ -94,7 +95,7 @@ def _write(alert: Alert, state: str) -> None:
     if not to:
         raise NotTold("ADMINS is empty")
     subject = {"began": "Mail needs attention", "goes_on": "Mail still needs attention", "ended": "Mail is well again"}
-    body = f"{_sentence(alert, state)}\n\nSince {alert.since:%Y-%m-%d %H:%M} UTC.\n"
+    body = f"{_sentence(alert, state)}\n\nSince {in_utc(alert.since):%Y-%m-%d %H:%M} UTC.\n"
     message = EmailMessage(f"{subject[state]}: {alert.get_kind_display()}", body, relay.from_email, to)
     try:
         rendered = render(message)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
+from typing import Any
 
+from django.core.exceptions import ImproperlyConfigured
 from django.core.mail import EmailMessage
-from django.utils.asyncio import async_unsafe
 
 from email_integration.delivery.direct import send_now
+from email_integration.delivery.options import MailKeywords
 from email_integration.exceptions import DeliveryDeferred, DeliveryFailed, EmailIntegrationError, NotSent
+from email_integration.sync_only import sync_only
 
 from .base import ActiveConfigBackend
 
@@ -19,10 +22,16 @@ logger = logging.getLogger(__name__)
 class EmailBackend(ActiveConfigBackend):
     """Sends each message before returning: no queue, no row, no retry."""
 
-    @async_unsafe(
-        "This backend talks to database and server: in async code, await email_integration.asend_email(), or "
-        "sync_to_async(send_mail)()."
-    )
+    def __init__(self, fail_silently: bool = False, **options: Any) -> None:
+        """Refuse the options of ``MailOptions``: they are for mail that waits. Raises ``ImproperlyConfigured``."""
+        wrong = sorted(MailKeywords.__annotations__.keys() & options.keys())
+        if wrong:
+            raise ImproperlyConfigured(
+                f"{__name__} sends at once and takes no {', '.join(wrong)}; email_integration.backends.queued does."
+            )
+        super().__init__(fail_silently, **options)
+
+    @sync_only("Sending by this backend", instead="email_integration.asend_email() or sync_to_async(send_mail)()")
     def send_messages(self, email_messages: Iterable[EmailMessage]) -> int:
         """Send the messages and return how many the server accepted for at least one recipient.
 

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any
 
 from django.core.mail import EmailMessage
 from django.db import transaction
-from django.utils.asyncio import async_unsafe
 
-from email_integration.delivery import bulk, rows
+from email_integration.delivery import rows
+from email_integration.delivery.bulk import Submission
 from email_integration.delivery.options import MailKeywords, MailOptions
-from email_integration.delivery.submit import make
 from email_integration.exceptions import InvalidMail
-from email_integration.models import Delivery
+from email_integration.sync_only import sync_only
 
 from .base import ActiveConfigBackend
 
@@ -27,26 +26,22 @@ class EmailBackend(ActiveConfigBackend):
         self._options = MailOptions(**{name: options.pop(name) for name in names})
         super().__init__(fail_silently, **options)
 
-    @async_unsafe(
-        "This backend writes to the database: in async code, await email_integration.asend_email(), or "
-        "sync_to_async(send_mail)()."
-    )
+    @sync_only("Sending by this backend", instead="email_integration.asend_email() or sync_to_async(send_mail)()")
     def send_messages(self, email_messages: Iterable[EmailMessage]) -> int:
         """Submit the messages, all in one transaction, and return how many that were.
 
         A message without recipients is passed over, as Django does. Raises ``InvalidMail``, and submits none, unless
         ``fail_silently``.
         """
-        using = rows.database()
-        with transaction.atomic(using=using):  # one commit and one ring for all of them
-            return sum(len(bulk.store(batch, using=using)) for batch in bulk.batches(self._made(email_messages)))
-
-    def _made(self, email_messages: Iterable[EmailMessage]) -> Iterator[Delivery]:
-        for message in email_messages:
-            if not message.recipients():
-                continue
-            try:
-                yield make(message, self._options, default_from_is_open=True)
-            except InvalidMail:
-                if not self.fail_silently:
-                    raise
+        submission = Submission(self._options)
+        with transaction.atomic(using=rows.database()):  # one commit for all of them
+            for message in email_messages:
+                if not message.recipients():
+                    continue
+                try:
+                    submission.take(message)
+                except InvalidMail:
+                    if not self.fail_silently:
+                        raise
+            submission.store()
+        return len(submission.ids)

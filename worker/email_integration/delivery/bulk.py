@@ -1,8 +1,8 @@
-"""Take many mails: rendered one after the other, stored in batches, rung for in groups."""
+"""Take many mails: rendered one after the other, stored in batches, published in groups."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 from django.core.mail import EmailMessage
 from django.db import transaction
@@ -19,65 +19,58 @@ BATCH = 500
 _OCTETS = 4 * 1024 * 1024
 
 
-def submit_many(
-    messages: Iterable[EmailMessage],
-    options: MailOptions,
-    *,
-    kept: str = "",
-    idempotency_key: Callable[[EmailMessage], str] | None = None,
-    batch_size: int = BATCH,
-    on_progress: Callable[[int], None] | None = None,
-) -> list[str]:
-    """Submit ``messages``, a batch in a transaction, and return the ids of the deliveries in the same order.
+class Submission:
+    """Takes one message after the other, and stores a batch of them in a transaction.
 
-    ``kept`` is what each row keeps of the call. A sender equal to DEFAULT_FROM_EMAIL is one that nobody chose.
-    ``idempotency_key`` gives each message's; ``on_progress`` is told how many there are after each batch. When a
-    message is wrong, or there is an error in making one, all before it are submitted, and none after. Raises
-    ``InvalidMail``, which names the number of the message, and what making the messages raises.
+    A batch has ``batch_size`` mails, or fewer that are large: memory and a statement hold no more at a time. ``kept``
+    is what each row keeps of the call. A sender equal to DEFAULT_FROM_EMAIL is one that was not chosen.
+    ``idempotency_key`` gives each message's; ``on_progress`` is told how many are stored after each batch.
     """
-    using = rows.database()
-    ids: list[str] = []
-    failure: list[Exception] = []
 
-    def made() -> Iterator[Delivery]:
-        number = 0
+    def __init__(
+        self,
+        options: MailOptions,
+        *,
+        kept: str = "",
+        idempotency_key: Callable[[EmailMessage], str] | None = None,
+        batch_size: int = BATCH,
+        on_progress: Callable[[int], None] | None = None,
+    ) -> None:
+        self._options = options
+        self._kept = kept
+        self._key = idempotency_key
+        self._batch_size = batch_size
+        self._on_progress = on_progress
+        self._batch: list[Delivery] = []
+        self._octets = 0
+        #: Of the deliveries that are stored, in the order of their messages.
+        self.ids: list[str] = []
+
+    def take(self, message: EmailMessage, *, number: int | None = None) -> None:
+        """Take a message, which an error names by its ``number``. Raises ``InvalidMail``, and takes nothing then."""
+        key = self._key(message) if self._key else None
         try:
-            for message in messages:
-                number += 1
-                key = idempotency_key(message) if idempotency_key else None
-                yield make(message, options, idempotency_key=key, default_from_is_open=True, kept=kept)
+            delivery = make(message, self._options, idempotency_key=key, default_from_is_open=True, kept=self._kept)
         except InvalidMail as error:
-            wrong = InvalidMail(f"Message {number}: {error}")
-            wrong.__cause__ = error
-            failure.append(wrong)
-        except Exception as error:  # whatever makes the messages; what it gave before is not lost for it
-            failure.append(error)
+            if number is None:
+                raise
+            raise InvalidMail(f"Message {number}: {error}") from error
+        self._batch.append(delivery)
+        self._octets += len(delivery.content)
+        if len(self._batch) >= self._batch_size or self._octets >= _OCTETS:
+            self.store()
 
-    for batch in batches(made(), size=batch_size):
-        ids += store(batch, using=using)
-        if on_progress is not None:
-            on_progress(len(ids))
-    if failure:
-        raise failure[0]
-    return ids
-
-
-def batches(deliveries: Iterable[Delivery], *, size: int = BATCH) -> Iterator[list[Delivery]]:
-    """Cut into batches of ``size``, or of fewer that are large: memory and a statement hold no more at a time."""
-    batch: list[Delivery] = []
-    octets = 0
-    for delivery in deliveries:
-        batch.append(delivery)
-        octets += len(delivery.content)
-        if len(batch) >= size or octets >= _OCTETS:
-            yield batch
-            batch, octets = [], 0
-    if batch:
-        yield batch
+    def store(self) -> None:
+        """Store what was taken and is not stored yet."""
+        batch, self._batch, self._octets = self._batch, [], 0
+        if batch:
+            self.ids += _store(batch, using=rows.database())
+            if self._on_progress is not None:
+                self._on_progress(len(self.ids))
 
 
-def store(deliveries: Sequence[Delivery], *, using: str) -> list[str]:
-    """Insert in one transaction, and ring once it is committed; return the ids in the same order.
+def _store(deliveries: Sequence[Delivery], *, using: str) -> list[str]:
+    """Insert in one transaction, and publish once it is committed; return the ids in the same order.
 
     Where the idempotency key was there before, the id is that of the first delivery, and nothing is submitted.
     """
@@ -118,6 +111,6 @@ def _ids(deliveries: Sequence[Delivery], *, using: str) -> list[str]:
 
 
 def _bare(delivery: Delivery, *, using: str) -> Delivery:
-    """As much of it as a ring needs: what waits for a commit must not hold the contents."""
+    """As much of it as is published: what waits for a commit must not hold the contents."""
     names = ("id", "status", "lane", "options")
     return Delivery.from_db(using, names, [getattr(delivery, name) for name in names])

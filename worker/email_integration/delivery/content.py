@@ -123,9 +123,10 @@ def _make_durable(storage: Storage, name: str) -> None:
         path = Path(storage.path(name))
     except NotImplementedError:  # not on a disk of ours
         return
-    folders = path.parents[: name.count("/") + 1] if hasattr(os, "O_DIRECTORY") else ()
+    on_windows = not hasattr(os, "O_DIRECTORY")  # it opens no folder, and syncs only what is open for writing
+    folders = () if on_windows else path.parents[: name.count("/") + 1]
     for one in (path, *folders):
-        opened = os.open(one, os.O_RDONLY)
+        opened = os.open(one, os.O_RDWR if on_windows else os.O_RDONLY)
         try:
             os.fsync(opened)
         finally:

@@ -11,11 +11,11 @@ from collections.abc import Collection
 
 from django.db import transaction
 from django.utils import timezone
-from django.utils.asyncio import async_unsafe
 
 from email_integration import conf
 from email_integration.exceptions import ContentUnavailable
 from email_integration.models import Delivery, Status
+from email_integration.sync_only import sync_only
 
 from . import content, doorbell, follow_up, ids, ledger, narrate, observing, rows, safety, settle, times
 
@@ -23,13 +23,13 @@ from . import content, doorbell, follow_up, ids, ledger, narrate, observing, row
 CAN_BE_SENT = (Status.QUEUED, Status.DEFERRED, Status.IN_DOUBT, Status.QUARANTINED)
 
 
-@async_unsafe("cancel() asks the database: in async code, await email_integration.acancel().")
+@sync_only("cancel()", instead="email_integration.acancel()")
 def cancel(delivery_id: str) -> bool:
     """Cancel a delivery; False when it does not exist, is finished or is being sent at this moment."""
     return ledger.cancel(delivery_id) is not None
 
 
-@async_unsafe("send_now() asks the database: in async code, await email_integration.asend_now().")
+@sync_only("send_now()", instead="email_integration.asend_now()")
 def send_now(delivery_id: str) -> bool:
     """Make a delivery due at once; False when it does not exist, is finished for good or is being sent at this moment.
 
@@ -41,7 +41,7 @@ def send_now(delivery_id: str) -> bool:
     return _send(delivery_id, CAN_BE_SENT)
 
 
-@async_unsafe("release() asks the database: in async code, await email_integration.arelease().")
+@sync_only("release()", instead="email_integration.arelease()")
 def release(delivery_id: str) -> bool:
     """Send again what is in doubt, as ``send_now`` does; False when it is not in doubt (any more).
 
@@ -50,7 +50,7 @@ def release(delivery_id: str) -> bool:
     return _send(delivery_id, (Status.IN_DOUBT,))
 
 
-@async_unsafe("discard() asks the database: in async code, await email_integration.adiscard().")
+@sync_only("discard()", instead="email_integration.adiscard()")
 def discard(delivery_id: str) -> bool:
     """Never send again what is in doubt; False when it is not in doubt (any more).
 
@@ -65,7 +65,7 @@ def discard(delivery_id: str) -> bool:
     return True
 
 
-@async_unsafe("resend() asks the database: in async code, await email_integration.aresend().")
+@sync_only("resend()", instead="email_integration.aresend()")
 def resend(delivery_id: str) -> Delivery:
     """Submit a copy of a delivery and return it; the first one stays as it is.
 

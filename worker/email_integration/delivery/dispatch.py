@@ -15,7 +15,7 @@ from typing import Self, TypeVar
 from django.db import DatabaseError, InterfaceError
 
 from email_integration import conf, routing
-from email_integration.addresses import envelope_address
+from email_integration.addresses import NULL_SENDER, envelope_address
 from email_integration.exceptions import InvalidMail
 from email_integration.routing import gate
 from email_integration.smtp import (
@@ -37,7 +37,7 @@ from . import observing, waking
 from .commits import after_commit
 from .content import Content
 from .outcome import Deferred, Outcome, Skipped, accepted, classify, classify_recipients
-from .render import NOBODY, from_header_of, from_line, one_line
+from .render import from_header_of, from_line, one_line
 
 logger = logging.getLogger(__name__)
 
@@ -80,7 +80,7 @@ class Letter:
         content = mail.content
         if mail.from_at is not None:
             content = content.with_line(from_line(self.from_header), mail.from_at)
-        envelope_sender = "" if self.sender == NOBODY else self.sender
+        envelope_sender = "" if self.sender == NULL_SENDER else self.sender
         self.opening = Opening(
             envelope=Envelope(sender=envelope_sender, recipients=mail.recipients),
             size=content.size,

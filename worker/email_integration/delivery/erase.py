@@ -15,11 +15,11 @@ from typing import Any
 
 from django.db import transaction
 from django.db.models import Q
-from django.utils.asyncio import async_unsafe
 
 from email_integration.addresses import addresses_in, envelope_address
 from email_integration.exceptions import InvalidMail
 from email_integration.models import FINAL, Delivery, DeliveryAttempt, Status
+from email_integration.sync_only import sync_only
 
 from . import content, follow_up, ledger, rows
 from .settle import ERASED, is_pending
@@ -43,7 +43,7 @@ class Erased:
     left: tuple[str, ...]
 
 
-@async_unsafe("erase_recipient() asks the database: in async code, await sync_to_async(erase_recipient)().")
+@sync_only("erase_recipient()", instead="sync_to_async(erase_recipient)()")
 def erase_recipient(address: str, *, dry_run: bool = False) -> Erased:
     """Erase all that deliveries and attempts know of the person with this mail address, in upper or lower case.
 

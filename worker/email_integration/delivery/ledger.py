@@ -206,9 +206,9 @@ def send_now(delivery: Delivery, **changes: Any) -> bool:
 
 
 def send_prepared(
-    delivery: Delivery, *, options: str, due_at: dt.datetime | None = None, expires_at: dt.datetime | None = None
+    delivery: Delivery, *, kept: str, due_at: dt.datetime | None = None, expires_at: dt.datetime | None = None
 ) -> bool:
-    """Have a prepared delivery sent, with ``options`` for its own; False when overtaken.
+    """Have a prepared delivery sent, with ``kept`` of the call that had it sent; False when overtaken.
 
     One that came to its end while it was prepared keeps that end, of which whatever follows it is told.
     """
@@ -218,7 +218,7 @@ def send_prepared(
         due_at, expires_at = due_at or now, expires_at or delivery.expires_at
         ring_after = first_ring(due_at, expires_at, now)
         changes = {"status": Status.QUEUED, "due_at": due_at, "expires_at": expires_at, "ring_after": ring_after}
-    moved = _move(delivery, among=(Status.PREPARED, *FINAL), options=options, **changes)
+    moved = _move(delivery, among=(Status.PREPARED, *FINAL), options=kept, **changes)
     if moved and (delivery.due_at <= now or delivery.status in FINAL):
         doorbell.ring_on_commit(delivery, using=database())
     return moved

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from email_integration import conf
 from email_integration.models import Delivery, Status
+from email_integration.timezones import aware
 
 from .commits import after_commit
 from .outcome import InDoubt, Outcome
@@ -104,7 +105,7 @@ def _say(delivery: Delivery, level: int, words: str, *arguments: Any, **fields: 
         "lane": str(delivery.lane),
         "reply_code": delivery.code,
         "reason": delivery.reason,
-        "due_at": delivery.due_at.isoformat() if delivery.status == Status.DEFERRED else None,
+        "due_at": aware(delivery.due_at).isoformat() if delivery.status == Status.DEFERRED else None,
         **fields,
     }
     if conf.get("LOG_ADDRESSES") and is_readable(delivery):

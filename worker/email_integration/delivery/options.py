@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import datetime as dt
+import inspect
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TypedDict
+from typing import Any, Literal, TypedDict, TypeVar
 
+from email_integration.addresses import NULL_SENDER, envelope_address
 from email_integration.exceptions import InvalidMail
 from email_integration.models import InDoubtPolicy, Lane
 from email_integration.timezones import as_stored
 
+F = TypeVar("F", bound=Callable[..., Any])
+
 
 class MailKeywords(TypedDict, total=False):
-    """The arguments of ``MailOptions``, for the type checker: functions take them as ``**options``."""
+    """The arguments of ``MailOptions``, for type checkers: functions take them as ``**options``."""
 
-    priority: str
+    priority: Lane | Literal["high", "normal", "bulk"]
     due_at: dt.datetime | None
     expires_at: dt.datetime | None
     envelope_sender: str | None
-    in_doubt: str | None
+    in_doubt: InDoubtPolicy | Literal["resend", "hold"] | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,32 +32,58 @@ class MailOptions:
 
     ``priority`` is 'high', 'normal' or 'bulk': each may have a queue, and workers, of its own. The mail is sent from
     ``due_at`` on, by default as soon as it is submitted, and no more after ``expires_at``, by default GIVE_UP_AFTER
-    seconds later (five days, RFC 5321 §4.5.4.1). ``envelope_sender`` gets the bounces, '<>' for nobody (RFC 5321
-    §4.5.5); by default it is the address in From. ``in_doubt`` says what happens to a mail that the server may or may
-    not have: 'resend' the same bytes, or 'hold' them for a person; by default it is the setting IN_DOUBT.
+    seconds later (five days, RFC 5321 §4.5.4.1). ``envelope_sender`` gets the bounces; with '<>' there are none (RFC
+    5321 §4.5.5); by default it is the address in From. ``in_doubt`` says what happens to a mail that the server may or
+    may not have: 'resend' the same bytes, or 'hold' them for a person; by default it is the setting IN_DOUBT.
 
     A naive datetime is in Django's current time zone.
     """
 
-    priority: str = Lane.NORMAL
+    priority: Lane | Literal["high", "normal", "bulk"] = Lane.NORMAL
     due_at: dt.datetime | None = None
     expires_at: dt.datetime | None = None
     envelope_sender: str | None = field(default=None, repr=False)
-    in_doubt: str | None = None
+    in_doubt: InDoubtPolicy | Literal["resend", "hold"] | None = None
 
     def __post_init__(self) -> None:
-        """Check the values, and turn the times into what the database stores."""
+        """Check the values, and turn them into what the database stores."""
         if self.priority not in Lane.values:
             raise InvalidMail(f"priority must be {', '.join(map(repr, Lane.values))}, not {self.priority!r}.")
         if self.in_doubt is not None and self.in_doubt not in InDoubtPolicy.values:
             raise InvalidMail(f"in_doubt must be 'resend' or 'hold', not {self.in_doubt!r}.")
-        for name in ("due_at", "expires_at"):
-            moment = getattr(self, name)
-            if moment is None:
-                continue
-            if not isinstance(moment, dt.datetime):
-                raise InvalidMail(f"{name} must be a datetime, not {moment!r}.")
-            try:
-                object.__setattr__(self, name, as_stored(moment))  # what a frozen dataclass has for this
-            except OverflowError:
-                raise InvalidMail(f"{name} is too far away: {moment:%Y-%m-%d}.") from None
+        stored = {name: checked_time(name, getattr(self, name)) for name in ("due_at", "expires_at")}
+        for name, value in (*stored.items(), ("envelope_sender", _checked_sender(self.envelope_sender))):
+            object.__setattr__(self, name, value)  # what a frozen dataclass has for this
+
+
+def with_options_listed(function: F) -> F:
+    """Have the signature of a function with ``**options: Unpack[MailKeywords]`` list them, each by its name.
+
+    Celery then refuses any other keyword where the task is called.
+    """
+    signature = inspect.signature(function)
+    others = [one for one in signature.parameters.values() if one.kind is not one.VAR_KEYWORD]
+    listed = [*others, *inspect.signature(MailOptions).parameters.values()]
+    function.__signature__ = signature.replace(parameters=listed)  # type: ignore[attr-defined]  # what inspect reads
+    return function
+
+
+def checked_time(name: str, moment: dt.datetime | None) -> dt.datetime | None:
+    """Return the argument ``name`` as the database takes it. Raises ``InvalidMail``."""
+    if moment is None:
+        return None
+    if not isinstance(moment, dt.datetime):
+        raise InvalidMail(f"{name} must be a datetime, not {moment!r}.")
+    try:
+        return as_stored(moment)
+    except OverflowError:
+        raise InvalidMail(f"{name} is too far away: {moment.date()}.") from None
+
+
+def _checked_sender(address: str | None) -> str | None:
+    if address is None or address == NULL_SENDER:
+        return address
+    try:
+        return envelope_address(address)
+    except InvalidMail as error:
+        raise InvalidMail(f"envelope_sender: {error}") from None

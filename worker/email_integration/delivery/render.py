@@ -22,9 +22,6 @@ from email_integration.exceptions import InvalidMail
 #: RFC 5322 §3.6.8: printable ASCII but the colon.
 _HEADER_NAME = re.compile(r"[!-9;-~]+")
 
-#: The reverse path of mail that nobody wants back (RFC 5321 §4.5.5).
-NOBODY = "<>"
-
 #: Stands for a sender that was left open while a mail is rendered; nobody can have it (RFC 2606 §2).
 _MARK = "left-open@sender.invalid"
 _MARK_LINE = f"From: {_MARK}\r\n".encode()
@@ -58,8 +55,7 @@ def render(
     A ``from_email`` that is empty leaves the sender open: the active configuration's is filled in when the mail is
     sent. With ``default_from_is_open`` that also goes for one equal to DEFAULT_FROM_EMAIL, which is what Django's own
     functions put in when none was given. A From header of its own wins over ``from_email``, which then is the
-    envelope's sender alone. ``envelope_sender`` is who gets the bounces, '<>' for nobody (RFC 5321 §4.5.5). Raises
-    ``InvalidMail``.
+    envelope's sender alone. ``envelope_sender`` is that of ``MailOptions``. Raises ``InvalidMail``.
     """
     try:
         return _render(message, default_from_is_open=default_from_is_open, envelope_sender=envelope_sender)
@@ -89,11 +85,9 @@ def _render(message: EmailMessage, *, default_from_is_open: bool, envelope_sende
     # Not from the message: from Django 6 on, that gives the text without its encoding.
     found = None if from_open else _FROM.search(content, 0, content.index(b"\r\n\r\n") + 2)
     from_header = one_line(found[1].decode("utf-8", "replace")) if found else ""
-    if envelope_sender is not None:
-        own_sender = NOBODY if envelope_sender == NOBODY else _address("envelope_sender", envelope_sender)
-    else:
-        # Also where Django has made of a local part beyond ASCII what is no address any more.
-        own_sender = "" if sender == _bare(from_header) else sender
+    if envelope_sender is None:
+        # Equal also where Django has made of a local part beyond ASCII what is no address any more.
+        envelope_sender = "" if sender == _bare(from_header) else sender
     from_at = None
     if from_open:
         from_at = content.index(_MARK_LINE)
@@ -102,7 +96,7 @@ def _render(message: EmailMessage, *, default_from_is_open: bool, envelope_sende
         message_id=one_line(mime["Message-ID"])[:998],
         from_header=from_header,
         from_at=from_at,
-        sender=own_sender,
+        sender=envelope_sender,
         recipients=recipients,
         content=content,
     )

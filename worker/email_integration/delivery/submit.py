@@ -6,18 +6,18 @@ from typing import Unpack
 
 from django.core.mail import EmailMessage
 from django.utils import timezone
-from django.utils.asyncio import async_unsafe
 
 from email_integration import conf
 from email_integration.exceptions import InvalidMail
 from email_integration.models import Delivery, Lane, Status
+from email_integration.sync_only import sync_only
 
 from . import content, doorbell, ids, narrate, observing, rows, statements, times
 from .options import MailKeywords, MailOptions
 from .render import render
 
 
-@async_unsafe("submit() writes to the database: in async code, await sync_to_async(submit)() or asend_email().")
+@sync_only("submit()", instead="email_integration.asubmit()")
 def submit(
     message: EmailMessage,
     *,
@@ -31,17 +31,17 @@ def submit(
     submits nothing. ``options`` are those of ``MailOptions``. Raises ``InvalidMail`` when the mail cannot be sent as
     given, and ``ImproperlyConfigured`` when it has to be sealed and there is no key.
     """
-    is_named = delivery_id is not None or idempotency_key is not None
     made = make(message, MailOptions(**options), delivery_id=delivery_id, idempotency_key=idempotency_key)
-    return store(made, unless_known=is_named)
+    return store(made, unless_known=delivery_id is not None)
 
 
 def store(delivery: Delivery, *, unless_known: bool) -> Delivery:
-    """Insert what ``make`` made, and ring once it is committed; return it, or the one that was there before.
+    """Insert what ``make`` made, and publish it once it is committed; return it, or the one that was there before.
 
-    Only with ``unless_known``, the id or the idempotency key may be there before.
+    Only with ``unless_known``, or with an idempotency key, it may be there before.
     """
     using = rows.database()
+    unless_known = unless_known or delivery.idempotency_key is not None
     if not statements.insert(delivery, using=using, unless_known=unless_known):
         content.remove_file(delivery.content_file)
         return first(using, delivery)
@@ -51,6 +51,7 @@ def store(delivery: Delivery, *, unless_known: bool) -> Delivery:
     return delivery
 
 
+@sync_only("Submitting a mail", instead="email_integration.asend_email(), asubmit() or asubmit_many()")
 def make(
     message: EmailMessage,
     options: MailOptions,
@@ -63,7 +64,7 @@ def make(
 ) -> Delivery:
     """Render ``message`` and return its delivery, which is not saved yet. Raises as ``submit`` does.
 
-    With ``default_from_is_open`` a sender equal to DEFAULT_FROM_EMAIL is one that nobody chose. ``kept`` is what the
+    With ``default_from_is_open`` a sender equal to DEFAULT_FROM_EMAIL is one that was not chosen. ``kept`` is what the
     row keeps of the call. A ``prepared`` mail is sent when ``ledger.send_prepared`` says so, and expires as usual.
     """
     if delivery_id is not None:
@@ -75,7 +76,7 @@ def make(
     try:
         expires_at = options.expires_at or due_at + times.seconds(conf.get("GIVE_UP_AFTER"))
     except OverflowError:
-        raise InvalidMail(f"due_at is too far away: {due_at:%Y-%m-%d}.") from None
+        raise InvalidMail(f"{due_at.date()} is too far away for a mail to be due.") from None
     if prepared:
         due_at = expires_at
     rendered = render(message, default_from_is_open=default_from_is_open, envelope_sender=options.envelope_sender)

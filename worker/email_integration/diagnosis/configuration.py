@@ -16,6 +16,7 @@ from email_integration.exceptions import SecretUnavailable, SecretUnreadable
 from email_integration.models import SMTPConfig, login
 from email_integration.models.login import SECRETS, current_token
 from email_integration.smtp import Relay
+from email_integration.timezones import in_utc
 
 from .findings import Finding, error, info, ok, warning
 
@@ -77,7 +78,7 @@ def _token(config: SMTPConfig) -> Finding:
     token = current_token(config)
     if token is None or (token.expires_at is None and token.failed_at is None):
         return info("smtp.token", "No OAuth token was fetched yet")
-    until = f"is valid until {token.expires_at:%Y-%m-%d %H:%M} UTC" if token.expires_at else ""
+    until = f"is valid until {in_utc(token.expires_at):%Y-%m-%d %H:%M} UTC" if token.expires_at else ""
     if token.failed_at is not None:
         rest = f"; the last one {until}" if until else ""
         return warning("smtp.token", f"No OAuth token could be fetched: {token.error}{rest}", _where(config))

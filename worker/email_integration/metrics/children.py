@@ -49,6 +49,8 @@ class Children(Collector):
 
 
 def _lives(pid: int) -> bool:
+    if os.name == "nt":
+        return True  # there, signal 0 is Ctrl-C
     with contextlib.suppress(PermissionError):
         try:
             os.kill(pid, 0)

@@ -15,6 +15,7 @@ from simple_history.models import HistoricalRecords
 from email_integration import conf, references, validators, web
 from email_integration.exceptions import SecretUnreadable
 from email_integration.fields import UNREADABLE, EncryptedTextField, Sealed
+from email_integration.timezones import aware
 
 from . import login
 from .audit import AuditEntry, Event, event_of, note
@@ -222,7 +223,7 @@ class SMTPConfig(models.Model):
     @property
     def version(self) -> str:
         """When it was saved last, '' if it never was: which of its versions this is."""
-        return self.updated_at.isoformat() if self.pk else ""
+        return aware(self.updated_at).isoformat() if self.pk else ""
 
     @property
     def by_token(self) -> bool:

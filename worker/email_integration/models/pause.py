@@ -9,6 +9,7 @@ from django.db import models
 from django.utils.translation import gettext_lazy as _
 
 from email_integration import conf
+from email_integration.timezones import local_time
 
 
 class SendingPause(models.Model):
@@ -29,7 +30,7 @@ class SendingPause(models.Model):
         constraints = (models.CheckConstraint(condition=models.Q(id=1), name="sendingpause_one_row"),)
 
     def __str__(self) -> str:
-        return f"paused since {self.since:%Y-%m-%d %H:%M}"
+        return f"paused since {local_time(self.since):%Y-%m-%d %H:%M}"
 
     @classmethod
     def current(cls, *, using: str | None = None) -> SendingPause | None:

@@ -45,6 +45,8 @@ class File:
     """``file:/path``, which leads out of the allowed folder by no link."""
 
     def resolve(self, reference: str) -> str:
+        if not hasattr(os, "O_NOFOLLOW"):
+            raise SecretUnavailable(_("On Windows no password is read from a file: write env: and a name."))
         path = os.path.realpath(reference)
         folders = {bounds.folder(pattern) for pattern in bounds.patterns_for(Reference("file", reference))}
         within = any(path.startswith(f"{folder.rstrip('/')}/") for folder in folders)

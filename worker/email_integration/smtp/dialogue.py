@@ -175,7 +175,7 @@ class Connection(smtplib.SMTP):
         """Read what is there within so many seconds; 0 does not wait.
 
         Return empty bytes at the end of the connection, which the next read finds again, and None for nothing. The
-        socket itself keeps the time, because poll() is missing on Windows and under eventlet.
+        socket itself keeps the time: poll() is missing on Windows, and select() takes no high descriptors.
         """
         sock = self._live_socket
         sock.settimeout(seconds)

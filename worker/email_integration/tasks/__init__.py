@@ -8,19 +8,16 @@ else, ``deliver_group`` those of many that were submitted together.
 
 from __future__ import annotations
 
-import datetime as dt
 import logging
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any, Unpack
 
 from celery import Signature, shared_task
 from celery.exceptions import Ignore, Retry
 from celery.utils import uuid
 from django.db import DatabaseError, InterfaceError
-from django.utils.asyncio import async_unsafe
 from kombu.exceptions import OperationalError
 
 from email_integration.delivery import doorbell, follow_up, ledger, observing, rows
@@ -28,11 +25,13 @@ from email_integration.delivery import sweep as sweeping
 from email_integration.delivery.attempt import attempt
 from email_integration.delivery.compose import Attachment, compose
 from email_integration.delivery.group import attempt_group
-from email_integration.delivery.options import MailKeywords, MailOptions
+from email_integration.delivery.options import MailKeywords, MailOptions, with_options_listed
 from email_integration.delivery.outcome import Skipped
 from email_integration.delivery.submit import make, store
 from email_integration.exceptions import DeliveryDeferred, DeliveryFailed, InvalidMail
 from email_integration.models import Delivery, Status
+from email_integration.sync_only import sync_only
+from email_integration.timezones import aware
 
 from . import canvas, names
 from .outbox import Call, OutboxTask
@@ -51,26 +50,27 @@ class _SendEmail(OutboxTask):
 
     def take(self, arguments: Mapping[str, Any], call: Call) -> tuple[str, str]:
         kept = call.kept()
-        delivery = _submit(
-            arguments, delivery_id=call.task_id, due_at=call.due_at, expires_at=call.expires_at, kept=kept
-        )
+        delivery = _submit(arguments, _options(arguments, call), delivery_id=call.task_id, kept=kept)
         task_id = call.task_id or delivery.pk
         if task_id != delivery.pk:
             _doorbell.answer(task_id, delivery, kept, repeated)
         return task_id, delivery.pk
 
-    @async_unsafe("prepare() writes to the database: in async code, await sync_to_async(send_email.prepare)().")
+    @sync_only("send_email.prepare()", instead="sync_to_async(send_email.prepare)()")
     def prepare(self, *args: Any, **kwargs: Any) -> Signature[Any]:
         """Submit the mail now, in the current transaction, and have it sent when the signature returned is run.
 
         The arguments are those of ``send_email``. The signature knows nothing but the delivery's id,
-        ``signature.kwargs["delivery_id"]``, takes nothing from the task before it, and goes wherever a signature of
-        ``send_email`` would: what follows it in a chain, a group or a chord follows once the mail is accepted. A mail
-        whose signature is not run expires as any other, and can be cancelled. Raises as ``send_email.delay()`` does.
+        ``signature.kwargs["delivery_id"]``, and ``due_at``, as its ``eta``. It takes nothing from the task before it,
+        and goes wherever a signature of ``send_email`` would: what follows it in a chain, a group or a chord follows
+        once the mail is accepted. A mail whose signature is not run expires as any other, and can be cancelled. Raises
+        as ``send_email.delay()`` does.
         """
         mail = self.parameters.bind(*args, **kwargs).arguments
-        delivery = _submit(mail, kept=canvas.UNCALLED, prepared=True)
-        return send_prepared.si(delivery_id=delivery.pk)
+        options = _options(mail)
+        delivery = _submit(mail, options, kept=canvas.UNCALLED, prepared=True)
+        signature: Signature[Any] = send_prepared.si(delivery_id=delivery.pk)
+        return signature.set(eta=aware(options.due_at)) if options.due_at else signature
 
 
 @shared_task(
@@ -82,6 +82,7 @@ class _SendEmail(OutboxTask):
     # submitting it a second time under the same id changes nothing.
     acks_late=True,
 )
+@with_options_listed
 def send_email(
     self: Any,
     subject: str,
@@ -109,12 +110,26 @@ def send_email(
     Raises ``InvalidMail`` in the caller; a mail that ends unaccepted makes ``AsyncResult.get()`` raise
     ``DeliveryFailed``.
     """
-    mail = {name: value for name, value in locals().items() if name != "self"}  # as ``parameters.bind()`` gives it
+    mail = {
+        "subject": subject,
+        "body": body,
+        "from_email": from_email,
+        "to": to,
+        "cc": cc,
+        "bcc": bcc,
+        "reply_to": reply_to,
+        "html_body": html_body,
+        "attachments": attachments,
+        "headers": headers,
+        "idempotency_key": idempotency_key,
+        **options,
+    }
     request = self.request
     by_worker = _is_by_worker(request)
     try:
         delivery = _submit(
             mail,
+            _options(mail),
             delivery_id=None if request.called_directly else request.id,
             kept=canvas.keep_request(request) if by_worker else "",
         )
@@ -133,9 +148,7 @@ class _SendPrepared(OutboxTask):
     def take(self, arguments: Mapping[str, Any], call: Call) -> tuple[str, str] | None:
         task_id = call.task_id or uuid()
         kept = call.kept(task_id)
-        delivery = _send_prepared(
-            arguments["delivery_id"], options=kept, due_at=call.due_at, expires_at=call.expires_at
-        )
+        delivery = _send_prepared(arguments["delivery_id"], kept=kept, due_at=call.due_at, expires_at=call.expires_at)
         if delivery is None:
             return None  # a worker fails in its place: what is called then must not run in a web request
         if canvas.task_id_of(delivery) != task_id:
@@ -159,7 +172,7 @@ def send_prepared(self: Any, delivery_id: str) -> dict[str, Any]:
     request = self.request
     by_worker = _is_by_worker(request)
     kept = canvas.keep_request(request, task_id=request.id) if by_worker else ""
-    delivery = _send_prepared(delivery_id, options=kept)
+    delivery = _send_prepared(delivery_id, kept=kept)
     if delivery is None:
         reason = "the prepared mail is not in the database: rolled back, not yet committed, or deleted"
         raise DeliveryFailed(None, reason)
@@ -169,12 +182,12 @@ def send_prepared(self: Any, delivery_id: str) -> dict[str, Any]:
 
 
 def _send_prepared(delivery_id: str, **how: Any) -> Delivery | None:
-    """Have the mail sent unless somebody did before; return it, None if there is none."""
+    """Have the mail sent unless it was called before; return it, None if there is none."""
     delivery = rows.load(delivery_id)
     while delivery is not None and delivery.options == canvas.UNCALLED:
         if ledger.send_prepared(delivery, **how):
             break
-        delivery = rows.load(delivery_id)  # somebody has moved it since
+        delivery = rows.load(delivery_id)  # it was moved meanwhile
     return delivery
 
 
@@ -307,22 +320,24 @@ def sweep() -> int:
     return rung
 
 
+def _options(arguments: Mapping[str, Any], call: Call | None = None) -> MailOptions:
+    """The options among the arguments of ``send_email``, with the times of a ``call`` where these give none."""
+    given = {name: arguments[name] for name in MailKeywords.__annotations__ if name in arguments}
+    if call is not None:
+        for name, moment in (("due_at", call.due_at), ("expires_at", call.expires_at)):
+            if given.get(name) is None:
+                given[name] = moment
+    return MailOptions(**given)
+
+
 def _submit(
-    mail: Mapping[str, Any],
-    *,
-    delivery_id: str | None = None,
-    due_at: dt.datetime | None = None,
-    expires_at: dt.datetime | None = None,
-    kept: str = "",
-    prepared: bool = False,
+    arguments: Mapping[str, Any], options: MailOptions, *, delivery_id: str | None = None, **how: Any
 ) -> Delivery:
-    """Submit what ``send_email`` was called with; ``due_at`` and ``expires_at`` are Celery's, and give way."""
-    given = dict(mail)
+    """Submit what ``send_email`` was called with."""
+    given = {name: value for name, value in arguments.items() if name not in MailKeywords.__annotations__}
     key = given.pop("idempotency_key", None)
-    options = MailOptions(**given.pop("options", {}))
-    options = replace(options, due_at=options.due_at or due_at, expires_at=options.expires_at or expires_at)
-    made = make(compose(**given), options, delivery_id=delivery_id, idempotency_key=key, kept=kept, prepared=prepared)
-    return store(made, unless_known=delivery_id is not None or key is not None)
+    made = make(compose(**given), options, delivery_id=delivery_id, idempotency_key=key, **how)
+    return store(made, unless_known=delivery_id is not None)
 
 
 _doorbell = CeleryDoorbell(deliver, deliver_group, sweep)

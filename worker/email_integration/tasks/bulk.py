@@ -1,27 +1,27 @@
-"""Submitting many mails at once, for nobody who waits for their results."""
+"""Submitting many mails at once, whose results are in their deliveries."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Unpack
+from typing import Any, Unpack
 
 from django.core.mail import EmailMessage
-from django.utils.asyncio import async_unsafe
 
-from email_integration.delivery import bulk
+from email_integration.delivery.bulk import BATCH, Submission
 from email_integration.delivery.options import MailKeywords, MailOptions
 from email_integration.models import Lane
+from email_integration.sync_only import sync_only
 
 from . import canvas
 
 
-@async_unsafe("submit_many() writes to the database: in async code, await email_integration.asubmit_many().")
+@sync_only("submit_many()", instead="email_integration.asubmit_many()")
 def submit_many(
     messages: Iterable[EmailMessage],
     *,
     idempotency_key: Callable[[EmailMessage], str] | None = None,
     ignore_result: bool = True,
-    batch_size: int = bulk.BATCH,
+    batch_size: int = BATCH,
     on_progress: Callable[[int], None] | None = None,
     **options: Unpack[MailKeywords],
 ) -> list[str]:
@@ -40,12 +40,22 @@ def submit_many(
     message; ``priority`` is 'bulk' by default. How a mail stands is in its delivery; unless ``ignore_result`` is
     False, Celery's result backend is told nothing, and ``AsyncResult.get()`` of it would wait for ever.
     """
-    options.setdefault("priority", Lane.BULK)
-    return bulk.submit_many(
-        messages,
-        MailOptions(**options),
-        kept=canvas.NO_RESULT if ignore_result else "",
+    submission = submission_of(
+        ignore_result=ignore_result,
         idempotency_key=idempotency_key,
         batch_size=batch_size,
         on_progress=on_progress,
+        options=options,
     )
+    try:
+        for number, message in enumerate(messages, 1):
+            submission.take(message, number=number)
+    finally:
+        submission.store()  # also when the next message is wrong, or cannot be made
+    return submission.ids
+
+
+def submission_of(*, ignore_result: bool, options: MailKeywords, **how: Any) -> Submission:
+    """Return a submission of what ``submit_many`` was called with. Raises ``InvalidMail``."""
+    options.setdefault("priority", Lane.BULK)
+    return Submission(MailOptions(**options), kept=canvas.NO_RESULT if ignore_result else "", **how)

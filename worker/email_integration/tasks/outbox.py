@@ -13,10 +13,12 @@ from celery import Task
 from celery._state import get_current_worker_task
 from celery.result import AsyncResult
 from django.utils import timezone
-from django.utils.asyncio import async_unsafe
 
 from email_integration.delivery import ledger, times
+from email_integration.delivery.options import checked_time
 from email_integration.exceptions import InvalidMail
+from email_integration.sync_only import sync_only
+from email_integration.timezones import as_stored
 
 from . import canvas
 
@@ -26,7 +28,12 @@ class DeliveryResult(AsyncResult[Any]):
 
     delivery_id: str | None = None
 
-    @async_unsafe("revoke() of a mail asks the database: in async code, await email_integration.acancel().")
+    @sync_only("get() of a mail", instead="Delivery.objects.aget(), or sync_to_async(get, thread_sensitive=False)()")
+    def get(self, *args: Any, **kwargs: Any) -> Any:
+        """Wait for the mail, and return what became of it, as any ``AsyncResult``."""
+        return super().get(*args, **kwargs)
+
+    @sync_only("revoke() of a mail", instead="email_integration.acancel()")
     def revoke(self, *args: Any, **kwargs: Any) -> None:
         """Cancel the delivery in the database, at once; tell the workers only when it was too late for that."""
         if ledger.cancel(self.delivery_id or self.id) is None:
@@ -78,9 +85,9 @@ class OutboxTask(Task):  # type: ignore[type-arg]  # generic in its stubs; the t
     def AsyncResult(self, task_id: str, **kwargs: Any) -> DeliveryResult:  # Celery's name
         return DeliveryResult(task_id, backend=self.backend, app=self.app, task_name=self.name, **kwargs)
 
-    @async_unsafe(
-        "delay() and apply_async() of this task write to the database: in async code, await "
-        "email_integration.asend_email(), or sync_to_async(task.apply_async)() for Celery's options."
+    @sync_only(
+        "delay() or apply_async() of a mail",
+        instead="email_integration.asend_email(), or sync_to_async() of other tasks and of signatures",
     )
     def apply_async(
         self,
@@ -124,20 +131,23 @@ class OutboxTask(Task):  # type: ignore[type-arg]  # generic in its stubs; the t
 
 
 def moment(name: str, value: float | dt.datetime | str | None) -> dt.datetime | None:
-    """What Celery takes for a moment: a datetime, the same in ISO 8601, or seconds from now. Raises ``InvalidMail``."""
-    if value is None or isinstance(value, dt.datetime):
-        return value
+    """The time that Celery's option ``name`` gives: a datetime, the same in ISO 8601, or seconds from now.
+
+    Returned as the database takes it. Raises ``InvalidMail``.
+    """
     if isinstance(value, str):
         try:
-            return dt.datetime.fromisoformat(value)
+            value = dt.datetime.fromisoformat(value)
         except ValueError:
             raise InvalidMail(f"{name} must be a datetime, in ISO 8601 when it is text, not {value!r}.") from None
+    if value is None or isinstance(value, dt.datetime):
+        return checked_time(name, value)
     return from_now(name, value)
 
 
 def from_now(name: str, value: float) -> dt.datetime:
     """The moment so many seconds from now. Raises ``InvalidMail``."""
     try:
-        return timezone.now() + times.seconds(float(value))
+        return as_stored(timezone.now() + times.seconds(float(value)))
     except (TypeError, ValueError, OverflowError):  # no number; not a finite one; beyond the year 9999
         raise InvalidMail(f"{name} must be a number of seconds, not {value!r}.") from None

@@ -5,8 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from celery import signals
-from celery.concurrency import get_implementation
+from celery import concurrency, signals
 
 from . import health
 
@@ -27,11 +26,13 @@ def _refuse_other_pools(sender: Any = None, **kwargs: Any) -> None:
 
     Raises ``SystemExit`` with a line for the terminal: the worker has not set up logging yet.
     """
-    pool = get_implementation(sender.pool_cls)
+    pool = concurrency.get_implementation(sender.pool_cls)
     if any(base.__module__ in POOLS.values() for base in pool.__mro__):
         return
-    if _served(sender.app) & set(health.queues()):
-        name = pool.__module__.rpartition(".")[2]
+    if _served(sender.app) & set(health.mail_queues()):
+        path = f"{pool.__module__}:{pool.__qualname__}"
+        aliases = concurrency.ALIASES  # type: ignore[attr-defined]  # not in its stub
+        name = next((alias for alias, target in aliases.items() if target == path), path)
         raise SystemExit(
             f"email_integration cannot send mail under the pool {name!r}. Start the worker with "
             f"--pool {', '.join(list(POOLS)[:-1])} or {list(POOLS)[-1]}, or with --queues that carry no mail."
@@ -40,12 +41,12 @@ def _refuse_other_pools(sender: Any = None, **kwargs: Any) -> None:
 
 @signals.worker_ready.connect(weak=False)
 def _say_if_no_mail_is_served(sender: Any = None, **kwargs: Any) -> None:
-    """Warn of a worker that all mail would wait for in vain, were it the only one."""
+    """Warn of a worker that sends no mail: it may be one with other work, or one whose queues were forgotten."""
     served, wanted = _served(sender.app), health.mail_queues()
     if not served & set(wanted):
         logger.warning(
-            "This worker serves no mail queue: it takes from %s, and mail waits in %s. Start a worker without "
-            "--queues, or with --queues %s.",
+            "This worker serves no mail queue: it takes from %s. Mail waits in %s; unless another worker serves them, "
+            "start one without --queues, or with --queues %s.",
             ", ".join(sorted(served)),
             ", ".join(wanted),
             ",".join(wanted),
