@@ -277,16 +277,18 @@ def test_what_is_rolled_back_is_not_sent(server: SMTPServer) -> None:
 @at_worker
 def test_sweeps_that_no_worker_takes_expire(app: Stack) -> None:
     """Beat goes on while there is no worker; the next one finds those of a minute, and not of a night."""
-    began = timezone.now()
+    began = dt.datetime.now(dt.UTC)
     app.worker.end()
-    waiting = wait_until(
-        lambda: found if len(found := messages(services.broker, "mail.sweep")) >= 4 else None,
-        what="four sweeps",
-    )
-    expire = [dt.datetime.fromisoformat(message.headers["expires"]) for message in waiting]
-    assert max(expire) <= timezone.now() + dt.timedelta(seconds=60)
-    assert min(expire) > began + dt.timedelta(seconds=30)
-    app.start_worker()
+    try:
+        waiting = wait_until(
+            lambda: found if len(found := messages(services.broker, "mail.sweep")) >= 4 else None,
+            what="four sweeps",
+        )
+        expire = [dt.datetime.fromisoformat(message.headers["expires"]) for message in waiting]
+        assert max(expire) <= dt.datetime.now(dt.UTC) + dt.timedelta(seconds=60)
+        assert min(expire) > began + dt.timedelta(seconds=30)
+    finally:
+        app.start_worker()
 
 
 @at_worker

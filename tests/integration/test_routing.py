@@ -61,7 +61,7 @@ def test_the_active_configuration_is_the_relay() -> None:
         use_ssl=True,
         from_email="a@example.com",
         timeout=7.0,
-        version=found.updated_at.isoformat(),
+        version=found.version,
     )
 
 

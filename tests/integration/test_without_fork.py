@@ -15,9 +15,15 @@ from tests.stack import ROOT
 
 PROGRAM = """
 # These look at sys.platform, which says here what it is.
-import os, select, sys
-import billiard.process, celery.app.base, celery.platforms, django, kombu
-for module, names in ((os, ("register_at_fork", "fork", "forkpty", "getuid", "geteuid")), (select, ("poll", "epoll"))):
+import os, select, sys, time
+import billiard.process, celery.app.base, celery.platforms, django, kombu, uuid
+MISSING = {
+    os: ("register_at_fork", "fork", "forkpty", "getuid", "geteuid", "O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC",
+         "O_DIRECTORY"),
+    select: ("poll", "epoll"),
+    time: ("tzset",),
+}
+for module, names in MISSING.items():
     for name in names:
         delattr(module, name)
 for name in ("fcntl", "grp", "pwd", "resource", "termios"):
@@ -26,6 +32,7 @@ for name in ("fcntl", "grp", "pwd", "resource", "termios"):
 import asyncio, importlib, json, pkgutil
 import django
 django.setup()
+from django.conf import settings
 from django.core.mail import EmailMessage
 from django.core.management import call_command
 import email_integration
@@ -37,6 +44,8 @@ call_command("migrate", verbosity=0)
 from email_integration import asend_email, submit_many
 from email_integration.backends.direct import EmailBackend as Direct
 from email_integration.backends.queued import EmailBackend as Queued
+from email_integration import references
+from email_integration.exceptions import SecretUnavailable
 from email_integration.models import Delivery, SMTPConfig
 from email_integration.tasks import send_email
 
@@ -48,8 +57,19 @@ send_email.delay("Subject", "Text", to=["kim@example.com"])
 asyncio.run(asend_email("Subject", "Text", to=["kim@example.com"]))
 submit_many([message()])
 Queued().send_messages([message()])
+in_files = Delivery.objects.exclude(content_file="").count()
+large = message()
+large.attach("large.bin", b"x" * 5_000_000, "application/octet-stream")
+submit_many([large])
+in_files = [in_files, Delivery.objects.exclude(content_file="").count()]
 direct = [Direct().send_messages([message(), message()])]
-print(json.dumps({"queued": Delivery.objects.filter(status="queued").count(), "sent": direct}))
+settings.EMAIL_INTEGRATION["SECRET_REFERENCES"] = ["file:/etc/hostname"]
+try:
+    references.resolve("file:/etc/hostname")
+except SecretUnavailable as error:
+    said = str(error)
+queued = Delivery.objects.filter(status="queued").count()
+print(json.dumps({"queued": queued, "sent": direct, "in files": in_files, "said": said}))
 """
 
 
@@ -74,5 +94,10 @@ def test_the_app_imports_submits_and_sends(smtp_server: Callable[..., SMTPServer
         timeout=PATIENCE,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert json.loads(done.stdout.splitlines()[-1]) == {"queued": 4, "sent": [2]}
+    assert json.loads(done.stdout.splitlines()[-1]) == {
+        "queued": 5,
+        "sent": [2],
+        "in files": [0, 1],
+        "said": "On Windows no password is read from a file: write env: and a name.",
+    }
     assert len(server.messages) == 2
