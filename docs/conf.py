@@ -26,6 +26,4 @@ html_show_sphinx = False
 html_copy_source = False
 html_show_sourcelink = False
 
-# As in the source: what Celery and Django make of a name is nobody's business here.
 autodoc_member_order = "bysource"
-autodoc_preserve_defaults = True
