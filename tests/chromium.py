@@ -1,4 +1,4 @@
-"""The system's Chromium, one for all tests of a run, and pages in it that tell what went wrong."""
+"""The system's Chromium, and pages in it that tell what went wrong."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ FLAGS = (
 )
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
-    """The system's Chromium."""
+    """The system's Chromium, for the tests of one file."""
     if CHROMIUM is None:
         if os.environ.get("CI"):
             pytest.fail("chromium is missing: it is in tests/debian-packages.txt")
         pytest.skip("chromium is not installed")
-    # Playwright keeps an event loop in this thread, though nothing here is asynchronous.
+    # Playwright keeps an event loop in this thread, though nothing here is asynchronous; not for other files.
     before = os.environ.get("DJANGO_ALLOW_ASYNC_UNSAFE")
     os.environ["DJANGO_ALLOW_ASYNC_UNSAFE"] = "1"
     with sync_playwright() as playwright:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import threading
 from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
 import pytest
-from asgiref.sync import async_to_sync
+from asgiref.sync import async_to_sync, sync_to_async
 from django.core.exceptions import SynchronousOnlyOperation
 from django.core.mail import EmailMessage
 from django.db import transaction
 
 import email_integration
+from config.local.processes import PATIENCE
 from email_integration import (
     acancel,
     adiscard,
@@ -114,24 +116,37 @@ def test_an_async_iterator_may_ask_the_database_itself(bell: RecordingDoorbell) 
     assert len(run(asubmit_many(asking(), batch_size=1))) == 3
 
 
-def test_one_that_is_cancelled_submits_what_it_was_given(bell: RecordingDoorbell) -> None:
+@pytest.mark.parametrize("times", [1, 2])
+def test_one_that_is_cancelled_submits_what_it_was_given(bell: RecordingDoorbell, times: int) -> None:
+    """Also when the thread is busy with other work, and when it is cancelled again while it waits for that."""
+
     async def cancelled() -> None:
-        given = asyncio.Event()
+        goes_on, taken = threading.Event(), asyncio.Event()
+        others: list[asyncio.Future[Any]] = []
 
         async def endless() -> AsyncIterator[EmailMessage]:
             yield mail()
             yield mail()
-            given.set()
+            others.append(asyncio.ensure_future(sync_to_async(goes_on.wait)(PATIENCE)))
+            await asyncio.sleep(0)
+            taken.set()
+            yield mail()
             await asyncio.Event().wait()
 
         task = asyncio.ensure_future(asubmit_many(endless()))
-        await given.wait()
-        task.cancel()
+        await taken.wait()
+        for _ in range(times):
+            await asyncio.sleep(0)
+            task.cancel()
+        await asyncio.sleep(0)
+        goes_on.set()
         with pytest.raises(asyncio.CancelledError):
             await task
+        assert await others[0]
+        await sync_to_async(bool)()  # what stands before it in the thread is done
 
     run(cancelled())
-    assert Delivery.objects.count() == 2
+    assert Delivery.objects.count() == 3
 
 
 def test_a_message_is_submitted(bell: RecordingDoorbell) -> None:
@@ -163,7 +178,9 @@ def test_decisions_can_be_awaited(bell: RecordingDoorbell) -> None:
         (lambda: send_email("S", "B", to=["kim@example.com"], attachments=[LARGE]), "asend_email()"),
         (lambda: send_email.apply(("S", "B"), {"to": ["kim@example.com"]}).get(), "asend_email()"),
         (lambda: send_prepared.si(delivery_id="1").delay(), "sync_to_async() of other tasks and of signatures"),
+        (lambda: send_email("S", "B", to=["kim@example.com"], attachments=["/no/such/file"]), "asend_email()"),
         (lambda: send_email.AsyncResult("1").get(), "Delivery.objects.aget()"),
+        (lambda: send_email.AsyncResult("1").wait(), "Delivery.objects.aget()"),
         (lambda: send_email.prepare("S", "B", to=["kim@example.com"]), "sync_to_async(send_email.prepare)()"),
         (lambda: send_email.AsyncResult("1").revoke(), "acancel()"),
         (lambda: submit_many([mail()]), "asubmit_many()"),

@@ -159,6 +159,19 @@ def test_run_again_with_keys_nothing_is_sent_twice(bell: RecordingDoorbell) -> N
     assert Delivery.objects.count() == 8
 
 
+def test_a_key_that_cannot_be_given_names_the_message(bell: RecordingDoorbell) -> None:
+    keys = ["one"]
+
+    def key(message: EmailMessage) -> str:
+        if not keys:
+            raise InvalidMail("no key")
+        return keys.pop()
+
+    with pytest.raises(InvalidMail, match=r"^Message 2: no key"):
+        submit_many(mails(3), idempotency_key=key)
+    assert Delivery.objects.count() == 1
+
+
 def test_a_key_that_comes_twice_in_a_batch_is_one_mail(bell: RecordingDoorbell) -> None:
     first, other, again = submit_many([*mails(2), *mails(1)], idempotency_key=address)
     assert again == first != other

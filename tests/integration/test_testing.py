@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from celery import current_app, shared_task
+from celery import chain, current_app, shared_task
 from django.core import mail as django_mail
 from django.core.mail import EmailMultiAlternatives, send_mail
 from django.db import transaction
@@ -187,6 +187,17 @@ class EagerBySetUp(TestCase):
         for call in (send_email.delay, send_email.s("S", "B").delay):
             with self.assertRaisesRegex(TypeError, "unexpected keyword argument 'prioritty'"):
                 call(to=[KIM], prioritty="high")
+
+    def test_a_prepared_mail_that_is_due_later_waits(self) -> None:
+        for due in (None, timezone.now() + dt.timedelta(days=1)):
+            for run in (lambda mail: mail.delay(), lambda mail: mail.apply(), lambda mail: mail(), self._in_a_chain):
+                mail = send_email.prepare("Hello", "Text", to=[KIM], due_at=due)
+                run(mail)
+                row = Delivery.objects.get(pk=mail.kwargs["delivery_id"])
+                self.assertEqual((row.status, row.due_at if due else None), ("queued" if due else "accepted", due))
+
+    def _in_a_chain(self, mail: Any) -> None:
+        chain(mail, remember.s()).delay()
 
     def test_what_was_put_off_waits_for_its_time(self) -> None:
         self.relay.fail("RCPT", "451 4.3.0 later", times=1)

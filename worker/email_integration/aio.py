@@ -6,6 +6,7 @@ meanwhile, and a mail joins the transaction of the sync code around it.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterable, Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Unpack, cast
 
@@ -108,9 +109,9 @@ async def asubmit_many(
     try:
         async for message in messages:
             number += 1
-            await take(message, number=number)
+            await asyncio.shield(take(message, number=number))
     finally:
-        await sync_to_async(submission.store)()
+        await asyncio.shield(sync_to_async(submission.store)())  # after what was taken: both are of the one thread
     return submission.ids
 
 

@@ -17,7 +17,8 @@ _MARGIN = dt.timedelta(days=2)
 def as_stored(moment: dt.datetime) -> dt.datetime:
     """Return the same moment in the form of ``timezone.now()``, which is the one that the database takes.
 
-    A naive ``moment`` is in the current time zone. Raises ``OverflowError`` at the ends of the calendar.
+    A naive ``moment`` is in the current time zone, or in TIME_ZONE without USE_TZ. Raises ``OverflowError`` at the
+    ends of the calendar.
     """
     _ = moment - _MARGIN, moment + _MARGIN
     if settings.USE_TZ:

@@ -23,7 +23,7 @@ from django.utils.translation import gettext_lazy
 from email_integration import conf
 from email_integration.delivery import preview, rows, safety
 from email_integration.models import Delivery, InDoubtPolicy
-from email_integration.timezones import local_time
+from email_integration.timezones import aware, local_time
 
 from . import narrowing
 from .contents import ContentViews, may_see_content
@@ -216,7 +216,7 @@ def _search_help(*, may_see: bool) -> str:
 
 def _moment(moment: dt.datetime, text: str) -> SafeString:
     exactly = date_format(local_time(moment), "DATETIME_FORMAT")
-    return format_html('<time datetime="{}" title="{}">{}</time>', moment.isoformat(), exactly, text)
+    return format_html('<time datetime="{}" title="{}">{}</time>', aware(moment).isoformat(), exactly, text)
 
 
 def _marks(delivery: Delivery) -> SafeString:

@@ -48,8 +48,8 @@ class Submission:
 
     def take(self, message: EmailMessage, *, number: int | None = None) -> None:
         """Take a message, which an error names by its ``number``. Raises ``InvalidMail``, and takes nothing then."""
-        key = self._key(message) if self._key else None
         try:
+            key = self._key(message) if self._key else None
             delivery = make(message, self._options, idempotency_key=key, default_from_is_open=True, kept=self._kept)
         except InvalidMail as error:
             if number is None:

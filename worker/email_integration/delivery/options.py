@@ -36,7 +36,7 @@ class MailOptions:
     5321 §4.5.5); by default it is the address in From. ``in_doubt`` says what happens to a mail that the server may or
     may not have: 'resend' the same bytes, or 'hold' them for a person; by default it is the setting IN_DOUBT.
 
-    A naive datetime is in Django's current time zone.
+    A naive datetime is in Django's current time zone; in TIME_ZONE with ``USE_TZ = False``.
     """
 
     priority: Lane | Literal["high", "normal", "bulk"] = Lane.NORMAL

@@ -51,7 +51,6 @@ def store(delivery: Delivery, *, unless_known: bool) -> Delivery:
     return delivery
 
 
-@sync_only("Submitting a mail", instead="email_integration.asend_email(), asubmit() or asubmit_many()")
 def make(
     message: EmailMessage,
     options: MailOptions,

@@ -34,7 +34,7 @@ from email_integration.sync_only import sync_only
 from email_integration.timezones import aware
 
 from . import canvas, names
-from .outbox import Call, OutboxTask
+from .outbox import Call, OutboxTask, moment
 from .results import failure_of, summary
 from .ringing import CeleryDoorbell
 
@@ -61,16 +61,18 @@ class _SendEmail(OutboxTask):
         """Submit the mail now, in the current transaction, and have it sent when the signature returned is run.
 
         The arguments are those of ``send_email``. The signature knows nothing but the delivery's id,
-        ``signature.kwargs["delivery_id"]``, and ``due_at``, as its ``eta``. It takes nothing from the task before it,
-        and goes wherever a signature of ``send_email`` would: what follows it in a chain, a group or a chord follows
-        once the mail is accepted. A mail whose signature is not run expires as any other, and can be cancelled. Raises
-        as ``send_email.delay()`` does.
+        ``signature.kwargs["delivery_id"]``, and ``due_at``, before which the mail is not sent; an ``eta`` or
+        ``countdown`` of the signature takes its place. It takes nothing from the task before it, and goes wherever a
+        signature of ``send_email`` would: what follows it in a chain, a group or a chord follows once the mail is
+        accepted. A mail whose signature is not run expires as any other, and can be cancelled. Raises as
+        ``send_email.delay()`` does.
         """
         mail = self.parameters.bind(*args, **kwargs).arguments
         options = _options(mail)
         delivery = _submit(mail, options, kept=canvas.UNCALLED, prepared=True)
-        signature: Signature[Any] = send_prepared.si(delivery_id=delivery.pk)
-        return signature.set(eta=aware(options.due_at)) if options.due_at else signature
+        due_at = {"due_at": aware(options.due_at).isoformat()} if options.due_at else {}
+        signature: Signature[Any] = send_prepared.si(delivery_id=delivery.pk, **due_at)
+        return signature
 
 
 @shared_task(
@@ -148,7 +150,8 @@ class _SendPrepared(OutboxTask):
     def take(self, arguments: Mapping[str, Any], call: Call) -> tuple[str, str] | None:
         task_id = call.task_id or uuid()
         kept = call.kept(task_id)
-        delivery = _send_prepared(arguments["delivery_id"], kept=kept, due_at=call.due_at, expires_at=call.expires_at)
+        due_at = call.due_at or moment("due_at", arguments.get("due_at"))
+        delivery = _send_prepared(arguments["delivery_id"], kept=kept, due_at=due_at, expires_at=call.expires_at)
         if delivery is None:
             return None  # a worker fails in its place: what is called then must not run in a web request
         if canvas.task_id_of(delivery) != task_id:
@@ -163,8 +166,8 @@ class _SendPrepared(OutboxTask):
     throws=(DeliveryFailed,),
     acks_late=True,  # as above: what is done already is not done again
 )
-def send_prepared(self: Any, delivery_id: str) -> dict[str, Any]:
-    """Send the mail that ``send_email.prepare()`` has submitted.
+def send_prepared(self: Any, delivery_id: str, due_at: str | None = None) -> dict[str, Any]:
+    """Send the mail that ``send_email.prepare()`` has submitted, not before ``due_at`` (ISO 8601).
 
     Run again under the same id it changes nothing; under another, it answers with how the mail stands. Raises
     ``DeliveryFailed`` when there is no such mail.
@@ -172,7 +175,7 @@ def send_prepared(self: Any, delivery_id: str) -> dict[str, Any]:
     request = self.request
     by_worker = _is_by_worker(request)
     kept = canvas.keep_request(request, task_id=request.id) if by_worker else ""
-    delivery = _send_prepared(delivery_id, kept=kept)
+    delivery = _send_prepared(delivery_id, kept=kept, due_at=moment("due_at", None if request.eta else due_at))
     if delivery is None:
         reason = "the prepared mail is not in the database: rolled back, not yet committed, or deleted"
         raise DeliveryFailed(None, reason)
@@ -235,7 +238,7 @@ def deliver(self: Any, delivery_id: str) -> dict[str, Any]:
     if not Status(delivery.status).is_final:
         # To Celery's events and logs it is a retry. Nothing is published: the sweep rings when it is due.
         waiting = DeliveryDeferred(delivery.code, delivery.reason)
-        raise Retry(exc=waiting, when=delivery.due_at)
+        raise Retry(exc=waiting, when=aware(delivery.due_at))
     if not delivery.continued and not _go_on(self.app, delivery):
         raise Ignore
     failure = failure_of(delivery)
@@ -324,12 +327,13 @@ def _options(arguments: Mapping[str, Any], call: Call | None = None) -> MailOpti
     """The options among the arguments of ``send_email``, with the times of a ``call`` where these give none."""
     given = {name: arguments[name] for name in MailKeywords.__annotations__ if name in arguments}
     if call is not None:
-        for name, moment in (("due_at", call.due_at), ("expires_at", call.expires_at)):
+        for name, time_of_call in (("due_at", call.due_at), ("expires_at", call.expires_at)):
             if given.get(name) is None:
-                given[name] = moment
+                given[name] = time_of_call
     return MailOptions(**given)
 
 
+@sync_only("Submitting a mail", instead="email_integration.asend_email()")
 def _submit(
     arguments: Mapping[str, Any], options: MailOptions, *, delivery_id: str | None = None, **how: Any
 ) -> Delivery:

@@ -15,7 +15,7 @@ from celery.result import AsyncResult
 from django.utils import timezone
 
 from email_integration.delivery import ledger, times
-from email_integration.delivery.options import checked_time
+from email_integration.delivery.options import MailKeywords, checked_time
 from email_integration.exceptions import InvalidMail
 from email_integration.sync_only import sync_only
 from email_integration.timezones import as_stored
@@ -32,6 +32,8 @@ class DeliveryResult(AsyncResult[Any]):
     def get(self, *args: Any, **kwargs: Any) -> Any:
         """Wait for the mail, and return what became of it, as any ``AsyncResult``."""
         return super().get(*args, **kwargs)
+
+    wait = get  # as in Celery
 
     @sync_only("revoke() of a mail", instead="email_integration.acancel()")
     def revoke(self, *args: Any, **kwargs: Any) -> None:
@@ -109,6 +111,9 @@ class OutboxTask(Task):  # type: ignore[type-arg]  # generic in its stubs; the t
         """
         if isinstance(options.get("priority"), str):
             raise InvalidMail("priority= of apply_async() is Celery's number; give 'high' among the mail's arguments.")
+        misplaced = sorted(options.keys() & MailKeywords.__annotations__.keys() - {"priority"})
+        if misplaced:
+            raise InvalidMail(f"Give {', '.join(misplaced)} among the mail's arguments, not to apply_async().")
         if self.app.conf.task_always_eager:
             return super().apply_async(args, kwargs, task_id, producer, link, link_error, shadow, **options)
         arguments = self.parameters.bind(*(args or ()), **(kwargs or {})).arguments

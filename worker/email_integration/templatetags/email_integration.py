@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from typing import Any
 
 from django import template
 
 from email_integration.admin import whereabouts
 from email_integration.models import SendingPause
+from email_integration.timezones import local_time
 
 register = template.Library()
 
@@ -26,6 +28,12 @@ def email_notices(context: template.Context, route: bool = False) -> dict[str, A
         "may_pause": user is not None and user.has_perm("email_integration.pause_sending"),
         "paused": SendingPause.objects.exists(),
     }
+
+
+@register.filter
+def with_offset(moment: dt.datetime) -> str:
+    """A moment for machines, in ISO 8601."""
+    return local_time(moment).isoformat()
 
 
 @register.simple_tag
