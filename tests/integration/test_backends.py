@@ -225,11 +225,6 @@ def test_code_that_catches_smtplibs_exceptions_still_does(
     assert send_mail("S", "B", None, ["kim@example.com"], fail_silently=True) == 0
 
 
-def test_an_option_that_there_is_not_is_refused(backend: str) -> None:
-    with pytest.raises(ImproperlyConfigured, match="prioritty"):
-        make_backend(backend, prioritty="high")
-
-
 @pytest.mark.parametrize("option", [{"priority": "high"}, {"due_at": None}, {"envelope_sender": "a@example.com"}])
 def test_direct_refuses_the_options_of_mail_that_waits(option: dict[str, Any]) -> None:
     with pytest.raises(ImproperlyConfigured, match=f"direct sends at once and takes no {next(iter(option))}; "):

@@ -26,10 +26,6 @@ class ActiveConfigBackend(BaseEmailBackend):
                 f"{type(self).__module__} takes no user name or password per call (auth_user, auth_password): "
                 "mail goes through the active SMTP configuration. Leave them out."
             )
-        if django.VERSION < (6, 1):  # from there on Django does
-            unknown = sorted(options.keys() - _OF_THE_SERVER)
-            if unknown:
-                raise ImproperlyConfigured(f"{type(self).__module__} has no option {', '.join(unknown)}.")
         others = {name: value for name, value in options.items() if name not in _OF_THE_SERVER}
         if alias is not None:
             others["alias"] = alias
