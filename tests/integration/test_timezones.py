@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from celery.exceptions import Retry
+from django.db import connection
 from django.utils import timezone
 
 from config.local.processes import free_port
@@ -23,7 +24,7 @@ from tests.deliveries import RecordingDoorbell, mail, submitted
 from tests.relays import config_for
 from tests.web_hook import Hook
 
-pytestmark = pytest.mark.django_db
+pytestmark = pytest.mark.django_db(transaction=True)
 
 HOUR = dt.timedelta(hours=1)
 ZONE = "Asia/Kathmandu"
@@ -32,8 +33,12 @@ ZONE = "Asia/Kathmandu"
 @pytest.fixture(params=[ZONE, "UTC", "America/New_York"], autouse=True)
 def naive(settings: Any, request: pytest.FixtureRequest) -> Iterator[None]:
     """Without USE_TZ, in the time zones that are before, at and after UTC."""
+    use_tz, zone = settings.USE_TZ, settings.TIME_ZONE
     settings.USE_TZ, settings.TIME_ZONE = False, request.param
-    return
+    connection.close()  # PostgreSQL's driver is told of USE_TZ when it connects
+    yield
+    settings.USE_TZ, settings.TIME_ZONE = use_tz, zone
+    connection.close()
 
 
 def sent(**options: Any) -> Delivery:
