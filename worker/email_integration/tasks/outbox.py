@@ -30,7 +30,7 @@ class DeliveryResult(AsyncResult[Any]):
 
     @sync_only("get() of a mail", instead="Delivery.objects.aget(), or sync_to_async(get, thread_sensitive=False)()")
     def get(self, *args: Any, **kwargs: Any) -> Any:
-        """Wait for the mail, and return what became of it, as any ``AsyncResult``."""
+        """Wait until the mail is finished and return its result, as any ``AsyncResult`` does."""
         return super().get(*args, **kwargs)
 
     wait = get  # as in Celery
