@@ -11,6 +11,7 @@ import pytest
 
 from config.local.processes import PATIENCE
 from config.local.smtp_server import SMTPServer
+from email_integration.delivery import recording
 from email_integration.models import SMTPConfig
 from email_integration.smtp import Phase, Relay, dialogue
 from email_integration.smtp.timeouts import patience
@@ -41,6 +42,11 @@ def patient_but(monkeypatch: pytest.MonkeyPatch, *verbs: str) -> None:
         return patience(phase, timeout if phase in silent else PATIENCE)
 
     monkeypatch.setattr(dialogue, "patience", chosen)
+
+
+def wait_longest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have each retry wait for as long as it may, which is a matter of chance."""
+    monkeypatch.setattr(recording, "chance", lambda: 1.0)
 
 
 @contextlib.contextmanager

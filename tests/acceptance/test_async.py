@@ -71,12 +71,10 @@ def test_the_event_loop_goes_on_while_the_database_keeps_a_mail_waiting(
                 if connection.vendor == "postgresql":
                     cursor.execute("LOCK TABLE email_integration_delivery IN ACCESS EXCLUSIVE MODE")
             waiting = executor.submit(get, "submit/commit")
-            for _ in range(20):
-                assert get("alive") == {}
+            wait_until(lambda: any(looks > 20 for looks in get("alive")["looks"]), what="the loop goes on")
             assert not waiting.done()
         slow = waiting.result(PATIENCE)
     assert Delivery.objects.count() == 2
-    assert slow["pauses"] > 20
     with capsys.disabled():
         longest = [f"{1000 * answer['longest']:.1f} ms in {answer['pauses']} looks" for answer in (quick, slow)]
         print(f"\nlongest pause of the event loop: {longest[0]} of a submission, {longest[1]} of one that waits")
