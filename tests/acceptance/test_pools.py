@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from django.db import connection
 
-from config.local.processes import PATIENCE, Process, wait_until
+from config.local.processes import LOOPBACK, PATIENCE, Process, wait_until
 from config.local.smtp_server import SMTPServer
 from email_integration.models import Delivery
 from email_integration.tasks import send_email
@@ -49,10 +49,10 @@ def test_a_supported_pool_sends_everything_once(
     running.worker.end()
     assert running.worker.returncode == 0
     assert {session.verbs[-1] for session in server.sessions} == {"QUIT"}
-    log = running.worker.read_log()
-    assert [
-        line for line in log.splitlines() if "Error" in line or ("Warning: " in line and "superuser" not in line)
-    ] == []
+    # The clients of broker and cache may leave it to the end of the process to close a socket.
+    expected = ("superuser privileges", f"raddr=('{LOOPBACK}', {services.valkey.port})")
+    lines = [line for line in running.worker.read_log().splitlines() if "Error" in line or "Warning: " in line]
+    assert [line for line in lines if not any(words in line for words in expected)] == []
 
 
 def run_worker(*options: str, **env: str) -> subprocess.CompletedProcess[str]:
