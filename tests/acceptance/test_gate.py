@@ -25,12 +25,11 @@ ENV = {"RETRY_FIRST": "5", "RETRY_MAX": "900", "RING_AFTER": "30", "LEASE": "30"
 
 
 def put_into_the_queue(count: int) -> None:
-    """Copies of one mail, all due and to be rung for by the next sweep."""
-    first = submitted("kim@example.com")
-    Delivery.objects.filter(pk=first.pk).update(ring_after=timezone.now())
-    columns = Delivery.objects.filter(pk=first.pk).values()[0]
-    copies = [Delivery(**{**columns, "id": f"mail-{number}"}) for number in range(1, count)]
+    """Copies of one mail, all due. One message rings for the first, the next sweep for the others."""
     with transaction.atomic():
+        first = submitted("kim@example.com")
+        columns = Delivery.objects.values().get(pk=first.pk) | {"ring_after": timezone.now()}
+        copies = [Delivery(**{**columns, "id": f"mail-{number}"}) for number in range(1, count)]
         Delivery.objects.bulk_create(copies, batch_size=500)
         doorbell.call_for_sweep(using=rows.database())
 
