@@ -16,8 +16,8 @@ from hypothesis import settings as hypothesis_settings
 from config.local.certificates import Certificates
 from config.local.smtp_server import SMTPServer
 from config.local.valkey import Valkey
-from email_integration.delivery.dispatch import pool
 from email_integration.routing import forget
+from email_integration.sending.dispatch import pool
 from tests import emptying, services
 from tests.chromium import chromium  # noqa: F401  # a fixture, once: there can be one Playwright in a process
 from tests.stack import FAILED, FAST, Stack

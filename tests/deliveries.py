@@ -13,10 +13,10 @@ from django.db import connections
 from django.utils import timezone
 
 from config.local.processes import PATIENCE
-from email_integration.delivery.options import MailOptions
-from email_integration.delivery.statements import Row
-from email_integration.delivery.submit import make, store
+from email_integration.ledger.sql import Row
+from email_integration.message.options import MailOptions
 from email_integration.models import Delivery
+from email_integration.queue.submission import make, store
 
 
 class RecordingDoorbell:

@@ -10,7 +10,7 @@ import django
 def main() -> None:
     """Attempt each delivery once, in order, and say so."""
     django.setup()
-    from email_integration.delivery.attempt import attempt
+    from email_integration.sending.attempt import attempt
 
     for line in sys.stdin:
         attempt(line.strip())

@@ -12,7 +12,7 @@ from django.utils import timezone
 
 from config.local.processes import wait_until
 from config.local.smtp_server import SMTPServer
-from email_integration.delivery import doorbell, rows
+from email_integration.ledger import rows, task_queue
 from email_integration.models import Delivery, DeliveryAttempt, RelayGate, SMTPConfig, Status
 from tests.deliveries import submitted
 from tests.stack import Stack
@@ -31,7 +31,7 @@ def put_into_the_queue(count: int) -> None:
         columns = Delivery.objects.values().get(pk=first.pk) | {"ring_after": timezone.now()}
         copies = [Delivery(**{**columns, "id": f"mail-{number}"}) for number in range(1, count)]
         Delivery.objects.bulk_create(copies, batch_size=500)
-        doorbell.call_for_sweep(using=rows.database())
+        task_queue.call_for_sweep(using=rows.database())
 
 
 @pytest.mark.parametrize("mails", [300, pytest.param(1000, marks=pytest.mark.extra)])

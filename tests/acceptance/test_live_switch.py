@@ -22,8 +22,8 @@ from django.utils import timezone
 
 from config.local.processes import Processes, free_port, wait_until
 from config.local.valkey import Valkey
-from email_integration.delivery.submit import submit
 from email_integration.models import Delivery, DeliveryAttempt, SMTPConfig
+from email_integration.queue.submission import submit
 from tests.stack import FAST, ROOT, Stack
 
 #: Enough of them for a busy half minute on two slow cores.

@@ -18,9 +18,10 @@ from django_celery_results.models import TaskResult
 
 from config.local.processes import PATIENCE, wait_until
 from config.local.smtp_server import SMTPServer
-from email_integration.delivery import ledger, waking
 from email_integration.exceptions import DeliveryFailed, InvalidMail
+from email_integration.ledger import transitions
 from email_integration.models import Delivery
+from email_integration.queue import retry_now
 from email_integration.tasks import deliver, send_email, send_prepared
 from tests import services
 from tests.acceptance.tasks import NOTES, become_a_prepared_mail, note, note_error
@@ -69,8 +70,8 @@ def test_until_it_is_run_nothing_sends_it(server: SMTPServer) -> None:
     """No ring, no sweep, no mended configuration and no person."""
     mail = prepare("not yet")
     deliver.apply_async((mail.kwargs["delivery_id"],), queue="mail")
-    waking.wake()
-    waking.wake_on_commit()
+    retry_now.wake()
+    retry_now.wake_on_commit()
     assert not Delivery.objects.filter(ring_after__lte=timezone.now()).exists()
     send_email.delay("another", "Text", to=["kim@example.com"]).get(timeout=PATIENCE)
     prepared = delivery_of(mail)
@@ -141,7 +142,7 @@ def test_prepared_twice_with_one_key_it_is_one_mail(server: SMTPServer, notes: N
 
 def test_what_ended_before_it_was_run_fails_what_follows(server: SMTPServer, notes: Notes, tag: str) -> None:
     cancelled, expired = prepare("never"), prepare("never", expires_at=timezone.now() + dt.timedelta(seconds=0.2))
-    assert ledger.cancel(cancelled.kwargs["delivery_id"]) is not None
+    assert transitions.cancel(cancelled.kwargs["delivery_id"]) is not None
     wait_until(lambda: delivery_of(expired).status == "expired", what="expired")
     for mail, status in ((cancelled, "cancelled"), (expired, "expired")):
         started = {"task_id": f"{tag}-{status}", "link_error": note_error.s(tag=f"{tag}-error")}

@@ -14,7 +14,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from config.local.processes import wait_until
 from config.local.smtp_server import SMTPServer
 from email_integration import submit_many, tracing
-from email_integration.delivery import observing
+from email_integration.ledger import instrumentation
 from email_integration.models import FINAL, Delivery
 from email_integration.tasks import send_email
 from tests.acceptance.conftest import Activate, environment
@@ -33,13 +33,13 @@ def test_a_worker_s_attempts_are_of_the_trace_that_the_mail_was_submitted_in(
     activate(smtp_server(security="plain", user=None))
     env = {"TRACES": "true", SPANS: str(spans), "ACCEPTANCE_INCLUDE": "tests.acceptance.tracing"}
     stack(beat=False, env={**PATIENT, **environment(tmp_path / "notes"), **env})
-    before = observing.installed()
+    before = instrumentation.installed()
     tracing.begin()
     try:
         send_email.delay("secret-subject", "secret-body", to=["kim@example.com"])
         submit_many(EmailMessage("secret-subject", "B", to=["kim@example.com"]) for _ in range(20))
     finally:
-        observing.install(before)
+        instrumentation.install(before)
     wait_until(lambda: not Delivery.objects.exclude(status__in=FINAL).exists(), what="the end of all mails")
 
     def delivers() -> list[dict[str, dict[str, str]]]:

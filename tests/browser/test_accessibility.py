@@ -11,8 +11,8 @@ from django.contrib.auth.models import User
 from playwright.sync_api import Page
 
 from email_integration import routing
-from email_integration.delivery.outcome import Deferred
 from email_integration.models import SendingPause, SMTPConfig, Status
+from email_integration.outcomes.classification import Deferred
 from email_integration.routing import gate
 from tests.deliveries import pretend, submitted
 from tests.history import tried

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 from django.utils import translation
 
-from email_integration.delivery import doorbell
+from email_integration.ledger import task_queue
 from email_integration.routing import stamp
 from tests.deliveries import RecordingDoorbell
 
@@ -16,7 +16,7 @@ def _fresh(fresh_process: None, monkeypatch: pytest.MonkeyPatch, request: pytest
         # Who writes and who reads are one process here: it need not wait for itself at each change.
         monkeypatch.setattr(stamp, "TRUSTED", 0.0)
     # What an earlier test submitted and never committed would ring here: harmless, for nobody finds it, but counted.
-    doorbell._waiting.__dict__.clear()
+    task_queue._waiting.__dict__.clear()
     yield
     translation.deactivate()  # a page in another language leaves it to whoever comes next in this thread
 
@@ -24,8 +24,8 @@ def _fresh(fresh_process: None, monkeypatch: pytest.MonkeyPatch, request: pytest
 @pytest.fixture
 def bell() -> Iterator[RecordingDoorbell]:
     """A doorbell that remembers, in the place of Celery's."""
-    before = doorbell.installed()
+    before = task_queue.installed()
     recording = RecordingDoorbell()
-    doorbell.install(recording)
+    task_queue.install(recording)
     yield recording
-    doorbell.install(before)
+    task_queue.install(before)

@@ -11,9 +11,9 @@ from django.core.mail import EmailMultiAlternatives
 from django.test import Client
 from django.urls import reverse
 
-from email_integration.delivery import content
-from email_integration.delivery.submit import submit
+from email_integration.message import content
 from email_integration.models import Delivery
+from email_integration.queue.submission import submit
 from tests.deliveries import RecordingDoorbell, pretend
 
 from .admin_site import logged_in

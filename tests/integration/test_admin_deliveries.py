@@ -11,9 +11,10 @@ import pytest
 from django.urls import reverse
 from django.utils import timezone
 
-from email_integration.delivery import content, safety
 from email_integration.delivery import decide as decisions
+from email_integration.message import content
 from email_integration.models import Delivery, DeliveryAttempt, SendingPause, Status
+from email_integration.sending import sandbox
 from tests.deliveries import submitted
 
 from .admin_site import logged_in, said
@@ -137,7 +138,7 @@ def test_a_page_of_many_opens_them_with_one_question(django_assert_max_num_queri
 
 def test_what_did_not_reach_its_recipients_is_marked() -> None:
     delivery(Status.ACCEPTED, redirected_to="staging@example.com")
-    reply = {"status": "failed", "reply": safety.WITHHELD}
+    reply = {"status": "failed", "reply": sandbox.WITHHELD}
     delivery(Status.FAILED, recipients=[{"address": ADDRESS, **reply}, {"address": f"2{ADDRESS}", **reply}])
     page = logged_in("view_delivery").get(reverse(LIST)).content.decode()
     assert ">redirected<" in page
@@ -190,7 +191,7 @@ def test_what_was_quarantined_is_tried_as_if_for_the_first_time(bell_and_admin: 
         recipients=[
             {"address": ADDRESS, "status": "failed", "reply": reason},
             {"address": "other@example.org", "status": "failed", "code": 550, "reply": "No"},
-            {"address": "withheld@example.org", "status": "failed", "reply": safety.WITHHELD},
+            {"address": "withheld@example.org", "status": "failed", "reply": sandbox.WITHHELD},
         ],
     )
     decide(client, "send_now", aside)

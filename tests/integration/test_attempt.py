@@ -18,12 +18,14 @@ from django.utils import timezone
 from config.local.processes import PATIENCE, wait_until
 from config.local.smtp_server import Fault, Message, SMTPServer
 from email_integration import conf, routing
-from email_integration.delivery import dispatch, ledger, waking
-from email_integration.delivery.attempt import attempt
-from email_integration.delivery.dispatch import pool
-from email_integration.delivery.outcome import Skipped
-from email_integration.delivery.sweep import sweep
+from email_integration.ledger import transitions
 from email_integration.models import Delivery, DeliveryAttempt, SMTPConfig
+from email_integration.outcomes.classification import Skipped
+from email_integration.queue import retry_now
+from email_integration.queue.sweeper import sweep
+from email_integration.sending import dispatch
+from email_integration.sending.attempt import attempt
+from email_integration.sending.dispatch import pool
 from tests import services
 from tests.deliveries import Clock, RecordingDoorbell, ago, in_threads, pretend, statuses, submitted
 from tests.mail_settings import NO_SERVER
@@ -353,7 +355,7 @@ def test_a_worker_killed_after_its_claim_leaves_a_doubt(
     delivery = submitted()
     route = routing.active_relay()
     assert not isinstance(route, routing.Nowhere)
-    assert ledger.claim(delivery, route, from_header="a@example.com", sender="a@example.com")
+    assert transitions.claim(delivery, route, from_header="a@example.com", sender="a@example.com")
     assert skipped(delivery) == "another worker is sending it"
     pretend(delivery, lease_until=ago(1))
     result = attempt(delivery.pk)
@@ -385,7 +387,7 @@ def test_who_loses_the_claim_sends_no_final_dot(smtp_server: Serve) -> None:
     wait_until(lambda: server.sessions and "DATA" in server.sessions[0].verbs, what="DATA")
     route = routing.active_relay()
     assert not isinstance(route, routing.Nowhere)
-    assert ledger.claim(delivery, route, from_header="a@example.com", sender="a@example.com")
+    assert transitions.claim(delivery, route, from_header="a@example.com", sender="a@example.com")
     claimed.set()
     worker.join(PATIENCE)
     assert results == [Skipped(reason="another worker was faster")]
@@ -471,7 +473,7 @@ def test_workers_that_have_claimed_too_slowly_send_nothing(smtp_server: Serve, m
     monkeypatch.setattr(dispatch, "time", clock)
     server = smtp_server()
     config_for(server)
-    claim = ledger.claim
+    claim = transitions.claim
 
     def slow(*args: Any, **kwargs: Any) -> bool:
         clock.ahead += conf.get("LEASE") - conf.get("REPLY_TIMEOUT") + 1
@@ -479,7 +481,7 @@ def test_workers_that_have_claimed_too_slowly_send_nothing(smtp_server: Serve, m
 
     delivery = submitted()
     with monkeypatch.context() as patch:
-        patch.setattr(ledger, "claim", slow)
+        patch.setattr(transitions, "claim", slow)
         row = tried(delivery)
     assert (row.status, row.reason) == ("deferred", "it took too long to claim it in the database")
     assert server.messages == []
@@ -508,7 +510,7 @@ def test_many_attempts_sweeps_and_changes_at_once_come_to_no_deadlock(
         for _ in range(5):
             Delivery.objects.filter(ring_after__isnull=False).update(ring_after=ago(1))
             sweep()
-            waking.wake()
+            retry_now.wake()
 
     found = in_threads(*[functools.partial(work, turn) for turn in (0, 10, 20)], change, look)
     assert [one for one in found if isinstance(one, Exception)] == []
@@ -584,7 +586,7 @@ def test_a_database_that_fails_at_the_claim_costs_nothing_but_time(
         raise OperationalError("gone")
 
     with monkeypatch.context() as patch:
-        patch.setattr(ledger, "claim", gone)
+        patch.setattr(transitions, "claim", gone)
         with pytest.raises(OperationalError):
             attempt(delivery.pk)
     session_ends(server)
@@ -618,7 +620,7 @@ def test_a_mail_that_kills_its_worker_each_time_is_put_aside(settings: Any, bell
     settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "QUARANTINE_AFTER": 3}
     delivery = pretend(submitted(), rings=1)
     for _ in range(3):
-        assert ledger.begin_again(delivery)  # and then the worker dies
+        assert transitions.begin_again(delivery)  # and then the worker dies
     row = tried(delivery)
     assert (row.status, row.reason) == ("quarantined", "its worker was lost every time it was tried")
 
@@ -628,7 +630,7 @@ def test_while_workers_die_over_other_mails_too_it_takes_twice_as_many(settings:
     settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "QUARANTINE_AFTER": 3}
     delivery = pretend(submitted(), unfinished=5)
     others = [pretend(submitted(), status="sending", lease_until=ago(1)) for _ in range(2)]
-    assert all(map(ledger.lease_ran_out, others))
+    assert all(map(transitions.lease_ran_out, others))
     assert tried(delivery).status == "deferred"  # for there is no server: it was tried
     assert tried(pretend(delivery, unfinished=6, due_at=ago(1))).status == "quarantined"
     DeliveryAttempt.objects.filter(delivery=others[0]).delete()  # the other may have been in a group with it

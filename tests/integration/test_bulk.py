@@ -17,9 +17,10 @@ from django.utils import timezone
 from config.local.processes import PATIENCE
 from config.local.valkey import Valkey
 from email_integration import submit_many
-from email_integration.delivery import bulk, content
 from email_integration.exceptions import InvalidMail
+from email_integration.message import content
 from email_integration.models import Delivery
+from email_integration.queue import bulk
 from email_integration.tasks import canvas, send_email
 from tests.broker import messages
 from tests.deliveries import RecordingDoorbell, in_threads, submitted

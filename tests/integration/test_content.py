@@ -18,10 +18,10 @@ from django.db import connection
 
 from config.local.processes import PATIENCE
 from config.local.smtp_server import SMTPServer
-from email_integration.delivery import content
-from email_integration.delivery.attempt import attempt
 from email_integration.exceptions import ContentUnavailable
+from email_integration.message import content
 from email_integration.models import Delivery
+from email_integration.sending.attempt import attempt
 from tests.deliveries import RecordingDoorbell, ago, pretend, submitted
 from tests.relays import config_for
 

@@ -14,11 +14,15 @@ from django.utils import timezone
 
 from config.local.smtp_server import Fault, SMTPServer
 from email_integration import delivery as api
-from email_integration.delivery import cancel, content, discard, ledger, release, resend, send_now, times, waking
-from email_integration.delivery.attempt import attempt
+from email_integration.delivery import cancel, discard, release, resend, send_now
 from email_integration.exceptions import ContentUnavailable
+from email_integration.ledger import transitions
+from email_integration.message import content
 from email_integration.models import Delivery, RelayGate, Status
+from email_integration.outcomes import schedule
+from email_integration.queue import retry_now
 from email_integration.routing import active_relay, gate
+from email_integration.sending.attempt import attempt
 from email_integration.smtp import Relay
 from tests.deliveries import RecordingDoorbell, ago, pretend, statuses, submitted
 
@@ -118,7 +122,7 @@ def test_a_mail_that_is_sent_now_waits_for_its_relay_like_all_others(smtp_server
     first, second = submitted(from_email="a@example.com"), submitted(from_email="a@example.com")
     attempt(first.pk)
     assert RelayGate.objects.count() == 1
-    pretend(second, status=Status.DEFERRED, due_at=timezone.now() + times.seconds(900))
+    pretend(second, status=Status.DEFERRED, due_at=timezone.now() + schedule.seconds(900))
 
     assert send_now(second.pk)
     attempt(second.pk)
@@ -128,7 +132,7 @@ def test_a_mail_that_is_sent_now_waits_for_its_relay_like_all_others(smtp_server
     assert "535" in waiting.reason
     relay = active_relay()
     assert isinstance(relay, Relay)
-    waking.reopen(relay)
+    retry_now.reopen(relay)
     assert not gate.is_closed(relay)
     attempt(second.pk)
     assert stored(second).status == Status.ACCEPTED
@@ -137,7 +141,7 @@ def test_a_mail_that_is_sent_now_waits_for_its_relay_like_all_others(smtp_server
 def test_what_was_quarantined_is_tried_as_if_for_the_first_time() -> None:
     delivery = submitted("kim@example.com", "lee@example.com")
     settled = [delivery.recipients[0], {**delivery.recipients[1], "status": "failed", "code": 550, "reply": "No"}]
-    ledger.end(pretend(delivery, recipients=settled, unfinished=3), Status.QUARANTINED, "its worker was lost")
+    transitions.end(pretend(delivery, recipients=settled, unfinished=3), Status.QUARANTINED, "its worker was lost")
     assert send_now(delivery.pk)
     again = stored(delivery)
     assert statuses(delivery) == {"kim@example.com": "pending", "lee@example.com": "failed"}
@@ -157,13 +161,13 @@ def test_a_time_to_expire_that_has_passed_begins_anew() -> None:
 def test_whoever_was_faster_is_respected(monkeypatch: pytest.MonkeyPatch) -> None:
     """A decision about what has been cancelled in between changes nothing."""
     delivery = in_doubt()
-    changes = ledger.send_now
+    changes = transitions.send_now
 
     def cancelled_first(*arguments: Any, **how: Any) -> bool:
         assert cancel(delivery.pk)
         return changes(*arguments, **how)
 
-    monkeypatch.setattr(ledger, "send_now", cancelled_first)
+    monkeypatch.setattr(transitions, "send_now", cancelled_first)
     assert not release(delivery.pk)
     assert stored(delivery).status == Status.CANCELLED
 

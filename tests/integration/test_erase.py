@@ -14,12 +14,14 @@ from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
 from config.local.smtp_server import Fault, SMTPServer
-from email_integration.delivery import content, decide, erase, ledger, rows
-from email_integration.delivery.attempt import attempt
-from email_integration.delivery.erase import Erased, erase_recipient
-from email_integration.delivery.outcome import Accepted, Skipped
+from email_integration.delivery import erasure, manual
+from email_integration.delivery.erasure import Erased, erase_recipient
 from email_integration.exceptions import ContentUnavailable, InvalidMail
+from email_integration.ledger import records, rows, transitions
+from email_integration.message import content
 from email_integration.models import FINAL, Delivery, DeliveryAttempt, Status
+from email_integration.outcomes.classification import Accepted, Skipped
+from email_integration.sending.attempt import attempt
 from tests.deliveries import RecordingDoorbell, ago, pretend, submitted
 from tests.relays import config_for, relay_to
 
@@ -216,7 +218,7 @@ def test_its_content_goes_however_it_ends(how: str, smtp_server: Serve, settings
     delivery = submitted(KIM, LEE)
     erase_recipient(KIM)
     if how == "cancelled":
-        assert ledger.cancel(delivery.pk)
+        assert transitions.cancel(delivery.pk)
     else:
         changes: dict[str, Any] = {"expired": {"expires_at": ago(1)}, "quarantined": {"unfinished": 9}}.get(how, {})
         pretend(delivery, **changes)
@@ -228,10 +230,10 @@ def test_its_content_goes_however_it_ends(how: str, smtp_server: Serve, settings
 def test_a_copy_does_not_go_to_who_was_erased(smtp_server: Serve) -> None:
     delivery = submitted(KIM, LEE)
     erase_recipient(KIM)
-    assert [item["address"] for item in decide.resend(delivery.pk).recipients] == [LEE]
+    assert [item["address"] for item in manual.resend(delivery.pk).recipients] == [LEE]
     erase_recipient(LEE)
     with pytest.raises(ContentUnavailable):
-        decide.resend(delivery.pk)
+        manual.resend(delivery.pk)
 
 
 def test_who_was_accepted_before_stays_accepted() -> None:
@@ -268,7 +270,7 @@ def test_a_worker_that_has_loaded_the_mail_before_sends_nothing(smtp_server: Ser
     loaded = rows.load(delivery.pk)
     assert loaded is not None
     erase_recipient(KIM)
-    assert not ledger.claim(loaded, relay_to(server), from_header="a@example.com", sender="a@example.com")
+    assert not transitions.claim(loaded, relay_to(server), from_header="a@example.com", sender="a@example.com")
 
 
 def test_a_late_reply_does_not_bring_an_address_back(smtp_server: Serve) -> None:
@@ -278,7 +280,7 @@ def test_a_late_reply_does_not_bring_an_address_back(smtp_server: Serve) -> None
     assert loaded is not None
     erase_recipient(KIM)
     outcome = Accepted(code=250, accepted=(KIM, LEE), refused={})
-    assert ledger.record(loaded, outcome, ledger.Try(route=None, started_at=ago(1)))
+    assert transitions.record(loaded, outcome, records.Try(route=None, started_at=ago(1)))
     row = Delivery.objects.get()
     assert (row.status, [item["address"] for item in row.recipients]) == ("accepted", ["erased", LEE])
 
@@ -295,7 +297,7 @@ def test_a_row_that_cannot_be_read_is_erased_all_the_same() -> None:
 
 
 def test_all_rows_are_searched_in_batches_without_their_contents(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(erase, "BATCH", 3)
+    monkeypatch.setattr(erasure, "BATCH", 3)
     for _ in range(10):
         finished(KIM)
         finished(LEE)
@@ -310,7 +312,7 @@ def test_all_rows_are_searched_in_batches_without_their_contents(monkeypatch: py
 
 def test_a_row_that_is_moved_meanwhile_is_erased_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     delivery = submitted(KIM)
-    real, moved = ledger.erase, threading.Event()
+    real, moved = transitions.erase, threading.Event()
 
     def moves_first(loaded: Delivery, *args: Any, **changes: Any) -> bool:
         if not moved.is_set():
@@ -318,7 +320,7 @@ def test_a_row_that_is_moved_meanwhile_is_erased_all_the_same(monkeypatch: pytes
             pretend(delivery, fence=loaded.fence + 1, status=Status.DEFERRED)
         return real(loaded, *args, **changes)
 
-    monkeypatch.setattr(ledger, "erase", moves_first)
+    monkeypatch.setattr(transitions, "erase", moves_first)
     assert erase_recipient(KIM) == Erased(deliveries=1, stopped=1, contents=1, replies=0, left=())
     assert "kim" not in dump()
 

@@ -13,13 +13,16 @@ from django.utils import timezone
 from config.local.processes import PATIENCE
 from config.local.smtp_server import Fault, SMTPServer
 from email_integration import conf, routing
-from email_integration.delivery import direct, ledger, times, waking
-from email_integration.delivery.attempt import attempt
-from email_integration.delivery.outcome import Deferred
-from email_integration.delivery.sweep import sweep
 from email_integration.exceptions import DeliveryDeferred
+from email_integration.ledger import transitions
 from email_integration.models import Delivery, RelayGate, SMTPConfig
+from email_integration.outcomes import schedule
+from email_integration.outcomes.classification import Deferred
+from email_integration.queue import retry_now
+from email_integration.queue.sweeper import sweep
 from email_integration.routing import gate
+from email_integration.sending import direct
+from email_integration.sending.attempt import attempt
 from email_integration.smtp import Relay
 from tests.deliveries import RecordingDoorbell, ago, in_threads, mail, pretend, submitted
 from tests.relays import config_for
@@ -87,7 +90,7 @@ def test_many_mails_on_a_wrong_password_make_one_login_and_none_is_burnt(smtp_se
 def test_what_was_put_off_expires_in_time_all_the_same(smtp_server: Serve) -> None:
     wrong_password(smtp_server)
     attempt(submitted().pk)
-    soon = timezone.now() + times.seconds(30)
+    soon = timezone.now() + schedule.seconds(30)
     delivery = submitted(expires_at=soon)
     attempt(delivery.pk)
     assert Delivery.objects.get(pk=delivery.pk).ring_after == soon
@@ -183,8 +186,8 @@ def test_sweeps_have_one_mail_try_a_relay_whatever_comes_of_it(bell: RecordingDo
     closed = gate.close(relay(), Deferred(code=535, reason="the login is wrong"), probing=False)
     assert closed
     for _ in range(3):
-        pretend(submitted(), status="deferred", waits_for_relay=True, due_at=timezone.now() + times.seconds(LONG))
-    Delivery.objects.update(ring_after=timezone.now() + times.seconds(LONG))
+        pretend(submitted(), status="deferred", waits_for_relay=True, due_at=timezone.now() + schedule.seconds(LONG))
+    Delivery.objects.update(ring_after=timezone.now() + schedule.seconds(LONG))
     RelayGate.objects.update(probe_at=ago(1))
     bell.rings.clear()
     for _ in range(3):
@@ -223,7 +226,7 @@ def test_a_success_over_a_session_that_was_open_opens_the_gate_too(smtp_server: 
     first, second = submitted(), submitted()
     direct.send_now(mail())
     gate.close(relay(), Deferred(code=421, reason="too many connections"), probing=False)
-    pretend(second, status="deferred", waits_for_relay=True, due_at=timezone.now() + times.seconds(LONG))
+    pretend(second, status="deferred", waits_for_relay=True, due_at=timezone.now() + schedule.seconds(LONG))
     pretend(first, status="deferred", waits_for_relay=True)
     attempt(first.pk)
     assert len(server.sessions) == 1
@@ -238,7 +241,7 @@ def test_a_probe_that_loses_its_mail_to_another_worker_opens_the_gate(
     attempt(submitted().pk)
     server.password = "s3cret"
     probe_is_due()
-    monkeypatch.setattr(ledger, "claim", lambda *args, **kwargs: False)
+    monkeypatch.setattr(transitions, "claim", lambda *args, **kwargs: False)
     attempt(submitted().pk)
     assert not RelayGate.objects.exists()
 
@@ -249,7 +252,7 @@ def test_the_sweep_has_a_relay_tried_that_may_be(smtp_server: Serve, bell: Recor
     for _ in range(4):
         submitted()
     attempt_all()
-    Delivery.objects.update(ring_after=timezone.now() + times.seconds(LONG))
+    Delivery.objects.update(ring_after=timezone.now() + schedule.seconds(LONG))
     bell.rings.clear()
     assert sweep() == 0  # it is not time yet
     probe_is_due()
@@ -265,7 +268,7 @@ def test_the_sweep_lets_rest_who_waits_for_another_relay(smtp_server: Serve, bel
     probe_is_due()
     RelayGate.objects.update(key="of one that was replaced")
     bell.rings.clear()
-    Delivery.objects.update(ring_after=timezone.now() + times.seconds(LONG))
+    Delivery.objects.update(ring_after=timezone.now() + schedule.seconds(LONG))
     assert sweep() == 0
 
 
@@ -335,13 +338,13 @@ def test_a_mail_that_is_put_off_just_after_the_gate_opened_does_not_sleep(
     """It has seen the gate closed, and is recorded only when everybody else has been woken."""
     wrong_password(smtp_server)
     attempt(submitted().pk)
-    put_off = ledger.wait_for_relay
+    put_off = transitions.wait_for_relay
 
     def late(*args: Any, **kwargs: Any) -> bool:
-        in_threads(lambda: waking.reopen(relay()))
+        in_threads(lambda: retry_now.reopen(relay()))
         return put_off(*args, **kwargs)
 
-    monkeypatch.setattr(ledger, "wait_for_relay", late)
+    monkeypatch.setattr(transitions, "wait_for_relay", late)
     delivery = submitted()
     attempt(delivery.pk)
     assert Delivery.objects.get(pk=delivery.pk).due_at <= timezone.now()
@@ -356,7 +359,7 @@ def test_a_mail_that_is_put_off_while_the_gate_opens_does_not_sleep(
     server.password = "s3cret"
     delivery = submitted()
     woken, put_off = threading.Event(), threading.Event()
-    wake = waking.wake
+    wake = retry_now.wake
 
     def slow(*ids: str) -> int:
         count = wake(*ids)
@@ -371,8 +374,8 @@ def test_a_mail_that_is_put_off_while_the_gate_opens_does_not_sleep(
         attempt(delivery.pk)
         put_off.set()
 
-    monkeypatch.setattr(waking, "wake", slow)
-    found = in_threads(lambda: waking.reopen(relay()), work)
+    monkeypatch.setattr(retry_now, "wake", slow)
+    found = in_threads(lambda: retry_now.reopen(relay()), work)
     assert found == [None, None]
     assert waiting() == 0
 
@@ -385,10 +388,10 @@ def test_nobody_sleeps_however_opening_and_putting_off_meet(smtp_server: Serve) 
         gate.close(here, fault, probing=False)
         ids = [submitted().pk for _ in range(5)]
         works: list[Callable[[], Any]] = [lambda pk=pk: attempt(pk) for pk in ids]
-        found = in_threads(*works, lambda: waking.reopen(here))
+        found = in_threads(*works, lambda: retry_now.reopen(here))
         assert not [one for one in found if isinstance(one, Exception)]
         # Whoever saw it open has tried the login, and closed it.
-        waking.reopen(here)
+        retry_now.reopen(here)
         assert waiting() == 0
 
 

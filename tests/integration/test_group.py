@@ -16,7 +16,7 @@ from redis import Redis
 from config.local.smtp_server import Fault, SMTPServer
 from config.local.valkey import Valkey
 from email_integration import tasks
-from email_integration.delivery import ledger
+from email_integration.ledger import transitions
 from email_integration.models import Delivery, Status
 from email_integration.tasks import canvas, deliver, deliver_group, names, ringing, send_email
 from tests.broker import Message, messages
@@ -174,14 +174,14 @@ def test_a_database_that_fails_ends_the_group_and_the_rest_is_rung_for_again(
 ) -> None:
     config_for(smtp_server())
     ids = submit_together(3)
-    together = ledger.record_and_claim
+    together = transitions.record_and_claim
 
     def failing(ended: Any, wanted: Any, **how: Any) -> Any:
         if any(claim.delivery.pk == ids[1] for claim in wanted):
             raise OperationalError("u1@example.com")
         return together(ended, wanted, **how)
 
-    monkeypatch.setattr(ledger, "record_and_claim", failing)
+    monkeypatch.setattr(transitions, "record_and_claim", failing)
     assert deliver_group.apply((ids,)).state == "IGNORED"
     assert "The database failed during a group of 3 deliveries (OperationalError)" in caplog.text
     assert "u1@" not in caplog.text

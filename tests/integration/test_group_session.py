@@ -14,10 +14,13 @@ from django.db import DataError, OperationalError, transaction
 
 from config.local.smtp_server import Fault, Message, SMTPServer
 from email_integration import conf
-from email_integration.delivery import content, decide, follow_up, group, ledger, rows, statements
-from email_integration.delivery.group import attempt_group
-from email_integration.delivery.sweep import sweep
+from email_integration.delivery import manual
+from email_integration.ledger import continuation, records, rows, sql, transitions
+from email_integration.message import content
 from email_integration.models import Delivery, DeliveryAttempt, RelayGate, SendingPause, SMTPConfig, Status
+from email_integration.queue.sweeper import sweep
+from email_integration.sending import group
+from email_integration.sending.group import attempt_group
 from email_integration.tasks import deliver_group
 from tests.deliveries import Clock, RecordingDoorbell, ago, in_threads, pretend, statuses, submitted
 from tests.relays import config_for, patient_but
@@ -106,14 +109,14 @@ def test_all_go_over_one_session(server: SMTPServer, settings: Any, together_cla
 def test_the_outcome_of_one_and_the_claim_of_the_next_are_one_commit(
     server: SMTPServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ids, made = together(), statements.make
+    ids, made = together(), sql.make
     commits: list[list[str]] = []
 
     def making(moves: Any, **how: Any) -> list[bool]:
         commits.append([str(move.values["status"]) for move in moves])
         return made(moves, **how)
 
-    monkeypatch.setattr(statements, "make", making)
+    monkeypatch.setattr(sql, "make", making)
     attempt_all(ids)
     assert commits == [["sending"], *[["accepted", "sending"]] * (GROUP - 1), ["accepted"]]
 
@@ -124,14 +127,14 @@ def test_group_commit_claims_so_many_in_one_commit(
 ) -> None:
     """No more than so many are claimed at a time, which is what a crash can leave in doubt."""
     change(settings, GROUP_COMMIT=together_claimed)
-    ids, made, claims = together(), statements.make, []
+    ids, made, claims = together(), sql.make, []
 
     def making(moves: Any, **how: Any) -> list[bool]:
         done = made(moves, **how)
         claims.append(Delivery.objects.filter(status="sending").count())
         return done
 
-    monkeypatch.setattr(statements, "make", making)
+    monkeypatch.setattr(sql, "make", making)
     assert attempt_all(ids) == ["accepted"] * GROUP
     assert max(claims) == min(together_claimed, GROUP)
 
@@ -377,14 +380,14 @@ def test_what_somebody_else_has_claimed_is_left_to_him(
 ) -> None:
     change(settings, GROUP_COMMIT=commit)
     ids = together()
-    make = statements.make
+    make = sql.make
 
-    def overtaken(moves: Sequence[statements.Move], **how: Any) -> list[bool]:
+    def overtaken(moves: Sequence[sql.Move], **how: Any) -> list[bool]:
         in_its_hands = {"status": "sending", "fence": 7, "lease_until": ago(-60), "ring_after": ago(-60)}
         Delivery.objects.filter(pk=ids[ILL], status="queued").update(**in_its_hands)
         return make(moves, **how)
 
-    monkeypatch.setattr(statements, "make", overtaken)
+    monkeypatch.setattr(sql, "make", overtaken)
     told = attempt_all(ids)
     assert told == ["accepted"] * (GROUP - 1)
     assert well(server, ids)
@@ -394,7 +397,7 @@ def test_what_somebody_else_has_claimed_is_left_to_him(
 
 def test_what_is_cancelled_amid_a_group_is_not_sent(server: SMTPServer) -> None:
     ids = together()
-    amid(server, lambda: decide.cancel(ids[ILL]), place=0)
+    amid(server, lambda: manual.cancel(ids[ILL]), place=0)
     attempt_all(ids)
     assert well(server, ids)
     assert stand(ids)[ILL] == "cancelled"
@@ -459,14 +462,14 @@ def test_what_expires_before_its_turn_is_not_sent(server: SMTPServer, monkeypatc
 
 def failing_once(monkeypatch: pytest.MonkeyPatch, pk: str, error: Exception) -> None:
     """The first commit that would claim it fails."""
-    failures, make = [error], statements.make
+    failures, make = [error], sql.make
 
-    def failing(moves: Sequence[statements.Move], **how: Any) -> list[bool]:
+    def failing(moves: Sequence[sql.Move], **how: Any) -> list[bool]:
         if failures and any(move.pk == pk and move.values.get("status") == Status.SENDING for move in moves):
             raise failures.pop()
         return make(moves, **how)
 
-    monkeypatch.setattr(statements, "make", failing)
+    monkeypatch.setattr(sql, "make", failing)
 
 
 @pytest.mark.parametrize("commit", [1, 3])
@@ -489,14 +492,14 @@ def test_one_that_cannot_be_written_holds_up_nobody(
 ) -> None:
     """Whatever is wrong with it, all the others are sent, and what is known of them is recorded."""
     change(settings, GROUP_COMMIT=commit)
-    ids, make = together(), statements.make
+    ids, make = together(), sql.make
 
-    def failing(moves: Sequence[statements.Move], **how: Any) -> list[bool]:
+    def failing(moves: Sequence[sql.Move], **how: Any) -> list[bool]:
         if any(move.pk == ids[ILL] and move.values.get("status") == Status.SENDING for move in moves):
             raise error
         return make(moves, **how)
 
-    monkeypatch.setattr(statements, "make", failing)
+    monkeypatch.setattr(sql, "make", failing)
     with contextlib.suppress(DataError):
         attempt_all(ids)
     taken = times_taken(server)
@@ -513,7 +516,7 @@ def test_what_is_recorded_of_one_survives_a_result_that_cannot_be_stored(
     """Also of the others in the same commit."""
     ids = together()
 
-    def report(delivery: Delivery) -> Sequence[statements.Row]:
+    def report(delivery: Delivery) -> Sequence[sql.Row]:
         if delivery.pk == ids[ILL]:
             raise ValueError("no result")
         return ()
@@ -560,15 +563,15 @@ def test_a_server_that_is_away_puts_nothing_in_quarantine(
 def test_a_database_that_fails_amid_a_group_is_nobodys_fault(
     server: SMTPServer, bell: RecordingDoorbell, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ids, make = rung_again(together(), bell), statements.make
+    ids, make = rung_again(together(), bell), sql.make
 
-    def failing(moves: Sequence[statements.Move], **how: Any) -> list[bool]:
+    def failing(moves: Sequence[sql.Move], **how: Any) -> list[bool]:
         if any(move.values.get("status") == Status.SENDING for move in moves):
             raise OperationalError("deadlock detected")
         return make(moves, **how)
 
     with monkeypatch.context() as patch:
-        patch.setattr(statements, "make", failing)
+        patch.setattr(sql, "make", failing)
         with pytest.raises(OperationalError):
             attempt_all(ids)
     assert set(Delivery.objects.values_list("unfinished", flat=True)) == {0}
@@ -582,7 +585,7 @@ class Killed(BaseException):
 def killing(monkeypatch: pytest.MonkeyPatch, killer: str) -> tuple[list[str], threading.Event]:
     """Let whoever reads the content of this one die, which is noted; the event says that the worker is dead."""
     deaths: list[str] = []
-    stored, make, is_dead = content.stored, statements.make, threading.Event()
+    stored, make, is_dead = content.stored, sql.make, threading.Event()
 
     def dying(delivery: Delivery) -> content.Content:
         if delivery.pk == killer:
@@ -591,13 +594,13 @@ def killing(monkeypatch: pytest.MonkeyPatch, killer: str) -> tuple[list[str], th
             raise Killed
         return stored(delivery)
 
-    def recording(moves: Sequence[statements.Move], **how: Any) -> list[bool]:
+    def recording(moves: Sequence[sql.Move], **how: Any) -> list[bool]:
         if is_dead.is_set():
             raise Killed
         return make(moves, **how)
 
     monkeypatch.setattr(content, "stored", dying)
-    monkeypatch.setattr(statements, "make", recording)
+    monkeypatch.setattr(sql, "make", recording)
     return deaths, is_dead
 
 
@@ -714,7 +717,7 @@ def test_what_follows_one_of_a_slow_group_is_not_set_going_by_two(
             if one.pk == ids[0]:
                 one.lease_until = ago(1)
         row = Delivery.objects.get(pk=ids[0])
-        assert follow_up.resume(row)  # another worker
+        assert continuation.resume(row)  # another worker
 
     monkeypatch.setattr(group._Convoy, "run", slow)
     assert deliver_group.apply((ids,)).get() == {"accepted": 2}
@@ -754,14 +757,14 @@ def test_a_claim_that_is_about_to_end_is_not_used(server: SMTPServer, monkeypatc
     clock = Clock()
     monkeypatch.setattr(group, "time", clock)
     ids = together()
-    together_ = ledger.record_and_claim
+    together_ = transitions.record_and_claim
 
-    def slow(ended: Any, wanted: Sequence[ledger.Claim], **how: Any) -> Any:
+    def slow(ended: Any, wanted: Sequence[records.Claim], **how: Any) -> Any:
         if any(claim.delivery.pk == ids[ILL] for claim in wanted):
             clock.ahead += conf.get("LEASE") - conf.get("REPLY_TIMEOUT") + 1
         return together_(ended, wanted, **how)
 
-    monkeypatch.setattr(ledger, "record_and_claim", slow)
+    monkeypatch.setattr(transitions, "record_and_claim", slow)
     attempt_all(ids)
     assert well(server, ids)
     assert times_taken(server)[address(ILL)] == 0

@@ -11,10 +11,10 @@ import pytest
 from django.test import Client
 
 from config.local.processes import PATIENCE, wait_until
-from email_integration.delivery import swept
 from email_integration.diagnosis.probing import Panel
 from email_integration.models import Delivery
 from email_integration.operations import health
+from email_integration.queue import sweeper
 from tests.deliveries import RecordingDoorbell, ago, submitted
 from tests.relays import soon
 
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.django_db(transaction=True)
 @pytest.fixture(autouse=True)
 def _swept(valkey: Any, bell: RecordingDoorbell) -> Iterator[None]:
     """Something sweeps."""
-    swept.leave_mark()
+    sweeper.leave_mark()
     yield
     wait_until(lambda: not health.panel._asked, what="the end of all questions")
 

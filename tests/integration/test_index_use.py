@@ -20,10 +20,12 @@ from email_integration import submit_many
 from email_integration.dashboard.figures import Choice, flows, times
 from email_integration.dashboard.spans import SPANS, Interval
 from email_integration.dashboard.standing import oldest_waiting
-from email_integration.delivery import ledger, orphans, retention, statements, waking
-from email_integration.delivery.backlog import backlog, oldest_due
-from email_integration.delivery.sweep import sweep
+from email_integration.delivery import orphans, retention
+from email_integration.ledger import sql, transitions
 from email_integration.models import FINAL, Delivery, Status
+from email_integration.queue import retry_now
+from email_integration.queue.backlog import backlog, oldest_due
+from email_integration.queue.sweeper import sweep
 from tests.deliveries import RecordingDoorbell, ago, submitted
 
 from .admin_site import logged_in
@@ -111,7 +113,7 @@ QUESTIONS: list[tuple[Callable[[], object], str, str]] = [
     (backlog, '"ring_after" IS NOT NULL', "delivery_ring_after|delivery_not_accepted"),
     (oldest_due, '"ring_after" IS NOT NULL', "delivery_ring_after|delivery_not_accepted"),
     (backlog, f"\"status\" = '{Status.IN_DOUBT}'", "delivery_not_accepted"),
-    (waking.wake, '"waits_for_relay"', "delivery_waits_for_relay"),
+    (retry_now.wake, '"waits_for_relay"', "delivery_waits_for_relay"),
     (retention.prune, '"finished_at" <', "delivery_finished_at"),
     (retention.prune, '"has_content"', "delivery_finished_content"),
     (lambda: flows([_lately()]), '"finished_at" >=', "delivery_finished_otherwise|delivery_finished_at"),
@@ -201,15 +203,15 @@ def test_a_sweep_costs_the_same_however_much_is_finished() -> None:
     assert many == pytest.approx(few, abs=max(2, few * 0.2))  # a page or two more, as it falls
 
 
-@pytest.mark.parametrize("condition", [{"among": ledger.CLAIMABLE}, {"not_among": FINAL}], ids=["claim", "record"])
+@pytest.mark.parametrize("condition", [{"among": transitions.CLAIMABLE}, {"not_among": FINAL}], ids=["claim", "record"])
 def test_a_mail_is_found_by_its_key_when_the_statistics_are_of_an_idle_hour(condition: dict[str, Any]) -> None:
     """All mail was finished when the database looked, and then a thousand are submitted."""
     fill(6)
     Delivery.objects.exclude(status=Status.ACCEPTED).delete()
     analyse()
     pk, *_ = submit_many(EmailMessage("S", "B", "a@example.com", ["kim@example.com"]) for _ in range(1000))
-    words = statements._Words(connection)
-    text = words.update(statements.Move(pk=pk, fence=0, values={"status": Status.SENDING}, **condition))
+    words = sql._Words(connection)
+    text = words.update(sql.Move(pk=pk, fence=0, values={"status": Status.SENDING}, **condition))
     explain = {"sqlite": "EXPLAIN QUERY PLAN"}.get(connection.vendor, "EXPLAIN")
     with connection.cursor() as cursor:
         cursor.execute(f"{explain} {text}", words.parameters)

@@ -11,9 +11,10 @@ from django.utils import timezone
 from redis import Redis
 
 from config.local.valkey import Valkey
-from email_integration.delivery import decide, sweep
+from email_integration.delivery import manual
 from email_integration.exceptions import InvalidMail
 from email_integration.models import Delivery, Lane
+from email_integration.queue import sweeper
 from email_integration.tasks import health, names, send_email
 from tests.broker import messages
 from tests.deliveries import RecordingDoorbell, submitted
@@ -47,14 +48,14 @@ def test_the_sweep_rings_in_the_lane(valkey: Valkey, lane: str) -> None:
     delivery = submitted(priority=lane)
     valkey.flush()
     Delivery.objects.update(ring_after=timezone.now())
-    sweep.sweep()
+    sweeper.sweep()
     assert rung(valkey)[lane] == [delivery.pk]
 
 
 def test_a_prepared_mail_and_a_copy_stay_in_the_lane(valkey: Valkey) -> None:
     prepared = send_email.prepare("S", "B", **TO, priority="high")
     prepared.apply_async()
-    copy = decide.resend(prepared.kwargs["delivery_id"])
+    copy = manual.resend(prepared.kwargs["delivery_id"])
     assert rung(valkey)["high"] == [prepared.kwargs["delivery_id"], copy.pk]
 
 
@@ -116,7 +117,7 @@ def test_a_lane_that_is_damaged_in_the_database_is_a_normal_one(valkey: Valkey) 
     delivery = submitted(priority="high")
     valkey.flush()
     Delivery.objects.update(ring_after=timezone.now(), lane="fast")
-    sweep.sweep()
+    sweeper.sweep()
     assert rung(valkey)["normal"] == [delivery.pk]
 
 

@@ -24,13 +24,15 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from email_integration.delivery import attempt as attempting
-from email_integration.delivery import decide, ledger, rows, waking
-from email_integration.delivery import sweep as sweeping
-from email_integration.delivery.outcome import Accepted, Deferred, Failed, InDoubt, Outcome
+from email_integration.delivery import manual
 from email_integration.exceptions import ContentUnavailable
+from email_integration.ledger import records, rows, transitions
 from email_integration.models import FINAL, Delivery, DeliveryAttempt, Status
+from email_integration.outcomes.classification import Accepted, Deferred, Failed, InDoubt, Outcome
+from email_integration.queue import retry_now
+from email_integration.queue import sweeper as sweeping
 from email_integration.routing import gate
+from email_integration.sending import attempt as attempting
 from email_integration.smtp import Relay, Reply
 from tests.deliveries import RecordingDoorbell, ago, submitted
 
@@ -141,15 +143,15 @@ class Ledger(RuleBasedStateMachine):
 
     def come_to_an_end(self, worker: Worker, fate: str) -> None:
         if fate == "gate":
-            ledger.wait_for_relay(worker.delivery, gate.GateClosed(RELAY, 535, "the login is wrong"), wait=900)
+            transitions.wait_for_relay(worker.delivery, gate.GateClosed(RELAY, 535, "the login is wrong"), wait=900)
             return
         outcome: Outcome = Deferred(code=450, reason="later", relay_at_fault=fate == "relay")
         if fate == "never" and not self.calm:
             outcome = Failed(code=550, reason="no", refused=dict.fromkeys(worker.recipients, NO))
-        ledger.record(worker.delivery, outcome, ledger.Try(route=RELAY, started_at=timezone.now(), wait=60))
+        transitions.record(worker.delivery, outcome, records.Try(route=RELAY, started_at=timezone.now(), wait=60))
 
     def claim(self, worker: Worker) -> None:
-        if ledger.claim(worker.delivery, RELAY, from_header="a@example.com", sender="a@example.com"):
+        if transitions.claim(worker.delivery, RELAY, from_header="a@example.com", sender="a@example.com"):
             worker.step = "claimed"
             self.workers.append(worker)
 
@@ -186,8 +188,8 @@ class Ledger(RuleBasedStateMachine):
         """However late that is."""
         assert worker.outcome is not None
         before = self.row()
-        moved = ledger.record(
-            worker.delivery, worker.outcome, ledger.Try(route=RELAY, started_at=timezone.now(), wait=wait)
+        moved = transitions.record(
+            worker.delivery, worker.outcome, records.Try(route=RELAY, started_at=timezone.now(), wait=wait)
         )
         after = self.row()
         if moved:
@@ -203,26 +205,26 @@ class Ledger(RuleBasedStateMachine):
 
     # -- what others do ---------------------------------------------------------------------------------------------
 
-    @rule(what=st.sampled_from([sweeping.sweep, waking.wake]))
+    @rule(what=st.sampled_from([sweeping.sweep, retry_now.wake]))
     def look_at_all(self, what: Any) -> None:
         what()
 
     @precondition(lambda self: not self.calm)
-    @rule(how=st.sampled_from([decide.cancel, decide.discard, decide.send_now, decide.send_now, decide.release]))
+    @rule(how=st.sampled_from([manual.cancel, manual.discard, manual.send_now, manual.send_now, manual.release]))
     def a_person_decides(self, how: Any) -> None:
         before = self.row()
         try:
             done = how(self.pk)
         except ContentUnavailable:
             return
-        self.is_reopened = done and how in (decide.send_now, decide.release)
-        assert not self.is_reopened or before.status in decide.CAN_BE_SENT
+        self.is_reopened = done and how in (manual.send_now, manual.release)
+        assert not self.is_reopened or before.status in manual.CAN_BE_SENT
 
     # -- time -------------------------------------------------------------------------------------------------------
 
     def a_while_passes(self) -> None:
         """What was put off is due, and is rung for."""
-        Delivery.objects.filter(status__in=ledger.CLAIMABLE).update(due_at=ago(0), ring_after=ago(1))
+        Delivery.objects.filter(status__in=transitions.CLAIMABLE).update(due_at=ago(0), ring_after=ago(1))
 
     @precondition(lambda self: self.at("claimed") or self.unrecorded)
     @rule()

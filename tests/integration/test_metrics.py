@@ -15,9 +15,9 @@ from django.test import Client
 from prometheus_client.parser import text_string_to_metric_families
 
 from config.local.processes import PATIENCE
-from email_integration.delivery import swept
 from email_integration.metrics import access, ledger
 from email_integration.models import Delivery, RelayGate, SendingPause, SMTPConfig, Status
+from email_integration.queue import sweeper
 from tests.deliveries import RecordingDoorbell, ago, submitted
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -107,7 +107,7 @@ def test_how_mail_goes_is_told(client: Client) -> None:
     SMTPConfig.objects.create(name="Primary", host="localhost", port=25, is_active=True, from_email="a@example.com")
     SendingPause.begin(reason="a test")
     RelayGate.objects.create(key="k", smtp_config="Primary", host="localhost", probe_at=ago(0), reason="down")
-    swept.leave_mark()
+    sweeper.leave_mark()
     found = scraped(client)
 
     assert found[("configuration_info", "Primary")] == 1

@@ -12,10 +12,12 @@ from django.db import transaction
 
 from config.local.smtp_server import Fault, SMTPServer
 from email_integration import routing, submit_many
-from email_integration.delivery import decide, ledger, waking
-from email_integration.delivery.attempt import attempt
-from email_integration.delivery.outcome import InDoubt
+from email_integration.delivery import manual
+from email_integration.ledger import records, transitions
 from email_integration.models import Delivery
+from email_integration.outcomes.classification import InDoubt
+from email_integration.queue import retry_now
+from email_integration.sending.attempt import attempt
 from email_integration.smtp import Relay
 from tests.deliveries import RecordingDoorbell, ago, pretend, submitted
 from tests.relays import config_for
@@ -94,10 +96,12 @@ def test_with_log_addresses_a_line_names_the_recipients(
 
 def test_what_is_sent_again_though_in_doubt_is_told_as_that(caplog: pytest.LogCaptureFixture) -> None:
     delivery = submitted(KIM)
-    assert ledger.claim(delivery, Relay(name="Primary", host="x"), from_header="a@example.com", sender="a@example.com")
+    assert transitions.claim(
+        delivery, Relay(name="Primary", host="x"), from_header="a@example.com", sender="a@example.com"
+    )
     told(caplog)
-    started = ledger.Try(route=None, started_at=ago(0))
-    ledger.record(delivery, InDoubt(reason="the connection was lost"), started)
+    started = records.Try(route=None, started_at=ago(0))
+    transitions.record(delivery, InDoubt(reason="the connection was lost"), started)
     [line] = told(caplog)
     assert "in doubt, to be sent again" in line.getMessage()
     assert (line.levelname, line.__dict__["outcome"], line.__dict__["status"]) == ("WARNING", "in_doubt", "deferred")
@@ -114,7 +118,7 @@ def test_an_end_without_an_attempt_has_a_line(
         attempt(delivery.pk)
     else:
         status, level = "cancelled", "INFO"
-        decide.cancel(delivery.pk)
+        manual.cancel(delivery.pk)
     [line] = told(caplog)
     assert (line.__dict__["status"], line.levelname) == (status, level)
 
@@ -139,7 +143,7 @@ def test_the_gate_and_what_waits_for_it_are_told_once(smtp_server: Serve, caplog
     ]
     relay = routing.active_relay()
     assert isinstance(relay, Relay)
-    waking.reopen(relay)
+    retry_now.reopen(relay)
     assert [line.getMessage() for line in caplog.records] == ["The gate of Primary is open again."]
 
 

@@ -14,11 +14,11 @@ from django.utils import timezone
 
 from config.local.processes import wait_until
 from config.local.smtp_server import SMTPServer
-from email_integration.delivery import ledger
-from email_integration.delivery.attempt import attempt
-from email_integration.delivery.submit import submit
+from email_integration.ledger import transitions
 from email_integration.models import Delivery, SendingPause, SMTPConfig, Status
+from email_integration.queue.submission import submit
 from email_integration.routing import Nowhere, active_relay
+from email_integration.sending.attempt import attempt
 from email_integration.smtp import Relay
 from tests.integration.validating import activate
 from tests.stack import Stack
@@ -78,13 +78,13 @@ def test_a_pause_that_ends_before_the_mail_is_recorded_as_waiting_wakes_it_too(
     SMTPConfig.objects.create(name="Main", host="h", from_email="a@example.com", is_active=True)
     SendingPause.begin()
     delivery = mail()
-    record = ledger.record
+    record = transitions.record
 
     def just_after_the_pause(*arguments: Any) -> bool:
         SendingPause.end()
         return record(*arguments)
 
-    monkeypatch.setattr(ledger, "record", just_after_the_pause)
+    monkeypatch.setattr(transitions, "record", just_after_the_pause)
     attempt(delivery.pk)
 
     delivery.refresh_from_db()

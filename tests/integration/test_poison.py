@@ -15,11 +15,13 @@ from redis import Redis
 from config.local.smtp_server import Fault, SMTPServer
 from config.local.valkey import Valkey
 from email_integration import tasks
-from email_integration.delivery import decide, doorbell, ledger, safety
-from email_integration.delivery.attempt import attempt
-from email_integration.delivery.outcome import Accepted
-from email_integration.delivery.sweep import sweep
+from email_integration.delivery import manual
+from email_integration.ledger import task_queue, transitions
 from email_integration.models import Delivery, Status
+from email_integration.outcomes.classification import Accepted
+from email_integration.queue.sweeper import sweep
+from email_integration.sending import sandbox
+from email_integration.sending.attempt import attempt
 from email_integration.tasks.ringing import CeleryDoorbell
 from tests.deliveries import RecordingDoorbell, ago, pretend, submitted
 from tests.relays import config_for, soon, wait_longest
@@ -96,7 +98,7 @@ def test_a_damaged_row_is_put_aside_with_its_reason(server: SMTPServer, bell: Re
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_row_can_be_cancelled(damage: str) -> None:
     poison = pretend(submitted(), **DAMAGES[damage])
-    assert decide.cancel(poison.pk)
+    assert manual.cancel(poison.pk)
     assert Delivery.objects.get().status == Status.CANCELLED
 
 
@@ -110,9 +112,9 @@ def test_rows_that_were_damaged_after_the_claim_keep_what_the_server_said() -> N
     from tests.integration.test_ledger import RELAY, TRY
 
     delivery = submitted()
-    assert ledger.claim(delivery, RELAY, from_header="a@example.com", sender="a@example.com")
+    assert transitions.claim(delivery, RELAY, from_header="a@example.com", sender="a@example.com")
     pretend(delivery, recipients=5, fence=delivery.fence + 1)
-    assert ledger.record(delivery, Accepted(code=250, accepted=("kim@example.com",), refused={}), TRY)
+    assert transitions.record(delivery, Accepted(code=250, accepted=("kim@example.com",), refused={}), TRY)
     assert Delivery.objects.get().status == "accepted"
 
 
@@ -165,15 +167,15 @@ def test_a_mail_that_kills_its_worker_each_time_is_put_aside_after_three_that_co
     class Killed(BaseException):
         """Ends a worker as nothing else does: nothing more is recorded."""
 
-    plan, deaths = safety.plan_now, []
+    plan, deaths = sandbox.plan_now, []
 
-    def dying(recipients: Iterable[str]) -> safety.Plan:
+    def dying(recipients: Iterable[str]) -> sandbox.Plan:
         if "killer@example.com" in recipients:
             deaths.append(1)
             raise Killed
         return plan(recipients)
 
-    monkeypatch.setattr(safety, "plan_now", dying)
+    monkeypatch.setattr(sandbox, "plan_now", dying)
     poison = submitted("killer@example.com")
     for _ in range(GOOD):
         submitted("good@example.com")
@@ -199,7 +201,7 @@ def test_a_database_that_fails_again_and_again_is_not_the_mails_fault(
         raise OperationalError("deadlock detected")
 
     with monkeypatch.context() as patch:
-        patch.setattr(ledger, "claim", failing)
+        patch.setattr(transitions, "claim", failing)
         for _ in range(5):
             Delivery.objects.update(ring_after=ago(1))
             sweep()
@@ -232,7 +234,7 @@ OPTIONS = [
 def test_one_bad_row_keeps_nobody_elses_ring_from_being_heard(
     server: SMTPServer, valkey: Valkey, damage: dict[str, Any]
 ) -> None:
-    doorbell.install(CeleryDoorbell(tasks.deliver, tasks.deliver_group, tasks.sweep))
+    task_queue.install(CeleryDoorbell(tasks.deliver, tasks.deliver_group, tasks.sweep))
     ids = [submitted().pk for _ in range(3)]
     valkey.flush()
     Delivery.objects.update(ring_after=ago(1))

@@ -16,7 +16,7 @@ from django.urls import reverse
 
 from config.local.processes import PATIENCE
 from config.policy import HEADER, POLICY
-from email_integration.delivery.submit import submit
+from email_integration.queue.submission import submit
 from tests.deliveries import RecordingDoorbell
 
 from .admin_site import logged_in

@@ -10,7 +10,7 @@ import pytest
 
 from config.local.processes import free_port
 from config.local.smtp_server import Fault, SMTPServer
-from email_integration.delivery.trial import trial_mail
+from email_integration.diagnosis.trial import trial_mail
 from email_integration.smtp import CannotConnect, ConnectionLost, NotOffered, Phase, Refused, Relay, TLSFailed
 from email_integration.smtp.probe import Kind, probe
 from tests.relays import soon

@@ -16,11 +16,11 @@ from django.utils import timezone
 
 from config.local.smtp_server import SMTPServer
 from email_integration import routing
-from email_integration.delivery.attempt import attempt
-from email_integration.delivery.dispatch import pool
-from email_integration.delivery.group import attempt_group
-from email_integration.delivery.sweep import sweep
 from email_integration.models import Delivery, RelayGate, SMTPConfig
+from email_integration.queue.sweeper import sweep
+from email_integration.sending.attempt import attempt
+from email_integration.sending.dispatch import pool
+from email_integration.sending.group import attempt_group
 from tests.deliveries import RecordingDoorbell, ago, submitted
 from tests.mail_settings import name_server
 from tests.relays import config_for

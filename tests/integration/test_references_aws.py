@@ -17,10 +17,10 @@ from django.utils import translation
 from config.local.processes import PATIENCE, free_port, wait_until
 from config.local.smtp_server import SMTPServer
 from email_integration import references
-from email_integration.delivery.attempt import attempt
-from email_integration.delivery.dispatch import pool
 from email_integration.exceptions import SecretUnavailable
 from email_integration.models import Delivery, RelayGate
+from email_integration.sending.attempt import attempt
+from email_integration.sending.dispatch import pool
 from tests.deliveries import RecordingDoorbell, submitted
 from tests.relays import config_for
 

@@ -20,8 +20,9 @@ from django.utils import timezone
 from django_celery_results.models import TaskResult
 
 from config.local.processes import PATIENCE, wait_until
-from email_integration.delivery import content, orphans, retention
+from email_integration.delivery import orphans, retention
 from email_integration.delivery.retention import Pruned, prune
+from email_integration.message import content
 from email_integration.models import FINAL, Delivery, DeliveryAttempt, RelayGate, Status
 from tests.deliveries import RecordingDoorbell, ago, pretend, submitted
 from tests.stack import Stack

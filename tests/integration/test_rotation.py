@@ -16,8 +16,8 @@ from django.db import connection
 from django.db.migrations.loader import MigrationLoader
 
 from config.local.smtp_server import SMTPServer
-from email_integration.delivery import content
 from email_integration.exceptions import ContentUnavailable
+from email_integration.message import content
 from email_integration.models import Delivery, SMTPConfig, rotation
 from email_integration.routing import active_relay
 from tests.deliveries import submitted

@@ -12,10 +12,11 @@ from django.utils import timezone
 
 from config.local.smtp_server import Fault, SMTPServer
 from email_integration import signals
-from email_integration.delivery import decide, doorbell, ledger, rows
-from email_integration.delivery.attempt import attempt
-from email_integration.delivery.outcome import Accepted, Deferred, InDoubt
+from email_integration.delivery import manual
+from email_integration.ledger import records, rows, task_queue, transitions
 from email_integration.models import Delivery, Status
+from email_integration.outcomes.classification import Accepted, Deferred, InDoubt
+from email_integration.sending.attempt import attempt
 from email_integration.smtp import Relay
 from tests.deliveries import RecordingDoorbell, ago, in_threads, pretend, statuses, submitted
 from tests.relays import config_for
@@ -75,13 +76,13 @@ def heard() -> Iterator[Heard]:
     assert all(listening.was_true)
 
 
-def this() -> ledger.Try:
-    return ledger.Try(route=RELAY, started_at=timezone.now(), wait=60)
+def this() -> records.Try:
+    return records.Try(route=RELAY, started_at=timezone.now(), wait=60)
 
 
 def claimed(*to: str) -> Delivery:
     delivery = submitted(*to or (KIM,))
-    assert ledger.claim(delivery, RELAY, from_header="a@example.com", sender="a@example.com")
+    assert transitions.claim(delivery, RELAY, from_header="a@example.com", sender="a@example.com")
     return delivery
 
 
@@ -135,17 +136,17 @@ def test_what_was_put_off_is_nobodys_business(smtp_server: Serve, heard: Heard) 
 @pytest.mark.parametrize(("policy", "status"), [("resend", "deferred"), ("hold", "in_doubt")])
 def test_a_doubt_is_told_with_what_becomes_of_it(settings: Any, heard: Heard, policy: str, status: str) -> None:
     settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "IN_DOUBT": policy}
-    ledger.record(claimed(), InDoubt(reason="lost"), this())
-    ledger.lease_ran_out(claimed())
+    transitions.record(claimed(), InDoubt(reason="lost"), this())
+    transitions.lease_ran_out(claimed())
     assert heard.all == [("delivery_in_doubt", status)] * 2
 
 
 def test_ends_that_nobody_sent_are_told(heard: Heard) -> None:
-    ledger.end(submitted(), Status.EXPIRED, "not accepted in time")
-    ledger.end(submitted(), Status.QUARANTINED, "its worker was lost every time")
-    ledger.set_aside(submitted(), "its row is damaged")
-    decide.discard(pretend(submitted(), status="in_doubt").pk)
-    decide.cancel(submitted().pk)  # whoever cancels knows
+    transitions.end(submitted(), Status.EXPIRED, "not accepted in time")
+    transitions.end(submitted(), Status.QUARANTINED, "its worker was lost every time")
+    transitions.set_aside(submitted(), "its row is damaged")
+    manual.discard(pretend(submitted(), status="in_doubt").pk)
+    manual.cancel(submitted().pk)  # whoever cancels knows
     assert [one[:2] for one in heard.all if one[0] != "recipient_refused"] == [
         ("delivery_expired", "expired"),
         ("delivery_failed", "quarantined"),
@@ -157,19 +158,21 @@ def test_ends_that_nobody_sent_are_told(heard: Heard) -> None:
 def test_an_acceptance_that_is_learnt_of_late_is_told_then(heard: Heard) -> None:
     slow = claimed()
     pretend(slow, lease_until=ago(1))
-    ledger.lease_ran_out(Delivery.objects.get(pk=slow.pk))
-    ledger.end(Delivery.objects.get(pk=slow.pk), Status.EXPIRED, "not accepted in time")
-    assert ledger.record(slow, Accepted(code=250, accepted=(KIM,), refused={}), this())
+    transitions.lease_ran_out(Delivery.objects.get(pk=slow.pk))
+    transitions.end(Delivery.objects.get(pk=slow.pk), Status.EXPIRED, "not accepted in time")
+    assert transitions.record(slow, Accepted(code=250, accepted=(KIM,), refused={}), this())
     assert statuses(slow) == {KIM: "accepted"}
     assert [one[0] for one in heard.all] == ["delivery_in_doubt", "delivery_expired", "delivery_accepted"]
-    assert not ledger.record(Delivery.objects.get(pk=slow.pk), Accepted(code=250, accepted=(KIM,), refused={}), this())
+    assert not transitions.record(
+        Delivery.objects.get(pk=slow.pk), Accepted(code=250, accepted=(KIM,), refused={}), this()
+    )
     assert len(heard.all) == 3
 
 
 def test_who_was_overtaken_tells_nothing(heard: Heard) -> None:
     slow = claimed()
-    ledger.record(Delivery.objects.get(pk=slow.pk), Deferred(reason="later"), this())
-    assert not ledger.record(slow, InDoubt(reason="lost"), this())
+    transitions.record(Delivery.objects.get(pk=slow.pk), Deferred(reason="later"), this())
+    assert not transitions.record(slow, InDoubt(reason="lost"), this())
     assert heard.all == []
 
 
@@ -179,16 +182,16 @@ def test_what_is_rolled_back_is_not_told(heard: Heard) -> None:
             raise OperationalError("gone")
 
     delivery = claimed()
-    doorbell.install(Outage())
+    task_queue.install(Outage())
     with pytest.raises(OperationalError):
-        ledger.record(delivery, Accepted(code=250, accepted=(KIM,), refused={}), this())
-    doorbell.install(RecordingDoorbell())
+        transitions.record(delivery, Accepted(code=250, accepted=(KIM,), refused={}), this())
+    task_queue.install(RecordingDoorbell())
     with transaction.atomic():
         decided = submitted()
-        ledger.end(decided, Status.EXPIRED, "over")
+        transitions.end(decided, Status.EXPIRED, "over")
         transaction.set_rollback(True)
     assert heard.all == []
-    assert ledger.record(delivery, Accepted(code=250, accepted=(KIM,), refused={}), this())
+    assert transitions.record(delivery, Accepted(code=250, accepted=(KIM,), refused={}), this())
     assert heard.all == [("delivery_accepted", "accepted")]
 
 

@@ -15,13 +15,13 @@ from django.utils import timezone
 
 from config.local.processes import PATIENCE
 from config.local.smtp_server import Fault, SMTPServer
-from email_integration.delivery import content
-from email_integration.delivery.attempt import attempt
-from email_integration.delivery.submit import submit
-from email_integration.delivery.trial import trial_mail
+from email_integration.diagnosis.trial import trial_mail
 from email_integration.exceptions import EmailIntegrationError, InvalidMail
+from email_integration.message import content
 from email_integration.models import Delivery, SendingPause, Status
+from email_integration.queue.submission import submit
 from email_integration.routing import active_relay
+from email_integration.sending.attempt import attempt
 from email_integration.smtp import Relay
 from tests.integration.validating import activate, validate
 from tests.mail_settings import make_backend

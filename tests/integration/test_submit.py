@@ -12,10 +12,10 @@ from django.db import connection, transaction
 from django.utils import timezone
 
 from config.local.processes import PATIENCE
-from email_integration.delivery import content
-from email_integration.delivery.submit import submit
 from email_integration.exceptions import InvalidMail
+from email_integration.message import content
 from email_integration.models import Delivery
+from email_integration.queue.submission import submit
 from tests.deliveries import RecordingDoorbell, mail, submitted
 
 pytestmark = pytest.mark.django_db(transaction=True)

@@ -11,9 +11,9 @@ from django.db import connection
 from django.utils import timezone
 
 from config.local.processes import PATIENCE
-from email_integration.delivery import sweep as sweeping
-from email_integration.delivery.sweep import sweep
 from email_integration.models import Delivery
+from email_integration.queue import sweeper as sweeping
+from email_integration.queue.sweeper import sweep
 from tests import services
 from tests.deliveries import RecordingDoorbell, ago, pretend, submitted
 

@@ -7,10 +7,11 @@ import datetime as dt
 import pytest
 from django.utils import timezone
 
-from email_integration.delivery import ledger, sweep
-from email_integration.delivery.attempt import attempt
-from email_integration.delivery.outcome import Skipped
+from email_integration.ledger import transitions
 from email_integration.models import Delivery, Status
+from email_integration.outcomes.classification import Skipped
+from email_integration.queue import sweeper
+from email_integration.sending.attempt import attempt
 from email_integration.tasks import canvas
 from tests.deliveries import RecordingDoorbell, ago, pretend, submitted
 
@@ -29,9 +30,9 @@ def seen_by(delivery: Delivery) -> Delivery:
 def test_nobody_is_rung_for_until_it_is_called(bell: RecordingDoorbell) -> None:
     delivery = prepared()
     assert bell.rung == []
-    assert sweep.sweep() == 0
+    assert sweeper.sweep() == 0
     assert attempt(delivery.pk) == Skipped(reason="not due yet")
-    assert ledger.send_prepared(delivery, kept="{}")
+    assert transitions.send_prepared(delivery, kept="{}")
     assert bell.rung == [delivery.pk]
     assert seen_by(delivery).status == Status.QUEUED
 
@@ -39,8 +40,8 @@ def test_nobody_is_rung_for_until_it_is_called(bell: RecordingDoorbell) -> None:
 def test_of_two_that_call_it_at_once_one_is_overtaken(bell: RecordingDoorbell) -> None:
     delivery = prepared()
     other = seen_by(delivery)
-    assert ledger.send_prepared(delivery, kept='{"task_id": "one"}')
-    assert not ledger.send_prepared(other, kept='{"task_id": "two"}')
+    assert transitions.send_prepared(delivery, kept='{"task_id": "one"}')
+    assert not transitions.send_prepared(other, kept='{"task_id": "two"}')
     assert canvas.task_id_of(seen_by(delivery)) == "one"
     assert bell.rung == [delivery.pk]
 
@@ -48,10 +49,10 @@ def test_of_two_that_call_it_at_once_one_is_overtaken(bell: RecordingDoorbell) -
 def test_called_while_it_is_cancelled_it_stays_cancelled_and_is_told(bell: RecordingDoorbell) -> None:
     delivery = prepared()
     caller = seen_by(delivery)
-    assert ledger.end(delivery, Status.CANCELLED, "cancelled")
-    assert not ledger.send_prepared(caller, kept='{"task_id": "one"}')
+    assert transitions.end(delivery, Status.CANCELLED, "cancelled")
+    assert not transitions.send_prepared(caller, kept='{"task_id": "one"}')
     assert seen_by(delivery).options == canvas.UNCALLED
-    assert ledger.send_prepared(seen_by(delivery), kept='{"task_id": "one"}')
+    assert transitions.send_prepared(seen_by(delivery), kept='{"task_id": "one"}')
     told = seen_by(delivery)
     assert (told.status, told.continued, told.options) == (Status.CANCELLED, False, '{"task_id": "one"}')
     assert bell.rung == [delivery.pk]
@@ -65,8 +66,8 @@ def test_it_expires_as_any_other_and_when_it_is_called_too_late(bell: RecordingD
     forgotten, late = prepared(), prepared()
     for delivery in (forgotten, late):
         pretend(delivery, due_at=ago(1), expires_at=ago(1), ring_after=ago(1))
-    assert ledger.send_prepared(seen_by(late), kept="")
-    assert sweep.sweep() == 1
+    assert transitions.send_prepared(seen_by(late), kept="")
+    assert sweeper.sweep() == 1
     for delivery in (forgotten, late):
         assert isinstance(attempt(delivery.pk), Delivery)
         assert seen_by(delivery).status == Status.EXPIRED
@@ -74,7 +75,7 @@ def test_it_expires_as_any_other_and_when_it_is_called_too_late(bell: RecordingD
 
 def test_one_called_for_later_is_due_then(bell: RecordingDoorbell) -> None:
     delivery, then = prepared(), timezone.now() + dt.timedelta(hours=1)
-    assert ledger.send_prepared(delivery, kept="", due_at=then)
+    assert transitions.send_prepared(delivery, kept="", due_at=then)
     row = seen_by(delivery)
     assert (row.status, row.due_at, row.ring_after) == (Status.QUEUED, then, then)
     assert bell.rung == []

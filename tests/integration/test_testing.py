@@ -16,11 +16,12 @@ from django.db import transaction
 from django.test import TestCase, override_settings
 from django.utils import timezone
 
-from email_integration.delivery import direct, doorbell
-from email_integration.delivery.dispatch import pool
 from email_integration.exceptions import DeliveryDeferred, DeliveryFailed, InvalidMail
+from email_integration.ledger import task_queue
 from email_integration.models import Delivery, SendingPause, SMTPConfig
 from email_integration.routing import Nowhere, active_relay
+from email_integration.sending import direct
+from email_integration.sending.dispatch import pool
 from email_integration.signals import delivery_accepted
 from email_integration.tasks import send_email
 from email_integration.testing import FakeRelay, capture_mail, eager_mail, outbox, run_deliveries
@@ -139,13 +140,13 @@ class InATestCase(TestCase):
         self.assertEqual(result.get(timeout=1)["status"], "accepted")
 
     def test_a_caught_commit_rings_nobody_where_mail_is_captured(self) -> None:
-        bell, before = RecordingDoorbell(), doorbell.installed()
-        doorbell.install(bell)
-        self.addCleanup(doorbell.install, before)
+        bell, before = RecordingDoorbell(), task_queue.installed()
+        task_queue.install(bell)
+        self.addCleanup(task_queue.install, before)
         with capture_mail(), self.captureOnCommitCallbacks(execute=True):
             send_email.delay("Hello", "Text", to=[KIM])
         self.assertEqual(bell.rings, [])
-        self.assertIs(doorbell.installed(), bell)
+        self.assertIs(task_queue.installed(), bell)
         with self.captureOnCommitCallbacks(execute=True):
             send_email.delay("Hello", "Text", to=[KIM])
         self.assertEqual(len(bell.rings), 1)
@@ -403,8 +404,8 @@ def test_what_follows_a_cancelled_mail_runs_too(relay: FakeRelay) -> None:
 
 @pytest.mark.django_db(transaction=True)
 def test_mail_captured_in_committed_transactions_stays_off_the_broker(relay: FakeRelay) -> None:
-    bell, before = RecordingDoorbell(), doorbell.installed()
-    doorbell.install(bell)
+    bell, before = RecordingDoorbell(), task_queue.installed()
+    task_queue.install(bell)
     try:
         with capture_mail() as mails:
             send_email.delay("Captured", "Text", to=[KIM])
@@ -414,7 +415,7 @@ def test_mail_captured_in_committed_transactions_stays_off_the_broker(relay: Fak
                 send_email.delay("Eager", "Text", to=[KIM])
         assert [mail.subject for mail in mails] == ["Captured", "Eager"]
     finally:
-        doorbell.install(before)
+        task_queue.install(before)
     assert bell.reports[0] == (mails[0].delivery.pk, "accepted")
 
 
@@ -432,7 +433,7 @@ def test_eager_mail_is_sent_before_the_commit(relay: FakeRelay) -> None:
 @pytest.mark.django_db
 @pytest.mark.parametrize("before", [False, True])
 def test_eager_mode_ends_with_the_block(before: bool) -> None:
-    conf, ring = current_app.conf, doorbell.ring_on_commit
+    conf, ring = current_app.conf, task_queue.ring_on_commit
     kept, conf.task_always_eager = conf.task_always_eager, before
     try:
         with pytest.raises(ZeroDivisionError), eager_mail():
@@ -444,7 +445,7 @@ def test_eager_mode_ends_with_the_block(before: bool) -> None:
         assert conf.task_always_eager is before
     finally:
         conf.task_always_eager = kept
-    assert doorbell.ring_on_commit is ring
+    assert task_queue.ring_on_commit is ring
 
 
 @pytest.mark.django_db(transaction=True)

@@ -15,8 +15,8 @@ from config.local.processes import free_port
 from config.local.smtp_server import SMTPServer
 from email_integration import submit_many, timezones
 from email_integration.alerts import channels
-from email_integration.delivery import narrate
 from email_integration.exceptions import InvalidMail
+from email_integration.ledger import events
 from email_integration.models import Alert, Delivery, Status
 from email_integration.tasks import deliver, send_email
 from email_integration.templatetags.email_integration import with_offset
@@ -134,7 +134,7 @@ def test_what_leaves_the_process_has_its_offset_or_is_in_utc(
     delivery = submitted()
     delivery.status, delivery.due_at = Status.DEFERRED, stored
     with django_capture_on_commit_callbacks(execute=True):
-        narrate.moved(delivery)
+        events.moved(delivery)
     assert dt.datetime.fromisoformat(caplog.records[-1].__dict__["due_at"]) == noon
     assert dt.datetime.fromisoformat(with_offset(stored)) == noon
     config.port = free_port()

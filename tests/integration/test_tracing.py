@@ -21,11 +21,11 @@ from config.local.processes import PATIENCE
 from config.local.smtp_server import Fault, SMTPServer
 from email_integration import submit_many, tracing
 from email_integration.checks import optional
-from email_integration.delivery import observing
-from email_integration.delivery.attempt import attempt
-from email_integration.delivery.group import attempt_group
-from email_integration.delivery.observing import Observer
+from email_integration.ledger import instrumentation
+from email_integration.ledger.instrumentation import Observer
 from email_integration.models import Delivery
+from email_integration.sending.attempt import attempt
+from email_integration.sending.group import attempt_group
 from tests.deliveries import RecordingDoorbell, ago, in_threads, pretend, submitted
 from tests.relays import config_for
 
@@ -52,10 +52,10 @@ def exporter() -> InMemorySpanExporter:
 def spans(exporter: InMemorySpanExporter, bell: RecordingDoorbell) -> Iterator[InMemorySpanExporter]:
     """Spans are made during the test."""
     exporter.clear()
-    before = observing.installed()
+    before = instrumentation.installed()
     tracing.begin()
     yield exporter
-    observing.install(before)
+    instrumentation.install(before)
 
 
 def named(spans: InMemorySpanExporter, name: str) -> list[ReadableSpan]:
@@ -185,7 +185,7 @@ def test_metrics_are_told_too() -> None:
         def submitting(self, delivery: Delivery) -> None:
             told.append(delivery.pk)
 
-    observing.install(Counting())
+    instrumentation.install(Counting())
     tracing.begin()
     delivery = submitted()
     assert told == [delivery.pk]

@@ -17,11 +17,11 @@ from django.utils import timezone
 from config.local.processes import wait_until
 from config.local.smtp_server import SMTPServer
 from config.local.valkey import Valkey
-from email_integration.delivery import swept
-from email_integration.delivery.submit import submit
-from email_integration.delivery.sweep import sweep
 from email_integration.diagnosis import database
 from email_integration.models import Delivery, SendingPause
+from email_integration.queue import sweeper
+from email_integration.queue.submission import submit
+from email_integration.queue.sweeper import sweep
 from tests.mail_settings import name_server
 from tests.stack import Stack
 
@@ -66,7 +66,7 @@ def test_with_everything_in_place_it_ends_with_0(
 
 def wait_for_a_sweep() -> None:
     """Beat's first one."""
-    wait_until(lambda: swept.last_mark() is not None, what="a sweep")
+    wait_until(lambda: sweeper.last_mark() is not None, what="a sweep")
 
 
 def test_no_worker_and_no_beat_are_wrong_but_the_test_mail_goes(smtp_server: Callable[..., SMTPServer]) -> None:
@@ -145,13 +145,13 @@ def test_a_sweep_leaves_a_mark_that_ages(settings: Any) -> None:
     sweep()
     assert line(validate()[1], "The last sweep was").startswith("✓")
 
-    caches["default"].set(swept.KEY, time.time() - 80)
+    caches["default"].set(sweeper.KEY, time.time() - 80)
     assert line(validate()[1], "No sweep in the last 75 s").startswith("✗")
 
     with_keys(settings, SWEEP_INTERVAL=30.0)
     assert line(validate()[1], "The last sweep was").startswith("✓")
 
-    caches["default"].set(swept.KEY, time.time() + 600)
+    caches["default"].set(sweeper.KEY, time.time() + 600)
     assert line(validate()[1], "in the future").startswith("⚠")
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from django.core.files.storage import FileSystemStorage, storages
 
-from email_integration.delivery import content
+from email_integration.message import content
 from tests.stack import Stack
 
 from .validating import validate

@@ -9,7 +9,7 @@ from unittest import mock
 
 import pytest
 
-from email_integration.delivery.advice import ADVICE, advice
+from email_integration.diagnosis.advice import ADVICE, advice
 from email_integration.smtp import (
     CannotConnect,
     ConnectionLost,

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from django.utils.translation import gettext_lazy
 
-from email_integration.delivery.compose import compose
-from email_integration.delivery.render import render
 from email_integration.exceptions import InvalidMail
+from email_integration.message.composition import compose
+from email_integration.message.rendering import render
 from tests.mime_parts import image_part
 
 GIVEN: dict[str, Any] = {

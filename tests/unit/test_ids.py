@@ -7,7 +7,7 @@ import uuid
 
 import pytest
 
-from email_integration.delivery.ids import new_id
+from email_integration.queue.submission import new_id
 
 
 def test_an_id_is_a_uuid_of_version_seven_that_begins_with_the_time() -> None:

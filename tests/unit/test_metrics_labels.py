@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from email_integration.delivery.outcome import Accepted, Deferred, Failed, InDoubt, Outcome, classify
-from email_integration.delivery.reasons import Cause
 from email_integration.metrics import labels
+from email_integration.outcomes.causes import Cause
+from email_integration.outcomes.classification import Accepted, Deferred, Failed, InDoubt, Outcome, classify
 from email_integration.smtp import CannotConnect, ConnectionLost, Phase, Refused, Reply
 
 texts = st.text(max_size=80)

@@ -12,8 +12,8 @@ import pytest
 from django.utils import timezone
 
 from email_integration import MailOptions
-from email_integration.delivery.options import MailKeywords
 from email_integration.exceptions import InvalidMail
+from email_integration.message.options import MailKeywords
 from email_integration.models import Lane
 
 NOON = dt.datetime(2040, 1, 1, 12, 0)  # noqa: DTZ001  # naive on purpose

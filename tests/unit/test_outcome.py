@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from email_integration.delivery.outcome import (
+from email_integration.outcomes.causes import Cause, recognise
+from email_integration.outcomes.classification import (
     GREYLISTED_FOR,
     Accepted,
     Deferred,
@@ -18,7 +19,6 @@ from email_integration.delivery.outcome import (
     classify_recipients,
     is_permanent,
 )
-from email_integration.delivery.reasons import Cause, recognise
 from email_integration.smtp import (
     CannotConnect,
     ConnectionLost,

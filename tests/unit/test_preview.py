@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from email_integration.delivery import content, preview
 from email_integration.exceptions import ContentUnavailable
+from email_integration.message import content, previews
 from email_integration.models import Delivery
 
 PNG = base64.b64decode(
@@ -18,10 +18,10 @@ PNG = base64.b64decode(
 )
 
 
-def shown(data: bytes, **values: Any) -> preview.Preview:
+def shown(data: bytes, **values: Any) -> previews.Preview:
     delivery = Delivery(**values)
     content.store(delivery, data)
-    return preview.preview(delivery)
+    return previews.preview(delivery)
 
 
 def test_a_mail_with_everything() -> None:
@@ -76,11 +76,11 @@ def test_a_sender_that_was_left_open_is_among_the_headers() -> None:
     ],
 )
 def test_a_mail_that_is_not_as_it_should_be_is_shown_all_the_same(data: bytes) -> None:
-    assert isinstance(shown(data), preview.Preview)
+    assert isinstance(shown(data), previews.Preview)
 
 
 def test_what_is_too_large_is_looked_at_in_part(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(preview, "LOOKED_AT", 100_000)
+    monkeypatch.setattr(previews, "LOOKED_AT", 100_000)
     seen = shown(b"Subject: S\r\n\r\n" + b"x" * 300_000)
     assert seen.is_cut
     assert 90_000 < len(seen.text) < 100_000
@@ -88,7 +88,7 @@ def test_what_is_too_large_is_looked_at_in_part(monkeypatch: pytest.MonkeyPatch)
 
 def test_what_is_gone_is_not_made_up() -> None:
     with pytest.raises(ContentUnavailable):
-        preview.preview(Delivery(has_content=False))
+        previews.preview(Delivery(has_content=False))
 
 
 def test_nothing_of_a_mail_is_in_its_representation() -> None:

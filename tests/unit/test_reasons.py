@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from email_integration.delivery.reasons import Cause, quote, reason, recognise
-from email_integration.delivery.retry import hint
+from email_integration.outcomes.causes import Cause, quote, reason, recognise
+from email_integration.outcomes.schedule import hint
 from email_integration.smtp import Phase, Reply
 
 

@@ -13,8 +13,8 @@ from django.core.mail import EmailMessage, EmailMultiAlternatives
 from hypothesis import given
 from hypothesis import strategies as st
 
-from email_integration.delivery.render import Rendered, from_header_of, from_line, render
 from email_integration.exceptions import InvalidMail
+from email_integration.message.rendering import Rendered, from_header_of, from_line, render
 from tests.mime_parts import image_part
 
 DEFAULT = "Default <default@example.com>"

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from email_integration.delivery.retry import LONGEST_HINT, backoff, hint
+from email_integration.outcomes.schedule import LONGEST_HINT, backoff, hint
 
 waits = st.floats(0.001, 10_000)
 

@@ -10,17 +10,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from email_integration.addresses import recipient_rule
-from email_integration.delivery import safety
-from email_integration.delivery.outcome import Accepted, Deferred, Failed, InDoubt, Skipped
 from email_integration.exceptions import InvalidMail
+from email_integration.outcomes.classification import Accepted, Deferred, Failed, InDoubt, Skipped
+from email_integration.sending import sandbox
 from email_integration.smtp import Reply
 
 CUSTOMERS = ("kim@customer.com", "Lee@Customer.com")
 
 
-def plan(recipients: tuple[str, ...], redirect_to: Any = (), allowed: Any = ()) -> safety.Plan:
-    return safety.plan(
-        recipients, redirect_to=safety.redirections(list(redirect_to)), allowed=safety.permissions(list(allowed))
+def plan(recipients: tuple[str, ...], redirect_to: Any = (), allowed: Any = ()) -> sandbox.Plan:
+    return sandbox.plan(
+        recipients, redirect_to=sandbox.redirections(list(redirect_to)), allowed=sandbox.permissions(list(allowed))
     )
 
 
@@ -94,23 +94,23 @@ def test_what_is_no_rule_is_refused(rule: Any) -> None:
     with pytest.raises(InvalidMail):
         recipient_rule(rule)
     with pytest.raises(ImproperlyConfigured, match="ALLOWED_RECIPIENTS"):
-        safety.permissions([rule])
+        sandbox.permissions([rule])
 
 
 @pytest.mark.parametrize("given", ["staging@us.com", None, 7, {"staging@us.com": 1}])
 def test_what_is_no_list_is_refused(given: Any) -> None:
     """A text would be taken apart into letters."""
     with pytest.raises(ImproperlyConfigured, match="must be a list"):
-        safety.redirections(given)
+        sandbox.redirections(given)
     with pytest.raises(ImproperlyConfigured, match="must be a list"):
-        safety.permissions(given)
+        sandbox.permissions(given)
 
 
 @pytest.mark.parametrize("given", ["", "us.com", "staging@", "a@us.com, b@us.com"])
 def test_a_redirection_is_an_address(given: str) -> None:
     """A domain cannot be written to."""
     with pytest.raises(ImproperlyConfigured, match="REDIRECT_ALL_TO"):
-        safety.redirections([given])
+        sandbox.redirections([given])
 
 
 names = st.sampled_from(["kim", "Lee", "x.y"])

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from email_integration.delivery import sealing
-from email_integration.delivery.sealing import PIECE, Damaged
+from email_integration.message import encryption
+from email_integration.message.encryption import PIECE, Damaged
 
 KEY = b"k" * 32
 TAG = 16
@@ -24,11 +24,11 @@ def content(size: int) -> bytes:
 
 
 def sealed(plain: bytes, key: bytes = KEY) -> bytes:
-    return b"".join(sealing.seal(key, plain))
+    return b"".join(encryption.seal(key, plain))
 
 
 def opened(stored: bytes, key: bytes = KEY) -> bytes:
-    return b"".join(sealing.unseal(key, sealing.read(io.BytesIO(stored))))
+    return b"".join(encryption.unseal(key, encryption.read(io.BytesIO(stored))))
 
 
 def is_damaged(stored: bytes, key: bytes = KEY) -> bool:
@@ -71,7 +71,7 @@ def test_what_was_appended_is_found(size: int, more: bytes) -> None:
 
 def test_pieces_in_another_order_are_found() -> None:
     """Twice, left out, swapped, and those of a content with the same key."""
-    one, two, three = sealing.seal(KEY, content(3 * PIECE))
+    one, two, three = encryption.seal(KEY, content(3 * PIECE))
     for pieces in ((two, one, three), (one, one, two, three), (one, three), (two, three), (one, two), (three,), ()):
         assert is_damaged(b"".join(pieces))
     assert opened(one + two + three)
@@ -88,8 +88,8 @@ def test_nothing_of_the_content_can_be_seen() -> None:
     """And the same content looks otherwise under each key."""
     plain = b"tell nobody " * 10_000
     assert b"tell nobody" not in sealed(plain)
-    assert sealed(plain, sealing.new_key()) != sealed(plain, sealing.new_key())
-    one, two = list(sealing.seal(KEY, b"a" * 2 * PIECE))
+    assert sealed(plain, encryption.new_key()) != sealed(plain, encryption.new_key())
+    one, two = list(encryption.seal(KEY, b"a" * 2 * PIECE))
     assert one[:PIECE] != two[:PIECE]
 
 
@@ -101,7 +101,7 @@ def test_a_file_that_gives_little_at_a_time_is_read_all_the_same() -> None:
             return super().read(min(size or 0, 1000))
 
     stored = sealed(content(2 * PIECE + 5))
-    assert b"".join(sealing.unseal(KEY, sealing.read(Slow(stored)))) == content(2 * PIECE + 5)
+    assert b"".join(encryption.unseal(KEY, encryption.read(Slow(stored)))) == content(2 * PIECE + 5)
 
 
 def test_no_more_than_a_piece_or_two_is_held_at_a_time() -> None:
@@ -110,10 +110,10 @@ def test_no_more_than_a_piece_or_two_is_held_at_a_time() -> None:
 
     def pieces() -> Iterator[bytes]:
         nonlocal taken
-        for piece in sealing.seal(KEY, content(5 * PIECE)):
+        for piece in encryption.seal(KEY, content(5 * PIECE)):
             taken += 1
             yield piece
 
-    for number, block in enumerate(sealing.unseal(KEY, pieces()), start=1):
+    for number, block in enumerate(encryption.unseal(KEY, pieces()), start=1):
         assert len(block) == PIECE
         assert taken <= number + 1

@@ -7,9 +7,9 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from email_integration.delivery import settle
-from email_integration.delivery.outcome import Accepted, Deferred, Failed, InDoubt, Outcome
 from email_integration.models import Status
+from email_integration.outcomes import settlement
+from email_integration.outcomes.classification import Accepted, Deferred, Failed, InDoubt, Outcome
 from email_integration.smtp import Reply
 
 KIM, LEE, SAM = "kim@example.com", "lee@example.com", "sam@example.com"
@@ -29,56 +29,56 @@ def statuses(recipients: list[dict[str, Any]]) -> str:
 
 def test_each_recipient_is_settled_on_its_own() -> None:
     outcome = Accepted(code=250, accepted=(KIM,), refused={LEE: NO, SAM: LATER})
-    first = settle.settle(pending(KIM, LEE, SAM), outcome)
+    first = settlement.settle(pending(KIM, LEE, SAM), outcome)
     assert first == [
         {"address": KIM, "status": "accepted", "code": 250},
         {"address": LEE, "status": "failed", "code": 550, "reply": f"5.1.1 <{KIM}> unknown", "reason": UNKNOWN},
         {"address": SAM, "status": "pending", "code": 450, "reply": "4.2.0 Greylisted", "reason": GREYLISTED},
     ]
-    assert settle.judge(first, outcome) == settle.Verdict(
+    assert settlement.judge(first, outcome) == settlement.Verdict(
         status=None, code=450, reason="1 of 3 recipients were put off"
     )
     second = Accepted(code=250, accepted=(SAM,), refused={})
-    last = settle.settle(first, second)
+    last = settlement.settle(first, second)
     assert statuses(last) == "accepted failed accepted"
-    assert settle.judge(last, second) == settle.Verdict(
+    assert settlement.judge(last, second) == settlement.Verdict(
         status=Status.ACCEPTED, code=250, reason="accepted by the server for 2 of 3 recipients"
     )
 
 
 def test_a_delivery_is_accepted_even_if_its_last_attempt_failed() -> None:
     """And says so: not 'refused', with the code of the one that was."""
-    first = settle.settle(pending(KIM, LEE), Accepted(code=250, accepted=(KIM,), refused={LEE: LATER}))
+    first = settlement.settle(pending(KIM, LEE), Accepted(code=250, accepted=(KIM,), refused={LEE: LATER}))
     failed = Failed(code=550, reason="every recipient was refused (550)", refused={LEE: NO})
-    verdict = settle.judge(settle.settle(first, failed), failed)
-    assert verdict == settle.Verdict(
+    verdict = settlement.judge(settlement.settle(first, failed), failed)
+    assert verdict == settlement.Verdict(
         status=Status.ACCEPTED, code=250, reason="accepted by the server for 1 of 2 recipients"
     )
 
 
 def test_a_failure_of_the_whole_mail_settles_everybody() -> None:
     failed = Failed(code=554, reason="the mail was refused (554)", reply="Not this")
-    recipients = settle.settle(pending(KIM, LEE), failed)
+    recipients = settlement.settle(pending(KIM, LEE), failed)
     assert statuses(recipients) == "failed failed"
     assert (recipients[0]["reply"], recipients[0]["reason"]) == ("Not this", "the mail was refused (554)")
-    assert settle.judge(recipients, failed).status is Status.FAILED
+    assert settlement.judge(recipients, failed).status is Status.FAILED
 
 
 def test_a_deferred_mail_loses_those_that_were_refused_for_good() -> None:
-    recipients = settle.settle(pending(KIM, LEE), Deferred(reason="later", refused={KIM: NO, LEE: LATER}))
+    recipients = settlement.settle(pending(KIM, LEE), Deferred(reason="later", refused={KIM: NO, LEE: LATER}))
     assert statuses(recipients) == "failed pending"
 
 
 def test_doubt_settles_nobody() -> None:
-    assert settle.settle(pending(KIM), InDoubt(reason="lost")) == pending(KIM)
+    assert settlement.settle(pending(KIM), InDoubt(reason="lost")) == pending(KIM)
 
 
 def test_an_acceptance_wins_over_giving_up() -> None:
-    given_up = settle.give_up(pending(KIM, LEE), "not accepted in time")
+    given_up = settlement.give_up(pending(KIM, LEE), "not accepted in time")
     assert statuses(given_up) == "failed failed"
-    assert settle.accepted(given_up) is None
+    assert settlement.accepted(given_up) is None
     late = Accepted(code=250, accepted=(KIM,), refused={})
-    assert statuses(settle.settle(given_up, late)) == "accepted failed"
+    assert statuses(settlement.settle(given_up, late)) == "accepted failed"
 
 
 addresses = st.sampled_from([KIM, LEE, SAM])
@@ -101,13 +101,13 @@ outcomes: st.SearchStrategy[Outcome] = st.one_of(
 def test_no_outcome_takes_back_an_acceptance_or_forgets_a_recipient(history: list[Outcome]) -> None:
     recipients = pending(KIM, LEE, SAM)
     for outcome in history:
-        before, recipients = recipients, settle.settle(recipients, outcome)
+        before, recipients = recipients, settlement.settle(recipients, outcome)
         assert [item["address"] for item in recipients] == [KIM, LEE, SAM]
         for old, new in zip(before, recipients, strict=True):
             assert old["status"] != "accepted" or new == old
-        verdict = settle.judge(recipients, outcome)
+        verdict = settlement.judge(recipients, outcome)
         assert (verdict.status is None) == ("pending" in statuses(recipients))
         assert (verdict.status is Status.ACCEPTED) == (
             "accepted" in statuses(recipients) and "pending" not in statuses(recipients)
         )
-        assert settle.settle(recipients, outcome) == recipients
+        assert settlement.settle(recipients, outcome) == recipients

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from django.core.mail import EmailMessage, EmailMultiAlternatives
 
-from email_integration.delivery import content
-from email_integration.delivery.render import render
+from email_integration.message import content
+from email_integration.message.rendering import render
 from email_integration.models import Delivery
 from email_integration.testing import FakeRelay, SubmittedMail
 from email_integration.testing.mails import submitted_mail

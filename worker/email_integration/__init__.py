@@ -4,8 +4,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from email_integration.message.options import MailKeywords, MailOptions
+
     from .aio import acancel, adiscard, arelease, aresend, asend_email, asend_now, asubmit, asubmit_many
-    from .delivery.options import MailKeywords, MailOptions
     from .tasks.bulk import submit_many
 
 __all__ = [

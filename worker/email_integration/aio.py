@@ -14,13 +14,13 @@ from asgiref.sync import sync_to_async
 from django.core.mail import EmailMessage
 
 from email_integration import delivery
-from email_integration.delivery.bulk import BATCH
-from email_integration.delivery.options import MailKeywords
+from email_integration.message.options import MailKeywords
+from email_integration.queue.bulk import BATCH
 from email_integration.tasks import send_email
 from email_integration.tasks.bulk import submission_of, submit_many
 
 if TYPE_CHECKING:
-    from email_integration.delivery.compose import Attachment
+    from email_integration.message.composition import Attachment
     from email_integration.models import Delivery
     from email_integration.tasks.outbox import DeliveryResult
 

@@ -21,8 +21,9 @@ class EmailIntegrationConfig(AppConfig):
         """Have every write of a configuration move the stamp, wake what waits for it, and be recorded."""
         from simple_history.signals import pre_create_historical_record  # apps are loaded only now
 
+        from email_integration.queue import retry_now
+
         from . import checks, signals, tasks  # noqa: F401  # importing them registers them
-        from .delivery import waking
         from .models import SendingPause, SMTPConfig, audit
         from .routing import stamp
 
@@ -32,7 +33,7 @@ class EmailIntegrationConfig(AppConfig):
             for after in (post_save, post_delete, signals.config_changed):
                 after.connect(stamp.renew_on_commit, sender=sender, dispatch_uid="email_integration.stamp")
                 # After that, so that nobody who is woken goes by the old one still.
-                after.connect(waking.wake_on_commit, sender=sender, dispatch_uid="email_integration.wake")
+                after.connect(retry_now.wake_on_commit, sender=sender, dispatch_uid="email_integration.wake")
         pre_create_historical_record.connect(
             audit.describe, sender=SMTPConfig.history.model, dispatch_uid="email_integration.audit"
         )

@@ -22,10 +22,10 @@ from opentelemetry import context, trace
 from opentelemetry.trace import Link, Span, SpanKind, Status, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from email_integration.delivery import narrate, observing
-from email_integration.delivery.ledger import Ended
-from email_integration.delivery.outcome import Accepted
+from email_integration.ledger import events, instrumentation
+from email_integration.ledger.records import Ended
 from email_integration.models import Delivery
+from email_integration.outcomes.classification import Accepted
 from email_integration.smtp import Relay
 
 logger = logging.getLogger(__name__)
@@ -68,7 +68,7 @@ def _harmless(method: M) -> M:
     return cast("M", made)
 
 
-class Traces(observing.Observer):
+class Traces(instrumentation.Observer):
     """Makes spans of what it is told; ``_parts`` is what has happened in the attempt of each thread."""
 
     def __init__(self) -> None:
@@ -150,7 +150,7 @@ class Traces(observing.Observer):
 
 def begin() -> None:
     """Have this process, and those that are forked from it, make spans."""
-    observing.add(Traces())
+    instrumentation.add(Traces())
 
 
 def _tracer() -> trace.Tracer:
@@ -181,7 +181,7 @@ def _say_how(span: Span, ended: Ended) -> None:
     outcome = ended.outcome
     if outcome.code is not None:
         span.set_attribute("email_integration.reply_code", outcome.code)
-    enhanced = narrate.enhanced_code(outcome)
+    enhanced = events.enhanced_code(outcome)
     if enhanced:
         span.set_attribute("email_integration.enhanced_code", enhanced)
     if outcome.phase:

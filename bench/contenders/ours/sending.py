@@ -91,7 +91,7 @@ def switch(port: int) -> dict[str, float]:
 
 def sweep(times: int) -> list[float]:
     """Seconds that each of so many sweeps takes."""
-    from email_integration.delivery.sweep import sweep as once
+    from email_integration.queue.sweeper import sweep as once
 
     taken = []
     for _ in range(times):

@@ -13,9 +13,9 @@ from django.urls import reverse
 from config.local.smtp_server import SMTPServer
 from email_integration.admin.trials import run_stored, run_typed
 from email_integration.dashboard import standing
-from email_integration.delivery.attempt import attempt
 from email_integration.diagnosis import configuration
 from email_integration.models import Delivery, OAuthToken, RelayGate, SMTPConfig, rotation
+from email_integration.sending.attempt import attempt
 from email_integration.smtp import NoToken
 from tests.acceptance.test_password_nowhere import everything_stored
 from tests.deliveries import ago

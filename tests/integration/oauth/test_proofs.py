@@ -14,10 +14,10 @@ from config.local.smtp_server import SMTPServer
 from email_integration import references
 from email_integration.alerts import look
 from email_integration.checks.surroundings import check_rows
-from email_integration.delivery.dispatch import pool
 from email_integration.diagnosis import configuration
 from email_integration.diagnosis.findings import warning
 from email_integration.models import Grant, OAuthToken, RelayGate, SMTPConfig
+from email_integration.sending.dispatch import pool
 from email_integration.smtp import NoToken
 from email_integration.timezones import today
 from tests.acceptance.test_password_nowhere import everything_stored

@@ -15,13 +15,13 @@ from config.local.processes import PATIENCE, free_port
 from config.local.smtp_server import SMTPServer
 from email_integration import routing
 from email_integration.admin.trials import run_stored
-from email_integration.delivery import direct
-from email_integration.delivery.attempt import attempt
-from email_integration.delivery.dispatch import pool
 from email_integration.models import Delivery, Grant, OAuthToken, RelayGate
 from email_integration.models.login import token_digest
 from email_integration.routing import gate, token_endpoint
 from email_integration.routing.tokens import Tokens
+from email_integration.sending import direct
+from email_integration.sending.attempt import attempt
+from email_integration.sending.dispatch import pool
 from email_integration.smtp import NoToken
 from tests.acceptance.test_password_nowhere import everything_stored
 from tests.deliveries import ago, in_threads

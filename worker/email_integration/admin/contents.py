@@ -15,8 +15,9 @@ from django.urls import URLPattern, path, reverse
 from django.utils.http import content_disposition_header
 from django.utils.translation import gettext as _
 
-from email_integration.delivery import content, preview, rows
 from email_integration.exceptions import ContentUnavailable
+from email_integration.ledger import rows
+from email_integration.message import content, previews
 from email_integration.models import Delivery
 
 from .typing import DeliveryModelAdmin
@@ -62,7 +63,7 @@ class ContentViews(DeliveryModelAdmin):
             "delivery_id": quote(delivery.pk),
         }
         try:
-            shown = preview.preview(delivery)
+            shown = previews.preview(delivery)
         except ContentUnavailable as error:
             context["problem"] = why_unavailable(error)
         else:
@@ -82,7 +83,7 @@ class ContentViews(DeliveryModelAdmin):
         if asked != _whose(request, delivery):
             raise PermissionDenied
         try:
-            html = preview.preview(delivery).html
+            html = previews.preview(delivery).html
         except ContentUnavailable:
             raise Http404 from None
         headers = {

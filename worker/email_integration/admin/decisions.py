@@ -11,8 +11,9 @@ from django.http import HttpRequest
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy, ngettext
 
-from email_integration.delivery import decide, rows
+from email_integration.delivery import manual
 from email_integration.exceptions import ContentUnavailable
+from email_integration.ledger import rows
 from email_integration.models import Delivery, Status
 
 from .typing import DeliveryModelAdmin
@@ -31,31 +32,31 @@ class DecisionActions(DeliveryModelAdmin):
     @admin.action(description=gettext_lazy("Cancel"), permissions=["decide"])
     def cancel(self, request: HttpRequest, queryset: Any) -> None:
         """Cancel what is not being sent at this moment."""
-        done = self._decide(request, queryset, decide.cancel, _("Cancelled."))
+        done = self._decide(request, queryset, manual.cancel, _("Cancelled."))
         self._say(request, done, ngettext("%d mail was cancelled.", "%d mails were cancelled.", done))
 
     @admin.action(description=gettext_lazy("Send now (deferred, in doubt, quarantined)"), permissions=["decide"])
     def send_now(self, request: HttpRequest, queryset: Any) -> None:
         """Make what waits due at once; what is in doubt is sent once more, the same bytes again."""
-        done = self._decide(request, queryset, decide.send_now, _("Sent now."))
+        done = self._decide(request, queryset, manual.send_now, _("Sent now."))
         self._say(request, done, ngettext("%d mail is sent now.", "%d mails are sent now.", done))
 
     @admin.action(description=gettext_lazy("Release: send again (in doubt)"), permissions=["decide"])
     def release(self, request: HttpRequest, queryset: Any) -> None:
         """Send again what is in doubt, and nothing else."""
-        done = self._decide(request, queryset, decide.release, _("Released."))
+        done = self._decide(request, queryset, manual.release, _("Released."))
         self._say(request, done, ngettext("%d mail is sent again.", "%d mails are sent again.", done))
 
     @admin.action(description=gettext_lazy("Discard: never send again (in doubt)"), permissions=["decide"])
     def discard(self, request: HttpRequest, queryset: Any) -> None:
         """Never send again what is in doubt."""
-        done = self._decide(request, queryset, decide.discard, _("Discarded."))
+        done = self._decide(request, queryset, manual.discard, _("Discarded."))
         self._say(request, done, ngettext("%d mail was discarded.", "%d mails were discarded.", done))
 
     @admin.action(description=gettext_lazy("Send a copy"), permissions=["decide"])
     def resend(self, request: HttpRequest, queryset: Any) -> None:
         """Send the same bytes to all of the same recipients, as a mail of its own."""
-        done = self._decide(request, queryset, decide.resend, _("A copy was sent."))
+        done = self._decide(request, queryset, manual.resend, _("A copy was sent."))
         self._say(request, done, ngettext("A copy of %d mail is sent.", "Copies of %d mails are sent.", done))
 
     def _decide(self, request: HttpRequest, queryset: Any, decision: Callable[[str], object], remark: str) -> int:

@@ -21,8 +21,10 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
 from email_integration import conf
-from email_integration.delivery import preview, rows, safety
+from email_integration.ledger import rows
+from email_integration.message import previews
 from email_integration.models import Delivery, InDoubtPolicy
+from email_integration.sending import sandbox
 from email_integration.timezones import aware, local_time
 
 from . import narrowing
@@ -56,7 +58,7 @@ class _Page(ChangeList):
         self.search_help_text = _search_help(may_see=may_see_content(request))
         if may_see_content(request) and request.method == "GET":
             shown: Any = list(self.result_list)
-            subjects = preview.subjects(shown)
+            subjects = previews.subjects(shown)
             for delivery in shown:
                 delivery.subject = subjects.get(delivery.pk)
             self.result_list = shown
@@ -221,7 +223,7 @@ def _moment(moment: dt.datetime, text: str) -> SafeString:
 
 def _marks(delivery: Delivery) -> SafeString:
     """Whether it went to somebody else than its recipients."""
-    withheld = sum(safety.WITHHELD in str(item.get("reply")) for item in delivery.recipients)
+    withheld = sum(sandbox.WITHHELD in str(item.get("reply")) for item in delivery.recipients)
     marks = [
         *([_("redirected")] if delivery.redirected_to else []),
         *([_("withheld from %(count)d") % {"count": withheld}] if withheld else []),

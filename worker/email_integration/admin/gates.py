@@ -9,7 +9,7 @@ from django.urls import URLPattern, path, reverse
 from django.utils.translation import gettext as _
 
 from email_integration import routing
-from email_integration.delivery import waking
+from email_integration.queue import retry_now
 from email_integration.smtp import Relay
 
 from .typing import ConfigModelAdmin
@@ -28,7 +28,7 @@ class GateViews(ConfigModelAdmin):
             raise PermissionDenied
         relay = routing.active_relay()
         if isinstance(relay, Relay):  # if not, the page says so at its top
-            waking.reopen(relay)
+            retry_now.reopen(relay)
             text = _("What waits for “%(name)s” is tried now.")
             self.message_user(request, text % {"name": relay.name}, messages.SUCCESS)
         return HttpResponseRedirect(reverse("admin:email_integration_smtpconfig_changelist"))

@@ -21,8 +21,8 @@ from django.utils.translation import gettext_lazy
 
 from email_integration import routing
 from email_integration.addresses import envelope_address
-from email_integration.delivery import preview
 from email_integration.exceptions import InvalidMail
+from email_integration.message import previews
 from email_integration.models import Delivery, Lane, SMTPConfig, Status
 
 #: How many rows are looked through for what has no index ...
@@ -107,7 +107,7 @@ def search(request: HttpRequest, queryset: Any, words: str, *, may_see: bool) ->
     looked_through = newest(request, queryset)
     opened = looked_through.order_by("-created_at").only("pk", "has_content", "content_file")
     wanted = words.casefold()
-    subjects = preview.subjects(opened.filter(has_content=True, content_file="")[:OPENED])
+    subjects = previews.subjects(opened.filter(has_content=True, content_file="")[:OPENED])
     with_subject = [pk for pk, subject in subjects.items() if wanted in subject.casefold()]
     return looked_through.alias(said=Cast("recipients", TextField())).filter(
         Q(pk__in=with_subject) | _has_address(words)

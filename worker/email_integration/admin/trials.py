@@ -13,13 +13,13 @@ from django.utils.translation import gettext as _
 
 from email_integration import validators
 from email_integration.addresses import envelope_address
-from email_integration.delivery import safety
-from email_integration.delivery.advice import Advice, advice
-from email_integration.delivery.trial import trial_mail
+from email_integration.diagnosis.advice import Advice, advice
+from email_integration.diagnosis.trial import trial_mail
 from email_integration.exceptions import InvalidMail, SecretUnavailable, SecretUnreadable
 from email_integration.fields import UNREADABLE
 from email_integration.models import SMTPConfig, audit
 from email_integration.routing import relay_of
+from email_integration.sending import sandbox
 from email_integration.smtp import Relay
 from email_integration.smtp.probe import Report, TrialMail, probe
 
@@ -59,7 +59,7 @@ def _why_no_mail(send_to: str) -> str:
     except InvalidMail:
         return _("The mail address of your account cannot be written to: correct it first.")
     try:
-        plan = safety.plan_now([recipient])
+        plan = sandbox.plan_now([recipient])
     except ImproperlyConfigured:
         return _(
             "REDIRECT_ALL_TO or ALLOWED_RECIPIENTS in the settings of this project is malformed: no mail goes out."

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from django.utils.translation import gettext as _
 
-from email_integration.delivery import content
 from email_integration.exceptions import ContentUnavailable
+from email_integration.message import content
 
 
 def why_unavailable(error: Exception) -> str:

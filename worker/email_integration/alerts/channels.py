@@ -13,11 +13,11 @@ from django.core.mail import EmailMessage
 
 from email_integration import conf, web
 from email_integration.addresses import envelope_address
-from email_integration.delivery import safety
-from email_integration.delivery.render import render
 from email_integration.exceptions import InvalidMail, SecretUnavailable, SecretUnreadable
+from email_integration.message.rendering import render
 from email_integration.models import Alert, SMTPConfig
 from email_integration.routing import relay_of
+from email_integration.sending import sandbox
 from email_integration.smtp import Envelope
 from email_integration.smtp.probe import TrialMail, probe
 from email_integration.timezones import aware, in_utc
@@ -99,7 +99,7 @@ def _write(alert: Alert, state: str) -> None:
     message = EmailMessage(f"{subject[state]}: {alert.get_kind_display()}", body, relay.from_email, to)
     try:
         rendered = render(message)
-        envelope = safety.plan_now(rendered.recipients).envelope
+        envelope = sandbox.plan_now(rendered.recipients).envelope
         sender = envelope_address(rendered.from_header)
     except (InvalidMail, ImproperlyConfigured) as error:
         raise NotTold(f"{type(error).__name__}: correct ADMINS, the sender or REDIRECT_ALL_TO") from None

@@ -10,9 +10,10 @@ from django.db.models import Count
 from django.utils import timezone
 
 from email_integration import conf
-from email_integration.delivery import backlog, rows
-from email_integration.delivery.outcome import REFUSED_LOGIN
+from email_integration.ledger import rows
 from email_integration.models import Alert, Delivery, Lane, RelayGate, SMTPConfig, Status, login
+from email_integration.outcomes.classification import REFUSED_LOGIN
+from email_integration.queue import backlog
 from email_integration.routing import gate
 
 

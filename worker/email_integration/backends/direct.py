@@ -9,9 +9,9 @@ from typing import Any
 from django.core.exceptions import ImproperlyConfigured
 from django.core.mail import EmailMessage
 
-from email_integration.delivery.direct import send_now
-from email_integration.delivery.options import MailKeywords
 from email_integration.exceptions import DeliveryDeferred, DeliveryFailed, EmailIntegrationError, NotSent
+from email_integration.message.options import MailKeywords
+from email_integration.sending.direct import send_now
 from email_integration.sync_only import sync_only
 
 from .base import ActiveConfigBackend

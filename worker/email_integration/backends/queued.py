@@ -8,10 +8,10 @@ from typing import Any
 from django.core.mail import EmailMessage
 from django.db import transaction
 
-from email_integration.delivery import rows
-from email_integration.delivery.bulk import Submission
-from email_integration.delivery.options import MailKeywords, MailOptions
 from email_integration.exceptions import InvalidMail
+from email_integration.ledger import rows
+from email_integration.message.options import MailKeywords, MailOptions
+from email_integration.queue.bulk import Submission
 from email_integration.sync_only import sync_only
 
 from .base import ActiveConfigBackend

@@ -10,7 +10,7 @@ from django.core.checks import CheckMessage, Error, Warning, register
 from django.core.exceptions import ImproperlyConfigured
 
 from email_integration import conf, fields
-from email_integration.delivery import safety
+from email_integration.sending import sandbox
 
 
 @register("email_integration")
@@ -88,7 +88,7 @@ def _check_keys() -> list[CheckMessage]:
 def _check_recipients() -> list[CheckMessage]:
     found: list[CheckMessage] = []
     parsed = []
-    for key, parse in (("REDIRECT_ALL_TO", safety.redirections), ("ALLOWED_RECIPIENTS", safety.permissions)):
+    for key, parse in (("REDIRECT_ALL_TO", sandbox.redirections), ("ALLOWED_RECIPIENTS", sandbox.permissions)):
         try:
             parsed.append(parse(conf.get(key)))
         except ImproperlyConfigured as error:
@@ -101,7 +101,7 @@ def _check_recipients() -> list[CheckMessage]:
             f"{address} in EMAIL_INTEGRATION['REDIRECT_ALL_TO'] is not in ALLOWED_RECIPIENTS, so it gets no mail.",
             id="email_integration.E010",
         )
-        for address in safety.plan(redirect_to, allowed=allowed).withheld
+        for address in sandbox.plan(redirect_to, allowed=allowed).withheld
     ]
 
 

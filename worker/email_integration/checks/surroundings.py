@@ -17,10 +17,10 @@ from django.utils.module_loading import import_string
 
 from email_integration import conf, timezones
 from email_integration.backends.base import ActiveConfigBackend
-from email_integration.delivery import content
 from email_integration.diagnosis import configuration
 from email_integration.django_internals import is_set, read_setting
 from email_integration.exceptions import InvalidMail
+from email_integration.message import content
 from email_integration.models import SMTPConfig
 
 

@@ -19,7 +19,7 @@ from typing import Any
 from django.db import connections
 from django.db.models import Count, Value
 
-from email_integration.delivery.rows import database
+from email_integration.ledger.rows import database
 from email_integration.models import Delivery, DeliveryAttempt, Status
 
 from .spans import Interval

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from django.utils import timezone
 
-from email_integration.delivery.rows import database
 from email_integration.diagnosis.probing import Panel
+from email_integration.ledger.rows import database
 from email_integration.models import Delivery, Status
 from email_integration.tasks import health
 

@@ -1,7 +1,8 @@
 """What becomes of one mail: rendered, submitted, attempted, settled. Here is what applications may call."""
 
-from .decide import cancel, discard, release, resend, send_now
-from .erase import erase_recipient
-from .submit import submit
+from email_integration.queue.submission import submit
+
+from .erasure import erase_recipient
+from .manual import cancel, discard, release, resend, send_now
 
 __all__ = ["cancel", "discard", "erase_recipient", "release", "resend", "send_now", "submit"]

@@ -14,11 +14,10 @@ from django.db.models import BooleanField
 from django.db.models.expressions import RawSQL
 from django.utils import timezone
 
+from email_integration.ledger.rows import database
+from email_integration.message import content
 from email_integration.models import Delivery
 from email_integration.timezones import as_stored
-
-from . import content
-from .rows import database
 
 logger = logging.getLogger(__name__)
 

@@ -21,11 +21,12 @@ from django.utils import timezone
 
 from email_integration import conf
 from email_integration.django_internals import can_skip_locked_rows
+from email_integration.ledger.rows import database
+from email_integration.message import content
 from email_integration.models import Delivery, RelayGate, Status
+from email_integration.on_commit import after_commit
 
-from . import content, orphans
-from .commits import after_commit
-from .rows import database
+from . import orphans
 
 #: How many rows go in one short transaction.
 BATCH = 500

@@ -5,7 +5,7 @@ from __future__ import annotations
 from django.db import DatabaseError
 
 from email_integration import conf
-from email_integration.delivery import rows
+from email_integration.ledger import rows
 from email_integration.models import Delivery, SendingPause, Status
 from email_integration.timezones import local_time
 

@@ -8,8 +8,8 @@ from django.apps import apps
 from django.db import DatabaseError, InterfaceError, connections
 from django.db.migrations.exceptions import InconsistentMigrationHistory
 
-from email_integration.delivery import rows
 from email_integration.django_internals import missing_migrations
+from email_integration.ledger import rows
 
 from .findings import Finding, error, ok, warning
 

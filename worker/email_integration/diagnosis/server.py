@@ -6,14 +6,14 @@ import datetime as dt
 
 from email_integration import conf, routing, validators
 from email_integration.addresses import envelope_address
-from email_integration.delivery.advice import advice
-from email_integration.delivery.trial import trial_mail
 from email_integration.exceptions import InvalidMail
 from email_integration.smtp import Relay
 from email_integration.smtp.probe import Report, probe
 
+from .advice import advice
 from .configuration import wrong_with_settings
 from .findings import Finding, error, info, ok, warning
+from .trial import trial_mail
 
 #: How long before its end a certificate is worth a word.
 _EXPIRES_SOON = dt.timedelta(days=14)

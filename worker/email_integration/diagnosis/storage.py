@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from email_integration import conf
-from email_integration.delivery import content
+from email_integration.message import content
 from email_integration.tasks import health
 
 from .findings import Finding, error, info, ok

@@ -13,8 +13,10 @@ from django.db import DatabaseError
 from django.utils import timezone
 
 from email_integration import conf
-from email_integration.delivery import rows, swept, times
+from email_integration.ledger import rows
 from email_integration.models import Delivery
+from email_integration.outcomes import schedule
+from email_integration.queue import sweeper
 from email_integration.tasks import health
 
 from .database import SKEW_NOTICED
@@ -142,7 +144,7 @@ def beat() -> Finding:
     if not cache_is_shared():
         return info("beat", "Whether anything sweeps cannot be told without a shared cache")
     try:
-        mark = swept.last_mark()
+        mark = sweeper.last_mark()
     except Exception:  # said under 'cache'
         return warning("beat", "Whether anything sweeps cannot be told while the cache is out of reach", "See above.")
     if mark is None or time.time() - mark > patience:
@@ -159,7 +161,7 @@ def beat() -> Finding:
 
 def _overdue(patience: float) -> int:
     try:
-        limit = timezone.now() - times.seconds(patience)
+        limit = timezone.now() - schedule.seconds(patience)
         return Delivery.objects.using(rows.database()).filter(ring_after__lt=limit).count()
     except DatabaseError:  # said under 'database'
         return 0

@@ -13,10 +13,10 @@ from typing import Any, TypeVar, cast
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from email_integration import signals
-from email_integration.delivery.ledger import Ended
-from email_integration.delivery.observing import Observer
-from email_integration.delivery.outcome import Accepted, Deferred, Failed, InDoubt
+from email_integration.ledger.instrumentation import Observer
+from email_integration.ledger.records import Ended
 from email_integration.models import Delivery
+from email_integration.outcomes.classification import Accepted, Deferred, Failed, InDoubt
 from email_integration.smtp import Relay
 
 from . import labels

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from email_integration import conf
-from email_integration.delivery import observing
 from email_integration.forks import after_fork_in_child
+from email_integration.ledger import instrumentation
 
 from . import access
 
@@ -77,7 +77,7 @@ class Exporter:
 
         counters = Counters()
         counters.connect()
-        observing.add(counters)
+        instrumentation.add(counters)
 
     def serve(self) -> None:
         """Answer Prometheus, once the worker's processes are there."""

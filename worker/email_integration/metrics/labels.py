@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from email_integration.delivery.outcome import Accepted, InDoubt, Outcome
-from email_integration.delivery.reasons import Cause
 from email_integration.models import Lane
+from email_integration.outcomes.causes import Cause
+from email_integration.outcomes.classification import Accepted, InDoubt, Outcome
 
 #: What stands for everything beyond the bounds.
 OTHER = "other"

@@ -11,9 +11,10 @@ from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily
 from prometheus_client.registry import Collector
 
 from email_integration import routing
-from email_integration.delivery import rows, swept
-from email_integration.delivery.backlog import Backlog, backlog
+from email_integration.ledger import rows
 from email_integration.models import Lane, RelayGate, SendingPause, SMTPConfig, Status
+from email_integration.queue import sweeper
+from email_integration.queue.backlog import Backlog, backlog
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 
@@ -78,7 +79,7 @@ def _name() -> str:
 def _since_sweep() -> float | None:
     """None while the cache is out of reach, and when nothing has ever swept."""
     try:
-        mark = swept.last_mark()
+        mark = sweeper.last_mark()
     except Exception:  # every cache backend has exceptions of its own
         return None
     return None if mark is None else max(0.0, time.time() - mark)

@@ -1,9 +1,11 @@
 """What is stored: SMTP configurations, deliveries and their attempts, gates of relays at fault, alerts,
 the pause, tokens of OAuth."""
 
+from email_integration.outcomes.status import FINAL, Status
+
 from .alert import Alert
 from .config import SMTPConfig
-from .delivery import FINAL, Delivery, DeliveryAttempt, InDoubtPolicy, Lane, Status
+from .delivery import Delivery, DeliveryAttempt, InDoubtPolicy, Lane
 from .gate import RelayGate
 from .login import Authentication
 from .oauth import Grant, OAuthToken

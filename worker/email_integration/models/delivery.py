@@ -7,31 +7,9 @@ from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
 from email_integration.fields import EncryptedTextField
+from email_integration.outcomes.status import Status
 
 from .indexes import LongTextIndex, PartialIndex
-
-
-class Status(models.TextChoices):
-    """The life of a delivery; see docs/reference.md."""
-
-    PREPARED = "prepared", _("prepared")
-    QUEUED = "queued", _("queued")
-    SENDING = "sending", _("sending")
-    ACCEPTED = "accepted", _("accepted")
-    DEFERRED = "deferred", _("deferred")
-    FAILED = "failed", _("failed")
-    EXPIRED = "expired", _("expired")
-    IN_DOUBT = "in_doubt", _("in doubt")
-    CANCELLED = "cancelled", _("cancelled")
-    QUARANTINED = "quarantined", _("quarantined")
-
-    @property
-    def is_final(self) -> bool:
-        """Whether nothing more will be done by itself."""
-        return self in FINAL
-
-
-FINAL = frozenset({Status.ACCEPTED, Status.FAILED, Status.EXPIRED, Status.CANCELLED, Status.QUARANTINED})
 
 
 class InDoubtPolicy(models.TextChoices):

@@ -12,10 +12,10 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
 
 from email_integration import conf
-from email_integration.delivery import backlog
 from email_integration.diagnosis import Finding, Level, database, workers
 from email_integration.diagnosis.probing import Panel
 from email_integration.models import Lane
+from email_integration.queue import backlog
 from email_integration.tasks import health
 
 #: Seconds for all questions together.

@@ -20,16 +20,16 @@ from celery.utils import uuid
 from django.db import DatabaseError, InterfaceError
 from kombu.exceptions import OperationalError
 
-from email_integration.delivery import doorbell, follow_up, ledger, observing, rows
-from email_integration.delivery import sweep as sweeping
-from email_integration.delivery.attempt import attempt
-from email_integration.delivery.compose import Attachment, compose
-from email_integration.delivery.group import attempt_group
-from email_integration.delivery.options import MailKeywords, MailOptions, with_options_listed
-from email_integration.delivery.outcome import Skipped
-from email_integration.delivery.submit import make, store
 from email_integration.exceptions import DeliveryDeferred, DeliveryFailed, InvalidMail
+from email_integration.ledger import continuation, instrumentation, rows, task_queue, transitions
+from email_integration.message.composition import Attachment, compose
+from email_integration.message.options import MailKeywords, MailOptions, with_options_listed
 from email_integration.models import Delivery, Status
+from email_integration.outcomes.classification import Skipped
+from email_integration.queue import sweeper as sweeping
+from email_integration.queue.submission import make, store
+from email_integration.sending.attempt import attempt
+from email_integration.sending.group import attempt_group
 from email_integration.sync_only import sync_only
 from email_integration.timezones import aware
 
@@ -188,7 +188,7 @@ def _send_prepared(delivery_id: str, **how: Any) -> Delivery | None:
     """Have the mail sent unless it was called before; return it, None if there is none."""
     delivery = rows.load(delivery_id)
     while delivery is not None and delivery.options == canvas.UNCALLED:
-        if ledger.send_prepared(delivery, **how):
+        if transitions.send_prepared(delivery, **how):
             break
         delivery = rows.load(delivery_id)  # it was moved meanwhile
     return delivery
@@ -256,7 +256,7 @@ def deliver_group(self: Any, delivery_ids: Sequence[str]) -> dict[str, int]:
             status = Status(delivery.status)
             found[status.value] += 1
             # Others went before it was told of: somebody else may have come to what follows it.
-            if status.is_final and not delivery.continued and follow_up.keep(delivery):
+            if status.is_final and not delivery.continued and continuation.keep(delivery):
                 _go_on(self.app, delivery)
     except (DatabaseError, InterfaceError) as error:
         logger.error(_DATABASE_FAILED, f"a group of {len(delivery_ids)} deliveries", type(error).__name__)
@@ -279,11 +279,11 @@ def _go_on(app: Any, delivery: Delivery) -> bool:
             logger.error("What follows delivery %s cannot be started (%s).", delivery.pk, name, extra=_of(delivery))
             reason = _without_address() if isinstance(error, InvalidMail) else error
             canvas.fail(app, canvas.request_of(delivery), reason)
-        follow_up.done(delivery.pk)
+        continuation.done(delivery.pk)
     except _transient_errors(app) as error:
         name = type(error).__name__
         logger.error("What follows delivery %s has to wait (%s).", delivery.pk, name, extra=_of(delivery))
-        follow_up.later(delivery.pk)
+        continuation.later(delivery.pk)
         return False
     return True
 
@@ -319,7 +319,7 @@ def sweep() -> int:
     """Ring for every delivery that is due and that nothing is working on; returns how many."""
     began = time.monotonic()
     rung = sweeping.sweep()
-    observing.installed().swept(time.monotonic() - began, rung)
+    instrumentation.installed().swept(time.monotonic() - began, rung)
     return rung
 
 
@@ -345,6 +345,6 @@ def _submit(
 
 
 _doorbell = CeleryDoorbell(deliver, deliver_group, sweep)
-doorbell.install(_doorbell)
+task_queue.install(_doorbell)
 
 from . import hooks  # noqa: E402, F401  # what the app does by itself in Celery's processes; needs the tasks above

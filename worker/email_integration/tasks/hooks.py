@@ -14,9 +14,10 @@ from django.db import DatabaseError, InterfaceError, connections
 from kombu.utils.functional import maybe_list
 
 from email_integration import conf
-from email_integration.delivery import content, ledger, rows
-from email_integration.delivery.dispatch import pool
+from email_integration.ledger import rows, transitions
+from email_integration.message import content
 from email_integration.metrics.exporter import exporter
+from email_integration.sending.dispatch import pool
 
 from . import alerting, names, pruning, serving, sweep  # noqa: F401  # importing them registers tasks and hooks
 from .ringing import sweep_options
@@ -99,7 +100,7 @@ def _cancel(*delivery_ids: str) -> None:
     was_open = connection.connection is not None
     try:
         for delivery_id in delivery_ids:
-            ledger.cancel(delivery_id)
+            transitions.cancel(delivery_id)
     except (DatabaseError, InterfaceError) as error:
         logger.error("Could not cancel what was revoked (%s).", type(error).__name__)
     finally:

@@ -14,9 +14,10 @@ from celery._state import get_current_worker_task
 from celery.result import AsyncResult
 from django.utils import timezone
 
-from email_integration.delivery import ledger, times
-from email_integration.delivery.options import MailKeywords, checked_time
 from email_integration.exceptions import InvalidMail
+from email_integration.ledger import transitions
+from email_integration.message.options import MailKeywords, checked_time
+from email_integration.outcomes import schedule
 from email_integration.sync_only import sync_only
 from email_integration.timezones import as_stored
 
@@ -38,7 +39,7 @@ class DeliveryResult(AsyncResult[Any]):
     @sync_only("revoke() of a mail", instead="email_integration.acancel()")
     def revoke(self, *args: Any, **kwargs: Any) -> None:
         """Cancel the delivery in the database, at once; tell the workers only when it was too late for that."""
-        if ledger.cancel(self.delivery_id or self.id) is None:
+        if transitions.cancel(self.delivery_id or self.id) is None:
             super().revoke(*args, **kwargs)
 
 
@@ -153,6 +154,6 @@ def moment(name: str, value: float | dt.datetime | str | None) -> dt.datetime | 
 def from_now(name: str, value: float) -> dt.datetime:
     """The moment so many seconds from now. Raises ``InvalidMail``."""
     try:
-        return as_stored(timezone.now() + times.seconds(float(value)))
+        return as_stored(timezone.now() + schedule.seconds(float(value)))
     except (TypeError, ValueError, OverflowError):  # no number; not a finite one; beyond the year 9999
         raise InvalidMail(f"{name} must be a number of seconds, not {value!r}.") from None

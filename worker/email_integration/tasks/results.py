@@ -8,9 +8,9 @@ from celery import states
 from django.db import router
 from django.utils import timezone
 
-from email_integration.delivery import rows
-from email_integration.delivery.statements import Row
 from email_integration.exceptions import DeliveryDeferred, DeliveryFailed
+from email_integration.ledger import rows
+from email_integration.ledger.sql import Row
 from email_integration.models import Delivery, Status
 
 from . import names

@@ -15,10 +15,10 @@ from kombu import Connection, Producer, pools
 from kombu.exceptions import LimitExceeded, OperationalError
 
 from email_integration import conf
-from email_integration.delivery import rows
-from email_integration.delivery.commits import after_commit
-from email_integration.delivery.statements import Row
+from email_integration.ledger import rows
+from email_integration.ledger.sql import Row
 from email_integration.models import FINAL, Delivery, Lane
+from email_integration.on_commit import after_commit
 
 from . import canvas, names, results
 

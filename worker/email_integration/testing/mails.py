@@ -11,7 +11,7 @@ from typing import Any
 
 from django.core.mail import EmailAttachment
 
-from email_integration.delivery.content import read
+from email_integration.message.content import read
 from email_integration.models import Delivery
 
 

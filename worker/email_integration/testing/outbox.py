@@ -8,9 +8,9 @@ from typing import overload
 
 from django.db.models import QuerySet
 
-from email_integration.delivery import doorbell
-from email_integration.delivery.rows import database
-from email_integration.delivery.statements import Row
+from email_integration.ledger import task_queue
+from email_integration.ledger.rows import database
+from email_integration.ledger.sql import Row
 from email_integration.models import Delivery
 from email_integration.tasks import deliver
 
@@ -73,19 +73,19 @@ def capture_mail() -> Iterator[Outbox]:
     Nothing is sent, unless by ``run_deliveries`` or in eager mode. Also a decorator, for its effect on the broker.
     """
     mails = Outbox(without=outbox.ids())
-    before = doorbell.installed()
-    doorbell.install(_Muffled(before))
+    before = task_queue.installed()
+    task_queue.install(_Muffled(before))
     try:
         yield mails
     finally:
-        doorbell.install(before)
+        task_queue.install(before)
     mails.close()
 
 
 class _Muffled:
     """The doorbell of a process whose broker nobody is to hear of; in eager mode there is none anyway."""
 
-    def __init__(self, muffled: doorbell.Doorbell) -> None:
+    def __init__(self, muffled: task_queue.Doorbell) -> None:
         self._doorbell = muffled
 
     def ring(self, deliveries: Sequence[Delivery]) -> None:

@@ -12,9 +12,9 @@ from unittest import mock
 from django.conf import settings
 
 from email_integration import conf, routing
-from email_integration.delivery.dispatch import pool
 from email_integration.models import SMTPConfig
 from email_integration.routing import resolver
+from email_integration.sending.dispatch import pool
 from email_integration.smtp import Relay
 
 from .faults import Fault, Faults, Verb

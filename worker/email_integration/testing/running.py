@@ -11,11 +11,12 @@ from django.db.models import Q
 from django.test import TestCase
 from django.utils import timezone
 
-from email_integration.delivery import doorbell, ledger, recording
-from email_integration.delivery.rows import database
 from email_integration.django_internals import waiting_for_commit
+from email_integration.ledger import task_queue, transitions
+from email_integration.ledger.rows import database
 from email_integration.models import FINAL, Delivery
 from email_integration.routing import gate
+from email_integration.sending import recording
 from email_integration.tasks import deliver
 
 from .relay import FakeRelay, any_relay
@@ -31,7 +32,7 @@ def run_deliveries(*, due_only: bool = True) -> list[Delivery]:
     """
     tried: list[str] = []
     # Nobody is rung for: what is submitted meanwhile is found in the database, and returned like the rest.
-    with any_relay(), _eager(), mock.patch.object(doorbell, "ring_on_commit", _ring_nobody):
+    with any_relay(), _eager(), mock.patch.object(task_queue, "ring_on_commit", _ring_nobody):
         while found := _due(tried, due_only=due_only):
             for delivery_id in found:
                 tried.append(delivery_id)
@@ -49,13 +50,13 @@ def eager_mail() -> Iterator[FakeRelay]:
     later, or was put off, waits for ``run_deliveries``. Mail goes where it goes for ``run_deliveries``; the relay is
     what is given.
     """
-    with any_relay() as relay, _eager(), mock.patch.object(doorbell, "ring_on_commit", _ring_now):
+    with any_relay() as relay, _eager(), mock.patch.object(task_queue, "ring_on_commit", _ring_now):
         yield relay
 
 
 def _ring_now(*deliveries: Delivery, using: str) -> None:
     with _committed():
-        doorbell.ring(deliveries)
+        task_queue.ring(deliveries)
 
 
 def _ring_nobody(*deliveries: Delivery, using: str) -> None:
@@ -91,6 +92,6 @@ def _due(tried: list[str], *, due_only: bool) -> list[str]:
     rows = Delivery.objects.using(database()).filter(ring_after__isnull=False).exclude(pk__in=tried)
     if not due_only:
         gate.open_all()
-        rows.filter(status__in=ledger.CLAIMABLE).update(due_at=now)
+        rows.filter(status__in=transitions.CLAIMABLE).update(due_at=now)
     due = rows.filter(Q(due_at__lte=now) | Q(expires_at__lte=now) | Q(status__in=FINAL))
     return list(due.order_by("created_at", "pk").values_list("pk", flat=True))

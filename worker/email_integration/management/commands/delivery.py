@@ -11,8 +11,9 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from email_integration import conf
-from email_integration.delivery import cancel, discard, release, resend, rows, send_now
+from email_integration.delivery import cancel, discard, release, resend, send_now
 from email_integration.exceptions import ContentUnavailable
+from email_integration.ledger import rows
 from email_integration.models import Delivery, DeliveryAttempt, Status
 from email_integration.timezones import local_time
 

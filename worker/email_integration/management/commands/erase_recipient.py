@@ -7,7 +7,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from email_integration.delivery.erase import erase_recipient
+from email_integration.delivery.erasure import erase_recipient
 from email_integration.exceptions import InvalidMail
 
 

@@ -7,8 +7,8 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError
 
 from email_integration import conf
-from email_integration.delivery import waking
 from email_integration.models import SendingPause
+from email_integration.queue import retry_now
 
 
 class Command(BaseCommand):
@@ -18,7 +18,7 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Say how much had waited."""
-        waiting = waking.waiting()
+        waiting = retry_now.waiting()
         ended = SendingPause.end()
         if conf.get("EMAIL_PAUSED"):
             raise CommandError(
@@ -26,6 +26,6 @@ class Command(BaseCommand):
                 "all processes; then run this again, so that what waited is tried at once."
             )
         # Also without a pause to end: after EMAIL_PAUSED nobody else has woken what waits.
-        waking.wake()
+        retry_now.wake()
         said = "Sending is resumed" if ended else "Sending was not paused"
         self.stdout.write(f"{said}. Deliveries that waited and are due now: {waiting}.")

@@ -15,11 +15,12 @@ from django.template import Context, Engine, Template, TemplateDoesNotExist, Tem
 from django.utils import timezone
 
 from email_integration import submit_many
-from email_integration.delivery import bulk, rows
-from email_integration.delivery.render import render
-from email_integration.delivery.submit import check_name
 from email_integration.exceptions import InvalidMail
+from email_integration.ledger import rows
+from email_integration.message.rendering import render
 from email_integration.models import Delivery, Lane
+from email_integration.queue import bulk
+from email_integration.queue.submission import check_name
 
 #: Wrong lines that are told of at once.
 _SHOWN = 20

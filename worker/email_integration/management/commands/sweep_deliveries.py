@@ -6,7 +6,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand
 
-from email_integration.delivery.sweep import sweep
+from email_integration.queue.sweeper import sweep
 
 
 class Command(BaseCommand):

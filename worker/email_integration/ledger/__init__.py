@@ -1,0 +1,1 @@
+"""The state of each delivery: rows, transitions, and what is told of them."""

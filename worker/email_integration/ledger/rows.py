@@ -1,0 +1,63 @@
+"""The rows of deliveries: where they are, one of them, and whether it can be read at all."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from django.db import InterfaceError, OperationalError, connections, router
+
+from email_integration.models import Delivery, Status
+from email_integration.outcomes import settlement
+
+from . import sql
+
+
+def database() -> str:
+    """The database alias that deliveries are written to."""
+    return router.db_for_write(Delivery)
+
+
+def load(delivery_id: str) -> Delivery | None:
+    """Return the delivery, None if there is none (its transaction may have been rolled back)."""
+    return next(iter(load_all([delivery_id])), None)
+
+
+def load_all(delivery_ids: Sequence[str]) -> list[Delivery]:
+    """Return those deliveries that there are, in no order.
+
+    A connection that was kept open and has died meanwhile is found out here, and it is asked again over a new one:
+    it is the first question of each attempt, and spares all of them the question whether somebody listens.
+    """
+    using = database()
+    try:
+        return sql.load(delivery_ids, using=using)
+    except (OperationalError, InterfaceError):
+        connection = connections[using]
+        if connection.in_atomic_block or connection.is_usable():
+            raise
+        connection.close()
+    return sql.load(delivery_ids, using=using)
+
+
+def pending(delivery: Delivery) -> tuple[str, ...]:
+    """The recipients nothing is decided about yet."""
+    return tuple(item["address"] for item in delivery.recipients if item["status"] == "pending")
+
+
+def is_readable(delivery: Delivery) -> bool:
+    """Whether the row is what it should be, and not what somebody made of it in the database."""
+    found: Any = delivery.recipients
+    return (
+        delivery.status in Status.values
+        and (delivery.from_at is None or 0 <= delivery.from_at <= delivery.content_size)
+        and isinstance(found, list)
+        and bool(found)
+        and all(isinstance(item, dict) and _is_recipient(item) for item in found)
+    )
+
+
+def _is_recipient(item: dict[str, Any]) -> bool:
+    address = item.get("address")
+    # A blank or a line break would be another command to the server.
+    return isinstance(address, str) and min(address, default="") > " " and item.get("status") in settlement.STATUSES

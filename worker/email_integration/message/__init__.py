@@ -1,0 +1,1 @@
+"""A mail as bytes: composed, rendered, encrypted, kept and shown."""

@@ -1,0 +1,239 @@
+"""Where the headers and the body of a mail are kept, and how they are read again: sealed, and streamed.
+
+Small ones lie in the row; large ones in a Django storage of their own, if the project has one, so that neither the
+database nor a worker's memory has to hold them.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import io
+import logging
+import os
+import uuid
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from django.conf import settings
+from django.core.files import File
+from django.core.files.storage import Storage, storages
+from django.utils import timezone
+
+from email_integration import conf
+from email_integration.exceptions import ContentUnavailable, SecretUnreadable
+from email_integration.models import Delivery
+
+from . import encryption
+from .rendering import from_line
+
+logger = logging.getLogger(__name__)
+
+GONE = "the content is kept no longer"
+NO_FILE = "the file with the content is not in the storage"
+NO_STORAGE = "the storage with the content cannot be read"
+NO_KEY = "the content cannot be opened with the keys in SMTP_PASSWORD_KEYS"
+DAMAGED = "the stored content is damaged"
+
+#: What a row that keeps no content has in its columns.
+NONE = {"content": b"", "content_key": "", "content_file": "", "has_content": False}
+
+
+Blocks = Generator[bytes, None, None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Content:
+    """Headers and body: how many octets, whether one is beyond ASCII, and ``blocks``, which reads them, ever anew."""
+
+    size: int
+    eight_bit: bool
+    blocks: Callable[[], Blocks] = field(repr=False)
+
+    @classmethod
+    def of(cls, content: bytes) -> Content:
+        """What is in memory."""
+
+        def blocks() -> Blocks:
+            yield content
+
+        return cls(size=len(content), eight_bit=not content.isascii(), blocks=blocks)
+
+    def with_line(self, line: bytes, at: int) -> Content:
+        """The same with ``line`` put in after ``at`` octets."""
+
+        def blocks() -> Blocks:
+            passed, is_in = 0, False
+            for block in self.blocks():
+                here = at - passed
+                if not is_in and here <= len(block):
+                    yield block[:here] + line + block[here:]
+                    is_in = True
+                else:
+                    yield block
+                passed += len(block)
+
+        return Content(size=self.size + len(line), eight_bit=self.eight_bit, blocks=blocks)
+
+
+# -- writing --------------------------------------------------------------------------------------------------------
+
+
+def store(delivery: Delivery, content: bytes) -> None:
+    """Put ``content`` into the fields of ``delivery``, which is not saved yet, or into a file that they name.
+
+    Raises ``ImproperlyConfigured`` when it has to be sealed and there is no key.
+    """
+    pieces: Iterator[bytes]
+    if conf.get("ENCRYPT_CONTENT"):
+        key = encryption.new_key()
+        delivery.content_key = base64.b64encode(key).decode()
+        pieces = encryption.seal(key, content)
+    else:
+        pieces = iter((content,))
+    delivery.content_size = len(content)
+    delivery.eight_bit = not content.isascii()
+    sealed = b"".join(pieces)
+    if len(content) > conf.get("PAYLOAD_STORAGE_THRESHOLD"):
+        delivery.content_file = save_file(sealed)
+    if not delivery.content_file:
+        delivery.content = sealed
+
+
+def save_file(sealed: bytes) -> str:
+    """Return the name of a new file in the storage; '' when there is no storage, or none that takes it now."""
+    name = f"{timezone.now():%Y/%m/%d}/{uuid.uuid4().hex}"
+    try:
+        storage = storage_of_contents()
+        if storage is None:
+            return ""
+        name = storage.save(name, File(io.BytesIO(sealed)))
+        _make_durable(storage, name)
+    except Exception as error:  # each storage has its own; the mail is not refused for it
+        logger.error("The storage takes no content (%s); it goes into the database.", type(error).__name__)
+        remove_file(name)  # what there is of it
+        return ""
+    return name
+
+
+def _make_durable(storage: Storage, name: str) -> None:
+    """Have the file on the disk before the row that names it: a power failure must not take the one alone."""
+    try:
+        path = Path(storage.path(name))
+    except NotImplementedError:  # not on a disk of ours
+        return
+    on_windows = not hasattr(os, "O_DIRECTORY")  # it opens no folder, and syncs only what is open for writing
+    folders = () if on_windows else path.parents[: name.count("/") + 1]
+    for one in (path, *folders):
+        opened = os.open(one, os.O_RDWR if on_windows else os.O_RDONLY)
+        try:
+            os.fsync(opened)
+        finally:
+            os.close(opened)
+
+
+def has_file(name: str) -> bool:
+    """Whether this process can read the file. Never raises."""
+    try:
+        storage = storage_of_contents()
+        if storage is None:
+            return False
+        with storage.open(name) as file:
+            return bool(file.read(1))
+    except Exception:  # as above
+        return False
+
+
+def remove_file(name: str) -> None:
+    """Delete a file of the storage. Never raises: what is left is collected as an orphan."""
+    if not name:
+        return
+    try:
+        storage = storage_of_contents()
+        if storage is not None:
+            storage.delete(name)
+    except Exception as error:  # as above
+        logger.warning("A content that is no longer needed could not be deleted (%s).", type(error).__name__)
+
+
+def storage_of_contents() -> Storage | None:
+    """The storage that PAYLOAD_STORAGE names; None when the project has none of that name.
+
+    Raises ``InvalidStorageError``, or what the storage raises, when it cannot be made.
+    """
+    alias = conf.get("PAYLOAD_STORAGE")
+    return storages[alias] if alias in settings.STORAGES else None
+
+
+# -- reading --------------------------------------------------------------------------------------------------------
+
+
+def stored(delivery: Delivery) -> Content:
+    """The content of ``delivery``, not read yet. Reading it raises ``ContentUnavailable`` when it cannot be had now."""
+    return Content(size=delivery.content_size, eight_bit=delivery.eight_bit, blocks=lambda: _blocks(delivery))
+
+
+def complete(delivery: Delivery) -> Content:
+    """As ``stored``, with the sender; one that is still left open is missing."""
+    content = stored(delivery)
+    if delivery.from_at is not None and delivery.from_header:
+        content = content.with_line(from_line(delivery.from_header), delivery.from_at)
+    return content
+
+
+def read(delivery: Delivery) -> bytes:
+    """The whole content of ``delivery``, as ``complete`` has it. Raises ``ContentUnavailable``."""
+    return b"".join(complete(delivery).blocks())
+
+
+def beginning(delivery: Delivery, first: bytes) -> bytes:
+    """The first octets of a content that lies in the row, ``first`` being no more of it than ``sealing.SEALED_PIECE``.
+
+    Raises ``ContentUnavailable``.
+    """
+    try:
+        key = base64.b64decode(delivery.content_key)
+        return encryption.unseal_first(key, first, last=delivery.content_size <= encryption.PIECE) if key else first
+    except SecretUnreadable:
+        raise ContentUnavailable(NO_KEY) from None
+    except (encryption.Damaged, ValueError):  # as below
+        raise ContentUnavailable(DAMAGED) from None
+
+
+def _blocks(delivery: Delivery) -> Blocks:
+    if not delivery.has_content:
+        raise ContentUnavailable(GONE)
+    size = 0
+    try:
+        key = base64.b64decode(delivery.content_key)
+        with contextlib.closing(_pieces(delivery)) as pieces:
+            for block in encryption.unseal(key, pieces) if key else pieces:
+                size += len(block)
+                yield block
+    except SecretUnreadable:
+        raise ContentUnavailable(NO_KEY) from None
+    except (encryption.Damaged, ValueError):  # a ValueError when the key is no base64
+        raise ContentUnavailable(DAMAGED) from None
+    if size != delivery.content_size:
+        raise ContentUnavailable(DAMAGED)
+
+
+def _pieces(delivery: Delivery) -> Blocks:
+    """What lies in the row or in the storage, in the pieces in which it was sealed."""
+    if not delivery.content_file:
+        yield from encryption.read(io.BytesIO(bytes(delivery.content)))
+        return
+    try:
+        storage = storage_of_contents()
+        if storage is None:
+            raise ContentUnavailable(NO_STORAGE)
+        with storage.open(delivery.content_file) as file:
+            yield from encryption.read(file)
+    except ContentUnavailable:
+        raise
+    except FileNotFoundError:
+        raise ContentUnavailable(NO_FILE) from None
+    except Exception as error:  # a storage of the network has exceptions of its own
+        logger.error("The storage of contents cannot be read (%s).", type(error).__name__)
+        raise ContentUnavailable(NO_STORAGE) from None

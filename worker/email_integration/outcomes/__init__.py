@@ -1,0 +1,1 @@
+"""What a server's reply means for a mail: pure functions."""

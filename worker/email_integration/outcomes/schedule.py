@@ -1,0 +1,73 @@
+"""When to try again: after an attempt, and after a ring that nobody answered."""
+
+from __future__ import annotations
+
+import datetime as dt
+import re
+
+from email_integration import conf
+
+#: No server is believed to want a longer wait than this, in seconds: a week.
+LONGEST_HINT = 7 * 86400.0
+
+_AMOUNT = re.compile(
+    r"(\d{1,9}(?:\.\d{1,3})?)\s*(s(?:ec(?:ond)?s?)?|m(?:in(?:ute)?s?)?|h(?:(?:ou)?rs?)?|d(?:ays?)?)(?![a-z])", re.I
+)
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_PERIOD = re.compile(rf"(?<![\w.:@-]){_AMOUNT.pattern}(?:[\s,]*(?:and\s+)?{_AMOUNT.pattern})*", re.I)
+_INTRODUCED = r"\b(?:in|after|for|wait|retry|delay(?:ed)?(?: of| by)?)[\s:=]+(?:at least |about |another )?"
+_TRY_IN = re.compile(_INTRODUCED + _PERIOD.pattern, re.I)
+_TRY_IN_CLOCK = re.compile(_INTRODUCED + r"(\d{1,3}):([0-5]?\d):([0-5]?\d)(?![\d:])", re.I | re.ASCII)
+#: What a server says that names a time without 'in' or 'after'.
+_ASKS = re.compile(r"again|retry|come back|gr[ea]y|delay|wait|later|defer", re.I)
+
+
+def backoff(attempts: int, *, first: float, longest: float, chance: float, hint: float | None = None) -> float:
+    """Return how many seconds to wait after the ``attempts``-th attempt (1, 2, …) failed for now.
+
+    Exponential between ``first`` and ``longest`` seconds, with full jitter: ``chance`` (0 to 1) says where between
+    nothing and the whole. A ``hint`` in seconds is honoured up to ``longest``, and spread by a tenth so that not all
+    come back at once; a hint of 0 means at once.
+    """
+    if hint is not None:
+        return min(hint, longest) * (1 + 0.1 * chance)
+    return chance * min(longest, first * 2.0 ** min(max(attempts - 1, 0), 30))
+
+
+def hint(text: str) -> float | None:
+    """Return how many seconds a server asks us to wait, by the words of its reply; None when it does not say.
+
+    'Try again in 5 minutes', 'come back in 00:05:00', 'Greylisted for 60 seconds', 'wait 1 hour 30 min', 'delay 300s'.
+    Never 0, which would mean at once, and never longer than ``LONGEST_HINT``.
+    """
+    waits = [_seconds_of_clock(*found.groups()) for found in _TRY_IN_CLOCK.finditer(text)]
+    waits += [_seconds(found[0]) for found in _TRY_IN.finditer(text)]
+    if not waits and _ASKS.search(text):
+        waits = [_seconds(found[0]) for found in _PERIOD.finditer(text)]
+    return min(max(waits, default=0.0), LONGEST_HINT) or None
+
+
+def _seconds(period: str) -> float:
+    return sum(float(number) * _SECONDS[unit[0].lower()] for number, unit in _AMOUNT.findall(period))
+
+
+def _seconds_of_clock(hours: str, minutes: str, seconds: str) -> float:
+    return float(int(hours) * 3600 + int(minutes) * 60 + int(seconds))
+
+
+def seconds(value: float) -> dt.timedelta:
+    return dt.timedelta(seconds=value)
+
+
+#: A delivery is rung for at least this often, in seconds, however often it was before.
+_LONGEST_PAUSE = 900.0
+
+
+def pause(rings: int) -> float:
+    """How many seconds to wait after the ring that follows ``rings`` others in vain."""
+    return float(min(conf.get("RING_AFTER") * 2.0 ** min(rings, 20), _LONGEST_PAUSE))
+
+
+def first_ring(due_at: dt.datetime, expires_at: dt.datetime, now: dt.datetime) -> dt.datetime:
+    """When the sweep looks at a delivery first: when it is due; if that is now, when the ring of now seems lost."""
+    return min(due_at, expires_at) if due_at > now else now + seconds(conf.get("RING_AFTER"))

@@ -1,0 +1,1 @@
+"""How mail comes into the database, and what wakes the workers up for it."""

@@ -1,0 +1,117 @@
+"""Take many mails: rendered one after the other, stored in batches, published in groups."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from django.core.mail import EmailMessage
+from django.db import transaction
+
+from email_integration.exceptions import InvalidMail
+from email_integration.ledger import events, rows, sql, task_queue
+from email_integration.message import content
+from email_integration.message.options import MailOptions
+from email_integration.models import Delivery
+
+from .submission import first, is_due, make
+
+#: Mails in a batch, unless they hold more octets than this.
+BATCH = 500
+_OCTETS = 4 * 1024 * 1024
+
+
+class Submission:
+    """Takes one message after the other, and stores a batch of them in a transaction.
+
+    A batch has ``batch_size`` mails, or fewer that are large: memory and a statement hold no more at a time. ``kept``
+    is what each row keeps of the call. A sender equal to DEFAULT_FROM_EMAIL is one that was not chosen.
+    ``idempotency_key`` gives each message's; ``on_progress`` is told how many are stored after each batch.
+    """
+
+    def __init__(
+        self,
+        options: MailOptions,
+        *,
+        kept: str = "",
+        idempotency_key: Callable[[EmailMessage], str] | None = None,
+        batch_size: int = BATCH,
+        on_progress: Callable[[int], None] | None = None,
+    ) -> None:
+        self._options = options
+        self._kept = kept
+        self._key = idempotency_key
+        self._batch_size = batch_size
+        self._on_progress = on_progress
+        self._batch: list[Delivery] = []
+        self._octets = 0
+        #: Of the deliveries that are stored, in the order of their messages.
+        self.ids: list[str] = []
+
+    def take(self, message: EmailMessage, *, number: int | None = None) -> None:
+        """Take a message, which an error names by its ``number``. Raises ``InvalidMail``, and takes nothing then."""
+        try:
+            key = self._key(message) if self._key else None
+            delivery = make(message, self._options, idempotency_key=key, default_from_is_open=True, kept=self._kept)
+        except InvalidMail as error:
+            if number is None:
+                raise
+            raise InvalidMail(f"Message {number}: {error}") from error
+        self._batch.append(delivery)
+        self._octets += len(delivery.content)
+        if len(self._batch) >= self._batch_size or self._octets >= _OCTETS:
+            self.store()
+
+    def store(self) -> None:
+        """Store what was taken and is not stored yet."""
+        batch, self._batch, self._octets = self._batch, [], 0
+        if batch:
+            self.ids += _store(batch, using=rows.database())
+            if self._on_progress is not None:
+                self._on_progress(len(self.ids))
+
+
+def _store(deliveries: Sequence[Delivery], *, using: str) -> list[str]:
+    """Insert in one transaction, and publish once it is committed; return the ids in the same order.
+
+    Where the idempotency key was there before, the id is that of the first delivery, and nothing is submitted.
+    """
+    with transaction.atomic(using=using):
+        if any(delivery.idempotency_key for delivery in deliveries):
+            # Sorted, so that two that submit the same wait for each other one way round only.
+            sql.insert(*sorted(deliveries, key=_key), using=using, unless_known=True)
+            ids = _ids(deliveries, using=using)
+        else:
+            sql.insert(*deliveries, using=using)
+            ids = [delivery.pk for delivery in deliveries]
+        new = [delivery for delivery, pk in zip(deliveries, ids, strict=True) if delivery.pk == pk]
+        due = [_bare(delivery, using=using) for delivery in new if is_due(delivery)]
+        if due:
+            task_queue.ring_on_commit(*due, using=using)
+        events.submitted_together(new)
+    return ids
+
+
+def _key(delivery: Delivery) -> str:
+    return delivery.idempotency_key or ""
+
+
+def _ids(deliveries: Sequence[Delivery], *, using: str) -> list[str]:
+    """The ids that are in the database; a content of what was there before is removed."""
+    keys = [delivery.idempotency_key for delivery in deliveries if delivery.idempotency_key]
+    found = Delivery.objects.using(using).filter(idempotency_key__in=keys)
+    there = dict(found.values_list("idempotency_key", "pk"))
+    ids = []
+    for delivery in deliveries:
+        pk = there.get(delivery.idempotency_key) if delivery.idempotency_key else delivery.pk
+        if pk is None:
+            pk = first(using, delivery).pk
+        if pk != delivery.pk:
+            content.remove_file(delivery.content_file)
+        ids.append(pk)
+    return ids
+
+
+def _bare(delivery: Delivery, *, using: str) -> Delivery:
+    """As much of it as is published: what waits for a commit must not hold the contents."""
+    names = ("id", "status", "lane", "options")
+    return Delivery.from_db(using, names, [getattr(delivery, name) for name in names])

@@ -1,0 +1,73 @@
+"""Waking what waits for a relay: by a change of the configuration, and by the first success at a relay at fault."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.db import transaction
+from django.db.models import QuerySet
+from django.utils import timezone
+
+from email_integration.ledger import task_queue
+from email_integration.ledger.rows import database
+from email_integration.models import Delivery, Status
+from email_integration.on_commit import after_commit
+from email_integration.routing import gate
+from email_integration.smtp import Relay
+
+
+def waiting() -> int:
+    """How many deliveries wait for their relay, those that are due already among them."""
+    return Delivery.objects.using(database()).filter(status=Status.DEFERRED, waits_for_relay=True).count()
+
+
+def wake(*delivery_ids: str) -> int:
+    """Make every delivery due, or these alone, that waits for its relay and not for itself; returns how many."""
+    now = timezone.now()
+    waiting = _waiting_for_relay()
+    if delivery_ids:
+        waiting = waiting.filter(pk__in=delivery_ids)
+    woken = waiting.update(due_at=now, ring_after=now, rings=0)
+    if woken:
+        task_queue.call_for_sweep(using=database())
+    return woken
+
+
+def wake_one() -> None:
+    """Make one delivery due that waits for its relay, unless one is already: somebody has to try it."""
+    now = timezone.now()
+    rows = Delivery.objects.using(database()).filter(status=Status.DEFERRED, waits_for_relay=True)
+    pk, due_at = rows.order_by("due_at").values_list("pk", "due_at").first() or (None, now)
+    if due_at > now:
+        # No call for a sweep: it is a sweep that asks for this, and that rings for it.
+        rows.filter(pk=pk, due_at=due_at).update(due_at=now, ring_after=now, rings=0)
+
+
+def reopen(relay: Relay) -> None:
+    """Open the gate of a relay that works again, and wake what waits for it."""
+    with transaction.atomic(using=database()):
+        was_closed = gate.open_(relay)
+        if was_closed:
+            wake()
+    if was_closed:
+        # Once more: who was put off meanwhile has still seen a closed gate, and was not seen by the first.
+        wake()
+
+
+def _waiting_for_relay() -> QuerySet[Delivery]:
+    """What waits for its relay and is not due yet."""
+    rows = Delivery.objects.using(database())
+    return rows.filter(status=Status.DEFERRED, waits_for_relay=True, due_at__gt=timezone.now())
+
+
+def wake_on_commit(*, using: str | None = None, **kwargs: Any) -> None:
+    """Open every gate and wake what waits, once a change of the configuration is committed.
+
+    Receiver of the signals sent after a write.
+    """
+
+    def go() -> None:
+        gate.open_all()
+        wake()
+
+    after_commit("wake what waits", go, using=using)  # it is tried again in any case

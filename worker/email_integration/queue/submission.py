@@ -1,0 +1,139 @@
+"""Take a mail: render, one row in the caller's transaction, a ring on commit."""
+
+from __future__ import annotations
+
+import secrets
+import time
+import uuid
+from typing import Unpack
+
+from django.core.mail import EmailMessage
+from django.utils import timezone
+
+from email_integration import conf
+from email_integration.exceptions import InvalidMail
+from email_integration.ledger import events, instrumentation, rows, sql, task_queue
+from email_integration.message import content
+from email_integration.message.options import MailKeywords, MailOptions
+from email_integration.message.rendering import render
+from email_integration.models import Delivery, Lane, Status
+from email_integration.outcomes import schedule
+from email_integration.sync_only import sync_only
+
+
+@sync_only("submit()", instead="email_integration.asubmit()")
+def submit(
+    message: EmailMessage,
+    *,
+    delivery_id: str | None = None,
+    idempotency_key: str | None = None,
+    **options: Unpack[MailKeywords],
+) -> Delivery:
+    """Submit ``message`` and return its delivery; it is sent once the current transaction is committed.
+
+    The same ``delivery_id`` or ``idempotency_key`` (each at most 255 characters) again returns the first delivery and
+    submits nothing. ``options`` are those of ``MailOptions``. Raises ``InvalidMail`` when the mail cannot be sent as
+    given, and ``ImproperlyConfigured`` when it has to be sealed and there is no key.
+    """
+    made = make(message, MailOptions(**options), delivery_id=delivery_id, idempotency_key=idempotency_key)
+    return store(made, unless_known=delivery_id is not None)
+
+
+def store(delivery: Delivery, *, unless_known: bool) -> Delivery:
+    """Insert what ``make`` made, and publish it once it is committed; return it, or the one that was there before.
+
+    Only with ``unless_known``, or with an idempotency key, it may be there before.
+    """
+    using = rows.database()
+    unless_known = unless_known or delivery.idempotency_key is not None
+    if not sql.insert(delivery, using=using, unless_known=unless_known):
+        content.remove_file(delivery.content_file)
+        return first(using, delivery)
+    events.submitted(delivery)
+    if is_due(delivery):
+        task_queue.ring_on_commit(delivery, using=using)
+    return delivery
+
+
+def make(
+    message: EmailMessage,
+    options: MailOptions,
+    *,
+    delivery_id: str | None = None,
+    idempotency_key: str | None = None,
+    default_from_is_open: bool = False,
+    kept: str = "",
+    prepared: bool = False,
+) -> Delivery:
+    """Render ``message`` and return its delivery, which is not saved yet. Raises as ``submit`` does.
+
+    With ``default_from_is_open`` a sender equal to DEFAULT_FROM_EMAIL is one that was not chosen. ``kept`` is what the
+    row keeps of the call. A ``prepared`` mail is sent when ``ledger.send_prepared`` says so, and expires as usual.
+    """
+    if delivery_id is not None:
+        check_name("task_id", delivery_id)
+    if idempotency_key is not None:
+        check_name("idempotency_key", idempotency_key)
+    now = timezone.now()
+    due_at = options.due_at or now
+    try:
+        expires_at = options.expires_at or due_at + schedule.seconds(conf.get("GIVE_UP_AFTER"))
+    except OverflowError:
+        raise InvalidMail(f"{due_at.date()} is too far away for a mail to be due.") from None
+    if prepared:
+        due_at = expires_at
+    rendered = render(message, default_from_is_open=default_from_is_open, envelope_sender=options.envelope_sender)
+    delivery = Delivery(
+        id=delivery_id or new_id(),
+        status=Status.PREPARED if prepared else Status.QUEUED,
+        message_id=rendered.message_id,
+        from_header=rendered.from_header,
+        from_at=rendered.from_at,
+        sender=rendered.sender,
+        recipients=[{"address": address, "status": "pending"} for address in rendered.recipients],
+        lane=Lane(options.priority),
+        in_doubt_policy=options.in_doubt or "",
+        idempotency_key=idempotency_key,
+        created_at=now,
+        due_at=due_at,
+        expires_at=expires_at,
+        ring_after=schedule.first_ring(due_at, expires_at, now),
+        options=kept,
+    )
+    content.store(delivery, rendered.content)
+    instrumentation.installed().submitting(delivery)
+    return delivery
+
+
+def check_name(what: str, text: str) -> None:
+    """Raise ``InvalidMail`` unless ``text`` can be an id or a key: PostgreSQL takes no NUL."""
+    if not (isinstance(text, str) and 0 < len(text) <= 255 and "\0" not in text):  # type: ignore[redundant-expr]
+        raise InvalidMail(f"{what} must be text of 1 to 255 characters.")
+
+
+def is_due(delivery: Delivery) -> bool:
+    """Whether a delivery was submitted to be sent at once."""
+    return delivery.status == Status.QUEUED and delivery.due_at <= delivery.created_at
+
+
+def first(using: str, delivery: Delivery) -> Delivery:
+    """The delivery of the same id, or else of the same idempotency key, that was there before."""
+    rows = Delivery.objects.using(using)
+    found = rows.filter(pk=delivery.pk).first()
+    if found is None:
+        found = rows.get(idempotency_key=delivery.idempotency_key)
+    return found
+
+
+_VERSION, _VARIANT = 7 << 76, 0b10 << 62
+_RANDOM = ~(0xF << 76) & ~(0b11 << 62)
+
+
+def new_id() -> str:
+    """An id that nobody can guess, greater than those of earlier milliseconds.
+
+    What was written lately lies together in the indexes. A random id would have another page of each of them read and
+    written for each mail, and the more mails there were before, the fewer of these pages are in memory.
+    """
+    milliseconds = time.time_ns() // 1_000_000 & (1 << 48) - 1
+    return str(uuid.UUID(int=milliseconds << 80 | secrets.randbits(80) & _RANDOM | _VERSION | _VARIANT))

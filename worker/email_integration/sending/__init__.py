@@ -1,0 +1,1 @@
+"""How mail leaves: attempts, sessions, and what is recorded of them."""

@@ -1,0 +1,283 @@
+"""Hand one mail to the active relay: find it, borrow a session, run the transaction, say how it ended."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import itertools
+import logging
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Self, TypeVar
+
+from django.db import DatabaseError, InterfaceError
+
+from email_integration import conf, routing
+from email_integration.addresses import NULL_SENDER, envelope_address
+from email_integration.exceptions import InvalidMail
+from email_integration.ledger import instrumentation
+from email_integration.message.content import Content
+from email_integration.message.rendering import from_header_of, from_line, one_line
+from email_integration.on_commit import after_commit
+from email_integration.outcomes.classification import (
+    Deferred,
+    Outcome,
+    Skipped,
+    accepted,
+    classify,
+    classify_recipients,
+)
+from email_integration.queue import retry_now
+from email_integration.routing import gate
+from email_integration.smtp import (
+    ConnectionLost,
+    Envelope,
+    Limits,
+    Opening,
+    Phase,
+    Pool,
+    Refused,
+    Relay,
+    Reply,
+    Session,
+    SMTPFailure,
+    Started,
+)
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mail:
+    """What is to be sent to whom.
+
+    ``from_at`` says where in the content a From header is missing, if one is; it is ``from_header`` then, '' the
+    relay's own. ``sender`` is the envelope's; '' means the address of the From header, '<>' nobody.
+    """
+
+    from_header: str = field(repr=False)
+    from_at: int | None
+    sender: str = field(default="", repr=False)
+    recipients: tuple[str, ...] = field(repr=False)
+    content: Content
+
+    @property
+    def names_sender(self) -> bool:
+        """Whether it has a sender of its own, be it since an earlier attempt."""
+        return self.from_at is None or bool(self.from_header)
+
+    def from_relay(self, relay: Relay) -> tuple[str, str]:
+        """The From header and the envelope's sender with which it goes to ``relay``. Raises ``InvalidMail``."""
+        if self.names_sender:
+            return self.from_header, self.sender or envelope_address(one_line(self.from_header))
+        return from_header_of(relay.from_email), self.sender or envelope_address(relay.from_email)
+
+
+class Letter:
+    """A mail made ready for a relay; the context in which its content is read.
+
+    Entering raises ``InvalidMail`` for a sender that is none, and ``ContentUnavailable``: no server needs to be told
+    of a mail that cannot be read.
+    """
+
+    def __init__(self, mail: Mail, relay: Relay) -> None:
+        self.from_header, self.sender = mail.from_relay(relay)
+        content = mail.content
+        if mail.from_at is not None:
+            content = content.with_line(from_line(self.from_header), mail.from_at)
+        envelope_sender = "" if self.sender == NULL_SENDER else self.sender
+        self.opening = Opening(
+            envelope=Envelope(sender=envelope_sender, recipients=mail.recipients),
+            size=content.size,
+            eight_bit=content.eight_bit,
+        )
+        self._blocks = content.blocks()
+        self._first = b""
+
+    def __enter__(self) -> Self:
+        self._first = next(self._blocks, b"")
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._blocks.close()
+
+    @property
+    def blocks(self) -> Iterator[bytes]:
+        """The content, once."""
+        return itertools.chain((self._first,), self._blocks)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dispatched:
+    """What became of a mail, and where it went: the relay, nowhere, or None when nobody asked; '' is no TLS."""
+
+    route: routing.Route | None
+    outcome: Outcome | Skipped
+    tls_version: str = ""
+
+
+#: Asked just before the final dot, with the relay, the From header and the sender: may it be sent?
+Claim = Callable[[Relay, str, str], bool]
+
+
+def _limits() -> Limits:
+    return Limits(
+        size=conf.get("SESSION_POOL_SIZE"),
+        idle=conf.get("SESSION_MAX_IDLE"),
+        age=conf.get("SESSION_MAX_AGE"),
+        transactions=conf.get("SESSION_MAX_TRANSACTIONS"),
+        tries=conf.get("CONNECT_TRIES"),
+    )
+
+
+#: This process's SMTP sessions.
+pool = Pool(_limits, instrumentation.installed)
+
+
+_Told = TypeVar("_Told", bound=Outcome | Skipped)
+
+
+class Way:
+    """The way to one relay, for one mail: through its gate, which it closes and opens."""
+
+    def __init__(self, relay: Relay) -> None:
+        self.relay = relay
+        self._probing = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Whoever has come to no verdict lets somebody else probe."""
+        if self._probing and not gate.in_transaction():
+            with self._bearing_the_database():
+                gate.give_up_probe(self.relay)
+
+    def enter(self) -> None:
+        """Ask for a new session. Raises ``GateClosed``."""
+        if not self._probing:
+            self._probing = gate.enter(self.relay)
+
+    def has_another_password(self, failure: SMTPFailure) -> bool:
+        """Whether the login was refused with a password that is another by now where it is kept.
+
+        What waits for the relay with the old one is woken: it waits for nothing that can come.
+        """
+        if failure.reply is None or failure.phase is not Phase.AUTH or not routing.password_has_changed(self.relay):
+            return False
+        pool.discard(self.relay)
+        if not gate.in_transaction():
+            with self._bearing_the_database():
+                retry_now.reopen(self.relay)
+        return True
+
+    def tell(self, outcome: _Told) -> _Told:
+        """Have the gate know how it ended; an outcome that the relay is to blame for says when to try it again."""
+        probing, self._probing = self._probing, False
+        if gate.in_transaction():
+            # Of a caller of the direct backend, who may leave it open for long: nobody must have to wait for that.
+            later = functools.partial(self._tell, outcome, probing=probing)
+            after_commit(f"move the gate of {self.relay}", later, using=gate.database())
+            return outcome
+        return self._tell(outcome, probing=probing)
+
+    def _tell(self, outcome: _Told, *, probing: bool) -> _Told:
+        with self._bearing_the_database():
+            if isinstance(outcome, Deferred) and outcome.for_everybody:
+                pool.discard(self.relay)
+                return dataclasses.replace(outcome, retry_in=gate.close(self.relay, outcome, probing=probing))
+            if probing:
+                retry_now.reopen(self.relay)
+        return outcome
+
+    @contextlib.contextmanager
+    def _bearing_the_database(self) -> Iterator[None]:
+        """What the server said of the mail matters more than the gate, which the next prober opens or closes."""
+        try:
+            yield
+        except (DatabaseError, InterfaceError) as error:
+            logger.error("The gate of %s could not be moved (%s).", self.relay, type(error).__name__)
+
+
+def dispatch(mail: Mail, claim: Claim) -> Dispatched:
+    """Send ``mail`` through the relay that is active now.
+
+    Raises ``GateClosed`` when that one is at fault, ``ContentUnavailable``, and ``InvalidMail`` when the mail's own
+    sender is none; no server was told of the mail then.
+    """
+    fresh = renewed = False
+    while True:
+        route = routing.active_relay()
+        if isinstance(route, routing.Nowhere):
+            return Dispatched(route=route, outcome=Deferred(reason=route.reason, relay_at_fault=True))
+        tls_version = ""
+        outcome: Outcome | Skipped
+        with Way(route) as way:
+            try:
+                with pool.session(route, fresh=fresh, before_opening=way.enter) as session:
+                    tls_version = session.tls_version
+                    reused = session.transactions > 0
+                    if not _still_active(route):
+                        continue  # replaced while the session was being opened: nothing begins with the old one
+                    try:
+                        outcome = transact(session, mail, claim)
+                    except SMTPFailure as failure:
+                        if not (reused and _was_over(failure)):
+                            raise
+                        fresh = True
+                        continue
+            except SMTPFailure as failure:
+                if failure.phase.before_mail and not _still_active(route):
+                    continue  # replaced while it was tried: the mail need not wait for what is wrong with the old one
+                if not renewed and way.has_another_password(failure):
+                    renewed = True
+                    continue
+                outcome = classify(failure, own_sender=mail.from_at is not None)
+            except InvalidMail:
+                if mail.names_sender:
+                    raise
+                reason = f"the sender of {route.name} is not an address; correct its from_email"
+                outcome = Deferred(reason=reason, relay_at_fault=True)
+            outcome = way.tell(outcome)
+        return Dispatched(route=route, outcome=outcome, tls_version=tls_version)
+
+
+def transact(session: Session, mail: Mail, claim: Claim) -> Outcome | Skipped:
+    """Run one transaction on ``session``.
+
+    Raises ``SMTPFailure``, ``ContentUnavailable``, and ``InvalidMail`` for a sender that is none.
+    """
+    with Letter(mail, session.relay) as letter:
+        started = session.begin(letter.opening)
+        if not started.accepted:
+            return classify_recipients(started.refused, own_sender=mail.from_at is not None)
+        session.write(letter.blocks)
+    asked_at = time.monotonic()
+    if not claim(session.relay, letter.from_header, letter.sender):
+        session.close()  # without the final dot the server has taken nothing
+        return Skipped(reason="another worker was faster")
+    if time.monotonic() - asked_at > conf.get("LEASE") - conf.get("REPLY_TIMEOUT"):
+        # The lease may end before the reply comes, and another worker would send it too.
+        session.close()
+        return Deferred(reason="it took too long to claim it in the database", phase=Phase.CONTENT)
+    return judge(started, session.finish(timeout=conf.get("REPLY_TIMEOUT")))
+
+
+def judge(started: Started, reply: Reply) -> Outcome:
+    """What the reply to the final dot means for those who may get the mail, and those who may not."""
+    if not reply.positive:
+        return classify(Refused(Phase.FINAL_DOT, "", reply))
+    return accepted(reply.code, started.accepted, started.refused, reply=reply)
+
+
+def _still_active(route: Relay) -> bool:
+    return routing.active_relay() == route
+
+
+def _was_over(failure: SMTPFailure) -> bool:
+    """Whether a session that has carried mail had come to its end: nothing of this mail was taken, or even claimed."""
+    if isinstance(failure, Refused):
+        return failure.code == 421 and failure.phase in (Phase.MAIL, Phase.RCPT, Phase.DATA)
+    return isinstance(failure, ConnectionLost) and failure.phase is Phase.MAIL
