@@ -14,7 +14,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
 from email_integration.models import SMTPConfig
-from email_integration.models.login import SECRETS
+from email_integration.models.server import SECRETS
 
 from . import trials
 from .typing import ConfigModelAdmin

@@ -15,7 +15,7 @@ from django.utils.translation import gettext_lazy as _
 
 from email_integration import conf
 from email_integration.models import SMTPConfig
-from email_integration.models.login import OF_OAUTH, SECRETS
+from email_integration.models.server import OF_OAUTH, SECRETS
 
 from . import whereabouts
 from .typing import ConfigForm, ConfigFormSet

@@ -14,7 +14,8 @@ from email_integration import references, routing
 from email_integration.django_internals import is_set, read_setting
 from email_integration.exceptions import SecretUnavailable, SecretUnreadable
 from email_integration.models import SMTPConfig, login
-from email_integration.models.login import SECRETS, current_token
+from email_integration.models.login import current_token
+from email_integration.models.server import SECRETS
 from email_integration.smtp import Relay
 from email_integration.timezones import in_utc
 

@@ -4,13 +4,12 @@ the pause, tokens of OAuth."""
 from email_integration.outcomes.status import FINAL, Status
 
 from .alert import Alert
-from .config import SMTPConfig
+from .config import NO_ACTIVE_CONFIG, SMTPConfig
 from .delivery import Delivery, DeliveryAttempt, InDoubtPolicy, Lane
 from .gate import RelayGate
-from .login import Authentication
 from .oauth import Grant, OAuthToken
 from .pause import SendingPause
-from .querysets import NO_ACTIVE_CONFIG
+from .server import Authentication
 
 __all__ = [
     "FINAL",

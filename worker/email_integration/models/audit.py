@@ -6,15 +6,14 @@ at the page), says in one word what happened, and that a password changed withou
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from django.db import models
 from django.utils.translation import gettext_lazy as _
+from simple_history.utils import get_history_manager_for_model
 
-if TYPE_CHECKING:
-    from .config import SMTPConfig
-
+from .server import ServerSettings
 
 #: The remark on a refresh token that has come by consent.
 CONSENT = "consent of the mailbox's owner"
@@ -42,7 +41,7 @@ class AuditEntry(models.Model):
         abstract = True
 
 
-def event_of(before: SMTPConfig | None, after: SMTPConfig) -> Event:
+def event_of(before: ServerSettings | None, after: ServerSettings) -> Event:
     """The word for the change from ``before`` (None: there was none) to ``after``."""
     if before is None:
         return Event.CREATED
@@ -51,7 +50,7 @@ def event_of(before: SMTPConfig | None, after: SMTPConfig) -> Event:
     return Event.CHANGED
 
 
-def describe(instance: SMTPConfig, history_instance: Any, **kwargs: Any) -> None:
+def describe(instance: Any, history_instance: Any, **kwargs: Any) -> None:
     """Fill in what ``AuditEntry`` adds; receiver of simple-history's ``pre_create_historical_record``."""
     if history_instance.history_type == "-":
         history_instance.event = Event.DELETED
@@ -59,12 +58,12 @@ def describe(instance: SMTPConfig, history_instance: Any, **kwargs: Any) -> None
         history_instance.event, history_instance.password_changed = instance.audit_change
 
 
-def note(config: SMTPConfig, event: Event, *, user: Any = None, reason: str = "") -> None:
+def note(config: ServerSettings, event: Event, *, user: Any = None, reason: str = "") -> None:
     """Record an event that changed nothing: a test, a look at the secrets' page."""
     _record([config], event=event, user=user, reason=reason)
 
 
-def note_updated(before: dict[Any, SMTPConfig], after: Iterable[SMTPConfig]) -> None:
+def note_updated(before: Mapping[int, ServerSettings], after: Iterable[ServerSettings]) -> None:
     """Record what ``QuerySet.update()`` or ``bulk_create()`` did; ``before`` by primary key."""
     for config in after:
         old = before.get(config.pk)
@@ -73,7 +72,7 @@ def note_updated(before: dict[Any, SMTPConfig], after: Iterable[SMTPConfig]) -> 
 
 
 def _record(
-    configs: list[SMTPConfig],
+    configs: list[ServerSettings],
     *,
     event: Event,
     user: Any = None,
@@ -81,7 +80,7 @@ def _record(
     created: bool = False,
     password_changed: bool = False,
 ) -> None:
-    history = type(configs[0]).history  # the manager that simple-history adds
+    history = get_history_manager_for_model(type(configs[0]))
     history.bulk_history_create(
         configs,
         update=not created,

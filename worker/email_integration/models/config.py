@@ -2,103 +2,135 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from django.core.exceptions import ValidationError
-from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import IntegrityError, models, router, transaction
 from django.utils import timezone
 from django.utils.crypto import constant_time_compare, salted_hmac
 from django.utils.translation import gettext_lazy as _
 from simple_history.models import HistoricalRecords
 
-from email_integration import conf, references, validators, web
+from email_integration import conf, signals, validators, web
 from email_integration.exceptions import SecretUnreadable
-from email_integration.fields import UNREADABLE, EncryptedTextField, Sealed
-from email_integration.timezones import aware
+from email_integration.fields import UNREADABLE, Sealed
 
 from . import login
-from .audit import AuditEntry, Event, event_of, note
-from .login import SECRETS, Authentication
-from .oauth import Grant
-from .querysets import ConfigManager, SMTPConfigQuerySet
+from .audit import AuditEntry, Event, event_of, note, note_updated
+from .server import SECRETS, ServerSettings
 
 if TYPE_CHECKING:
     from django.utils.functional import _StrOrPromise as Text
 
 
-class SMTPConfig(models.Model):
+logger = logging.getLogger(__name__)
+
+NO_ACTIVE_CONFIG = "No active SMTP Configuration found in database. Falling back to Django settings."
+
+
+class SMTPConfigQuerySet(models.QuerySet["SMTPConfig"]):
+    """Writes that bypass ``save()`` are told to all workers and recorded too."""
+
+    def get_active_config(self) -> SMTPConfig | None:
+        """The active configuration; None, with a warning in the log, when there is none.
+
+        Raises ``SMTPConfig.MultipleObjectsReturned`` where somebody has got round the database's constraint.
+        """
+        try:
+            return self.get(is_active=True)
+        except self.model.DoesNotExist:
+            logger.warning(NO_ACTIVE_CONFIG)
+            return None
+
+    def activate(self, config: SMTPConfig) -> None:
+        """Make ``config`` the active one, in the place of the one that was. Any number of processes may do so at once.
+
+        Raises ``ValidationError`` when REQUIRE_TEST_BEFORE_ACTIVATE asks for a test that it has not passed, and
+        ``SMTPConfig.DoesNotExist`` when it was deleted meanwhile.
+        """
+        self.get(pk=config.pk).save_active(True)
+        config.refresh_from_db()
+
+    def deactivate(self) -> None:
+        """Leave none active: mail goes by the settings of the project."""
+        self.filter(is_active=True).update(is_active=False)
+
+    def lock(self) -> None:
+        """Wait for whoever is changing what is active; all rows, always in the same order."""
+        list(self.model._default_manager.using(self.db).select_for_update().order_by("pk").values_list("pk", flat=True))
+
+    def update(self, **kwargs: Any) -> int:
+        """Update as Django does; the history has an entry for each row, and ``updated_at`` moves.
+
+        Activating one row takes the place of the one that was active. Raises ``ValidationError`` for activating
+        several, and as ``activate`` does.
+        """
+        using = self._alias_for_writing()
+        every = self.model._default_manager.using(using)
+        signals.config_changing.send(sender=self.model, using=using)
+        with transaction.atomic(using=using):
+            if "is_active" in kwargs:
+                self.lock()
+            before = {config.pk: config for config in self.all()}
+            if kwargs.get("is_active") in (True, 1) and before:
+                if len(before) > 1:
+                    raise _two_active()
+                every.filter(is_active=True).exclude(pk__in=before).update(is_active=False)
+            kwargs.setdefault("updated_at", timezone.now())
+            changed = super().update(**kwargs)
+            after = list(every.filter(pk__in=before))
+            for config in after:
+                if config.is_active and not before[config.pk].is_active:
+                    config.check_may_be_activated()
+            note_updated(before, after)
+            signals.config_changed.send(sender=self.model, using=using)
+        return changed
+
+    update.alters_data = True  # type: ignore[attr-defined]  # Django's own mark for templates
+
+    def bulk_create(self, objs: Iterable[SMTPConfig], *args: Any, **kwargs: Any) -> list[SMTPConfig]:
+        """Create as Django does, recorded; an active one takes the place of the one that was.
+
+        Raises ``ValidationError`` for several active ones, and as ``activate`` does.
+        """
+        using = self._alias_for_writing()
+        configs = list(objs)
+        active = [config for config in configs if config.is_active]
+        if len(active) > 1:
+            raise _two_active()
+        for config in active:
+            config.check_may_be_activated()
+        signals.config_changing.send(sender=self.model, using=using)
+        with transaction.atomic(using=using):
+            if active:
+                self.lock()
+                self.model._default_manager.using(using).filter(is_active=True).update(is_active=False)
+            created = super().bulk_create(configs, *args, **kwargs)
+            names = [config.name for config in created]
+            note_updated({}, self.model._default_manager.using(using).filter(name__in=names))
+            signals.config_changed.send(sender=self.model, using=using)
+        return created
+
+    def _alias_for_writing(self) -> str:
+        self._for_write = True  # as Django's own writing methods do: the router is asked for a database to write to
+        return self.db
+
+
+def _two_active() -> ValidationError:
+    return ValidationError(_("Only one configuration can be active."), code="two_active")
+
+
+if TYPE_CHECKING:
+    ConfigManager = SMTPConfigQuerySet
+else:
+    ConfigManager = models.Manager.from_queryset(SMTPConfigQuerySet)
+
+
+class SMTPConfig(ServerSettings):
     """The settings of one SMTP server; mail goes through the one that is active."""
 
-    name = models.CharField(_("name"), max_length=100, unique=True)
-    host = models.CharField(_("host"), max_length=255, validators=[validators.validate_host])
-    port = models.PositiveIntegerField(
-        _("port"), default=587, validators=[MinValueValidator(1), MaxValueValidator(65535)]
-    )
-    username = models.CharField(_("username"), max_length=255, blank=True)
-    authentication = models.CharField(
-        _("authentication"), max_length=10, choices=Authentication, default=Authentication.PASSWORD
-    )
-    password = EncryptedTextField(_("password"), blank=True, default="")
-    oauth_grant = models.CharField(
-        _("grant"),
-        max_length=20,
-        choices=Grant,
-        default=Grant.CLIENT_CREDENTIALS,
-        help_text=_(
-            "Client credentials let an app in, a refresh token lets it act for one person, a service account for "
-            "everybody in its organization."
-        ),
-    )
-    oauth_endpoint = models.CharField(
-        _("token endpoint"), max_length=500, blank=True, validators=[validators.validate_endpoint]
-    )
-    oauth_authorization_endpoint = models.CharField(
-        _("authorization endpoint"),
-        max_length=500,
-        blank=True,
-        validators=[validators.validate_endpoint],
-        help_text=_("Where the owner of the mailbox is asked for consent. Of Google and Microsoft it is known."),
-    )
-    oauth_client_id = models.CharField(_("client id"), max_length=255, blank=True)
-    oauth_client_secret = EncryptedTextField(_("client secret"), blank=True, default="")
-    oauth_refresh_token = EncryptedTextField(_("refresh token"), blank=True, default="")
-    oauth_private_key = EncryptedTextField(_("private key"), blank=True, default="")
-    oauth_secret_ends = models.DateField(
-        _("client secret ends on"),
-        null=True,
-        blank=True,
-        help_text=_("People are told in time. The end of a certificate is known and need not be entered."),
-    )
-    oauth_scope = models.CharField(_("scope"), max_length=500, blank=True)
-    use_tls = models.BooleanField(_("use TLS"), default=True, help_text=_("STARTTLS, usually on port 587."))
-    use_ssl = models.BooleanField(_("use SSL"), default=False, help_text=_("TLS from the start, usually on port 465."))
-    ca_certificates = models.TextField(
-        _("certificate authority"),
-        blank=True,
-        validators=[validators.validate_certificates],
-        help_text=_("Certificates in PEM format. Only they are trusted for this server; blank trusts the system's."),
-    )
-    from_email = models.CharField(
-        _("from email"),
-        max_length=320,
-        validators=[validators.validate_sender],
-        help_text=_("The sender of mail that names none: an address, or a name and the address in angle brackets."),
-    )
-    timeout = models.PositiveIntegerField(
-        _("timeout"),
-        default=10,
-        validators=[MinValueValidator(1), MaxValueValidator(600)],
-        help_text=_("Seconds to wait for the server."),
-    )
-    is_active = models.BooleanField(_("active"), default=False)
-    # The last connection test: when, how it ended, and a digest of the settings it was made with.
-    tested_at = models.DateTimeField(_("last check"), null=True, editable=False)
-    test_passed = models.BooleanField(_("check passed"), null=True, editable=False)
-    test_detail = models.CharField(_("check result"), max_length=255, blank=True, editable=False)
-    tested_settings = models.CharField(max_length=64, blank=True, editable=False)
-    created_at = models.DateTimeField(_("created at"), auto_now_add=True)
-    updated_at = models.DateTimeField(_("updated at"), auto_now=True)
     # NULL in every row but the active one: a unique index that every database enforces, MySQL and MariaDB too, which
     # know no partial ones.
     active_slot = models.GeneratedField(
@@ -221,59 +253,6 @@ class SMTPConfig(models.Model):
         return bool(self.test_passed) and constant_time_compare(self.tested_settings, self.settings_digest())
 
     @property
-    def version(self) -> str:
-        """When it was saved last, '' if it never was: which of its versions this is."""
-        return aware(self.updated_at).isoformat() if self.pk else ""
-
-    @property
-    def by_token(self) -> bool:
-        """Whether one logs in by a token of OAuth."""
-        return self.authentication == Authentication.OAUTH
-
-    @property
-    def by_refresh_token(self) -> bool:
-        """Whether those tokens are had by what the owner of the mailbox has consented to."""
-        return self.by_token and self.oauth_grant == Grant.REFRESH_TOKEN
-
-    @property
-    def sealed_password(self) -> Any:
-        """The password as this instance holds it, unopened: ``Sealed``, or text not saved yet."""
-        return self.sealed("password")
-
-    def sealed(self, name: str) -> Any:
-        """One of ``SECRETS`` as this instance holds it, unopened: ``Sealed``, or text not saved yet."""
-        field = self._meta.get_field(name)
-        return field.raw(self) if isinstance(field, EncryptedTextField) else ""
-
-    @property
-    def sealed_secrets(self) -> tuple[Any, ...]:
-        """All of ``SECRETS``, unopened."""
-        return tuple(self.sealed(name) for name in SECRETS)
-
-    @property
-    def is_readable(self) -> bool:
-        """Whether the stored secrets can be opened with the keys at hand."""
-        try:
-            for name in SECRETS:
-                getattr(self, name)  # reading is what opens it
-        except SecretUnreadable:
-            return False
-        return True
-
-    @property
-    def password_kind(self) -> str:
-        """What kind of reference the stored password is, such as 'env'; '' for one that is kept here."""
-        return self.kind_of("password")
-
-    def kind_of(self, name: str) -> str:
-        """The same of each of ``SECRETS``."""
-        try:
-            found = references.parse(getattr(self, name))
-        except SecretUnreadable:
-            return ""
-        return found.kind if isinstance(found, references.Reference) else ""
-
-    @property
     def defect(self) -> Text:
         """Why no mail can go through this configuration, whoever wrote it into the database; '' when it can."""
         if self.use_tls and self.use_ssl:
@@ -287,18 +266,6 @@ class SMTPConfig(models.Model):
         if not self.is_readable:
             return UNREADABLE
         return ""
-
-    def refresh_from_db(self, using: str | None = None, fields: Any = None, from_queryset: Any = None) -> None:
-        """Reload as Django does; secrets stay sealed, so that a lost key does not spoil the rest."""
-        deferred = self.get_deferred_fields()
-        wanted = fields or [one.attname for one in self._meta.concrete_fields if one.attname not in deferred]
-        others = [name for name in wanted if name not in SECRETS]
-        if others:
-            super().refresh_from_db(using=using, fields=others, from_queryset=from_queryset)
-        for name in set(wanted) & set(SECRETS):
-            field = self._meta.get_field(name)
-            if isinstance(field, EncryptedTextField):
-                field.reload(self, using=using)
 
     def clean(self) -> None:
         """Explain what cannot work. Raises ``ValidationError``."""

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
-from typing import TYPE_CHECKING
 
 from django.core.exceptions import ValidationError
-from django.db import models
 from django.utils.crypto import salted_hmac
-from django.utils.translation import gettext_lazy as _
 
 from email_integration import conf, references, validators
 from email_integration.exceptions import SecretUnavailable, SecretUnreadable
@@ -18,33 +15,7 @@ from email_integration.timezones import today
 
 from . import private_key
 from .oauth import Grant, OAuthToken
-
-if TYPE_CHECKING:
-    from .config import SMTPConfig
-
-#: The fields that are sealed, and never shown.
-SECRETS = ("password", "oauth_client_secret", "oauth_refresh_token", "oauth_private_key")
-
-#: The fields that a token is asked for with.
-OF_OAUTH = (
-    "oauth_grant",
-    "oauth_endpoint",
-    "oauth_authorization_endpoint",
-    "oauth_client_id",
-    "oauth_client_secret",
-    "oauth_refresh_token",
-    "oauth_private_key",
-    "oauth_scope",
-)
-
-
-class Authentication(models.TextChoices):
-    """How one logs in to the server."""
-
-    NONE = "none", _("none")
-    PASSWORD = "password", _("password")
-    OAUTH = "oauth", _("OAuth 2.0")
-
+from .server import OF_OAUTH, SECRETS, Authentication, ServerSettings
 
 _EMPTY = {"oauth_grant": Grant.CLIENT_CREDENTIALS, "oauth_secret_ends": None}
 
@@ -72,7 +43,7 @@ _PROOFS = {
 }
 
 
-def forget_unused(config: SMTPConfig) -> None:
+def forget_unused(config: ServerSettings) -> None:
     """Empty what the way to log in does not use."""
     unused = [*_UNUSED.get(config.authentication, ())]
     if config.by_token:
@@ -87,7 +58,7 @@ def forget_unused(config: SMTPConfig) -> None:
             config.oauth_client_secret = ""
 
 
-def _forget_private_key(config: SMTPConfig) -> None:
+def _forget_private_key(config: ServerSettings) -> None:
     """With it goes the end of its certificate; a date that somebody has entered for the client secret stays."""
     with contextlib.suppress(SecretUnreadable, ValidationError):
         forgotten = private_key.read(references.resolve(config.oauth_private_key), certified=True)
@@ -96,14 +67,14 @@ def _forget_private_key(config: SMTPConfig) -> None:
     config.oauth_private_key = ""
 
 
-def missing(config: SMTPConfig) -> list[str]:
+def missing(config: ServerSettings) -> list[str]:
     """The fields that a login by token needs and that are empty."""
     proofs = _PROOFS.get(config.oauth_grant, ("oauth_client_secret", "oauth_private_key"))
     empty = [name for name in ("username", "oauth_endpoint", "oauth_client_id") if not getattr(config, name)]
     return empty if any(config.sealed(name) for name in proofs) else [*empty, proofs[0]]
 
 
-def check_complete(config: SMTPConfig) -> None:
+def check_complete(config: ServerSettings) -> None:
     """Refuse what lacks something; only where mail goes by it must the refresh token be there already.
 
     Raises ``ValidationError``.
@@ -115,7 +86,7 @@ def check_complete(config: SMTPConfig) -> None:
         raise ValidationError(empty)
 
 
-def read_private_key(config: SMTPConfig) -> None:
+def read_private_key(config: ServerSettings) -> None:
     """Refuse a private key that cannot be used, and take from it what else it says. Raises ``ValidationError``."""
     is_stored = isinstance(config.sealed("oauth_private_key"), Sealed)
     if not config.by_token or (is_stored and config.kind_of("oauth_private_key")):
@@ -140,7 +111,7 @@ def soon() -> dt.date:
     return today() + dt.timedelta(days=conf.get("SECRET_ENDS_WITHIN"))
 
 
-def ending(config: SMTPConfig) -> str:
+def ending(config: ServerSettings) -> str:
     """Which secret of ``config`` ends when, in words, if that is soon or over; '' else."""
     ends = config.oauth_secret_ends
     if ends is None or ends > soon():
@@ -149,7 +120,7 @@ def ending(config: SMTPConfig) -> str:
     return f"{what} of {config.name} {'ended' if ends < today() else 'ends'} on {ends}"
 
 
-def check_references(config: SMTPConfig) -> None:
+def check_references(config: ServerSettings) -> None:
     """Refuse a new secret that refers to nothing that can be had. Raises ``ValidationError``."""
     for name in SECRETS:
         entered = config.sealed(name)
@@ -160,7 +131,7 @@ def check_references(config: SMTPConfig) -> None:
                 raise ValidationError({name: str(error)}, code="reference") from None
 
 
-def check_kept_secrets(config: SMTPConfig, before: SMTPConfig) -> None:
+def check_kept_secrets(config: ServerSettings, before: ServerSettings) -> None:
     """Refuse to give what is stored to somebody else: whoever may edit need not know it. Raises ``ValidationError``."""
     kept = [name for name in SECRETS if before.sealed(name) and before.sealed(name) == config.sealed(name)]
     places = ("host", "port", "username", *(("oauth_endpoint",) if config.by_token else ()))
@@ -169,7 +140,7 @@ def check_kept_secrets(config: SMTPConfig, before: SMTPConfig) -> None:
         raise ValidationError(dict.fromkeys(kept, again))
 
 
-def token_digest(config: SMTPConfig) -> str:
+def token_digest(config: ServerSettings) -> str:
     """A keyed digest of all that a token is asked for with. Raises ``SecretUnreadable``."""
     values = [str(getattr(config, name)) for name in OF_OAUTH]
     if config.oauth_grant == Grant.JWT_BEARER:
@@ -177,7 +148,7 @@ def token_digest(config: SMTPConfig) -> str:
     return salted_hmac("email_integration.token", repr(tuple(values)), algorithm="sha256").hexdigest()
 
 
-def current_token(config: SMTPConfig) -> OAuthToken | None:
+def current_token(config: ServerSettings) -> OAuthToken | None:
     """What is known of the token that was asked for with the settings of ``config`` as they are now."""
     try:
         return OAuthToken.objects.filter(pk=config.pk, settings=token_digest(config)).first()

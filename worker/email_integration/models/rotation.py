@@ -18,8 +18,8 @@ from email_integration.exceptions import SecretUnreadable
 from .audit import Event, note
 from .config import SMTPConfig
 from .delivery import Delivery
-from .login import SECRETS
 from .oauth import OAuthToken
+from .server import SECRETS
 
 #: How many contents are done in one short transaction.
 BATCH = 200
