@@ -37,13 +37,13 @@ class Point:
 #: Where a worker can be made to die.
 POINTS = {
     "before connect": Point(function="email_integration.smtp.opening:open_connection", event="call"),
-    "before the claim": Point(function="email_integration.delivery.ledger:claim", event="call"),
-    "after the claim": Point(function="email_integration.delivery.ledger:claim", event="return"),
+    "before the claim": Point(function="email_integration.ledger.transitions:claim", event="call"),
+    "after the claim": Point(function="email_integration.ledger.transitions:claim", event="return"),
     "after the reply": Point(function="email_integration.smtp.session:Session.finish", event="return"),
-    "after the record": Point(function="email_integration.delivery.ledger:record", event="return"),
+    "after the record": Point(function="email_integration.ledger.transitions:record", event="return"),
     # A group's: one commit is the record of one mail and the claim of the next.
-    "before the commit": Point(function="email_integration.delivery.ledger:record_and_claim", event="call"),
-    "after the commit": Point(function="email_integration.delivery.ledger:record_and_claim", event="return"),
+    "before the commit": Point(function="email_integration.ledger.transitions:record_and_claim", event="call"),
+    "after the commit": Point(function="email_integration.ledger.transitions:record_and_claim", event="return"),
     "before the continuation": Point(function="email_integration.tasks.canvas:go_on", event="call"),
     "after the continuation": Point(function="email_integration.tasks.canvas:go_on", event="return"),
 }

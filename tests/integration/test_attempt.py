@@ -685,7 +685,7 @@ def test_an_unexpected_error_keeps_the_mail_and_shows_only_its_kind(
     def broken(*args: Any, **kwargs: Any) -> None:
         raise KeyError("kim@example.com")
 
-    monkeypatch.setattr("email_integration.delivery.dispatch.from_line", broken)
+    monkeypatch.setattr("email_integration.sending.dispatch.from_line", broken)
     row = tried(submitted())
     assert (row.status, row.waits_for_relay) == ("deferred", False)
     assert row.reason.startswith("unexpected KeyError in broken, line ")

@@ -58,7 +58,7 @@ def test_the_package_offers_functions_whatever_of_it_was_imported_before() -> No
     """``submit`` is a function and not the module of that name; no task queue is needed."""
     code = (
         "import django; django.setup()\n"
-        "import email_integration.delivery.submit\n"
+        "import email_integration.queue.submission\n"
         "from email_integration import delivery\n"
         "assert all(callable(getattr(delivery, name)) for name in delivery.__all__), delivery.__all__\n"
     )

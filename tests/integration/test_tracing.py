@@ -202,11 +202,11 @@ def test_without_a_provider_there_is_no_trace_and_no_harm() -> None:
     code = (
         "import django; django.setup()\n"
         "from email_integration import tracing\n"
-        "from email_integration.delivery import observing\n"
+        "from email_integration.ledger import instrumentation\n"
         "from email_integration.models import Delivery\n"
         "delivery = Delivery(id='1')\n"
-        "assert 'Traces' in repr(observing.installed())\n"
-        "observing.installed().submitting(delivery)\n"
+        "assert 'Traces' in repr(instrumentation.installed())\n"
+        "instrumentation.installed().submitting(delivery)\n"
         "assert delivery.traceparent == ''\n"
     )
     environment = {"TRACES": "true"}

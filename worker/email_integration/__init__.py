@@ -23,7 +23,7 @@ __all__ = [
     "submit_many",
 ]
 
-_ELSEWHERE = {"MailKeywords": "delivery.options", "MailOptions": "delivery.options", "submit_many": "tasks.bulk"}
+_ELSEWHERE = {"MailKeywords": "message.options", "MailOptions": "message.options", "submit_many": "tasks.bulk"}
 
 
 def __getattr__(name: str) -> Any:

@@ -8,6 +8,7 @@ The tests run it in a thread, as ``SMTPServer``; the demo and the playground run
 from .faults import Fault, Verb
 from .maildir import read_maildir
 from .records import Message
-from .server import Security, SMTPServer
+from .server import SMTPServer
+from .state import Security
 
 __all__ = ["Fault", "Message", "SMTPServer", "Security", "Verb", "read_maildir"]

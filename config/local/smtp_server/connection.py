@@ -12,15 +12,13 @@ import time
 from base64 import b64decode
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
 
 from .faults import Fault
 from .records import Message
-
-if TYPE_CHECKING:  # it imports this module
-    from .server import SMTPServer
+from .state import ServerState
 
 # aiosmtpd warns, at each login, of an attribute that it sets itself.
 logging.getLogger("mail.log").setLevel(logging.ERROR)
@@ -31,7 +29,7 @@ COMMANDS = ("EHLO", "HELO", "STARTTLS", "AUTH", "MAIL", "RCPT", "DATA", "RSET", 
 class Connection(SMTP):
     """One connection: aiosmtpd's protocol with the server's faults before each command."""
 
-    def __init__(self, server: SMTPServer, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, server: ServerState, loop: asyncio.AbstractEventLoop) -> None:
         self._server = server
         # One protocol object is one connection.
         self.record = server.opened(self)
@@ -177,7 +175,7 @@ class Connection(SMTP):
         return AuthResult(success=False, handled=False)
 
 
-def _not_offered(server: SMTPServer) -> tuple[str, ...]:
+def _not_offered(server: ServerState) -> tuple[str, ...]:
     """The mechanisms that make no sense: with no user, with no tokens to check, with nothing else."""
     if server.check_token is not None:
         return ("LOGIN", "PLAIN", *({"XOAUTH2", "OAUTHBEARER"} - set(server.token_mechanisms)))
@@ -187,7 +185,7 @@ def _not_offered(server: SMTPServer) -> tuple[str, ...]:
 class _Acceptor:
     """aiosmtpd's hooks: what to offer, and what to do with a complete message."""
 
-    def __init__(self, server: SMTPServer) -> None:
+    def __init__(self, server: ServerState) -> None:
         self._server = server
 
     async def handle_EHLO(

@@ -3,138 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-import ssl
 import time
-from collections.abc import Awaitable, Callable, Iterable
-from pathlib import Path
+from collections.abc import Awaitable, Callable
 from types import TracebackType
-from typing import Literal, Self
-
-from config.local.processes import LOOPBACK, free_port
+from typing import Self
 
 from .connection import Connection
-from .faults import Fault, Faults
 from .listener import Listener
-from .maildir import write_to_maildir
-from .records import Message, SessionRecord
-
-Security = Literal["starttls", "tls", "plain"]
+from .state import OpenConnection, ServerState
 
 
-class SMTPServer:
-    """An SMTP server in a thread of its own.
+class SMTPServer(ServerState):
+    """An SMTP server in a thread of its own; it stays on its port when started again."""
 
-    ``messages``, ``sessions``, ``auths`` and ``failed_auths`` tell what it saw, over all its starts. ``user``,
-    ``password`` and the faults can be changed while it runs. It stays on its port when started again.
-    """
-
-    def __init__(
-        self,
-        *,
-        port: int | None = None,
-        security: Security = "starttls",
-        tls_context: ssl.SSLContext | None = None,
-        user: str | None = "user",
-        password: str | None = "password",  # noqa: S107  # guards nothing
-        any_auth: bool = False,
-        check_token: Callable[[str], bool] | None = None,
-        token_mechanisms: Iterable[str] = ("OAUTHBEARER", "XOAUTH2"),
-        maildir: Path | None = None,
-        faults: Iterable[Fault] = (),
-        size_limit: int = 32 * 1024 * 1024,
-        smtputf8: bool = True,
-        pipelining: bool = True,
-        on_message: Callable[[Message], None] | None = None,
-    ) -> None:
-        """Describe a server; ``start()`` starts it.
-
-        Args:
-            port: on loopback; a free one is chosen when left out.
-            security: STARTTLS required, TLS from the first byte, or none.
-            tls_context: needed unless ``security`` is ``plain``.
-            user: who must log in; None for a server without AUTH.
-            password: the user's password.
-            any_auth: let everybody in, with any credentials or none.
-            check_token: says whether an OAuth token of the user's is good; passwords are not asked for then.
-            token_mechanisms: how tokens may be shown.
-            maildir: where each accepted message is written to besides.
-            faults: what goes wrong from the start.
-            size_limit: bytes a message may have.
-            smtputf8: whether the extension is offered.
-            pipelining: whether it is offered; commands in groups are understood anyway.
-            on_message: called for each accepted message, in the server's thread.
-        """
-        if security != "plain" and tls_context is None:
-            raise ValueError(f"security {security!r} needs a tls_context")
-        self.port = free_port() if port is None else port
-        self.security: Security = security
-        self.tls_context = tls_context
-        self.user = user
-        self.password = password
-        self.any_auth = any_auth
-        self.check_token = check_token
-        self.token_mechanisms = tuple(token_mechanisms)
-        self.maildir = maildir
-        self.size_limit = size_limit
-        self.smtputf8 = smtputf8
-        self.pipelining = pipelining
-        self.on_message = on_message
-        self.messages: list[Message] = []
-        self.sessions: list[SessionRecord] = []
-        self.auths = 0
-        self.failed_auths = 0
-        self._faults = Faults()
-        self._open: set[Connection] = set()
-        self._listener: Listener | None = None
-        self.inject(*faults)
-
-    @property
-    def host(self) -> str:
-        """Where it listens; the certificates name it."""
-        return LOOPBACK
-
-    @property
-    def requires_auth(self) -> bool:
-        """Whether MAIL is refused before a login."""
-        return self.user is not None and not self.any_auth
+    _listener: Listener | None = None
 
     @property
     def is_running(self) -> bool:
         """Whether it listens."""
         return self._listener is not None
-
-    # What goes wrong
-
-    def inject(self, *faults: Fault) -> None:
-        """Let these faults happen from now on, after those that are there already."""
-        self._faults.add(*faults)
-
-    def clear_faults(self) -> None:
-        """Work properly from now on."""
-        self._faults.clear()
-
-    def next_fault(self, verb: str, text: str) -> Fault | None:
-        """Take the first fault for this command, and count it."""
-        return self._faults.take(verb, text)
-
-    # What was seen
-
-    @property
-    def transactions(self) -> int:
-        """How many MAIL commands came, over all sessions."""
-        return sum(session.transactions for session in self.sessions)
-
-    def received(self, recipient: str) -> list[Message]:
-        """Give the accepted messages for this recipient."""
-        return [message for message in list(self.messages) if recipient in message.rcpt_tos]
-
-    def accept(self, message: Message) -> None:
-        """Keep a message."""
-        if self.maildir is not None:
-            write_to_maildir(self.maildir, message)
-        self.messages.append(message)
-        if self.on_message is not None:
-            self.on_message(message)
 
     # Starting and stopping
 
@@ -167,30 +54,19 @@ class SMTPServer:
             self._listener = None
 
     async def _dismiss_connections(self) -> None:
-        await self._end_connections(Connection.dismiss, seconds=0.3)
+        await self._end_connections(lambda one: one.dismiss(), seconds=0.3)
         await self._break_connections()
 
     async def _break_connections(self) -> None:
-        await self._end_connections(Connection.abort, seconds=2)
+        await self._end_connections(lambda one: one.abort(), seconds=2)
 
-    async def _end_connections(self, end: Callable[[Connection], None], *, seconds: float) -> None:
+    async def _end_connections(self, end: Callable[[OpenConnection], None], *, seconds: float) -> None:
         """Until there are none, or for so long: one that was accepted a moment ago cannot be ended yet."""
         deadline = time.monotonic() + seconds
-        while self._open and time.monotonic() < deadline:
-            for connection in list(self._open):
+        while self.open and time.monotonic() < deadline:
+            for connection in list(self.open):
                 end(connection)
             await asyncio.sleep(0.005)
-
-    def opened(self, connection: Connection) -> SessionRecord:
-        """Begin the record of a session."""
-        self._open.add(connection)
-        record = SessionRecord(number=len(self.sessions) + 1)
-        self.sessions.append(record)
-        return record
-
-    def closed(self, connection: Connection) -> None:
-        """End it."""
-        self._open.discard(connection)
 
     def __enter__(self) -> Self:
         self.start()

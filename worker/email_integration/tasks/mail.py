@@ -1,0 +1,348 @@
+"""The Celery door: ``send_email`` takes a mail, ``deliver`` works on one, or a group, ``sweep`` finds what is due.
+
+``send_email`` called through ``.delay()`` or ``.apply_async()`` submits in the caller and publishes ``deliver`` under
+the same id; run by a worker (``send_task``), eagerly or as a plain function, its body submits. ``send_prepared`` does
+the same with a mail that ``send_email.prepare()`` has submitted before. ``deliver`` takes the delivery's id and nothing
+else, ``deliver_group`` those of many that were submitted together.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any, Unpack
+
+from celery import Signature, shared_task
+from celery.exceptions import Ignore, Retry
+from celery.utils import uuid
+from django.db import DatabaseError, InterfaceError
+from kombu.exceptions import OperationalError
+
+from email_integration.exceptions import DeliveryDeferred, DeliveryFailed, InvalidMail
+from email_integration.ledger import continuation, instrumentation, rows, task_queue, transitions
+from email_integration.message.composition import Attachment, compose
+from email_integration.message.options import MailKeywords, MailOptions, with_options_listed
+from email_integration.models import Delivery, Status
+from email_integration.outcomes.classification import Skipped
+from email_integration.queue import sweeper as sweeping
+from email_integration.queue.submission import make, store
+from email_integration.sending.attempt import attempt
+from email_integration.sending.group import attempt_group
+from email_integration.sync_only import sync_only
+from email_integration.timezones import aware
+
+from . import canvas, names
+from .outbox import Call, OutboxTask, moment
+from .results import failure_of, summary
+from .ringing import CeleryDoorbell
+
+logger = logging.getLogger(__name__)
+
+
+#: Longer than any attempt can take: the timeouts of the dialogue bound it, not the worker's global limits.
+_NO_LIMIT = 24 * 3600
+
+
+class _SendEmail(OutboxTask):
+    """Submits in the caller instead of publishing the mail."""
+
+    def take(self, arguments: Mapping[str, Any], call: Call) -> tuple[str, str]:
+        kept = call.kept()
+        delivery = _submit(arguments, _options(arguments, call), delivery_id=call.task_id, kept=kept)
+        task_id = call.task_id or delivery.pk
+        if task_id != delivery.pk:
+            _doorbell.answer(task_id, delivery, kept, repeated)
+        return task_id, delivery.pk
+
+    @sync_only("send_email.prepare()", instead="sync_to_async(send_email.prepare)()")
+    def prepare(self, *args: Any, **kwargs: Any) -> Signature[Any]:
+        """Submit the mail now, in the current transaction, and have it sent when the signature returned is run.
+
+        The arguments are those of ``send_email``. The signature knows nothing but the delivery's id,
+        ``signature.kwargs["delivery_id"]``, and ``due_at``, before which the mail is not sent; an ``eta`` or
+        ``countdown`` of the signature takes its place. It takes nothing from the task before it, and goes wherever a
+        signature of ``send_email`` would: what follows it in a chain, a group or a chord follows once the mail is
+        accepted. A mail whose signature is not run expires as any other, and can be cancelled. Raises as
+        ``send_email.delay()`` does.
+        """
+        mail = self.parameters.bind(*args, **kwargs).arguments
+        options = _options(mail)
+        delivery = _submit(mail, options, kept=canvas.UNCALLED, prepared=True)
+        due_at = {"due_at": aware(options.due_at).isoformat()} if options.due_at else {}
+        signature: Signature[Any] = send_prepared.si(delivery_id=delivery.pk, **due_at)
+        return signature
+
+
+@shared_task(
+    bind=True,
+    base=_SendEmail,
+    name=names.SEND_EMAIL,
+    throws=(InvalidMail, DeliveryFailed),
+    # Only a call by name (``send_task``) comes here through the broker. Its mail is not in the database yet, and
+    # submitting it a second time under the same id changes nothing.
+    acks_late=True,
+)
+@with_options_listed
+def send_email(
+    self: Any,
+    subject: str,
+    body: str,
+    from_email: str | None = None,
+    to: Sequence[str] = (),
+    *,
+    cc: Sequence[str] = (),
+    bcc: Sequence[str] = (),
+    reply_to: Sequence[str] = (),
+    html_body: str | None = None,
+    attachments: Sequence[Attachment] = (),
+    headers: Mapping[str, str] | None = None,
+    idempotency_key: str | None = None,
+    **options: Unpack[MailKeywords],
+) -> dict[str, Any]:
+    """Send a mail through the SMTP configuration that is active when it is sent.
+
+    ``from_email`` left out means the active configuration's sender. ``attachments`` are paths, ``(filename, content,
+    mimetype)`` tuples or MIME parts, read at once. ``idempotency_key`` makes the second call with the same key return
+    the first delivery. ``options`` are those of ``MailOptions``; ``eta``, ``countdown`` and ``expires`` of
+    ``apply_async()`` take the place of ``due_at`` and ``expires_at`` where these are left out.
+
+    The result is a dictionary of ``id``, ``status``, ``message_id``, ``smtp_config``, ``code`` and ``reason``.
+    Raises ``InvalidMail`` in the caller; a mail that ends unaccepted makes ``AsyncResult.get()`` raise
+    ``DeliveryFailed``.
+    """
+    mail = {
+        "subject": subject,
+        "body": body,
+        "from_email": from_email,
+        "to": to,
+        "cc": cc,
+        "bcc": bcc,
+        "reply_to": reply_to,
+        "html_body": html_body,
+        "attachments": attachments,
+        "headers": headers,
+        "idempotency_key": idempotency_key,
+        **options,
+    }
+    request = self.request
+    by_worker = _is_by_worker(request)
+    try:
+        delivery = _submit(
+            mail,
+            _options(mail),
+            delivery_id=None if request.called_directly else request.id,
+            kept=canvas.keep_request(request) if by_worker else "",
+        )
+    except InvalidMail:
+        if by_worker:
+            raise _without_address() from None
+        raise
+    if by_worker and delivery.pk == request.id:
+        raise Ignore
+    return _as_it_stands(delivery)
+
+
+class _SendPrepared(OutboxTask):
+    """Has the mail sent in the caller instead of publishing that it should be."""
+
+    def take(self, arguments: Mapping[str, Any], call: Call) -> tuple[str, str] | None:
+        task_id = call.task_id or uuid()
+        kept = call.kept(task_id)
+        due_at = call.due_at or moment("due_at", arguments.get("due_at"))
+        delivery = _send_prepared(arguments["delivery_id"], kept=kept, due_at=due_at, expires_at=call.expires_at)
+        if delivery is None:
+            return None  # a worker fails in its place: what is called then must not run in a web request
+        if canvas.task_id_of(delivery) != task_id:
+            _doorbell.answer(task_id, delivery, kept, repeated)
+        return task_id, delivery.pk
+
+
+@shared_task(
+    bind=True,
+    base=_SendPrepared,
+    name=names.SEND_PREPARED,
+    throws=(DeliveryFailed,),
+    acks_late=True,  # as above: what is done already is not done again
+)
+def send_prepared(self: Any, delivery_id: str, due_at: str | None = None) -> dict[str, Any]:
+    """Send the mail that ``send_email.prepare()`` has submitted, not before ``due_at`` (ISO 8601).
+
+    Run again under the same id it changes nothing; under another, it answers with how the mail stands. Raises
+    ``DeliveryFailed`` when there is no such mail.
+    """
+    request = self.request
+    by_worker = _is_by_worker(request)
+    kept = canvas.keep_request(request, task_id=request.id) if by_worker else ""
+    delivery = _send_prepared(delivery_id, kept=kept, due_at=moment("due_at", None if request.eta else due_at))
+    if delivery is None:
+        reason = "the prepared mail is not in the database: rolled back, not yet committed, or deleted"
+        raise DeliveryFailed(None, reason)
+    if by_worker and canvas.task_id_of(delivery) == request.id:
+        raise Ignore
+    return _as_it_stands(delivery)
+
+
+def _send_prepared(delivery_id: str, **how: Any) -> Delivery | None:
+    """Have the mail sent unless it was called before; return it, None if there is none."""
+    delivery = rows.load(delivery_id)
+    while delivery is not None and delivery.options == canvas.UNCALLED:
+        if transitions.send_prepared(delivery, **how):
+            break
+        delivery = rows.load(delivery_id)  # it was moved meanwhile
+    return delivery
+
+
+def _is_by_worker(request: Any) -> bool:
+    """Whether a message brought the task, so that whatever follows it is for us to keep."""
+    return not (request.called_directly or request.is_eager)
+
+
+def _as_it_stands(delivery: Delivery) -> dict[str, Any]:
+    """The result of a call that nobody waits for any longer. Raises ``DeliveryFailed`` for a mail that has failed."""
+    delivery.refresh_from_db(fields=["status", "code", "reason", "smtp_config"])
+    failure = failure_of(delivery)
+    if failure is not None:
+        raise failure
+    return summary(delivery)
+
+
+_DELIVERING: dict[str, Any] = {
+    # The result is stored with the outcome, in one commit. Nothing that befalls this task, such as the loss of its
+    # process, is the mail's result.
+    "ignore_result": True,
+    "store_errors_even_if_ignored": False,
+    "throws": (DeliveryFailed,),
+    "acks_late": False,
+    "track_started": False,
+    "max_retries": 0,
+    "time_limit": _NO_LIMIT,
+    "soft_time_limit": _NO_LIMIT,
+}
+
+
+@shared_task(bind=True, name=names.DELIVER, **_DELIVERING)
+def deliver(self: Any, delivery_id: str) -> dict[str, Any]:
+    """Try one delivery once; told nothing but its id."""
+    try:
+        delivery = attempt(delivery_id)
+    except (DatabaseError, InterfaceError) as error:
+        logger.error(
+            _DATABASE_FAILED, f"delivery {delivery_id}", type(error).__name__, extra={"delivery_id": delivery_id}
+        )
+        raise Ignore from None
+    if isinstance(delivery, Skipped):
+        logger.debug("Delivery %s: %s", delivery_id, delivery.reason, extra={"delivery_id": delivery_id})
+        raise Ignore
+    if not Status(delivery.status).is_final:
+        # To Celery's events and logs it is a retry. Nothing is published: the sweep rings when it is due.
+        waiting = DeliveryDeferred(delivery.code, delivery.reason)
+        raise Retry(exc=waiting, when=aware(delivery.due_at))
+    if not delivery.continued and not _go_on(self.app, delivery):
+        raise Ignore
+    failure = failure_of(delivery)
+    if failure is not None:
+        raise failure
+    return summary(delivery)
+
+
+@shared_task(bind=True, name=names.DELIVER_GROUP, **_DELIVERING)
+def deliver_group(self: Any, delivery_ids: Sequence[str]) -> dict[str, int]:
+    """Try each of these deliveries once; returns how many of those tried have which status then."""
+    found: Counter[str] = Counter()
+    try:
+        for delivery in attempt_group(delivery_ids):
+            status = Status(delivery.status)
+            found[status.value] += 1
+            # Others went before it was told of: somebody else may have come to what follows it.
+            if status.is_final and not delivery.continued and continuation.keep(delivery):
+                _go_on(self.app, delivery)
+    except (DatabaseError, InterfaceError) as error:
+        logger.error(_DATABASE_FAILED, f"a group of {len(delivery_ids)} deliveries", type(error).__name__)
+        raise Ignore from None
+    return dict(found)
+
+
+_DATABASE_FAILED = "The database failed during %s (%s); what is left is rung for again."
+
+
+def _go_on(app: Any, delivery: Delivery) -> bool:
+    """Set going what follows a settled mail; later, and False, when the broker or the database does not let us now."""
+    try:
+        try:
+            canvas.go_on(app, delivery)
+        except _transient_errors(app):
+            raise
+        except Exception as error:  # what follows is not a task, or does not take what it was given
+            name = type(error).__name__
+            logger.error("What follows delivery %s cannot be started (%s).", delivery.pk, name, extra=_of(delivery))
+            reason = _without_address() if isinstance(error, InvalidMail) else error
+            canvas.fail(app, canvas.request_of(delivery), reason)
+        continuation.done(delivery.pk)
+    except _transient_errors(app) as error:
+        name = type(error).__name__
+        logger.error("What follows delivery %s has to wait (%s).", delivery.pk, name, extra=_of(delivery))
+        continuation.later(delivery.pk)
+        return False
+    return True
+
+
+def _of(delivery: Delivery) -> dict[str, str]:
+    return {"delivery_id": delivery.pk}
+
+
+def _transient_errors(app: Any) -> tuple[type[Exception], ...]:
+    of_broker: tuple[type[Exception], ...] = app.connection_for_write().recoverable_connection_errors
+    return (OperationalError, OSError, DatabaseError, InterfaceError, *of_broker)
+
+
+def _without_address() -> InvalidMail:
+    """The reason may quote an address, and what a worker raises goes into logs and result rows."""
+    return InvalidMail("The mail cannot be sent as it was given; call send_email.delay() to see why.")
+
+
+@shared_task(name=names.REPEATED, acks_late=False)
+def repeated(delivery_id: str) -> dict[str, Any]:
+    """Answer for a task id whose mail had been submitted before, under another id."""
+    delivery = rows.load(delivery_id)
+    if delivery is None:
+        raise DeliveryFailed(None, "the first submission was deleted")
+    failure = failure_of(delivery)
+    if failure is not None:
+        raise failure
+    return summary(delivery)
+
+
+@shared_task(name=names.SWEEP, ignore_result=True, acks_late=False)
+def sweep() -> int:
+    """Ring for every delivery that is due and that nothing is working on; returns how many."""
+    began = time.monotonic()
+    rung = sweeping.sweep()
+    instrumentation.installed().swept(time.monotonic() - began, rung)
+    return rung
+
+
+def _options(arguments: Mapping[str, Any], call: Call | None = None) -> MailOptions:
+    """The options among the arguments of ``send_email``, with the times of a ``call`` where these give none."""
+    given = {name: arguments[name] for name in MailKeywords.__annotations__ if name in arguments}
+    if call is not None:
+        for name, time_of_call in (("due_at", call.due_at), ("expires_at", call.expires_at)):
+            if given.get(name) is None:
+                given[name] = time_of_call
+    return MailOptions(**given)
+
+
+@sync_only("Submitting a mail", instead="email_integration.asend_email()")
+def _submit(
+    arguments: Mapping[str, Any], options: MailOptions, *, delivery_id: str | None = None, **how: Any
+) -> Delivery:
+    """Submit what ``send_email`` was called with."""
+    given = {name: value for name, value in arguments.items() if name not in MailKeywords.__annotations__}
+    key = given.pop("idempotency_key", None)
+    made = make(compose(**given), options, delivery_id=delivery_id, idempotency_key=key, **how)
+    return store(made, unless_known=delivery_id is not None)
+
+
+_doorbell = CeleryDoorbell(deliver, deliver_group, sweep)
+task_queue.install(_doorbell)
