@@ -11,7 +11,7 @@ import pytest
 from django.urls import reverse
 from django.utils import timezone
 
-from email_integration.delivery import decide as decisions
+from email_integration.delivery import manual as decisions
 from email_integration.message import content
 from email_integration.models import Delivery, DeliveryAttempt, SendingPause, Status
 from email_integration.sending import sandbox
