@@ -58,10 +58,11 @@ MATRIX := tests/acceptance/test_fault_matrix.py
 SAME_EVERYWHERE := $(addprefix --ignore=tests/integration/test_,fidelity.py staging_safety.py validate_smtp.py)
 # A million rows take a minute, which is spent once.
 MILLION := --ignore=tests/integration/test_admin_million.py
-AT_ONCE := $(addprefix tests/integration/test_,activating_at_once.py ledger.py smtp_config.py)
-OF_THE_DATABASE := $(addprefix tests/integration/test_,activating_at_once.py attempt.py bulk.py content.py decide.py \
-	erase.py fields.py gate.py group.py index_use.py lanes.py ledger.py ledger_machine.py pause.py \
-	retention.py rotation.py routing.py smtp_config.py smtp_config_history.py submit.py sweep.py tasks_prepared.py) \
+AT_ONCE := $(addprefix tests/integration/test_,activating_at_once.py smtp_config.py transitions.py)
+OF_THE_DATABASE := $(addprefix tests/integration/test_,activating_at_once.py attempt.py bulk.py content.py \
+	erasure.py fields.py gate.py group.py index_use.py lanes.py manual.py pause.py \
+	retention.py rotation.py routing.py smtp_config.py smtp_config_history.py submission.py sweeper.py tasks_prepared.py \
+	transitions.py transitions_machine.py) \
 	tests/integration/oauth/test_tokens.py
 # Where the broker is killed, frozen, emptied and looked into, and where a worker takes from it, gives back to it and ends.
 OF_THE_BROKER := $(addprefix tests/acceptance/test_,broker.py calling.py canvas.py crash.py lanes.py prepared.py \

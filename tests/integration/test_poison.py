@@ -109,7 +109,7 @@ def test_a_mail_that_nobody_is_left_to_get_comes_to_its_end(server: SMTPServer, 
 
 
 def test_rows_that_were_damaged_after_the_claim_keep_what_the_server_said() -> None:
-    from tests.integration.test_ledger import RELAY, TRY
+    from tests.integration.test_transitions import RELAY, TRY
 
     delivery = submitted()
     assert transitions.claim(delivery, RELAY, from_header="a@example.com", sender="a@example.com")
