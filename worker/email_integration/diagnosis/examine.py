@@ -10,9 +10,8 @@ from .brakes import brakes
 from .configuration import configuration, passwords, somebody
 from .database import database
 from .findings import Finding, Section, error
-from .project import project_settings
+from .project import project_settings, telling
 from .storage import storage
-from .telling import telling
 from .workers import cache, celery
 
 

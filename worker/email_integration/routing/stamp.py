@@ -1,7 +1,8 @@
 """The stamp: one short text in the shared cache that changes whenever the active configuration may have changed.
 
 A writer marks it dirty before it commits and makes a new one afterwards. A process may use its copy of the
-configuration only while the stamp is the one it had read before it asked the X"""
+configuration only while the stamp is the one that it had read before it asked the database.
+"""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from email_integration.message import content
 from email_integration.metrics.exporter import exporter
 from email_integration.sending.dispatch import pool
 
-from . import alerting, names, pruning, serving  # noqa: F401  # importing them registers tasks and hooks
+from . import names, periodic, serving  # noqa: F401  # importing them registers tasks and hooks
 from .mail import sweep
 from .ringing import sweep_options
 

@@ -1,17 +1,26 @@
-"""The task that looks, every so often, whether people must be told of something."""
+"""The tasks that beat runs besides the sweep: deleting what is kept no longer, and looking for alerts."""
 
 from __future__ import annotations
 
 import logging
+from dataclasses import asdict
 
 from celery import shared_task
 from django.db import DatabaseError, InterfaceError
 
 from email_integration import alerts
+from email_integration.delivery import retention
 
 from . import names
 
 logger = logging.getLogger(__name__)
+
+
+# No limit: it works in short transactions, and one that is ended goes on the next day.
+@shared_task(name=names.PRUNE, ignore_result=True, acks_late=False, time_limit=24 * 3600, soft_time_limit=24 * 3600)
+def prune() -> dict[str, int]:
+    """Delete what is kept no longer; returns how many of each."""
+    return asdict(retention.prune())
 
 
 @shared_task(name=names.LOOK_FOR_ALERTS, ignore_result=True, acks_late=False)
