@@ -14,6 +14,7 @@ from django.utils import timezone
 
 from email_integration import conf, signals
 from email_integration.models import Alert
+from email_integration.outcomes.schedule import doubled
 
 from . import channels
 from .conditions import Condition, anything, conditions
@@ -23,8 +24,9 @@ logger = logging.getLogger(__name__)
 #: Seconds for which nobody else tells what somebody is telling; longer than that takes.
 _TELLING = 60.0
 
-#: Seconds until a telling that failed is tried again: doubling, and this often.
+#: Seconds until a telling that failed is tried again: doubling up to the longest, and so many times.
 _AGAIN = 30.0
+_LONGEST = 3600.0
 _TRIES = 8
 
 #: Whoever reads warnings only should know of each end, too.
@@ -95,7 +97,7 @@ def _tell(alert: Alert, condition: Condition | None, now: dt.datetime) -> None:
     failed = [name for name in left if not channels.tell(name, alert, state)]
     failures = alert.failures + 1 if failed else 0
     if failed and failures < _TRIES:
-        tell_at: dt.datetime | None = now + dt.timedelta(seconds=_AGAIN * 2 ** (failures - 1))
+        tell_at: dt.datetime | None = now + dt.timedelta(seconds=doubled(_AGAIN, failures - 1, longest=_LONGEST))
     elif alert.ended_at is not None:
         _rows().filter(pk=alert.pk, tell_at=claimed).delete()
         return

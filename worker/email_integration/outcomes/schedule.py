@@ -22,6 +22,11 @@ _TRY_IN_CLOCK = re.compile(_INTRODUCED + r"(\d{1,3}):([0-5]?\d):([0-5]?\d)(?![\d
 _ASKS = re.compile(r"again|retry|come back|gr[ea]y|delay|wait|later|defer", re.I)
 
 
+def doubled(first: float, times: int, *, longest: float) -> float:
+    """Return ``first`` seconds, doubled so many times, and no more than ``longest``: every wait that grows."""
+    return float(min(longest, first * 2.0 ** min(times, 30)))
+
+
 def backoff(attempts: int, *, first: float, longest: float, chance: float, hint: float | None = None) -> float:
     """Return how many seconds to wait after the ``attempts``-th attempt (1, 2, …) failed for now.
 
@@ -31,7 +36,7 @@ def backoff(attempts: int, *, first: float, longest: float, chance: float, hint:
     """
     if hint is not None:
         return min(hint, longest) * (1 + 0.1 * chance)
-    return chance * min(longest, first * 2.0 ** min(max(attempts - 1, 0), 30))
+    return chance * doubled(first, max(attempts - 1, 0), longest=longest)
 
 
 def hint(text: str) -> float | None:
@@ -65,7 +70,7 @@ _LONGEST_PAUSE = 900.0
 
 def pause(rings: int) -> float:
     """How many seconds to wait after the ring that follows ``rings`` others in vain."""
-    return float(min(conf.get("RING_AFTER") * 2.0 ** min(rings, 20), _LONGEST_PAUSE))
+    return doubled(conf.get("RING_AFTER"), rings, longest=_LONGEST_PAUSE)
 
 
 def first_ring(due_at: dt.datetime, expires_at: dt.datetime, now: dt.datetime) -> dt.datetime:

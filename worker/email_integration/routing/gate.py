@@ -18,6 +18,7 @@ from django.utils.crypto import salted_hmac
 
 from email_integration import conf
 from email_integration.models import RelayGate
+from email_integration.outcomes.schedule import doubled
 from email_integration.smtp import Relay
 
 logger = logging.getLogger(__name__)
@@ -147,7 +148,7 @@ def _wait(failures: int, fault: Fault) -> float:
     hint = min(fault.retry_in or 0.0, longest)
     if fault.code in (None, 421):
         longest = min(longest, _LONGEST_WITHOUT_SERVICE)
-    return float(max(hint, min(longest, first * 2.0 ** min(failures - 1, 30))))
+    return float(max(hint, doubled(first, failures - 1, longest=longest)))
 
 
 def _rows() -> models.QuerySet[RelayGate]:
