@@ -17,7 +17,8 @@ from config.local.processes import PATIENCE
 from email_integration import delivery, exceptions, signals, testing
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+MAP = ROOT / "ARCHITECTURE.md"
+PAGES = [ROOT / "README.md", MAP, ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 _FENCED = re.compile(r"^(`{3,}|~{3,}).*?^\1`*$", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
@@ -46,6 +47,13 @@ def test_every_relative_link_leads_somewhere(page: Path) -> None:
         assert target.exists(), link
         if parts.fragment:
             assert parts.fragment in anchors(target), link
+
+
+def test_the_map_names_every_room_and_no_module_that_is_not_there() -> None:
+    app = Path(email_integration.__file__).parent
+    named = {name for name in re.findall(r"`([a-z_/]+(?:/|\.py))`", MAP.read_text()) if not name.startswith("worker/")}
+    assert {name for name in named if not any((root / name).exists() for root in (app, ROOT))} == set()
+    assert {f"{room.parent.name}/" for room in app.glob("*/__init__.py")} - {"migrations/", "templatetags/"} <= named
 
 
 def test_the_site_leads_to_every_page() -> None:
