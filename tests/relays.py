@@ -11,8 +11,8 @@ import pytest
 
 from config.local.processes import PATIENCE
 from config.local.smtp_server import SMTPServer
-from email_integration.delivery import recording
 from email_integration.models import SMTPConfig
+from email_integration.sending import recording
 from email_integration.smtp import Phase, Relay, dialogue
 from email_integration.smtp.timeouts import patience
 from tests.scripted import ScriptedServer
