@@ -55,7 +55,7 @@ run: $(STAMP) ## Start everything on loopback to play with, until Ctrl-C
 # runs alone and one case at a time, because its cases have times that a busy machine would not keep.
 MATRIX := tests/acceptance/test_fault_matrix.py
 # The octets and the words are the same whatever database they come from.
-SAME_EVERYWHERE := $(addprefix --ignore=tests/integration/test_,fidelity.py staging_safety.py validate_smtp.py)
+SAME_EVERYWHERE := $(addprefix --ignore=tests/integration/test_,fidelity.py sandbox.py validate_smtp.py)
 # A million rows take a minute, which is spent once.
 MILLION := --ignore=tests/integration/test_admin_million.py
 AT_ONCE := $(addprefix tests/integration/test_,activating_at_once.py smtp_config.py transitions.py)

@@ -17,7 +17,7 @@ from django.utils import timezone
 from config.local.smtp_server import SMTPServer
 from email_integration import signals, web
 from email_integration.alerts import channels, look
-from email_integration.diagnosis.project import telling
+from email_integration.diagnosis.configuration import telling
 from email_integration.models import Alert, Delivery, RelayGate, SMTPConfig
 from email_integration.outcomes.classification import REFUSED_LOGIN
 from email_integration.sending.attempt import attempt

@@ -24,8 +24,8 @@ from email_integration.delivery import orphans, retention
 from email_integration.ledger import sql, transitions
 from email_integration.models import FINAL, Delivery, Status
 from email_integration.queue import retry_now
-from email_integration.queue.backlog import backlog, oldest_due
 from email_integration.queue.sweeper import sweep
+from email_integration.queue.waiting import backlog, oldest_due
 from tests.deliveries import RecordingDoorbell, ago, submitted
 
 from .admin_site import logged_in

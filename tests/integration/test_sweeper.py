@@ -12,7 +12,7 @@ from django.utils import timezone
 
 from config.local.processes import PATIENCE
 from email_integration.models import Delivery
-from email_integration.queue import sweeper as sweeping
+from email_integration.queue import sweeper
 from email_integration.queue.sweeper import sweep
 from tests import services
 from tests.deliveries import RecordingDoorbell, ago, pretend, submitted
@@ -67,7 +67,7 @@ def test_nothing_more_to_do_is_never_rung_for(bell: RecordingDoorbell) -> None:
 
 
 def test_a_deep_queue_is_taken_in_batches_and_whole(bell: RecordingDoorbell, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sweeping, "BATCH", 10)
+    monkeypatch.setattr(sweeper, "BATCH", 10)
     ids = lost(25)
     bell.rings.clear()
     assert sweep() == 25
@@ -106,7 +106,7 @@ def test_concurrent_sweeps_ring_for_each_delivery_once(
     bell: RecordingDoorbell, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if services.database == "postgresql":
-        monkeypatch.setattr(sweeping, "BATCH", 7)
+        monkeypatch.setattr(sweeper, "BATCH", 7)
     ids = lost(40)
     bell.rings.clear()
     start = threading.Barrier(4)

@@ -13,7 +13,7 @@ from cryptography.fernet import Fernet
 from django.db import DatabaseError, transaction
 from django.utils import timezone
 
-from email_integration.ledger import continuation, records, rows, transitions
+from email_integration.ledger import continuation, records, rows, task_queue, transitions
 from email_integration.ledger.sql import Row
 from email_integration.models import Delivery, DeliveryAttempt, Status
 from email_integration.on_commit import after_commit
@@ -296,8 +296,6 @@ class _Unstorable(RecordingDoorbell):
 @pytest.mark.parametrize("outcome", [taken(), Failed(code=554, reason="never"), Deferred(code=450, reason="later")])
 def test_what_was_rolled_back_can_be_recorded_again(outcome: Any) -> None:
     """The instance must not believe in a fence that the database has never seen."""
-    from email_integration.ledger import task_queue
-
     task_queue.install(_Unstorable())
     delivery = claimed()
     with pytest.raises(DatabaseError):

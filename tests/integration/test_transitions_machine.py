@@ -29,8 +29,7 @@ from email_integration.exceptions import ContentUnavailable
 from email_integration.ledger import records, rows, transitions
 from email_integration.models import FINAL, Delivery, DeliveryAttempt, Status
 from email_integration.outcomes.classification import Accepted, Deferred, Failed, InDoubt, Outcome
-from email_integration.queue import retry_now
-from email_integration.queue import sweeper as sweeping
+from email_integration.queue import retry_now, sweeper
 from email_integration.routing import gate
 from email_integration.sending import attempt as attempting
 from email_integration.smtp import Relay, Reply
@@ -205,7 +204,7 @@ class Ledger(RuleBasedStateMachine):
 
     # -- what others do ---------------------------------------------------------------------------------------------
 
-    @rule(what=st.sampled_from([sweeping.sweep, retry_now.wake]))
+    @rule(what=st.sampled_from([sweeper.sweep, retry_now.wake]))
     def look_at_all(self, what: Any) -> None:
         what()
 

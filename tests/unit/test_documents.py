@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import subprocess
 import sys
+import tomllib
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -53,7 +55,17 @@ def test_the_map_names_every_room_and_no_module_that_is_not_there() -> None:
     app = Path(email_integration.__file__).parent
     named = {name for name in re.findall(r"`([a-z_/]+(?:/|\.py))`", MAP.read_text()) if not name.startswith("worker/")}
     assert {name for name in named if not any((root / name).exists() for root in (app, ROOT))} == set()
-    assert {f"{room.parent.name}/" for room in app.glob("*/__init__.py")} - {"migrations/", "templatetags/"} <= named
+    assert {f"{room.parent.name}/" for room in app.glob("*/__init__.py")} - {"migrations/"} <= named
+
+
+def test_the_map_has_the_rooms_in_the_order_of_the_layers() -> None:
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    layers = [re.findall(r"\w+", layer) for layer in contracts[0]["layers"]]
+    height = {room: number for number, layer in enumerate(reversed(layers)) for room in layer}
+    table = MAP.read_text().partition("| room |")[2].partition("\n\n")[0]
+    rows = [re.findall(r"`(\w+)(?:/|\.py)`", row.split("|")[1]) for row in table.splitlines()[2:]]
+    heights = [[height[room] for room in row] for row in rows]
+    assert all(max(lower) <= min(higher) for lower, higher in itertools.pairwise(heights))
 
 
 def test_the_site_leads_to_every_page() -> None:

@@ -28,7 +28,7 @@ import json, django
 from unittest import mock
 django.setup()
 from prometheus_client.metrics import MetricWrapperBase
-from email_integration.queue.backlog import Backlog
+from email_integration.queue.waiting import Backlog
 from email_integration.metrics import counters, ledger
 
 found = {}

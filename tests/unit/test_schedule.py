@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from email_integration.outcomes.schedule import LONGEST_HINT, backoff, hint
+from email_integration.outcomes.schedule import LONGEST_HINT, backoff, doubled, hint
 
 waits = st.floats(0.001, 10_000)
 
@@ -27,6 +27,13 @@ def test_backoff_never_shrinks_with_attempts(attempts: int, first: float, longes
 def test_backoff_doubles_and_is_fully_jittered() -> None:
     assert [backoff(n, first=5, longest=900, chance=1) for n in (1, 2, 3, 4, 9, 99)] == [5, 10, 20, 40, 900, 900]
     assert backoff(9, first=5, longest=900, chance=0) == 0
+
+
+@pytest.mark.parametrize(
+    ("times", "longest", "seconds"), [(0, 900, 30), (1, 900, 60), (5, 900, 900), (10**9, 900, 900), (6, None, 1920)]
+)
+def test_a_wait_doubles_up_to_the_longest(times: int, longest: float | None, seconds: float) -> None:
+    assert (doubled(30, times) if longest is None else doubled(30, times, longest=longest)) == seconds
 
 
 @given(st.floats(0, 10**6), st.floats(0, 1))

@@ -11,7 +11,7 @@ from django.utils.translation import gettext_lazy as _
 
 
 class EmailIntegrationConfig(AppConfig):
-    """Connects the stamp to every write of a configuration, and installs the doorbell."""
+    """Connects the stamp to every write of a configuration, and loads the checks and the tasks."""
 
     name = "email_integration"
     verbose_name = _("Email Integration")
@@ -23,10 +23,9 @@ class EmailIntegrationConfig(AppConfig):
 
         from email_integration.queue import retry_now
 
-        from . import checks, signals  # noqa: F401  # importing them registers them
+        from . import checks, signals, tasks  # noqa: F401  # importing them registers them
         from .models import SendingPause, SMTPConfig, audit
         from .routing import stamp
-        from .tasks import hooks  # noqa: F401  # the same
 
         for sender in (SMTPConfig, SendingPause):
             for before in (pre_save, pre_delete, signals.config_changing):

@@ -63,8 +63,8 @@ class SMTPServer(ServerState):
     async def _end_connections(self, end: Callable[[OpenConnection], None], *, seconds: float) -> None:
         """Until there are none, or for so long: one that was accepted a moment ago cannot be ended yet."""
         deadline = time.monotonic() + seconds
-        while self.open and time.monotonic() < deadline:
-            for connection in list(self.open):
+        while self.connections and time.monotonic() < deadline:
+            for connection in list(self.connections):
                 end(connection)
             await asyncio.sleep(0.005)
 

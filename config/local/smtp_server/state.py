@@ -87,7 +87,7 @@ class ServerState:
         self.auths = 0
         self.failed_auths = 0
         self._faults = Faults()
-        self.open: set[OpenConnection] = set()
+        self.connections: set[OpenConnection] = set()
         self.inject(*faults)
 
     @property
@@ -135,11 +135,11 @@ class ServerState:
 
     def opened(self, connection: OpenConnection) -> SessionRecord:
         """Begin the record of a session."""
-        self.open.add(connection)
+        self.connections.add(connection)
         record = SessionRecord(number=len(self.sessions) + 1)
         self.sessions.append(record)
         return record
 
     def closed(self, connection: OpenConnection) -> None:
         """End it."""
-        self.open.discard(connection)
+        self.connections.discard(connection)

@@ -58,7 +58,7 @@ class _Page(ChangeList):
         self.search_help_text = _search_help(may_see=may_see_content(request))
         if may_see_content(request) and request.method == "GET":
             shown: Any = list(self.result_list)
-            subjects = previews.subjects(shown)
+            subjects = previews.subjects(shown, using=rows.database())
             for delivery in shown:
                 delivery.subject = subjects.get(delivery.pk)
             self.result_list = shown

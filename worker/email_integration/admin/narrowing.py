@@ -22,6 +22,7 @@ from django.utils.translation import gettext_lazy
 from email_integration import routing
 from email_integration.addresses import envelope_address
 from email_integration.exceptions import InvalidMail
+from email_integration.ledger.rows import database
 from email_integration.message import previews
 from email_integration.models import Delivery, Lane, SMTPConfig, Status
 
@@ -107,7 +108,8 @@ def search(request: HttpRequest, queryset: Any, words: str, *, may_see: bool) ->
     looked_through = newest(request, queryset)
     opened = looked_through.order_by("-created_at").only("pk", "has_content", "content_file")
     wanted = words.casefold()
-    subjects = previews.subjects(opened.filter(has_content=True, content_file="")[:OPENED])
+    readable = opened.filter(has_content=True, content_file="")[:OPENED]
+    subjects = previews.subjects(readable, using=database())
     with_subject = [pk for pk, subject in subjects.items() if wanted in subject.casefold()]
     return looked_through.alias(said=Cast("recipients", TextField())).filter(
         Q(pk__in=with_subject) | _has_address(words)

@@ -13,7 +13,7 @@ from email_integration import conf
 from email_integration.ledger import rows
 from email_integration.models import Alert, Delivery, Lane, RelayGate, SMTPConfig, Status, login
 from email_integration.outcomes.classification import REFUSED_LOGIN
-from email_integration.queue import backlog
+from email_integration.queue.waiting import WAITING, oldest_due
 from email_integration.routing import gate
 
 
@@ -30,7 +30,7 @@ def anything() -> bool:
     """Whether anything may be wrong, or was: one question, as most looks find nothing. Raises ``DatabaseError``."""
     late = timezone.now() - dt.timedelta(seconds=conf.get("QUEUE_AGE_LIMIT"))
     deliveries = Delivery.objects.using(rows.database()).order_by()
-    waiting = deliveries.filter(ring_after__isnull=False, due_at__lte=late, status__in=backlog.WAITING)
+    waiting = deliveries.filter(ring_after__isnull=False, due_at__lte=late, status__in=WAITING)
     questions = [
         RelayGate.objects.using(gate.database()).order_by().values_list("key"),
         waiting.values_list("pk"),
@@ -70,7 +70,7 @@ def _queue() -> list[Condition]:
             subject=lane,
             text=f"Mail of the lane {lane} waits for a worker for {age:.0f} s; the limit is {limit:.0f} s",
         )
-        for lane, age in backlog.oldest_due().items()
+        for lane, age in oldest_due().items()
         if age > limit and lane != Lane.BULK  # a campaign may take as long as it takes
     ]
 

@@ -24,9 +24,8 @@ logger = logging.getLogger(__name__)
 #: Seconds for which nobody else tells what somebody is telling; longer than that takes.
 _TELLING = 60.0
 
-#: Seconds until a telling that failed is tried again: doubling up to the longest, and so many times.
+#: Seconds until a telling that failed is tried again: doubling, and so many times.
 _AGAIN = 30.0
-_LONGEST = 3600.0
 _TRIES = 8
 
 #: Whoever reads warnings only should know of each end, too.
@@ -97,7 +96,7 @@ def _tell(alert: Alert, condition: Condition | None, now: dt.datetime) -> None:
     failed = [name for name in left if not channels.tell(name, alert, state)]
     failures = alert.failures + 1 if failed else 0
     if failed and failures < _TRIES:
-        tell_at: dt.datetime | None = now + dt.timedelta(seconds=doubled(_AGAIN, failures - 1, longest=_LONGEST))
+        tell_at: dt.datetime | None = now + dt.timedelta(seconds=doubled(_AGAIN, failures - 1))
     elif alert.ended_at is not None:
         _rows().filter(pk=alert.pk, tell_at=claimed).delete()
         return

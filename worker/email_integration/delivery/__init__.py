@@ -1,4 +1,4 @@
-"""What becomes of one mail: rendered, submitted, attempted, settled. Here is what applications may call."""
+"""What applications and people may do with deliveries. These functions are the public ones."""
 
 from email_integration.queue.submission import submit
 

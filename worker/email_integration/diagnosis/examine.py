@@ -7,10 +7,10 @@ from email_integration.smtp import Relay
 
 from . import server
 from .brakes import brakes
-from .configuration import configuration, passwords, somebody
+from .configuration import configuration, passwords, somebody, telling
 from .database import database
 from .findings import Finding, Section, error
-from .project import project_settings, telling
+from .project import project_settings
 from .storage import storage
 from .workers import cache, celery
 

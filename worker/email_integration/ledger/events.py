@@ -1,4 +1,7 @@
-"""Tell what became of a mail: the application by the signals, and the log by a line."""
+"""Tell what became of a mail: the application by the signals, and the log by a line.
+
+No line has an address, a subject, or the server's own words, unless the setting LOG_ADDRESSES adds the recipients.
+"""
 
 from __future__ import annotations
 

@@ -188,7 +188,7 @@ def read(delivery: Delivery) -> bytes:
 
 
 def beginning(delivery: Delivery, first: bytes) -> bytes:
-    """The first octets of a content that lies in the row, ``first`` being no more of it than ``sealing.SEALED_PIECE``.
+    """The first octets of a content in the row; ``first`` is at most ``encryption.SEALED_PIECE`` octets of it, sealed.
 
     Raises ``ContentUnavailable``.
     """

@@ -15,7 +15,6 @@ from email.header import decode_header, make_header
 from email.message import Message
 from typing import Any
 
-from django.db import router
 from django.db.models import BinaryField
 from django.db.models.functions import Substr
 
@@ -84,18 +83,15 @@ def preview(delivery: Delivery) -> Preview:
     )
 
 
-def subjects(deliveries: Iterable[Delivery]) -> dict[str, str]:
-    """The subjects of those whose contents lie in their rows and can be read, by id: one query, a piece of each."""
+def subjects(deliveries: Iterable[Delivery], *, using: str) -> dict[str, str]:
+    """The subjects of those whose contents lie in their rows and can be read, by id: one query, a piece of each.
+
+    ``using`` is the database that has them.
+    """
     ids = [delivery.pk for delivery in deliveries if delivery.has_content and not delivery.content_file]
     first = Substr("content", 1, encryption.SEALED_PIECE, output_field=BinaryField())
     columns = ("pk", "content_key", "content_size")
-    found = (
-        Delivery.objects.using(router.db_for_write(Delivery))
-        .filter(pk__in=ids)
-        .only(*columns)
-        .annotate(first=first)
-        .order_by()
-    )
+    found = Delivery.objects.using(using).filter(pk__in=ids).only(*columns).annotate(first=first).order_by()
     return {delivery.pk: subject for delivery in found if (subject := _subject(delivery, delivery.first)) is not None}
 
 

@@ -27,7 +27,7 @@ def reason(outcome: Outcome) -> str:
     if isinstance(outcome, Accepted):
         return "accepted"
     if outcome.code is not None:
-        # As 'reasons.reason' says it: the words, and the codes in brackets.
+        # As 'causes.reason' says it: the words, and the codes in brackets.
         return _CAUSES.get(outcome.reason.rpartition(" (")[0], "refused")
     if isinstance(outcome, InDoubt):
         return "in_doubt"

@@ -14,7 +14,7 @@ from email_integration import routing
 from email_integration.ledger import rows
 from email_integration.models import Lane, RelayGate, SendingPause, SMTPConfig, Status
 from email_integration.queue import sweeper
-from email_integration.queue.backlog import Backlog, backlog
+from email_integration.queue.waiting import Backlog, backlog
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 

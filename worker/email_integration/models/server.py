@@ -1,4 +1,4 @@
-"""What a configuration says of its server: the columns, and what is read of them without opening a secret."""
+"""What a configuration says of its server: the columns, and what is read of them."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from email_integration import conf
 from email_integration.diagnosis import Finding, Level, database, workers
 from email_integration.diagnosis.probing import Panel
 from email_integration.models import Lane
-from email_integration.queue import backlog
+from email_integration.queue import waiting
 from email_integration.tasks import health
 
 #: Seconds for all questions together.
@@ -62,7 +62,7 @@ def _worker() -> tuple[bool, str]:
 
 
 def _queue() -> tuple[bool, str]:
-    ages = backlog.oldest_due()
+    ages = waiting.oldest_due()
     if not ages:
         return True, "No mail waits for a worker"
     limit = conf.get("QUEUE_AGE_LIMIT")

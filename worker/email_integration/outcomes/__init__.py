@@ -1,1 +1,1 @@
-"""What a server's reply means for a mail: pure functions."""
+"""What a reply means for a mail, which states a mail has, and how long to wait: no table is asked."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import math
 import re
 
 from email_integration import conf
@@ -22,8 +23,11 @@ _TRY_IN_CLOCK = re.compile(_INTRODUCED + r"(\d{1,3}):([0-5]?\d):([0-5]?\d)(?![\d
 _ASKS = re.compile(r"again|retry|come back|gr[ea]y|delay|wait|later|defer", re.I)
 
 
-def doubled(first: float, times: int, *, longest: float) -> float:
-    """Return ``first`` seconds, doubled so many times, and no more than ``longest``: every wait that grows."""
+def doubled(first: float, times: int, *, longest: float = math.inf) -> float:
+    """Return ``first`` seconds, doubled so many times (at most 30), and no more than ``longest``.
+
+    So the waits grow between attempts, rings, probes of a server at fault, and tries to tell of an alert.
+    """
     return float(min(longest, first * 2.0 ** min(times, 30)))
 
 

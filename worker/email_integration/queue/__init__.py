@@ -1,1 +1,1 @@
-"""How mail comes into the database, and what wakes the workers up for it."""
+"""How mail comes into the database, and how what waits there is found: the sweep, and what makes it due again."""

@@ -68,7 +68,7 @@ def make(
     """Render ``message`` and return its delivery, which is not saved yet. Raises as ``submit`` does.
 
     With ``default_from_is_open`` a sender equal to DEFAULT_FROM_EMAIL is one that was not chosen. ``kept`` is what the
-    row keeps of the call. A ``prepared`` mail is sent when ``ledger.send_prepared`` says so, and expires as usual.
+    row keeps of the call. A ``prepared`` mail is sent when ``transitions.send_prepared`` says so, and expires as usual.
     """
     if delivery_id is not None:
         check_name("task_id", delivery_id)

@@ -23,6 +23,11 @@ from email_integration.smtp import Relay
 
 from . import retry_now
 
+logger = logging.getLogger(__name__)
+
+#: The key of the mark in the shared cache.
+KEY = "email_integration:swept"
+
 #: How many deliveries are taken in one short transaction.
 BATCH = 500
 
@@ -91,11 +96,6 @@ def _give_back(taken: list[Delivery]) -> None:
 
 def _rings(delivery: Delivery) -> int:
     return delivery.rings
-
-
-logger = logging.getLogger(__name__)
-
-KEY = "email_integration:swept"
 
 
 def leave_mark() -> None:

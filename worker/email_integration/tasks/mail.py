@@ -1,4 +1,4 @@
-"""The Celery door: ``send_email`` takes a mail, ``deliver`` works on one, or a group, ``sweep`` finds what is due.
+"""The tasks of a mail: ``send_email`` takes a mail, ``deliver`` works on one, or a group, ``sweep`` finds what is due.
 
 ``send_email`` called through ``.delay()`` or ``.apply_async()`` submits in the caller and publishes ``deliver`` under
 the same id; run by a worker (``send_task``), eagerly or as a plain function, its body submits. ``send_prepared`` does
@@ -26,7 +26,7 @@ from email_integration.message.composition import Attachment, compose
 from email_integration.message.options import MailKeywords, MailOptions, with_options_listed
 from email_integration.models import Delivery, Status
 from email_integration.outcomes.classification import Skipped
-from email_integration.queue import sweeper as sweeping
+from email_integration.queue import sweeper
 from email_integration.queue.submission import make, store
 from email_integration.sending.attempt import attempt
 from email_integration.sending.group import attempt_group
@@ -318,7 +318,7 @@ def repeated(delivery_id: str) -> dict[str, Any]:
 def sweep() -> int:
     """Ring for every delivery that is due and that nothing is working on; returns how many."""
     began = time.monotonic()
-    rung = sweeping.sweep()
+    rung = sweeper.sweep()
     instrumentation.installed().swept(time.monotonic() - began, rung)
     return rung
 
