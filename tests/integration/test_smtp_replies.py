@@ -11,8 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from config.local.processes import PATIENCE
-from email_integration.smtp import ConnectionLost, Envelope, Opening, Phase, Reply, Session, SMTPFailure
+from email_integration.smtp import ConnectionLost, Envelope, Opening, OutOfStep, Phase, Reply, Session, SMTPFailure
 from email_integration.smtp.dialogue import MALFORMED, SILENT
+from email_integration.smtp.replies import LONGEST_TEXT
 from tests.relays import patient_but, relay_to, soon
 from tests.scripted import Conversation, ScriptedServer
 
@@ -79,6 +80,11 @@ def failure(point: Point, then: Callable[[Conversation], None], *, timeout: floa
     return caught.value
 
 
+def kind(point: Point) -> type[SMTPFailure]:
+    """What is lost at a point: amid a group the group may be to blame."""
+    return OutOfStep if point == "GROUP" else ConnectionLost
+
+
 def trickle(start: str, more: str) -> Callable[[Conversation], None]:
     def then(talk: Conversation) -> None:
         talk.connection.sendall(start.encode())
@@ -90,7 +96,11 @@ def trickle(start: str, more: str) -> Callable[[Conversation], None]:
     return then
 
 
-@pytest.mark.parametrize(("point", "phase"), POINTS)
+#: Where a reply that is never whole is none. That to the final dot is its code.
+WHOLE = POINTS[:-1]
+
+
+@pytest.mark.parametrize(("point", "phase"), WHOLE)
 @pytest.mark.parametrize(("start", "more"), [("250 ", "x"), ("", "250-more\r\n")])
 def test_a_reply_that_trickles_has_no_more_time_than_any_other(
     monkeypatch: pytest.MonkeyPatch, point: Point, phase: Phase, start: str, more: str
@@ -99,44 +109,111 @@ def test_a_reply_that_trickles_has_no_more_time_than_any_other(
     patient_but(monkeypatch, point)
     with soon():
         error = failure(point, trickle(start, more), timeout=0.4)
-    assert (type(error), error.phase, error.detail) == (ConnectionLost, phase, SILENT)
+    assert (type(error), error.phase, error.detail) == (kind(point), phase, SILENT)
 
 
-@pytest.mark.parametrize(("point", "phase"), POINTS)
+@pytest.mark.parametrize(("point", "phase"), WHOLE)
 @pytest.mark.parametrize("endless", ["x" * 100_000, "250 " + "x" * 100_000, "250-x\r\n" * 100_000])
 def test_a_reply_without_end_is_none(point: Point, phase: Phase, endless: str) -> None:
     with soon():
         error = failure(point, lambda talk: talk.connection.sendall(endless.encode()), timeout=PATIENCE)
-    assert (type(error), error.phase, error.detail) == (ConnectionLost, phase, MALFORMED)
+    assert (type(error), error.phase, error.detail) == (kind(point), phase, MALFORMED)
+
+
+NO_REPLY = [b"250-a\r\n251 b\r\n", b"25\r\n", b"\r\n", b"25", b"600 a\r\n"]
+HALF = [b"250-a\r\nb\r\n", b"250 a", b"250-a\r\n"]
 
 
 @pytest.mark.parametrize(("point", "phase"), POINTS)
-@pytest.mark.parametrize(
-    "raw",
-    [
-        b"250-a\r\n251 b\r\n",
-        b"250-a\r\nb\r\n",
-        b"2500 a\r\n",
-        b"25\r\n",
-        b"\r\n",
-        b"250 a",
-        b"25",
-        b"250-a\r\n",
-        b"600 a\r\n",
-    ],
-)
+@pytest.mark.parametrize("raw", NO_REPLY)
 def test_what_is_no_reply_is_told_so(point: Point, phase: Phase, raw: bytes) -> None:
-    """Half a line and the end of the connection too: '250' may have been the beginning of '250-'."""
     error = failure(point, lambda talk: talk.connection.sendall(raw))
-    detail = "the connection was lost" if raw == b"250-a\r\n" else MALFORMED
-    assert (type(error), error.phase, error.detail, error.reply) == (ConnectionLost, phase, detail, None)
+    assert (type(error), error.phase, error.detail, error.reply) == (kind(point), phase, MALFORMED, None)
 
 
-@pytest.mark.parametrize("raw", [b"250\r\n", b"250 \n", b"250-a\r\n250\r\n", b"250-\r\n250-\xff\x00\r\n250 ok\r\n"])
-def test_a_reply_may_be_bare(raw: bytes) -> None:
-    """No text, no CR, octets that are no text at all: RFC 5321 §4.2 asks us to be lenient."""
+@pytest.mark.parametrize(("point", "phase"), WHOLE)
+@pytest.mark.parametrize("raw", HALF)
+def test_half_a_reply_is_none_but_after_the_final_dot(point: Point, phase: Phase, raw: bytes) -> None:
+    """'250' may have been the beginning of '250-'."""
+    error = failure(point, lambda talk: talk.connection.sendall(raw))
+    lost = raw == b"250-a\r\n"
+    expected = ConnectionLost if lost else kind(point), phase, "the connection was lost" if lost else MALFORMED, None
+    assert (type(error), error.phase, error.detail, error.reply) == expected
+
+
+#: Lines that say what they say by their code alone (RFC 5321 §4.2): no text, no CR, no blank, octets that are no text.
+BARE = [b"%d\r\n", b"%d \n", b"%dok queued\r\n", b"%d\tok\r\n", b"%d0 a\r\n", b"%d.0.0 ok\r\n", b"%d:\r\n"]
+
+
+@pytest.mark.parametrize("code", [250, 550])
+@pytest.mark.parametrize("line", [*BARE, b"%d-a\r\n%d\r\n", b"%d-\r\n%d-\xff\x00\r\n%d ok\r\n"])
+def test_a_reply_is_its_code(code: int, line: bytes) -> None:
+    raw = line.replace(b"%d", str(code).encode())
     with ScriptedServer(up_to("DOT", lambda talk: talk.connection.sendall(raw))) as server:
+        assert send(server, timeout=5).code == code
+
+
+@pytest.mark.parametrize("point", ["CONNECT", "EHLO", "AUTH", "MAIL", "RCPT", "DATA"])
+@pytest.mark.parametrize("line", BARE)
+def test_a_reply_is_its_code_everywhere(point: Point, line: bytes) -> None:
+    code = {"CONNECT": b"220", "AUTH": b"235", "DATA": b"354"}.get(point, b"250")
+    said = line.replace(b"%d", code)
+
+    def then(talk: Conversation) -> None:
+        if point == "EHLO":  # it has to offer a login, in a line that is continued
+            talk.connection.sendall(b"250-localhost\r\n250-AUTH PLAIN\r\n" + said)
+        else:
+            talk.connection.sendall(said)
+        talk.go_on(AUTH="235 welcome", EHLO="250-localhost\n250 AUTH PLAIN")
+
+    def dot(talk: Conversation) -> None:
+        talk.connection.sendall(said)
+        talk.hear_content()
+        talk.say("250 taken")
+
+    with ScriptedServer(up_to(point, dot if point == "DATA" else then)) as server:
         assert send(server, timeout=5).code == 250
+
+
+@pytest.mark.parametrize(
+    "raw", [*HALF, b"250", b"250-", b"250 " + b"x" * 100_000, b"250-x\r\n" * 100_000, b"250-a\r\n\xff\r\n"]
+)
+def test_after_the_final_dot_the_code_is_the_reply_whatever_is_lost_of_it(raw: bytes) -> None:
+    """It would be sent again otherwise, as often as it is in doubt; the session is not used any more."""
+
+    def then(talk: Conversation) -> None:
+        talk.connection.sendall(raw)
+
+    with ScriptedServer(up_to("DOT", then)) as server:
+        session = Session.open(relay_to(server, username="user", password="password"))
+        session.begin(
+            Opening(envelope=Envelope(sender="a@example.com", recipients=("kim@example.com",)), size=3, eight_bit=False)
+        )
+        session.write(b"S: s\r\n\r\n")
+        assert session.finish(timeout=PATIENCE).code == 250
+        assert session.is_closed
+
+
+def test_a_code_that_is_not_finished_in_time_is_the_reply_to_the_final_dot(monkeypatch: pytest.MonkeyPatch) -> None:
+    patient_but(monkeypatch, "DOT")
+    with ScriptedServer(up_to("DOT", trickle("250 ", "x"))) as server, soon():
+        assert send(server, timeout=0.4).code == 250
+
+
+def test_a_reply_is_cut_where_it_is_read() -> None:
+    """Hundreds of refusals, each as long as a server likes, are kept until their mail is done."""
+
+    def then(talk: Conversation) -> None:
+        talk.say(*["550-" + "x" * 8000] * 100, "550 no")
+        talk.go_on()
+
+    with ScriptedServer(up_to("RCPT", then)) as server:
+        session = Session.open(relay_to(server, username="user", password="password"))
+        envelope = Envelope(sender="a@example.com", recipients=("kim@example.com",))
+        started = session.begin(Opening(envelope=envelope, size=3, eight_bit=False))
+        session.quit()
+    (refused,) = started.refused.values()
+    assert (refused.code, len(refused.text)) == (550, LONGEST_TEXT)
 
 
 #: Made of what means something, so that it comes near to being a reply.

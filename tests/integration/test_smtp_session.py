@@ -19,6 +19,7 @@ from email_integration.smtp import (
     Envelope,
     NotOffered,
     Opening,
+    OutOfStep,
     Phase,
     Refused,
     Reply,
@@ -213,11 +214,9 @@ def test_silence_names_its_phase_and_ends_at_the_timeout(
     with opened(server, timeout=0.3) as session:
         with soon():
             error = failure(session, timeout=0.3)
-        assert (type(error), error.phase, error.detail) == (
-            ConnectionLost,
-            phase,
-            "the server did not answer in time",
-        )
+        # Amid a group it may be the group that is to blame.
+        kind = OutOfStep if server.pipelining and verb in ("MAIL", "RCPT", "DATA") else ConnectionLost
+        assert (type(error), error.phase, error.detail) == (kind, phase, SILENT)
         assert session.is_closed
 
 

@@ -23,15 +23,17 @@ POOL_BUSY_FOR = 1.0
 
 @dataclass(frozen=True, kw_only=True)
 class Accepted:
-    """The server took the mail for ``accepted``; ``refused`` got it not, with the reply of each.
+    """The server took the mail for ``accepted``; ``refused`` got it not, with the reply of each. ``unsupported`` could
+    not be named to it, for want of SMTPUTF8.
 
-    ``retry_in`` is how many seconds those that were put off are to wait: 0 means at once, None what is usual.
-    ``reply`` is the server's text here and below; it may hold addresses.
+    ``retry_in`` is how many seconds those that are left are to wait: 0 means at once, None what is usual. ``reply`` is
+    the server's text here and below; it may hold addresses.
     """
 
     code: int
     accepted: tuple[str, ...] = field(repr=False)
     refused: dict[str, Reply] = field(repr=False)
+    unsupported: tuple[str, ...] = field(default=(), repr=False)
     phase: Phase = Phase.FINAL_DOT
     reason: str = ACCEPTED
     retry_in: float | None = None
@@ -57,12 +59,15 @@ class Deferred:
 
 @dataclass(frozen=True, kw_only=True)
 class Failed:
-    """Never."""
+    """Never for ``recipients``, None being all that are left; others are to be tried in ``retry_in`` seconds."""
 
     code: int | None = None
     reason: str
     phase: Phase | None = None
+    recipients: tuple[str, ...] | None = field(default=None, repr=False)
     refused: dict[str, Reply] = field(default_factory=dict, repr=False)
+    unsupported: tuple[str, ...] = field(default=(), repr=False)
+    retry_in: float | None = None
     reply: str = field(default="", repr=False)
 
 

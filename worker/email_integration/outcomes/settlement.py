@@ -83,10 +83,14 @@ def _settle(item: Recipient, outcome: Outcome) -> Recipient:
     if not _is(item, "pending"):
         return item
     reply = outcome.refused.get(item["address"])
+    about_this = isinstance(outcome, Failed) and (outcome.recipients is None or item["address"] in outcome.recipients)
     if reply is not None:
-        decided = isinstance(outcome, Failed) or is_permanent(reply)
+        decided = about_this or is_permanent(reply)
         return {**item, "status": "failed" if decided else "pending", **_said(reply)}
-    if isinstance(outcome, Failed):
+    if isinstance(outcome, Accepted | Failed) and item["address"] in outcome.unsupported:
+        words = str(causes.Cause.NO_SMTPUTF8)
+        return {**item, "status": "failed", "code": None, "reply": words, "reason": words}
+    if isinstance(outcome, Failed) and about_this:
         said = {"code": outcome.code, "reply": outcome.reply or outcome.reason, "reason": outcome.reason}
         return {**item, "status": "failed", **said}
     return item

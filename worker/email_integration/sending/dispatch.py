@@ -21,6 +21,7 @@ from email_integration.ledger import instrumentation
 from email_integration.message.content import Content
 from email_integration.message.rendering import from_header_of, from_line, one_line
 from email_integration.on_commit import after_commit
+from email_integration.outcomes.causes import Cause, recognise
 from email_integration.outcomes.classification import (
     Deferred,
     Outcome,
@@ -36,6 +37,7 @@ from email_integration.smtp import (
     Envelope,
     Limits,
     Opening,
+    OutOfStep,
     Phase,
     Pool,
     Refused,
@@ -45,6 +47,8 @@ from email_integration.smtp import (
     SMTPFailure,
     Started,
 )
+
+from .offering import Offering
 
 logger = logging.getLogger(__name__)
 
@@ -201,6 +205,10 @@ class Way:
             logger.error("The gate of %s could not be moved (%s).", self.relay, type(error).__name__)
 
 
+#: How often in one attempt a mail is offered anew, at most.
+_TRIES = 20
+
+
 def dispatch(mail: Mail, claim: Claim) -> Dispatched:
     """Send ``mail`` through the relay that is active now.
 
@@ -208,6 +216,8 @@ def dispatch(mail: Mail, claim: Claim) -> Dispatched:
     sender is none; no server was told of the mail then.
     """
     fresh = renewed = False
+    tries = 0
+    offering = Offering(mail.recipients)
     while True:
         route = routing.active_relay()
         if isinstance(route, routing.Nowhere):
@@ -218,16 +228,16 @@ def dispatch(mail: Mail, claim: Claim) -> Dispatched:
             try:
                 with pool.session(route, fresh=fresh, before_opening=way.enter) as session:
                     tls_version = session.tls_version
-                    reused = session.transactions > 0
                     if not _still_active(route):
                         continue  # replaced while the session was being opened: nothing begins with the old one
+                    tries += 1
                     try:
-                        outcome = transact(session, mail, claim)
+                        outcome = transact(session, mail, claim, offering)
                     except SMTPFailure as failure:
-                        if not (reused and _was_over(failure)):
-                            raise
-                        fresh = True
-                        continue
+                        fresh = is_about_session(failure, session)
+                        if (fresh or offering.narrow(failure, session)) and tries < _TRIES:
+                            continue
+                        raise
             except SMTPFailure as failure:
                 if failure.phase.before_mail and not _still_active(route):
                     continue  # replaced while it was tried: the mail need not wait for what is wrong with the old one
@@ -241,19 +251,23 @@ def dispatch(mail: Mail, claim: Claim) -> Dispatched:
                 reason = f"the sender of {route.name} is not an address; correct its from_email"
                 outcome = Deferred(reason=reason, relay_at_fault=True)
             outcome = way.tell(outcome)
-        return Dispatched(route=route, outcome=outcome, tls_version=tls_version)
+        return Dispatched(route=route, outcome=offering.complete(outcome), tls_version=tls_version)
 
 
-def transact(session: Session, mail: Mail, claim: Claim) -> Outcome | Skipped:
-    """Run one transaction on ``session``.
+def transact(session: Session, mail: Mail, claim: Claim, offering: Offering) -> Outcome | Skipped:
+    """Run one transaction on ``session``, with those of the recipients whose turn it is.
 
     Raises ``SMTPFailure``, ``ContentUnavailable``, and ``InvalidMail`` for a sender that is none.
     """
-    with Letter(mail, session.relay) as letter:
-        started = session.begin(letter.opening)
-        if not started.accepted:
-            return classify_recipients(started.refused, own_sender=mail.from_at is not None)
-        session.write(letter.blocks)
+    while True:
+        named = offering.over(session)
+        with Letter(dataclasses.replace(mail, recipients=named), session.relay) as letter:
+            started = begin(session, letter.opening)
+            if started.accepted:
+                session.write(letter.blocks)
+                break
+        if not offering.pass_over(started.refused) or not session.is_idle:
+            return classify_recipients(offering.refused, own_sender=mail.from_at is not None)
     asked_at = time.monotonic()
     if not claim(session.relay, letter.from_header, letter.sender):
         session.close()  # without the final dot the server has taken nothing
@@ -265,6 +279,50 @@ def transact(session: Session, mail: Mail, claim: Claim) -> Outcome | Skipped:
     return judge(started, session.finish(timeout=conf.get("REPLY_TIMEOUT")))
 
 
+def begin(session: Session, opening: Opening) -> Started:
+    """Begin a transaction. Raises what ``Session.begin`` raises, and ``Refused`` when a session that has carried mail
+    may have no more recipients.
+    """
+    started = session.begin(opening)
+    if not started.accepted and session.carried and all(map(_is_limit, started.refused.values())):
+        raise Refused(Phase.RCPT, "", next(iter(started.refused.values())))
+    return started
+
+
+def is_about_session(failure: SMTPFailure, session: Session) -> bool:
+    """Whether it settles nothing of the mail, which a fresh session is to be offered at once.
+
+    A session may end, or come to a limit of its own, once it has carried mail. This one says QUIT then.
+    """
+    if not (isinstance(failure, OutOfStep) or _is_at_its_end(failure, session)):
+        return False
+    if failure.reply is not None and session.carried and _is_limit(failure.reply, failure.phase):
+        session.server.suspect(mails=session.carried)
+    session.quit()
+    return True
+
+
+#: What answers a command that the server does not know, or not now: it was taken for another one.
+_NOT_UNDERSTOOD = frozenset({500, 502, 503, 504})
+
+
+def _is_at_its_end(failure: SMTPFailure, session: Session) -> bool:
+    phase, reply = failure.phase, failure.reply
+    if session.transactions < 2 or phase not in (Phase.MAIL, Phase.RCPT, Phase.DATA):
+        return False
+    if reply is None:
+        return isinstance(failure, ConnectionLost) and phase is Phase.MAIL
+    if reply.code == 421 or reply.is_out_of_turn:
+        return True
+    if phase is Phase.MAIL:
+        return bool(session.carried) and (not reply.permanent or reply.code in _NOT_UNDERSTOOD)
+    return phase is Phase.RCPT  # said of all of them, see 'begin'
+
+
+def _is_limit(reply: Reply, phase: Phase = Phase.RCPT) -> bool:
+    return not reply.permanent and recognise(phase, reply) in (Cause.LIMIT, Cause.TOO_MANY_RECIPIENTS)
+
+
 def judge(started: Started, reply: Reply) -> Outcome:
     """What the reply to the final dot means for those who may get the mail, and those who may not."""
     if not reply.positive:
@@ -274,10 +332,3 @@ def judge(started: Started, reply: Reply) -> Outcome:
 
 def _still_active(route: Relay) -> bool:
     return routing.active_relay() == route
-
-
-def _was_over(failure: SMTPFailure) -> bool:
-    """Whether a session that has carried mail had come to its end: nothing of this mail was taken, or even claimed."""
-    if isinstance(failure, Refused):
-        return failure.code == 421 and failure.phase in (Phase.MAIL, Phase.RCPT, Phase.DATA)
-    return isinstance(failure, ConnectionLost) and failure.phase is Phase.MAIL

@@ -16,7 +16,7 @@ from django.core.exceptions import ImproperlyConfigured
 from email_integration import conf
 from email_integration.addresses import envelope_address, recipient_rule
 from email_integration.exceptions import InvalidMail
-from email_integration.outcomes.classification import Accepted, InDoubt, Outcome, Skipped
+from email_integration.outcomes.classification import Accepted, Failed, InDoubt, Outcome, Skipped
 
 #: What is said of a recipient who got nothing.
 WITHHELD = "withheld: not in ALLOWED_RECIPIENTS"
@@ -41,7 +41,9 @@ class Plan:
         if not self.redirected or isinstance(outcome, InDoubt | Skipped):
             return outcome
         if isinstance(outcome, Accepted):
-            return replace(outcome, accepted=self.recipients, refused={})
+            return replace(outcome, accepted=self.recipients, refused={}, unsupported=())
+        if isinstance(outcome, Failed):
+            return replace(outcome, recipients=None, refused={}, unsupported=())
         return replace(outcome, refused={})
 
 

@@ -1,10 +1,22 @@
 """Speaks SMTP, verb by verb, so that the caller knows how far a transaction came. Knows neither Django nor Celery."""
 
-from .errors import CannotConnect, ConnectionLost, NotOffered, NoToken, PoolBusy, Refused, SMTPFailure, TLSFailed
+from .errors import (
+    CannotConnect,
+    ConnectionLost,
+    NotOffered,
+    NoToken,
+    OutOfStep,
+    PoolBusy,
+    Refused,
+    SMTPFailure,
+    TLSFailed,
+)
 from .pool import Limits, Pool
+from .quirks import Memory, Pipelining, Quirks
 from .relay import Envelope, Opening, Relay, Tokens
 from .replies import Phase, Reply
-from .session import Session, Started
+from .session import Session
+from .transaction import Started
 from .watch import Watch
 
 __all__ = [
@@ -12,12 +24,16 @@ __all__ = [
     "ConnectionLost",
     "Envelope",
     "Limits",
+    "Memory",
     "NoToken",
     "NotOffered",
     "Opening",
+    "OutOfStep",
     "Phase",
+    "Pipelining",
     "Pool",
     "PoolBusy",
+    "Quirks",
     "Refused",
     "Relay",
     "Reply",

@@ -25,8 +25,11 @@ LOST = "the connection was lost"
 #: RFC 5321 §4.5.3.1.5 says 512 octets, and servers say more.
 _LONGEST_LINE = 8192
 _MOST_LINES = 128
-_LAST_LINE = re.compile(rb"^\d{3}(?:\x20.*)?\n", re.M)
-_REPLY_LINE = re.compile(rb"([2-5]\d\d)(?:([ -])(.*))?", re.S)
+#: Octets of a reply's text that are kept: all that EHLO can have to say, and no more than people read of a refusal.
+_KEPT = 8192
+#: Three digits; '-' says that another line follows, and anything else that none does (RFC 5321 §4.2).
+_REPLY_LINE = re.compile(rb"([2-5]\d\d)(-?)(.*)", re.S)
+_LAST_LINE = re.compile(rb"^\d{3}(?!-).*\n", re.M)
 
 
 class Malformed(smtplib.SMTPException):
@@ -47,6 +50,8 @@ class Connection(smtplib.SMTP):
         self._secrets = secrets
         self._relay_timeout = timeout
         self._received = bytearray()
+        # The code of the reply that is being read; empty before its first line, None when it is none.
+        self._begun: bytes | None = b""
         self._due = 0.0
 
     @contextlib.contextmanager
@@ -130,26 +135,51 @@ class Connection(smtplib.SMTP):
         sock.sendall(s.encode(self.command_encoding) if isinstance(s, str) else s)
 
     def getreply(self) -> tuple[int, bytes]:
-        """Read one reply, all its lines. Raises ``OSError``, ``Malformed`` among them."""
-        code, more, texts = b"", True, list[bytes]()
-        while more:
+        """Read one reply, all its lines, of which the first ``_KEPT`` octets are kept.
+
+        Raises ``OSError``, ``Malformed`` among them.
+        """
+        self._begun = b""
+        more, text = True, bytearray()
+        for _ in range(_MOST_LINES):
             found = _REPLY_LINE.fullmatch(self._line())
             # All lines of a reply have the same code (RFC 5321 §4.2.1).
-            if found is None or (code and found[1] != code) or len(texts) == _MOST_LINES:
+            if found is None or (self._begun and found[1] != self._begun):
+                if found is not None or not self._begun:
+                    self._begun = None
                 raise Malformed
-            code, more = found[1], found[2] == b"-"
-            texts.append((found[3] or b"").strip())
+            self._begun, more = found[1], found[2] == b"-"
+            text += found[3].strip()[: max(0, _KEPT - len(text))] + b"\n"
+            if not more:
+                break
+        if more:
+            raise Malformed
         self.start_clock()
-        text = b"\n".join(texts)
+        said = bytes(text[:-1])
         for secret in self._secrets:
-            text = text.replace(secret, b"***")
-        return int(code), text
+            said = said.replace(secret, b"***")
+        return int(self._begun), said
 
     def hear(self, *, within: float | None = None) -> Reply:
         """Read one reply; ``within`` so many seconds from now if that is sooner. Raises what ``getreply`` raises."""
         if within is not None:
             self._due = min(self._due, time.monotonic() + within)
         return Reply.parse(*self.getreply())
+
+    def hear_verdict(self) -> Reply:
+        """Read the reply to a final dot. Its code is what counts: where the rest of it is lost, endless or no text, the
+        three digits at its beginning are the reply, and the connection is closed. Raises what ``hear`` raises for what
+        does not begin so.
+        """
+        try:
+            return self.hear()
+        except OSError:
+            started = _REPLY_LINE.match(self._received) if self._begun == b"" else None
+            code = self._begun or (started and started[1])
+            if not code:
+                raise
+            self.close()
+            return Reply(code=int(code))
 
     def has_spoken(self) -> bool:
         """Whether anything is there that was not read yet, the connection's end included."""

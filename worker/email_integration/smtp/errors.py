@@ -10,6 +10,7 @@
     ``TLSFailed``        the connection could not be made secure
     ``NotOffered``       the server lacks something this relay's settings ask for
     ``ConnectionLost``   the connection ended, or fell silent, in the middle
+        ``OutOfStep``    a group of commands was not answered one by one; says nothing of the mail
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ class SMTPFailure(smtplib.SMTPException):
         self.phase = phase
         self.detail = detail
         self.reply = reply
+        #: What was said of each recipient before, in their order.
+        self.answered: dict[str, Reply] = {}
 
     @property
     def code(self) -> int | None:
@@ -64,3 +67,7 @@ class NotOffered(SMTPFailure):
 
 class ConnectionLost(SMTPFailure):
     """The connection was lost."""
+
+
+class OutOfStep(ConnectionLost):
+    """The server did not answer what was said to it at once one by one."""

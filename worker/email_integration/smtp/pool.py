@@ -15,6 +15,7 @@ import tenacity
 from email_integration.forks import after_fork_in_child
 
 from .errors import CannotConnect, ConnectionLost, PoolBusy
+from .quirks import Memory
 from .relay import Relay
 from .replies import Phase
 from .session import QUIT_TIMEOUT, Session
@@ -40,16 +41,20 @@ class Limits:
 
 
 class Pool:
-    """Lends sessions; ``limits`` is asked whenever they matter, and so is whom to tell. Threads may share it.
+    """Lends sessions; ``limits`` is asked whenever they matter, and so is whom to tell; ``memory`` knows the servers.
+    Threads may share it.
 
     All state is ``_idle``, the sessions nobody uses, ``_lent``, how many are used, being opened or being closed, both
     by relay, and ``_tidying``, the timer that looks for what has been idle for too long. It is changed under the lock
     of ``_changed``, while connecting and closing happen outside it.
     """
 
-    def __init__(self, limits: Callable[[], Limits], watch: Callable[[], Watch] = Watch) -> None:
+    def __init__(
+        self, limits: Callable[[], Limits], watch: Callable[[], Watch] = Watch, memory: Memory | None = None
+    ) -> None:
         self._limits = limits
         self._watch = watch
+        self._memory = memory or Memory()
         self._changed = threading.Condition()
         self._idle: dict[Relay, list[Session]] = {}
         self._lent: Counter[Relay] = Counter()
@@ -78,10 +83,10 @@ class Pool:
             self._take_back(session)
 
     def has_expired(self, session: Session) -> bool:
-        """Whether the session is too old, too long unused, or has carried enough."""
+        """Whether the session is too old, too long unused, or has carried enough, by our limit or by its server's."""
         now, limits = time.monotonic(), self._limits()
         return (
-            session.transactions >= limits.transactions
+            session.transactions >= min(limits.transactions, session.quirks.mails or limits.transactions)
             or now - session.opened_at > limits.age
             or now - session.used_at > limits.idle
         )
@@ -206,7 +211,7 @@ class Pool:
         )
         watch, began = self._watch(), time.monotonic()
         try:
-            session: Session = opening(Session.open, relay, watch)
+            session: Session = opening(Session.open, relay, watch, self._memory)
         except BaseException:
             watch.opened(relay, time.monotonic() - began, succeeded=False)
             raise

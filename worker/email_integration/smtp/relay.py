@@ -37,6 +37,8 @@ class Relay:
     from_email: str = ""
     timeout: float = 10.0
     ca_certificates: str = field(default="", repr=False)
+    pipelining: bool = True
+    max_recipients: int | None = None
     version: str = ""
     tokens: Tokens | None = field(default=None, repr=False, compare=False)
 

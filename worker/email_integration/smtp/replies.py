@@ -6,8 +6,12 @@ import re
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+#: Characters of a reply that are kept: what people read, and what is recognised, stands in the first of them.
+LONGEST_TEXT = 2000
+
 #: What has no place in a text: no database column takes a NUL, no terminal should obey a server.
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+_TOO_MANY = re.compile(r"\btoo many (rcpts?|recipients?)\b", re.I)
 _ENHANCED = re.compile(r"([245])\.(\d{1,3})\.(\d{1,3})(?:\s|$)")
 
 
@@ -44,8 +48,11 @@ class Reply:
 
     @classmethod
     def parse(cls, code: int, raw: bytes | str) -> Reply:
-        """Make a reply of what ``smtplib`` returns; lines after the first are kept, control characters are not."""
-        text = _CONTROL.sub("\ufffd", raw.decode("utf-8", "replace") if isinstance(raw, bytes) else raw)
+        """Make a reply of what ``smtplib`` returns: ``LONGEST_TEXT`` characters of it, lines after the first among
+        them, and no control characters.
+        """
+        text = (raw.decode("utf-8", "replace") if isinstance(raw, bytes) else raw)[:LONGEST_TEXT]
+        text = _CONTROL.sub("\ufffd", text)
         found = _ENHANCED.match(text)
         return cls(code=code, enhanced=".".join(found.groups()) if found else "", text=text)
 
@@ -57,6 +64,20 @@ class Reply:
     @property
     def permanent(self) -> bool:
         return 500 <= self.code < 600
+
+    @property
+    def is_out_of_turn(self) -> bool:
+        """Bad sequence of commands: the server was not where the client took it to be."""
+        return self.code == 503
+
+    @property
+    def wants_fewer_recipients(self) -> bool:
+        """Said of a recipient: the transaction has as many as it may have, and others may get the mail in another one
+        (RFC 5321 §4.5.3.1.10, RFC 3463 §3.6).
+        """
+        if self.enhanced:
+            return self.enhanced.endswith(".5.3")
+        return self.code == 452 or (self.code in (450, 451, 552) and _TOO_MANY.search(self.text) is not None)
 
     @property
     def short(self) -> str:

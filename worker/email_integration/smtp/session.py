@@ -10,14 +10,15 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 
 from .content import stuffed
-from .dialogue import MALFORMED, Connection, Malformed
-from .errors import ConnectionLost, NotOffered, Refused, SMTPFailure
+from .dialogue import MALFORMED, SILENT, Connection, Malformed
+from .errors import ConnectionLost, NotOffered, OutOfStep, Refused, SMTPFailure
 from .opening import open_connection
+from .quirks import Acquaintance, Memory, Pipelining, Quirks
 from .relay import Opening, Relay
 from .replies import Phase, Reply
+from .transaction import Answers, Command, Started, commands
 from .watch import Watch
 
 #: How long, in seconds, a server may take to answer QUIT before the connection is simply closed.
@@ -27,33 +28,29 @@ QUIT_TIMEOUT = 2.0
 #: waits for the other to read.
 _AT_ONCE = 100
 
-#: A command and the phase it belongs to.
-_Command = tuple[Phase, str]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Started:
-    """What ``Session.begin`` came to: who may get the content, and who was refused with what."""
-
-    accepted: tuple[str, ...] = field(repr=False)
-    refused: dict[str, Reply] = field(repr=False)
+#: After these to a final dot (the command is not known, or has come at the wrong time) a server may still be in its
+#: transaction.
+_STATE_UNKNOWN = frozenset({500, 502, 503, 504})
 
 
 class Session:
     """An SMTP session; made by ``Session.open``."""
 
-    def __init__(self, relay: Relay, connection: Connection, watch: Watch | None = None) -> None:
+    def __init__(
+        self, relay: Relay, connection: Connection, watch: Watch | None = None, memory: Memory | None = None
+    ) -> None:
         self.relay = relay
+        self.server = Acquaintance(relay, memory or Memory())
         self._watch = watch or Watch()
         #: When MAIL was said last.
         self._begun_at = 0.0
         self.opened_at = self.used_at = time.monotonic()
-        #: How many MAIL commands it has carried.
-        self.transactions = 0
+        #: How many transactions were begun, and how many mails the server took.
+        self.transactions = self.carried = 0
         self._tls_version = connection.tls_version
         self._in_transaction = False
         # What was said along with the last final dot, and not answered yet.
-        self._said_ahead: list[_Command] = []
+        self._said_ahead: list[Command] = []
         self._smtp = connection
 
     def __repr__(self) -> str:
@@ -61,9 +58,12 @@ class Session:
         return f"<Session {self.relay.host}:{self.relay.port} {state} transactions={self.transactions}>"
 
     @classmethod
-    def open(cls, relay: Relay, watch: Watch | None = None) -> Session:
-        """Connect, secure, authenticate; ``watch`` is told of transactions. Raises what ``open_connection`` raises."""
-        return cls(relay, open_connection(relay), watch)
+    def open(cls, relay: Relay, watch: Watch | None = None, memory: Memory | None = None) -> Session:
+        """Connect, secure, authenticate. ``watch`` is told of transactions; ``memory`` knows the server, and learns.
+
+        Raises what ``open_connection`` raises.
+        """
+        return cls(relay, open_connection(relay), watch, memory)
 
     # -- one transaction ----------------------------------------------------------------------------------------
 
@@ -71,42 +71,68 @@ class Session:
         """Say MAIL, RCPT for each recipient and, when at least one was taken, DATA; in one go where the server offers
         PIPELINING (RFC 2920). What ``finish`` has said ahead is only listened for.
 
-        Raises ``Refused`` for MAIL and DATA, and for a 421 to any; ``ConnectionLost`` for all; and ``NotOffered``, with
-        nothing said yet, for addresses that need SMTPUTF8 (RFC 6531). A refused recipient is no exception but part of
-        what is returned.
+        A server that takes no more recipients is asked for no others; they are ``left``.
+
+        Raises ``Refused`` for MAIL and DATA, and for a 421 to any; ``ConnectionLost`` for all, ``OutOfStep`` where the
+        replies may not be those to the commands; and ``NotOffered``, with nothing said yet, for addresses that need
+        SMTPUTF8 (RFC 6531). What ends amid the recipients has their replies so far. A refused recipient is no exception
+        but part of what is returned.
         """
-        commands = self._commands(opening)
-        envelope = opening.envelope
-        if self._said_ahead and self._said_ahead != commands:
+        said = commands(self._smtp, opening)
+        if self._said_ahead and self._said_ahead != said:
             self.close()
             raise ValueError("another transaction has been begun already")
         self._in_transaction = True
-        if not self._said_ahead:
+        was_ahead = bool(self._said_ahead)
+        if not was_ahead:
             self._heed_early_reply(Phase.MAIL)
             self.transactions += 1
             self._begun_at = time.monotonic()
-        heard, end = self._exchange(commands)
-        if heard and not heard[0].positive:
+        heard = self._exchange(said)
+        if was_ahead and heard.mail is not None and heard.mail.permanent:
+            heard = self._repeat(said, heard)
+        return self._started(opening.envelope.recipients, heard)
+
+    def _repeat(self, said: Sequence[Command], heard: Answers) -> Answers:
+        """Say once more what was refused when it was said ahead: the server may have refused just that."""
+        if heard.end is not None or any(reply.code < 400 for reply in heard.all):
+            raise self._out_of_step(Phase.MAIL, "", heard.mail, ahead=True)
+        self._begun_at = time.monotonic()
+        again = self._exchange(said)
+        if again.mail is not None and not again.mail_was_refused:
+            self.server.learn(pipelining=Pipelining.GROUPS)
+        return again
+
+    def _started(self, recipients: Sequence[str], heard: Answers) -> Started:
+        """What the replies come to; raises what ``begin`` raises."""
+        if heard.mail is not None and heard.mail_was_refused:
+            self.server.forget_trial()
             # There is no transaction then, and nothing to reset; unless the server went on as if there were one.
-            if all(reply.code >= 400 for reply in heard):
+            if all(reply.code >= 400 for reply in heard.all):
                 self._ended()
             else:
                 self.close()
-            raise Refused(Phase.MAIL, "", heard[0])
-        verdicts = list(zip(envelope.recipients, heard[1:], strict=False))
-        accepted = tuple(recipient for recipient, reply in verdicts if reply.positive)
-        everybody_was_asked = len(heard) > len(envelope.recipients)
-        if end is not None and (accepted or not everybody_was_asked):
-            raise end
-        if not accepted and heard[-1].code == 354:
-            # RFC 2920 §3.1 would have us send a lone dot, which might send an empty mail to whoever the server thinks
-            # it has accepted. Closing sends none to anybody, and a decent server says no here.
-            self.close()
-        elif heard[-1].code != 354:
+            raise Refused(Phase.MAIL, "", heard.mail)
+        verdicts = dict(zip(recipients, heard.recipients, strict=False))
+        accepted = tuple(recipient for recipient, reply in verdicts.items() if reply.positive)
+        left = tuple(recipients[len(verdicts) :])
+        if heard.end is not None and (accepted or left):
+            heard.end.answered = verdicts
+            raise heard.end
+        self.server.confirm()
+        if accepted and heard.wants_fewer and self.transactions == 1:
+            self.server.learn(recipients=len(accepted))
+        if heard.data is not None and heard.data.code == 354:
+            if not accepted:
+                # RFC 2920 §3.1 would have us send a lone dot, which might send an empty mail to whoever the server
+                # thinks it has accepted. Closing sends none to anybody, and a decent server says no here.
+                self.close()
+        else:
             self._reset()
-            if accepted:
-                raise Refused(Phase.DATA, "", heard[-1])
-        return Started(accepted=accepted, refused={to: reply for to, reply in verdicts if not reply.positive})
+            if accepted and heard.data is not None:
+                raise Refused(Phase.DATA, "", heard.data)
+        refused = {recipient: reply for recipient, reply in verdicts.items() if not reply.positive}
+        return Started(accepted=accepted, refused=refused, left=left)
 
     def write(self, content: bytes | Iterable[bytes]) -> None:
         """Send the content, dot-stuffed, without the final dot; blocks of any size are sent as they come.
@@ -136,67 +162,64 @@ class Session:
         dot_at = time.monotonic()
         with self._smtp.during(Phase.FINAL_DOT, timeout=timeout):
             self._smtp.say((".", *(line for _, line in said_ahead)))
-            reply = self._smtp.hear()
+            reply = self._smtp.hear_verdict()
             if 300 <= reply.code < 400:  # says nothing about the mail
                 raise Malformed
         self._ended()
+        self.carried += reply.positive
         self._watch.transacted(self.relay, self.used_at - self._begun_at)
         self._begun_at = dot_at  # that of the next one, if it was said ahead
-        if reply.code == 421:
+        if reply.code == 421 or reply.code in _STATE_UNKNOWN:
             self.close()
-        elif said_ahead:
+        elif said_ahead and not self.is_closed:
             self._in_transaction = True
             self._said_ahead = said_ahead
             self.transactions += 1
         return reply
 
-    def _ahead(self, opening: Opening) -> list[_Command]:
+    def _ahead(self, opening: Opening) -> list[Command]:
         """What can be said to ``opening`` before the reply to the dot; nothing where it takes more than one group."""
-        if not self._smtp.has_extn("pipelining"):
+        if self._at_once == 1 or self.quirks.pipelining is not Pipelining.FULL:
             return []
         try:
-            commands = self._commands(opening)
-            self._smtp.octets(line for _, line in commands)
+            said = commands(self._smtp, opening)
+            self._smtp.octets(line for _, line in said)
         except (NotOffered, ValueError):
             return []  # 'begin' says so, and what is wrong with it is not said of the mail before
-        return commands if len(commands) < _AT_ONCE else []
+        return said if len(said) < _AT_ONCE else []
 
-    def _commands(self, opening: Opening) -> list[_Command]:
-        return [
-            (Phase.MAIL, self._mail(opening)),
-            *((Phase.RCPT, f"RCPT TO:<{recipient}>") for recipient in opening.envelope.recipients),
-            (Phase.DATA, "DATA"),
-        ]
+    @property
+    def quirks(self) -> Quirks:
+        """What this session knows of its server."""
+        return self.server.quirks
 
-    def _mail(self, opening: Opening) -> str:
-        """MAIL with the parameters that are offered and needed."""
-        utf8 = opening.envelope.needs_smtputf8
-        if utf8 and not self._smtp.has_extn("smtputf8"):
-            raise NotOffered(Phase.MAIL, "the server takes no addresses beyond ASCII (SMTPUTF8)")
-        self._smtp.command_encoding = "utf-8" if utf8 else "ascii"
-        words = [f"MAIL FROM:<{opening.envelope.sender}>"]
-        if self._smtp.has_extn("size"):
-            words.append(f"SIZE={opening.size}")
-        if (opening.eight_bit or utf8) and self._smtp.has_extn("8bitmime"):
-            words.append("BODY=8BITMIME")
-        if utf8:
-            words.append("SMTPUTF8")
-        return " ".join(words)
+    @property
+    def takes_utf8(self) -> bool:
+        """Whether addresses beyond ASCII can be said (RFC 6531)."""
+        return bool(self._smtp.has_extn("smtputf8"))
 
-    def _exchange(self, commands: Sequence[_Command]) -> tuple[list[Reply], SMTPFailure | None]:
+    @property
+    def _at_once(self) -> int:
+        """How many commands go in one group."""
+        allowed = self.relay.pipelining and self.quirks.pipelining is not Pipelining.NONE
+        return _AT_ONCE if allowed and self._smtp.has_extn("pipelining") else 1
+
+    def _exchange(self, said: Sequence[Command]) -> Answers:
         """Say the commands of a transaction, in groups or one by one, as far as there is sense in going on.
 
         Gives the replies that came, and what ended the session among them, if anything did: it is closed then. Raises
-        ``ConnectionLost`` for what is no reply, because then none of the others can be trusted to be in its place.
+        ``ConnectionLost`` for what is no reply, because then none of the others can be trusted to be in its place, and
+        ``OutOfStep`` when a group may be to blame.
         """
-        heard: list[Reply] = []
+        heard = Answers()
         said_ahead, self._said_ahead = bool(self._said_ahead), []
-        at_once = _AT_ONCE if self._smtp.has_extn("pipelining") else 1
-        for start in range(0, len(commands), at_once):
-            group = commands[start : start + at_once]
-            if heard and not heard[0].positive:
+        at_once = self._at_once
+        rest = list(said)
+        while rest:
+            group, rest = rest[:at_once], rest[at_once:]
+            if heard.mail_was_refused:
                 break
-            if start and group[0][0] is Phase.DATA and not any(reply.positive for reply in heard[1:]):
+            if group[0][0] is Phase.DATA and not heard.somebody_was_accepted:
                 break
             try:
                 with self._smtp.during(group[0][0]):
@@ -208,13 +231,30 @@ class Session:
                     reply = self._reply(phase)
                     if reply.code == 421:  # the server is closing the connection (RFC 5321 §3.8)
                         self.close()
-                        return heard, Refused(phase, "", reply)
-                    heard.append(reply)
+                        heard.end = Refused(phase, "", reply)
+                        return heard
+                    heard.add(phase, reply)
             except ConnectionLost as lost:
+                if len(group) > 1 and lost.detail in (SILENT, MALFORMED):
+                    raise self._out_of_step(lost.phase, lost.detail, None, ahead=said_ahead) from lost
                 if lost.detail == MALFORMED:
                     raise
-                return heard, lost
-        return heard, None
+                heard.end = lost
+                return heard
+            if len(group) > 1 and (out := heard.out_of_turn) and not (said_ahead and out[0] is Phase.MAIL):
+                raise self._out_of_step(out[0], "", out[1], ahead=said_ahead)
+            if heard.wants_fewer:
+                rest = [command for command in rest if command[0] is Phase.DATA]
+        return heard
+
+    def _out_of_step(self, phase: Phase, detail: str, reply: Reply | None, *, ahead: bool) -> OutOfStep:
+        """Close, and have the next session try less at once; one that has carried mail may have ended by itself."""
+        self.close()
+        if ahead:
+            self.server.suspect(pipelining=Pipelining.GROUPS)
+        elif self.transactions == 1:
+            self.server.suspect(pipelining=Pipelining.NONE)
+        return OutOfStep(phase, detail, reply)
 
     def _reply(self, phase: Phase) -> Reply:
         """Hear the reply to a command. 2yz says yes, 354 to DATA; the other one is out of step with the commands."""

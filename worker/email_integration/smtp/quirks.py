@@ -1,0 +1,98 @@
+"""What a server does otherwise than it says: found out in the dialogue, remembered for the sessions after it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import Any
+
+from .relay import Relay
+
+
+class Pipelining(StrEnum):
+    """How many commands may be under way to a server that offers PIPELINING (RFC 2920)."""
+
+    #: Those of a transaction in groups, the first one along with the final dot before.
+    FULL = "full"
+    #: Those of a transaction in groups, and nothing along with a final dot.
+    GROUPS = "groups"
+    #: One.
+    NONE = "none"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quirks:
+    """What is known of a server. ``mails`` is how many one session carries, ``recipients`` how many a transaction has
+    at most; None for as many as there are.
+    """
+
+    pipelining: Pipelining = Pipelining.FULL
+    mails: int | None = None
+    recipients: int | None = None
+
+
+class Memory:
+    """Where quirks are kept between sessions. This one knows nothing and forgets all but what is suspected.
+
+    What only seems so is tried by the next session: it is learned if that begins a transaction, and else it was
+    something else. A suspicion is this process's alone; threads may share it.
+    """
+
+    def __init__(self) -> None:
+        self._suspected: dict[Relay, dict[str, Any]] = {}
+        self._lock = threading.Lock()
+
+    def recall(self, relay: Relay) -> Quirks:
+        """What is known of ``relay``. Never raises."""
+        return Quirks()
+
+    def learn(self, relay: Relay, quirks: Quirks) -> None:
+        """``relay`` was found to be so. Never raises."""
+
+    def suspect(self, relay: Relay, **changes: Any) -> None:
+        """Have the next session try whether these of its quirks are otherwise."""
+        with self._lock:
+            self._suspected[relay] = {**self._suspected.get(relay, {}), **changes}
+
+    def suspicion(self, relay: Relay) -> Mapping[str, Any]:
+        """What the session that is being opened is to try, which is handed out once; empty for nothing."""
+        with self._lock:
+            return self._suspected.pop(relay, {})
+
+
+class Acquaintance:
+    """What one session goes by: what is known of its server, and what it tries."""
+
+    def __init__(self, relay: Relay, memory: Memory) -> None:
+        self._relay = relay
+        self._memory = memory
+        self._known = memory.recall(relay)
+        self._tried = dict(memory.suspicion(relay))
+
+    @property
+    def quirks(self) -> Quirks:
+        """What to go by now."""
+        return replace(self._known, **self._tried)
+
+    def learn(self, **changes: Any) -> None:
+        """The server has shown it; said once."""
+        if replace(self._known, **changes) != self._known:
+            self._known = replace(self._known, **changes)
+            self._memory.learn(self._relay, self._known)
+
+    def suspect(self, **changes: Any) -> None:
+        """It may be so: the next session tries."""
+        if replace(self.quirks, **changes) != self.quirks:
+            self._memory.suspect(self._relay, **changes)
+
+    def forget_trial(self) -> None:
+        """What this session tries has not helped."""
+        self._tried = {}
+
+    def confirm(self) -> None:
+        """What this session tries has worked."""
+        tried, self._tried = self._tried, {}
+        if tried:
+            self.learn(**tried)

@@ -1,0 +1,94 @@
+"""A transaction's commands, and what the server answers to them (RFC 5321 §3.3)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from .dialogue import Connection
+from .errors import NotOffered, SMTPFailure
+from .relay import Opening
+from .replies import Phase, Reply
+
+#: A command and the phase it belongs to.
+Command = tuple[Phase, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Started:
+    """What ``Session.begin`` came to: who may get the content, who was refused with what, and who was not asked
+    because the server takes no more at a time.
+    """
+
+    accepted: tuple[str, ...] = field(repr=False)
+    refused: dict[str, Reply] = field(repr=False)
+    left: tuple[str, ...] = field(default=(), repr=False)
+
+
+@dataclass
+class Answers:
+    """The replies to the commands of a transaction, as far as they came, and what ended the session among them."""
+
+    mail: Reply | None = None
+    recipients: list[Reply] = field(default_factory=list)
+    data: Reply | None = None
+    end: SMTPFailure | None = None
+
+    def add(self, phase: Phase, reply: Reply) -> None:
+        if phase is Phase.MAIL:
+            self.mail = reply
+        elif phase is Phase.RCPT:
+            self.recipients.append(reply)
+        else:
+            self.data = reply
+
+    @property
+    def all(self) -> list[Reply]:
+        return [reply for reply in (self.mail, *self.recipients, self.data) if reply is not None]
+
+    @property
+    def mail_was_refused(self) -> bool:
+        return self.mail is not None and not self.mail.positive
+
+    @property
+    def somebody_was_accepted(self) -> bool:
+        return any(reply.positive for reply in self.recipients)
+
+    @property
+    def wants_fewer(self) -> bool:
+        return any(reply.wants_fewer_recipients for reply in self.recipients)
+
+    @property
+    def out_of_turn(self) -> tuple[Phase, Reply] | None:
+        """The first reply that says that the server was not where its other replies have it."""
+        asked = [(Phase.MAIL, self.mail)]
+        if not self.mail_was_refused:
+            asked += [(Phase.RCPT, reply) for reply in self.recipients]
+            asked += [(Phase.DATA, self.data)] if self.somebody_was_accepted else []
+        return next(((phase, reply) for phase, reply in asked if reply and reply.is_out_of_turn), None)
+
+
+def commands(connection: Connection, opening: Opening) -> list[Command]:
+    """What is said to begin a transaction: MAIL with the parameters that are offered and needed, RCPT for each, DATA.
+
+    Raises ``NotOffered`` for an address beyond ASCII that the server cannot be told (RFC 6531).
+    """
+    return [
+        (Phase.MAIL, _mail(connection, opening)),
+        *((Phase.RCPT, f"RCPT TO:<{recipient}>") for recipient in opening.envelope.recipients),
+        (Phase.DATA, "DATA"),
+    ]
+
+
+def _mail(connection: Connection, opening: Opening) -> str:
+    utf8 = opening.envelope.needs_smtputf8
+    if utf8 and not connection.has_extn("smtputf8"):
+        raise NotOffered(Phase.MAIL, "the server takes no addresses beyond ASCII (SMTPUTF8)")
+    connection.command_encoding = "utf-8" if utf8 else "ascii"
+    words = [f"MAIL FROM:<{opening.envelope.sender}>"]
+    if connection.has_extn("size"):
+        words.append(f"SIZE={opening.size}")
+    if (opening.eight_bit or utf8) and connection.has_extn("8bitmime"):
+        words.append("BODY=8BITMIME")
+    if utf8:
+        words.append("SMTPUTF8")
+    return " ".join(words)
