@@ -1,6 +1,7 @@
-"""The admin pages: configurations, deliveries, and the brake."""
+"""The admin pages: configurations, deliveries, what was learned of servers, and the brake."""
 
 from .configs import SMTPConfigAdmin
 from .deliveries import DeliveryAdmin
+from .quirks import ServerQuirksAdmin
 
-__all__ = ["DeliveryAdmin", "SMTPConfigAdmin"]
+__all__ = ["DeliveryAdmin", "SMTPConfigAdmin", "ServerQuirksAdmin"]

@@ -20,7 +20,7 @@ from email_integration.models import SMTPConfig, login
 from email_integration.routing import stamp
 from email_integration.timezones import local_time
 
-from . import whereabouts
+from . import quirks, whereabouts
 from .actions import ConfigActions
 from .consent import ConsentViews
 from .forms import ListFormSet, ListRowForm, SMTPConfigForm
@@ -64,7 +64,7 @@ class SMTPConfigAdmin(TrialViews, ConsentViews, PauseViews, GateViews, ConfigAct
     list_filter = ("is_active", "use_tls", "use_ssl")
     search_fields = ("name", "host", "username")
     search_help_text = gettext_lazy("Name, host or username")
-    readonly_fields = ("last_check", "consent", "token_state", "created_at", "updated_at")
+    readonly_fields = ("last_check", "consent", "token_state", "learned", "created_at", "updated_at")
     ordering = ("name",)
 
     class Media:
@@ -113,6 +113,12 @@ class SMTPConfigAdmin(TrialViews, ConsentViews, PauseViews, GateViews, ConfigAct
             said.append(_("none could be fetched %(when)s: %(why)s") % place)
         return "; ".join(said)
 
+    @admin.display(description=gettext_lazy("learned about the server"))
+    def learned(self, config: SMTPConfig) -> str:
+        """What was found out that the server did not say."""
+        row = quirks.of_configuration(config)
+        return quirks.words(row) if row is not None else _("nothing")
+
     # -- permissions --------------------------------------------------------------------------------------------
 
     def has_change_permission(self, request: HttpRequest, obj: SMTPConfig | None = None) -> bool:
@@ -142,7 +148,13 @@ class SMTPConfigAdmin(TrialViews, ConsentViews, PauseViews, GateViews, ConfigAct
             (None, {"fields": ("name", "from_email", *(activating if editable else ("is_active",)))}),
             (gettext_lazy("Server"), {"fields": ("host", "port", "use_tls", "use_ssl", "timeout")}),
             (gettext_lazy("Login"), {"fields": _login_fields(obj, secrets=editable)}),
-            (gettext_lazy("Advanced"), {"fields": ("ca_certificates",), "classes": ("collapse",)}),
+            (
+                gettext_lazy("Advanced"),
+                {
+                    "fields": ("ca_certificates", "pipelining", "max_recipients", *(("learned",) if obj else ())),
+                    "classes": ("collapse",),
+                },
+            ),
             *([(gettext_lazy("Times"), {"fields": ("last_check", "created_at", "updated_at")})] if obj else []),
         ]
 

@@ -37,9 +37,11 @@ _OF_THE_SERVER = (
     "ca_certificates",
     "from_email",
     "timeout",
+    "pipelining",
+    "max_recipients",
 )
 
-_LEFT_OPEN = ("authentication", "oauth_grant")
+_LEFT_OPEN = ("authentication", "oauth_grant", "pipelining")
 
 
 _BEFORE_CONSENT = _(
@@ -62,7 +64,7 @@ def _secret(label: Text) -> forms.CharField:
 class _WriteOnlySecrets(ConfigForm):
     """Secrets go in and never come out: blank keeps what is stored.
 
-    Who does not say how to log in, or by which grant, leaves that as it is.
+    Who does not say how to log in, by which grant, or whether with pipelining, leaves that as it is.
     """
 
     password = _secret(_("Password"))

@@ -7,19 +7,21 @@ from typing import TYPE_CHECKING
 from django import forms
 from django.contrib import admin
 
-from email_integration.models import Delivery, DeliveryAttempt, SMTPConfig
+from email_integration.models import Delivery, DeliveryAttempt, ServerQuirks, SMTPConfig
 
 if TYPE_CHECKING:
     ConfigForm = forms.ModelForm[SMTPConfig]
     ConfigFormSet = forms.BaseModelFormSet[SMTPConfig, forms.ModelForm[SMTPConfig]]
     ConfigModelAdmin = admin.ModelAdmin[SMTPConfig]
     DeliveryModelAdmin = admin.ModelAdmin[Delivery]
+    QuirksModelAdmin = admin.ModelAdmin[ServerQuirks]
     AttemptInline = admin.TabularInline[DeliveryAttempt, Delivery]
 else:
     ConfigForm = forms.ModelForm
     ConfigFormSet = forms.BaseModelFormSet
     ConfigModelAdmin = admin.ModelAdmin
     DeliveryModelAdmin = admin.ModelAdmin
+    QuirksModelAdmin = admin.ModelAdmin
     AttemptInline = admin.TabularInline
 
-__all__ = ["AttemptInline", "ConfigForm", "ConfigFormSet", "ConfigModelAdmin", "DeliveryModelAdmin"]
+__all__ = ["AttemptInline", "ConfigForm", "ConfigFormSet", "ConfigModelAdmin", "DeliveryModelAdmin", "QuirksModelAdmin"]

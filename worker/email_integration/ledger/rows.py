@@ -41,8 +41,11 @@ def load_all(delivery_ids: Sequence[str]) -> list[Delivery]:
 
 
 def pending(delivery: Delivery) -> tuple[str, ...]:
-    """The recipients nothing is decided about yet."""
-    return tuple(item["address"] for item in delivery.recipients if item["status"] == "pending")
+    """The recipients nothing is decided about yet; those that a server has put off come last, so that they keep the
+    mail from none of the others.
+    """
+    found = [item for item in delivery.recipients if item["status"] == "pending"]
+    return tuple(item["address"] for item in sorted(found, key=lambda item: bool(item.get("code"))))
 
 
 def is_readable(delivery: Delivery) -> bool:

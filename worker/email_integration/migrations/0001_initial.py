@@ -69,6 +69,39 @@ class Migration(migrations.Migration):
             },
         ),
         migrations.CreateModel(
+            name="ServerQuirks",
+            fields=[
+                ("key", models.CharField(max_length=64, primary_key=True, serialize=False)),
+                ("smtp_config", models.CharField(max_length=100, verbose_name="SMTP configuration")),
+                ("host", models.CharField(max_length=255, verbose_name="host")),
+                (
+                    "pipelining",
+                    models.CharField(
+                        choices=[
+                            ("full", "as offered"),
+                            ("groups", "not along with the end of a mail"),
+                            ("none", "off"),
+                        ],
+                        default="full",
+                        max_length=10,
+                        verbose_name="several commands at once",
+                    ),
+                ),
+                ("mails", models.PositiveIntegerField(blank=True, null=True, verbose_name="mails per session")),
+                (
+                    "recipients",
+                    models.PositiveIntegerField(blank=True, null=True, verbose_name="recipients per transaction"),
+                ),
+                ("learned_at", models.DateTimeField(default=django.utils.timezone.now, verbose_name="learned at")),
+            ],
+            options={
+                "verbose_name": "learned limit of a server",
+                "verbose_name_plural": "learned limits of servers",
+                "ordering": ("smtp_config", "host"),
+                "default_permissions": ("view", "delete"),
+            },
+        ),
+        migrations.CreateModel(
             name="Delivery",
             fields=[
                 (
@@ -394,6 +427,26 @@ class Migration(migrations.Migration):
                         verbose_name="timeout",
                     ),
                 ),
+                (
+                    "pipelining",
+                    models.CharField(
+                        choices=[("automatic", "automatic"), ("off", "off")],
+                        default="automatic",
+                        help_text="Several commands at once, where the server offers it. A server that breaks then is found out.",
+                        max_length=10,
+                        verbose_name="pipelining",
+                    ),
+                ),
+                (
+                    "max_recipients",
+                    models.PositiveIntegerField(
+                        blank=True,
+                        help_text="So many recipients get a mail in one transaction, and the others in the next. Blank: as many as the server takes.",
+                        null=True,
+                        validators=[django.core.validators.MinValueValidator(1)],
+                        verbose_name="recipients at a time",
+                    ),
+                ),
                 ("is_active", models.BooleanField(default=False, verbose_name="active")),
                 ("created_at", models.DateTimeField(blank=True, editable=False, verbose_name="created at")),
                 ("updated_at", models.DateTimeField(blank=True, editable=False, verbose_name="updated at")),
@@ -554,6 +607,26 @@ class Migration(migrations.Migration):
                             django.core.validators.MaxValueValidator(600),
                         ],
                         verbose_name="timeout",
+                    ),
+                ),
+                (
+                    "pipelining",
+                    models.CharField(
+                        choices=[("automatic", "automatic"), ("off", "off")],
+                        default="automatic",
+                        help_text="Several commands at once, where the server offers it. A server that breaks then is found out.",
+                        max_length=10,
+                        verbose_name="pipelining",
+                    ),
+                ),
+                (
+                    "max_recipients",
+                    models.PositiveIntegerField(
+                        blank=True,
+                        help_text="So many recipients get a mail in one transaction, and the others in the next. Blank: as many as the server takes.",
+                        null=True,
+                        validators=[django.core.validators.MinValueValidator(1)],
+                        verbose_name="recipients at a time",
                     ),
                 ),
                 ("is_active", models.BooleanField(default=False, verbose_name="active")),

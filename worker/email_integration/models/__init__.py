@@ -1,5 +1,5 @@
 """What is stored: SMTP configurations, deliveries and their attempts, gates of relays at fault, alerts,
-the pause, tokens of OAuth."""
+the pause, tokens of OAuth, what was learned of servers."""
 
 from email_integration.outcomes.status import FINAL, Status
 
@@ -9,6 +9,7 @@ from .delivery import Delivery, DeliveryAttempt, InDoubtPolicy, Lane
 from .gate import RelayGate
 from .oauth import Grant, OAuthToken
 from .pause import SendingPause
+from .quirks import PipeliningQuirk, ServerQuirks
 from .server import Authentication
 
 __all__ = [
@@ -22,8 +23,10 @@ __all__ = [
     "InDoubtPolicy",
     "Lane",
     "OAuthToken",
+    "PipeliningQuirk",
     "RelayGate",
     "SMTPConfig",
     "SendingPause",
+    "ServerQuirks",
     "Status",
 ]

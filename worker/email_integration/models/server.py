@@ -39,6 +39,13 @@ class Authentication(models.TextChoices):
     OAUTH = "oauth", _("OAuth 2.0")
 
 
+class PipeliningChoice(models.TextChoices):
+    """Whether several commands go at once (RFC 2920)."""
+
+    AUTOMATIC = "automatic", _("automatic")
+    OFF = "off", _("off")
+
+
 class ServerSettings(models.Model):
     """The columns of ``SMTPConfig``."""
 
@@ -102,6 +109,23 @@ class ServerSettings(models.Model):
         default=10,
         validators=[MinValueValidator(1), MaxValueValidator(600)],
         help_text=_("Seconds to wait for the server."),
+    )
+    pipelining = models.CharField(
+        _("pipelining"),
+        max_length=10,
+        choices=PipeliningChoice,
+        default=PipeliningChoice.AUTOMATIC,
+        help_text=_("Several commands at once, where the server offers it. A server that breaks then is found out."),
+    )
+    max_recipients = models.PositiveIntegerField(
+        _("recipients at a time"),
+        null=True,
+        blank=True,
+        validators=[MinValueValidator(1)],
+        help_text=_(
+            "So many recipients get a mail in one transaction, and the others in the next. Blank: as many as the "
+            "server takes."
+        ),
     )
     is_active = models.BooleanField(_("active"), default=False)
     # The last connection test: when, how it ended, and a digest of the settings it was made with.

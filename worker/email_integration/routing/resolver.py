@@ -13,6 +13,7 @@ from email_integration import conf, references
 from email_integration.exceptions import SecretUnavailable, SecretUnreadable
 from email_integration.models import Authentication, SendingPause, SMTPConfig
 from email_integration.models.login import token_digest
+from email_integration.models.server import PipeliningChoice
 from email_integration.smtp import Relay
 
 from . import stamp
@@ -156,6 +157,8 @@ def relay_of(config: SMTPConfig, *, anew: bool = False, keeps_token: bool = True
         version=config.version,
         from_email=config.from_email,
         timeout=float(config.timeout),
+        pipelining=config.pipelining != PipeliningChoice.OFF,
+        max_recipients=config.max_recipients,
         tokens=_tokens_of(config, kept=keeps_token) if config.by_token else None,
     )
 

@@ -31,7 +31,7 @@ from email_integration.outcomes.classification import (
     classify_recipients,
 )
 from email_integration.queue import retry_now
-from email_integration.routing import gate
+from email_integration.routing import gate, quirks
 from email_integration.smtp import (
     ConnectionLost,
     Envelope,
@@ -137,7 +137,7 @@ def _limits() -> Limits:
 
 
 #: This process's SMTP sessions.
-pool = Pool(_limits, instrumentation.installed)
+pool = Pool(_limits, instrumentation.installed, quirks.memory)
 
 
 _Told = TypeVar("_Told", bound=Outcome | Skipped)
@@ -263,10 +263,11 @@ def transact(session: Session, mail: Mail, claim: Claim, offering: Offering) -> 
         named = offering.over(session)
         with Letter(dataclasses.replace(mail, recipients=named), session.relay) as letter:
             started = begin(session, letter.opening)
+            others = offering.begun(started)
             if started.accepted:
                 session.write(letter.blocks)
                 break
-        if not offering.pass_over(started.refused) or not session.is_idle:
+        if not others or not session.is_idle:
             return classify_recipients(offering.refused, own_sender=mail.from_at is not None)
     asked_at = time.monotonic()
     if not claim(session.relay, letter.from_header, letter.sender):

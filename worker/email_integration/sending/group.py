@@ -26,7 +26,8 @@ from email_integration.smtp import Phase, Relay, Session, SMTPFailure, Started
 
 from . import sandbox
 from .attempt import attempt
-from .dispatch import Letter, Mail, Way, judge, pool
+from .dispatch import Letter, Mail, Way, begin, is_about_session, judge, pool
+from .offering import Offering
 from .recording import AWAY, Begun, forgive, goes_on, record
 
 logger = logging.getLogger(__name__)
@@ -130,6 +131,7 @@ class _Ready:
             content=content.stored(delivery),
         )
         self.own_sender = mail.from_at is not None
+        self.offering = Offering(mail.recipients)
         self.letter = Letter(mail, relay).__enter__()
         self.claim = records.Claim(
             delivery=delivery, relay=relay, from_header=self.letter.from_header, sender=self.letter.sender
@@ -210,10 +212,14 @@ class _Convoy:
         if self._unrecorded and not (ready.letter.opening.size <= _SHORT and session.is_answered(within=_PROMPTLY)):
             self._settle(())
         try:
-            started = session.begin(ready.letter.opening)
+            started = begin(session, ready.letter.opening)
+            others = ready.offering.begun(started)
             if started.accepted:
                 session.write(ready.letter.blocks)
         except Exception as error:  # whatever it is, nothing was taken, and 'attempt' finds a name for it
+            if isinstance(error, SMTPFailure) and is_about_session(error, session):
+                self._give_back(ready)
+                return None
             if isinstance(error, SMTPFailure) and session.is_idle:  # this is no news of the session
                 self._note(ready, classify(error, own_sender=ready.own_sender), session, way)
                 return self._next(session)
@@ -222,6 +228,9 @@ class _Convoy:
             return self._next(session) if session.is_idle else None
         finally:
             ready.close()
+        if others:
+            self.alone.append(ready.delivery.pk)
+            return self._next(session)
         if not started.accepted:
             self._note(ready, classify_recipients(started.refused, own_sender=ready.own_sender), session, way)
             return self._next(session)
@@ -250,7 +259,7 @@ class _Convoy:
                 what, pk = type(error).__name__, ready.delivery.pk
                 logger.error("Delivery %s: unexpected %s at its final dot.", pk, what, extra={"delivery_id": pk})
                 outcome = InDoubt(reason=f"unexpected {type(error).__name__} at the final dot")
-        self._note(ready, outcome, session, way)
+        self._note(ready, ready.offering.complete(outcome), session, way)
         if ahead is None:
             return None
         if routing.active_relay() != session.relay:
@@ -292,8 +301,15 @@ class _Convoy:
             if delivery.content_file:
                 self._settle(())  # it may take long to read
             try:
-                self._ready.append(_Ready(delivery, session.relay))
+                ready = _Ready(delivery, session.relay)
             except Exception:  # as above
+                self.alone.append(delivery.pk)
+                continue
+            ready.offering.over(session)
+            if ready.offering.is_whole:
+                self._ready.append(ready)
+            else:  # more than one transaction, or not for all of them
+                ready.close()
                 self.alone.append(delivery.pk)
 
     def _uncounted(self) -> list[Delivery]:

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import TypeVar
 
 from email_integration.outcomes.classification import Deferred, Failed, InDoubt, Outcome, Skipped
-from email_integration.smtp import Phase, Reply, Session, SMTPFailure
+from email_integration.smtp import Phase, Reply, Session, SMTPFailure, Started
 
 _Ended = TypeVar("_Ended", bound=Outcome | Skipped)
 
@@ -41,9 +41,12 @@ class Offering:
         """Whether those who are named are all there are."""
         return self.named == self._all
 
-    def pass_over(self, refused: dict[str, Reply]) -> bool:
-        """Take in that nobody who was named may get it; say whether there are others to name."""
-        self._settle(refused)
+    def begun(self, started: Started) -> bool:
+        """Take in how a transaction began; say whether there are others to name, if none of these may get it."""
+        self.named = tuple(to for to in self.named if to not in started.left)
+        if started.accepted:
+            return False
+        self._settle(started.refused)
         return any(to not in self._unsupported for to in self._open)
 
     def narrow(self, failure: SMTPFailure, session: Session) -> bool:

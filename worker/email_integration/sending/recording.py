@@ -50,7 +50,7 @@ class Begun:
             first=conf.get("RETRY_FIRST"),
             longest=conf.get("RETRY_MAX"),
             chance=chance(),
-            hint=None if isinstance(outcome, Failed | InDoubt) else outcome.retry_in,
+            hint=None if isinstance(outcome, InDoubt) else outcome.retry_in,
         )
         this = records.Try(
             route=route,
@@ -75,7 +75,7 @@ class Begun:
 def goes_on(ended: records.Ended) -> bool:
     """Whether the rest of the recipients is to be tried at once: the server takes so many at a time."""
     outcome = ended.outcome
-    return ended.delivery.status == Status.DEFERRED and isinstance(outcome, Accepted) and outcome.retry_in == 0
+    return ended.delivery.status == Status.DEFERRED and isinstance(outcome, Accepted | Failed) and outcome.retry_in == 0
 
 
 def record(ended: records.Ended) -> bool:

@@ -48,8 +48,8 @@ class Memory:
         """What is known of ``relay``. Never raises."""
         return Quirks()
 
-    def learn(self, relay: Relay, quirks: Quirks) -> None:
-        """``relay`` was found to be so. Never raises."""
+    def learn(self, relay: Relay, **changes: Any) -> None:
+        """``relay`` was found to be so; of whatever else is known nothing changes. Never raises."""
 
     def suspect(self, relay: Relay, **changes: Any) -> None:
         """Have the next session try whether these of its quirks are otherwise."""
@@ -78,9 +78,10 @@ class Acquaintance:
 
     def learn(self, **changes: Any) -> None:
         """The server has shown it; said once."""
-        if replace(self._known, **changes) != self._known:
-            self._known = replace(self._known, **changes)
-            self._memory.learn(self._relay, self._known)
+        known = replace(self._known, **changes)
+        if known != self._known:
+            self._known = known
+            self._memory.learn(self._relay, **changes)
 
     def suspect(self, **changes: Any) -> None:
         """It may be so: the next session tries."""

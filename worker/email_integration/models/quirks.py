@@ -1,0 +1,42 @@
+"""What was learned about servers beyond their settings."""
+
+from __future__ import annotations
+
+from django.db import models
+from django.utils import timezone
+from django.utils.translation import gettext_lazy as _
+
+
+class PipeliningQuirk(models.TextChoices):
+    """The values of ``email_integration.smtp.Pipelining``."""
+
+    FULL = "full", _("as offered")
+    GROUPS = "groups", _("not along with the end of a mail")
+    NONE = "none", _("off")
+
+
+class ServerQuirks(models.Model):
+    """What the server of a relay does otherwise than it says; kept by ``email_integration.routing.quirks``.
+
+    Deleting the row has it found out anew.
+    """
+
+    # As of a RelayGate: changed settings are another relay.
+    key = models.CharField(primary_key=True, max_length=64)
+    smtp_config = models.CharField(_("SMTP configuration"), max_length=100)
+    host = models.CharField(_("host"), max_length=255)
+    pipelining = models.CharField(
+        _("several commands at once"), max_length=10, choices=PipeliningQuirk, default=PipeliningQuirk.FULL
+    )
+    mails = models.PositiveIntegerField(_("mails per session"), null=True, blank=True)
+    recipients = models.PositiveIntegerField(_("recipients per transaction"), null=True, blank=True)
+    learned_at = models.DateTimeField(_("learned at"), default=timezone.now)
+
+    class Meta:
+        verbose_name = _("learned limit of a server")
+        verbose_name_plural = _("learned limits of servers")
+        ordering = ("smtp_config", "host")
+        default_permissions = ("view", "delete")
+
+    def __str__(self) -> str:
+        return f"{self.smtp_config} ({self.host})"

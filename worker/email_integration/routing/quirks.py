@@ -1,0 +1,75 @@
+"""What was learned about servers, in a table that all processes share.
+
+It is found out in the dialogue (see ``email_integration.smtp.quirks``), belongs to the settings as they are, and counts
+for a week: servers are mended too.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import functools
+import logging
+from dataclasses import replace
+from typing import Any
+
+from django.db import DatabaseError, InterfaceError, models, router
+from django.utils import timezone
+
+from email_integration.models import ServerQuirks
+from email_integration.on_commit import after_commit
+from email_integration.smtp import Memory, Pipelining, Quirks, Relay
+
+from . import gate
+
+logger = logging.getLogger(__name__)
+
+#: How long what was learned counts.
+KEPT = dt.timedelta(days=7)
+
+
+class SharedMemory(Memory):
+    """Quirks in the database. Where it cannot be asked or told, this process goes by what it has learned itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._untold: dict[Relay, dict[str, Any]] = {}
+
+    def recall(self, relay: Relay) -> Quirks:
+        """What is known of ``relay``: one query for each session that is opened."""
+        try:
+            row = _rows().filter(pk=gate.key(relay), learned_at__gt=timezone.now() - KEPT).first()
+        except (DatabaseError, InterfaceError) as error:
+            logger.warning("What is known of the server of %s cannot be read (%s).", relay, type(error).__name__)
+            row = None
+        known = Quirks()
+        if row is not None:
+            known = Quirks(pipelining=Pipelining(row.pipelining), mails=row.mails, recipients=row.recipients)
+        return replace(known, **self._untold.get(relay, {}))
+
+    def learn(self, relay: Relay, **changes: Any) -> None:
+        """Have all processes know it, once a transaction that is open here is committed."""
+        extra = {"configuration": relay.name, **{f"learned_{name}": str(value) for name, value in changes.items()}}
+        words = ", ".join(f"{name} {value}" for name, value in changes.items())
+        logger.warning("Learned about the server of %s: %s.", relay, words, extra=extra)
+        self._untold[relay] = {**self._untold.get(relay, {}), **changes}
+        after_commit(f"keep what was learned about {relay}", functools.partial(self._tell, relay), using=database())
+
+    def _tell(self, relay: Relay) -> None:
+        key, changes = gate.key(relay), self._untold.get(relay, {})
+        place = {"smtp_config": relay.name, "host": relay.host, "learned_at": timezone.now()}
+        _rows().update_or_create(pk=key, defaults={**place, **changes})
+        _rows().filter(smtp_config=relay.name).exclude(pk=key).delete()  # of former settings
+        self._untold.pop(relay, None)
+
+
+#: This process's.
+memory = SharedMemory()
+
+
+def _rows() -> models.QuerySet[ServerQuirks]:
+    return ServerQuirks.objects.using(database())
+
+
+def database() -> str:
+    """The database alias that quirks are written to."""
+    return router.db_for_write(ServerQuirks)
