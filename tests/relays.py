@@ -15,17 +15,18 @@ from email_integration.models import SMTPConfig
 from email_integration.sending import recording
 from email_integration.smtp import Phase, Relay, dialogue
 from email_integration.smtp.timeouts import patience
+from tests.peculiar import PeculiarServer
 from tests.scripted import ScriptedServer
 
 
-def relay_to(server: SMTPServer | ScriptedServer, **changes: Any) -> Relay:
+def relay_to(server: SMTPServer | ScriptedServer | PeculiarServer, **changes: Any) -> Relay:
     """The relay that fits the server, with short timeouts."""
     return Relay(
         **{"name": "test", "from_email": "noreply@example.com", "timeout": 5.0, **_settings(server), **changes}
     )
 
 
-def config_for(server: SMTPServer | ScriptedServer, **changes: Any) -> SMTPConfig:
+def config_for(server: SMTPServer | ScriptedServer | PeculiarServer, **changes: Any) -> SMTPConfig:
     """An active configuration, saved, that fits the server."""
     settings = {"name": "Primary Mail Server", "from_email": "Hanna <noreply@example.com>", "is_active": True}
     return SMTPConfig.objects.create(**{**settings, "timeout": 5, **_settings(server), **changes})
@@ -72,8 +73,8 @@ _PHASES = {
 }
 
 
-def _settings(server: SMTPServer | ScriptedServer) -> dict[str, Any]:
-    if isinstance(server, ScriptedServer):
+def _settings(server: SMTPServer | ScriptedServer | PeculiarServer) -> dict[str, Any]:
+    if isinstance(server, ScriptedServer | PeculiarServer):
         return {"host": "127.0.0.1", "port": server.port, "use_tls": False}
     return {
         "host": "localhost",

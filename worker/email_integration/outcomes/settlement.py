@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,6 +34,12 @@ class Verdict:
 def settle(recipients: list[Recipient], outcome: Outcome) -> list[Recipient]:
     """Settle each recipient the outcome says something of. What was accepted stays so, and wins over what was not."""
     return [_settle(item, outcome) for item in recipients]
+
+
+def left(addresses: Iterable[str], outcome: Outcome) -> tuple[str, ...]:
+    """Which of these addresses the outcome has not settled."""
+    settled = settle([{"address": address, "status": "pending"} for address in addresses], outcome)
+    return tuple(item["address"] for item in settled if _is(item, "pending"))
 
 
 def give_up(recipients: list[Recipient], reason: str) -> list[Recipient]:

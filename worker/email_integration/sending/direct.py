@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 
 from django.core.mail import EmailMessage
 
 from email_integration.exceptions import DeliveryDeferred, DeliveryFailed
 from email_integration.message.content import Content
 from email_integration.message.rendering import render
+from email_integration.outcomes import settlement
 from email_integration.outcomes.classification import Accepted, Failed, InDoubt, Outcome, Skipped
 from email_integration.routing import gate
 from email_integration.smtp import Relay
@@ -28,10 +30,32 @@ def send_now(message: EmailMessage, *, default_from_is_open: bool = False) -> Ac
     """
     mail, plan = _mail(message, default_from_is_open=default_from_is_open)
     try:
-        sent = dispatch(mail, _always)
+        outcome = _offer_to_all(mail)
     except gate.GateClosed as closed:
         raise DeliveryDeferred(closed.code, closed.reason) from None
-    return _accepted(plan.of_recipients(sent.outcome))
+    return _accepted(plan.of_recipients(outcome))
+
+
+def _offer_to_all(mail: Mail) -> Outcome | Skipped:
+    """Send it, in as many transactions as the server wants for its recipients, until one does not end well."""
+    taken: Accepted | None = None
+    while True:
+        outcome = dispatch(mail, _always).outcome
+        if isinstance(outcome, Accepted):
+            before = taken or replace(outcome, accepted=(), refused={}, unsupported=())
+            taken = replace(
+                outcome,
+                accepted=before.accepted + outcome.accepted,
+                refused={**before.refused, **outcome.refused},
+                unsupported=before.unsupported + outcome.unsupported,
+            )
+            outcome = taken
+        if isinstance(outcome, InDoubt | Skipped) or outcome.retry_in != 0:
+            return outcome
+        rest = settlement.left(mail.recipients, outcome)
+        if not rest:
+            return outcome
+        mail = replace(mail, recipients=rest)
 
 
 def _mail(message: EmailMessage, *, default_from_is_open: bool) -> tuple[Mail, sandbox.Plan]:

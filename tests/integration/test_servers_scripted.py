@@ -1,0 +1,460 @@
+"""Servers that were written elsewhere, as a table: what each does, and how all mail arrives all the same.
+
+``make servers-scripted`` prints it. Each kind of server is played by one of ours, so that it can be told what to do;
+time is what the test says it is.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from django.db import transaction
+from django.utils import timezone
+
+from email_integration.models import Delivery, DeliveryAttempt, RelayGate, ServerQuirks
+from email_integration.sending.dispatch import pool
+from email_integration.sending.group import attempt_group
+from tests.deliveries import RecordingDoorbell, submitted
+from tests.peculiar import HangUp, PeculiarServer, Peer
+from tests.relays import config_for, patient_but
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figures:
+    """What came of it, counted in recipients, and in attempts that the server refused."""
+
+    submitted: int
+    arrived: int
+    twice: int = 0
+    failed: int = 0
+    refused: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """A kind of server, what is submitted, and what must come of it; ``refused`` is how many attempts at most."""
+
+    name: str
+    server: Callable[[], PeculiarServer]
+    submit: Callable[[], list[str]]
+    arrived: int
+    failed: int = 0
+    refused: int = 0
+    #: Settings of the configuration.
+    config: dict[str, Any] = field(default_factory=dict)
+    #: How often time passes at most.
+    rounds: int = 3
+    #: More to check, of the server.
+    check: Callable[[PeculiarServer], None] = lambda server: None
+    #: The verbs at which the server is silent, for which nobody should wait long.
+    silent: tuple[str, ...] = ()
+
+
+def each(number: int, **how: Any) -> Callable[[], list[str]]:
+    """So many mails with a recipient each."""
+
+    def submit() -> list[str]:
+        with transaction.atomic():
+            return [submitted(f"u{place}@example.com", **how).pk for place in range(number)]
+
+    return submit
+
+
+def one(*to: str, **how: Any) -> Callable[[], list[str]]:
+    """One mail to all of these."""
+    return lambda: [submitted(*to, **how).pk]
+
+
+def many(number: int) -> list[str]:
+    return [f"u{place}@example.com" for place in range(number)]
+
+
+OWN = {"from_email": "own@example.com"}
+
+
+# -- kinds of servers -----------------------------------------------------------------------------------------------
+
+
+class Ahead(PeculiarServer):
+    """Haraka: refuses everything that comes along with the final dot."""
+
+    def along_with_the_dot(self, lines: list[str]) -> list[str] | None:
+        return ["503 Bad sequence of commands - pipelined after end of DATA"] * len(lines)
+
+
+class AheadAndRestarted(Ahead):
+    """And goes away once, amid it all."""
+
+    def mail(self, peer: Peer, line: str) -> str:
+        if sum(self.arrived.values()) == 100 and self.connections == 1:
+            raise HangUp("421 restarting")
+        return "250 ok"
+
+
+class AheadIsLost(PeculiarServer):
+    """Forgets what comes along with the final dot."""
+
+    def along_with_the_dot(self, lines: list[str]) -> list[str] | None:
+        return []
+
+
+class AheadIsRefusedInPart(PeculiarServer):
+    """Refuses the first of what comes along with the final dot, and goes on as if it had not."""
+
+    def along_with_the_dot(self, lines: list[str]) -> list[str] | None:
+        return ["503 too early", *["250 ok"] * (len(lines) - 1)]
+
+
+class FirstOfSegment(PeculiarServer):
+    """Offers PIPELINING and sees the first command of what comes at once."""
+
+    def heeds(self, lines: list[str]) -> list[str]:
+        return lines[:1]
+
+
+class LastOfSegment(PeculiarServer):
+    """Offers PIPELINING and sees the last command of what comes at once."""
+
+    def heeds(self, lines: list[str]) -> list[str]:
+        return lines[-1:]
+
+
+class StaysInTransaction(PeculiarServer):
+    """Refuses one mail at its dot, and believes to be in its transaction still."""
+
+    code = 500
+
+    def dot(self, peer: Peer, content: bytes) -> str:
+        return f"{self.code} no" if b"To: u3@" in content else "250 ok"
+
+    def end_after(self, peer: Peer, reply: str) -> None:
+        if reply.startswith("2"):
+            self.end(peer)
+
+
+class StaysInTransactionAfter554(StaysInTransaction):
+    """The same after a code that is no sign of it."""
+
+    code = 554
+
+
+def mail_refused_once(reply: str) -> type[PeculiarServer]:
+    """Says this to the first MAIL of each connection, until time has passed."""
+
+    class Refuses(PeculiarServer):
+        passed = False
+
+        def mail(self, peer: Peer, line: str) -> str:
+            return "250 ok" if self.passed else reply
+
+        def time_passes(self) -> None:
+            self.passed = True
+
+    return Refuses
+
+
+def mails_of_a_session(limit: int, reply: str) -> type[PeculiarServer]:
+    class Limited(PeculiarServer):
+        def mail(self, peer: Peer, line: str) -> str:
+            return reply if peer.mails >= limit else "250 ok"
+
+    return Limited
+
+
+class RecipientsOfAConnection(PeculiarServer):
+    """Haraka: counts recipients by connection."""
+
+    def rcpt(self, peer: Peer, address: str) -> str:
+        return "450 Too many recipient attempts" if peer.named > 20 else "250 ok"
+
+
+class DropsAt(PeculiarServer):
+    """Refuses or fails at one recipient and hangs up."""
+
+    said = "550 5.1.1 no such user"
+
+    def rcpt(self, peer: Peer, address: str) -> str:
+        if address == "u2@example.com":
+            raise HangUp(self.said)
+        return "250 ok"
+
+
+class HangsUpAt(DropsAt):
+    """Without a word."""
+
+    said = ""
+
+
+class HangsUpAtFirst(PeculiarServer):
+    """Without a word, at the one who is named first of all."""
+
+    def rcpt(self, peer: Peer, address: str) -> str:
+        if address == "u0@example.com":
+            raise HangUp("")
+        return "250 ok"
+
+
+def recipients_of_a_transaction(limit: int, reply: str, at: str) -> type[PeculiarServer]:
+    class Limited(PeculiarServer):
+        def rcpt(self, peer: Peer, address: str) -> str:
+            if at == "RCPT" and len(peer.recipients) >= limit:
+                if reply.startswith("421"):
+                    raise HangUp(reply)
+                return reply
+            return "250 ok"
+
+        def data(self, peer: Peer) -> str:
+            return reply if at == "DATA" and len(peer.recipients) > limit else super().data(peer)
+
+        def dot(self, peer: Peer, content: bytes) -> str:
+            return reply if at == "DOT" and len(peer.recipients) > limit else "250 ok"
+
+    return Limited
+
+
+class OnlyASCII(PeculiarServer):
+    """Takes no addresses beyond ASCII."""
+
+    offers = ("PIPELINING", "8BITMIME")
+
+
+def rate(limit: int, reply: str, *, counts_refused: bool = False) -> type[PeculiarServer]:
+    """So many mails a minute from one host; Exim's ``strict`` counts what it refuses as well."""
+
+    class Limited(PeculiarServer):
+        counted = 0
+
+        def mail(self, peer: Peer, line: str) -> str:
+            with self._lock:
+                refused = self.counted >= limit
+                self.counted += counts_refused or not refused
+            if refused and reply.startswith("421"):
+                raise HangUp(reply)
+            return reply if refused else "250 ok"
+
+        def time_passes(self) -> None:
+            with self._lock:
+                self.counted = 0
+
+    return Limited
+
+
+def acceptance(reply: str) -> type[PeculiarServer]:
+    class Says(PeculiarServer):
+        def dot(self, peer: Peer, content: bytes) -> str:
+            return reply
+
+    return Says
+
+
+# -- cases ----------------------------------------------------------------------------------------------------------
+
+
+def no_mail_was_put_off(server: PeculiarServer) -> None:
+    assert not RelayGate.objects.exists()
+
+
+def learned(**what: Any) -> Callable[[PeculiarServer], None]:
+    def check(server: PeculiarServer) -> None:
+        assert ServerQuirks.objects.filter(**what).exists(), list(ServerQuirks.objects.values())
+
+    return check
+
+
+def asked_at_most(rcpts: int) -> Callable[[PeculiarServer], None]:
+    def check(server: PeculiarServer) -> None:
+        assert server.verbs["RCPT"] <= rcpts
+
+    return check
+
+
+CASES = [
+    # A verdict counts for a mail only if the server was clearly asked about it.
+    Case(name="503 ahead", server=Ahead, submit=each(100, **OWN), arrived=100, check=learned(pipelining="groups")),
+    Case(name="503 ahead, configuration's sender", server=Ahead, submit=each(100), arrived=100),
+    Case(name="503 ahead, restart", server=AheadAndRestarted, submit=each(200, **OWN), arrived=200),
+    Case(name="ahead is forgotten", server=AheadIsLost, submit=each(20, **OWN), arrived=20, silent=("GROUP",)),
+    Case(name="ahead is refused in part", server=AheadIsRefusedInPart, submit=each(20, **OWN), arrived=20),
+    Case(
+        name="keeps the first of a segment",
+        server=FirstOfSegment,
+        submit=each(20),
+        arrived=20,
+        silent=("GROUP",),
+        check=learned(pipelining="none"),
+    ),
+    Case(
+        name="keeps the last of a segment",
+        server=LastOfSegment,
+        submit=each(20),
+        arrived=20,
+        check=learned(pipelining="none"),
+    ),
+    Case(name="pipelining off", server=FirstOfSegment, submit=each(20), arrived=20, config={"pipelining": "off"}),
+    Case(
+        name="500 at the dot, still in it", server=StaysInTransaction, submit=each(10), arrived=9, failed=1, refused=1
+    ),
+    Case(
+        name="554 at the dot, still in it",
+        server=StaysInTransactionAfter554,
+        submit=each(10),
+        arrived=9,
+        failed=1,
+        refused=1,
+    ),
+    *(
+        Case(
+            name=f"{code} to MAIL for a while",
+            server=mail_refused_once(f"{code} what?"),
+            submit=each(3, **how),
+            arrived=3,
+            refused=3,
+        )
+        for code in (500, 501, 502, 503, 504)
+        for how in ({}, OWN)
+    ),
+    # A session's limit is the session's end.
+    Case(
+        name="OpenSMTPD max-mails 10",
+        server=mails_of_a_session(10, "452 4.5.3 Too many recipients: Too many messages sent"),
+        submit=each(90),
+        arrived=90,
+        check=learned(mails=10),
+    ),
+    Case(
+        name="450 after 10 mails",
+        server=mails_of_a_session(10, "450 4.7.1 Too many messages in this session"),
+        submit=each(90),
+        arrived=90,
+    ),
+    Case(name="451 after 7 mails", server=mails_of_a_session(7, "451 4.3.0 come again"), submit=each(30), arrived=30),
+    Case(name="450 after 20 recipients", server=RecipientsOfAConnection, submit=each(90), arrived=90),
+    # One recipient must not hold up the others.
+    Case(name="550 and a hang-up at one", server=DropsAt, submit=one(*many(5)), arrived=4, failed=1),
+    Case(name="a hang-up at one", server=HangsUpAt, submit=one(*many(5)), arrived=4, refused=20),
+    Case(name="a hang-up at the first", server=HangsUpAtFirst, submit=one(*many(5)), arrived=4, refused=20),
+    Case(
+        name="421 at the 11th",
+        server=recipients_of_a_transaction(10, "421 4.7.0 too many", "RCPT"),
+        submit=one(*many(25)),
+        arrived=25,
+    ),
+    Case(
+        name="554 at DATA beyond 10",
+        server=recipients_of_a_transaction(10, "554 Too many recipients", "DATA"),
+        submit=one(*many(25)),
+        arrived=25,
+        refused=2,
+    ),
+    Case(
+        name="554 at the dot beyond 10",
+        server=recipients_of_a_transaction(10, "554 5.5.3 Too many recipients", "DOT"),
+        submit=one(*many(25)),
+        arrived=25,
+        refused=2,
+    ),
+    Case(
+        name="452 at the 101st of 2,000",
+        server=recipients_of_a_transaction(100, "452 4.5.3 Too many recipients", "RCPT"),
+        submit=one(*many(2000)),
+        arrived=2000,
+        check=asked_at_most(2200),
+    ),
+    Case(
+        name="at most 10 by the configuration",
+        server=recipients_of_a_transaction(10, "554 Too many recipients", "DOT"),
+        submit=one(*many(25)),
+        arrived=25,
+        config={"max_recipients": 10},
+        check=asked_at_most(25),
+    ),
+    Case(
+        name="no SMTPUTF8",
+        server=OnlyASCII,
+        submit=one("kim@example.com", "bü@example.com", "lee@example.com"),
+        arrived=2,
+        failed=1,
+    ),
+    # Back-pressure.
+    *(
+        Case(
+            name=f"20 a minute: {reply[:3]}{', strict' if strict else ''}",
+            server=rate(20, reply, counts_refused=strict),
+            submit=each(60),
+            arrived=60,
+            refused=10,
+            rounds=10,
+        )
+        for reply in (
+            "450 4.7.1 Rate limit exceeded, try again later",
+            "451 Sender rate overlimit",
+            "452 4.2.2 too many messages per minute",
+            "421 4.7.0 Too many messages",
+        )
+        for strict in (False, True)
+    ),
+    # A reply is its code.
+    *(
+        Case(name=f"accepted by {reply!r}", server=acceptance(reply), submit=each(3), arrived=3)
+        for reply in ("250ok queued", "250\tok", "250", "250.", "2500")
+    ),
+]
+
+
+@pytest.fixture(autouse=True)
+def _bell(bell: RecordingDoorbell, settings: Any) -> None:
+    settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "RETRY_FIRST": 60.0}
+
+
+def carry_out(case: Case, server: PeculiarServer) -> Figures:
+    """Submit, and have all tried that is due, as time passes."""
+    config_for(server, timeout=1 if case.silent else 60, **case.config)
+    ids = case.submit()
+    for _ in range(case.rounds):
+        work_off(ids)
+        if not Delivery.objects.filter(status="deferred").exists():
+            break
+        now = timezone.now()
+        RelayGate.objects.update(probe_at=now)
+        Delivery.objects.filter(status="deferred").update(due_at=now, ring_after=now, rings=0)
+        server.time_passes()
+    pool.close()
+    recipients = list(itertools.chain(*Delivery.objects.values_list("recipients", flat=True)))
+    return Figures(
+        submitted=len(recipients),
+        arrived=len({address for address, _ in server.arrived}),
+        twice=sum(times > 1 for times in server.arrived.values()),
+        failed=sum(item["status"] == "failed" for item in recipients),
+        refused=DeliveryAttempt.objects.exclude(outcome="accepted").count(),
+    )
+
+
+def work_off(ids: Sequence[str]) -> None:
+    """Try all that is due, and what is due at once after that, as a worker does."""
+    while due := [pk for pk in ids if pk in set(_due())]:
+        list(attempt_group(due))
+
+
+def _due() -> Sequence[str]:
+    waiting = Delivery.objects.filter(status__in=("queued", "deferred"), due_at__lte=timezone.now())
+    return list(waiting.values_list("pk", flat=True))
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_all_mail_arrives(case: Case, monkeypatch: pytest.MonkeyPatch, record_property: Any) -> None:
+    if case.silent:
+        patient_but(monkeypatch, *case.silent)
+    with case.server() as server:
+        figures = carry_out(case, server)
+        record_property("figures", (case.name, figures))
+        assert figures.arrived == case.arrived
+        assert figures.twice == 0
+        assert figures.failed == case.failed
+        assert figures.refused <= case.refused
+        case.check(server)
