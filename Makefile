@@ -16,7 +16,7 @@ MADE_WITH := $(shell cat $(VENV)/.interpreter 2>/dev/null)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo run test test-extra test-pair test-matrix faults bench bench-quick docs check lock clean
+.PHONY: help install demo run test test-extra test-pair test-matrix servers-scripted faults bench bench-quick docs check lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -125,6 +125,9 @@ PAIRS ?= 3.11-5.2 3.12-5.2 3.12-6.0 3.12-6.1 3.13-5.2 3.13-6.0 3.13-6.1
 test-matrix: ## Run test-pair on each supported pair; PAIRS="3.13-6.1" runs this one
 	@requirements/supported.sh "$(PYTHON)" 5.2
 	$(PYTHON) -m tests.matrix --pairs "$(PAIRS)" --parts "$(PARTS)"
+
+servers-scripted: $(STAMP) ## Print what comes of mail at servers that do as they like; part of 'make test'
+	$(PYTEST) --quiet tests/integration/test_servers_scripted.py
 
 faults: $(STAMP) ## Break everything that can be broken here, and count the mails
 	tests/system-packages.sh

@@ -18,7 +18,7 @@ from config.local.smtp_server import SMTPServer
 from config.local.valkey import Valkey
 from email_integration.routing import forget
 from email_integration.sending.dispatch import pool
-from tests import emptying, services
+from tests import emptying, services, tables
 from tests.chromium import chromium  # noqa: F401  # a fixture, once: there can be one Playwright in a process
 from tests.stack import FAILED, FAST, Stack
 
@@ -41,6 +41,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     longest = {item.path for item in items if item.get_closest_marker("timeout")}
     long = {item.path for item in items if {"acceptance", "browser"} & set(item.path.parts)}
     items.sort(key=lambda item: (item.path not in longest, item.path not in long))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print the rows that tests gave of a table."""
+    reports = [report for kind in ("passed", "failed") for report in terminalreporter.getreports(kind)]
+    for line in tables.lines(reports):
+        terminalreporter.write_line(line)
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import pytest
@@ -21,6 +21,7 @@ from email_integration.sending.group import attempt_group
 from tests.deliveries import RecordingDoorbell, submitted
 from tests.peculiar import HangUp, PeculiarServer, Peer
 from tests.relays import config_for, patient_but
+from tests.tables import TABLE
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -452,7 +453,7 @@ def test_all_mail_arrives(case: Case, monkeypatch: pytest.MonkeyPatch, record_pr
         patient_but(monkeypatch, *case.silent)
     with case.server() as server:
         figures = carry_out(case, server)
-        record_property("figures", (case.name, figures))
+        record_property(TABLE, [CASES.index(case), case.name, *asdict(figures).values()])
         assert figures.arrived == case.arrived
         assert figures.twice == 0
         assert figures.failed == case.failed

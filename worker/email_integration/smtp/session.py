@@ -234,6 +234,10 @@ class Session:
                         heard.end = Refused(phase, "", reply)
                         return heard
                     heard.add(phase, reply)
+                    if phase is Phase.MAIL and reply.is_out_of_turn and len(group) > 1 and not said_ahead:
+                        raise self._out_of_step(phase, "", reply, ahead=False)  # no other reply need come
+            except OutOfStep:
+                raise
             except ConnectionLost as lost:
                 if len(group) > 1 and lost.detail in (SILENT, MALFORMED):
                     raise self._out_of_step(lost.phase, lost.detail, None, ahead=said_ahead) from lost
@@ -241,7 +245,7 @@ class Session:
                     raise
                 heard.end = lost
                 return heard
-            if len(group) > 1 and (out := heard.out_of_turn) and not (said_ahead and out[0] is Phase.MAIL):
+            if len(group) > 1 and (out := heard.out_of_turn) and out[0] is not Phase.MAIL:
                 raise self._out_of_step(out[0], "", out[1], ahead=said_ahead)
             if heard.wants_fewer:
                 rest = [command for command in rest if command[0] is Phase.DATA]

@@ -1,0 +1,209 @@
+"""What is learned about a server: tried before it is believed, shared by all processes, and forgotten again."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Any
+
+import pytest
+from django.db import OperationalError, models, transaction
+from django.utils import timezone
+
+from email_integration import routing
+from email_integration.models import ServerQuirks, SMTPConfig
+from email_integration.routing import gate
+from email_integration.routing.quirks import KEPT, SharedMemory
+from email_integration.smtp import Envelope, Memory, Opening, OutOfStep, Pipelining, Quirks, Relay, Session
+from tests.peculiar import PeculiarServer, Peer
+from tests.relays import config_for, patient_but, relay_to
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+RELAY = Relay(name="Primary", host="smtp.example.com", password="s3cret")
+
+
+def begin(session: Session, *to: str) -> None:
+    envelope = Envelope(sender="a@example.com", recipients=to or ("kim@example.com",))
+    session.begin(Opening(envelope=envelope, size=3, eight_bit=False))
+
+
+# -- one process ----------------------------------------------------------------------------------------------------
+
+
+class SilentInGroups(PeculiarServer):
+    """Sees the first command of what comes at once; ``hangs`` says that it answers nothing at all."""
+
+    hangs = False
+
+    def heeds(self, lines: list[str]) -> list[str]:
+        return lines[:1]
+
+    def mail(self, peer: Peer, line: str) -> str:
+        return "" if self.hangs else "250 ok"
+
+
+class Recorder(Memory):
+    """Remembers what it was told to learn."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.learned: list[dict[str, Any]] = []
+
+    def learn(self, relay: Relay, **changes: Any) -> None:
+        self.learned.append(changes)
+
+
+def test_what_only_seems_so_is_tried_by_the_next_session_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    patient_but(monkeypatch, "GROUP")
+    memory = Recorder()
+    with SilentInGroups() as server:
+        relay = relay_to(server, timeout=0.3)
+        with pytest.raises(OutOfStep):
+            begin(Session.open(relay, memory=memory))
+        assert memory.learned == []
+        second = Session.open(relay, memory=memory)
+        assert second.quirks == Quirks(pipelining=Pipelining.NONE)
+        begin(second)
+        second.close()
+        assert memory.learned == [{"pipelining": Pipelining.NONE}]
+
+
+def test_a_server_that_is_just_silent_is_not_taken_for_one_without_pipelining(monkeypatch: pytest.MonkeyPatch) -> None:
+    patient_but(monkeypatch, "GROUP")
+    memory = Recorder()
+    with SilentInGroups() as server:
+        server.hangs = True
+        relay = relay_to(server, timeout=0.3)
+        for _ in range(2):
+            with pytest.raises(Exception, match="did not answer"):
+                begin(Session.open(relay, memory=memory))
+        assert memory.learned == []
+        third = Session.open(relay, memory=memory)
+        assert third.quirks == Quirks()
+        third.close()
+
+
+def test_a_suspicion_is_of_one_relay_and_handed_out_once() -> None:
+    memory = Memory()
+    memory.suspect(RELAY, mails=10)
+    memory.suspect(RELAY, recipients=5)
+    other = Relay(name="Backup", host="smtp.example.com")
+    assert memory.suspicion(other) == {}
+    assert memory.suspicion(RELAY) == {"mails": 10, "recipients": 5}
+    assert memory.suspicion(RELAY) == {}
+
+
+# -- all of them ----------------------------------------------------------------------------------------------------
+
+
+def another_process() -> SharedMemory:
+    return SharedMemory()
+
+
+def test_all_processes_know_what_one_has_learned() -> None:
+    SharedMemory().learn(RELAY, pipelining=Pipelining.GROUPS)
+    SharedMemory().learn(RELAY, mails=10)
+    assert another_process().recall(RELAY) == Quirks(pipelining=Pipelining.GROUPS, mails=10)
+    row = ServerQuirks.objects.get()
+    assert (row.key, row.smtp_config, row.host) == (gate.key(RELAY), "Primary", "smtp.example.com")
+    assert "s3cret" not in str(vars(row))
+
+
+def test_changed_settings_start_anew() -> None:
+    with PeculiarServer() as server:
+        config = config_for(server)
+        relay = routing.active_relay()
+        assert isinstance(relay, Relay)
+        SharedMemory().learn(relay, mails=10)
+        config.timeout += 1
+        config.save()
+        changed = routing.active_relay()
+        assert isinstance(changed, Relay)
+        assert another_process().recall(changed) == Quirks()
+        SharedMemory().learn(changed, mails=20)
+        assert ServerQuirks.objects.count() == 1, "of what it was before nothing is kept"
+
+
+def test_what_was_learned_long_ago_is_found_out_anew() -> None:
+    SharedMemory().learn(RELAY, mails=10)
+    ServerQuirks.objects.update(learned_at=timezone.now() - KEPT - dt.timedelta(seconds=1))
+    assert another_process().recall(RELAY) == Quirks()
+
+
+def test_what_was_deleted_is_found_out_anew() -> None:
+    memory = SharedMemory()
+    memory.learn(RELAY, mails=10)
+    ServerQuirks.objects.all().delete()
+    assert memory.recall(RELAY) == Quirks()
+
+
+def test_a_transaction_that_is_open_is_not_held_up_and_does_not_undo_it() -> None:
+    memory = SharedMemory()
+    with transaction.atomic():
+        memory.learn(RELAY, mails=10)
+        assert not ServerQuirks.objects.exists()
+        assert memory.recall(RELAY) == Quirks(mails=10)
+    assert ServerQuirks.objects.get().mails == 10
+    with pytest.raises(ZeroDivisionError), transaction.atomic():
+        memory.learn(RELAY, recipients=7)
+        1 / 0
+    assert memory.recall(RELAY) == Quirks(mails=10, recipients=7), "this process knows it all the same"
+
+
+def test_a_database_that_is_away_costs_no_mail(monkeypatch: pytest.MonkeyPatch) -> None:
+    memory = SharedMemory()
+
+    def away(*args: Any, **kwargs: Any) -> Any:
+        raise OperationalError
+
+    monkeypatch.setattr(models.QuerySet, "update_or_create", away)
+    memory.learn(RELAY, recipients=50)
+    monkeypatch.setattr(models.QuerySet, "first", away)
+    assert memory.recall(RELAY) == Quirks(recipients=50)
+
+
+# -- in the admin ---------------------------------------------------------------------------------------------------
+
+LIST = "/admin/email_integration/serverquirks/"
+
+
+def test_it_is_seen_and_deleted_in_the_admin(admin_client: Any) -> None:
+    SharedMemory().learn(RELAY, pipelining=Pipelining.NONE, mails=10)
+    page = admin_client.get(LIST).content.decode()
+    assert "Primary" in page
+    assert "smtp.example.com" in page
+    chosen = {"action": "delete_selected", "_selected_action": [gate.key(RELAY)], "post": "yes"}
+    assert admin_client.post(LIST, chosen).status_code == 302
+    assert another_process().recall(RELAY) == Quirks()
+
+
+def test_nobody_writes_it_there(admin_client: Any) -> None:
+    SharedMemory().learn(RELAY, mails=10)
+    assert admin_client.get(f"{LIST}add/").status_code == 403
+    address = f"{LIST}{gate.key(RELAY)}/change/"
+    assert admin_client.get(address).status_code == 200
+    assert admin_client.post(address, {"mails": "99"}).status_code == 403
+    assert ServerQuirks.objects.get().mails == 10
+
+
+def test_the_page_of_a_configuration_says_it(admin_client: Any) -> None:
+    with PeculiarServer() as server:
+        config = config_for(server)
+        relay = routing.active_relay()
+        assert isinstance(relay, Relay)
+        address = f"/admin/email_integration/smtpconfig/{config.pk}/change/"
+        assert "mails per session" not in admin_client.get(address).content.decode()
+        SharedMemory().learn(relay, pipelining=Pipelining.GROUPS, mails=10, recipients=100)
+        page = admin_client.get(address).content.decode()
+    for words in ("mails per session: 10", "recipients per transaction: 100", "not along with the end of a mail"):
+        assert words in page
+
+
+@pytest.mark.parametrize(("given", "wanted"), [("automatic", True), ("off", False)])
+def test_the_fields_of_a_configuration_are_the_relays(given: str, wanted: bool) -> None:
+    with PeculiarServer() as server:
+        config_for(server, pipelining=given, max_recipients=50)
+        relay = routing.active_relay()
+        assert isinstance(relay, Relay)
+        assert (relay.pipelining, relay.max_recipients) == (wanted, 50)
+        assert SMTPConfig.objects.get().history.first().max_recipients == 50
