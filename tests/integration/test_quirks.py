@@ -144,9 +144,9 @@ def test_a_transaction_that_is_open_is_not_held_up_and_does_not_undo_it() -> Non
         assert not ServerQuirks.objects.exists()
         assert memory.recall(RELAY) == Quirks(mails=10)
     assert ServerQuirks.objects.get().mails == 10
-    with pytest.raises(ZeroDivisionError), transaction.atomic():
+    with transaction.atomic():
         memory.learn(RELAY, recipients=7)
-        1 / 0
+        transaction.set_rollback(True)
     assert memory.recall(RELAY) == Quirks(mails=10, recipients=7), "this process knows it all the same"
 
 

@@ -268,7 +268,7 @@ def transact(session: Session, mail: Mail, claim: Claim, offering: Offering) -> 
                 session.write(letter.blocks)
                 break
         if not others or not session.is_idle:
-            return classify_recipients(offering.refused, own_sender=mail.from_at is not None)
+            return classify_recipients(offering.all_refused(), own_sender=mail.from_at is not None)
     asked_at = time.monotonic()
     if not claim(session.relay, letter.from_header, letter.sender):
         session.close()  # without the final dot the server has taken nothing

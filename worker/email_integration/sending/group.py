@@ -232,7 +232,8 @@ class _Convoy:
             self.alone.append(ready.delivery.pk)
             return self._next(session)
         if not started.accepted:
-            self._note(ready, classify_recipients(started.refused, own_sender=ready.own_sender), session, way)
+            refused = ready.offering.all_refused()
+            self._note(ready, classify_recipients(refused, own_sender=ready.own_sender), session, way)
             return self._next(session)
         self._prepare(session)  # before the claim: what may kill us, or take long, leaves this one in no doubt
         if not self._is_claimed(ready):

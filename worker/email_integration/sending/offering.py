@@ -20,8 +20,8 @@ class Offering:
 
     def __init__(self, recipients: tuple[str, ...]) -> None:
         self._all = self._open = self.named = recipients
-        #: Who was refused, and how.
-        self.refused: dict[str, Reply] = {}
+        # Who was refused, and how.
+        self._refused: dict[str, Reply] = {}
         self._unsupported: tuple[str, ...] = ()
         # Left for another attempt: the server hung up where it was named first.
         self._aside: tuple[str, ...] = ()
@@ -49,6 +49,11 @@ class Offering:
         self._settle(started.refused)
         return any(to not in self._unsupported for to in self._open)
 
+    def all_refused(self) -> dict[str, Reply]:
+        """The replies to all who were named in vain, for one who says what they come to."""
+        refused, self._refused = self._refused, {}
+        return refused
+
     def narrow(self, failure: SMTPFailure, session: Session) -> bool:
         """Take in what ended a transaction amid its recipients; say whether to offer it to others at once."""
         refused = {to: reply for to, reply in failure.answered.items() if not reply.positive}
@@ -68,14 +73,14 @@ class Offering:
         return True
 
     def _settle(self, refused: dict[str, Reply]) -> None:
-        self.refused |= refused
+        self._refused |= refused
         self._open = tuple(to for to in self._open if to not in refused)
 
     def complete(self, outcome: _Ended) -> _Ended:
         """Say of the outcome of the last transaction what it means for those who were not named in it."""
         if isinstance(outcome, InDoubt | Skipped):
             return outcome
-        refused = {**self.refused, **outcome.refused}
+        refused = {**self._refused, **outcome.refused}
         if isinstance(outcome, Deferred) or (isinstance(outcome, Failed) and outcome.phase is Phase.MAIL):
             return replace(outcome, refused=refused)  # said of the mail, whoever gets it
         left = any(to not in self.named and to not in self._unsupported for to in self._open)
