@@ -21,6 +21,7 @@ from email_integration.ledger import instrumentation
 from email_integration.message.content import Content
 from email_integration.message.rendering import from_header_of, from_line, one_line
 from email_integration.on_commit import after_commit
+from email_integration.outcomes.causes import Cause
 from email_integration.outcomes.classification import (
     Deferred,
     Outcome,
@@ -211,7 +212,8 @@ def dispatch(mail: Mail, claim: Claim) -> Dispatched:
     while True:
         route = routing.active_relay()
         if isinstance(route, routing.Nowhere):
-            return Dispatched(route=route, outcome=Deferred(reason=route.reason, relay_at_fault=True))
+            nowhere = Deferred(cause=route.cause, reason=route.reason, relay_at_fault=True)
+            return Dispatched(route=route, outcome=nowhere)
         tls_version = ""
         outcome: Outcome | Skipped
         with Way(route) as way:
@@ -239,7 +241,7 @@ def dispatch(mail: Mail, claim: Claim) -> Dispatched:
                 if mail.names_sender:
                     raise
                 reason = f"the sender of {route.name} is not an address; correct its from_email"
-                outcome = Deferred(reason=reason, relay_at_fault=True)
+                outcome = Deferred(cause=Cause.UNUSABLE, reason=reason, relay_at_fault=True)
             outcome = way.tell(outcome)
         return Dispatched(route=route, outcome=outcome, tls_version=tls_version)
 
@@ -261,7 +263,8 @@ def transact(session: Session, mail: Mail, claim: Claim) -> Outcome | Skipped:
     if time.monotonic() - asked_at > conf.get("LEASE") - conf.get("REPLY_TIMEOUT"):
         # The lease may end before the reply comes, and another worker would send it too.
         session.close()
-        return Deferred(reason="it took too long to claim it in the database", phase=Phase.CONTENT)
+        why = "it took too long to claim it in the database"
+        return Deferred(cause=Cause.TOO_SLOW, reason=why, phase=Phase.CONTENT)
     return judge(started, session.finish(timeout=conf.get("REPLY_TIMEOUT")))
 
 
