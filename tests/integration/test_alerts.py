@@ -19,7 +19,7 @@ from email_integration import signals, web
 from email_integration.alerts import channels, look
 from email_integration.diagnosis.configuration import telling
 from email_integration.models import Alert, Delivery, RelayGate, SMTPConfig
-from email_integration.outcomes.classification import REFUSED_LOGIN
+from email_integration.outcomes.causes import REFUSED_LOGIN, Cause
 from email_integration.sending.attempt import attempt
 from tests.deliveries import RecordingDoorbell, ago, in_threads, pretend, submitted
 from tests.relays import config_for
@@ -117,12 +117,26 @@ def test_a_refused_login_is_told_at_once_and_its_end_too(
     assert not [secret for secret in SECRETS if secret in told]
 
 
-@pytest.mark.parametrize("cause", sorted(REFUSED_LOGIN))
-def test_whatever_keeps_us_out_until_somebody_acts_is_a_refused_login(cause: str, hook: Hook) -> None:
+def close_gate(cause: str, reason: str) -> None:
     now = timezone.now()
-    RelayGate.objects.create(key="k", smtp_config="P", host="h", reason=f"{cause} (535)", closed_at=now, probe_at=now)
+    RelayGate.objects.create(
+        key="k", smtp_config="P", host="h", cause=cause, reason=reason, closed_at=now, probe_at=now
+    )
+
+
+@pytest.mark.parametrize("cause", sorted(REFUSED_LOGIN))
+def test_a_refused_login_is_known_by_its_cause(cause: str, hook: Hook) -> None:
+    """Whatever its words are."""
+    close_gate(cause, "in other words")
     assert look() == 1
     assert hook.told == [("login_refused", "began")]
+    assert "in other words" in hook.received[0]["text"]
+
+
+@pytest.mark.parametrize("cause", [Cause.LIMIT, Cause.ACCOUNT_BLOCKED, Cause.NOT_CONNECTED, "of_another_version"])
+def test_words_do_not_make_a_refused_login(cause: str, hook: Hook) -> None:
+    close_gate(cause, f"{Cause.LOGIN.words} (535)")
+    assert look() == 0
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from email_integration import routing, submit_many
 from email_integration.delivery import manual
 from email_integration.ledger import records, transitions
 from email_integration.models import Delivery
+from email_integration.outcomes.causes import Cause
 from email_integration.outcomes.classification import InDoubt
 from email_integration.queue import retry_now
 from email_integration.sending.attempt import attempt
@@ -101,7 +102,7 @@ def test_what_is_sent_again_though_in_doubt_is_told_as_that(caplog: pytest.LogCa
     )
     told(caplog)
     started = records.Try(route=None, started_at=ago(0))
-    transitions.record(delivery, InDoubt(reason="the connection was lost"), started)
+    transitions.record(delivery, InDoubt(cause=Cause.IN_DOUBT, reason="the connection was lost"), started)
     [line] = told(caplog)
     assert "in doubt, to be sent again" in line.getMessage()
     assert (line.levelname, line.__dict__["outcome"], line.__dict__["status"]) == ("WARNING", "in_doubt", "deferred")

@@ -17,6 +17,7 @@ from email_integration.exceptions import DeliveryDeferred
 from email_integration.ledger import transitions
 from email_integration.models import Delivery, RelayGate, SMTPConfig
 from email_integration.outcomes import schedule
+from email_integration.outcomes.causes import Cause
 from email_integration.outcomes.classification import Deferred
 from email_integration.queue import retry_now
 from email_integration.queue.sweeper import sweep
@@ -134,20 +135,50 @@ def waits(fault: Deferred, count: int) -> list[float]:
     return [round(gate.close(here, fault, probing=number > 0)) for number in range(count)]
 
 
-@pytest.mark.parametrize("code", [None, 421])
-def test_a_server_that_comes_back_by_itself_is_found_within_a_minute(code: int | None) -> None:
-    assert waits(Deferred(code=code, reason="away"), 8) == [5, 10, 20, 40, 45, 45, 45, 45]
+@pytest.mark.parametrize(
+    ("cause", "code"),
+    [
+        (Cause.NOT_CONNECTED, None),
+        (Cause.TLS_FAILED, None),
+        (Cause.SILENT, None),
+        (Cause.NO_TOKEN, None),
+        (Cause.UNAVAILABLE, 421),
+        (Cause.LIMIT, 421),
+        (Cause.LIMIT, 450),
+        (Cause.ACCOUNT_RATE, 454),
+    ],
+)
+def test_a_server_that_comes_back_by_itself_is_found_within_a_minute(cause: Cause, code: int | None) -> None:
+    """What it says decides, not its number."""
+    assert waits(Deferred(cause=cause, code=code, reason="away"), 8) == [5, 10, 20, 40, 45, 45, 45, 45]
 
 
-@pytest.mark.parametrize("code", [535, 554, 454])
-def test_a_server_that_refuses_us_is_left_alone_longer_and_longer(code: int) -> None:
+@pytest.mark.parametrize(
+    ("cause", "code"),
+    [
+        (Cause.LOGIN, 535),
+        (Cause.CLIENT, 554),
+        (Cause.LOGIN_LATER, 454),
+        (Cause.TOO_MANY_LOGINS, 421),
+        (Cause.ACCOUNT_QUOTA, 450),
+        (Cause.ACCOUNT_BLOCKED, 550),
+    ],
+)
+def test_a_server_that_refuses_us_is_left_alone_longer_and_longer(cause: Cause, code: int) -> None:
     """Providers lock accounts after many wrong logins."""
-    assert waits(Deferred(code=code, reason="no"), 10) == [5, 10, 20, 40, 80, 160, 320, 640, 900, 900]
+    assert waits(Deferred(cause=cause, code=code, reason="no"), 10) == [5, 10, 20, 40, 80, 160, 320, 640, 900, 900]
 
 
 def test_a_hint_when_to_come_back_is_honoured_within_reason(smtp_server: Serve) -> None:
-    assert waits(Deferred(code=454, reason="no", retry_in=100.0), 6) == [100, 100, 100, 100, 100, 160]
-    assert waits(Deferred(code=454, reason="no", retry_in=86400.0), 1) == [900]
+    assert waits(Deferred(cause=Cause.LOGIN_LATER, code=454, reason="no", retry_in=100.0), 6) == [
+        100,
+        100,
+        100,
+        100,
+        100,
+        160,
+    ]
+    assert waits(Deferred(cause=Cause.LOGIN_LATER, code=454, reason="no", retry_in=86400.0), 1) == [900]
     RelayGate.objects.all().delete()
     config_for(smtp_server(faults=[Fault(verb="AUTH", reply="454 4.7.0 Too many logins, try again in 300 seconds")]))
     delivery = submitted()
@@ -183,7 +214,7 @@ def test_of_many_at_once_one_probes(smtp_server: Serve) -> None:
 def test_sweeps_have_one_mail_try_a_relay_whatever_comes_of_it(bell: RecordingDoorbell, smtp_server: Serve) -> None:
     """Were nobody to take what is rung for, each sweep would else wake one more, and call for the next."""
     config_for(smtp_server())
-    closed = gate.close(relay(), Deferred(code=535, reason="the login is wrong"), probing=False)
+    closed = gate.close(relay(), Deferred(cause=Cause.LOGIN, code=535, reason="the login is wrong"), probing=False)
     assert closed
     for _ in range(3):
         pretend(submitted(), status="deferred", waits_for_relay=True, due_at=timezone.now() + schedule.seconds(LONG))
@@ -225,7 +256,7 @@ def test_a_success_over_a_session_that_was_open_opens_the_gate_too(smtp_server: 
     config_for(server)
     first, second = submitted(), submitted()
     direct.send_now(mail())
-    gate.close(relay(), Deferred(code=421, reason="too many connections"), probing=False)
+    gate.close(relay(), Deferred(cause=Cause.LIMIT, code=421, reason="too many connections"), probing=False)
     pretend(second, status="deferred", waits_for_relay=True, due_at=timezone.now() + schedule.seconds(LONG))
     pretend(first, status="deferred", waits_for_relay=True)
     attempt(first.pk)
@@ -313,7 +344,7 @@ def test_the_gate_of_a_replaced_relay_holds_up_nobody(smtp_server: Serve) -> Non
     attempt(submitted().pk)
     new = smtp_server()
     SMTPConfig.objects.activate(config_for(new, name="Backup", is_active=False))
-    gate.close(old, Deferred(code=535, reason="the login is wrong"), probing=False)
+    gate.close(old, Deferred(cause=Cause.LOGIN, code=535, reason="the login is wrong"), probing=False)
     attempt_all()
     assert len(new.messages) == 1
     assert gate.is_closed(old)
@@ -325,7 +356,9 @@ def test_who_failed_before_the_gate_opened_closes_it_for_a_moment_alone(smtp_ser
     attempt(submitted().pk)
     probe_is_due()
     assert gate.open_(relay())
-    assert gate.close(relay(), Deferred(code=535, reason="no"), probing=True) == pytest.approx(5, abs=1)
+    assert gate.close(relay(), Deferred(cause=Cause.LOGIN, code=535, reason="no"), probing=True) == pytest.approx(
+        5, abs=1
+    )
     assert not gate.open_(Relay(name="another", host="mail.example.com"))
 
 
@@ -383,7 +416,7 @@ def test_a_mail_that_is_put_off_while_the_gate_opens_does_not_sleep(
 def test_nobody_sleeps_however_opening_and_putting_off_meet(smtp_server: Serve) -> None:
     wrong_password(smtp_server)
     here = relay()
-    fault = Deferred(code=535, reason="the login is wrong")
+    fault = Deferred(cause=Cause.LOGIN, code=535, reason="the login is wrong")
     for _ in range(10):
         gate.close(here, fault, probing=False)
         ids = [submitted().pk for _ in range(5)]

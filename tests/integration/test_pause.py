@@ -16,6 +16,7 @@ from config.local.processes import wait_until
 from config.local.smtp_server import SMTPServer
 from email_integration.ledger import transitions
 from email_integration.models import Delivery, SendingPause, SMTPConfig, Status
+from email_integration.outcomes.causes import Cause
 from email_integration.queue.submission import submit
 from email_integration.routing import Nowhere, active_relay
 from email_integration.sending.attempt import attempt
@@ -42,7 +43,7 @@ def test_a_pause_holds_in_every_process_at_once_and_resuming_ends_it() -> None:
     assert isinstance(active_relay(), Relay)
 
     assert "Sending is paused" in run("pause_email", "--reason", "moving house")
-    assert active_relay() == Nowhere(reason="sending is paused: moving house")
+    assert active_relay() == Nowhere(cause=Cause.PAUSED, reason="sending is paused: moving house")
 
     assert "Sending is resumed" in run("resume_email")
     assert isinstance(active_relay(), Relay)
@@ -132,7 +133,7 @@ def test_email_paused_holds_whatever_the_database_says(settings: Any) -> None:
     SMTPConfig.objects.create(name="Main", host="h", from_email="a@example.com", is_active=True)
     settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "EMAIL_PAUSED": True}
 
-    assert active_relay() == Nowhere(reason="sending is paused: EMAIL_PAUSED is set")
+    assert active_relay() == Nowhere(cause=Cause.PAUSED, reason="sending is paused: EMAIL_PAUSED is set")
     assert "EMAIL_PAUSED is set too" in run("pause_email")
     with pytest.raises(CommandError, match="EMAIL_PAUSED is set, so nothing is sent"):
         run("resume_email")

@@ -15,6 +15,7 @@ from email_integration import signals
 from email_integration.delivery import manual
 from email_integration.ledger import records, rows, task_queue, transitions
 from email_integration.models import Delivery, Status
+from email_integration.outcomes.causes import Cause
 from email_integration.outcomes.classification import Accepted, Deferred, InDoubt
 from email_integration.sending.attempt import attempt
 from email_integration.smtp import Relay
@@ -136,7 +137,7 @@ def test_what_was_put_off_is_nobodys_business(smtp_server: Serve, heard: Heard) 
 @pytest.mark.parametrize(("policy", "status"), [("resend", "deferred"), ("hold", "in_doubt")])
 def test_a_doubt_is_told_with_what_becomes_of_it(settings: Any, heard: Heard, policy: str, status: str) -> None:
     settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "IN_DOUBT": policy}
-    transitions.record(claimed(), InDoubt(reason="lost"), this())
+    transitions.record(claimed(), InDoubt(cause=Cause.IN_DOUBT, reason="lost"), this())
     transitions.lease_ran_out(claimed())
     assert heard.all == [("delivery_in_doubt", status)] * 2
 
@@ -171,8 +172,8 @@ def test_an_acceptance_that_is_learnt_of_late_is_told_then(heard: Heard) -> None
 
 def test_who_was_overtaken_tells_nothing(heard: Heard) -> None:
     slow = claimed()
-    transitions.record(Delivery.objects.get(pk=slow.pk), Deferred(reason="later"), this())
-    assert not transitions.record(slow, InDoubt(reason="lost"), this())
+    transitions.record(Delivery.objects.get(pk=slow.pk), Deferred(cause=Cause.PUT_OFF, reason="later"), this())
+    assert not transitions.record(slow, InDoubt(cause=Cause.IN_DOUBT, reason="lost"), this())
     assert heard.all == []
 
 

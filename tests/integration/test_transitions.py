@@ -17,6 +17,7 @@ from email_integration.ledger import continuation, records, rows, task_queue, tr
 from email_integration.ledger.sql import Row
 from email_integration.models import Delivery, DeliveryAttempt, Status
 from email_integration.on_commit import after_commit
+from email_integration.outcomes.causes import Cause
 from email_integration.outcomes.classification import Accepted, Deferred, Failed, InDoubt
 from email_integration.queue import retry_now
 from email_integration.smtp import Phase, Relay, Reply
@@ -120,7 +121,9 @@ def test_an_acceptance_ends_it(bell: RecordingDoorbell) -> None:
 @pytest.mark.parametrize("at_fault", [True, False])
 def test_a_deferral_waits_as_long_as_it_was_told(at_fault: bool) -> None:
     delivery = claimed()
-    assert transitions.record(delivery, Deferred(code=450, reason="put off", relay_at_fault=at_fault), TRY)
+    assert transitions.record(
+        delivery, Deferred(cause=Cause.PUT_OFF, code=450, reason="put off", relay_at_fault=at_fault), TRY
+    )
     assert same(delivery)
     assert (delivery.status, delivery.code, delivery.waits_for_relay) == ("deferred", 450, at_fault)
     assert (delivery.due_at - timezone.now()).total_seconds() == pytest.approx(60, abs=5)
@@ -130,13 +133,15 @@ def test_a_deferral_waits_as_long_as_it_was_told(at_fault: bool) -> None:
 def test_a_deferral_beyond_the_expiry_is_looked_at_when_it_expires() -> None:
     delivery = claimed()
     delivery = pretend(delivery, expires_at=timezone.now() + dt.timedelta(seconds=30))
-    transitions.record(delivery, Deferred(reason="later"), TRY)
+    transitions.record(delivery, Deferred(cause=Cause.PUT_OFF, reason="later"), TRY)
     assert delivery.ring_after == delivery.expires_at
 
 
 def test_a_failure_ends_it() -> None:
     delivery = claimed()
-    assert transitions.record(delivery, Failed(code=554, reason="refused", phase=Phase.FINAL_DOT), TRY)
+    assert transitions.record(
+        delivery, Failed(cause=Cause.REFUSED, code=554, reason="refused", phase=Phase.FINAL_DOT), TRY
+    )
     assert same(delivery)
     assert (delivery.status, delivery.code) == ("failed", 554)
     assert statuses(delivery) == {KIM: "failed"}
@@ -146,7 +151,7 @@ def test_a_failure_ends_it() -> None:
 def test_doubt_is_resent_or_held_by_policy(settings: Any, policy: str, status: str) -> None:
     settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "IN_DOUBT": policy}
     delivery = claimed()
-    assert transitions.record(delivery, InDoubt(reason="lost after the final dot"), TRY)
+    assert transitions.record(delivery, InDoubt(cause=Cause.IN_DOUBT, reason="lost after the final dot"), TRY)
     assert delivery.status == status
     assert (delivery.ring_after is None) == (policy == "hold")
     assert DeliveryAttempt.objects.get().outcome == "in_doubt"
@@ -167,7 +172,7 @@ def test_recipients_are_settled_one_by_one_over_attempts() -> None:
 
 def test_an_attempt_is_logged_without_address_or_secret() -> None:
     delivery = claimed()
-    transitions.record(delivery, Deferred(code=450, reason="put off (450)"), TRY)
+    transitions.record(delivery, Deferred(cause=Cause.PUT_OFF, code=450, reason="put off (450)"), TRY)
     logged = " ".join(str(value) for value in DeliveryAttempt.objects.values()[0].values())
     assert "kim" not in logged
     assert "s3cret" not in logged
@@ -176,7 +181,14 @@ def test_an_attempt_is_logged_without_address_or_secret() -> None:
 # -- who is late ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("late", [Deferred(reason="later"), Failed(reason="never"), InDoubt(reason="lost")])
+@pytest.mark.parametrize(
+    "late",
+    [
+        Deferred(cause=Cause.PUT_OFF, reason="later"),
+        Failed(cause=Cause.REFUSED, reason="never"),
+        InDoubt(cause=Cause.IN_DOUBT, reason="lost"),
+    ],
+)
 def test_who_was_overtaken_changes_nothing(bell: RecordingDoorbell, late: Any) -> None:
     slow = claimed()
     transitions.record(stored(slow), taken(), TRY)
@@ -192,9 +204,9 @@ def test_a_late_250_wins_over_whatever_has_happened_since(since: str) -> None:
     if since == "sending":
         assert transitions.claim(quick, OTHER, from_header="a@example.com", sender="a@example.com")
     elif since == "failed":
-        assert transitions.record(quick, Failed(code=554, reason="never"), TRY)
+        assert transitions.record(quick, Failed(cause=Cause.REFUSED, code=554, reason="never"), TRY)
     elif since in ("deferred", "in_doubt"):
-        assert transitions.record(quick, InDoubt(reason="lost"), TRY)
+        assert transitions.record(quick, InDoubt(cause=Cause.IN_DOUBT, reason="lost"), TRY)
         pretend(quick, status=since)
     else:
         assert transitions.end(quick, Status(since), "over")
@@ -214,7 +226,7 @@ def test_a_late_250_for_some_leaves_the_rest_to_whoever_is_sending_it_now() -> N
     assert same(slow)
     assert (slow.status, slow.lease_until) == ("sending", quick.lease_until)
     assert statuses(slow) == {KIM: "accepted", LEE: "pending"}
-    assert not transitions.record(quick, Deferred(reason="later"), TRY)
+    assert not transitions.record(quick, Deferred(cause=Cause.PUT_OFF, reason="later"), TRY)
     assert transitions.lease_ran_out(pretend(quick, lease_until=ago(1)))
     assert statuses(slow) == {KIM: "accepted", LEE: "pending"}
 
@@ -293,7 +305,14 @@ class _Unstorable(RecordingDoorbell):
         return super().report(delivery)
 
 
-@pytest.mark.parametrize("outcome", [taken(), Failed(code=554, reason="never"), Deferred(code=450, reason="later")])
+@pytest.mark.parametrize(
+    "outcome",
+    [
+        taken(),
+        Failed(cause=Cause.REFUSED, code=554, reason="never"),
+        Deferred(cause=Cause.PUT_OFF, code=450, reason="later"),
+    ],
+)
 def test_what_was_rolled_back_can_be_recorded_again(outcome: Any) -> None:
     """The instance must not believe in a fence that the database has never seen."""
     task_queue.install(_Unstorable())
@@ -409,7 +428,7 @@ def test_what_follows_is_kept_until_it_was_set_going(bell: RecordingDoorbell) ->
 def test_waking_makes_due_what_waits_for_its_relay_and_nothing_else() -> None:
     def deferred(**how: Any) -> Delivery:
         delivery = claimed()
-        transitions.record(delivery, Deferred(reason="later", **how), TRY)
+        transitions.record(delivery, Deferred(cause=Cause.PUT_OFF, reason="later", **how), TRY)
         return delivery
 
     waits, greylisted = deferred(relay_at_fault=True), deferred()

@@ -28,6 +28,7 @@ from email_integration.delivery import manual
 from email_integration.exceptions import ContentUnavailable
 from email_integration.ledger import records, rows, transitions
 from email_integration.models import FINAL, Delivery, DeliveryAttempt, Status
+from email_integration.outcomes.causes import Cause
 from email_integration.outcomes.classification import Accepted, Deferred, Failed, InDoubt, Outcome
 from email_integration.queue import retry_now, sweeper
 from email_integration.routing import gate
@@ -142,11 +143,13 @@ class Ledger(RuleBasedStateMachine):
 
     def come_to_an_end(self, worker: Worker, fate: str) -> None:
         if fate == "gate":
-            transitions.wait_for_relay(worker.delivery, gate.GateClosed(RELAY, 535, "the login is wrong"), wait=900)
+            transitions.wait_for_relay(
+                worker.delivery, gate.GateClosed(RELAY, 535, "login", "the login is wrong"), wait=900
+            )
             return
-        outcome: Outcome = Deferred(code=450, reason="later", relay_at_fault=fate == "relay")
+        outcome: Outcome = Deferred(cause=Cause.PUT_OFF, code=450, reason="later", relay_at_fault=fate == "relay")
         if fate == "never" and not self.calm:
-            outcome = Failed(code=550, reason="no", refused=dict.fromkeys(worker.recipients, NO))
+            outcome = Failed(cause=Cause.REFUSED, code=550, reason="no", refused=dict.fromkeys(worker.recipients, NO))
         transitions.record(worker.delivery, outcome, records.Try(route=RELAY, started_at=timezone.now(), wait=60))
 
     def claim(self, worker: Worker) -> None:
@@ -175,11 +178,11 @@ class Ledger(RuleBasedStateMachine):
             refused = {one: LATER for one in worker.recipients if one not in taken}
             worker.outcome = Accepted(code=250, accepted=taken, refused=refused)
         elif code == 450:
-            worker.outcome = Deferred(code=450, reason="later")
+            worker.outcome = Deferred(cause=Cause.PUT_OFF, code=450, reason="later")
         elif code == 550:
-            worker.outcome = Failed(code=550, reason="never")
+            worker.outcome = Failed(cause=Cause.REFUSED, code=550, reason="never")
         else:
-            worker.outcome = InDoubt(reason="lost after the final dot")
+            worker.outcome = InDoubt(cause=Cause.IN_DOUBT, reason="lost after the final dot")
         worker.step = "heard"
         self.workers.append(worker)
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from email_integration.addresses import recipient_rule
 from email_integration.exceptions import InvalidMail
+from email_integration.outcomes.causes import Cause
 from email_integration.outcomes.classification import Accepted, Deferred, Failed, InDoubt, Skipped
 from email_integration.sending import sandbox
 from email_integration.smtp import Reply
@@ -147,13 +148,13 @@ def test_an_outcome_about_the_redirection_is_one_about_the_recipients() -> None:
     refused = {"b@us.com": Reply(code=550)}
 
     taken = decided.of_recipients(Accepted(code=250, accepted=("a@us.com",), refused=refused))
-    put_off = decided.of_recipients(Deferred(reason="later", refused=refused))
-    failed = decided.of_recipients(Failed(code=550, reason="no", refused=refused))
+    put_off = decided.of_recipients(Deferred(cause=Cause.PUT_OFF, reason="later", refused=refused))
+    failed = decided.of_recipients(Failed(cause=Cause.REFUSED, code=550, reason="no", refused=refused))
 
     assert taken == Accepted(code=250, accepted=CUSTOMERS, refused={})
-    assert put_off == Deferred(reason="later")
-    assert failed == Failed(code=550, reason="no")
-    for unchanged in (InDoubt(reason="?"), Skipped(reason="!")):
+    assert put_off == Deferred(cause=Cause.PUT_OFF, reason="later")
+    assert failed == Failed(cause=Cause.REFUSED, code=550, reason="no")
+    for unchanged in (InDoubt(cause=Cause.IN_DOUBT, reason="?"), Skipped(reason="!")):
         assert decided.of_recipients(unchanged) is unchanged
     plain = Accepted(code=250, accepted=CUSTOMERS[:1], refused={CUSTOMERS[1]: Reply(code=550)})
     assert plan(CUSTOMERS).of_recipients(plain) is plain

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from email_integration.models import Status
 from email_integration.outcomes import settlement
+from email_integration.outcomes.causes import Cause
 from email_integration.outcomes.classification import Accepted, Deferred, Failed, InDoubt, Outcome
 from email_integration.smtp import Reply
 
@@ -32,49 +33,68 @@ def test_each_recipient_is_settled_on_its_own() -> None:
     first = settlement.settle(pending(KIM, LEE, SAM), outcome)
     assert first == [
         {"address": KIM, "status": "accepted", "code": 250},
-        {"address": LEE, "status": "failed", "code": 550, "reply": f"5.1.1 <{KIM}> unknown", "reason": UNKNOWN},
-        {"address": SAM, "status": "pending", "code": 450, "reply": "4.2.0 Greylisted", "reason": GREYLISTED},
+        {
+            "address": LEE,
+            "status": "failed",
+            "code": 550,
+            "reply": f"5.1.1 <{KIM}> unknown",
+            "cause": "no_mailbox",
+            "reason": UNKNOWN,
+        },
+        {
+            "address": SAM,
+            "status": "pending",
+            "code": 450,
+            "reply": "4.2.0 Greylisted",
+            "cause": "greylisted",
+            "reason": GREYLISTED,
+        },
     ]
     assert settlement.judge(first, outcome) == settlement.Verdict(
-        status=None, code=450, reason="1 of 3 recipients were put off"
+        status=None, code=450, cause="greylisted", reason="1 of 3 recipients were put off"
     )
     second = Accepted(code=250, accepted=(SAM,), refused={})
     last = settlement.settle(first, second)
     assert statuses(last) == "accepted failed accepted"
     assert settlement.judge(last, second) == settlement.Verdict(
-        status=Status.ACCEPTED, code=250, reason="accepted by the server for 2 of 3 recipients"
+        status=Status.ACCEPTED, code=250, cause="", reason="accepted by the server for 2 of 3 recipients"
     )
 
 
 def test_a_delivery_is_accepted_even_if_its_last_attempt_failed() -> None:
     """And says so: not 'refused', with the code of the one that was."""
     first = settlement.settle(pending(KIM, LEE), Accepted(code=250, accepted=(KIM,), refused={LEE: LATER}))
-    failed = Failed(code=550, reason="every recipient was refused (550)", refused={LEE: NO})
+    failed = Failed(cause=Cause.REFUSED, code=550, reason="every recipient was refused (550)", refused={LEE: NO})
     verdict = settlement.judge(settlement.settle(first, failed), failed)
     assert verdict == settlement.Verdict(
-        status=Status.ACCEPTED, code=250, reason="accepted by the server for 1 of 2 recipients"
+        status=Status.ACCEPTED, code=250, cause="", reason="accepted by the server for 1 of 2 recipients"
     )
 
 
 def test_a_failure_of_the_whole_mail_settles_everybody() -> None:
-    failed = Failed(code=554, reason="the mail was refused (554)", reply="Not this")
+    failed = Failed(cause=Cause.REFUSED, code=554, reason="the mail was refused (554)", reply="Not this")
     recipients = settlement.settle(pending(KIM, LEE), failed)
     assert statuses(recipients) == "failed failed"
-    assert (recipients[0]["reply"], recipients[0]["reason"]) == ("Not this", "the mail was refused (554)")
-    assert settlement.judge(recipients, failed).status is Status.FAILED
+    said = {"code": 554, "reply": "Not this", "cause": "refused", "reason": "the mail was refused (554)"}
+    assert recipients[0] == {"address": KIM, "status": "failed", **said}
+    verdict = settlement.judge(recipients, failed)
+    assert (verdict.status, verdict.cause) == (Status.FAILED, "refused")
 
 
 def test_a_deferred_mail_loses_those_that_were_refused_for_good() -> None:
-    recipients = settlement.settle(pending(KIM, LEE), Deferred(reason="later", refused={KIM: NO, LEE: LATER}))
+    recipients = settlement.settle(
+        pending(KIM, LEE), Deferred(cause=Cause.PUT_OFF, reason="later", refused={KIM: NO, LEE: LATER})
+    )
     assert statuses(recipients) == "failed pending"
 
 
 def test_doubt_settles_nobody() -> None:
-    assert settlement.settle(pending(KIM), InDoubt(reason="lost")) == pending(KIM)
+    assert settlement.settle(pending(KIM), InDoubt(cause=Cause.IN_DOUBT, reason="lost")) == pending(KIM)
 
 
 def test_an_acceptance_wins_over_giving_up() -> None:
-    given_up = settlement.give_up(pending(KIM, LEE), "not accepted in time")
+    given_up = settlement.give_up(pending(KIM, LEE), Cause.EXPIRED, "not accepted in time")
+    assert given_up[0]["cause"] == "expired"
     assert statuses(given_up) == "failed failed"
     assert settlement.accepted(given_up) is None
     late = Accepted(code=250, accepted=(KIM,), refused={})
@@ -91,9 +111,9 @@ outcomes: st.SearchStrategy[Outcome] = st.one_of(
         st.sets(addresses, min_size=1),
         refusals,
     ),
-    st.builds(lambda refused: Deferred(reason="later", refused=refused), refusals),
-    st.builds(lambda refused: Failed(reason="never", refused=refused), refusals),
-    st.just(InDoubt(reason="lost")),
+    st.builds(lambda refused: Deferred(cause=Cause.PUT_OFF, reason="later", refused=refused), refusals),
+    st.builds(lambda refused: Failed(cause=Cause.REFUSED, reason="never", refused=refused), refusals),
+    st.just(InDoubt(cause=Cause.IN_DOUBT, reason="lost")),
 )
 
 

@@ -22,7 +22,7 @@ config_changed = Signal()
 #: The server took the mail for at least one recipient. Argument ``delivery``.
 delivery_accepted = Signal()
 
-#: The mail was refused for good, given up or put aside. Argument ``delivery``; its ``status`` and ``reason`` say which.
+#: The mail was refused for good, given up or put aside. Argument ``delivery``; its ``status`` and ``cause`` say which.
 delivery_failed = Signal()
 
 #: The mail was not accepted in time. Argument ``delivery``.
@@ -39,5 +39,5 @@ alert_began = Signal()
 alert_ended = Signal()
 
 #: One recipient was refused for good. Arguments ``delivery`` and ``recipient``, a dictionary with 'address', 'code',
-#: 'reply' (the server's own words) and 'reason' (ours).
+#: 'reply' (the server's own words), 'cause' (a value of ``outcomes.causes.Cause``) and 'reason' (our words for it).
 recipient_refused = Signal()

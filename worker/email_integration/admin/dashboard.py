@@ -21,6 +21,7 @@ from email_integration import routing
 from email_integration.dashboard import drawing, figures, shares, standing
 from email_integration.dashboard.spans import SPANS, Interval
 from email_integration.models import Lane, SMTPConfig, Status
+from email_integration.outcomes.causes import words_of
 
 from .typing import DeliveryModelAdmin
 
@@ -120,7 +121,7 @@ class DashboardViews(DeliveryModelAdmin):
             "sample": figures.PARTS * figures.OF_EACH_PART,
             **_shares(shares.shares(choice, intervals, counted), chosen),
             "replies": [
-                (Status(each.outcome).label, each.reason, each.number, _listed(reason=each.reason))
+                (Status(each.outcome).label, words_of(each.cause), each.number, _listed(cause=each.cause))
                 for each in replies.found
             ],
             "replies_since": replies.since,

@@ -24,7 +24,7 @@ from email_integration import conf
 from email_integration.ledger import rows
 from email_integration.message import previews
 from email_integration.models import Delivery, InDoubtPolicy
-from email_integration.sending import sandbox
+from email_integration.outcomes.causes import Cause
 from email_integration.timezones import aware, local_time
 
 from . import narrowing
@@ -73,7 +73,7 @@ class DeliveryAdmin(DashboardViews, ContentViews, RecordedLooks, DecisionActions
         "created_at",
         narrowing.LaneFilter,
         narrowing.ConfigFilter,
-        narrowing.ReasonFilter,
+        narrowing.CauseFilter,
     )
     show_facets = admin.ShowFacets.NEVER  # they count
     sortable_by = ("age",)  # by an index
@@ -223,7 +223,7 @@ def _moment(moment: dt.datetime, text: str) -> SafeString:
 
 def _marks(delivery: Delivery) -> SafeString:
     """Whether it went to somebody else than its recipients."""
-    withheld = sum(sandbox.WITHHELD in str(item.get("reply")) for item in delivery.recipients)
+    withheld = sum(item.get("cause") == Cause.WITHHELD for item in delivery.recipients)
     marks = [
         *([_("redirected")] if delivery.redirected_to else []),
         *([_("withheld from %(count)d") % {"count": withheld}] if withheld else []),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import operator
 import re
 from typing import Any
 
@@ -25,6 +26,7 @@ from email_integration.exceptions import InvalidMail
 from email_integration.ledger.rows import database
 from email_integration.message import previews
 from email_integration.models import Delivery, Lane, SMTPConfig, Status
+from email_integration.outcomes.causes import words_of
 
 #: How many rows are looked through for what has no index ...
 LOOKED_THROUGH = 25_000
@@ -86,18 +88,18 @@ class ConfigFilter(_AmongTheNewest):
         return [(name, name) for name in names]
 
 
-class ReasonFilter(_AmongTheNewest):
-    """By the reasons that there are lately."""
+class CauseFilter(_AmongTheNewest):
+    """By the causes that there are lately."""
 
     title = gettext_lazy("reason")
-    parameter_name = "reason"
+    parameter_name = "cause"
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> Any:
         rows = Delivery.objects.exclude(status=Status.ACCEPTED).order_by("-created_at")
         found: set[str] = set()
         for status in _WITH_REASONS:
-            found.update(rows.filter(status=status).values_list("reason", flat=True)[:_REASONS_OF])
-        return [(reason, reason) for reason in sorted(found - {""})]
+            found.update(rows.filter(status=status).values_list("cause", flat=True)[:_REASONS_OF])
+        return sorted(((cause, words_of(cause)) for cause in found - {""}), key=operator.itemgetter(1))
 
 
 def search(request: HttpRequest, queryset: Any, words: str, *, may_see: bool) -> Any:

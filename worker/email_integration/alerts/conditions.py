@@ -12,7 +12,7 @@ from django.utils import timezone
 from email_integration import conf
 from email_integration.ledger import rows
 from email_integration.models import Alert, Delivery, Lane, RelayGate, SMTPConfig, Status, login
-from email_integration.outcomes.classification import REFUSED_LOGIN
+from email_integration.outcomes.causes import REFUSED_LOGIN
 from email_integration.queue.waiting import WAITING, oldest_due
 from email_integration.routing import gate
 
@@ -51,7 +51,7 @@ def _relays() -> list[Condition]:
     found = {}
     since = timezone.now() - dt.timedelta(seconds=conf.get("ALERT_RELAY_AFTER"))
     for closed in RelayGate.objects.using(gate.database()).order_by("closed_at"):
-        if closed.reason.startswith(tuple(REFUSED_LOGIN)):
+        if closed.cause in REFUSED_LOGIN:
             kind, words = Alert.Kind.LOGIN_REFUSED, "refuses the login"
         elif closed.closed_at <= since:
             kind, words = Alert.Kind.RELAY_AT_FAULT, "takes no mail"

@@ -213,10 +213,10 @@ def _percentile(ordered: Sequence[tuple[float, float]], share: float) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class Reply:
-    """A reason, in our words, and at how many attempts it was given."""
+    """A cause, and at how many attempts it was given."""
 
     outcome: str
-    reason: str
+    cause: str
     number: int
 
 
@@ -235,5 +235,5 @@ def replies(choice: Choice, whole: Interval) -> Replies:
     since: dt.datetime | None = next(iter(beyond), None)
     if since is not None:
         attempts = attempts.filter(finished_at__gt=since)
-    counted = attempts.values("outcome", "reason").annotate(number=Count("*")).order_by("-number", "reason")
+    counted = attempts.values("outcome", "cause").annotate(number=Count("*")).order_by("-number", "cause")
     return Replies(found=[Reply(**row) for row in counted[:REPLIES]], since=since)

@@ -21,6 +21,7 @@ from email_integration.exceptions import InvalidMail
 from email_integration.ledger import continuation, rows, transitions
 from email_integration.message import content
 from email_integration.models import FINAL, Delivery, DeliveryAttempt, Status
+from email_integration.outcomes.causes import Cause
 from email_integration.outcomes.settlement import ERASED, is_pending
 from email_integration.sync_only import sync_only
 
@@ -133,8 +134,9 @@ def _recipient(item: Any, person: _Person) -> Any:
         # A server may have named them in what it said of another.
         return {name: value if name == "address" else person.taken_out_of(value) for name, value in item.items()}
     if item.get("status") == "pending":
-        return {"address": ERASED, "status": "failed", "reply": ERASED, "reason": ERASED}
-    return {"address": ERASED, **{name: item[name] for name in ("status", "code", "reason") if name in item}}
+        return {"address": ERASED, "status": "failed", "reply": ERASED, "cause": Cause.ERASED.value, "reason": ERASED}
+    kept = ("status", "code", "cause", "reason")
+    return {"address": ERASED, **{name: item[name] for name in kept if name in item}}
 
 
 # -- one run --------------------------------------------------------------------------------------------------------

@@ -18,8 +18,8 @@ from email_integration.ledger import continuation, events, instrumentation, rows
 from email_integration.message import content
 from email_integration.models import Delivery, Status
 from email_integration.outcomes import schedule, settlement
+from email_integration.outcomes.causes import Cause
 from email_integration.queue import submission
-from email_integration.sending import sandbox
 from email_integration.sync_only import sync_only
 
 #: What ``send_now`` takes.
@@ -62,7 +62,8 @@ def discard(delivery_id: str) -> bool:
     delivery = rows.load(delivery_id)
     if delivery is None or delivery.status != Status.IN_DOUBT:
         return False
-    if not transitions.end(delivery, Status.FAILED, "given up by a person: the server may or may not have it"):
+    reason = f"{Cause.DISCARDED.words}: the server may or may not have it"
+    if not transitions.end(delivery, Status.FAILED, Cause.DISCARDED, reason):
         return False
     continuation.leave(delivery)
     return True
@@ -141,11 +142,11 @@ def _changes(delivery: Delivery) -> dict[str, object]:
 
 
 #: What was settled by staging safety, or by erasing somebody, stays so.
-_STAYS = (sandbox.WITHHELD, settlement.ERASED)
+_STAYS = (Cause.WITHHELD.value, Cause.ERASED.value)
 
 
 def _pending_again(item: dict[str, object]) -> dict[str, object]:
     """A recipient that only the quarantine has settled: no server's reply and no staging safety had a hand in it."""
-    if item["status"] == "failed" and not item.get("code") and item.get("reply") not in _STAYS:
+    if item["status"] == "failed" and not item.get("code") and item.get("cause") not in _STAYS:
         return {"address": item["address"], "status": "pending"}
     return item

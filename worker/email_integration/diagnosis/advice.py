@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from django.utils.text import format_lazy
 from django.utils.translation import gettext_lazy as _
 
-from email_integration.outcomes.causes import Cause, recognise
+from email_integration.outcomes.causes import Cause
+from email_integration.outcomes.recognition import recognise
 from email_integration.smtp import (
     CannotConnect,
     ConnectionLost,
@@ -93,7 +94,7 @@ def _key_of_reply(phase: Phase, reply: Reply) -> str:
     return key or ("password" if phase is Phase.AUTH else "other")
 
 
-_HEADINGS: dict[Cause | None, str] = {
+_HEADINGS: dict[Cause, str] = {
     Cause.STARTTLS_FIRST: "starttls-first",
     Cause.PASSWORDS_OFF: "basic-auth",
     Cause.LOCKED: "locked",
@@ -102,11 +103,17 @@ _HEADINGS: dict[Cause | None, str] = {
     Cause.APP_PASSWORD: "app-password",
     Cause.LOGIN: "password",
     Cause.LOGIN_NEEDED: "login-needed",
+    Cause.ACCOUNT_BLOCKED: "locked",
+    Cause.ACCOUNT_CREDIT: "locked",
+    Cause.ACCOUNT_RATE: "later",
+    Cause.ACCOUNT_QUOTA: "later",
+    Cause.ACCOUNT_IP: "ip-address",
     Cause.LIMIT: "later",
     Cause.CLIENT: "ip-address",
     Cause.DENIED: "ip-address",
     Cause.RELAYING: "relaying",
     Cause.SENDER: "sender",
+    Cause.SENDER_NOT_ALLOWED: "sender",
     Cause.NO_MAILBOX: "recipient",
     Cause.MOVED: "recipient",
     Cause.DISABLED: "recipient",

@@ -102,8 +102,7 @@ def wrong_with_settings() -> list[Finding]:
         return _wrong_with_relay(route)
     if not _settings_name_a_server():
         return []
-    reason = route.reason.removeprefix("no SMTP configuration is active and ")
-    return [error("smtp.valid", f"Mail cannot go by the settings: {reason}", _mend_settings())]
+    return [error("smtp.valid", f"Mail cannot go by the settings: {route.in_settings}", _mend_settings())]
 
 
 def _settings_name_a_server() -> bool:

@@ -9,6 +9,7 @@ from django.utils.translation import gettext as _
 from email_integration.addresses import envelope_address
 from email_integration.exceptions import InvalidMail
 from email_integration.message.rendering import render
+from email_integration.outcomes.causes import Cause
 from email_integration.sending import sandbox
 from email_integration.smtp import Envelope, Relay
 from email_integration.smtp.probe import TrialMail
@@ -33,6 +34,6 @@ def trial_mail(relay: Relay, *, to: str) -> TrialMail:
     except ImproperlyConfigured as error:
         raise InvalidMail(str(error)) from error
     if not plan.envelope:
-        raise InvalidMail(f"The address {to!r} is {sandbox.WITHHELD}.")
+        raise InvalidMail(f"The address {to!r} is {Cause.WITHHELD.words}.")
     envelope = Envelope(sender=envelope_address(rendered.from_header), recipients=plan.envelope)
     return TrialMail(envelope=envelope, content=rendered.content)

@@ -115,6 +115,7 @@ def attempted(ended: Ended) -> None:
         phase=str(outcome.phase or ""),
         duration=None if attempt.duration is None else round(attempt.duration, 6),
         enhanced_code=enhanced_code(outcome),
+        cause=str(outcome.cause),
     )
 
 
@@ -146,6 +147,7 @@ def _say(delivery: Delivery, level: int, words: str, *arguments: Any, **fields: 
         "configuration": delivery.smtp_config,
         "lane": str(delivery.lane),
         "reply_code": delivery.code,
+        "cause": delivery.cause,
         "reason": delivery.reason,
         "due_at": aware(delivery.due_at).isoformat() if delivery.status == Status.DEFERRED else None,
         **fields,

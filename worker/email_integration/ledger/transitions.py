@@ -20,6 +20,7 @@ from email_integration import conf
 from email_integration.message import content
 from email_integration.models import FINAL, Delivery, DeliveryAttempt, InDoubtPolicy, Status
 from email_integration.outcomes import settlement
+from email_integration.outcomes.causes import Cause
 from email_integration.outcomes.classification import Accepted, Deferred, Failed, InDoubt, Outcome
 from email_integration.outcomes.schedule import first_ring, pause, seconds
 from email_integration.routing import gate
@@ -50,10 +51,11 @@ def claim(delivery: Delivery, relay: Relay, *, from_header: str, sender: str, re
     return claimed
 
 
-def withhold(delivery: Delivery, addresses: Collection[str], reason: str) -> bool:
+def withhold(delivery: Delivery, addresses: Collection[str], cause: Cause) -> bool:
     """Settle these recipients as failed; False when the fence was overtaken."""
     recipients = [
-        settlement.give_up([item], reason)[0] if item["address"] in addresses else item for item in delivery.recipients
+        settlement.give_up([item], cause, cause.words)[0] if item["address"] in addresses else item
+        for item in delivery.recipients
     ]
     return _move(delivery, among=CLAIMABLE, recipients=recipients)
 
@@ -116,7 +118,7 @@ def record_and_claim(
 
 def lease_ran_out(delivery: Delivery) -> bool:
     """Record that a claimed delivery's lease ended without an outcome: it is in doubt."""
-    outcome = InDoubt(reason="the worker was lost after the claim and before the outcome")
+    outcome = InDoubt(cause=Cause.WORKER_LOST, reason="the worker was lost after the claim and before the outcome")
     attempt = Try(route=None, started_at=delivery.lease_until or timezone.now(), worker_lost=True)
     return record(delivery, outcome, attempt)
 
@@ -139,6 +141,7 @@ def wait_for_relay(delivery: Delivery, closed: gate.GateClosed, *, wait: float) 
         report=True,
         status=Status.DEFERRED,
         code=closed.code,
+        cause=closed.cause,
         reason=closed.reason[:255],
         smtp_config=closed.relay.name,
         due_at=due_at,
@@ -154,7 +157,7 @@ def wait_for_relay(delivery: Delivery, closed: gate.GateClosed, *, wait: float) 
 
 def set_aside(delivery: Delivery, reason: str) -> bool:
     """Quarantine a row that cannot be read, without reading it; False when it is finished or was overtaken."""
-    verdict = settlement.Verdict(status=Status.QUARANTINED, code=None, reason=reason)
+    verdict = settlement.Verdict(status=Status.QUARANTINED, code=None, cause=Cause.DAMAGED.value, reason=reason)
     moved = _move(delivery, not_among=FINAL, report=True, **_finished(delivery, verdict))
     if moved:
         events.end(delivery)
@@ -190,11 +193,16 @@ def send_prepared(
     return moved
 
 
-def end(delivery: Delivery, status: Status, reason: str) -> bool:
-    """End a delivery that nobody is sending: expired, cancelled or quarantined. What was accepted stays accepted."""
-    recipients, verdict = delivery.recipients, settlement.Verdict(status=status, code=delivery.code, reason=reason)
+def end(delivery: Delivery, status: Status, cause: Cause, reason: str = "") -> bool:
+    """End a delivery that nobody is sending: expired, cancelled or quarantined. What was accepted stays accepted.
+
+    ``reason`` is the words where those of ``cause`` are not precise enough.
+    """
+    reason = reason or cause.words
+    verdict = settlement.Verdict(status=status, code=delivery.code, cause=cause.value, reason=reason)
+    recipients = delivery.recipients
     if is_readable(delivery):
-        recipients = settlement.give_up(recipients, reason)
+        recipients = settlement.give_up(recipients, cause, reason)
         verdict = settlement.accepted(recipients) or verdict
     moved = _move(
         delivery,
@@ -211,7 +219,7 @@ def end(delivery: Delivery, status: Status, reason: str) -> bool:
 def cancel(delivery_id: str) -> Delivery | None:
     """Cancel a delivery; None when it does not exist, is finished or is being sent at this moment."""
     delivery = load(delivery_id)
-    while delivery is not None and not end(delivery, Status.CANCELLED, "cancelled"):
+    while delivery is not None and not end(delivery, Status.CANCELLED, Cause.CANCELLED):
         if delivery.status in (*FINAL, Status.SENDING):
             return None
         delivery = load(delivery_id)  # somebody has moved it since
@@ -227,7 +235,9 @@ def erase(delivery: Delivery, recipients: Any, **changes: Any) -> bool:
     """
     ends = delivery.status not in FINAL and not settlement.is_pending(recipients)
     if ends:
-        cancelled = settlement.Verdict(status=Status.CANCELLED, code=delivery.code, reason=settlement.ERASED)
+        cancelled = settlement.Verdict(
+            status=Status.CANCELLED, code=delivery.code, cause=Cause.ERASED.value, reason=settlement.ERASED
+        )
         changes |= _finished(delivery, settlement.accepted(recipients) or cancelled) | content.NONE
     moved = _move(delivery, not_among=(Status.SENDING,), report=ends, recipients=recipients, **changes)
     if moved and ends:
@@ -335,6 +345,7 @@ def _after(delivery: Delivery, outcome: Outcome, attempt: Try) -> dict[str, Any]
     return common | {
         "status": Status.IN_DOUBT if held else Status.DEFERRED,
         "code": verdict.code,
+        "cause": verdict.cause,
         "reason": verdict.reason[:255],
         "due_at": due_at,
         # What expires before it is due is not left lying until then.
@@ -355,6 +366,7 @@ def _finished(delivery: Delivery, verdict: settlement.Verdict) -> dict[str, Any]
         **(content.NONE if drops_content or settlement.names_erased(delivery.recipients) else {}),
         "status": verdict.status,
         "code": verdict.code,
+        "cause": verdict.cause,
         "reason": verdict.reason[:255],
         "finished_at": now,
         "lease_until": lease_until,
@@ -377,6 +389,7 @@ def _log(one: Ended) -> sql.Row:
             "outcome": _WORDS[type(outcome)],
             "phase": (outcome.phase or Phase.CONNECT) if relay or isinstance(outcome, InDoubt) else "",
             "code": outcome.code,
+            "cause": str(outcome.cause),
             "reason": outcome.reason[:255],
             "reply": outcome.reply,
             "smtp_config": delivery.smtp_config,

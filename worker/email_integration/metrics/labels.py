@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from email_integration.models import Lane
 from email_integration.outcomes.causes import Cause
-from email_integration.outcomes.classification import Accepted, InDoubt, Outcome
+from email_integration.outcomes.classification import Outcome
 
 #: What stands for everything beyond the bounds.
 OTHER = "other"
@@ -12,29 +12,17 @@ OTHER = "other"
 #: So many configurations have a name of their own in one process.
 CONFIGURATIONS = 50
 
-_CAUSES = {cause.value: cause.name.lower() for cause in Cause}
+#: The reason of what was accepted.
+ACCEPTED = "accepted"
 
-#: What is not the server's reply: the connection, or something of our own.
-_WITHOUT_REPLY = ("accepted", "refused", "in_doubt", "here", "not_connected", "connection_lost")
-
-REASONS = frozenset((*_CAUSES.values(), *_WITHOUT_REPLY))
+REASONS = frozenset((*(cause.value for cause in Cause), ACCEPTED))
 
 LANES = frozenset((*Lane.values, OTHER))
 
 
 def reason(outcome: Outcome) -> str:
-    """The class of an outcome's reason, one of ``REASONS``: the cause in the server's reply, or what stands for one."""
-    if isinstance(outcome, Accepted):
-        return "accepted"
-    if outcome.code is not None:
-        # As 'causes.reason' says it: the words, and the codes in brackets.
-        return _CAUSES.get(outcome.reason.rpartition(" (")[0], "refused")
-    if isinstance(outcome, InDoubt):
-        return "in_doubt"
-    if outcome.phase is None:
-        return "here"  # a pause, no configuration, a recipient that was withheld
-    found = _CAUSES.get(outcome.reason)
-    return found or ("not_connected" if outcome.phase.before_mail else "connection_lost")
+    """The class of an outcome's reason, one of ``REASONS``: its cause, or that it was accepted."""
+    return str(outcome.cause) or ACCEPTED
 
 
 def lane(name: str) -> str:

@@ -60,6 +60,7 @@ class Migration(migrations.Migration):
                 ("failures", models.PositiveIntegerField(default=1, verbose_name="failures")),
                 ("probe_at", models.DateTimeField(verbose_name="next try")),
                 ("code", models.PositiveSmallIntegerField(null=True, verbose_name="code")),
+                ("cause", models.CharField(blank=True, db_default="", default="", max_length=32)),
                 ("reason", models.CharField(max_length=255, verbose_name="reason")),
             ],
             options={
@@ -175,6 +176,7 @@ class Migration(migrations.Migration):
                 ("lease_until", models.DateTimeField(null=True)),
                 ("attempts", models.PositiveIntegerField(default=0, verbose_name="attempts")),
                 ("code", models.PositiveSmallIntegerField(null=True, verbose_name="code")),
+                ("cause", models.CharField(blank=True, db_default="", default="", max_length=32)),
                 ("reason", models.CharField(blank=True, max_length=255, verbose_name="reason")),
                 ("smtp_config", models.CharField(blank=True, max_length=100, verbose_name="SMTP configuration")),
                 ("config_version", models.CharField(blank=True, max_length=40)),
@@ -263,6 +265,7 @@ class Migration(migrations.Migration):
                 ),
                 ("phase", models.CharField(blank=True, max_length=12, verbose_name="phase")),
                 ("code", models.PositiveSmallIntegerField(null=True, verbose_name="code")),
+                ("cause", models.CharField(blank=True, db_default="", default="", max_length=32)),
                 ("reason", models.CharField(blank=True, max_length=255, verbose_name="reason")),
                 ("reply", models.CharField(blank=True, max_length=500, verbose_name="reply")),
                 ("smtp_config", models.CharField(blank=True, max_length=100, verbose_name="SMTP configuration")),

@@ -7,6 +7,7 @@ from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
 from email_integration.fields import EncryptedTextField
+from email_integration.outcomes.causes import LONGEST
 from email_integration.outcomes.status import Status
 
 from .indexes import LongTextIndex, PartialIndex
@@ -41,7 +42,7 @@ class Delivery(models.Model):
     from_at = models.PositiveIntegerField(null=True)
     # The envelope's sender; blank when it is the address of the From header, '<>' for none (RFC 5321 §4.5.5).
     sender = models.CharField(max_length=320, blank=True)
-    # [{"address": …, "status": "pending" | "accepted" | "failed", "code": …, "reply": …, "reason": …}]
+    # [{"address": …, "status": "pending" | "accepted" | "failed", "code": …, "reply": …, "cause": …, "reason": …}]
     recipients = models.JSONField(_("recipients"))
     # The headers and the body, sealed; empty when they lie in the storage, or are kept no longer.
     content = models.BinaryField(default=b"")
@@ -68,8 +69,10 @@ class Delivery(models.Model):
     unfinished = models.PositiveSmallIntegerField(default=0)
     lease_until = models.DateTimeField(null=True)
     attempts = models.PositiveIntegerField(_("attempts"), default=0)
-    # The last outcome, in our words, without address and without the server's text.
+    # The last outcome: a ``Cause``, blank while there is none and when it was accepted; and our words, without address
+    # and without the server's text.
     code = models.PositiveSmallIntegerField(_("code"), null=True)
+    cause = models.CharField(max_length=LONGEST, blank=True, default="", db_default="")
     reason = models.CharField(_("reason"), max_length=255, blank=True)
     smtp_config = models.CharField(_("SMTP configuration"), max_length=100, blank=True)
     # By what and by whom it was claimed last, for the record of an attempt whose worker is lost.
@@ -138,6 +141,7 @@ class DeliveryAttempt(models.Model):
     outcome = models.CharField(_("outcome"), max_length=12, choices=Status)
     phase = models.CharField(_("phase"), max_length=12, blank=True)
     code = models.PositiveSmallIntegerField(_("code"), null=True)
+    cause = models.CharField(max_length=LONGEST, blank=True, default="", db_default="")
     reason = models.CharField(_("reason"), max_length=255, blank=True)
     # The server's own words, which may hold addresses.
     reply = models.CharField(_("reply"), max_length=500, blank=True)

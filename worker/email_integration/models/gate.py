@@ -6,6 +6,8 @@ from django.db import models
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
+from email_integration.outcomes.causes import LONGEST
+
 
 class RelayGate(models.Model):
     """There is a row while a relay is at fault: nobody connects to it but one prober at a time.
@@ -23,6 +25,8 @@ class RelayGate(models.Model):
     # When somebody may try again; whoever does moves it on first.
     probe_at = models.DateTimeField(_("next try"))
     code = models.PositiveSmallIntegerField(_("code"), null=True)
+    # A ``Cause``.
+    cause = models.CharField(max_length=LONGEST, blank=True, default="", db_default="")
     reason = models.CharField(_("reason"), max_length=255)
 
     class Meta:

@@ -5,9 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
-from email_integration.smtp import ConnectionLost, NotOffered, Phase, PoolBusy, Reply, SMTPFailure, TLSFailed
+from email_integration.smtp import (
+    CannotConnect,
+    ConnectionLost,
+    NotOffered,
+    NoToken,
+    Phase,
+    PoolBusy,
+    Reply,
+    SMTPFailure,
+    TLSFailed,
+)
+from email_integration.smtp.dialogue import Malformed
 
-from .causes import Cause, quote, reason, recognise
+from .causes import ABOUT_LOGIN, ABOUT_US, ACCOUNT_WIDE, MENDABLE, REFUSED_LOGIN, Cause
+from .codes import DIALOGUE
+from .recognition import quote, reason, recognise
 from .schedule import hint
 
 #: The reason of what was accepted.
@@ -27,7 +40,7 @@ class Accepted:
     not be named to it, for want of SMTPUTF8.
 
     ``retry_in`` is how many seconds those that are left are to wait: 0 means at once, None what is usual. ``reply`` is
-    the server's text here and below; it may hold addresses.
+    the server's text here and below; it may hold addresses. There is no ``cause``.
     """
 
     code: int
@@ -36,6 +49,7 @@ class Accepted:
     unsupported: tuple[str, ...] = field(default=(), repr=False)
     phase: Phase = Phase.FINAL_DOT
     reason: str = ACCEPTED
+    cause: str = ""
     retry_in: float | None = None
     reply: str = field(default="", repr=False)
 
@@ -47,6 +61,7 @@ class Deferred:
     ``for_everybody``: no other mail would fare better, whoever it is from and to.
     """
 
+    cause: Cause
     code: int | None = None
     reason: str
     phase: Phase | None = None
@@ -61,6 +76,7 @@ class Deferred:
 class Failed:
     """Never for ``recipients``, None being all that are left; others are to be tried in ``retry_in`` seconds."""
 
+    cause: Cause
     code: int | None = None
     reason: str
     phase: Phase | None = None
@@ -75,6 +91,7 @@ class Failed:
 class InDoubt:
     """The server may or may not have it (RFC 1047)."""
 
+    cause: Cause
     reason: str
     code: int | None = None
     phase: Phase = Phase.FINAL_DOT
@@ -90,23 +107,12 @@ class Skipped:
 
 Outcome = Accepted | Deferred | Failed | InDoubt
 
-#: What a server says who does not let us in, and will not until somebody does something.
-REFUSED_LOGIN = frozenset(
-    {
-        Cause.PASSWORDS_OFF,
-        Cause.LOCKED,
-        Cause.TOO_MANY_LOGINS,
-        Cause.TOKEN,
-        Cause.APP_PASSWORD,
-        Cause.LOGIN,
-        Cause.LOGIN_NEEDED,
-    }
-)
-#: About our login, and so about us and not about the mail, wherever they come (RFC 4954 §4 and §6, RFC 3207 §4).
-_ABOUT_LOGIN = REFUSED_LOGIN | {Cause.STARTTLS_FIRST, Cause.LOGIN_LATER}
-_ABOUT_US = _ABOUT_LOGIN | {Cause.LIMIT, Cause.UNAVAILABLE}
-#: A 5yz for these is mended by an administrator, and burns no mail until then. This mail alone waits: others may pass.
-_MENDABLE = frozenset({Cause.RELAYING, Cause.CLIENT})
+#: Whatever the first digit: the server takes the mail another time, or in another transaction (RFC 5321 §4.5.3.1.10).
+_FOR_NOW = frozenset({Cause.TOO_MANY_RECIPIENTS, Cause.MAILBOX_BUSY})
+
+#: To MAIL these say that the server knows no such command, or did not expect one here: no mail fares better. The rest
+#: of ``DIALOGUE`` is about the parameters of the command.
+_NO_COMMAND = frozenset({500, 502, 503})
 
 
 def classify(failure: SMTPFailure, *, own_sender: bool = False) -> Outcome:
@@ -116,19 +122,43 @@ def classify(failure: SMTPFailure, *, own_sender: bool = False) -> Outcome:
     """
     if failure.reply is not None:
         return _refused(failure.phase, failure.reply, own_sender=own_sender)
-    phase, detail = failure.phase, failure.detail
+    phase, detail, cause = failure.phase, failure.detail, _without_reply(failure)
     if isinstance(failure, ConnectionLost) and phase is Phase.FINAL_DOT:
-        return InDoubt(reason=f"{detail} after the final dot")
+        return InDoubt(cause=Cause.IN_DOUBT, reason=f"{detail} after the final dot")
     if isinstance(failure, PoolBusy):
-        return Deferred(reason=detail, phase=phase, retry_in=POOL_BUSY_FOR)
+        return Deferred(cause=cause, reason=detail, phase=phase, retry_in=POOL_BUSY_FOR)
     if isinstance(failure, NotOffered) and not phase.before_mail:
-        return Failed(reason=Cause.NO_SMTPUTF8.value, phase=phase)
+        return Failed(cause=Cause.NO_SMTPUTF8, reason=Cause.NO_SMTPUTF8.words, phase=phase)
     at_fault = phase.before_mail or isinstance(failure, TLSFailed)
-    return Deferred(reason=f"{detail} ({phase})", phase=phase, relay_at_fault=at_fault, for_everybody=phase.before_mail)
+    return Deferred(
+        cause=cause,
+        reason=f"{detail} ({phase})",
+        phase=phase,
+        relay_at_fault=at_fault,
+        for_everybody=phase.before_mail,
+    )
+
+
+def _without_reply(failure: SMTPFailure) -> Cause:
+    if isinstance(failure, ConnectionLost):
+        if isinstance(failure.__cause__, TimeoutError):
+            return Cause.SILENT
+        return Cause.MALFORMED if isinstance(failure.__cause__, Malformed) else Cause.CONNECTION_LOST
+    return next((cause for kind, cause in _OF_KIND.items() if isinstance(failure, kind)), Cause.INTERNAL_ERROR)
+
+
+_OF_KIND: dict[type[SMTPFailure], Cause] = {
+    PoolBusy: Cause.POOL_BUSY,
+    NoToken: Cause.NO_TOKEN,
+    CannotConnect: Cause.NOT_CONNECTED,
+    TLSFailed: Cause.TLS_FAILED,
+    NotOffered: Cause.NOT_OFFERED,
+}
 
 
 def classify_recipients(refused: dict[str, Reply], *, own_sender: bool = False) -> Outcome:
-    """Decide what it means that every recipient was refused, by the reply that leaves most hope.
+    """Decide what it means that every recipient was refused: by a reply that is about all mail, else by the one that
+    leaves most hope.
 
     Many servers refuse the sender only now, so ``own_sender`` counts as in ``classify``.
     """
@@ -142,7 +172,8 @@ def classify_recipients(refused: dict[str, Reply], *, own_sender: bool = False) 
         address: reply for address, reply in refused.items() if address not in waiting or not is_permanent(reply)
     }
     retry_in = _longest(outcome.retry_in for outcome in waiting.values())
-    return replace(next(iter(waiting.values())), retry_in=retry_in, refused=settled)
+    decides = max(waiting.values(), key=lambda outcome: outcome.for_everybody)  # the first of those
+    return replace(decides, retry_in=retry_in, refused=settled)
 
 
 def accepted(
@@ -167,17 +198,19 @@ def _refused(phase: Phase, reply: Reply, *, own_sender: bool = False) -> Deferre
     cause = recognise(phase, reply)
     code, why, said = reply.code, reason(phase, reply), quote(reply)
     if cause is Cause.OUT_OF_TURN and phase is Phase.FINAL_DOT:
-        return InDoubt(code=code, reason=why, reply=said)
+        return InDoubt(cause=cause, code=code, reason=why, reply=said)
+    of_dialogue = phase is Phase.MAIL and reply.permanent and _is_of_dialogue(code, cause)
     # 421 closes the session. Greylisting is about one mail, even with it.
-    at_fault = phase.before_mail or cause in _ABOUT_US or (code == 421 and cause is not Cause.GREYLISTED)
-    # After MAIL it may have been said of this mail's recipients alone.
-    for_everybody = phase.before_mail or (phase is Phase.MAIL and (code == 421 or cause in _ABOUT_LOGIN))
+    at_fault = phase.before_mail or cause in ABOUT_US or of_dialogue or (code == 421 and cause is not Cause.GREYLISTED)
+    for_everybody = at_fault and _is_for_everybody(phase, code, cause)
+    if own_sender and not at_fault and _is_about_configuration(phase, reply, cause):
+        at_fault, for_everybody = True, cause in MENDABLE
+        if cause is not Cause.CLIENT and cause is not Cause.RELAYING:
+            cause, why = Cause.CONFIG_SENDER, f"{Cause.CONFIG_SENDER.words} ({reply.short})"
     if not at_fault and not _waits(phase, reply, cause):
-        if not (own_sender and _is_about_sender(phase, cause)):
-            return Failed(code=code, reason=why, phase=phase, reply=said)
-        at_fault = True
-        why = f"the server refused the configuration's sender; correct its from_email ({reply.short})"
+        return Failed(cause=cause, code=code, reason=why, phase=phase, reply=said)
     return Deferred(
+        cause=cause,
         code=code,
         reason=why,
         phase=phase,
@@ -188,19 +221,43 @@ def _refused(phase: Phase, reply: Reply, *, own_sender: bool = False) -> Deferre
     )
 
 
-def _waits(phase: Phase, reply: Reply, cause: Cause | None) -> bool:
-    """Whether what was refused may be taken another time."""
-    if cause is Cause.TOO_MANY_RECIPIENTS and phase is Phase.RCPT:
-        return True  # whatever its first digit (RFC 5321 §4.5.3.1.10)
-    return not reply.permanent or cause in _MENDABLE
+def _is_of_dialogue(code: int, cause: Cause) -> bool:
+    """Whether MAIL was refused as a command, not for what is in it (RFC 5321 §4.2.2)."""
+    return cause is Cause.PROTOCOL or (code in DIALOGUE and cause is not Cause.SENDER)
 
 
-def _is_about_sender(phase: Phase, cause: Cause | None) -> bool:
-    """Whether the sender was refused for good: MAIL refuses that, or the size."""
+def _is_for_everybody(phase: Phase, code: int, cause: Cause) -> bool:
+    """Whether no other mail would fare better, of what is not this mail's fault."""
+    if phase.before_mail or cause in ACCOUNT_WIDE:
+        return True
+    if phase is Phase.MAIL:
+        # Neither recipients nor content are known yet.
+        return code == 421 or cause in ABOUT_LOGIN or cause is Cause.LIMIT or code in _NO_COMMAND
+    # To RCPT it may be said of these recipients alone; later, a login is not theirs.
+    return phase is not Phase.RCPT and cause in REFUSED_LOGIN
+
+
+def _is_about_configuration(phase: Phase, reply: Reply, cause: Cause) -> bool:
+    """Whether mail of the configuration's own sender is refused for what an administrator can mend."""
+    if cause is Cause.SENDER_NOT_ALLOWED:
+        return True
+    if phase is Phase.MAIL and cause in MENDABLE:
+        return True  # nothing is known of the mail yet but its sender
+    if not reply.permanent:
+        return False
+    # MAIL refuses for good the sender, or the size.
     return cause in (Cause.SENDER, Cause.UNPROVEN) or (phase is Phase.MAIL and cause is not Cause.TOO_BIG)
 
 
-def _retry_in(cause: Cause | None, reply: Reply) -> float | None:
+def _waits(phase: Phase, reply: Reply, cause: Cause) -> bool:
+    """Whether what was refused may be taken another time."""
+    if not reply.permanent or cause in MENDABLE or cause in _FOR_NOW:
+        return True
+    # After a command that the server did not expect or understand nothing is known of this recipient.
+    return reply.code == 503 or (phase is Phase.RCPT and reply.code in (500, 502, 504))
+
+
+def _retry_in(cause: Cause, reply: Reply) -> float | None:
     seconds = hint(quote(reply))
     return GREYLISTED_FOR if seconds is None and cause is Cause.GREYLISTED else seconds
 

@@ -8,12 +8,13 @@ from typing import Any
 
 from email_integration.smtp import Phase, Reply
 
-from . import causes
+from .causes import Cause
 from .classification import ACCEPTED, Accepted, Failed, InDoubt, Outcome, is_permanent
+from .recognition import quote, reason, recognise
 from .status import Status
 
-#: ``{"address": …, "status": "pending" | "accepted" | "failed", "code": …, "reply": …, "reason": …}``;
-#: ``reply`` is the server's text and may hold addresses, ``reason`` is ours and does not.
+#: ``{"address": …, "status": "pending" | "accepted" | "failed", "code": …, "reply": …, "cause": …, "reason": …}``;
+#: ``reply`` is the server's text and may hold addresses, ``cause`` and ``reason`` are ours and do not.
 Recipient = dict[str, Any]
 
 STATUSES = ("pending", "accepted", "failed")
@@ -24,10 +25,11 @@ ERASED = "erased"
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """How a delivery stands: ``status`` is None while something is left to try."""
+    """How a delivery stands: ``status`` is None while something is left to try, ``cause`` '' when it was accepted."""
 
     status: Status | None
     code: int | None
+    cause: str
     reason: str
 
 
@@ -42,9 +44,9 @@ def left(addresses: Iterable[str], outcome: Outcome) -> tuple[str, ...]:
     return tuple(item["address"] for item in settled if _is(item, "pending"))
 
 
-def give_up(recipients: list[Recipient], reason: str) -> list[Recipient]:
+def give_up(recipients: list[Recipient], cause: Cause, reason: str) -> list[Recipient]:
     """Settle those that nothing was decided about."""
-    given_up = {"status": "failed", "reply": reason, "reason": reason}
+    given_up = {"status": "failed", "reply": reason, "cause": cause.value, "reason": reason}
     return [{**item, **given_up} if _is(item, "pending") else item for item in recipients]
 
 
@@ -54,10 +56,10 @@ def judge(recipients: list[Recipient], outcome: Outcome) -> Verdict:
     taken = accepted(recipients)
     if pending:
         if not isinstance(outcome, Accepted):
-            return Verdict(status=None, code=outcome.code, reason=outcome.reason)
-        reason = f"{len(pending)} of {len(recipients)} recipients were put off"
-        return Verdict(status=None, code=pending[0].get("code"), reason=reason)
-    return taken or Verdict(status=Status.FAILED, code=outcome.code, reason=outcome.reason)
+            return Verdict(status=None, code=outcome.code, cause=str(outcome.cause), reason=outcome.reason)
+        first, why = pending[0], f"{len(pending)} of {len(recipients)} recipients were put off"
+        return Verdict(status=None, code=first.get("code"), cause=first.get("cause", ""), reason=why)
+    return taken or Verdict(status=Status.FAILED, code=outcome.code, cause=str(outcome.cause), reason=outcome.reason)
 
 
 def accepted(recipients: list[Recipient]) -> Verdict | None:
@@ -65,10 +67,8 @@ def accepted(recipients: list[Recipient]) -> Verdict | None:
     taken = [item for item in recipients if _is(item, "accepted")]
     if not taken:
         return None
-    reason = (
-        ACCEPTED if len(taken) == len(recipients) else f"{ACCEPTED} for {len(taken)} of {len(recipients)} recipients"
-    )
-    return Verdict(status=Status.ACCEPTED, code=taken[-1].get("code"), reason=reason)
+    for_some = "" if len(taken) == len(recipients) else f" for {len(taken)} of {len(recipients)} recipients"
+    return Verdict(status=Status.ACCEPTED, code=taken[-1].get("code"), cause="", reason=f"{ACCEPTED}{for_some}")
 
 
 def is_pending(recipients: list[Recipient]) -> bool:
@@ -95,12 +95,14 @@ def _settle(item: Recipient, outcome: Outcome) -> Recipient:
         decided = about_this or is_permanent(reply)
         return {**item, "status": "failed" if decided else "pending", **_said(reply)}
     if isinstance(outcome, Accepted | Failed) and item["address"] in outcome.unsupported:
-        words = str(causes.Cause.NO_SMTPUTF8)
-        return {**item, "status": "failed", "code": None, "reply": words, "reason": words}
+        return _failed(item, Cause.NO_SMTPUTF8, Cause.NO_SMTPUTF8.words)
     if isinstance(outcome, Failed) and about_this:
-        said = {"code": outcome.code, "reply": outcome.reply or outcome.reason, "reason": outcome.reason}
-        return {**item, "status": "failed", **said}
+        return _failed(item, outcome.cause, outcome.reason, code=outcome.code, reply=outcome.reply)
     return item
+
+
+def _failed(item: Recipient, cause: Cause, why: str, *, code: int | None = None, reply: str = "") -> Recipient:
+    return {**item, "status": "failed", "code": code, "reply": reply or why, "cause": cause.value, "reason": why}
 
 
 def _is(item: Recipient, status: str) -> bool:
@@ -108,4 +110,9 @@ def _is(item: Recipient, status: str) -> bool:
 
 
 def _said(reply: Reply) -> dict[str, Any]:
-    return {"code": reply.code, "reply": causes.quote(reply), "reason": causes.reason(Phase.RCPT, reply)}
+    return {
+        "code": reply.code,
+        "reply": quote(reply),
+        "cause": recognise(Phase.RCPT, reply).value,
+        "reason": reason(Phase.RCPT, reply),
+    }

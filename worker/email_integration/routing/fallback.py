@@ -12,6 +12,7 @@ from typing import Any
 from django.conf import settings
 
 from email_integration.django_internals import is_set, read_setting
+from email_integration.outcomes.causes import Cause
 from email_integration.smtp import Relay
 
 from .route import Nowhere, Route
@@ -33,7 +34,7 @@ def settings_relay() -> Route:
     if is_set("MAILERS"):
         return _of_mailers(read_setting("MAILERS"))
     if not (is_set("EMAIL_HOST") and read_setting("EMAIL_HOST")):
-        return Nowhere(reason="no SMTP configuration is active and EMAIL_HOST is not set")
+        return _nowhere("EMAIL_HOST is not set")
     return _relay(
         "the EMAIL_* settings",
         {
@@ -54,17 +55,19 @@ def _of_mailers(mailers: Any) -> Route:
     Where mail is queued by us, 'default' is our backend, which needs no host, and the server is another entry.
     """
     if not isinstance(mailers, Mapping):
-        return Nowhere(reason="no SMTP configuration is active and MAILERS is not a dictionary")
+        return _nowhere("MAILERS is not a dictionary")
     named = {alias: options for alias, entry in mailers.items() if (options := _options(entry)) is not None}
     for alias in ("default", *(named if len(named) == 1 else ()), "smtp"):
         if alias in named:
             return _relay(f"MAILERS[{alias!r}]", named[alias])
     if named:
         several = ", ".join(map(repr, named))
-        return Nowhere(
-            reason=f"no SMTP configuration is active and MAILERS names several servers ({several}), none of them 'smtp'"
-        )
-    return Nowhere(reason="no SMTP configuration is active and MAILERS names no SMTP host")
+        return _nowhere(f"MAILERS names several servers ({several}), none of them 'smtp'")
+    return _nowhere("MAILERS names no SMTP host")
+
+
+def _nowhere(why: str) -> Nowhere:
+    return Nowhere(cause=Cause.NO_RELAY, reason=f"no SMTP configuration is active and {why}", in_settings=why)
 
 
 def _options(entry: Any) -> Mapping[str, Any] | None:
@@ -80,7 +83,7 @@ def _options(entry: Any) -> Mapping[str, Any] | None:
 def _relay(where: str, options: Mapping[str, Any]) -> Route:
     use_tls, use_ssl = bool(options.get("use_tls")), bool(options.get("use_ssl"))
     if use_tls and use_ssl:
-        return Nowhere(reason=f"no SMTP configuration is active and {where} have TLS and SSL both on")
+        return _nowhere(f"{where} have TLS and SSL both on")
     try:
         return Relay(
             name=SETTINGS_NAME,
@@ -94,7 +97,7 @@ def _relay(where: str, options: Mapping[str, Any]) -> Route:
             timeout=float(options.get("timeout") or _TIMEOUT),
         )
     except (TypeError, ValueError):
-        return Nowhere(reason=f"no SMTP configuration is active and port or timeout of {where} is not a number")
+        return _nowhere(f"port or timeout of {where} is not a number")
 
 
 def _port(*, use_tls: bool, use_ssl: bool) -> int:

@@ -18,24 +18,26 @@ from django.utils.crypto import salted_hmac
 
 from email_integration import conf
 from email_integration.models import RelayGate
+from email_integration.outcomes.causes import ENDS_BY_ITSELF
 from email_integration.outcomes.schedule import doubled
 from email_integration.smtp import Relay
 
 logger = logging.getLogger(__name__)
 
-#: A server that does not answer, or says 421 (it is not available), is tried at least this often, in seconds: it costs
-#: nobody anything. One that has refused us is left alone up to RETRY_MAX: providers lock accounts after many wrong
-#: logins.
+#: A server that does not answer, is not available, or limits how much we send, is tried at least this often, in
+#: seconds: it costs nothing. One that has refused us is left alone up to RETRY_MAX: providers lock accounts after many
+#: wrong logins.
 _LONGEST_WITHOUT_SERVICE = 45.0
 
 
 class GateClosed(Exception):
     """The relay is at fault, and it is not yet time to try it again."""
 
-    def __init__(self, relay: Relay, code: int | None, reason: str) -> None:
-        super().__init__(relay, code, reason)
+    def __init__(self, relay: Relay, code: int | None, cause: str, reason: str) -> None:
+        super().__init__(relay, code, cause, reason)
         self.relay = relay
         self.code = code
+        self.cause = cause
         self.reason = reason
 
 
@@ -55,7 +57,7 @@ def enter(relay: Relay) -> bool:
         until = now + dt.timedelta(seconds=2 * relay.timeout + conf.get("LEASE"))
         if _rows().filter(pk=found.pk, probe_at=found.probe_at).update(probe_at=until):
             return True
-    raise GateClosed(relay, found.code, found.reason)
+    raise GateClosed(relay, found.code, found.cause, found.reason)
 
 
 def due() -> frozenset[str]:
@@ -75,6 +77,9 @@ class Fault(Protocol):
     def code(self) -> int | None: ...
 
     @property
+    def cause(self) -> str: ...
+
+    @property
     def reason(self) -> str: ...
 
     @property
@@ -84,7 +89,7 @@ class Fault(Protocol):
 def close(relay: Relay, fault: Fault, *, probing: bool) -> float:
     """Close the gate, or keep it closed after a probe; return in how many seconds it may be tried again."""
     now = timezone.now()
-    said = {"code": fault.code, "reason": fault.reason[:255]}
+    said = {"code": fault.code, "cause": str(fault.cause), "reason": fault.reason[:255]}
     gate, created = _rows().get_or_create(
         pk=key(relay),
         defaults={
@@ -97,7 +102,7 @@ def close(relay: Relay, fault: Fault, *, probing: bool) -> float:
     )
     probe_at = gate.probe_at
     if created:
-        extra = {"configuration": relay.name, "reply_code": fault.code, "reason": fault.reason}
+        extra = {"configuration": relay.name, "reply_code": fault.code, "cause": said["cause"], "reason": fault.reason}
         logger.warning("The gate of %s is closed: %s", relay.name, fault.reason, extra=extra)
     if probing and not created:
         probe_at = now + dt.timedelta(seconds=_wait(gate.failures + 1, fault))
@@ -146,7 +151,7 @@ def key(relay: Relay) -> str:
 def _wait(failures: int, fault: Fault) -> float:
     first, longest = conf.get("RETRY_FIRST"), conf.get("RETRY_MAX")
     hint = min(fault.retry_in or 0.0, longest)
-    if fault.code in (None, 421):
+    if fault.cause in ENDS_BY_ITSELF:
         longest = min(longest, _LONGEST_WITHOUT_SERVICE)
     return float(max(hint, doubled(first, failures - 1, longest=longest)))
 

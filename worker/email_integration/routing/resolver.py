@@ -14,6 +14,7 @@ from email_integration.exceptions import SecretUnavailable, SecretUnreadable
 from email_integration.models import Authentication, SendingPause, SMTPConfig
 from email_integration.models.login import token_digest
 from email_integration.models.server import PipeliningChoice
+from email_integration.outcomes.causes import Cause
 from email_integration.smtp import Relay
 
 from . import stamp
@@ -64,12 +65,13 @@ def active_relay() -> Route:
 def _from_database(using: str) -> Route:
     pause = SendingPause.current(using=using)
     if pause is not None:
-        return Nowhere(reason="sending is paused" + (f": {pause.reason}" if pause.reason else ""))
+        why = f": {pause.reason}" if pause.reason else ""
+        return Nowhere(cause=Cause.PAUSED, reason=f"sending is paused{why}")
     try:
         config = SMTPConfig.objects.using(using).get_active_config()
     except SMTPConfig.MultipleObjectsReturned:
         logger.error(TWO_ACTIVE)
-        return Nowhere(reason=TWO_ACTIVE)
+        return Nowhere(cause=Cause.UNUSABLE, reason=TWO_ACTIVE)
     if config is None:
         return settings_relay()
     if config.defect:
@@ -84,7 +86,7 @@ def _unusable(config: SMTPConfig, why: object) -> Nowhere:
     with translation.override(None):  # for logs and rows, which have no reader with a language
         reason = f"“{config.name}” cannot be used: {why}"
     logger.error("The active SMTP configuration %s", reason)
-    return Nowhere(reason=reason, name=config.name, host=config.host)
+    return Nowhere(cause=Cause.UNUSABLE, reason=reason, name=config.name, host=config.host)
 
 
 def forget() -> None:

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from email_integration.outcomes.causes import Cause
 from email_integration.smtp import Relay
 
 
 @dataclass(frozen=True, kw_only=True)
 class Nowhere:
-    """There is no relay: mail is kept and waits. ``name`` and ``host`` are those of a configuration at fault."""
+    """There is no relay: mail is kept and waits. ``name`` and ``host`` are those of a configuration at fault.
 
+    ``in_settings`` is what is wrong with the server that the project's settings name, as a part of ``reason``.
+    """
+
+    cause: Cause
     reason: str
+    in_settings: str = ""
     name: str = ""
     host: str = ""
 

@@ -24,6 +24,7 @@ from email_integration.exceptions import ContentUnavailable, InvalidMail
 from email_integration.ledger import continuation, rows, transitions
 from email_integration.message import content
 from email_integration.models import FINAL, Delivery, Status
+from email_integration.outcomes.causes import Cause
 from email_integration.outcomes.classification import Deferred, Failed, InDoubt, Outcome, Skipped
 from email_integration.queue import retry_now
 from email_integration.routing import gate
@@ -107,11 +108,12 @@ def _prepare(delivery: Delivery, now: dt.datetime) -> Skipped | None:
         return Skipped(reason="in doubt, held for a person")
     moved = True
     if delivery.expires_at <= now:
-        moved = transitions.end(delivery, Status.EXPIRED, "not accepted in time")
+        moved = transitions.end(delivery, Status.EXPIRED, Cause.EXPIRED)
     elif not rows.pending(delivery):
-        moved = transitions.end(delivery, Status.FAILED, "nobody is left to send it to")
+        moved = transitions.end(delivery, Status.FAILED, Cause.NO_RECIPIENTS)
     elif _kills_its_workers(delivery):
-        moved = transitions.end(delivery, Status.QUARANTINED, "its worker was lost every time it was tried")
+        reason = "its worker was lost every time it was tried"
+        moved = transitions.end(delivery, Status.QUARANTINED, Cause.WORKER_LOST, reason)
     elif delivery.due_at > timezone.now():
         return Skipped(reason="not due yet")
     elif delivery.rings or delivery.unfinished:
@@ -135,7 +137,7 @@ def _send(delivery: Delivery) -> Dispatched | Skipped:
     try:
         plan = sandbox.plan_now(rows.pending(delivery))
     except ImproperlyConfigured as error:
-        return Dispatched(route=None, outcome=Deferred(reason=str(error)))
+        return Dispatched(route=None, outcome=Deferred(cause=Cause.SETTINGS, reason=str(error)))
     try:
         held_back = _withhold(delivery, plan) if plan.withheld else None
         if held_back is not None:
@@ -152,14 +154,14 @@ def _send(delivery: Delivery) -> Dispatched | Skipped:
     except (DatabaseError, InterfaceError, InvalidMail, gate.GateClosed):
         raise
     except ContentUnavailable as error:
-        return Dispatched(route=None, outcome=Deferred(reason=str(error)))
+        return Dispatched(route=None, outcome=Deferred(cause=Cause.CONTENT_UNAVAILABLE, reason=str(error)))
     except Exception as error:  # whatever it is, the mail is kept and the fault is shown
         frame = traceback.extract_tb(error.__traceback__)[-1]
         what = f"unexpected {type(error).__name__} in {frame.name}, line {frame.lineno}"
         # The error's own text may quote the mail, so it is not logged.
         logger.error("Delivery %s: %s of %s", delivery.pk, what, frame.filename, extra={"delivery_id": delivery.pk})
-        in_doubt = delivery.status == Status.SENDING
-        return Dispatched(route=None, outcome=InDoubt(reason=what) if in_doubt else Deferred(reason=what))
+        kind = InDoubt if delivery.status == Status.SENDING else Deferred
+        return Dispatched(route=None, outcome=kind(cause=Cause.INTERNAL_ERROR, reason=what))
 
 
 def _claim(delivery: Delivery, plan: sandbox.Plan, relay: Relay, from_header: str, sender: str) -> bool:
@@ -170,7 +172,9 @@ def _withhold(delivery: Delivery, plan: sandbox.Plan) -> Outcome | Skipped | Non
     """Settle those who must not be written to; None when there is still somebody to write to."""
     route = routing.active_relay()
     if isinstance(route, routing.Nowhere):
-        return Deferred(reason=route.reason, relay_at_fault=True)  # a pause keeps everything as it is
+        return Deferred(
+            cause=route.cause, reason=route.reason, relay_at_fault=True
+        )  # a pause keeps everything as it is
     if not plan.envelope:
-        return Failed(reason=sandbox.WITHHELD)
-    return None if transitions.withhold(delivery, plan.withheld, sandbox.WITHHELD) else _OVERTAKEN
+        return Failed(cause=Cause.WITHHELD, reason=Cause.WITHHELD.words)
+    return None if transitions.withhold(delivery, plan.withheld, Cause.WITHHELD) else _OVERTAKEN

@@ -11,6 +11,7 @@ from email_integration.exceptions import DeliveryDeferred, DeliveryFailed
 from email_integration.message.content import Content
 from email_integration.message.rendering import render
 from email_integration.outcomes import settlement
+from email_integration.outcomes.causes import Cause
 from email_integration.outcomes.classification import Accepted, Failed, InDoubt, Outcome, Skipped
 from email_integration.routing import gate
 from email_integration.smtp import Relay
@@ -62,9 +63,9 @@ def _mail(message: EmailMessage, *, default_from_is_open: bool) -> tuple[Mail, s
     rendered = render(message, default_from_is_open=default_from_is_open)
     plan = sandbox.plan_now(rendered.recipients)
     if plan.withheld:
-        logger.warning("%d of %d recipients %s", len(plan.withheld), len(rendered.recipients), sandbox.WITHHELD)
+        logger.warning("%d of %d recipients %s", len(plan.withheld), len(rendered.recipients), Cause.WITHHELD.words)
     if not plan.envelope:
-        raise DeliveryFailed(None, sandbox.WITHHELD)
+        raise DeliveryFailed(None, Cause.WITHHELD.words)
     mail = Mail(
         from_header=rendered.from_header,
         from_at=rendered.from_at,

@@ -21,7 +21,7 @@ from email_integration.ledger import instrumentation
 from email_integration.message.content import Content
 from email_integration.message.rendering import from_header_of, from_line, one_line
 from email_integration.on_commit import after_commit
-from email_integration.outcomes.causes import Cause, recognise
+from email_integration.outcomes.causes import Cause
 from email_integration.outcomes.classification import (
     Deferred,
     Outcome,
@@ -30,6 +30,7 @@ from email_integration.outcomes.classification import (
     classify,
     classify_recipients,
 )
+from email_integration.outcomes.recognition import recognise
 from email_integration.queue import retry_now
 from email_integration.routing import gate, quirks
 from email_integration.smtp import (
@@ -221,7 +222,8 @@ def dispatch(mail: Mail, claim: Claim) -> Dispatched:
     while True:
         route = routing.active_relay()
         if isinstance(route, routing.Nowhere):
-            return Dispatched(route=route, outcome=Deferred(reason=route.reason, relay_at_fault=True))
+            nowhere = Deferred(cause=route.cause, reason=route.reason, relay_at_fault=True)
+            return Dispatched(route=route, outcome=nowhere)
         tls_version = ""
         outcome: Outcome | Skipped
         with Way(route) as way:
@@ -237,7 +239,8 @@ def dispatch(mail: Mail, claim: Claim) -> Dispatched:
                         fresh = is_about_session(failure, session)
                         if (fresh or offering.narrow(failure, session)) and tries < _TRIES:
                             continue
-                        raise
+                        outcome = classify(failure, own_sender=mail.from_at is not None)
+                    outcome = offering.split(outcome, session)
             except SMTPFailure as failure:
                 if failure.phase.before_mail and not _still_active(route):
                     continue  # replaced while it was tried: the mail need not wait for what is wrong with the old one
@@ -249,7 +252,7 @@ def dispatch(mail: Mail, claim: Claim) -> Dispatched:
                 if mail.names_sender:
                     raise
                 reason = f"the sender of {route.name} is not an address; correct its from_email"
-                outcome = Deferred(reason=reason, relay_at_fault=True)
+                outcome = Deferred(cause=Cause.UNUSABLE, reason=reason, relay_at_fault=True)
             outcome = way.tell(outcome)
         return Dispatched(route=route, outcome=offering.complete(outcome), tls_version=tls_version)
 
@@ -276,7 +279,8 @@ def transact(session: Session, mail: Mail, claim: Claim, offering: Offering) -> 
     if time.monotonic() - asked_at > conf.get("LEASE") - conf.get("REPLY_TIMEOUT"):
         # The lease may end before the reply comes, and another worker would send it too.
         session.close()
-        return Deferred(reason="it took too long to claim it in the database", phase=Phase.CONTENT)
+        why = "it took too long to claim it in the database"
+        return Deferred(cause=Cause.TOO_SLOW, reason=why, phase=Phase.CONTENT)
     return judge(started, session.finish(timeout=conf.get("REPLY_TIMEOUT")))
 
 

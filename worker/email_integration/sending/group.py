@@ -21,6 +21,7 @@ from email_integration import conf, routing
 from email_integration.ledger import records, rows, transitions
 from email_integration.message import content
 from email_integration.models import FINAL, Delivery, Status
+from email_integration.outcomes.causes import Cause
 from email_integration.outcomes.classification import Deferred, InDoubt, Outcome, Skipped, classify, classify_recipients
 from email_integration.smtp import Phase, Relay, Session, SMTPFailure, Started
 
@@ -221,7 +222,8 @@ class _Convoy:
                 self._give_back(ready)
                 return None
             if isinstance(error, SMTPFailure) and session.is_idle:  # this is no news of the session
-                self._note(ready, classify(error, own_sender=ready.own_sender), session, way)
+                outcome = classify(error, own_sender=ready.own_sender)
+                self._note(ready, ready.offering.split(outcome, session), session, way)
                 return self._next(session)
             self._give_back(ready)
             self.alone.append(self._waiting.popleft().pk)
@@ -248,7 +250,7 @@ class _Convoy:
         outcome: Outcome
         if asked_at - (ready.claimed_at or 0.0) > conf.get("LEASE") - patience:
             session.close()
-            outcome = Deferred(reason="its claim would have ended before the reply", phase=Phase.CONTENT)
+            outcome = Deferred(cause=Cause.TOO_SLOW, reason=Cause.TOO_SLOW.words, phase=Phase.CONTENT)
         else:
             try:
                 reply = session.finish(timeout=patience, ahead=ahead.letter.opening if ahead else None)
@@ -259,8 +261,8 @@ class _Convoy:
                 session.close()
                 what, pk = type(error).__name__, ready.delivery.pk
                 logger.error("Delivery %s: unexpected %s at its final dot.", pk, what, extra={"delivery_id": pk})
-                outcome = InDoubt(reason=f"unexpected {type(error).__name__} at the final dot")
-        self._note(ready, ready.offering.complete(outcome), session, way)
+                outcome = InDoubt(cause=Cause.INTERNAL_ERROR, reason=f"unexpected {what} at the final dot")
+        self._note(ready, ready.offering.complete(ready.offering.split(outcome, session)), session, way)
         if ahead is None:
             return None
         if routing.active_relay() != session.relay:
@@ -321,7 +323,9 @@ class _Convoy:
         """Put one that was not sent where it was taken from."""
         ready.close()
         if ready.claimed_at is not None:
-            released = Deferred(reason="the session ended before its turn", phase=Phase.MAIL, retry_in=0)
+            released = Deferred(
+                cause=Cause.SESSION_ENDED, reason=Cause.SESSION_ENDED.words, phase=Phase.MAIL, retry_in=0
+            )
             self._unrecorded.append((ready.begun, ready.begun.ended(released, route=ready.claim.relay)))
         self._waiting.appendleft(ready.delivery)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TypeVar
 
+from email_integration.outcomes.causes import Cause
 from email_integration.outcomes.classification import Deferred, Failed, InDoubt, Outcome, Skipped
 from email_integration.smtp import Phase, Reply, Session, SMTPFailure, Started
 
@@ -75,6 +76,20 @@ class Offering:
     def _settle(self, refused: dict[str, Reply]) -> None:
         self._refused |= refused
         self._open = tuple(to for to in self._open if to not in refused)
+
+    def split(self, outcome: _Ended, session: Session) -> _Ended:
+        """Have a mail tried again at once that has too many recipients at a time, by half of them: the server has said
+        so too late to take it for some.
+        """
+        if (
+            not isinstance(outcome, Deferred)
+            or outcome.cause is not Cause.TOO_MANY_RECIPIENTS
+            or outcome.phase in (Phase.MAIL, Phase.RCPT)
+            or len(self.named) == 1
+        ):
+            return outcome
+        session.server.learn(recipients=len(self.named) // 2)
+        return replace(outcome, retry_in=0.0)
 
     def complete(self, outcome: _Ended) -> _Ended:
         """Say of the outcome of the last transaction what it means for those who were not named in it."""

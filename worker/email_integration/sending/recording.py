@@ -15,7 +15,8 @@ from django.db import DatabaseError, InterfaceError, InternalError, OperationalE
 from email_integration import conf, routing
 from email_integration.ledger import records, rows, transitions
 from email_integration.models import Delivery, Status
-from email_integration.outcomes.classification import Accepted, Failed, InDoubt, Outcome
+from email_integration.outcomes.causes import Cause
+from email_integration.outcomes.classification import Accepted, Deferred, InDoubt, Outcome
 from email_integration.outcomes.schedule import backoff
 from email_integration.queue import retry_now
 from email_integration.routing import gate
@@ -75,7 +76,9 @@ class Begun:
 def goes_on(ended: records.Ended) -> bool:
     """Whether the rest of the recipients is to be tried at once: the server takes so many at a time."""
     outcome = ended.outcome
-    return ended.delivery.status == Status.DEFERRED and isinstance(outcome, Accepted | Failed) and outcome.retry_in == 0
+    if ended.delivery.status != Status.DEFERRED or isinstance(outcome, InDoubt) or outcome.retry_in != 0:
+        return False
+    return not isinstance(outcome, Deferred) or outcome.cause is Cause.TOO_MANY_RECIPIENTS
 
 
 def record(ended: records.Ended) -> bool:

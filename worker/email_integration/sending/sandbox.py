@@ -18,9 +18,6 @@ from email_integration.addresses import envelope_address, recipient_rule
 from email_integration.exceptions import InvalidMail
 from email_integration.outcomes.classification import Accepted, Failed, InDoubt, Outcome, Skipped
 
-#: What is said of a recipient who got nothing.
-WITHHELD = "withheld: not in ALLOWED_RECIPIENTS"
-
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:

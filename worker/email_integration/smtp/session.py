@@ -240,7 +240,7 @@ class Session:
                 raise
             except ConnectionLost as lost:
                 if len(group) > 1 and lost.detail in (SILENT, MALFORMED):
-                    raise self._out_of_step(lost.phase, lost.detail, None, ahead=said_ahead) from lost
+                    raise self._out_of_step(lost.phase, lost.detail, None, ahead=said_ahead) from lost.__cause__
                 if lost.detail == MALFORMED:
                     raise
                 heard.end = lost
