@@ -246,6 +246,34 @@ def rate(limit: int, reply: str, *, counts_refused: bool = False) -> type[Peculi
     return Limited
 
 
+def refuses_all(reply: str, at: str) -> type[PeculiarServer]:
+    """Says this to all mail at this verb, until time has passed."""
+
+    class Refuses(PeculiarServer):
+        passed = False
+        offers = (*PeculiarServer.offers, "AUTH PLAIN")
+
+        def _or(self, verb: str, usual: str) -> str:
+            return usual if self.passed or at != verb else reply
+
+        def mail(self, peer: Peer, line: str) -> str:
+            return self._or("MAIL", "250 ok")
+
+        def rcpt(self, peer: Peer, address: str) -> str:
+            return self._or("RCPT", "250 ok")
+
+        def dot(self, peer: Peer, content: bytes) -> str:
+            return self._or("DOT", "250 ok")
+
+        def other(self, peer: Peer, line: str) -> str:
+            return self._or("AUTH", "235 welcome") if line.startswith("AUTH") else super().other(peer, line)
+
+        def time_passes(self) -> None:
+            self.passed = True
+
+    return Refuses
+
+
 def acceptance(reply: str) -> type[PeculiarServer]:
     class Says(PeculiarServer):
         def dot(self, peer: Peer, content: bytes) -> str:
@@ -399,6 +427,43 @@ CASES = [
             "421 4.7.0 Too many messages",
         )
         for strict in (False, True)
+    ),
+    # Account-wide refusals: the server is at fault, one mail finds out, and none fails.
+    *(
+        Case(
+            name=f"{reply[:30]} at {at}",
+            server=refuses_all(reply, at),
+            submit=each(10, **OWN),
+            arrived=10,
+            refused=1,
+            config={"username": "user", "password": "password"} if at == "AUTH" else {},
+        )
+        for reply, at in (
+            ("550 5.7.708 Service unavailable. Access denied, traffic not accepted from this IP", "DOT"),
+            ("550 5.7.705 Access denied, tenant has exceeded threshold", "RCPT"),
+            ("554 5.2.0 STOREDRV.Submission.Exception:SubmissionQuotaExceededException", "DOT"),
+            ("554 5.2.2 mailbox full; STOREDRV.Submission.Exception:QuotaExceededException", "DOT"),
+            ("450 4.2.1 Peak SMTP relay limit exceeded for customer", "RCPT"),
+            ("450 4.2.1 Peak SMTP relay limit exceeded for customer", "MAIL"),
+            ("502 5.7.0 Please authenticate first", "MAIL"),
+            ("535 5.7.0 The email limit is reached", "AUTH"),
+        )
+    ),
+    # A sender that the account may not use: the configuration's own is the server's fault, a mail's own this mail's.
+    *(
+        Case(
+            name=f"{reply[:20]} at {at}, {whose} sender",
+            server=refuses_all(reply, at),
+            submit=each(10, **how),
+            arrived=10,
+            refused=refused,
+        )
+        for reply, at in (
+            ("553 Relaying disallowed as noreply@example.com", "MAIL"),
+            ("553 Relaying disallowed as noreply@example.com", "RCPT"),
+            ("554 5.2.252 SendAsDenied; u@example.com not allowed to send as noreply@example.com", "DOT"),
+        )
+        for whose, how, refused in (("configuration's", {}, 1), ("own", OWN, 10))
     ),
     # A reply is its code.
     *(

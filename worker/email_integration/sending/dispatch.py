@@ -281,7 +281,8 @@ def transact(session: Session, mail: Mail, claim: Claim, offering: Offering) -> 
         session.close()
         why = "it took too long to claim it in the database"
         return Deferred(cause=Cause.TOO_SLOW, reason=why, phase=Phase.CONTENT)
-    return judge(started, session.finish(timeout=conf.get("REPLY_TIMEOUT")))
+    reply = session.finish(timeout=conf.get("REPLY_TIMEOUT"))
+    return judge(started, reply, own_sender=mail.from_at is not None)
 
 
 def begin(session: Session, opening: Opening) -> Started:
@@ -328,10 +329,13 @@ def _is_limit(reply: Reply, phase: Phase = Phase.RCPT) -> bool:
     return not reply.permanent and recognise(phase, reply) in (Cause.LIMIT, Cause.TOO_MANY_RECIPIENTS)
 
 
-def judge(started: Started, reply: Reply) -> Outcome:
-    """What the reply to the final dot means for those who may get the mail, and those who may not."""
+def judge(started: Started, reply: Reply, *, own_sender: bool) -> Outcome:
+    """What the reply to the final dot means for those who may get the mail, and those who may not.
+
+    ``own_sender`` is ``classify``'s.
+    """
     if not reply.positive:
-        return classify(Refused(Phase.FINAL_DOT, "", reply))
+        return classify(Refused(Phase.FINAL_DOT, "", reply), own_sender=own_sender)
     return accepted(reply.code, started.accepted, started.refused, reply=reply)
 
 

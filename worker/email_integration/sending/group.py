@@ -254,7 +254,7 @@ class _Convoy:
         else:
             try:
                 reply = session.finish(timeout=patience, ahead=ahead.letter.opening if ahead else None)
-                outcome = judge(started, reply)
+                outcome = judge(started, reply, own_sender=ready.own_sender)
             except SMTPFailure as failure:
                 outcome = classify(failure, own_sender=ready.own_sender)
             except Exception as error:  # the dot may be out
