@@ -9,6 +9,7 @@ from django.db import InterfaceError, OperationalError, connections, router
 
 from email_integration.models import Delivery, Status
 from email_integration.outcomes import settlement
+from email_integration.outcomes.causes import Cause
 
 from . import sql
 
@@ -41,11 +42,14 @@ def load_all(delivery_ids: Sequence[str]) -> list[Delivery]:
 
 
 def pending(delivery: Delivery) -> tuple[str, ...]:
-    """The recipients nothing is decided about yet; those that a server has put off come last, so that they keep the
-    mail from none of the others.
-    """
-    found = [item for item in delivery.recipients if item["status"] == "pending"]
-    return tuple(item["address"] for item in sorted(found, key=lambda item: bool(item.get("code"))))
+    """The recipients nothing is decided about yet."""
+    return tuple(item["address"] for item in delivery.recipients if item["status"] == "pending")
+
+
+def put_off(delivery: Delivery) -> tuple[str, ...]:
+    """Those among the pending that a server has put off, and not just for being too many at a time."""
+    found = (item for item in delivery.recipients if item["status"] == "pending" and item.get("code"))
+    return tuple(item["address"] for item in found if item.get("cause") != Cause.TOO_MANY_RECIPIENTS)
 
 
 def is_readable(delivery: Delivery) -> bool:

@@ -147,6 +147,7 @@ def _send(delivery: Delivery) -> Dispatched | Skipped:
             from_at=delivery.from_at,
             sender=delivery.sender,
             recipients=plan.envelope,
+            put_off=rows.put_off(delivery),
             content=content.stored(delivery),
         )
         sent = dispatch(mail, functools.partial(_claim, delivery, plan))

@@ -44,10 +44,12 @@ def _offer_to_all(mail: Mail) -> Outcome | Skipped:
         outcome = dispatch(mail, _always).outcome
         if isinstance(outcome, Accepted):
             before = taken or replace(outcome, accepted=(), refused={}, unsupported=())
+            accepted = before.accepted + outcome.accepted
+            refused = {**before.refused, **outcome.refused}
             taken = replace(
                 outcome,
-                accepted=before.accepted + outcome.accepted,
-                refused={**before.refused, **outcome.refused},
+                accepted=accepted,
+                refused={to: reply for to, reply in refused.items() if to not in accepted},
                 unsupported=before.unsupported + outcome.unsupported,
             )
             outcome = taken

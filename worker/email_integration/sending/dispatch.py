@@ -59,13 +59,15 @@ class Mail:
     """What is to be sent to whom.
 
     ``from_at`` says where in the content a From header is missing, if one is; it is ``from_header`` then, '' the
-    relay's own. ``sender`` is the envelope's; '' means the address of the From header, '<>' nobody.
+    relay's own. ``sender`` is the envelope's; '' means the address of the From header, '<>' nobody. ``put_off`` are the
+    recipients that a server has put off before.
     """
 
     from_header: str = field(repr=False)
     from_at: int | None
     sender: str = field(default="", repr=False)
     recipients: tuple[str, ...] = field(repr=False)
+    put_off: tuple[str, ...] = field(default=(), repr=False)
     content: Content
 
     @property
@@ -218,7 +220,7 @@ def dispatch(mail: Mail, claim: Claim) -> Dispatched:
     """
     fresh = renewed = False
     tries = 0
-    offering = Offering(mail.recipients)
+    offering = Offering(mail.recipients, mail.put_off)
     while True:
         route = routing.active_relay()
         if isinstance(route, routing.Nowhere):
@@ -240,7 +242,8 @@ def dispatch(mail: Mail, claim: Claim) -> Dispatched:
                         if (fresh or offering.narrow(failure, session)) and tries < _TRIES:
                             continue
                         outcome = classify(failure, own_sender=mail.from_at is not None)
-                    outcome = offering.split(outcome, session)
+                    if not isinstance(outcome, Skipped):
+                        outcome = offering.split(outcome, session)
             except SMTPFailure as failure:
                 if failure.phase.before_mail and not _still_active(route):
                     continue  # replaced while it was tried: the mail need not wait for what is wrong with the old one
@@ -253,8 +256,10 @@ def dispatch(mail: Mail, claim: Claim) -> Dispatched:
                     raise
                 reason = f"the sender of {route.name} is not an address; correct its from_email"
                 outcome = Deferred(cause=Cause.UNUSABLE, reason=reason, relay_at_fault=True)
+            if not isinstance(outcome, Skipped):
+                outcome = offering.complete(outcome)
             outcome = way.tell(outcome)
-        return Dispatched(route=route, outcome=offering.complete(outcome), tls_version=tls_version)
+        return Dispatched(route=route, outcome=outcome, tls_version=tls_version)
 
 
 def transact(session: Session, mail: Mail, claim: Claim, offering: Offering) -> Outcome | Skipped:

@@ -129,10 +129,11 @@ class _Ready:
             from_at=delivery.from_at,
             sender=delivery.sender,
             recipients=rows.pending(delivery),
+            put_off=rows.put_off(delivery),
             content=content.stored(delivery),
         )
         self.own_sender = mail.from_at is not None
-        self.offering = Offering(mail.recipients)
+        self.offering = Offering(mail.recipients, mail.put_off)
         self.letter = Letter(mail, relay).__enter__()
         self.claim = records.Claim(
             delivery=delivery, relay=relay, from_header=self.letter.from_header, sender=self.letter.sender

@@ -6,21 +6,22 @@ all those that are too many at a time.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
-from typing import TypeVar
 
 from email_integration.outcomes.causes import Cause
-from email_integration.outcomes.classification import Deferred, Failed, InDoubt, Outcome, Skipped
+from email_integration.outcomes.classification import Accepted, Deferred, InDoubt, Outcome
 from email_integration.smtp import Phase, Reply, Session, SMTPFailure, Started
-
-_Ended = TypeVar("_Ended", bound=Outcome | Skipped)
 
 
 class Offering:
     """The recipients of a mail in one attempt, and what was found out of each before a transaction came to its end."""
 
-    def __init__(self, recipients: tuple[str, ...]) -> None:
-        self._all = self._open = self.named = recipients
+    def __init__(self, recipients: tuple[str, ...], put_off: Collection[str] = ()) -> None:
+        """``put_off`` are those that a server has put off before: they are named last."""
+        self._put_off = frozenset(put_off)
+        self._all = recipients
+        self._open = self.named = tuple(sorted(recipients, key=lambda to: to in self._put_off))
         # Who was refused, and how.
         self._refused: dict[str, Reply] = {}
         self._unsupported: tuple[str, ...] = ()
@@ -40,7 +41,7 @@ class Offering:
     @property
     def is_whole(self) -> bool:
         """Whether those who are named are all there are."""
-        return self.named == self._all
+        return len(self.named) == len(self._all)
 
     def begun(self, started: Started) -> bool:
         """Take in how a transaction began; say whether there are others to name, if none of these may get it."""
@@ -57,27 +58,28 @@ class Offering:
 
     def narrow(self, failure: SMTPFailure, session: Session) -> bool:
         """Take in what ended a transaction amid its recipients; say whether to offer it to others at once."""
-        refused = {to: reply for to, reply in failure.answered.items() if not reply.positive}
-        self._settle(refused)
-        if failure.phase is not Phase.RCPT or not self._open:
+        answered = list(failure.answered.values())
+        self._settle({to: reply for to, reply in failure.answered.items() if not reply.positive})
+        if answered and not answered[-1].positive:
+            return bool(self._open)  # it was for that one
+        if failure.phase is not Phase.RCPT:
             return False
-        taken = len(failure.answered) - len(refused)
-        if taken:
+        if answered:
             # The next one may be one too many.
-            self._at_most = taken
-            session.server.suspect(recipients=taken)
-        elif not refused:
-            if self._aside or len(self._open) == 1:
-                return False
-            self._aside = self.named[:1]
-            self._open = tuple(to for to in self._open if to not in self._aside)
+            self._at_most = sum(reply.positive for reply in answered)
+            session.server.suspect(recipients=self._at_most)
+            return True
+        if self._aside or len(self._open) == 1:
+            return False
+        self._aside = self.named[:1]
+        self._open = tuple(to for to in self._open if to not in self._aside)
         return True
 
     def _settle(self, refused: dict[str, Reply]) -> None:
         self._refused |= refused
         self._open = tuple(to for to in self._open if to not in refused)
 
-    def split(self, outcome: _Ended, session: Session) -> _Ended:
+    def split(self, outcome: Outcome, session: Session) -> Outcome:
         """Have a mail tried again at once that has too many recipients at a time, by half of them: the server has said
         so too late to take it for some.
         """
@@ -91,14 +93,20 @@ class Offering:
         session.server.learn(recipients=len(self.named) // 2)
         return replace(outcome, retry_in=0.0)
 
-    def complete(self, outcome: _Ended) -> _Ended:
+    def complete(self, outcome: Outcome) -> Outcome:
         """Say of the outcome of the last transaction what it means for those who were not named in it."""
-        if isinstance(outcome, InDoubt | Skipped):
+        if isinstance(outcome, InDoubt):
             return outcome
         refused = {**self._refused, **outcome.refused}
-        if isinstance(outcome, Deferred) or (isinstance(outcome, Failed) and outcome.phase is Phase.MAIL):
+        if isinstance(outcome, Deferred) or outcome.phase is Phase.MAIL:
             return replace(outcome, refused=refused)  # said of the mail, whoever gets it
-        left = any(to not in self.named and to not in self._unsupported for to in self._open)
+        left = set(self._open) - set(self.named) - set(self._unsupported)
+        if not (isinstance(outcome, Accepted) and self._put_off.intersection(outcome.accepted)):
+            left -= self._put_off  # they have a time of their own
         retry_in = 0.0 if left else outcome.retry_in
-        known = replace(outcome, refused=refused, unsupported=self._unsupported, retry_in=retry_in)
-        return replace(known, recipients=self.named) if isinstance(known, Failed) and not self.is_whole else known
+        if isinstance(outcome, Accepted):
+            return replace(outcome, refused=refused, unsupported=self._unsupported, retry_in=retry_in)
+        recipients = outcome.recipients if self.is_whole else self.named
+        return replace(
+            outcome, refused=refused, unsupported=self._unsupported, retry_in=retry_in, recipients=recipients
+        )

@@ -1,0 +1,185 @@
+"""To whom a mail is offered: the others get it, whatever is wrong with one; in the queue and sent directly."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from config.local.processes import PATIENCE
+from email_integration.exceptions import DeliveryFailed
+from email_integration.models import Delivery, DeliveryAttempt
+from email_integration.sending import direct
+from email_integration.sending.attempt import attempt
+from email_integration.sending.dispatch import pool
+from tests.deliveries import RecordingDoorbell, mail, statuses, submitted
+from tests.peculiar import HangUp, PeculiarServer, Peer
+from tests.relays import config_for
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+@pytest.fixture(autouse=True)
+def _bell(bell: RecordingDoorbell) -> Any:
+    yield
+    pool.close()
+
+
+def many(number: int) -> list[str]:
+    return [f"u{place}@example.com" for place in range(number)]
+
+
+def got(server: PeculiarServer) -> list[str]:
+    """Who got the mail, in the order of their numbers; each time."""
+    return sorted(address for address, _ in server.arrived.elements())
+
+
+class Refusing(PeculiarServer):
+    """Says of some recipients what it is told to, and takes so many at a time."""
+
+    def __init__(self, *, at_a_time: int = 1000, **replies: str) -> None:
+        super().__init__()
+        self.at_a_time = at_a_time
+        self.replies = replies
+
+    def rcpt(self, peer: Peer, address: str) -> str:
+        reply = self.replies.get(address.partition("@")[0], "250 ok")
+        if reply.startswith("drop"):
+            raise HangUp(reply.removeprefix("drop").strip())
+        if reply[0] == "2" and len(peer.recipients) >= self.at_a_time:
+            return "452 4.5.3 too many recipients"
+        return reply
+
+
+class RefusingContent(Refusing):
+    """Refuses the content for those that come after the first transaction."""
+
+    def dot(self, peer: Peer, content: bytes) -> str:
+        return "250 ok" if not self.arrived else "554 5.6.0 no"
+
+
+# -- in the queue ---------------------------------------------------------------------------------------------------
+
+
+def test_those_that_are_put_off_keep_it_from_nobody() -> None:
+    """They are as many as may be named at a time; the others are named in their turn, and once."""
+    with Refusing(**{f"u{place}": "450 4.2.1 not now" for place in range(10)}) as server:
+        config_for(server, max_recipients=10)
+        delivery = submitted(*many(35))
+        attempt(delivery.pk)
+        assert got(server) == sorted(many(35)[10:])
+        row = Delivery.objects.get()
+        assert (row.status, row.reason) == ("deferred", "10 of 35 recipients were put off")
+        assert all(statuses(delivery)[address] == "pending" for address in many(10))
+
+
+@pytest.mark.parametrize("said", ["drop 550 5.1.1 no such user", "550 5.1.1 no such user"])
+@pytest.mark.parametrize("place", [0, 2, 4])
+def test_one_that_is_refused_is_settled_and_the_others_get_it(said: str, place: int) -> None:
+    with Refusing(**{f"u{place}": said}) as server:
+        config_for(server)
+        delivery = submitted(*many(5))
+        attempt(delivery.pk)
+        assert got(server) == sorted(set(many(5)) - {f"u{place}@example.com"})
+        assert statuses(delivery)[f"u{place}@example.com"] == "failed"
+        assert DeliveryAttempt.objects.filter(outcome="accepted").exists()
+
+
+def test_several_at_whom_it_hangs_up_are_settled_one_after_the_other() -> None:
+    with Refusing(u1="drop 550 no", u3="drop 550 no", u5="drop 550 no") as server:
+        config_for(server)
+        delivery = submitted(*many(8))
+        attempt(delivery.pk)
+        assert got(server) == sorted(address for address in many(8) if address[1] in "02467")
+        assert Delivery.objects.get().status == "accepted"
+
+
+@pytest.mark.parametrize("said", ["drop", "drop 421 4.7.0 closing"])
+@pytest.mark.parametrize("place", [0, 2, 4])
+def test_one_at_whom_it_hangs_up_for_now_is_left_and_the_others_get_it(said: str, place: int) -> None:
+    with Refusing(**{f"u{place}": said}) as server:
+        config_for(server)
+        delivery = submitted(*many(5))
+        attempt(delivery.pk)
+        others = set(many(5)) - {f"u{place}@example.com"}
+        assert set(got(server)) == others
+        assert len(got(server)) == 4
+        assert statuses(delivery)[f"u{place}@example.com"] == "pending"
+        assert Delivery.objects.get().status == "deferred"
+
+
+def test_a_server_that_hangs_up_at_everybody_is_not_asked_without_end() -> None:
+    with Refusing(**{f"u{place}": "drop" for place in range(50)}) as server:
+        config_for(server)
+        attempt(submitted(*many(50)).pk)
+        assert Delivery.objects.get().status == "deferred"
+        assert server.connections <= 2
+
+
+def test_a_content_that_is_refused_for_some_fails_for_those() -> None:
+    with RefusingContent(at_a_time=10) as server:
+        config_for(server)
+        delivery = submitted(*many(25))
+        attempt(delivery.pk)
+        assert got(server) == sorted(many(10))
+        found = statuses(delivery)
+        assert [found[address] for address in many(25)] == ["accepted"] * 10 + ["failed"] * 15
+        assert Delivery.objects.get().status == "accepted"
+        assert server.verbs["MAIL"] == 3, "each was asked for"
+
+
+class OnlyASCII(PeculiarServer):
+    offers = ("8BITMIME",)
+
+
+def test_of_those_that_need_smtputf8_each_fails_alone() -> None:
+    to = ["kim@example.com", "bü@example.com", "lee@example.com", "zoë@example.com"]
+    with OnlyASCII() as server:
+        config_for(server)
+        delivery = submitted(*to)
+        attempt(delivery.pk)
+        assert got(server) == ["kim@example.com", "lee@example.com"]
+        assert [statuses(delivery)[address] for address in to] == ["accepted", "failed"] * 2
+        (item, *_) = [item for item in Delivery.objects.get().recipients if item["address"] == "bü@example.com"]
+        assert "SMTPUTF8" in item["reason"]
+        assert item["cause"] == "no_smtputf8"
+
+
+def test_with_smtputf8_all_get_it() -> None:
+    to = ["kim@example.com", "bü@example.com"]
+    with PeculiarServer() as server:
+        config_for(server)
+        attempt(submitted(*to).pk)
+        assert got(server) == sorted(to)
+
+
+# -- directly -------------------------------------------------------------------------------------------------------
+
+
+def test_a_direct_mail_goes_in_as_many_transactions_as_it_takes() -> None:
+    with Refusing(at_a_time=10, u3="550 5.1.1 no") as server:
+        config_for(server)
+        outcome = direct.send_now(mail(*many(25)))
+        assert got(server) == sorted(set(many(25)) - {"u3@example.com"})
+        assert sorted(outcome.accepted) == got(server)
+        assert list(outcome.refused) == ["u3@example.com"]
+
+
+class TooManyAtTheDot(PeculiarServer):
+    def dot(self, peer: Peer, content: bytes) -> str:
+        return "554 Too many recipients" if len(peer.recipients) > 10 else "250 ok"
+
+
+def test_a_direct_mail_that_has_too_many_recipients_is_split() -> None:
+    with TooManyAtTheDot() as server:
+        config_for(server)
+        outcome = direct.send_now(mail(*many(25)))
+        assert got(server) == sorted(many(25)) == sorted(outcome.accepted)
+
+
+def test_of_a_direct_mail_that_fails_for_some_the_caller_is_told() -> None:
+    with RefusingContent(at_a_time=10) as server:
+        config_for(server, timeout=PATIENCE)
+        with pytest.raises(DeliveryFailed):
+            direct.send_now(mail(*many(25)))
+        assert len(got(server)) == 10
