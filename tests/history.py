@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from django.utils import timezone
 
 from email_integration.models import Delivery, DeliveryAttempt, Status
+from email_integration.outcomes.causes import Cause
 from tests.deliveries import submitted
 
 
@@ -47,7 +48,11 @@ def ended(
 
 
 def tried(
-    deliveries: Iterable[Delivery], *, outcome: Status = Status.DEFERRED, reason: str = "the server is busy"
+    deliveries: Iterable[Delivery],
+    *,
+    outcome: Status = Status.DEFERRED,
+    cause: str = Cause.BUSY,
+    reason: str = "the server is busy",
 ) -> None:
     """An attempt at each, that ended when it did."""
     DeliveryAttempt.objects.bulk_create(
@@ -57,6 +62,7 @@ def tried(
             started_at=each.created_at,
             finished_at=each.finished_at or timezone.now(),
             outcome=outcome,
+            cause=str(cause),
             reason=reason,
             smtp_config=each.smtp_config,
         )

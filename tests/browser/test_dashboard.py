@@ -11,6 +11,7 @@ from django.utils import timezone
 from playwright.sync_api import Page, expect
 
 from email_integration.models import Delivery, Lane, Status
+from email_integration.outcomes.causes import Cause
 from tests.deliveries import submitted
 from tests.history import ended, tried
 from tests.integration.admin_site import config
@@ -39,14 +40,11 @@ def a_day() -> None:
             ended(max(1, round(number * share)), at=at, every=2, took=took * slow)
         ended(1 + number // 9, at=at, every=5, took=40 * took, lane=Lane.BULK, smtp_config="Newsletter")
         if ago in PUT_OFF:
-            tried(
-                ended(PUT_OFF[ago], at=at, took=90),
-                reason="the server is busy and asks us to come back later (451 4.3.2)",
-            )
+            tried(ended(PUT_OFF[ago], at=at, took=90))
         if ago in FAILED:
             reason = "the server says the mailbox does not exist (550 5.1.1)"
             lost = ended(FAILED[ago], at=at, status=Status.FAILED, reason=reason, lane=Lane.BULK)
-            tried(lost, outcome=Status.FAILED, reason=reason)
+            tried(lost, outcome=Status.FAILED, cause=Cause.NO_MAILBOX, reason=reason)
     for _ in range(3):
         submitted()
     doubtful = submitted()

@@ -15,6 +15,7 @@ from django.utils import timezone
 from email_integration.dashboard import figures, shares, standing
 from email_integration.dashboard.spans import SPANS
 from email_integration.models import Delivery, Lane, SendingPause, Status
+from email_integration.outcomes.causes import Cause
 from tests.deliveries import RecordingDoorbell, ago, pretend, submitted
 from tests.history import ended, tried
 
@@ -75,7 +76,7 @@ def test_each_mail_counts_where_it_came_to_its_end() -> None:
 def test_it_is_narrowed_to_a_lane_and_a_configuration() -> None:
     now = timezone.now()
     tried(ended(3, at=now, lane=Lane.BULK, smtp_config="Primary"))
-    tried(ended(5, at=now, lane=Lane.HIGH, smtp_config="Backup"), reason="the mailbox is full")
+    tried(ended(5, at=now, lane=Lane.HIGH, smtp_config="Backup"), cause=Cause.FULL, reason="in other words")
     assert totals(shown(lane="bulk"))["accepted"] == totals(shown(smtp_config="Primary"))["deferred"] == 3
     page = shown(lane="high", smtp_config="Backup")
     assert totals(page) == {"accepted": 5, "deferred": 5, "failed": 0}
@@ -170,11 +171,25 @@ def test_what_waits_and_what_needs_a_person_is_counted_and_listed() -> None:
 def test_the_reasons_are_told_of_the_last_attempts_alone_when_there_are_many(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(figures, "ATTEMPTS", 4)
     now = timezone.now()
-    tried(ended(3, at=now - dt.timedelta(hours=2), every=1), reason="the mailbox is full")
-    tried(ended(4, at=now, every=1), reason="the server is busy")
+    tried(ended(3, at=now - dt.timedelta(hours=2), every=1), cause=Cause.FULL)
+    tried(ended(4, at=now, every=1), cause=Cause.BUSY)
     page = shown()
-    assert [(reason, number) for _, reason, number, _ in page.context["replies"]] == [("the server is busy", 4)]
+    assert [(reason, number) for _, reason, number, _ in page.context["replies"]] == [(Cause.BUSY.words, 4)]
     assert "Of the last attempts alone" in page.content.decode()
+
+
+def test_reasons_are_counted_by_their_cause() -> None:
+    """Whatever their words; one that this version does not know is shown as it is."""
+    now = timezone.now()
+    for words in ("the mailbox is full (552 5.2.2)", "the mailbox is full (452 4.2.2)", "in other words"):
+        tried(ended(2, at=now), cause=Cause.FULL, reason=words)
+    tried(ended(1, at=now), cause="of_another_version", reason=Cause.FULL.words)
+    found = [(reason, number, url) for _, reason, number, url in shown().context["replies"]]
+    listed = reverse("admin:email_integration_delivery_changelist")
+    assert found == [
+        (Cause.FULL.words, 6, f"{listed}?cause=full"),
+        ("of_another_version", 1, f"{listed}?cause=of_another_version"),
+    ]
 
 
 def test_no_address_and_no_word_of_a_server_is_on_it() -> None:

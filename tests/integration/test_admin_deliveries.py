@@ -14,7 +14,6 @@ from django.utils import timezone
 from email_integration.delivery import manual as decisions
 from email_integration.message import content
 from email_integration.models import Delivery, DeliveryAttempt, SendingPause, Status
-from email_integration.sending import sandbox
 from tests.deliveries import submitted
 
 from .admin_site import logged_in, said
@@ -138,7 +137,7 @@ def test_a_page_of_many_opens_them_with_one_question(django_assert_max_num_queri
 
 def test_what_did_not_reach_its_recipients_is_marked() -> None:
     delivery(Status.ACCEPTED, redirected_to="staging@example.com")
-    reply = {"status": "failed", "reply": sandbox.WITHHELD}
+    reply = {"status": "failed", "cause": "withheld", "reply": "in other words"}
     delivery(Status.FAILED, recipients=[{"address": ADDRESS, **reply}, {"address": f"2{ADDRESS}", **reply}])
     page = logged_in("view_delivery").get(reverse(LIST)).content.decode()
     assert ">redirected<" in page
@@ -189,9 +188,9 @@ def test_what_was_quarantined_is_tried_as_if_for_the_first_time(bell_and_admin: 
         continued=True,
         expires_at=timezone.now(),
         recipients=[
-            {"address": ADDRESS, "status": "failed", "reply": reason},
+            {"address": ADDRESS, "status": "failed", "cause": "worker_lost", "reply": reason},
             {"address": "other@example.org", "status": "failed", "code": 550, "reply": "No"},
-            {"address": "withheld@example.org", "status": "failed", "reply": sandbox.WITHHELD},
+            {"address": "withheld@example.org", "status": "failed", "cause": "withheld", "reply": "No"},
         ],
     )
     decide(client, "send_now", aside)

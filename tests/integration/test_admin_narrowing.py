@@ -11,6 +11,7 @@ from django.urls import reverse
 
 from email_integration.admin import narrowing
 from email_integration.models import Delivery, Status
+from email_integration.outcomes.causes import Cause
 from tests.deliveries import RecordingDoorbell, ago, pretend, submitted
 
 from .admin_site import config, logged_in, said
@@ -37,14 +38,22 @@ def named(name: str, *to: str, **how: Any) -> Delivery:
 
 def test_lane_configuration_reason_and_date_narrow_it() -> None:
     config("Alpha")
-    pretend(named("one"), lane="high", smtp_config="Alpha", reason="busy (451)", status=Status.DEFERRED)
+    pretend(
+        named("one"),
+        lane="high",
+        smtp_config="Alpha",
+        cause="busy",
+        reason="in other words (451)",
+        status=Status.DEFERRED,
+    )
     pretend(named("two"), lane="bulk", smtp_config="Django settings", created_at=ago(3 * 24 * 3600))
     client = logged_in("view_delivery")
     assert listed(client) == {"one", "two"}
     assert listed(client, lane="high") == {"one"}
     assert listed(client, smtp_config="Alpha") == {"one"}
     assert listed(client, smtp_config="Django settings") == {"two"}
-    assert listed(client, reason="busy (451)") == {"one"}
+    assert listed(client, cause="busy") == {"one"}
+    assert listed(client, cause="full") == set()
     assert listed(client, lane="bulk", smtp_config="Alpha") == set()
     assert listed(client, created_at__gte=ago(24 * 3600).isoformat()) == {"one"}
     page = client.get(reverse(LIST)).content.decode()
@@ -52,7 +61,8 @@ def test_lane_configuration_reason_and_date_narrow_it() -> None:
         "?lane=high",
         "?smtp_config=Alpha",
         "?smtp_config=Django+settings",
-        "?reason=busy",
+        "?cause=busy",
+        Cause.BUSY.words,
         "created_at__gte",
     ):
         assert choice in page

@@ -61,9 +61,17 @@ def test_a_batch_has_one_line(caplog: pytest.LogCaptureFixture) -> None:
 @pytest.mark.parametrize(
     ("reply", "level", "expected"),
     [
-        (None, "INFO", {"status": "accepted", "outcome": "accepted", "phase": "final_dot", "reply_code": 250}),
-        ("450 4.2.0 busy", "INFO", {"status": "deferred", "phase": "rcpt", "enhanced_code": "4.2.0"}),
-        ("550 5.1.1 who?", "WARNING", {"status": "failed", "phase": "rcpt", "reply_code": 550}),
+        (
+            None,
+            "INFO",
+            {"status": "accepted", "outcome": "accepted", "phase": "final_dot", "reply_code": 250, "cause": ""},
+        ),
+        (
+            "450 4.2.0 busy",
+            "INFO",
+            {"status": "deferred", "phase": "rcpt", "enhanced_code": "4.2.0", "cause": "busy"},
+        ),
+        ("550 5.1.1 who?", "WARNING", {"status": "failed", "phase": "rcpt", "reply_code": 550, "cause": "no_mailbox"}),
     ],
 )
 def test_an_attempt_has_a_line_with_what_machines_ask_for(
@@ -121,7 +129,7 @@ def test_an_end_without_an_attempt_has_a_line(
         status, level = "cancelled", "INFO"
         manual.cancel(delivery.pk)
     [line] = told(caplog)
-    assert (line.__dict__["status"], line.levelname) == (status, level)
+    assert (line.__dict__["status"], line.__dict__["cause"], line.levelname) == (status, status, level)
 
 
 def test_the_gate_and_what_waits_for_it_are_told_once(smtp_server: Serve, caplog: pytest.LogCaptureFixture) -> None:

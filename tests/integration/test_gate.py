@@ -97,10 +97,48 @@ def test_what_was_put_off_expires_in_time_all_the_same(smtp_server: Serve) -> No
     assert Delivery.objects.get(pk=delivery.pk).ring_after == soon
 
 
-@pytest.mark.parametrize("verb", ["MAIL", "RCPT"])
-def test_a_refused_sender_of_the_configurations_own_leaves_the_gate_open(smtp_server: Serve, verb: Any) -> None:
+@pytest.mark.parametrize("verb", ["MAIL", "RCPT", "DATA"])
+def test_a_sender_of_the_configurations_own_that_it_may_not_use_closes_the_gate(smtp_server: Serve, verb: Any) -> None:
+    """A mail's own does not: the next one may have another."""
+    refusal = "553 5.7.1 Sender rejected: not your address"
+    server = smtp_server(faults=[Fault(verb=verb, reply=refusal, times=2)])
+    config_for(server)
+    own = submitted(from_email="own@example.com")
+    attempt(own.pk)
+    own.refresh_from_db()
+    assert (own.status, own.cause, own.waits_for_relay) == ("deferred", "sender_not_allowed", False)
+    assert not RelayGate.objects.exists()
+    attempt(submitted().pk)
+    assert RelayGate.objects.get().cause == "config_sender"
+    waits = submitted()
+    attempt(waits.pk)
+    waits.refresh_from_db()
+    assert (waits.attempts, waits.status, waits.cause, waits.waits_for_relay) == (0, "deferred", "config_sender", True)
+
+
+@pytest.mark.parametrize("reply", ["450 4.7.1 Too much mail", "452 4.5.3 Too many recipients: Too many messages sent"])
+def test_a_limit_before_any_recipient_closes_the_gate(smtp_server: Serve, reply: str) -> None:
+    """One mail finds out, the others wait without an attempt; probes come as for a server that is not available."""
+    server = smtp_server(faults=[Fault(verb="MAIL", reply=reply)])
+    config_for(server)
+    for _ in range(5):
+        submitted()
+    attempt_all()
+    assert waiting() == 5
+    assert sorted(Delivery.objects.values_list("attempts", "cause")) == [*[(0, "limit")] * 4, (1, "limit")]
+    gate_row = RelayGate.objects.get()
+    assert (gate_row.cause, gate_row.code) == ("limit", int(reply[:3]))
+    waits_of_probes = []
+    for _ in range(6):
+        probe_is_due()
+        attempt(submitted().pk)
+        waits_of_probes.append(round(seconds_until_probe()))
+    assert waits_of_probes == pytest.approx([10, 20, 40, 45, 45, 45], abs=2)
+
+
+def test_a_wrong_sender_of_the_configurations_own_leaves_the_gate_open(smtp_server: Serve) -> None:
     """Mail with another sender would pass."""
-    server = smtp_server(faults=[Fault(verb=verb, reply="553 5.7.1 Sender rejected: not your address", times=1)])
+    server = smtp_server(faults=[Fault(verb="MAIL", reply="553 5.1.8 No such domain", times=1)])
     config_for(server)
     attempt(submitted().pk)
     assert Delivery.objects.get().waits_for_relay

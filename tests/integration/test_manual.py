@@ -20,6 +20,7 @@ from email_integration.ledger import transitions
 from email_integration.message import content
 from email_integration.models import Delivery, RelayGate, Status
 from email_integration.outcomes import schedule
+from email_integration.outcomes.causes import Cause
 from email_integration.queue import retry_now
 from email_integration.routing import active_relay, gate
 from email_integration.sending.attempt import attempt
@@ -140,11 +141,15 @@ def test_a_mail_that_is_sent_now_waits_for_its_relay_like_all_others(smtp_server
 
 def test_what_was_quarantined_is_tried_as_if_for_the_first_time() -> None:
     delivery = submitted("kim@example.com", "lee@example.com")
-    settled = [delivery.recipients[0], {**delivery.recipients[1], "status": "failed", "code": 550, "reply": "No"}]
-    transitions.end(pretend(delivery, recipients=settled, unfinished=3), Status.QUARANTINED, "its worker was lost")
+    withheld = {"address": "ann@example.com", "status": "failed", "cause": "withheld", "reply": "in other words"}
+    refused = {**delivery.recipients[1], "status": "failed", "code": 550, "reply": "No", "cause": "refused"}
+    aside = pretend(delivery, recipients=[delivery.recipients[0], refused, withheld], unfinished=3)
+    transitions.end(aside, Status.QUARANTINED, Cause.WORKER_LOST)
+    assert stored(delivery).cause == "worker_lost"
     assert send_now(delivery.pk)
     again = stored(delivery)
-    assert statuses(delivery) == {"kim@example.com": "pending", "lee@example.com": "failed"}
+    stay = {"lee@example.com": "failed", "ann@example.com": "failed"}
+    assert statuses(delivery) == {"kim@example.com": "pending", **stay}
     assert (again.status, again.unfinished, again.finished_at) == (Status.DEFERRED, 0, None)
 
 

@@ -143,8 +143,8 @@ def test_a_doubt_is_told_with_what_becomes_of_it(settings: Any, heard: Heard, po
 
 
 def test_ends_that_nobody_sent_are_told(heard: Heard) -> None:
-    transitions.end(submitted(), Status.EXPIRED, "not accepted in time")
-    transitions.end(submitted(), Status.QUARANTINED, "its worker was lost every time")
+    transitions.end(submitted(), Status.EXPIRED, Cause.EXPIRED)
+    transitions.end(submitted(), Status.QUARANTINED, Cause.WORKER_LOST)
     transitions.set_aside(submitted(), "its row is damaged")
     manual.discard(pretend(submitted(), status="in_doubt").pk)
     manual.cancel(submitted().pk)  # whoever cancels knows
@@ -160,7 +160,7 @@ def test_an_acceptance_that_is_learnt_of_late_is_told_then(heard: Heard) -> None
     slow = claimed()
     pretend(slow, lease_until=ago(1))
     transitions.lease_ran_out(Delivery.objects.get(pk=slow.pk))
-    transitions.end(Delivery.objects.get(pk=slow.pk), Status.EXPIRED, "not accepted in time")
+    transitions.end(Delivery.objects.get(pk=slow.pk), Status.EXPIRED, Cause.EXPIRED)
     assert transitions.record(slow, Accepted(code=250, accepted=(KIM,), refused={}), this())
     assert statuses(slow) == {KIM: "accepted"}
     assert [one[0] for one in heard.all] == ["delivery_in_doubt", "delivery_expired", "delivery_accepted"]
@@ -189,7 +189,7 @@ def test_what_is_rolled_back_is_not_told(heard: Heard) -> None:
     task_queue.install(RecordingDoorbell())
     with transaction.atomic():
         decided = submitted()
-        transitions.end(decided, Status.EXPIRED, "over")
+        transitions.end(decided, Status.EXPIRED, Cause.EXPIRED)
         transaction.set_rollback(True)
     assert heard.all == []
     assert transitions.record(delivery, Accepted(code=250, accepted=(KIM,), refused={}), this())

@@ -9,6 +9,7 @@ from django.utils import timezone
 
 from email_integration.ledger import transitions
 from email_integration.models import Delivery, Status
+from email_integration.outcomes.causes import Cause
 from email_integration.outcomes.classification import Skipped
 from email_integration.queue import sweeper
 from email_integration.sending.attempt import attempt
@@ -49,7 +50,7 @@ def test_of_two_that_call_it_at_once_one_is_overtaken(bell: RecordingDoorbell) -
 def test_called_while_it_is_cancelled_it_stays_cancelled_and_is_told(bell: RecordingDoorbell) -> None:
     delivery = prepared()
     caller = seen_by(delivery)
-    assert transitions.end(delivery, Status.CANCELLED, "cancelled")
+    assert transitions.end(delivery, Status.CANCELLED, Cause.CANCELLED)
     assert not transitions.send_prepared(caller, kept='{"task_id": "one"}')
     assert seen_by(delivery).options == canvas.UNCALLED
     assert transitions.send_prepared(seen_by(delivery), kept='{"task_id": "one"}')

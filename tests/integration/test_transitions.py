@@ -209,7 +209,7 @@ def test_a_late_250_wins_over_whatever_has_happened_since(since: str) -> None:
         assert transitions.record(quick, InDoubt(cause=Cause.IN_DOUBT, reason="lost"), TRY)
         pretend(quick, status=since)
     else:
-        assert transitions.end(quick, Status(since), "over")
+        assert transitions.end(quick, Status(since), Cause.EXPIRED)
     assert transitions.record(slow, taken(KIM, LEE), TRY)
     assert same(slow)
     assert (slow.status, slow.code, slow.reason) == ("accepted", 250, "accepted by the server")
@@ -362,10 +362,11 @@ def test_what_fails_after_the_commit_keeps_nothing_else_from_being_done(
 @pytest.mark.parametrize("status", [Status.EXPIRED, Status.CANCELLED, Status.QUARANTINED])
 def test_an_end_is_final(bell: RecordingDoorbell, status: Status) -> None:
     delivery = submitted()
-    assert transitions.end(delivery, status, "over")
+    assert transitions.end(delivery, status, Cause.CANCELLED, "over")
     assert same(delivery)
     assert (delivery.status, delivery.reason, delivery.ring_after) == (status, "over", None)
-    assert not transitions.end(stored(delivery), Status.EXPIRED, "again")
+    assert delivery.cause == delivery.recipients[0]["cause"] == "cancelled"
+    assert not transitions.end(stored(delivery), Status.EXPIRED, Cause.EXPIRED)
     assert bell.reports == [(delivery.pk, status)]
 
 
@@ -373,8 +374,8 @@ def test_what_expires_partly_accepted_stays_accepted() -> None:
     delivery = claimed(KIM, LEE)
     later = Reply(code=450, enhanced="4.2.0", text="later")
     transitions.record(delivery, Accepted(code=250, accepted=(KIM,), refused={LEE: later}), TRY)
-    assert transitions.end(delivery, Status.EXPIRED, "not accepted in time")
-    assert (delivery.status, delivery.code) == ("accepted", 250)
+    assert transitions.end(delivery, Status.EXPIRED, Cause.EXPIRED)
+    assert (delivery.status, delivery.code, delivery.cause) == ("accepted", 250, "")
     assert delivery.reason == "accepted by the server for 1 of 2 recipients"
     assert statuses(delivery) == {KIM: "accepted", LEE: "failed"}
 

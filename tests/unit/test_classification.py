@@ -473,6 +473,10 @@ NOT_ALLOWED = [
     "550 The from address does not match a verified Sender Identity.",
     "550 5.7.1 The 'From' address you supplied is not a Sender Signature on your account",
     "553 5.7.1 Sender rejected: not your address",
+    "553 5.7.1 Not your address",
+    "550 You are not an authorized sender",
+    "550 5.7.1 The account does not own this address",
+    "550 You are not permitted to send mail from this address",
     "450 4.7.1 Sender address rejected: not owned by user",
 ]
 

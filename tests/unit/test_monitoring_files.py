@@ -17,6 +17,7 @@ import yaml
 
 from config.local.processes import PATIENCE
 from email_integration.metrics import labels
+from email_integration.outcomes.causes import REFUSED_LOGIN
 
 ROOT = Path(__file__).resolve().parents[2]
 RULES = ROOT / "deploy" / "prometheus" / "alerts.yaml"
@@ -115,6 +116,13 @@ def test_reasons_that_are_asked_for_are_ours() -> None:
     ]
     assert asked
     assert set(asked) <= labels.REASONS
+
+
+def test_a_refused_login_alarms_whatever_its_cause() -> None:
+    """The same causes as of the app's own alert."""
+    [rule] = [rule for rule in rules() if rule["alert"] == "MailLoginRefused"]
+    [causes] = re.findall(r'reason=~"([^"]*)"', rule["expr"])
+    assert set(causes.split("|")) == {cause.value for cause in REFUSED_LOGIN}
 
 
 def test_every_figure_is_in_the_guide(figures: dict[str, list[str]]) -> None:

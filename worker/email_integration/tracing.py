@@ -187,6 +187,7 @@ def _say_how(span: Span, ended: Ended) -> None:
     if outcome.phase:
         span.set_attribute("email_integration.phase", str(outcome.phase))
     if not isinstance(outcome, Accepted):
+        span.set_attribute("email_integration.cause", outcome.cause.value)
         span.set_attribute("error.type", str(outcome.code or type(outcome).__name__))
         span.set_status(Status(StatusCode.ERROR, outcome.reason))
 

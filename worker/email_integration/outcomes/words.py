@@ -119,6 +119,9 @@ _RULES = (
     _rule(Cause.UNPROVEN, r"\b(SPF|DKIM|DMARC)\b", SENDING),
     _rule(Cause.SENDER_NOT_ALLOWED, r"send as\b|SendAsDenied|not verified|verified sender|sender signature", SENDING),
     _rule(Cause.SENDER_NOT_ALLOWED, r"not (authori[sz]ed|allowed|permitted) to (send|use)\b", SENDING),
+    _rule(Cause.SENDER_NOT_ALLOWED, r"not (your|owned by)\b|unauthori[sz]ed sender|do(es)? not own", SENDING),
+    _rule(Cause.SENDER_NOT_ALLOWED, r"not an? (allowed|authori[sz]ed|permitted|local) sender", SENDING),
+    _rule(Cause.SENDER_NOT_ALLOWED, r"mail from\b.{0,40}\bnot (allowed|permitted|authori[sz]ed)", MAIL),
     _rule(
         Cause.SENDER_NOT_ALLOWED,
         r"\b(sender|from address)\b.{0,80}(not (allowed|owned|permitted|authori[sz]ed|your)\b|access denied"
