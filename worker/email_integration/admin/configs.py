@@ -40,7 +40,7 @@ def _login_fields(config: SMTPConfig | None, *, secrets: bool) -> tuple[str, ...
     return (
         "authentication",
         "username",
-        *(("password",) if secrets else ()),
+        *(("password", "confirm_secret") if secrets else ()),
         "oauth_grant",
         "oauth_endpoint",
         "oauth_authorization_endpoint",
@@ -142,7 +142,7 @@ class SMTPConfigAdmin(TrialViews, ConsentViews, PauseViews, GateViews, ConfigAct
             (None, {"fields": ("name", "from_email", *(activating if editable else ("is_active",)))}),
             (gettext_lazy("Server"), {"fields": ("host", "port", "use_tls", "use_ssl", "timeout")}),
             (gettext_lazy("Login"), {"fields": _login_fields(obj, secrets=editable)}),
-            (gettext_lazy("Advanced"), {"fields": ("ca_certificates",), "classes": ("collapse",)}),
+            (gettext_lazy("Advanced"), {"fields": ("ca_certificates", "ehlo_name"), "classes": ("collapse",)}),
             *([(gettext_lazy("Times"), {"fields": ("last_check", "created_at", "updated_at")})] if obj else []),
         ]
 
@@ -218,8 +218,13 @@ class SMTPConfigAdmin(TrialViews, ConsentViews, PauseViews, GateViews, ConfigAct
         late = not form.decides_active and obj.is_active != form.shown_active
         if change and "is_active" in form.fields and (form.overtaken or late):
             self._say_overtaken(request, obj)
-        for warning in validators.encryption_warnings(
-            port=obj.port, username=obj.username, use_tls=obj.use_tls, use_ssl=obj.use_ssl
+        for warning in (
+            *validators.encryption_warnings(
+                port=obj.port, logs_in=obj.logs_in, use_tls=obj.use_tls, use_ssl=obj.use_ssl
+            ),
+            *validators.login_warnings(
+                username=obj.username, password=bool(obj.sealed_password), by_token=obj.by_token
+            ),
         ):
             self.message_user(request, warning, messages.WARNING)
 

@@ -13,7 +13,7 @@ from django.utils.safestring import SafeString
 from django.utils.text import format_lazy, get_text_list
 from django.utils.translation import gettext_lazy as _
 
-from email_integration import conf
+from email_integration import conf, validators
 from email_integration.models import SMTPConfig
 from email_integration.models.server import OF_OAUTH, SECRETS
 
@@ -35,9 +35,25 @@ _OF_THE_SERVER = (
     "use_tls",
     "use_ssl",
     "ca_certificates",
+    "ehlo_name",
     "from_email",
     "timeout",
 )
+
+#: What is pasted, and has no space or unseen character at its ends.
+_TRIMMED = (
+    "host",
+    "username",
+    "oauth_endpoint",
+    "oauth_authorization_endpoint",
+    "oauth_client_id",
+    "oauth_scope",
+    "ehlo_name",
+    "from_email",
+)
+
+#: Secrets of one line, which may have been pasted with more than belongs to them.
+_PASTED = ("password", "oauth_client_secret", "oauth_refresh_token")
 
 _LEFT_OPEN = ("authentication", "oauth_grant")
 
@@ -105,6 +121,9 @@ class _WriteOnlySecrets(ConfigForm):
         for name in _LEFT_OPEN:
             if name in self.fields and not self.cleaned_data.get(name):
                 self.cleaned_data[name] = getattr(self.instance, name)
+        for name in _TRIMMED:
+            if self.cleaned_data.get(name):
+                self.cleaned_data[name] = validators.trimmed(self.cleaned_data[name])
         return cleaned
 
     def _post_clean(self) -> None:
@@ -182,7 +201,11 @@ class _ActiveAsShown(ConfigForm):
 
 
 class SMTPConfigForm(_ActiveAsShown, _WriteOnlySecrets):
-    """A configuration's page. Turning the active one off wants to be confirmed."""
+    """A configuration's page. Turning the active one off wants to be confirmed, and so does a doubtful secret."""
+
+    confirm_secret = forms.BooleanField(
+        label=_("Yes, it is meant exactly like this"), required=False, widget=forms.HiddenInput
+    )
 
     confirm_none_active = forms.BooleanField(
         label=_("Yes, leave no configuration active"), required=False, widget=forms.HiddenInput
@@ -215,7 +238,26 @@ class SMTPConfigForm(_ActiveAsShown, _WriteOnlySecrets):
             self.fields["confirm_none_active"].widget = forms.CheckboxInput()
             text = _("{consequence} Tick the box to do it all the same, or leave the configuration active.")
             self.add_error("confirm_none_active", str(format_lazy(text, consequence=whereabouts.without_any())))
+        self._ask_about_secrets()
         return cleaned
+
+    def _ask_about_secrets(self) -> None:
+        given = self.cleaned_data
+        entered = [name for name in _PASTED if given.get(name)]
+        confirmed = given.get("confirm_secret")
+        if confirmed and not entered:
+            # A secret is not shown again, and a blank one means the stored one.
+            self._show_confirmation()
+            self.add_error("confirm_secret", _("Enter it again, and leave the box ticked; or untick it."))
+        for name in entered:
+            doubt = validators.doubt_about_secret(given[name])
+            if doubt and not confirmed:
+                self._show_confirmation()
+                text = _("{doubt} Enter it without; or, if it is meant like this, enter it again and tick the box.")
+                self.add_error(name, str(format_lazy(text, doubt=doubt)))
+
+    def _show_confirmation(self) -> None:
+        self.fields["confirm_secret"].widget = forms.CheckboxInput()
 
     def _post_clean(self) -> None:
         super()._post_clean()

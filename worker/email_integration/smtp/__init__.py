@@ -1,6 +1,16 @@
 """Speaks SMTP, verb by verb, so that the caller knows how far a transaction came. Knows neither Django nor Celery."""
 
-from .errors import CannotConnect, ConnectionLost, NotOffered, NoToken, PoolBusy, Refused, SMTPFailure, TLSFailed
+from .errors import (
+    CannotConnect,
+    ConnectionLost,
+    NotOffered,
+    NoToken,
+    PoolBusy,
+    Refused,
+    Seen,
+    SMTPFailure,
+    TLSFailed,
+)
 from .pool import Limits, Pool
 from .relay import Envelope, Opening, Relay, Tokens
 from .replies import Phase, Reply
@@ -22,6 +32,7 @@ __all__ = [
     "Relay",
     "Reply",
     "SMTPFailure",
+    "Seen",
     "Session",
     "Started",
     "TLSFailed",
