@@ -61,7 +61,8 @@ def _more(key: str, failure: SMTPFailure, relay: Relay) -> _StrOrPromise:
     if key == "connections":
         return format_lazy(_("SESSION_POOL_SIZE is {size} now."), size=conf.get("SESSION_POOL_SIZE"))
     if key in ("password", "app-password") and relay.tokens is None:
-        return validators.doubt_about_secret(relay.password)
+        doubt = validators.doubt_about_secret(relay.password)
+        return format_lazy(_("The password that was tried is doubtful. {doubt}"), doubt=doubt) if doubt else ""
     return ""
 
 
@@ -88,11 +89,9 @@ def _key_of_losing(failure: ConnectionLost, relay: Relay) -> str:
         return "in-doubt"
     if failure.phase in (Phase.CONNECT, Phase.GREETING):
         words = failure.seen.first_words
-        if words and not _TLS_RECORD.match(words) and (failure.detail == MALFORMED or not words[:1].isdigit()):
-            return "not-smtp"
-        if relay.use_ssl:
-            return "silence"
-        if failure.detail == MALFORMED and not words:
+        if words and not _TLS_RECORD.match(words):
+            return "silence" if _LIKE_SMTP.match(words) else "not-smtp"
+        if relay.use_ssl or (failure.detail == MALFORMED and not words):
             return "silence"
         # A server that speaks TLS from the start waits for the client's first word, and so does the client.
         return "port-and-encryption" if relay.port == 465 else "tls-from-the-start"
@@ -140,7 +139,7 @@ def _key_of_reply(phase: Phase, reply: Reply, relay: Relay, seen: Seen) -> str:
 
 def _key_of_other_protocol(reply: Reply, seen: Seen) -> str | None:
     """What a server speaks that knows neither EHLO nor HELO, though it begins as one of SMTP does."""
-    if _LMTP.search(reply.text) or _LMTP.search(_greeting(seen)):
+    if _LMTP.search(reply.text) or (_LMTP.search(_greeting(seen)) and not _SMTP.search(_greeting(seen))):
         return "lmtp"
     return "not-smtp" if reply.code in (500, 502) or _FTP.search(_greeting(seen)) else None
 
@@ -169,8 +168,9 @@ def _answer(failure: SMTPFailure) -> str:
 #: How many characters are shown of what is no SMTP.
 _QUOTED = 60
 
-#: No greeting of SMTP has to name its protocol, but one that does is not of another.
-_LMTP = re.compile(r"^(?!.*\bE?SMTP\b).*\b(LMTP|LHLO)\b", re.I | re.S)
+_LMTP = re.compile(r"\b(LMTP|LHLO)\b", re.I)
+#: A greeting need not name its protocol; one that does is of no other, whatever the host is called.
+_SMTP = re.compile(r"\bE?SMTP\b", re.I)
 _FTP = re.compile(r"^(?!.*\bE?SMTP\b).*(\bFTP\b|FTPd?\b)", re.I | re.S)
 _PROTOCOLS = (
     ("HTTP", re.compile(r"^\s*(HTTP/|<!DOCTYPE|<html)", re.I)),
@@ -179,6 +179,8 @@ _PROTOCOLS = (
     ("SSH", re.compile(r"^SSH-")),
     ("FTP", _FTP),
 )
+#: What may be the beginning of a greeting.
+_LIKE_SMTP = re.compile(rb"[2-5]\d\d(?:[ -]|\r?\n)")
 #: An alert or a handshake (RFC 8446 §5.1).
 _TLS_RECORD = re.compile(rb"[\x15\x16]\x03")
 
