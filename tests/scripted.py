@@ -20,6 +20,12 @@ class Conversation:
         self.file = connection.makefile("rb")
         self.heard = heard
 
+    def secure(self, context: ssl.SSLContext) -> None:
+        """Put TLS over the connection, after the 220 to STARTTLS."""
+        self.file.close()
+        self.connection = context.wrap_socket(self.connection, server_side=True)
+        self.file = self.connection.makefile("rb")
+
     def say(self, *lines: str) -> None:
         """Send the lines, in one go."""
         self.connection.sendall("".join(f"{line}\r\n" for line in lines).encode())
@@ -74,13 +80,20 @@ class Conversation:
 class ScriptedServer:
     """Listens on loopback, in a thread; each connection is one call of ``script``, under TLS if there is a context."""
 
-    def __init__(self, script: Callable[[Conversation], None], *, tls_context: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self,
+        script: Callable[[Conversation], None],
+        *,
+        tls_context: ssl.SSLContext | None = None,
+        host: str = "127.0.0.1",
+    ) -> None:
         self._script = script
         self._tls_context = tls_context
         #: The lines that came, over all connections.
         self.heard: list[bytes] = []
         self.connections = 0
-        self._listener = socket.create_server(("127.0.0.1", 0))
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        self._listener = socket.create_server((host, 0), family=family)
         self._open: list[socket.socket] = []
         self.port: int = self._listener.getsockname()[1]
         self._thread = threading.Thread(target=self._serve, daemon=True)
@@ -103,8 +116,11 @@ class ScriptedServer:
         self._open.append(connection)
         with connection:
             conversation = Conversation(connection, self.heard)
-            with conversation.file:
+            try:
                 self._script(conversation)
+            finally:
+                conversation.file.close()
+                conversation.connection.close()
 
     def __enter__(self) -> Self:
         self._thread.start()

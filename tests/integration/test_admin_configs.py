@@ -37,11 +37,135 @@ def test_a_configuration_is_added_and_its_password_sealed(admin: Client) -> None
     data = form_of(
         SMTPConfig(name="New", host="smtp.example.com", from_email="noreply@example.com", username="Müller"),
         password="pässword ",
+        confirm_secret="on",
     )
     assert admin.post(url("add"), data).status_code == 302
     stored = SMTPConfig.objects.get(name="New")
     assert stored.password == "pässword "
     assert stored.username == "Müller"
+
+
+BOX = 'type="checkbox" name="confirm_secret"'
+
+
+@pytest.mark.parametrize(
+    ("password", "words"),
+    [
+        ("pässword ", "It begins or ends with a space."),
+        (" pässword", "It begins or ends with a space."),
+        ("pässword\u00a0", "U+00A0 NO-BREAK SPACE"),
+        ("päss\u00a0word", "U+00A0 NO-BREAK SPACE"),
+        ("pässword\u200b", "U+200B ZERO WIDTH SPACE"),
+        ("\ufeffpässword", "U+FEFF ZERO WIDTH NO-BREAK SPACE"),
+        ("pässword\t", "U+0009"),
+        ("abcd efgh ijkl mnop", "It looks like an app password"),
+        ("abcd\u00a0efgh\u00a0ijkl\u00a0mnop", "U+00A0 NO-BREAK SPACE"),
+    ],
+)
+def test_a_password_that_looks_pasted_is_asked_about(admin: Client, password: str, words: str) -> None:
+    """It may be meant: then it is entered once more, with a box ticked."""
+    data = form_of(SMTPConfig(name="New", host="smtp.example.com", from_email="a@example.com", username="kim"))
+    assert BOX not in admin.get(url("add")).content.decode()
+    page = unescape(admin.post(url("add"), {**data, "password": password}).content.decode())
+    assert words in page
+    assert BOX in page
+    assert password.strip() not in page
+    assert not SMTPConfig.objects.exists()
+    page = unescape(admin.post(url("add"), {**data, "confirm_secret": "on"}).content.decode())
+    assert "Enter it again, and leave the box ticked" in page
+    assert not SMTPConfig.objects.exists()
+    assert admin.post(url("add"), {**data, "password": password, "confirm_secret": "on"}).status_code == 302
+    assert SMTPConfig.objects.get().password == password
+
+
+def test_a_box_alone_does_not_keep_the_password_that_was_to_be_replaced(admin: Client) -> None:
+    stored = config()
+    page = admin.post(url("change", stored.pk), form_of(stored, password="another "))
+    assert "It begins or ends with a space." in page.content.decode()
+    assert admin.post(url("change", stored.pk), form_of(stored, confirm_secret="on")).status_code == 200
+    assert admin.post(url("change", stored.pk), form_of(stored)).status_code == 302
+    stored.refresh_from_db()
+    assert stored.password == SECRET
+
+
+@pytest.mark.parametrize("password", ["correct horse battery", "pässword", "abcd-efgh-ijkl-mnop", "a b c d", "one two"])
+def test_an_ordinary_password_is_not_asked_about(admin: Client, password: str) -> None:
+    data = form_of(SMTPConfig(name="New", host="smtp.example.com", from_email="a@example.com", username="kim"))
+    assert admin.post(url("add"), {**data, "password": password}).status_code == 302
+    assert SMTPConfig.objects.get().password == password
+
+
+def test_a_reference_is_not_asked_about(admin: Client, settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is no password; one that begins like it is."""
+    with_setting(settings, SECRET_REFERENCES=["env:SMTP PASSWORD\u00a0X"])
+    monkeypatch.setenv("SMTP PASSWORD\u00a0X", "s3cret")
+    data = form_of(SMTPConfig(name="New", host="smtp.example.com", from_email="a@example.com", username="kim"))
+    page = admin.post(url("add"), {**data, "password": "\\env:SMTP PASSWORD\u00a0X"}).content.decode()
+    assert "NO-BREAK SPACE" in page
+    assert admin.post(url("add"), {**data, "password": "env:SMTP PASSWORD\u00a0X"}).status_code == 302
+
+
+@pytest.mark.parametrize("name", ["oauth_client_secret", "oauth_refresh_token"])
+def test_other_pasted_secrets_are_asked_about_too(admin: Client, name: str) -> None:
+    data = {
+        **form_of(SMTPConfig(name="New", host="smtp.example.com", from_email="a@example.com", username="kim")),
+        "authentication": "oauth",
+        "oauth_grant": "refresh_token",
+        "oauth_endpoint": "https://login.example.com/token",
+        "oauth_client_id": "client",
+        name: "s3cret\u00a0",
+    }
+    page = admin.post(url("add"), data).content.decode()
+    assert "U+00A0 NO-BREAK SPACE" in page
+    assert admin.post(url("add"), {**data, "confirm_secret": "on"}).status_code == 302
+
+
+@pytest.mark.parametrize("around", [" ", "\u00a0", "\u200b", "\ufeff", "\u2060 ", "\t"])
+def test_what_is_pasted_around_host_and_user_name_is_left_off(admin: Client, around: str) -> None:
+    data = form_of(
+        SMTPConfig(name="New", host="smtp.example.com", from_email="a@example.com"),
+        host=f"{around}smtp.example.com{around}",
+        username=f"{around}kim@example.com{around}",
+        from_email=f"{around}a@example.com{around}",
+        ehlo_name=f"{around}mail.example.com{around}",
+        password="pässword",
+    )
+    assert admin.post(url("add"), data).status_code == 302
+    stored = SMTPConfig.objects.get()
+    assert (stored.host, stored.username) == ("smtp.example.com", "kim@example.com")
+    assert (stored.from_email, stored.ehlo_name) == ("a@example.com", "mail.example.com")
+
+
+def test_a_user_name_without_a_password_is_saved_with_a_word(admin: Client) -> None:
+    """No login is done then, as in Django's own backend."""
+    words = "There is a username and no password, so mail is sent without logging in."
+    data = form_of(SMTPConfig(name="New", host="smtp.example.com", from_email="a@example.com", username="kim"))
+    text = said(admin.post(url("add"), {**data, "use_tls": "", "port": "25"}, follow=True))
+    assert words in text
+    assert "in the clear" not in text
+    stored = SMTPConfig.objects.get()
+    assert not stored.logs_in
+    assert words not in said(admin.post(url("change", stored.pk), form_of(stored, password="new"), follow=True))
+    stored = SMTPConfig.objects.get()
+    assert stored.logs_in
+    assert words not in said(admin.post(url("change", stored.pk), form_of(stored), follow=True)), "blank keeps it"
+    assert SMTPConfig.objects.get().logs_in
+
+
+def test_a_password_without_a_user_name_is_saved_with_a_word(admin: Client) -> None:
+    data = form_of(SMTPConfig(name="New", host="smtp.example.com", from_email="a@example.com"), password="pässword")
+    text = said(admin.post(url("add"), data, follow=True))
+    assert "There is a password and no username, so mail is sent without logging in." in text
+
+
+def test_without_either_nothing_is_said_of_a_login(admin: Client) -> None:
+    data = form_of(SMTPConfig(name="New", host="smtp.example.com", from_email="a@example.com"))
+    assert "logging in" not in said(admin.post(url("add"), data, follow=True))
+    stored = SMTPConfig.objects.get()
+    page = said(
+        admin.post(url("change", stored.pk), form_of(stored, username="kim", authentication="none"), follow=True)
+    )
+    assert "logging in" not in page
 
 
 @pytest.mark.parametrize(
@@ -52,6 +176,10 @@ def test_a_configuration_is_added_and_its_password_sealed(admin: Client) -> None
         ({"use_ssl": "on"}, "TLS and SSL exclude each other"),
         ({"host": "https://smtp.example.com"}, "not a URL"),
         ({"host": "kim@example.com"}, "not a mail address"),
+        ({"host": "[::1]:587"}, "port in its own field"),
+        ({"host": "smtp.\u200bexample.com"}, "U+200B ZERO WIDTH SPACE"),
+        ({"username": "kim\u00a0lee"}, "U+00A0 NO-BREAK SPACE"),
+        ({"ehlo_name": "web_1.my_net"}, "Enter a full domain name"),
         ({"from_email": "nobody"}, "Enter an address such as"),
         ({"ca_certificates": "Müller"}, "Enter one certificate or several"),
         ({"port": 0}, "greater than or equal to 1"),
@@ -204,7 +332,7 @@ def test_deleting_and_deactivating_the_active_one_say_where_mail_goes_then(admin
 
 
 def test_actions_activate_and_duplicate(admin: Client) -> None:
-    first, second = config("A", is_active=True), config("B", ca_certificates="its authority")
+    first, second = config("A", is_active=True), config("B", ca_certificates="its authority", ehlo_name="a.b")
     admin.post(url("changelist"), {"action": "activate", "_selected_action": second.pk})
     assert SMTPConfig.objects.get(is_active=True) == second
     both = {"action": "activate", "_selected_action": [first.pk, second.pk]}
@@ -213,7 +341,7 @@ def test_actions_activate_and_duplicate(admin: Client) -> None:
     copy = SMTPConfig.objects.get(name="B (copy)")
     assert response.headers["Location"] == url("change", copy.pk)
     assert (copy.is_active, copy.password, copy.tested_at) == (False, SECRET, None)
-    assert copy.ca_certificates == "its authority"
+    assert (copy.ca_certificates, copy.ehlo_name) == ("its authority", "a.b")
 
 
 # -- pages that are older than a switch -----------------------------------------------------------------------------

@@ -54,6 +54,39 @@ def test_what_is_typed_is_tested_before_it_is_saved(admin: Client, smtp_server: 
     assert not SMTPConfig.objects.exists()
 
 
+def test_a_login_that_was_not_done_is_told(admin: Client, smtp_server: Serve) -> None:
+    """The connection works, and mail may not."""
+    server = smtp_server(security="plain", user=None)
+    typed = SMTPConfig(host="localhost", port=server.port, username="user", use_tls=False)
+    page = tried(admin, None, form_of(typed))
+    assert "The connection works" in page
+    assert "There is a username and no password, so mail is sent without logging in." in page
+    stored = stored_for(server, password="", use_tls=False)
+    data = {"action": "test_connection", "_selected_action": stored.pk}
+    text = said(admin.post(url("changelist"), data, follow=True))
+    assert "works." in text
+    assert "“Primary”: There is a username and no password" in text
+    assert "logging in" not in tried(admin, stored, form_of(stored, username=""))
+
+
+def test_a_doubtful_password_is_tested_as_it_is_and_told_when_it_is_refused(admin: Client, smtp_server: Serve) -> None:
+    server = smtp_server(password="with a space ")
+    typed = SMTPConfig(host="localhost", port=server.port, username="user")
+    assert "The connection works" in tried(admin, None, form_of(typed, password="with a space "))
+    page = tried(admin, None, form_of(typed, password="another one\u00a0"))
+    assert "The password that was tried is doubtful." in page
+    assert "U+00A0 NO-BREAK SPACE" in page
+
+
+def test_the_name_for_ehlo_is_tested_as_typed(admin: Client, smtp_server: Serve) -> None:
+    server = smtp_server()
+    stored = stored_for(server)
+    assert "The connection works" in tried(admin, stored, form_of(stored, ehlo_name="mail.example.com"))
+    stored.refresh_from_db()
+    assert stored.tested_at is None, "these are other settings"
+    assert "EHLO name: Enter a full domain name" in tried(admin, stored, form_of(stored, ehlo_name="web"))
+
+
 def test_a_browser_without_scripts_gets_a_page(admin: Client, smtp_server: Serve) -> None:
     stored = stored_for(smtp_server())
     response = admin.post(url("test", stored.pk), form_of(stored))

@@ -106,6 +106,33 @@ def test_a_changed_password_in_the_settings_is_noticed(settings: Any) -> None:
     assert "another" not in str(refused.value).replace("another --name", "")
 
 
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"password": ""}, "⚠ There is a username and no password, so mail is sent without logging in."),
+        ({"username": ""}, "⚠ There is a password and no username, so mail is sent without logging in."),
+        ({"password": "tell-nobody "}, "⚠ The password: It begins or ends with a space."),
+        ({"password": "tell\u00a0nobody"}, "⚠ The password: It has a character in it that is not seen, U+00A0"),
+    ],
+)
+def test_what_may_not_be_meant_is_imported_with_a_warning(changes: dict[str, Any], words: str, settings: Any) -> None:
+    """A login takes both, as in Django's own backend."""
+    name_server(settings, **{**SERVER, **changes})
+
+    assert words in run("--dry-run")
+    assert "tell-nobody" not in run()
+
+    config = SMTPConfig.objects.get()
+    assert (config.username, config.password) == tuple({**SERVER, **changes}[name] for name in ("username", "password"))
+    assert config.logs_in == all(changes.get(name, "set") for name in ("username", "password"))
+    assert "has these settings already" in run()
+
+
+def test_what_is_in_order_is_imported_without_a_warning() -> None:
+    """Nothing is doubtful in it."""
+    assert "⚠" not in run()
+
+
 def test_nothing_to_import_is_said(settings: Any) -> None:
     """No host, no configuration."""
     name_server(settings, **{**SERVER, "host": ""})
@@ -119,6 +146,7 @@ def test_nothing_to_import_is_said(settings: Any) -> None:
     [
         ({"port": 465}, "use_tls: Port 465"),
         ({"host": "smtp://smtp.example.com"}, "host: Enter the host name alone"),
+        ({"username": "user\u00a0"}, r"username: There is a character in it that is not seen, U\+00A0"),
         ({}, "from_email: "),
     ],
 )

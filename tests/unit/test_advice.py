@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import ssl
 from dataclasses import replace
 from pathlib import Path
 from unittest import mock
@@ -20,8 +21,10 @@ from email_integration.smtp import (
     Relay,
     Reply,
     TLSFailed,
+    tls,
 )
 from email_integration.smtp.auth import TOKEN_REFUSED
+from email_integration.smtp.dialogue import SILENT
 
 ROOT = Path(__file__).resolve().parents[2]
 RELAY = Relay(name="Relay", host="smtp.example.com", username="user", password="secret")
@@ -110,6 +113,65 @@ REPLIES = [
     ("recipient", Phase.RCPT, 550, "5.1.1 User unknown"),
     ("later", Phase.FINAL_DOT, 454, "Throttling failure: Maximum sending rate exceeded."),
     ("other", Phase.FINAL_DOT, 552, "5.3.4 Too big"),
+    (
+        "server-fault",
+        Phase.MAIL,
+        451,
+        "4.3.5 <noreply@example.com>: Sender address rejected: Server configuration error",
+    ),
+    ("server-fault", Phase.MAIL, 451, "4.3.5 Server configuration error"),
+    (
+        "server-fault",
+        Phase.RCPT,
+        451,
+        "4.3.5 <kim@example.com>: Recipient address rejected: Server configuration error",
+    ),
+    ("server-fault", Phase.RCPT, 451, "4.3.5 <web>: Helo command rejected: Server configuration error"),
+    ("server-fault", Phase.MAIL, 554, "5.3.5 Local configuration error"),
+    ("server-fault", Phase.MAIL, 451, "Server configuration problem"),
+    ("server-fault", Phase.RCPT, 451, "4.3.0 <kim@example.com>: Temporary lookup failure"),
+    ("server-fault", Phase.MAIL, 452, "4.3.1 Insufficient system storage"),
+    ("sender", Phase.MAIL, 550, "5.1.8 <noreply@example.com>: Sender address rejected: Domain not found"),
+    ("connections", Phase.GREETING, 421, "4.7.0 smtp.example.com Error: too many connections from 192.0.2.1"),
+    ("connections", Phase.GREETING, 421, "Too many concurrent SMTP connections; please try again later."),
+    ("connections", Phase.GREETING, 421, "4.3.2 The maximum number of concurrent connections has exceeded a limit"),
+    (
+        "connections",
+        Phase.MAIL,
+        432,
+        "4.3.2 Concurrent connections limit exceeded. Visit https://aka.ms/concurrent_sending",
+    ),
+    ("connections", Phase.FINAL_DOT, 432, "4.3.2 STOREDRV.ClientSubmit; sender thread limit exceeded"),
+    ("connections", Phase.AUTH, 421, "4.7.0 Connection limit reached for this account"),
+    ("later", Phase.MAIL, 421, "4.4.2 Connection timeout exceeded"),
+    ("later", Phase.MAIL, 452, "4.5.3 Too many recipients: Too many messages sent"),
+    ("greylisting", Phase.RCPT, 450, "4.2.0 <kim@example.com>: Recipient address rejected: Greylisted, see http://x"),
+    ("greylisting", Phase.RCPT, 451, "4.7.1 Greylisting in action, please come back later"),
+    ("greylisting", Phase.MAIL, 451, "Graylisted, try again in 5 minutes"),
+    ("greylisting", Phase.RCPT, 450, "4.7.1 Try again later"),
+    ("recipient", Phase.RCPT, 550, "5.1.1 <greylist@example.com>: User unknown"),
+    ("ehlo-name", Phase.EHLO, 550, "5.7.1 I do not like it"),
+    ("ehlo-name", Phase.EHLO, 501, "5.5.4 Invalid domain name"),
+    ("ehlo-name", Phase.EHLO, 501, "Syntactically invalid EHLO argument(s)"),
+    ("ehlo-name", Phase.EHLO, 501, "5.5.4 Domain name or IP address required"),
+    ("ehlo-name", Phase.RCPT, 504, "5.5.2 <web_1>: Helo command rejected: need fully-qualified hostname"),
+    ("ehlo-name", Phase.RCPT, 450, "4.7.1 <web.example>: Helo command rejected: Host not found"),
+    ("ehlo-name", Phase.MAIL, 550, "Access denied - Invalid HELO name (See RFC2821 4.1.1.1)"),
+    ("ehlo-name", Phase.EHLO, 421, "4.7.0 Try again later, closing connection. (EHLO) x - gsmtp"),
+    ("starttls-first", Phase.EHLO, 530, "5.7.0 Must issue a STARTTLS command first"),
+    (
+        "ip-address",
+        Phase.EHLO,
+        554,
+        "5.7.1 Service unavailable; Client host [192.0.2.1] blocked using zen.spamhaus.org",
+    ),
+    ("ip-address", Phase.EHLO, 550, "Your IP is not allowed"),
+    ("recipient", Phase.RCPT, 550, "5.1.1 <helo@example.com>: User unknown"),
+    ("other", Phase.MAIL, 503, "5.5.1 Error: send HELO/EHLO first"),
+    ("lmtp", Phase.EHLO, 500, "5.5.1 LHLO required"),
+    ("lmtp", Phase.EHLO, 502, "Command not recognized: this is LMTP"),
+    ("not-smtp", Phase.EHLO, 502, "5.5.2 Error: command not recognized"),
+    ("not-smtp", Phase.GREETING, 200, "news.example.com NNTP ready"),
 ]
 
 
@@ -128,12 +190,51 @@ def test_a_reply_is_told_by_what_it_says(key: str, phase: Phase, code: int, text
             "certificate-name",
             "the server's certificate is not trusted: Hostname mismatch, not valid for 'smtp.example.com'.",
         ),
-        ("tls-version", "TLS failed: UNSUPPORTED_PROTOCOL"),
-        ("port-and-encryption", "TLS failed: WRONG_VERSION_NUMBER"),
+        ("certificate", "the CA certificates of this configuration cannot be read as PEM"),
     ],
 )
 def test_a_certificate_is_told_by_what_is_wrong_with_it(key: str, detail: str) -> None:
     assert advice(TLSFailed(Phase.STARTTLS, detail), RELAY).key == key
+
+
+@pytest.mark.parametrize(
+    ("key", "reason"),
+    [
+        ("port-and-encryption", "WRONG_VERSION_NUMBER"),
+        ("port-and-encryption", "RECORD_LAYER_FAILURE"),
+        ("port-and-encryption", "HTTP_REQUEST"),
+        ("tls-version", "UNSUPPORTED_PROTOCOL"),
+        ("tls-version", "TLSV1_ALERT_PROTOCOL_VERSION"),
+        ("tls-version", "SSLV3_ALERT_HANDSHAKE_FAILURE"),
+        ("tls-version", "TLSV1_ALERT_INSUFFICIENT_SECURITY"),
+        ("tls-version", "DH_KEY_TOO_SMALL"),
+        ("tls-name", "TLSV1_UNRECOGNIZED_NAME"),
+        ("tls-client-certificate", "TLSV13_ALERT_CERTIFICATE_REQUIRED"),
+        ("tls-client-certificate", "SSLV3_ALERT_BAD_CERTIFICATE"),
+        ("tls-client-certificate", "TLSV1_ALERT_UNKNOWN_CA"),
+        ("tls-refused", "TLSV1_ALERT_INTERNAL_ERROR"),
+        ("tls-refused", "TLSV1_ALERT_DECODE_ERROR"),
+        ("tls-refused", "SSLV3_ALERT_UNEXPECTED_MESSAGE"),
+        ("tls-refused", "UNEXPECTED_EOF_WHILE_READING"),
+        ("tls-refused", "SOMETHING_NEW"),
+        ("tls-refused", None),
+    ],
+)
+def test_a_failed_handshake_is_told_in_words(key: str, reason: str | None) -> None:
+    """None of OpenSSL's own names is left."""
+    error = ssl.SSLError()
+    error.reason = reason  # type: ignore[assignment]  # None for what OpenSSL has no name for
+    said = tls.words(error)
+    assert advice(TLSFailed(Phase.STARTTLS, said), RELAY).key == key
+    assert "_" not in said
+    assert not re.search("[A-Z]{5}", said)
+
+
+def test_tls_to_a_server_that_begins_in_the_clear_is_told_by_its_phase() -> None:
+    failure = TLSFailed(Phase.CONNECT, f"TLS failed: {tls.IN_THE_CLEAR}")
+    told = advice(failure, replace(RELAY, use_tls=False, use_ssl=True, port=2525))
+    assert told.key == "tls-by-starttls"
+    assert "2525" in str(told.text)
 
 
 def test_what_has_no_reply_is_told_by_where_it_happened() -> None:
@@ -142,7 +243,10 @@ def test_what_has_no_reply_is_told_by_where_it_happened() -> None:
     assert advice(NotOffered(Phase.AUTH), replace(RELAY, tokens=mock.Mock())).key == "token-not-offered"
     assert advice(NoToken(Phase.AUTH), RELAY).key == "token-endpoint"
     assert advice(ConnectionLost(Phase.GREETING), replace(RELAY, port=465)).key == "port-and-encryption"
-    assert advice(ConnectionLost(Phase.GREETING, "no answer within 10 s"), RELAY).key == "timeout"
+    assert advice(ConnectionLost(Phase.GREETING, "no answer within 10 s"), RELAY).key == "tls-from-the-start"
+    assert advice(ConnectionLost(Phase.GREETING), replace(RELAY, use_ssl=True)).key == "silence"
+    assert advice(ConnectionLost(Phase.CONNECT, SILENT), replace(RELAY, use_ssl=True)).key == "silence"
+    assert advice(ConnectionLost(Phase.EHLO, "no answer within 10 s"), RELAY).key == "timeout"
     assert advice(ConnectionLost(Phase.AUTH), RELAY).key == "silence"
     assert advice(ConnectionLost(Phase.FINAL_DOT), RELAY).key == "in-doubt"
     assert advice(CannotConnect(Phase.CONNECT, "no answer within 10 s"), RELAY).key == "timeout"

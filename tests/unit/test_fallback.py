@@ -67,6 +67,17 @@ def test_djangos_own_defaults_fill_in_the_rest() -> None:
     assert (relay.port, relay.use_tls, relay.use_ssl, relay.username, relay.timeout) == (25, False, False, "", 10.0)
 
 
+@pytest.mark.parametrize("missing", ["username", "password"])
+def test_half_a_login_is_none(missing: str) -> None:
+    """As in Django's own backend, which logs in only with both."""
+    with older_settings(**{**FULL, missing: ""}):
+        relay = settings_relay()
+
+    assert isinstance(relay, Relay)
+    assert not relay.logs_in
+    assert RELAY.logs_in
+
+
 @pytest.mark.parametrize("host", [None, ""])
 def test_without_a_host_of_the_projects_own_it_is_nowhere(host: str | None) -> None:
     """Django's default, localhost, is nobody's decision."""

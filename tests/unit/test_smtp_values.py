@@ -7,6 +7,7 @@ import pickle
 import re
 from collections.abc import Iterator
 from dataclasses import replace
+from unittest import mock
 
 import pytest
 from hypothesis import given
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from email_integration import exceptions
 from email_integration.exceptions import EmailIntegrationError
 from email_integration.smtp import Envelope, Phase, Relay, Reply, SMTPFailure, errors
-from email_integration.smtp.auth import choose
+from email_integration.smtp.auth import mechanisms
 from email_integration.smtp.content import _PIECE, stuffed
 from email_integration.smtp.timeouts import patience
 
@@ -89,19 +90,20 @@ def test_relay_and_envelope_show_no_secret() -> None:
 
 
 @pytest.mark.parametrize(
-    ("offered", "encrypted", "chosen"),
+    ("offered", "encrypted", "tried"),
     [
-        (" LOGIN PLAIN CRAM-MD5", True, "PLAIN"),
-        (" LOGIN PLAIN CRAM-MD5", False, "CRAM-MD5"),
-        ("login", True, "LOGIN"),
-        ("GSSAPI NTLM", True, None),
-        ("", True, None),
+        (" LOGIN PLAIN CRAM-MD5", True, ["PLAIN", "LOGIN", "CRAM-MD5"]),
+        (" LOGIN PLAIN CRAM-MD5", False, ["CRAM-MD5", "PLAIN", "LOGIN"]),
+        ("login", True, ["LOGIN"]),
+        ("LOGIN XOAUTH2 LOGIN", False, ["LOGIN"]),
+        ("GSSAPI NTLM", True, []),
+        ("", True, []),
     ],
 )
 def test_in_the_clear_the_mechanism_that_hides_the_password_is_preferred(
-    offered: str, encrypted: bool, chosen: str | None
+    offered: str, encrypted: bool, tried: list[str]
 ) -> None:
-    assert choose(offered, encrypted=encrypted) == chosen
+    assert mechanisms(offered, encrypted=encrypted) == tried
 
 
 @pytest.mark.parametrize(
@@ -153,10 +155,28 @@ def test_an_address_beyond_ascii_needs_smtputf8(sender: str, recipients: tuple[s
     assert Envelope(sender=sender, recipients=recipients).needs_smtputf8 is needed
 
 
-def test_relays_differ_by_version_and_authorities() -> None:
+def test_relays_differ_by_version_authorities_and_name() -> None:
     relay = Relay(name="n", host="h")
     assert relay == Relay(name="n", host="h")
-    assert len({relay, replace(relay, version="2"), replace(relay, ca_certificates="PEM")}) == 3
+    others = {"version": "2", "ca_certificates": "PEM", "ehlo_name": "mail.example.com"}
+    assert len({relay, *(replace(relay, **{name: value}) for name, value in others.items())}) == 4
+
+
+@pytest.mark.parametrize(
+    ("username", "password", "tokens", "logs_in"),
+    [
+        ("user", "secret", None, True),
+        ("user", "", None, False),
+        ("", "secret", None, False),
+        ("user", "", mock.Mock(), True),
+        ("", "", mock.Mock(), False),
+    ],
+)
+def test_a_login_takes_a_user_name_and_a_secret(
+    username: str, password: str, tokens: mock.Mock | None, logs_in: bool
+) -> None:
+    """As in Django's own backend."""
+    assert Relay(name="n", host="h", username=username, password=password, tokens=tokens).logs_in is logs_in
 
 
 #: Content made of what is dangerous in it.

@@ -102,6 +102,7 @@ class ConfigActions(ConfigModelAdmin):
                 use_tls=config.use_tls,
                 use_ssl=config.use_ssl,
                 ca_certificates=config.ca_certificates,
+                ehlo_name=config.ehlo_name,
                 from_email=config.from_email,
                 timeout=config.timeout,
             )
@@ -134,6 +135,8 @@ class ConfigActions(ConfigModelAdmin):
         else:
             text = _("“%(name)s” (%(host)s:%(port)s) works.")
             self.message_user(request, text % place, messages.SUCCESS)
+        for note in trial.notes:
+            self.message_user(request, f"“{config.name}”: {note}", messages.WARNING)
 
 
 def _free_name(name: str) -> str:

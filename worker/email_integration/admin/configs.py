@@ -40,7 +40,7 @@ def _login_fields(config: SMTPConfig | None, *, secrets: bool) -> tuple[str, ...
     return (
         "authentication",
         "username",
-        *(("password",) if secrets else ()),
+        *(("password", "confirm_secret") if secrets else ()),
         "oauth_grant",
         "oauth_endpoint",
         "oauth_authorization_endpoint",
@@ -151,7 +151,13 @@ class SMTPConfigAdmin(TrialViews, ConsentViews, PauseViews, GateViews, ConfigAct
             (
                 gettext_lazy("Advanced"),
                 {
-                    "fields": ("ca_certificates", "pipelining", "max_recipients", *(("learned",) if obj else ())),
+                    "fields": (
+                        "ca_certificates",
+                        "ehlo_name",
+                        "pipelining",
+                        "max_recipients",
+                        *(("learned",) if obj else ()),
+                    ),
                     "classes": ("collapse",),
                 },
             ),
@@ -230,8 +236,13 @@ class SMTPConfigAdmin(TrialViews, ConsentViews, PauseViews, GateViews, ConfigAct
         late = not form.decides_active and obj.is_active != form.shown_active
         if change and "is_active" in form.fields and (form.overtaken or late):
             self._say_overtaken(request, obj)
-        for warning in validators.encryption_warnings(
-            port=obj.port, username=obj.username, use_tls=obj.use_tls, use_ssl=obj.use_ssl
+        for warning in (
+            *validators.encryption_warnings(
+                port=obj.port, logs_in=obj.logs_in, use_tls=obj.use_tls, use_ssl=obj.use_ssl
+            ),
+            *validators.login_warnings(
+                username=obj.username, password=bool(obj.sealed_password), by_token=obj.by_token
+            ),
         ):
             self.message_user(request, warning, messages.WARNING)
 

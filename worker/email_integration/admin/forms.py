@@ -6,18 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 from django import forms
 from django.core.exceptions import ValidationError
-from django.forms.boundfield import BoundField
-from django.utils.functional import cached_property
-from django.utils.html import format_html
-from django.utils.safestring import SafeString
 from django.utils.text import format_lazy, get_text_list
 from django.utils.translation import gettext_lazy as _
 
-from email_integration import conf
+from email_integration import conf, validators
 from email_integration.models import SMTPConfig
 from email_integration.models.server import OF_OAUTH, SECRETS
 
 from . import whereabouts
+from .active_flag import ActiveAsShown, ActiveField
 from .typing import ConfigForm, ConfigFormSet
 
 if TYPE_CHECKING:
@@ -35,11 +32,27 @@ _OF_THE_SERVER = (
     "use_tls",
     "use_ssl",
     "ca_certificates",
+    "ehlo_name",
     "from_email",
     "timeout",
     "pipelining",
     "max_recipients",
 )
+
+#: What is pasted, and has no space or unseen character at its ends.
+_TRIMMED = (
+    "host",
+    "username",
+    "oauth_endpoint",
+    "oauth_authorization_endpoint",
+    "oauth_client_id",
+    "oauth_scope",
+    "ehlo_name",
+    "from_email",
+)
+
+#: Secrets of one line, which may have been pasted with more than belongs to them.
+_PASTED = ("password", "oauth_client_secret", "oauth_refresh_token")
 
 _LEFT_OPEN = ("authentication", "oauth_grant", "pipelining")
 
@@ -107,6 +120,9 @@ class _WriteOnlySecrets(ConfigForm):
         for name in _LEFT_OPEN:
             if name in self.fields and not self.cleaned_data.get(name):
                 self.cleaned_data[name] = getattr(self.instance, name)
+        for name in _TRIMMED:
+            if self.cleaned_data.get(name):
+                self.cleaned_data[name] = validators.trimmed(self.cleaned_data[name])
         return cleaned
 
     def _post_clean(self) -> None:
@@ -128,63 +144,12 @@ def _what_may_be_entered(name: str) -> StrOrPromise:
     return format_lazy(text, references=", ".join(given))
 
 
-class _ActiveBox(BoundField):
-    """The box of the active flag; beside it, hidden, goes what was stored when the page was made."""
+class SMTPConfigForm(ActiveAsShown, _WriteOnlySecrets):
+    """A configuration's page. Turning the active one off wants to be confirmed, and so does a doubtful secret."""
 
-    def as_hidden(self, attrs: Any = None, **kwargs: Any) -> SafeString:
-        shown = getattr(self.form, "shown_active", False)
-        return format_html('<input type="hidden" name="{}" value="{}">', self.html_initial_name, shown)
-
-
-class _ActiveField(forms.BooleanField):
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**{**kwargs, "show_hidden_initial": True})
-
-    def get_bound_field(self, form: Any, field_name: str) -> BoundField:
-        return _ActiveBox(form, self, field_name)
-
-
-class _ActiveAsShown(ConfigForm):
-    """Acts on the active flag only if it was changed on this page.
-
-    A page may be older than a switch made elsewhere, and saving it for another reason must not undo that.
-    """
-
-    #: Whether the configuration is active in the database, now that the form is made.
-    was_active = False
-
-    @property
-    def shown_active(self) -> bool:
-        """Whether it was active when the page was made; as it is now, for a client that does not say."""
-        given = self.data.get(self.add_initial_prefix("is_active")) if self.is_bound else None
-        return {"True": True, "False": False}.get(str(given), self.was_active)
-
-    @property
-    def ticked(self) -> bool:
-        """Whether the box is ticked, whatever follows from it."""
-        return "is_active" in self.fields and bool(self["is_active"].data)
-
-    @property
-    def decides_active(self) -> bool:
-        """Whether the box was changed on this page."""
-        return "is_active" in self.fields and self.ticked != self.shown_active
-
-    @property
-    def overtaken(self) -> bool:
-        """Whether the flag has changed elsewhere since the page was made."""
-        return "is_active" in self.fields and self.shown_active != self.was_active
-
-    @cached_property
-    def changed_data(self) -> list[str]:
-        others = [name for name in super().changed_data if name != "is_active"]
-        return [*others, "is_active"] if self.decides_active and self.ticked != self.was_active else others
-
-    def clean_is_active(self) -> bool:
-        return self.ticked if self.decides_active else self.was_active
-
-
-class SMTPConfigForm(_ActiveAsShown, _WriteOnlySecrets):
-    """A configuration's page. Turning the active one off wants to be confirmed."""
+    confirm_secret = forms.BooleanField(
+        label=_("Yes, it is meant exactly like this"), required=False, widget=forms.HiddenInput
+    )
 
     confirm_none_active = forms.BooleanField(
         label=_("Yes, leave no configuration active"), required=False, widget=forms.HiddenInput
@@ -201,7 +166,7 @@ class SMTPConfigForm(_ActiveAsShown, _WriteOnlySecrets):
     class Meta:
         model = SMTPConfig
         fields = ("name", *_OF_THE_SERVER, "oauth_secret_ends", "is_active")
-        field_classes = {"is_active": _ActiveField}
+        field_classes = {"is_active": ActiveField}
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -217,7 +182,26 @@ class SMTPConfigForm(_ActiveAsShown, _WriteOnlySecrets):
             self.fields["confirm_none_active"].widget = forms.CheckboxInput()
             text = _("{consequence} Tick the box to do it all the same, or leave the configuration active.")
             self.add_error("confirm_none_active", str(format_lazy(text, consequence=whereabouts.without_any())))
+        self._ask_about_secrets()
         return cleaned
+
+    def _ask_about_secrets(self) -> None:
+        given = self.cleaned_data
+        entered = [name for name in _PASTED if given.get(name)]
+        confirmed = given.get("confirm_secret")
+        if confirmed and not entered:
+            # A secret is not shown again, and a blank one means the stored one.
+            self._show_confirmation()
+            self.add_error("confirm_secret", _("Enter it again, and leave the box ticked; or untick it."))
+        for name in entered:
+            doubt = validators.doubt_about_secret(given[name])
+            if doubt and not confirmed:
+                self._show_confirmation()
+                text = _("{doubt} Enter it without; or, if it is meant like this, enter it again and tick the box.")
+                self.add_error(name, str(format_lazy(text, doubt=doubt)))
+
+    def _show_confirmation(self) -> None:
+        self.fields["confirm_secret"].widget = forms.CheckboxInput()
 
     def _post_clean(self) -> None:
         super()._post_clean()
@@ -240,13 +224,13 @@ class TrialForm(_WriteOnlySecrets):
         self.fields["from_email"].required = sends
 
 
-class ListRowForm(_ActiveAsShown):
+class ListRowForm(ActiveAsShown):
     """A row of the list, where only the active flag can be changed: nothing else is looked at."""
 
     class Meta:
         model = SMTPConfig
         fields = ("is_active",)
-        field_classes = {"is_active": _ActiveField}
+        field_classes = {"is_active": ActiveField}
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

@@ -34,6 +34,8 @@ class Trial:
     report: Report | None = None
     advice: Advice | None = None
     problems: tuple[str, ...] = ()
+    #: What else to know about a test that was made.
+    notes: tuple[str, ...] = ()
     sent_to: str = ""
 
 
@@ -49,7 +51,10 @@ def run(relay: Relay, *, send_to: str | None) -> Trial:
             return Trial(problems=(_why_no_mail(send_to),))
     report = probe(relay, mail)
     told = advice(report.failure, relay) if report.failure is not None else None
-    return Trial(report=report, advice=told, sent_to=send_to or "")
+    notes = validators.login_warnings(
+        username=relay.username, password=bool(relay.password), by_token=relay.tokens is not None
+    )
+    return Trial(report=report, advice=told, notes=tuple(notes), sent_to=send_to or "")
 
 
 def _why_no_mail(send_to: str) -> str:

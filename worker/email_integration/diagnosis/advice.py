@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from django.utils.text import format_lazy
 from django.utils.translation import gettext_lazy as _
 
+from email_integration import conf, validators
 from email_integration.outcomes.causes import Cause
 from email_integration.outcomes.recognition import recognise
 from email_integration.smtp import (
@@ -20,12 +21,17 @@ from email_integration.smtp import (
     Phase,
     Relay,
     Reply,
+    Seen,
     SMTPFailure,
     TLSFailed,
+    tls,
 )
-from email_integration.smtp.dialogue import SILENT
+from email_integration.smtp.dialogue import MALFORMED, SILENT
+
+from .advice_texts import ADVICE
 
 if TYPE_CHECKING:
+    from django.utils.functional import _StrOrPromise
     from django.utils.functional import _StrPromise as Text
 
 
@@ -41,16 +47,33 @@ def advice(failure: SMTPFailure, relay: Relay) -> Advice:
     """Say what to do about ``failure``, which happened with ``relay``."""
     key = _key(failure, relay)
     place = {"host": relay.host, "port": relay.port, "timeout": f"{relay.timeout:g}", "username": relay.username}
-    return Advice(key=key, text=format_lazy(ADVICE[key], **place))
+    text = format_lazy(ADVICE[key], **place)
+    more = _more(key, failure, relay)
+    return Advice(key=key, text=format_lazy("{} {}", text, more) if more else text)
+
+
+def _more(key: str, failure: SMTPFailure, relay: Relay) -> _StrOrPromise:
+    """What is special in this case, in another sentence; '' for nothing."""
+    if key == "ehlo-name":
+        said = failure.seen.ehlo_name or relay.ehlo_name
+        return format_lazy(_("The name that was said is {name}."), name=said) if said else ""
+    if key == "not-smtp":
+        return format_lazy(_("What answered: {answer}."), answer=_answer(failure))
+    if key == "connections":
+        return format_lazy(_("SESSION_POOL_SIZE is {size} now."), size=conf.get("SESSION_POOL_SIZE"))
+    if key in ("password", "app-password") and relay.tokens is None:
+        doubt = validators.doubt_about_secret(relay.password)
+        return format_lazy(_("The password that was tried is doubtful. {doubt}"), doubt=doubt) if doubt else ""
+    return ""
 
 
 def _key(failure: SMTPFailure, relay: Relay) -> str:
     if failure.reply is not None:
-        return _key_of_reply(failure.phase, failure.reply)
+        return _key_of_reply(failure.phase, failure.reply, relay, failure.seen)
     if isinstance(failure, NoToken):
         return "token-endpoint"
     if isinstance(failure, TLSFailed):
-        return _key_of_tls(failure.detail)
+        return _key_of_tls(failure)
     if isinstance(failure, NotOffered):
         if failure.phase is Phase.STARTTLS:
             return "starttls"
@@ -58,15 +81,24 @@ def _key(failure: SMTPFailure, relay: Relay) -> str:
     if isinstance(failure, CannotConnect):
         return _key_of_connecting(failure)
     if isinstance(failure, ConnectionLost):
-        if failure.phase is Phase.FINAL_DOT:
-            return "in-doubt"
-        if failure.phase in (Phase.CONNECT, Phase.GREETING) and relay.port == 465 and not relay.use_ssl:
-            # A server that speaks TLS from the start waits for the client's first word, and so does the client.
-            return "port-and-encryption"
-        if failure.detail == SILENT or failure.detail.startswith("no answer"):
-            return "timeout"
-        return "silence"
+        return _key_of_losing(failure, relay)
     return "other"
+
+
+def _key_of_losing(failure: ConnectionLost, relay: Relay) -> str:
+    if failure.phase is Phase.FINAL_DOT:
+        return "in-doubt"
+    if failure.phase in (Phase.CONNECT, Phase.GREETING):
+        words = failure.seen.first_words
+        if words and not _TLS_RECORD.match(words):
+            return "silence" if _LIKE_SMTP.match(words) else "not-smtp"
+        if relay.use_ssl or (failure.detail == MALFORMED and not words):
+            return "silence"
+        # A server that speaks TLS from the start waits for the client's first word, and so does the client.
+        return "port-and-encryption" if relay.port == 465 else "tls-from-the-start"
+    if failure.detail == SILENT or failure.detail.startswith("no answer"):
+        return "timeout"
+    return "silence"
 
 
 def _key_of_connecting(failure: SMTPFailure) -> str:
@@ -80,21 +112,124 @@ def _key_of_connecting(failure: SMTPFailure) -> str:
     return "unreachable"
 
 
-def _key_of_tls(detail: str) -> str:
-    for key, pattern in _TLS:
-        if pattern.search(detail):
-            return key
-    return "port-and-encryption"
+def _key_of_tls(failure: TLSFailed) -> str:
+    if failure.phase is Phase.CONNECT and tls.IN_THE_CLEAR in failure.detail:
+        return "tls-by-starttls"
+    return next((key for key, pattern in _TLS if pattern.search(failure.detail)), "tls-refused")
 
 
-def _key_of_reply(phase: Phase, reply: Reply) -> str:
-    key = _HEADINGS.get(recognise(phase, reply))
+def _key_of_reply(phase: Phase, reply: Reply, relay: Relay, seen: Seen) -> str:
+    if phase is Phase.GREETING and reply.code < 400:
+        return "not-smtp"
+    if phase is Phase.EHLO and reply.permanent and (key := _key_of_other_protocol(reply, seen)):
+        return key
+    said, cause = _one_line(reply), recognise(phase, reply)
+    key = next((key for key, pattern in _WORDS if pattern.search(said)), None)
+    if phase is Phase.GREETING and key == "ehlo-name":
+        key = None  # we have not introduced ourselves yet
+    blocked = _BLOCKED.search(said) is not None
+    if key is None and phase is Phase.EHLO and reply.permanent and cause not in _NOT_OF_THE_NAME:
+        key = "ehlo-name" if reply.code in _OF_SYNTAX or not blocked else None
+    key = key or _HEADINGS.get(cause)
+    if (key == "ip-address" and not blocked) or (key in ("recipient", "sender") and _DENIED.search(said)):
+        key = "login-needed" if _lacks_login(phase, relay, seen) else key
     if key is None and 400 <= reply.code < 500:
         return "later"
     return key or ("password" if phase is Phase.AUTH else "other")
 
 
-_HEADINGS: dict[Cause, str] = {
+def _key_of_other_protocol(reply: Reply, seen: Seen) -> str | None:
+    """What a server speaks that knows neither EHLO nor HELO, though it begins as one of SMTP does."""
+    if _LMTP.search(reply.text) or (_LMTP.search(_greeting(seen)) and not _SMTP.search(_greeting(seen))):
+        return "lmtp"
+    return "not-smtp" if reply.code in (500, 502) or _FTP.search(_greeting(seen)) else None
+
+
+def _lacks_login(phase: Phase, relay: Relay, seen: Seen) -> bool:
+    """Whether it is the lack of a login that a server may mean that takes nothing from this machine."""
+    if relay.logs_in or phase in (Phase.CONNECT, Phase.GREETING, Phase.EHLO):
+        return False
+    offers = {line.split()[0] for line in seen.capabilities if line}
+    return "AUTH" in offers or ("STARTTLS" in offers and not (relay.use_tls or relay.use_ssl))
+
+
+def _greeting(seen: Seen) -> str:
+    return seen.first_words.decode("utf-8", "replace")
+
+
+def _answer(failure: SMTPFailure) -> str:
+    """The protocol of what answered, or its first words."""
+    said = _greeting(failure.seen) or (f"{failure.reply.code} {failure.reply.text}" if failure.reply else "")
+    line = "".join(character if character.isprintable() else " " for character in said[:200]).strip()
+    quoted = f"“{line[:_QUOTED]}{'…' if len(line) > _QUOTED else ''}”"
+    protocol = next((name for name, pattern in _PROTOCOLS if pattern.search(said)), None)
+    return f"{protocol} ({quoted})" if protocol else quoted
+
+
+#: How many characters are shown of what is no SMTP.
+_QUOTED = 60
+
+_LMTP = re.compile(r"\b(LMTP|LHLO)\b", re.I)
+#: A greeting need not name its protocol; one that does is of no other, whatever the host is called.
+_SMTP = re.compile(r"\bE?SMTP\b", re.I)
+_FTP = re.compile(r"^(?!.*\bE?SMTP\b).*(\bFTP\b|FTPd?\b)", re.I | re.S)
+_PROTOCOLS = (
+    ("HTTP", re.compile(r"^\s*(HTTP/|<!DOCTYPE|<html)", re.I)),
+    ("IMAP", re.compile(r"^\* (OK|BYE|PREAUTH|BAD|NO)\b", re.I)),
+    ("POP3", re.compile(r"^(\+OK|-ERR)\b")),
+    ("SSH", re.compile(r"^SSH-")),
+    ("FTP", _FTP),
+)
+#: What may be the beginning of a greeting.
+_LIKE_SMTP = re.compile(rb"[2-5]\d\d(?:[ -]|\r?\n)")
+#: An alert or a handshake (RFC 8446 §5.1).
+_TLS_RECORD = re.compile(rb"[\x15\x16]\x03")
+
+#: What is told by its words, whatever else is in the reply, the first that fits.
+_WORDS = (
+    (
+        "server-fault",
+        re.compile(
+            r"^\d{3} \d\.3\.5 |configuration (error|problem)"
+            r"|^\d{3} (?!\d\.[17]\.).*"
+            r"(temporary lookup failure|internal( server)? error|(local|system) (problem|error))",
+            re.I,
+        ),
+    ),
+    ("greylisting", re.compile(r"^4.*(\bgr[ea]y[- ]?list|postgrey)", re.I)),
+    (
+        "connections",
+        re.compile(
+            r"\b(too many|max\w*|limits?)\b.{0,50}\bconnections\b|sender thread limit"
+            r"|\b(concurrent|simultaneous)\b.{0,30}\b(connections?|sessions?|sending)\b"
+            r"|\bconnections?\b(?!.*\btime).{0,40}\b(limits?|exceed\w*|maximum|too many)\b",
+            re.I,
+        ),
+    ),
+    # 503 is said to those who have not introduced themselves at all.
+    ("ehlo-name", re.compile(r"^(?!503).*\b(helo|ehlo)\b", re.I)),
+)
+
+#: What a server means that refuses EHLO, other than the name.
+_NOT_OF_THE_NAME = frozenset(
+    {Cause.STARTTLS_FIRST, Cause.LOGIN_NEEDED, Cause.LOCKED, Cause.LIMIT, Cause.TOO_MANY_LOGINS}
+)
+#: The syntax of a command or of what it names.
+_OF_SYNTAX = (501, 504, 553)
+#: The address itself is refused, by a list or by name: no login would help, and no other name.
+_BLOCKED = re.compile(r"block(ed|list| list)|black ?list|spamhaus|banned|\bip\b|reputation", re.I)
+#: What is said to those who have not logged in, where that is not said.
+_DENIED = re.compile(r"access denied|not (logged in|authenticated)", re.I)
+
+_ADDRESS = re.compile(r"<[^<>]*>|[^\s<>]+@[^\s<>]+")
+
+
+def _one_line(reply: Reply) -> str:
+    """The code and the text, without addresses, which can hold any word."""
+    return f"{reply.code} {' '.join(_ADDRESS.sub('', reply.text[:2000]).split())}"
+
+
+_HEADINGS: dict[Cause | None, str] = {
     Cause.STARTTLS_FIRST: "starttls-first",
     Cause.PASSWORDS_OFF: "basic-auth",
     Cause.LOCKED: "locked",
@@ -109,6 +244,9 @@ _HEADINGS: dict[Cause, str] = {
     Cause.ACCOUNT_QUOTA: "later",
     Cause.ACCOUNT_IP: "ip-address",
     Cause.LIMIT: "later",
+    Cause.GREYLISTED: "greylisting",
+    Cause.TROUBLE: "server-fault",
+    Cause.NO_SPACE: "server-fault",
     Cause.CLIENT: "ip-address",
     Cause.DENIED: "ip-address",
     Cause.RELAYING: "relaying",
@@ -127,103 +265,9 @@ _HEADINGS: dict[Cause, str] = {
 _TLS = (
     ("certificate-expired", re.compile(r"expired|not yet valid", re.I)),
     ("certificate-name", re.compile(r"mismatch|not valid for|doesn't match", re.I)),
-    ("certificate", re.compile(r"not trusted", re.I)),
-    ("tls-version", re.compile(r"UNSUPPORTED_PROTOCOL|PROTOCOL_VERSION|NO_PROTOCOLS|HANDSHAKE_FAILURE|DH_KEY", re.I)),
+    ("certificate", re.compile(r"not trusted|CA certificates", re.I)),
+    ("port-and-encryption", re.compile(re.escape(tls.IN_THE_CLEAR))),
+    ("tls-version", re.compile(f"{tls.NO_VERSION}|{tls.NO_CIPHER}")),
+    ("tls-name", re.compile(tls.NO_NAME)),
+    ("tls-client-certificate", re.compile(tls.NO_CLIENT_CERTIFICATE)),
 )
-
-#: What is said, by the heading in docs/configuration.md.
-ADVICE: dict[str, Text] = {
-    "name": _("There is no server of the name {host}. Look for a typing error, and ask the provider for the name."),
-    "refused": _(
-        "Nothing listens on port {port} of {host}. Check host and port: 587 is usual with TLS, 465 with SSL. "
-        "Some networks block these ports."
-    ),
-    "unreachable": _(
-        "{host} cannot be reached from this machine. Check the network and the firewall, and that the host is right."
-    ),
-    "timeout": _(
-        "{host} did not answer on port {port} within {timeout} seconds. Often a firewall drops the connection: many "
-        "providers of servers block port 25, some 465 and 587. If the server is just slow, raise the timeout."
-    ),
-    "silence": _(
-        "The server ended the conversation or fell silent. Try again; if it happens each time, it may limit "
-        "connections, or something between here and there, such as a virus scanner, interferes."
-    ),
-    "port-and-encryption": _(
-        "Port and encryption do not fit together. Port 587 (and 25) wants TLS, which is STARTTLS; port 465 wants SSL."
-    ),
-    "starttls": _(
-        "The server does not offer STARTTLS on port {port}. Try port 587, or port 465 with SSL instead of TLS. Turn "
-        "encryption off only for a server on your own network."
-    ),
-    "starttls-first": _("The server wants encryption first: turn TLS on for port 587 or 25, SSL for port 465."),
-    "tls-version": _(
-        "The server and this machine have no version of TLS in common. The server is probably too old: it should "
-        "speak TLS 1.2 or later."
-    ),
-    "certificate": _(
-        "The server's certificate is signed by nobody who is trusted here. If it is a server of your own, paste the "
-        "certificate of its authority into the field 'Certificate authority', under 'Advanced'. Otherwise ask the "
-        "provider."
-    ),
-    "certificate-name": _(
-        "The server's certificate is for another name than {host}. Enter the name that the certificate has; an "
-        "address in numbers hardly ever works."
-    ),
-    "certificate-expired": _(
-        "The server's certificate has expired. Whoever runs the server has to renew it. If it looks valid, check the "
-        "clock of this machine."
-    ),
-    "login-not-offered": _(
-        "The server offers no login on this connection. Many do so only once it is encrypted: turn TLS or SSL on. If "
-        "the server needs no login, leave the username blank."
-    ),
-    "token-not-offered": _(
-        "The server offers no login by OAuth on this connection. Many do so only once it is encrypted: turn TLS or SSL "
-        "on. If it offers none even then, choose the password."
-    ),
-    "token": _(
-        "The server does not accept the OAuth token. Check the scope, that the username is the mailbox, that the "
-        "registered app may send for it, and that SMTP is turned on for it."
-    ),
-    "token-endpoint": _(
-        "No OAuth token could be fetched, and the step above says why. Check the token endpoint, the client id, the "
-        "secrets and the scope, and that this machine can reach the endpoint."
-    ),
-    "login-needed": _("The server wants a login: enter username and password."),
-    "password": _(
-        "The server does not accept the username and password. Enter the password again; the username is often the "
-        "whole mail address, and for services such as Amazon SES it is one made for SMTP."
-    ),
-    "app-password": _(
-        "The server does not accept this password. Google and others want an app password: turn on 2-Step Verification "
-        "for the account, make one (at https://myaccount.google.com/apppasswords for Google) and enter it here instead "
-        "of the account's own."
-    ),
-    "basic-auth": _(
-        "Microsoft has turned password logins off for this mailbox or tenant. An administrator can turn on "
-        "'Authenticated SMTP' for the mailbox in the Microsoft 365 admin center; security defaults may have to be "
-        "changed as well."
-    ),
-    "locked": _(
-        "The account is locked or disabled. Log in to it in a browser and follow what it says, or ask its "
-        "administrator; then test again."
-    ),
-    "too-many-logins": _("Too many logins have failed. Wait a while, correct the password, then test once."),
-    "ip-address": _(
-        "The server does not take mail from the address of this machine. Ask the provider to allow it, or see in its "
-        "console which addresses may connect; a block list named in the reply has a page for removal."
-    ),
-    "relaying": _(
-        "The server does not relay mail for us to that recipient. Log in with username and password, or have the "
-        "server allow this machine."
-    ),
-    "sender": _(
-        "The server does not take mail with this sender. Use a from email that belongs to the account, or verify the "
-        "address or its domain with the provider."
-    ),
-    "recipient": _("The server does not take mail for that recipient. Check the address."),
-    "later": _("The server asks to try again later. It is often a limit on logins or mails: wait some minutes."),
-    "in-doubt": _("The server did not say whether it took the mail. Look whether it has arrived before sending again."),
-    "other": _("The server's reply above says what it wants; its provider's documentation explains it."),
-}

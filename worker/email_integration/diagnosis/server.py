@@ -47,7 +47,12 @@ def _one_line(text: str) -> str:
 def details(report: Report) -> list[Finding]:
     """What was seen on the way: encryption, certificate, login, sender."""
     relay = report.relay
-    return [*_encryption(report), *_login(report), _sender(relay)]
+    return [*_encryption(report), *_name(report), *_login(report), _sender(relay)]
+
+
+def _name(report: Report) -> list[Finding]:
+    said = report.ehlo_name
+    return [info("smtp.ehlo_name", f"This machine introduces itself as {said} (EHLO)")] if said else []
 
 
 def _encryption(report: Report) -> list[Finding]:
@@ -55,7 +60,7 @@ def _encryption(report: Report) -> list[Finding]:
     found = [
         warning("smtp.encryption", text.rstrip("."), "Most servers take STARTTLS on port 587.")
         for text in validators.encryption_warnings(
-            port=relay.port, username=relay.username, use_tls=relay.use_tls, use_ssl=relay.use_ssl
+            port=relay.port, logs_in=relay.logs_in, use_tls=relay.use_tls, use_ssl=relay.use_ssl
         )
     ]
     if report.tls_version:
@@ -73,10 +78,27 @@ def _encryption(report: Report) -> list[Finding]:
 
 
 def _login(report: Report) -> list[Finding]:
-    if not report.relay.username:
+    relay = report.relay
+    if relay.username and not relay.logs_in:
+        return [
+            warning(
+                "smtp.login",
+                f"The user name {relay.username} has no password: mail is sent without logging in",
+                "If the server wants a login, enter the password too.",
+            )
+        ]
+    if relay.password and not relay.username:
+        return [
+            warning(
+                "smtp.login",
+                "There is a password and no user name: mail is sent without logging in",
+                "If the server wants a login, enter the user name too.",
+            )
+        ]
+    if not relay.logs_in:
         return [info("smtp.login", "No user name: mail is sent without logging in")]
     if report.mechanism and report.failure is None:
-        return [ok("smtp.login", f"Logged in as {report.relay.username} ({report.mechanism})")]
+        return [ok("smtp.login", f"Logged in as {relay.username} ({report.mechanism})")]
     return []
 
 

@@ -334,7 +334,16 @@ class Migration(migrations.Migration):
                         verbose_name="port",
                     ),
                 ),
-                ("username", models.CharField(blank=True, max_length=255, verbose_name="username")),
+                (
+                    "username",
+                    models.CharField(
+                        blank=True,
+                        help_text="Without a password, or OAuth, mail is sent without logging in.",
+                        max_length=255,
+                        validators=[email_integration.validators.validate_username],
+                        verbose_name="username",
+                    ),
+                ),
                 (
                     "authentication",
                     models.CharField(
@@ -407,6 +416,16 @@ class Migration(migrations.Migration):
                         help_text="Certificates in PEM format. Only they are trusted for this server; blank trusts the system's.",
                         validators=[email_integration.validators.validate_certificates],
                         verbose_name="certificate authority",
+                    ),
+                ),
+                (
+                    "ehlo_name",
+                    models.CharField(
+                        blank=True,
+                        help_text="What this machine calls itself to the server: a full domain name, such as mail.example.com, or an address in brackets. Blank means the name of this machine, else its address.",
+                        max_length=255,
+                        validators=[email_integration.validators.validate_ehlo_name],
+                        verbose_name="EHLO name",
                     ),
                 ),
                 (
@@ -500,7 +519,16 @@ class Migration(migrations.Migration):
                         verbose_name="port",
                     ),
                 ),
-                ("username", models.CharField(blank=True, max_length=255, verbose_name="username")),
+                (
+                    "username",
+                    models.CharField(
+                        blank=True,
+                        help_text="Without a password, or OAuth, mail is sent without logging in.",
+                        max_length=255,
+                        validators=[email_integration.validators.validate_username],
+                        verbose_name="username",
+                    ),
+                ),
                 (
                     "authentication",
                     models.CharField(
@@ -589,6 +617,16 @@ class Migration(migrations.Migration):
                         help_text="Certificates in PEM format. Only they are trusted for this server; blank trusts the system's.",
                         validators=[email_integration.validators.validate_certificates],
                         verbose_name="certificate authority",
+                    ),
+                ),
+                (
+                    "ehlo_name",
+                    models.CharField(
+                        blank=True,
+                        help_text="What this machine calls itself to the server: a full domain name, such as mail.example.com, or an address in brackets. Blank means the name of this machine, else its address.",
+                        max_length=255,
+                        validators=[email_integration.validators.validate_ehlo_name],
+                        verbose_name="EHLO name",
                     ),
                 ),
                 (

@@ -309,6 +309,7 @@ class SMTPConfig(ServerSettings):
                 self.use_tls,
                 self.use_ssl,
                 self.ca_certificates,
+                self.ehlo_name,
                 *((login.token_digest(self),) if self.by_token else ()),
             )
         except SecretUnreadable:

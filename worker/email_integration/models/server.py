@@ -54,7 +54,13 @@ class ServerSettings(models.Model):
     port = models.PositiveIntegerField(
         _("port"), default=587, validators=[MinValueValidator(1), MaxValueValidator(65535)]
     )
-    username = models.CharField(_("username"), max_length=255, blank=True)
+    username = models.CharField(
+        _("username"),
+        max_length=255,
+        blank=True,
+        validators=[validators.validate_username],
+        help_text=_("Without a password, or OAuth, mail is sent without logging in."),
+    )
     authentication = models.CharField(
         _("authentication"), max_length=10, choices=Authentication, default=Authentication.PASSWORD
     )
@@ -97,6 +103,16 @@ class ServerSettings(models.Model):
         blank=True,
         validators=[validators.validate_certificates],
         help_text=_("Certificates in PEM format. Only they are trusted for this server; blank trusts the system's."),
+    )
+    ehlo_name = models.CharField(
+        _("EHLO name"),
+        max_length=255,
+        blank=True,
+        validators=[validators.validate_ehlo_name],
+        help_text=_(
+            "What this machine calls itself to the server: a full domain name, such as mail.example.com, or an address "
+            "in brackets. Blank means the name of this machine, else its address."
+        ),
     )
     from_email = models.CharField(
         _("from email"),
@@ -148,6 +164,12 @@ class ServerSettings(models.Model):
     def by_token(self) -> bool:
         """Whether one logs in by a token of OAuth."""
         return self.authentication == Authentication.OAUTH
+
+    @property
+    def logs_in(self) -> bool:
+        """Whether one logs in at all, for which it takes a user name and a password, or a token."""
+        secret = self.by_token or (self.authentication == Authentication.PASSWORD and bool(self.sealed_password))
+        return bool(self.username) and secret
 
     @property
     def by_refresh_token(self) -> bool:

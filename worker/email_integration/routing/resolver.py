@@ -156,6 +156,7 @@ def relay_of(config: SMTPConfig, *, anew: bool = False, keeps_token: bool = True
         use_tls=config.use_tls,
         use_ssl=config.use_ssl,
         ca_certificates=config.ca_certificates,
+        ehlo_name=config.ehlo_name,
         version=config.version,
         from_email=config.from_email,
         timeout=float(config.timeout),

@@ -8,6 +8,7 @@ from .errors import (
     OutOfStep,
     PoolBusy,
     Refused,
+    Seen,
     SMTPFailure,
     TLSFailed,
 )
@@ -38,6 +39,7 @@ __all__ = [
     "Relay",
     "Reply",
     "SMTPFailure",
+    "Seen",
     "Session",
     "Started",
     "TLSFailed",

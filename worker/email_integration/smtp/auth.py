@@ -10,6 +10,7 @@ import base64
 import binascii
 import hmac
 import json
+import re
 import smtplib
 from dataclasses import replace
 
@@ -23,6 +24,11 @@ IN_THE_CLEAR = ("CRAM-MD5", "PLAIN", "LOGIN")
 #: With a token; the standard's own comes first.
 WITH_A_TOKEN = ("OAUTHBEARER", "XOAUTH2")
 
+#: Replies to AUTH after which another mechanism may do: this one is not known, not possible here, or too weak (RFC
+#: 4954 §4 and §6). Google says 534 of the password as well.
+_NOT_THIS_ONE = frozenset({501, 502, 504, 534})
+_ALREADY_IN = re.compile(r"already\b.{0,40}\b(auth|log|identif)|(auth\w*|logged|identified)\b.{0,20}\balready", re.I)
+
 #: What the reply begins with that refuses a token.
 TOKEN_REFUSED = "the server refused the OAuth token"  # noqa: S105  # words
 
@@ -31,22 +37,22 @@ TOKEN_REFUSED = "the server refused the OAuth token"  # noqa: S105  # words
 _LONGEST_COMMAND = 512
 
 
-def choose(offered: str, *, encrypted: bool, by_token: bool = False) -> str | None:
-    """Return the mechanism to use out of the words of the EHLO reply's AUTH line, or None."""
+def mechanisms(offered: str, *, encrypted: bool, by_token: bool = False) -> list[str]:
+    """Return the mechanisms to try, the best first, out of the words of the EHLO reply's AUTH line."""
     words = offered.upper().split()
     known = WITH_A_TOKEN if by_token else OVER_TLS if encrypted else IN_THE_CLEAR
-    return next((name for name in known if name in words), None)
+    return [name for name in known if name in words]
 
 
-def authenticate(connection: smtplib.SMTP, mechanism: str, username: str, password: str) -> tuple[int, bytes]:
-    """Run ``mechanism`` and return the code and text of the server's last reply: 235 when it let us in."""
+def authenticate(connection: smtplib.SMTP, mechanism: str, username: str, password: str) -> Reply:
+    """Run ``mechanism`` with a password and return the server's last reply; see ``is_in``."""
     user, secret = username.encode(), password.encode()
     if mechanism == "PLAIN":
         response = _encode(b"\0" + user + b"\0" + secret)
-        code, text = connection.docmd("AUTH", f"PLAIN {response}")
-        if code == 334:
+        code, text = _begin(connection, "PLAIN", response)
+        if code == 334:  # it does not take the response along with the command
             code, text = connection.docmd(response)
-        return code, text
+        return Reply.parse(code, text)
     code, text = connection.docmd("AUTH", mechanism)
     answers = [user, secret] if mechanism == "LOGIN" else [None]
     for answer in answers:
@@ -55,7 +61,36 @@ def authenticate(connection: smtplib.SMTP, mechanism: str, username: str, passwo
         if answer is None:
             answer = user + b" " + hmac.new(secret, _decode(text), "md5").hexdigest().encode()
         code, text = connection.docmd(_encode(answer))
-    return code, text
+    return Reply.parse(code, text)
+
+
+def is_in(reply: Reply) -> bool:
+    """Whether ``reply`` lets us in, or says that it has done so before (RFC 4954 §4)."""
+    return reply.code == 235 or (reply.code == 503 and bool(_ALREADY_IN.search(reply.text)))
+
+
+def another_may_do(mechanism: str, reply: Reply) -> bool:
+    """Whether to try the next mechanism, after ``reply`` refused this one.
+
+    After a refused login not: it is wrong by any mechanism, and more tries lock accounts. Only with CRAM-MD5 it may be
+    right all the same, on a server that keeps no more than digests of its passwords.
+    """
+    return reply.code in _NOT_THIS_ONE or (mechanism == "CRAM-MD5" and reply.code == 535)
+
+
+def most_telling(refusals: list[Reply]) -> Reply:
+    """Return the reply that says most of why there is no login; of several alike the first."""
+    return max(refusals, key=_tells)
+
+
+def _tells(reply: Reply) -> int:
+    if reply.code == 421:
+        return 1  # the connection ends, perhaps because of what was refused before
+    if 400 <= reply.code < 500:
+        return 4  # for now there is no login at all, whatever a mechanism before has said
+    if reply.code == 534:
+        return 2  # of the mechanism, but some say so of the password
+    return 3 if reply.permanent and reply.code not in _NOT_THIS_ONE else 0
 
 
 def authenticate_by_token(
@@ -73,18 +108,21 @@ def authenticate_by_token(
         said, goes_on = f"user={username}\1auth=Bearer {token}\1\1", ""
     response = _encode(said.encode())
     connection.conceal(response.encode(), _encode(token.encode()).encode(), token.encode())
-    if len(f"AUTH {mechanism} {response}\r\n") <= _LONGEST_COMMAND:
-        code, text = connection.docmd("AUTH", f"{mechanism} {response}")
-    else:
-        code, text = connection.docmd("AUTH", mechanism)
-        if code == 334:
-            code, text = connection.docmd(response)
+    code, text = _begin(connection, mechanism, response)
     why = ""
     if code == 334:
         why = _explained(_decode(text).replace(token.encode(), b"***"))
         code, text = connection.docmd(goes_on)
     reply = Reply.parse(code, text)
     return replace(reply, text=f"{TOKEN_REFUSED}{why}\n{reply.text}") if reply.permanent else reply
+
+
+def _begin(connection: smtplib.SMTP, mechanism: str, response: str) -> tuple[int, bytes]:
+    """Say AUTH with the initial response, or the response in a line of its own where it is too long for that."""
+    if len(f"AUTH {mechanism} {response}\r\n") <= _LONGEST_COMMAND:
+        return connection.docmd("AUTH", f"{mechanism} {response}")
+    code, text = connection.docmd("AUTH", mechanism)
+    return connection.docmd(response) if code == 334 else (code, text)
 
 
 def _explained(challenge: bytes) -> str:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
+from .connecting import connect, tls_name
 from .errors import ConnectionLost, SMTPFailure
 from .replies import Phase, Reply
 from .timeouts import patience
@@ -53,6 +54,9 @@ class Connection(smtplib.SMTP):
         # The code of the reply that is being read; empty before its first line, None when it is none.
         self._begun: bytes | None = b""
         self._due = 0.0
+        #: What the server said first, as it came, and the mechanism that let us in.
+        self.first_words = b""
+        self.mechanism = ""
 
     @contextlib.contextmanager
     def during(self, phase: Phase, *, timeout: float | None = None) -> Iterator[None]:
@@ -78,15 +82,23 @@ class Connection(smtplib.SMTP):
     # -- connecting ---------------------------------------------------------------------------------------------
 
     def dial(self, host: str, port: int, context: ssl.SSLContext | None) -> None:
-        """Connect, with TLS from the start when there is a ``context``. Raises ``OSError``, ``ssl.SSLError`` among
-        them, and ``ValueError`` or ``OverflowError`` for what cannot be a host or a port.
+        """Connect, with TLS from the start when there is a ``context``, in ``timeout`` seconds in all.
+
+        Raises ``OSError``, ``ssl.SSLError`` among them, and ``ValueError`` or ``OverflowError`` for what cannot be a
+        host or a port. Once there is a connection, ``sock`` is set.
         """
-        self.sock = socket.create_connection((host, port), self.timeout)
+        until = time.monotonic() + self.timeout
+        self.sock = connect(host, port, self.timeout)
         # Content and final dot go out in separate writes; with Nagle's algorithm the second one waits (RFC 896).
         self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if context is not None:
-            self._wrap(context, host)
+            self._wrap(context, host, within=until - time.monotonic())
         self.start_clock()
+
+    def wait_for_first_words(self) -> None:
+        """Wait until the server says something, which is kept and stays to be heard. Raises ``OSError``."""
+        self._receive()
+        self.first_words = bytes(self._received)
 
     def conceal(self, *secrets: bytes) -> None:
         """Let no reply give these back either, the longest first."""
@@ -97,13 +109,15 @@ class Connection(smtplib.SMTP):
         if self._received:
             # Somebody on the way wants to be heard as if it had come encrypted.
             raise Malformed
-        self._wrap(context, host)
+        self._wrap(context, host, within=self.timeout)
         self.esmtp_features = {}  # said in the clear, and to be forgotten (RFC 3207 §4.2)
 
-    def _wrap(self, context: ssl.SSLContext, host: str) -> None:
+    def _wrap(self, context: ssl.SSLContext, host: str, *, within: float) -> None:
+        if within <= 0:
+            raise TimeoutError
         sock = self._live_socket
-        sock.settimeout(self.timeout)
-        self.sock = context.wrap_socket(sock, server_hostname=host)
+        sock.settimeout(within)
+        self.sock = context.wrap_socket(sock, server_hostname=tls_name(host))
 
     @property
     def tls_version(self) -> str:

@@ -16,12 +16,28 @@
 from __future__ import annotations
 
 import smtplib
+from dataclasses import dataclass, field
 
 from .replies import Phase, Reply
 
 
+@dataclass(frozen=True, kw_only=True)
+class Seen:
+    """What was seen of a server before it failed."""
+
+    #: What it said first, as it came; may not be SMTP.
+    first_words: bytes = field(default=b"", repr=False)
+    #: The name by which we introduced ourselves.
+    ehlo_name: str = ""
+    #: The lines of its reply to EHLO, such as 'AUTH PLAIN LOGIN'.
+    capabilities: tuple[str, ...] = ()
+
+
 class SMTPFailure(smtplib.SMTPException):
     """The SMTP dialogue failed."""
+
+    #: What a connection test adds, for its advice.
+    seen = Seen()
 
     def __init__(self, phase: Phase, detail: str = "", reply: Reply | None = None) -> None:
         super().__init__(phase, detail, reply)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import functools
-import socket
 import ssl
 from collections.abc import Iterator
 
-from . import auth, tls
+from . import auth, naming, tls
+from .connecting import bare
 from .dialogue import Connection
-from .errors import CannotConnect, NotOffered, Refused, TLSFailed
-from .relay import Relay, Tokens
+from .errors import CannotConnect, ConnectionLost, NotOffered, Refused, TLSFailed
+from .relay import Relay
 from .replies import Phase, Reply
 
 
@@ -29,26 +28,36 @@ def open_connection(relay: Relay) -> Connection:
 def unconnected(relay: Relay) -> Connection:
     """What ``steps`` begins with."""
     said = auth.secrets(relay.username, relay.password)
-    return Connection(timeout=relay.timeout, local_hostname=_local_hostname(), secrets=said)
+    return Connection(timeout=relay.timeout, local_hostname=naming.NAMELESS, secrets=said)
 
 
 def steps(smtp: Connection, relay: Relay) -> Iterator[Phase]:
     """Do what ``open_connection`` does step by step, and give out the phase of each step once it is done."""
-    # Before the server is called: it should not have to wait for somebody else.
+    # Before the server is called: it should not have to wait for others, such as a resolver.
     token = relay.tokens.current() if relay.tokens is not None else ""
+    naming.host_name()
     try:
         _connect(smtp, relay)
         yield Phase.CONNECT
-        _ehlo(smtp)
+        _be_greeted(smtp)
+        yield Phase.GREETING
+        unknown = _ehlo(smtp)
         yield Phase.EHLO
         if relay.use_tls:
-            _starttls(smtp, relay)
+            _starttls(smtp, relay, unknown)
             yield Phase.STARTTLS
-            _ehlo(smtp)
+            unknown = _ehlo(smtp)
             yield Phase.EHLO
-        if relay.username:
-            _authenticate(smtp, relay, token)
+        if relay.logs_in:
+            _authenticate(smtp, relay, token, unknown)
             yield Phase.AUTH
+    except ConnectionLost as lost:
+        smtp.close()
+        cause = lost.__cause__
+        if isinstance(cause, ssl.SSLError) and tls.is_alert(cause):
+            # TLS 1.3 tells of what is wrong with the handshake only once something is read (RFC 8446 §4.4.2.4).
+            raise TLSFailed(lost.phase, tls.words(cause)) from cause
+        raise
     except BaseException:
         smtp.close()
         raise
@@ -61,31 +70,54 @@ def _connect(smtp: Connection, relay: Relay) -> None:
             smtp.dial(relay.host, relay.port, context)
         except ssl.SSLError as error:
             raise TLSFailed(Phase.CONNECT, tls.words(error)) from error
-        except TimeoutError as error:
-            raise CannotConnect(Phase.CONNECT, f"no answer within {smtp.timeout:g} s") from error
         except OSError as error:
+            if smtp.sock is not None:
+                raise  # there was a connection, and it was lost
+            if isinstance(error, TimeoutError):
+                raise CannotConnect(Phase.CONNECT, f"no answer within {smtp.timeout:g} s") from error
             raise CannotConnect(Phase.CONNECT, error.strerror or type(error).__name__) from error
         except (ValueError, OverflowError) as error:
             raise CannotConnect(Phase.CONNECT, "the host or the port cannot be right") from error
+    if smtp.sock is not None:
+        smtp.local_hostname = naming.name_for(smtp.sock, wanted=relay.ehlo_name)
+
+
+def _be_greeted(smtp: Connection) -> None:
     with smtp.during(Phase.GREETING):
+        smtp.wait_for_first_words()
         reply = smtp.hear()
     if reply.code != 220:
         raise Refused(Phase.GREETING, "", reply)
 
 
-def _ehlo(smtp: Connection) -> None:
+def _ehlo(smtp: Connection) -> Reply | None:
+    """Introduce ourselves; return why EHLO was refused where HELO had to do, which offers nothing."""
+    refused = None
     with smtp.during(Phase.EHLO):
         reply = Reply.parse(*smtp.ehlo())
-        if reply.permanent:  # a server that knows no EHLO (RFC 5321 §3.2)
-            reply = Reply.parse(*smtp.helo())
-    if not reply.positive:
-        raise Refused(Phase.EHLO, "", reply)
+        if reply.permanent:  # a server that knows no EHLO (RFC 5321 §3.2), or does not like the name
+            refused, reply = reply, Reply.parse(*smtp.helo())
+    if reply.positive:
+        return refused
+    # Of two refusals the one that says more than that the command is not known.
+    raise Refused(Phase.EHLO, "", refused if refused is not None and reply.code in _UNKNOWN_COMMAND else reply)
 
 
-def _starttls(smtp: Connection, relay: Relay) -> None:
+#: Replies to a command that is not known, or not now.
+_UNKNOWN_COMMAND = frozenset({500, 502, 503})
+
+
+def _not_offered(phase: Phase, detail: str, unknown: Reply | None) -> NotOffered | Refused:
+    """What to raise for lack of an offer: a server that has refused EHLO for a reason of its own could make none."""
+    if unknown is not None and unknown.code not in _UNKNOWN_COMMAND:
+        return Refused(Phase.EHLO, "", unknown)
+    return NotOffered(phase, detail)
+
+
+def _starttls(smtp: Connection, relay: Relay, unknown: Reply | None) -> None:
     if not smtp.has_extn("starttls"):
         # Never go on in the clear: the offer may have been stripped on the way (RFC 3207 §6).
-        raise NotOffered(Phase.STARTTLS, "the server does not offer STARTTLS")
+        raise _not_offered(Phase.STARTTLS, "the server does not offer STARTTLS", unknown)
     context = tls.client_context(relay, Phase.STARTTLS)
     with smtp.during(Phase.STARTTLS):
         reply = Reply.parse(*smtp.docmd("STARTTLS"))
@@ -98,53 +130,40 @@ def _starttls(smtp: Connection, relay: Relay) -> None:
             raise TLSFailed(Phase.STARTTLS, tls.words(error)) from error
 
 
-def _authenticate(smtp: Connection, relay: Relay, token: str) -> None:
-    mechanism = mechanism_for(smtp, relay)
-    if mechanism is None:
-        known = "by an OAuth token" if relay.tokens is not None else "that is known here"
-        raise NotOffered(Phase.AUTH, f"the server offers no way to log in {known}")
-    if relay.tokens is not None:
-        _show_token(smtp, relay, mechanism, relay.tokens, token)
-        return
-    with smtp.during(Phase.AUTH):
-        reply = Reply.parse(*auth.authenticate(smtp, mechanism, relay.username, relay.password))
-    if reply.code != 235:
-        raise Refused(Phase.AUTH, "", reply)
-
-
-def _show_token(smtp: Connection, relay: Relay, mechanism: str, tokens: Tokens, token: str) -> None:
-    """Log in by ``token``; if it is refused, once more by another: it may have been revoked before its time."""
-    reply = _reply_to_token(smtp, relay, mechanism, token)
-    if reply.code == 535:
-        another = tokens.another(token)
-        if another is not None:
-            reply = _reply_to_token(smtp, relay, mechanism, another)
-    if reply.code != 235:
-        raise Refused(Phase.AUTH, "", reply)
-
-
-def _reply_to_token(smtp: Connection, relay: Relay, mechanism: str, token: str) -> Reply:
-    with smtp.during(Phase.AUTH):
-        return auth.authenticate_by_token(smtp, mechanism, relay.username, token, host=relay.host, port=relay.port)
-
-
-def mechanism_for(smtp: Connection, relay: Relay) -> str | None:
-    """The SASL mechanism to log in with, None when the server offers none that is known here."""
+def _authenticate(smtp: Connection, relay: Relay, token: str, unknown: Reply | None) -> None:
+    """Log in by the first mechanism that lets us in. Which of them are tried is said by ``auth.another_may_do``."""
     offered = smtp.esmtp_features.get("auth", "")
-    return auth.choose(offered, encrypted=bool(smtp.tls_version), by_token=relay.tokens is not None)
+    known = auth.mechanisms(offered, encrypted=bool(smtp.tls_version), by_token=relay.tokens is not None)
+    if not known:
+        words = "by an OAuth token" if relay.tokens is not None else "that is known here"
+        raise _not_offered(Phase.AUTH, f"the server offers no way to log in {words}", unknown)
+    tokens, refusals = relay.tokens, list[Reply]()
+    for mechanism in known:
+        try:
+            reply = _log_in(smtp, relay, mechanism, token)
+            if reply.code == 535 and tokens is not None:
+                # It may have been revoked before its time. Once, whatever the other one's fate.
+                another, tokens = tokens.another(token), None
+                if another is not None:
+                    token = another
+                    reply = _log_in(smtp, relay, mechanism, token)
+        except ConnectionLost as lost:
+            if not refusals:
+                raise
+            # It was closed because of what was refused, as far as one can tell.
+            raise Refused(Phase.AUTH, "", auth.most_telling(refusals)) from lost
+        if auth.is_in(reply):
+            smtp.mechanism = mechanism
+            return
+        refusals.append(reply)
+        if not auth.another_may_do(mechanism, reply):
+            break
+    raise Refused(Phase.AUTH, "", auth.most_telling(refusals))
 
 
-@functools.cache
-def _local_hostname() -> str:
-    """The name for EHLO: the host's full name, or its address as a literal (RFC 5321 §4.1.4).
-
-    Found once per process: a slow resolver would otherwise delay every session.
-    """
-    name = socket.getfqdn()
-    if "." in name and name.isascii():
-        return name
-    try:
-        address = socket.gethostbyname(socket.gethostname())
-    except OSError:
-        address = "127.0.0.1"
-    return f"[{address}]"
+def _log_in(smtp: Connection, relay: Relay, mechanism: str, token: str) -> Reply:
+    with smtp.during(Phase.AUTH):
+        if relay.tokens is None:
+            return auth.authenticate(smtp, mechanism, relay.username, relay.password)
+        host = bare(relay.host)
+        return auth.authenticate_by_token(smtp, mechanism, relay.username, token, host=host, port=relay.port)

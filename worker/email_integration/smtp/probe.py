@@ -14,8 +14,8 @@ from enum import StrEnum
 from typing import Any
 
 from .dialogue import Connection
-from .errors import CannotConnect, ConnectionLost, NoToken, Refused, SMTPFailure
-from .opening import mechanism_for, steps, unconnected
+from .errors import CannotConnect, ConnectionLost, NoToken, Refused, Seen, SMTPFailure
+from .opening import steps, unconnected
 from .relay import Envelope, Opening, Relay
 from .replies import Phase
 from .session import Session
@@ -69,8 +69,11 @@ class Report:
     seconds: float
     tls_version: str = ""
     certificate: Certificate | None = None
+    #: That which let us in.
     mechanism: str = ""
     capabilities: tuple[str, ...] = ()
+    #: The name by which we introduced ourselves.
+    ehlo_name: str = ""
     failure: SMTPFailure | None = None
 
     @property
@@ -185,6 +188,8 @@ class _Trial:
         secured_before_ehlo = not self._relay.use_tls
         for phase in steps(self._smtp, self._relay):
             if phase is Phase.CONNECT:
+                continue  # it is called connected once the server has greeted
+            if phase is Phase.GREETING:
                 self._passed(f"{self._relay.host}:{self._relay.port}")
                 if self._relay.use_ssl:
                     self._begin(Kind.TLS)
@@ -197,13 +202,13 @@ class _Trial:
             elif phase is Phase.EHLO and not secured_before_ehlo:
                 self._begin(Kind.TLS)  # EHLO is said once more, encrypted: that is the one to show
             elif phase is Phase.EHLO:
-                mechanism = mechanism_for(self._smtp, self._relay) if self._relay.username else None
-                self._see(capabilities=_capabilities(self._smtp), mechanism=mechanism or "")
+                self._see(capabilities=_capabilities(self._smtp), ehlo_name=self._smtp.local_hostname)
                 self._passed("")
-                if self._relay.username:
+                if self._relay.logs_in:
                     self._begin(Kind.AUTH)
             else:
-                self._passed(str(self._seen["mechanism"]))
+                self._see(mechanism=self._smtp.mechanism)
+                self._passed(self._smtp.mechanism)
 
     def _secured(self, *, timed: bool) -> None:
         sock = self._smtp.sock
@@ -256,13 +261,24 @@ class _Trial:
             self._ended = time.monotonic()
             self._failure = failure
             if failure is not None:
+                failure.seen = Seen(
+                    first_words=self._smtp.first_words,
+                    ehlo_name=self._smtp.local_hostname,
+                    capabilities=self._seen.get("capabilities", ()),
+                )
                 said = f"{failure.reply.code} {failure.reply.text}" if failure.reply else failure.detail
                 seconds = self._ended - self._step_began
                 self._steps.append(Step(kind=self._kind, ok=False, seconds=seconds, detail=said))
 
     def _out_of_time(self) -> SMTPFailure:
-        kind = CannotConnect if self._kind is Kind.CONNECT else ConnectionLost
-        return kind(_PHASES[self._kind], f"no answer within {self._given.timeout:g} s")
+        detail = f"no answer within {self._given.timeout:g} s"
+        if self._kind is not Kind.CONNECT:
+            return ConnectionLost(_PHASES[self._kind], detail)
+        sock = self._smtp.sock
+        if sock is None:
+            return CannotConnect(Phase.CONNECT, detail)
+        encrypts = self._given.use_ssl and not isinstance(sock, ssl.SSLSocket)
+        return ConnectionLost(Phase.CONNECT if encrypts else Phase.GREETING, detail)
 
 
 class _InHand:

@@ -22,9 +22,10 @@ class Relay:
 
     ``timeout`` is in seconds, for connecting and for every command up to DATA with its reply. ``from_email`` is the
     sender of mail that names none. ``ca_certificates`` is PEM: the only authorities to trust for this relay; '' for the
-    system's. Two relays are equal when every setting is, which is what a session is reused by; ``version`` is any word
-    that tells apart what is otherwise equal. With ``tokens`` one logs in by them instead of a password; they come and
-    go, so that they make no other relay.
+    system's. ``ehlo_name`` is what this machine calls itself in EHLO; '' for a name of its own. Two relays are equal
+    when every setting is, which is what a session is reused by; ``version`` is any word that tells apart what is
+    otherwise equal. With ``tokens`` one logs in by them instead of a password; they come and go, so that they make no
+    other relay.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Relay:
     from_email: str = ""
     timeout: float = 10.0
     ca_certificates: str = field(default="", repr=False)
+    ehlo_name: str = ""
     pipelining: bool = True
     max_recipients: int | None = None
     version: str = ""
@@ -44,6 +46,11 @@ class Relay:
 
     def __str__(self) -> str:
         return f"{self.name} ({self.host}:{self.port})"
+
+    @property
+    def logs_in(self) -> bool:
+        """Whether there is enough to log in with: a user name without a password is not, as for Django's backend."""
+        return bool(self.username and (self.password or self.tokens is not None))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ from typing import Any
 from django.core.exceptions import ValidationError
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from email_integration import references, routing
+from email_integration import references, routing, validators
 from email_integration.exceptions import SecretUnreadable
 from email_integration.models import SMTPConfig
 from email_integration.smtp import Relay
@@ -70,6 +70,8 @@ class Command(BaseCommand):
         for field, value in values.items():
             shown = ("set" if value else "none") if field == "password" else value
             self.stdout.write(f"   {field}: {shown}")
+        for doubt in _doubts(values):
+            self.stdout.write(f"⚠ {doubt}")
         if values["from_email"].endswith("@localhost"):
             self.stdout.write(
                 "⚠ Few servers take mail from this sender. Set DEFAULT_FROM_EMAIL, or change it in the admin."
@@ -102,6 +104,15 @@ def _values(relay: Relay) -> dict[str, Any]:
         "from_email": relay.from_email,
         "timeout": max(1, math.ceil(relay.timeout)),
     }
+
+
+def _doubts(values: dict[str, Any]) -> list[str]:
+    """What may not be meant: a login that lacks a half, and a password with more than belongs to it."""
+    doubt = validators.doubt_about_secret(values["password"])
+    return [
+        *validators.login_warnings(username=values["username"], password=bool(values["password"])),
+        *([f"The password: {doubt}"] if doubt else []),
+    ]
 
 
 def _differing(config: SMTPConfig, values: dict[str, Any]) -> list[str]:
