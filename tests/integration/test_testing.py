@@ -239,7 +239,7 @@ def test_the_active_configuration_keeps_all_but_its_server(relay: FakeRelay) -> 
 
 @pytest.mark.django_db
 def test_djangos_settings_keep_all_but_their_server(relay: FakeRelay, settings: Any) -> None:
-    name_server(settings, host="smtp.example.com", port=587, use_tls=True, username="them")
+    name_server(settings, host="smtp.example.com", port=587, use_tls=True, username="them", password="s3cret")
     settings.DEFAULT_FROM_EMAIL = "default@example.com"
     send_email.delay("Hello", "Text", to=[KIM])
     run_deliveries()
