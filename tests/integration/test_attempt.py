@@ -167,7 +167,9 @@ def many(count: int) -> list[str]:
     return [f"r{number}@example.com" for number in range(count)]
 
 
-@pytest.mark.parametrize("reply", ["452 4.5.3 Too many recipients", "552 5.5.3 Too many recipients", "452 No more"])
+@pytest.mark.parametrize(
+    "reply", ["452 4.5.3 Too many recipients", "552 5.5.3 Too many recipients", "452 Too many rcpts"]
+)
 @pytest.mark.parametrize("pipelining", [True, False])
 def test_a_server_that_takes_so_many_recipients_at_a_time_gets_the_rest_at_once(
     bell: RecordingDoorbell, reply: str, pipelining: bool
@@ -200,7 +202,7 @@ def test_a_server_that_takes_so_many_recipients_at_a_time_gets_the_rest_at_once(
         assert [len(names) for names in taken] == [100, 100, 50]
         assert len({line for names in taken for line in names}) == 250
         asked = sum(line.startswith(b"RCPT") for line in server.heard)
-        assert asked == (101 if not pipelining else 199) + 100 + 50
+        assert asked == 250 + (99 if pipelining else 1)
         assert server.connections == 1
         pool.close()
     assert [status for pk, status in bell.reports] == ["deferred", "deferred", "accepted"]

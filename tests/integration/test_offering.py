@@ -8,7 +8,7 @@ import pytest
 
 from config.local.processes import PATIENCE
 from email_integration.exceptions import DeliveryFailed
-from email_integration.models import Delivery, DeliveryAttempt
+from email_integration.models import Delivery, DeliveryAttempt, ServerQuirks
 from email_integration.sending import direct
 from email_integration.sending.attempt import attempt
 from email_integration.sending.dispatch import pool
@@ -151,6 +151,22 @@ def test_with_smtputf8_all_get_it() -> None:
         config_for(server)
         attempt(submitted(*to).pk)
         assert got(server) == sorted(to)
+
+
+class Full(PeculiarServer):
+    """Says a 452 that may mean anything after two recipients."""
+
+    def rcpt(self, peer: Peer, address: str) -> str:
+        return "452 no" if len(peer.recipients) == 2 else "250 ok"
+
+
+def test_a_452_without_a_word_of_why_ends_a_transaction_and_teaches_nothing() -> None:
+    with Full() as server:
+        config_for(server, pipelining="off")
+        attempt(submitted(*many(7)).pk)
+        assert server.verbs["RCPT"] <= 7 + 3
+        assert set(got(server)) >= set(many(7)) - {"u2@example.com", "u5@example.com"}
+        assert not ServerQuirks.objects.exists()
 
 
 # -- directly -------------------------------------------------------------------------------------------------------

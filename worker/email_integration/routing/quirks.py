@@ -59,7 +59,8 @@ class SharedMemory(Memory):
         place = {"smtp_config": relay.name, "host": relay.host, "learned_at": timezone.now()}
         _rows().update_or_create(pk=key, defaults={**place, **changes})
         _rows().filter(smtp_config=relay.name).exclude(pk=key).delete()  # of former settings
-        self._untold.pop(relay, None)
+        if self._untold.get(relay) == changes:  # else more was learned meanwhile
+            self._untold.pop(relay, None)
 
 
 #: This process's.

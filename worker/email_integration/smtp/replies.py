@@ -71,13 +71,18 @@ class Reply:
         return self.code == 503
 
     @property
-    def wants_fewer_recipients(self) -> bool:
+    def says_too_many_recipients(self) -> bool:
         """Said of a recipient: the transaction has as many as it may have, and others may get the mail in another one
         (RFC 5321 §4.5.3.1.10, RFC 3463 §3.6).
         """
         if self.enhanced:
             return self.enhanced.endswith(".5.3")
-        return self.code == 452 or (self.code in (450, 451, 552) and _TOO_MANY.search(self.text) is not None)
+        return self.code in (450, 451, 452, 552) and _TOO_MANY.search(self.text) is not None
+
+    @property
+    def may_mean_too_many_recipients(self) -> bool:
+        """The same, or the code for it without a word of why."""
+        return self.says_too_many_recipients or (self.code == 452 and not self.enhanced)
 
     @property
     def short(self) -> str:

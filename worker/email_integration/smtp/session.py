@@ -120,7 +120,7 @@ class Session:
             heard.end.answered = verdicts
             raise heard.end
         self.server.confirm()
-        if accepted and heard.wants_fewer and self.transactions == 1:
+        if accepted and heard.are_too_many and self.transactions == 1:
             self.server.learn(recipients=len(accepted))
         if heard.data is not None and heard.data.code == 354:
             if not accepted:
@@ -247,7 +247,7 @@ class Session:
                 return heard
             if len(group) > 1 and (out := heard.out_of_turn) and out[0] is not Phase.MAIL:
                 raise self._out_of_step(out[0], "", out[1], ahead=said_ahead)
-            if heard.wants_fewer:
+            if heard.are_enough:
                 rest = [command for command in rest if command[0] is Phase.DATA]
         return heard
 

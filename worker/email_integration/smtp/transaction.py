@@ -54,8 +54,14 @@ class Answers:
         return any(reply.positive for reply in self.recipients)
 
     @property
-    def wants_fewer(self) -> bool:
-        return any(reply.wants_fewer_recipients for reply in self.recipients)
+    def are_enough(self) -> bool:
+        """Whether the server seems to take no more recipients in this transaction."""
+        return any(reply.may_mean_too_many_recipients for reply in self.recipients)
+
+    @property
+    def are_too_many(self) -> bool:
+        """Whether it has said so."""
+        return any(reply.says_too_many_recipients for reply in self.recipients)
 
     @property
     def out_of_turn(self) -> tuple[Phase, Reply] | None:
