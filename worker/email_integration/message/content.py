@@ -22,7 +22,7 @@ from django.core.files.storage import Storage, storages
 from django.utils import timezone
 
 from email_integration import conf
-from email_integration.exceptions import ContentUnavailable, SecretUnreadable
+from email_integration.exceptions import ContentGone, ContentUnavailable, SecretUnreadable
 from email_integration.models import Delivery
 
 from . import encryption
@@ -203,7 +203,7 @@ def beginning(delivery: Delivery, first: bytes) -> bytes:
 
 def _blocks(delivery: Delivery) -> Blocks:
     if not delivery.has_content:
-        raise ContentUnavailable(GONE)
+        raise ContentGone(GONE)
     size = 0
     try:
         key = base64.b64decode(delivery.content_key)
