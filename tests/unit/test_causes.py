@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import re
 
 import pytest
@@ -42,3 +43,8 @@ def test_a_cause_that_is_not_known_stands_for_itself() -> None:
 
 def test_a_refused_login_is_never_the_mails_fault() -> None:
     assert REFUSED_LOGIN < ABOUT_US
+
+
+@pytest.mark.parametrize("cause", Cause)
+def test_a_cause_travels_between_processes(cause: Cause) -> None:
+    assert pickle.loads(pickle.dumps(cause)) is cause
