@@ -239,11 +239,38 @@ def test_the_active_configuration_keeps_all_but_its_server(relay: FakeRelay) -> 
 
 @pytest.mark.django_db
 def test_djangos_settings_keep_all_but_their_server(relay: FakeRelay, settings: Any) -> None:
-    name_server(settings, host="smtp.example.com", port=587, use_tls=True, username="them", password="s3cret")
+    server = {"host": "smtp.example.com", "port": 587, "use_tls": True, "username": "them", "password": "s3cret"}
+    name_server(settings, **server)
     settings.DEFAULT_FROM_EMAIL = "default@example.com"
     send_email.delay("Hello", "Text", to=[KIM])
     run_deliveries()
     assert (relay.logins, relay.messages[0].sender) == (["them"], "default@example.com")
+
+
+@pytest.mark.django_db
+def test_a_user_name_without_a_password_is_no_login_here_either(relay: FakeRelay, settings: Any) -> None:
+    name_server(settings, host="smtp.example.com", port=587, use_tls=True, username="them")
+    send_email.delay("Hello", "Text", to=[KIM])
+    assert [delivery.status for delivery in run_deliveries()] == ["accepted"]
+    assert relay.logins == []
+
+
+@pytest.mark.django_db
+def test_a_login_by_token_is_one_here_too(relay: FakeRelay) -> None:
+    SMTPConfig.objects.create(
+        name="By token",
+        host="smtp.example.com",
+        username="them",
+        from_email="us@example.com",
+        authentication="oauth",
+        oauth_endpoint="https://login.example.com/token",
+        oauth_client_id="client",
+        oauth_client_secret="s3cret",
+        is_active=True,
+    )
+    send_email.delay("Hello", "Text", to=[KIM])
+    assert [delivery.status for delivery in run_deliveries()] == ["accepted"]
+    assert relay.logins == ["them"]
 
 
 @pytest.mark.django_db

@@ -151,7 +151,9 @@ class FakeRelay:
 
     def _instead_of(self, relay: Relay) -> Relay:
         timeout = min(relay.timeout, self.timeout)
-        relay = replace(relay, use_tls=False, use_ssl=False, tokens=None)
+        # A login by token becomes one by password, of which any is right.
+        password = relay.password if relay.tokens is None else "token"
+        relay = replace(relay, use_tls=False, use_ssl=False, tokens=None, password=password)
         return replace(relay, host=self.host, port=self.port, timeout=timeout)
 
 
