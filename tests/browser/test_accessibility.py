@@ -95,7 +95,7 @@ def test_pages_of_deliveries(page: Page) -> None:
     config(is_active=True)
     one = submitted("bob@example.com", subject="Your order", from_email="Hanna <noreply@example.com>")
     tried([one], reason="the server is busy and asks us to come back later (451 4.3.2)")
-    failed = pretend(submitted(), status=Status.FAILED, reason="the mailbox is full", has_content=False)
+    failed = pretend(submitted(), status=Status.FAILED, cause="full", reason="the mailbox is full", has_content=False)
     kim: Any = User.objects.get()
     LogEntry.objects.log_actions(kim.pk, [one], CHANGE, change_message="Sent now.", single_object=True)
     own = f"{DELIVERIES}{one.pk}/"
