@@ -14,8 +14,19 @@ import pytest
 
 from config.local.certificates import make_certificates
 from config.local.processes import free_port
-from email_integration.smtp import CannotConnect, NotOffered, Phase, Refused, Session, SMTPFailure, dialogue, naming
+from email_integration.smtp import (
+    CannotConnect,
+    NotOffered,
+    Phase,
+    Refused,
+    Session,
+    SMTPFailure,
+    connecting,
+    dialogue,
+    naming,
+)
 from email_integration.smtp.dialogue import Connection
+from email_integration.smtp.probe import probe
 from tests.relays import relay_to, soon
 from tests.scripted import Conversation, ScriptedServer
 
@@ -66,6 +77,22 @@ def test_eight_addresses_are_given_up_at_the_timeout_of_one(monkeypatch: pytest.
         with soon():
             error = failure(relay_to(server, host="smtp.example.com", timeout=0.8))
     assert (type(error), error.detail) == (CannotConnect, "no answer within 0.8 s")
+
+
+def test_a_connection_test_comes_to_the_last_address_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it leaves for each is a share of the timeout that is shown, not of a longer one of its own."""
+    handed: list[float] = []
+
+    def connected(found: object, timeout: float) -> socket.socket:
+        handed.append(timeout)
+        raise ConnectionRefusedError
+
+    monkeypatch.setattr(connecting, "_connected", connected)
+    resolved(monkeypatch, *(("127.0.0.1", port) for port in range(1, 9)))
+    with ScriptedServer(lambda talk: talk.answer()) as server:
+        assert not probe(relay_to(server, host="smtp.example.com", timeout=80)).ok
+    assert len(handed) == 8
+    assert handed[0] <= 10
 
 
 def test_an_address_that_refuses_tells_more_than_one_that_is_silent(monkeypatch: pytest.MonkeyPatch) -> None:

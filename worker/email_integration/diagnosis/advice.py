@@ -122,6 +122,8 @@ def _key_of_reply(phase: Phase, reply: Reply, relay: Relay, seen: Seen) -> str:
         return "not-smtp"
     if phase is Phase.EHLO and reply.permanent and (key := _key_of_other_protocol(reply, seen)):
         return key
+    if phase is Phase.AUTH and _NO_SUCH_WAY.search(f"{reply.code} {reply.text}"):
+        return "token-not-offered" if relay.tokens is not None else "login-not-offered"
     said, cause = _one_line(reply), recognise(phase, reply)
     key = next((key for key, pattern in _WORDS if pattern.search(said)), None)
     if phase is Phase.GREETING and key == "ehlo-name":
@@ -205,9 +207,13 @@ _WORDS = (
             re.I,
         ),
     ),
+    ("starttls-first", re.compile(r"^538 |^\d{3} 5\.7\.11 ")),
     # 503 is said to those who have not introduced themselves at all.
     ("ehlo-name", re.compile(r"^(?!503).*\b(helo|ehlo)\b", re.I)),
 )
+
+#: What is refused is the mechanism, not what was said by it (RFC 4954 §4 and §6).
+_NO_SUCH_WAY = re.compile(r"^50[24] |^534 .*mechanism", re.I | re.S)
 
 #: What a server means that refuses EHLO, other than the name.
 _NOT_OF_THE_NAME = frozenset(
