@@ -135,6 +135,8 @@ REPLIES = [
     ("server-fault", Phase.MAIL, 451, "Server configuration problem"),
     ("server-fault", Phase.RCPT, 451, "4.3.0 <kim@example.com>: Temporary lookup failure"),
     ("server-fault", Phase.MAIL, 452, "4.3.1 Insufficient system storage"),
+    ("server-fault", Phase.RCPT, 451, "Requested action aborted: local error in processing"),
+    ("other", Phase.FINAL_DOT, 550, "5.3.0 Rejected"),
     ("sender", Phase.MAIL, 550, "5.1.8 <noreply@example.com>: Sender address rejected: Domain not found"),
     ("connections", Phase.GREETING, 421, "4.7.0 smtp.example.com Error: too many connections from 192.0.2.1"),
     ("connections", Phase.GREETING, 421, "Too many concurrent SMTP connections; please try again later."),

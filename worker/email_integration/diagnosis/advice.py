@@ -135,7 +135,7 @@ def _key_of_reply(phase: Phase, reply: Reply, relay: Relay, seen: Seen) -> str:
     if (key == "ip-address" and not blocked) or (key in ("recipient", "sender") and _DENIED.search(said)):
         key = "login-needed" if _lacks_login(phase, relay, seen) else key
     if key is None and 400 <= reply.code < 500:
-        return "later"
+        return "server-fault" if cause in (Cause.TROUBLE, Cause.NO_SPACE) else "later"
     return key or ("password" if phase is Phase.AUTH else "other")
 
 
@@ -245,8 +245,6 @@ _HEADINGS: dict[Cause | None, str] = {
     Cause.LOGIN_NEEDED: "login-needed",
     Cause.LIMIT: "later",
     Cause.GREYLISTED: "greylisting",
-    Cause.TROUBLE: "server-fault",
-    Cause.NO_SPACE: "server-fault",
     Cause.CLIENT: "ip-address",
     Cause.DENIED: "ip-address",
     Cause.RELAYING: "relaying",
