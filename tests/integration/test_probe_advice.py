@@ -40,7 +40,7 @@ def told(
 @pytest.mark.parametrize("use_tls", [False, True])
 def test_a_server_that_waits_for_tls_is_not_behind_a_firewall(certificates: Certificates, use_tls: bool) -> None:
     """It is silent until the client begins the handshake; so is the client until it is greeted."""
-    found, text, _ = told(lambda talk: None, tls_context=certificates.server_context(), use_tls=use_tls, timeout=1)
+    found, text, _ = told(lambda talk: None, tls_context=certificates.server_context(), use_tls=use_tls, timeout=2)
     assert found.key == "tls-from-the-start"
     assert "try TLS from the start" in text
     assert "firewall" not in text
@@ -160,7 +160,7 @@ def test_a_greeting_that_never_comes_to_its_end_is_one_of_smtp() -> None:
         talk.say("220-mail.example.com")
         talk.hear()
 
-    assert told(script, timeout=1)[0].key == "silence"
+    assert told(script, timeout=2)[0].key == "silence"
 
 
 def test_what_never_ends_its_line_is_called_by_its_first_words() -> None:
@@ -168,7 +168,7 @@ def test_what_never_ends_its_line_is_called_by_its_first_words() -> None:
         talk.connection.sendall(b"J\0\0\0\n5.7.44-log\0mysql_native_password\0"[5:])
         talk.hear()
 
-    found, text, _ = told(script, timeout=1)
+    found, text, _ = told(script, timeout=2)
     assert found.key == "not-smtp"
     assert "5.7.44-log mysql_native_password" in text
 
@@ -319,7 +319,7 @@ def test_a_refused_password_that_looks_pasted_is_told_so(password: str, words: s
 @pytest.mark.django_db
 def test_the_command_gives_the_same_advice(certificates: Certificates) -> None:
     with ScriptedServer(lambda talk: None, tls_context=certificates.server_context()) as server:
-        config_for(server, timeout=1)
+        config_for(server, timeout=2)
         code, output = validate()
     assert code == 1
     assert "try TLS from the start" in output

@@ -14,8 +14,19 @@ import pytest
 
 from config.local.certificates import make_certificates
 from config.local.processes import free_port
-from email_integration.smtp import CannotConnect, NotOffered, Phase, Refused, Session, SMTPFailure, dialogue, naming
+from email_integration.smtp import (
+    CannotConnect,
+    NotOffered,
+    Phase,
+    Refused,
+    Session,
+    SMTPFailure,
+    connecting,
+    dialogue,
+    naming,
+)
 from email_integration.smtp.dialogue import Connection
+from email_integration.smtp.probe import probe
 from tests.relays import relay_to, soon
 from tests.scripted import Conversation, ScriptedServer
 
@@ -52,10 +63,10 @@ def failure(relay: Any) -> SMTPFailure:
     return caught.value
 
 
-def test_the_last_of_eight_addresses_is_reached(monkeypatch: pytest.MonkeyPatch) -> None:
-    with ScriptedServer(lambda talk: talk.answer()) as server, black_holes(7) as holes:
+def test_an_address_behind_a_silent_one_is_reached(monkeypatch: pytest.MonkeyPatch) -> None:
+    with ScriptedServer(lambda talk: talk.answer()) as server, black_holes(1) as holes:
         resolved(monkeypatch, *holes, ("127.0.0.1", server.port))
-        relay = relay_to(server, host="smtp.example.com", timeout=4)
+        relay = relay_to(server, host="smtp.example.com", timeout=6)
         with soon():
             Session.open(relay).quit()
 
@@ -68,10 +79,26 @@ def test_eight_addresses_are_given_up_at_the_timeout_of_one(monkeypatch: pytest.
     assert (type(error), error.detail) == (CannotConnect, "no answer within 0.8 s")
 
 
+def test_a_connection_test_comes_to_the_last_address_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it leaves for each is a share of the timeout that is shown, not of a longer one of its own."""
+    handed: list[float] = []
+
+    def connected(found: object, timeout: float) -> socket.socket:
+        handed.append(timeout)
+        raise ConnectionRefusedError
+
+    monkeypatch.setattr(connecting, "_connected", connected)
+    resolved(monkeypatch, *(("127.0.0.1", port) for port in range(1, 9)))
+    with ScriptedServer(lambda talk: talk.answer()) as server:
+        assert not probe(relay_to(server, host="smtp.example.com", timeout=80)).ok
+    assert len(handed) == 8
+    assert handed[0] <= 10
+
+
 def test_an_address_that_refuses_tells_more_than_one_that_is_silent(monkeypatch: pytest.MonkeyPatch) -> None:
     with ScriptedServer(lambda talk: talk.answer()) as server, black_holes(1) as holes:
         resolved(monkeypatch, *holes, ("127.0.0.1", free_port()))
-        error = failure(relay_to(server, host="smtp.example.com", timeout=0.8))
+        error = failure(relay_to(server, host="smtp.example.com", timeout=4))
     assert (type(error), error.detail) == (CannotConnect, "Connection refused")
 
 

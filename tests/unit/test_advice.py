@@ -71,6 +71,10 @@ REPLIES = [
     ("password", Phase.AUTH, 535, "Authentication Credentials Invalid"),
     ("password", Phase.AUTH, 535, "5.7.8 Error: authentication failed: UGFzc3dvcmQ6"),
     ("password", Phase.AUTH, 501, "5.5.2 Cannot decode"),
+    ("login-not-offered", Phase.AUTH, 504, "5.5.4 Unrecognized authentication type"),
+    ("login-not-offered", Phase.AUTH, 502, "5.5.1 Command not implemented"),
+    ("login-not-offered", Phase.AUTH, 534, "5.7.9 Authentication mechanism is too weak"),
+    ("starttls-first", Phase.AUTH, 538, "5.7.11 Encryption required for requested authentication mechanism"),
     ("too-many-logins", Phase.AUTH, 454, "4.7.0 Too many login attempts, please try again later."),
     ("later", Phase.AUTH, 454, "4.7.0 Temporary authentication failure"),
     ("locked", Phase.AUTH, 550, "5.7.13 User account disabled"),
@@ -131,6 +135,8 @@ REPLIES = [
     ("server-fault", Phase.MAIL, 451, "Server configuration problem"),
     ("server-fault", Phase.RCPT, 451, "4.3.0 <kim@example.com>: Temporary lookup failure"),
     ("server-fault", Phase.MAIL, 452, "4.3.1 Insufficient system storage"),
+    ("server-fault", Phase.RCPT, 451, "Requested action aborted: local error in processing"),
+    ("other", Phase.FINAL_DOT, 550, "5.3.0 Rejected"),
     ("sender", Phase.MAIL, 550, "5.1.8 <noreply@example.com>: Sender address rejected: Domain not found"),
     ("connections", Phase.GREETING, 421, "4.7.0 smtp.example.com Error: too many connections from 192.0.2.1"),
     ("connections", Phase.GREETING, 421, "Too many concurrent SMTP connections; please try again later."),
@@ -228,6 +234,11 @@ def test_a_failed_handshake_is_told_in_words(key: str, reason: str | None) -> No
     assert advice(TLSFailed(Phase.STARTTLS, said), RELAY).key == key
     assert "_" not in said
     assert not re.search("[A-Z]{5}", said)
+
+
+def test_no_way_to_show_a_token_is_told_as_such() -> None:
+    refused = Refused(Phase.AUTH, "", Reply.parse(504, f"{TOKEN_REFUSED}\n5.5.4 Unrecognized authentication type"))
+    assert advice(refused, replace(RELAY, tokens=mock.Mock())).key == "token-not-offered"
 
 
 def test_tls_to_a_server_that_begins_in_the_clear_is_told_by_its_phase() -> None:

@@ -66,6 +66,21 @@ def test_what_cannot_work_is_said_at_its_field(configure: Configure, changes: di
     assert field in caught.value.message_dict
 
 
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "::1", "[::1]"])
+def test_this_machine_may_have_a_token_in_the_clear(configure: Configure, host: str) -> None:
+    """It goes over no network; brackets make no other address."""
+    config = configure(is_active=False)
+    for name, value in {
+        "host": host,
+        "use_tls": False,
+        "oauth_client_secret": "s3cret",
+        "pk": None,
+        "name": "Other",
+    }.items():
+        setattr(config, name, value)
+    config.full_clean()
+
+
 @pytest.mark.parametrize("change", ["host", "oauth_endpoint", "username"])
 def test_a_stored_secret_goes_nowhere_else_unseen(configure: Configure, change: str) -> None:
     config = configure()

@@ -123,6 +123,8 @@ def _key_of_reply(phase: Phase, reply: Reply, relay: Relay, seen: Seen) -> str:
         return "not-smtp"
     if phase is Phase.EHLO and reply.permanent and (key := _key_of_other_protocol(reply, seen)):
         return key
+    if phase is Phase.AUTH and _NO_SUCH_WAY.search(f"{reply.code} {reply.text}"):
+        return "token-not-offered" if relay.tokens is not None else "login-not-offered"
     said, cause = _one_line(reply), recognise(phase, reply)
     key = next((key for key, pattern in _WORDS if pattern.search(said)), None)
     if phase is Phase.GREETING and key == "ehlo-name":
@@ -134,7 +136,7 @@ def _key_of_reply(phase: Phase, reply: Reply, relay: Relay, seen: Seen) -> str:
     if (key == "ip-address" and not blocked) or (key in ("recipient", "sender") and _DENIED.search(said)):
         key = "login-needed" if _lacks_login(phase, relay, seen) else key
     if key is None and 400 <= reply.code < 500:
-        return "later"
+        return "server-fault" if cause in (Cause.TROUBLE, Cause.NO_SPACE) else "later"
     return key or ("password" if phase is Phase.AUTH else "other")
 
 
@@ -206,9 +208,13 @@ _WORDS = (
             re.I,
         ),
     ),
+    ("starttls-first", re.compile(r"^538 |^\d{3} 5\.7\.11 ")),
     # 503 is said to those who have not introduced themselves at all.
     ("ehlo-name", re.compile(r"^(?!503).*\b(helo|ehlo)\b", re.I)),
 )
+
+#: What is refused is the mechanism, not what was said by it (RFC 4954 §4 and §6).
+_NO_SUCH_WAY = re.compile(r"^50[24] |^534 .*mechanism", re.I | re.S)
 
 #: What a server means that refuses EHLO, other than the name.
 _NOT_OF_THE_NAME = frozenset(
@@ -245,8 +251,6 @@ _HEADINGS: dict[Cause | None, str] = {
     Cause.ACCOUNT_IP: "ip-address",
     Cause.LIMIT: "later",
     Cause.GREYLISTED: "greylisting",
-    Cause.TROUBLE: "server-fault",
-    Cause.NO_SPACE: "server-fault",
     Cause.CLIENT: "ip-address",
     Cause.DENIED: "ip-address",
     Cause.RELAYING: "relaying",

@@ -31,13 +31,16 @@ def unconnected(relay: Relay) -> Connection:
     return Connection(timeout=relay.timeout, local_hostname=naming.NAMELESS, secrets=said)
 
 
-def steps(smtp: Connection, relay: Relay) -> Iterator[Phase]:
-    """Do what ``open_connection`` does step by step, and give out the phase of each step once it is done."""
+def steps(smtp: Connection, relay: Relay, *, connect_within: float | None = None) -> Iterator[Phase]:
+    """Do what ``open_connection`` does step by step, and give out the phase of each step once it is done.
+
+    Connecting has ``connect_within`` seconds, by default the relay's timeout.
+    """
     # Before the server is called: it should not have to wait for others, such as a resolver.
     token = relay.tokens.current() if relay.tokens is not None else ""
     naming.host_name()
     try:
-        _connect(smtp, relay)
+        _connect(smtp, relay, connect_within)
         yield Phase.CONNECT
         _be_greeted(smtp)
         yield Phase.GREETING
@@ -63,9 +66,9 @@ def steps(smtp: Connection, relay: Relay) -> Iterator[Phase]:
         raise
 
 
-def _connect(smtp: Connection, relay: Relay) -> None:
+def _connect(smtp: Connection, relay: Relay, within: float | None) -> None:
     context = tls.client_context(relay, Phase.CONNECT) if relay.use_ssl else None
-    with smtp.during(Phase.CONNECT):
+    with smtp.during(Phase.CONNECT, timeout=within):
         try:
             smtp.dial(relay.host, relay.port, context)
         except ssl.SSLError as error:

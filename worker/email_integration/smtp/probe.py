@@ -186,7 +186,8 @@ class _Trial:
 
     def _open(self) -> None:
         secured_before_ehlo = not self._relay.use_tls
-        for phase in steps(self._smtp, self._relay):
+        # Each address of the host has its share of the time that there really is.
+        for phase in steps(self._smtp, self._relay, connect_within=self._given.timeout):
             if phase is Phase.CONNECT:
                 continue  # it is called connected once the server has greeted
             if phase is Phase.GREETING:
