@@ -39,7 +39,7 @@ def connect(host: str, port: int, timeout: float) -> socket.socket:
             return _connected(address, share)
         except OSError as error:
             errors.append(error)
-    raise max(errors, key=_tells, default=OSError("the name has no address"))
+    raise max(errors, key=_tells, default=socket.gaierror(socket.EAI_NONAME, "the name has no address"))
 
 
 def bare(host: str) -> str:
