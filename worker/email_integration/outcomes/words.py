@@ -62,7 +62,7 @@ _NO_SIZE = r"^(?!.*\bsize\b).*"
 _NO_552 = "4|5(?!52)"
 _OUT_OF_USE = r"(locked|disabled|suspended|blocked)"
 #: Nor of a mailbox.
-_NO_MAILBOX = r"^(?!.*\b(size|mailbox|inbox|recipient|user)\b).*"
+_NO_MAILBOX = r"^(?!.*\b(size|mailbox|inbox|recipient)\b).*"
 #: 50z says that the command was not understood.
 _NO_DIALOGUE = "4|5[1-9]"
 _NOT_OF_A_MAILBOX = r"(?!\d\.[12]\.)"
@@ -123,8 +123,15 @@ _RULES = (
         Cause.LIMIT, rf"{_NO_SIZE}\b(limits?|quotas?)\b.{{0,30}}\b(reached|exceeded|hit|used up)", OURS, codes=_NO_552
     ),
     _rule(Cause.LIMIT, rf"{_NO_SIZE}\b(reached|exceeded|over)\b.{{0,60}}\b(limits?|quotas?)\b", OURS, codes=_NO_552),
+    _rule(Cause.LIMIT, r"\bquotas?\b.{0,30}\bexceeded", OURS, codes="552"),
     _rule(Cause.LIMIT, r"too (many|much|fast|quickly|frequent)|\brate\b.{0,20}\blimit", OURS, codes=_NO_DIALOGUE),
-    _rule(Cause.LIMIT, rf"{_NO_SIZE}(\brate\b|\blimit|over ?limit|\bquota\b|frequent)", MAIL, codes="4"),
+    _rule(
+        Cause.LIMIT,
+        rf"{_NO_SIZE}(\brate\b|\blimit|over ?limit|\bquota\b|frequen|exce(ed|ssive)|allowance|flood)",
+        MAIL,
+        codes="4",
+    ),
+    _rule(Cause.LIMIT, r"\bmax\w*\b.{0,30}\b(messages|e?-?mails)\b|\b(messages|e?-?mails) ?/", MAIL, codes="4"),
     _rule(Cause.LIMIT, rf"{_NO_MAILBOX}too many (e?-?mails|messages)\b", SENDING, codes=_NO_552),
     _rule(
         Cause.LIMIT,
