@@ -196,6 +196,7 @@ WORDINGS: dict[Phase, list[tuple[str, Cause, str]]] = {
         ("452 4.5.3 Error: too many recipients", Cause.TOO_MANY_RECIPIENTS, WAITS),
         ("452-4.5.3 Too many recipients. More on sending limits at x", Cause.TOO_MANY_RECIPIENTS, WAITS),
         ("552 Too many recipients", Cause.TOO_MANY_RECIPIENTS, WAITS),
+        ("452 Too many recipients: Too many messages sent", Cause.TOO_MANY_RECIPIENTS, WAITS),
         ("550 5.5.3 Recipient limit reached", Cause.TOO_MANY_RECIPIENTS, WAITS),
         ("450 4.7.1 Error: too many recipients from 192.0.2.1", Cause.LIMIT, ALL_WAIT),
         ("550 Domain example.com has exceeded the max emails per hour (100/100) allowed", Cause.LIMIT, ALL_WAIT),

@@ -62,7 +62,7 @@ _NO_SIZE = r"^(?!.*\bsize\b).*"
 _NO_552 = "4|5(?!52)"
 _OUT_OF_USE = r"(locked|disabled|suspended|blocked)"
 #: Nor of a mailbox.
-_NO_MAILBOX = r"^(?!.*\b(size|mailbox|inbox|recipient)\b).*"
+_NO_MAILBOX = r"^(?!.*\b(size|mailbox|inbox|recipients?)\b).*"
 #: 50z says that the command was not understood.
 _NO_DIALOGUE = "4|5[1-9]"
 _NOT_OF_A_MAILBOX = r"(?!\d\.[12]\.)"
