@@ -332,7 +332,8 @@ def test_deleting_and_deactivating_the_active_one_say_where_mail_goes_then(admin
 
 
 def test_actions_activate_and_duplicate(admin: Client) -> None:
-    first, second = config("A", is_active=True), config("B", ca_certificates="its authority", ehlo_name="a.b")
+    special = {"ca_certificates": "its authority", "ehlo_name": "a.b", "pipelining": "off", "max_recipients": 7}
+    first, second = config("A", is_active=True), config("B", **special)
     admin.post(url("changelist"), {"action": "activate", "_selected_action": second.pk})
     assert SMTPConfig.objects.get(is_active=True) == second
     both = {"action": "activate", "_selected_action": [first.pk, second.pk]}
@@ -341,7 +342,7 @@ def test_actions_activate_and_duplicate(admin: Client) -> None:
     copy = SMTPConfig.objects.get(name="B (copy)")
     assert response.headers["Location"] == url("change", copy.pk)
     assert (copy.is_active, copy.password, copy.tested_at) == (False, SECRET, None)
-    assert (copy.ca_certificates, copy.ehlo_name) == ("its authority", "a.b")
+    assert {name: getattr(copy, name) for name in special} == special
 
 
 # -- pages that are older than a switch -----------------------------------------------------------------------------

@@ -24,6 +24,7 @@ from email_integration.queue.sweeper import sweep
 from email_integration.routing import gate
 from email_integration.sending import direct
 from email_integration.sending.attempt import attempt
+from email_integration.sending.group import attempt_group
 from email_integration.smtp import Relay
 from tests.deliveries import RecordingDoorbell, ago, in_threads, mail, pretend, submitted
 from tests.relays import config_for
@@ -114,6 +115,42 @@ def test_a_sender_of_the_configurations_own_that_it_may_not_use_closes_the_gate(
     attempt(waits.pk)
     waits.refresh_from_db()
     assert (waits.attempts, waits.status, waits.cause, waits.waits_for_relay) == (0, "deferred", "config_sender", True)
+
+
+@pytest.mark.parametrize("verb", ["MAIL", "RCPT", "DATA"])
+@pytest.mark.parametrize("grouped", [False, True])
+def test_an_envelope_sender_of_a_mails_own_is_not_the_configurations(
+    smtp_server: Serve, verb: Any, grouped: bool
+) -> None:
+    """The From header, which is the configuration's, is not known to the server by then."""
+    server = smtp_server(faults=[Fault(verb=verb, reply="553 5.7.1 Sender rejected: not your address", times=1)])
+    config_for(server)
+    own = submitted(envelope_sender="bounces+17@example.com")
+    if grouped:
+        list(attempt_group([own.pk, submitted(from_email="other@example.com").pk]))
+    else:
+        attempt(own.pk)
+    own.refresh_from_db()
+    assert (own.status, own.cause, own.waits_for_relay) == ("deferred", "sender_not_allowed", False)
+    assert not RelayGate.objects.exists()
+
+
+@pytest.mark.parametrize("envelope", [{}, {"envelope_sender": "bounces+17@example.com"}])
+def test_mail_goes_with_the_sender_that_was_corrected(smtp_server: Serve, envelope: dict[str, Any]) -> None:
+    """Though it had been claimed with the one before, which the server refused at the final dot."""
+    refusal = "554 Message rejected: Email address is not verified"
+    server = smtp_server(faults=[Fault(verb="DOT", reply=refusal, times=1)])
+    config = config_for(server, from_email="former@example.com")
+    refused = submitted(**envelope)
+    attempt(refused.pk)
+    refused.refresh_from_db()
+    assert (refused.status, refused.cause) == ("deferred", "config_sender")
+    config.from_email = "present@example.com"
+    config.save()
+    attempt(pretend(refused, due_at=ago(0)).pk)
+    (message,) = server.messages
+    assert message.parsed["From"] == "present@example.com"
+    assert message.mail_from == envelope.get("envelope_sender", "present@example.com")
 
 
 @pytest.mark.parametrize("reply", ["450 4.7.1 Too much mail", "452 4.5.3 Too many recipients: Too many messages sent"])

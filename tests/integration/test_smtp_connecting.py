@@ -14,6 +14,7 @@ import pytest
 
 from config.local.certificates import make_certificates
 from config.local.processes import free_port
+from email_integration.diagnosis.advice import advice
 from email_integration.smtp import (
     CannotConnect,
     NotOffered,
@@ -69,6 +70,15 @@ def test_an_address_behind_a_silent_one_is_reached(monkeypatch: pytest.MonkeyPat
         relay = relay_to(server, host="smtp.example.com", timeout=6)
         with soon():
             Session.open(relay).quit()
+
+
+def test_a_name_without_an_address_is_a_matter_of_the_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    with ScriptedServer(lambda talk: talk.answer()) as server:
+        resolved(monkeypatch)
+        relay = relay_to(server, host="smtp.example.com", timeout=4)
+        error = failure(relay)
+    assert (type(error), error.detail) == (CannotConnect, "the name has no address")
+    assert advice(error, relay).key == "name"
 
 
 def test_eight_addresses_are_given_up_at_the_timeout_of_one(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from config.local.certificates import Certificates
-from email_integration.smtp import Phase, Refused, Relay, Session, SMTPFailure
+from email_integration.smtp import Phase, Refused, Relay, Session, SMTPFailure, auth
 from email_integration.smtp.probe import Kind, probe
 from tests.relays import relay_to
 from tests.scripted import Conversation, ScriptedServer
@@ -185,7 +185,12 @@ def test_after_a_digest_that_was_refused_the_most_telling_is_reported(plain: str
 
 @pytest.mark.parametrize(
     "said",
-    ["503 5.5.1 Error: already authenticated", "503 Already Authenticated", "503 5.5.0 You are already logged in"],
+    [
+        "503 5.5.1 Error: already authenticated",
+        "503 Already Authenticated",
+        "503 5.5.0 You are already logged in",
+        "503 5.7.0 No identity changes permitted. x - gsmtp",
+    ],
 )
 def test_who_is_in_already_is_in(certificates: Certificates, said: str) -> None:
     """RFC 4954 §4: AUTH is refused with 503 after one that succeeded, or where the address is enough."""
@@ -202,6 +207,19 @@ def test_another_503_is_a_refusal(certificates: Certificates, said: str) -> None
     door = Door("PLAIN LOGIN", PLAIN=said, LOGIN=[USER, PASSWORD, IN])
     with served(door, certificates) as relay:
         assert refusal(relay).code == 503
+    assert door.asked == ["PLAIN"]
+
+
+def test_a_machine_without_md5_logs_in_by_another_mechanism(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where FIPS 140 is enforced."""
+
+    def new(*_: object) -> None:
+        raise ValueError("[digital envelope routines] unsupported")
+
+    monkeypatch.setattr(auth.hmac, "new", new)
+    door = Door("CRAM-MD5 PLAIN", CRAM_MD5=[CHALLENGE, IN], PLAIN=IN)
+    with served(door) as relay:
+        Session.open(relay).quit()
     assert door.asked == ["PLAIN"]
 
 

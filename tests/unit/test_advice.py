@@ -77,6 +77,7 @@ REPLIES = [
     ("starttls-first", Phase.AUTH, 538, "5.7.11 Encryption required for requested authentication mechanism"),
     ("too-many-logins", Phase.AUTH, 454, "4.7.0 Too many login attempts, please try again later."),
     ("later", Phase.AUTH, 454, "4.7.0 Temporary authentication failure"),
+    ("later", Phase.AUTH, 535, "5.7.139 Authentication unsuccessful, federated STS service was unreachable."),
     ("locked", Phase.AUTH, 550, "5.7.13 User account disabled"),
     ("token", Phase.AUTH, 535, f"{TOKEN_REFUSED} (status 401)\n5.7.3 Authentication unsuccessful"),
     ("ip-address", Phase.AUTH, 525, "5.7.13 Unauthorized IP address"),

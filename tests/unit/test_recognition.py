@@ -50,6 +50,7 @@ def test_the_words_in_an_address_mean_nothing(address: str) -> None:
         ("5.1.1", "5.1.1 No such user", "5.1.1 No such user"),
         ("5.1.1", "No such user", "5.1.1 No such user"),
         ("5.7.1", "5.7.1 Your mail\n5.7.1   looks like\r\n5.7.1 spam", "5.7.1 Your mail looks like spam"),
+        ("5.1.1", "#5.1.1 No such\n5.1.1: user", "5.1.1 No such user"),
         ("", "No\0such\x1b[31muser\u202e\ud800", "No such [31muser"),
         ("", "", ""),
         ("5.1.1", "5.1.1", "5.1.1"),

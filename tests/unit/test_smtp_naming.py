@@ -33,6 +33,10 @@ NEITHER = [
     "localhost.localdomain",
     "localhost.example.com",
     "web.localdomain",
+    "localhost6.localdomain6",
+    "localhost4.localdomain4",
+    "localhost4",
+    "web.localdomain6",
     "web.localhost",
     "müller.example",
     "mail.example.com.",
@@ -118,7 +122,7 @@ def test_the_full_name_of_the_host_is_said(monkeypatch: pytest.MonkeyPatch, fqdn
     assert said(monkeypatch, fqdn, "192.0.2.1", 40000) == fqdn
 
 
-@pytest.mark.parametrize("fqdn", [name for name in NEITHER if "\n" not in name])
+@pytest.mark.parametrize("fqdn", [name for name in NEITHER if "\n" not in name and not name.endswith("com.")])
 def test_a_host_without_a_proper_name_says_the_address_of_the_connection(
     monkeypatch: pytest.MonkeyPatch, fqdn: str
 ) -> None:
@@ -167,3 +171,16 @@ def test_the_name_of_the_host_is_looked_up_once(monkeypatch: pytest.MonkeyPatch)
     sock: Any = Sock("192.0.2.1", 40000)
     assert [name_for(sock), name_for(sock)] == ["[192.0.2.1]"] * 2
     assert len(asked) == 1
+
+
+def test_a_name_that_cannot_be_looked_up_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A host may be called so, and no resolver takes it."""
+    for name in ("a" * 64, "web..example.com", "web\ud800"):
+        naming.host_name.cache_clear()
+        monkeypatch.setattr(socket, "gethostname", lambda name=name: name)
+        sock: Any = Sock("192.0.2.1", 40000)
+        assert name_for(sock) == "[192.0.2.1]"
+
+
+def test_the_dot_at_the_end_of_a_full_name_is_not_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert said(monkeypatch, "web.example.com.", "192.0.2.1", 40000) == "web.example.com"

@@ -103,6 +103,8 @@ class ConfigActions(ConfigModelAdmin):
                 use_ssl=config.use_ssl,
                 ca_certificates=config.ca_certificates,
                 ehlo_name=config.ehlo_name,
+                pipelining=config.pipelining,
+                max_recipients=config.max_recipients,
                 from_email=config.from_email,
                 timeout=config.timeout,
             )

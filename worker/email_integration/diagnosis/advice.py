@@ -244,6 +244,7 @@ _HEADINGS: dict[Cause | None, str] = {
     Cause.APP_PASSWORD: "app-password",
     Cause.LOGIN: "password",
     Cause.LOGIN_NEEDED: "login-needed",
+    Cause.LOGIN_LATER: "later",
     Cause.ACCOUNT_BLOCKED: "locked",
     Cause.ACCOUNT_CREDIT: "locked",
     Cause.ACCOUNT_RATE: "later",

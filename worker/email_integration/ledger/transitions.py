@@ -17,6 +17,7 @@ from django.db import transaction
 from django.utils import timezone
 
 from email_integration import conf
+from email_integration.addresses import addresses_in
 from email_integration.message import content
 from email_integration.models import FINAL, Delivery, DeliveryAttempt, InDoubtPolicy, Status
 from email_integration.outcomes import settlement
@@ -342,6 +343,8 @@ def _after(delivery: Delivery, outcome: Outcome, attempt: Try) -> dict[str, Any]
     ring_after = due_at if attempt.wait else now + seconds(conf.get("RING_AFTER"))
     policy = delivery.in_doubt_policy or conf.get("IN_DOUBT")
     held = isinstance(outcome, InDoubt) and policy == InDoubtPolicy.HOLD
+    if verdict.cause == Cause.CONFIG_SENDER and settlement.accepted(recipients) is None:
+        common |= _without_sender(delivery)
     return common | {
         "status": Status.IN_DOUBT if held else Status.DEFERRED,
         "code": verdict.code,
@@ -354,6 +357,14 @@ def _after(delivery: Delivery, outcome: Outcome, attempt: Try) -> dict[str, Any]
         "rings": 0,
         "waits_for_relay": isinstance(outcome, Deferred) and outcome.relay_at_fault,
     }
+
+
+def _without_sender(delivery: Delivery) -> dict[str, Any]:
+    """Leave open again what a claim has taken from a configuration: it is to go with the sender that is corrected."""
+    if delivery.from_at is None or not delivery.from_header:
+        return {}
+    own = delivery.sender not in addresses_in(delivery.from_header)
+    return {"from_header": "", "sender": delivery.sender if own else ""}
 
 
 def _finished(delivery: Delivery, verdict: settlement.Verdict) -> dict[str, Any]:

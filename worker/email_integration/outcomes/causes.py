@@ -151,8 +151,8 @@ REFUSED_LOGIN = frozenset(
 #: About our login, and so about us and not about the mail, wherever they come (RFC 4954 §4 and §6, RFC 3207 §4).
 ABOUT_LOGIN = REFUSED_LOGIN | {Cause.STARTTLS_FIRST, Cause.LOGIN_LATER}
 
-#: About the account that sends. Only a provider's own reply, or one before any recipient is named, is recognised as one
-#: of these, so that they hold in every phase.
+#: About the account that sends. Only a provider's own reply, one before any recipient is named, or one that says 'your'
+#: plan, is recognised as one of these, so that they hold in every phase.
 ACCOUNT_WIDE = frozenset(
     {
         Cause.ACCOUNT_RATE,

@@ -253,8 +253,8 @@ def _waits(phase: Phase, reply: Reply, cause: Cause) -> bool:
     """Whether what was refused may be taken another time."""
     if not reply.permanent or cause in MENDABLE or cause in _FOR_NOW:
         return True
-    # After a command that the server did not expect or understand nothing is known of this recipient.
-    return reply.code == 503 or (phase is Phase.RCPT and reply.code in (500, 502, 504))
+    # After a command that the server did not expect or understand nothing is known of this recipient, or this mail.
+    return reply.code == 503 or (phase in (Phase.RCPT, Phase.DATA) and reply.code in (500, 502, 504))
 
 
 def _retry_in(cause: Cause, reply: Reply) -> float | None:

@@ -184,6 +184,7 @@ _BY_NUMBERS: tuple[tuple[Container[int], frozenset[Phase], tuple[str, ...] | Non
     ((454,), ANYWHERE, _NO_MAILBOX, Cause.UNAVAILABLE),
     (_5YZ, frozenset({Phase.AUTH}), None, Cause.LOGIN),
     (range(550, 560), OPENING - {Phase.STARTTLS}, None, Cause.CLIENT),
+    ((552,), MAIL, _NONE, Cause.TOO_BIG),  # RFC 1870 §6: SIZE is said there
     (frozenset(_5YZ) - DIALOGUE, MAIL, None, Cause.SENDER),
     ((552,), WHOLE, _NONE, Cause.TOO_BIG),
     ((552,), RCPT, _NONE, Cause.FULL),

@@ -37,6 +37,7 @@ _MICROSOFT = (
     Rule("5", "*", "sendasdenied", Cause.SENDER_NOT_ALLOWED),
     # The sender's own mailbox; with 'STOREDRV.Deliver' it is the recipient's.
     Rule("5", "5.2.2", "storedrv.submission", Cause.ACCOUNT_FULL),
+    Rule("5", "", "storedrv.submission.exception:quotaexceeded", Cause.ACCOUNT_FULL),
     Rule("5", "5.1.8", "bad outbound sender", Cause.ACCOUNT_BLOCKED),
     Rule("5", "5.1.0", "sender denied", Cause.UNWANTED, ABOUT_RECIPIENT),
     Rule("5", "5.1.10", "recipient not found", Cause.NO_MAILBOX, ABOUT_RECIPIENT),
@@ -47,7 +48,8 @@ _MICROSOFT = (
 )
 
 _GOOGLE = (
-    Rule("450", "4.2.1", "smtp relay limit exceeded", Cause.ACCOUNT_RATE),
+    Rule("4", "4.2.1", "smtp relay limit exceeded", Cause.ACCOUNT_RATE),
+    Rule("4", "", "smtp relay limit exceeded", Cause.ACCOUNT_RATE),
     Rule("4", "4.2.1", "trying to contact is receiving", Cause.MAILBOX_BUSY, ABOUT_RECIPIENT),
     Rule("5", "5.2.1", "trying to contact is receiving", Cause.MAILBOX_BUSY, ABOUT_RECIPIENT),
     Rule("550", "5.4.5", "daily", Cause.ACCOUNT_QUOTA),
@@ -75,12 +77,12 @@ _GOOGLE = (
 )
 
 _AMAZON = (
-    Rule("454", "", "daily message quota exceeded", Cause.ACCOUNT_QUOTA),
-    Rule("454", "", "sending rate exceeded", Cause.ACCOUNT_RATE),
-    Rule("535", "", "account not subscribed", Cause.ACCOUNT_BLOCKED),
-    Rule("554", "", "suspended for this account", Cause.ACCOUNT_BLOCKED),
-    Rule("554", "", "paused for this account", Cause.ACCOUNT_BLOCKED),
-    Rule("554", "", "account is paused", Cause.ACCOUNT_BLOCKED),
+    Rule("454", "*", "daily message quota exceeded", Cause.ACCOUNT_QUOTA),
+    Rule("454", "*", "sending rate exceeded", Cause.ACCOUNT_RATE),
+    Rule("535", "*", "account not subscribed", Cause.ACCOUNT_BLOCKED),
+    Rule("554", "*", "suspended for this account", Cause.ACCOUNT_BLOCKED),
+    Rule("554", "*", "paused for this account", Cause.ACCOUNT_BLOCKED),
+    Rule("554", "*", "account is paused", Cause.ACCOUNT_BLOCKED),
     Rule("554", "", "is not authorized to perform", Cause.SENDER_NOT_ALLOWED),
     Rule("554", "", "address is not verified", Cause.SENDER_NOT_ALLOWED),
     Rule("554", "", "domain is not verified", Cause.SENDER_NOT_ALLOWED),
@@ -89,8 +91,10 @@ _AMAZON = (
 _ZOHO = (
     Rule("55", "*", "relaying disallowed as", Cause.SENDER_NOT_ALLOWED),
     Rule("550", "5.4.6", "unusual sending activity", Cause.ACCOUNT_BLOCKED),
+    Rule("550", "", "unusual sending activity", Cause.ACCOUNT_BLOCKED),
     Rule("554", "5.1.8", "sender address blocked", Cause.ACCOUNT_BLOCKED),
     Rule("554", "5.1.8", "outgoing blocked", Cause.ACCOUNT_BLOCKED),
+    Rule("554", "", "email outgoing blocked", Cause.ACCOUNT_BLOCKED),
     Rule("5", "5.2.1", "subject is mandatory", Cause.CONTENT),
 )
 
@@ -117,7 +121,7 @@ _OTHERS = (
     Rule("451", "4.5.1", "has exceeded their message rate limit", Cause.MAILBOX_BUSY, ABOUT_RECIPIENT),
     # mail.ru.
     Rule("503", "", "authorization required", Cause.LOGIN_NEEDED),
-    Rule("550", "", "sending for this account is disabled", Cause.ACCOUNT_BLOCKED),
+    Rule("550", "*", "sending for this account is disabled", Cause.ACCOUNT_BLOCKED),
     Rule("550", "*", "not local sender over smtp", Cause.SENDER_NOT_ALLOWED),
     # Yahoo: the address of this machine, and the content, for which it uses other enhanced codes.
     Rule("", "*", "permanently deferred", Cause.CLIENT),

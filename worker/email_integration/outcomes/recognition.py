@@ -53,7 +53,7 @@ _WHAT = {
 }
 
 #: Servers repeat the enhanced code in front of each line.
-_REPEATED = re.compile(r"^[245]\.\d{1,3}\.\d{1,3}(?:\s|$)", re.M)
+_REPEATED = re.compile(r"^#?[245]\.\d{1,3}\.\d{1,3}[:;,]?(?:\s|$)", re.M)
 #: An address can hold any word. It begins where a word does: a search from the middle of each would take its time.
 _ADDRESS = re.compile(r"<[^<>\s@]*@[^<>]*>|(?<![^\s<>])[^\s<>@]+@[^\s<>]+")
 #: qmail and its heirs have the enhanced code at the end.

@@ -58,6 +58,11 @@ _LOGIN_FIRST = (
 )
 #: No limit of ours: that of a mail's size.
 _NO_SIZE = r"^(?!.*\bsize\b).*"
+#: 552 is about the size where nothing else is said (RFC 1870 §6).
+_NO_552 = "4|5(?!52)"
+_OUT_OF_USE = r"(locked|disabled|suspended|blocked)"
+#: Nor of a mailbox.
+_NO_MAILBOX = r"^(?!.*\b(size|mailbox|inbox|recipients?)\b).*"
 #: 50z says that the command was not understood.
 _NO_DIALOGUE = "4|5[1-9]"
 _NOT_OF_A_MAILBOX = r"(?!\d\.[12]\.)"
@@ -73,8 +78,21 @@ _RULES = (
     _rule(Cause.PASSWORDS_OFF, r"SmtpClientAuthentication is disabled|smtp_auth_disabled"),
     _rule(Cause.PASSWORDS_OFF, r"basic authentication is (disabled|not supported)"),
     _rule(Cause.LOCKED, r"log in (via|with|through) your web browser", codes="5"),
-    _rule(Cause.LOCKED, r"\byour account\b.{0,40}\b(locked|disabled|suspended|paused)", codes="5"),
-    _rule(Cause.LOCKED, r"\b(sending|outbound)\b.{0,30}\b(suspended|paused|disabled|blocked)", codes="5"),
+    # With another sender the account may send all the same. Later than MAIL it may be the content that is blocked.
+    _rule(Cause.SENDER_NOT_ALLOWED, rf"\bsender\b(?!.{{0,40}}\bip\b).{{0,40}}\b{_OUT_OF_USE}", MAIL, codes="5"),
+    _rule(
+        Cause.SENDER_NOT_ALLOWED,
+        rf"\bsender('s)? (e?-?mail )?(address|account|mailbox)( is| was| has been)? {_OUT_OF_USE}",
+        ABOUT_RECIPIENT,
+        codes="5",
+    ),
+    _rule(
+        Cause.LOCKED,
+        r"\byour (\w+ )?account\b.{0,40}\b(locked|disabled|suspended|paused|blocked|not (yet )?(been )?activated)",
+        codes="5",
+    ),
+    _rule(Cause.LOCKED, r"\b(sending|outbound|outgoing)\b.{0,30}\b(suspended|paused|disabled|blocked)", codes="5"),
+    _rule(Cause.LOCKED, r"\bsmtp (access|relay|service)\b.{0,20}\b(suspended|disabled|blocked)", codes="5"),
     _rule(Cause.LOCKED, r"\b(account|user|mailbox)\b.{0,40}\b(locked|disabled|suspended|blocked)", OURS, codes="5"),
     _rule(Cause.TOO_MANY_LOGINS, r"too many (failed |bad )?(log-?ins?|auth\w*|attempts)", OURS),
     _rule(Cause.APP_PASSWORD, r"app(lication)?(-specific)? password|InvalidSecondFactor|BadCredentials"),
@@ -84,34 +102,72 @@ _RULES = (
     _rule(Cause.ACCOUNT_CREDIT, r"\bcredits?\b.{0,30}\b(exceed|exhaust|used up|run out|expired)", OURS),
     _rule(Cause.ACCOUNT_CREDIT, r"(out of|no|insufficient|not enough) (more |sending |e?mail )?credits?\b", OURS),
     _rule(Cause.ACCOUNT_CREDIT, r"\b(trial|plan|subscription|licen[cs]e)\b.{0,40}\b(expired|ended|is over)", OURS),
+    _rule(
+        Cause.ACCOUNT_CREDIT,
+        r"\byour (\w+ )?(credits?|plan|trial|subscription)\b.{0,40}\b(exceed|exhaust|used up|run out|expired|ended)",
+    ),
     _rule(Cause.ACCOUNT_FULL, r"(mailbox|mail ?folder|inbox).{0,20}\bfull", MAIL),
     _rule(Cause.LOGIN_NEEDED, _LOGIN_FIRST, OURS, codes="5"),
+    # What Microsoft says under numbers of its own.
+    _rule(Cause.ACCOUNT_BLOCKED, r"\btenant has exceeded\b", codes="5"),
+    _rule(Cause.ACCOUNT_IP, r"\btraffic not accepted from this IP\b", codes="5"),
     # -- limits: of a mailbox, of a transaction, ours --
     _rule(Cause.MAILBOX_BUSY, r"(user|recipient|mailbox)\b.{0,60}\breceiving\b|recipient (thread|rate) ?limit"),
     _rule(Cause.MAILBOX_BUSY, r"too (many|much)\b.{0,20} (for|to) th(is|e) (recipient|user|mailbox)"),
     _rule(Cause.LIMIT, r"too (many recipients|much mail) from"),
-    _rule(Cause.LIMIT, rf"{_NO_SIZE}\b(daily|hourly|monthly|sending|outgoing)\b.{{0,40}}\b(limits?|quotas?)\b"),
+    _rule(
+        Cause.LIMIT, rf"{_NO_SIZE}\b(daily|hourly|monthly|sending|outgoing|messaging)\b.{{0,40}}\b(limits?|quotas?)\b"
+    ),
     _rule(Cause.LIMIT, r"\b(e?mails|messages|recipients) (sent |received )?(per|this) (second|minute|hour|day)\b"),
-    _rule(Cause.LIMIT, rf"{_NO_SIZE}\b(limits?|quotas?)\b.{{0,30}}\b(reached|exceeded|hit|used up)", OURS),
-    _rule(Cause.LIMIT, rf"{_NO_SIZE}\b(reached|exceeded|over)\b.{{0,60}}\b(limits?|quotas?)\b", OURS),
+    _rule(
+        Cause.LIMIT, rf"{_NO_SIZE}\b(limits?|quotas?)\b.{{0,30}}\b(reached|exceeded|hit|used up)", OURS, codes=_NO_552
+    ),
+    _rule(Cause.LIMIT, rf"{_NO_SIZE}\b(reached|exceeded|over)\b.{{0,60}}\b(limits?|quotas?)\b", OURS, codes=_NO_552),
+    _rule(Cause.LIMIT, r"\bquotas?\b.{0,30}\bexceeded", OURS, codes="552"),
     _rule(Cause.LIMIT, r"too (many|much|fast|quickly|frequent)|\brate\b.{0,20}\blimit", OURS, codes=_NO_DIALOGUE),
-    _rule(Cause.LIMIT, rf"{_NO_SIZE}(\brate\b|\blimit|over ?limit|\bquota\b|frequent)", MAIL, codes="4"),
+    _rule(
+        Cause.LIMIT,
+        rf"{_NO_SIZE}(\brate\b|\blimit|over ?limit|\bquota\b|frequen|exce(ed|ssive)|allowance|flood)",
+        MAIL,
+        codes="4",
+    ),
+    _rule(Cause.LIMIT, r"\bmax\w*\b.{0,30}\b(messages|e?-?mails)\b|\b(messages|e?-?mails) ?/", MAIL, codes="4"),
+    _rule(Cause.LIMIT, rf"{_NO_MAILBOX}too many (e?-?mails|messages)\b", SENDING, codes=_NO_552),
+    _rule(
+        Cause.LIMIT,
+        rf"{_NO_MAILBOX}\b(e?-?mails?|messages?) (rate )?limits?\b.{{0,20}}\b(reached|exceeded)",
+        SENDING,
+        codes=_NO_552,
+    ),
+    _rule(
+        Cause.LIMIT,
+        rf"{_NO_MAILBOX}\brate\b.{{0,20}}\b(limit|exceed)",
+        SENDING,
+        codes=_NO_552,
+        enhanced=_NOT_OF_A_MAILBOX,
+    ),
+    # Of a mailbox it would be X.2.2.
+    _rule(Cause.LIMIT, rf"{_NO_MAILBOX}\bquota (is |was )?exceeded", SENDING, codes=_NO_552, enhanced=r"\d\.7\."),
     _rule(Cause.TOO_MANY_RECIPIENTS, r"too many (rcpts?|recipients)", ABOUT_RECIPIENT),
     _rule(Cause.TOO_MANY_RECIPIENTS, r"recipients?\b.{0,20}\b(limit|maximum)", ABOUT_RECIPIENT),
     _rule(Cause.LIMIT, r"throttl"),
     _rule(Cause.LIMIT, r"un(expected|usual) (volume|rate)", codes="4"),
     _rule(
         Cause.LIMIT,
-        r"rate.?limit|\brate\b.{0,30}\bexceed|concurrent (connections|sending)|thread limit"
+        r"rate.?limit|\brate\b.{0,30}\b(exceed|over ?limit)|concurrent (connections|sending)|thread limit"
         r"|too (many|fast|quickly)\b|slow down",
         codes="4",
         enhanced=_NOT_OF_A_MAILBOX,
     ),
     # -- access --
     _rule(Cause.SENDER_NOT_ALLOWED, r"relaying disallowed as|sender is not allowed to relay", SENDING),
-    _rule(Cause.RELAYING, r"relay(ing)?\b.*\b(denied|prohibited|not permitted|not allowed)|unable to relay"),
+    _rule(
+        Cause.RELAYING,
+        r"relay(ing)?\b.*\b(denied|disallowed|prohibited|forbidden|not permitted|not allowed)|unable to relay",
+    ),
     _rule(Cause.RELAYING, r"not (permitted|allowed) to relay|(do|does|will) not relay|rcpthosts"),
-    _rule(Cause.RELAYING, _LOGIN_FIRST, RCPT, codes="5"),
+    # At DATA too: no more is known of the mail by then.
+    _rule(Cause.RELAYING, _LOGIN_FIRST, RCPT | {Phase.DATA}, codes="5"),
     _rule(Cause.LOGIN_LATER, r"auth|log ?in|credential|tls|encrypt", codes="454", enhanced=r"$|4\.7\."),
     _rule(Cause.LOGIN_LATER, r"", codes="454", enhanced=r"4\.7\.0$"),
     _rule(Cause.CLIENT, r"\bip\b.{0,60}(block|banned|denied|not (allowed|authori[sz]ed|permitted|match|registered))"),
@@ -124,7 +180,7 @@ _RULES = (
     _rule(Cause.SENDER_NOT_ALLOWED, r"mail from\b.{0,40}\bnot (allowed|permitted|authori[sz]ed)", MAIL),
     _rule(
         Cause.SENDER_NOT_ALLOWED,
-        r"\b(sender|from address)\b.{0,80}(not (allowed|owned|permitted|authori[sz]ed|your)\b|access denied"
+        r"\b(sender|from address)\b.{0,80}(not (allowed|owned|permitted|authori[sz]ed|your|logged in)\b|access denied"
         r"|(does not|doesn't) (belong|match))",
         SENDING,
     ),
@@ -144,7 +200,11 @@ _RULES = (
     _rule(Cause.LOOP, r"too many hops|hop count|\bmail loop|looping", SENDING),
     _rule(Cause.UNWANTED, r"recipient\b.{0,40}\breject\w*:? access denied", ABOUT_RECIPIENT),
     _rule(Cause.UNWANTED, r"mailbox unavailable", ABOUT_RECIPIENT, codes="5"),
-    _rule(Cause.CLIENT, r"client host.{0,80}(reject|block|denied)|helo.{0,40}reject|reverse (dns|hostname)"),
+    _rule(Cause.CLIENT, r"client host.{0,80}(reject|block|denied)|reverse (dns|hostname)"),
+    _rule(
+        Cause.CLIENT,
+        r"\b(invalid|bad|bogus|forged)\b.{0,10}\b(helo|ehlo)\b|helo\b.{0,40}(reject|refus|denied|not allowed)",
+    ),
     _rule(Cause.CLIENT, r"blocked using|spamhaus|bl(ack|ock) ?list", _BEFORE_CONTENT),
     _rule(Cause.DENIED, r"access denied"),
     _rule(Cause.NO_MAIL_DOMAIN, r"domain\b.{0,40}\b(not accept|no mail)", RCPT),

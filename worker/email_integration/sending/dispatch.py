@@ -75,6 +75,18 @@ class Mail:
         """Whether it has a sender of its own, be it since an earlier attempt."""
         return self.from_at is None or bool(self.from_header)
 
+    def has_sender_of(self, relay: Relay, phase: Phase) -> bool:
+        """Whether what a server takes for its sender in ``phase`` is a relay's: the envelope's up to DATA, the From
+        header's after that. It may be that of an earlier attempt.
+        """
+        if self.from_at is None or phase in (Phase.CONTENT, Phase.FINAL_DOT):
+            return self.from_at is not None
+        try:
+            theirs = envelope_address(one_line(self.from_header) if self.from_header else relay.from_email)
+        except InvalidMail:
+            return True  # no mail is burnt for it
+        return self.sender in ("", theirs)
+
     def from_relay(self, relay: Relay) -> tuple[str, str]:
         """The From header and the envelope's sender with which it goes to ``relay``. Raises ``InvalidMail``."""
         if self.names_sender:
@@ -241,7 +253,7 @@ def dispatch(mail: Mail, claim: Claim) -> Dispatched:
                         fresh = is_about_session(failure, session)
                         if (fresh or offering.narrow(failure, session)) and tries < _TRIES:
                             continue
-                        outcome = classify(failure, own_sender=mail.from_at is not None)
+                        outcome = classify(failure, own_sender=mail.has_sender_of(route, failure.phase))
                     if not isinstance(outcome, Skipped):
                         outcome = offering.split(outcome, session)
             except SMTPFailure as failure:
@@ -250,7 +262,7 @@ def dispatch(mail: Mail, claim: Claim) -> Dispatched:
                 if not renewed and way.has_another_password(failure):
                     renewed = True
                     continue
-                outcome = classify(failure, own_sender=mail.from_at is not None)
+                outcome = classify(failure, own_sender=mail.has_sender_of(route, failure.phase))
             except InvalidMail:
                 if mail.names_sender:
                     raise
@@ -276,7 +288,8 @@ def transact(session: Session, mail: Mail, claim: Claim, offering: Offering) -> 
                 session.write(letter.blocks)
                 break
         if not others or not session.is_idle:
-            return classify_recipients(offering.all_refused(), own_sender=mail.from_at is not None)
+            own_sender = mail.has_sender_of(session.relay, Phase.RCPT)
+            return classify_recipients(offering.all_refused(), own_sender=own_sender)
     asked_at = time.monotonic()
     if not claim(session.relay, letter.from_header, letter.sender):
         session.close()  # without the final dot the server has taken nothing
@@ -287,7 +300,7 @@ def transact(session: Session, mail: Mail, claim: Claim, offering: Offering) -> 
         why = "it took too long to claim it in the database"
         return Deferred(cause=Cause.TOO_SLOW, reason=why, phase=Phase.CONTENT)
     reply = session.finish(timeout=conf.get("REPLY_TIMEOUT"))
-    return judge(started, reply, own_sender=mail.from_at is not None)
+    return judge(started, reply, own_sender=mail.has_sender_of(session.relay, Phase.FINAL_DOT))
 
 
 def begin(session: Session, opening: Opening) -> Started:

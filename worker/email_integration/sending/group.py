@@ -7,6 +7,7 @@ Whatever does not go well is left to ``attempt``, mail by mail.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import logging
 import time
@@ -132,7 +133,7 @@ class _Ready:
             put_off=rows.put_off(delivery),
             content=content.stored(delivery),
         )
-        self.own_sender = mail.from_at is not None
+        self.has_sender_of = functools.partial(mail.has_sender_of, relay)
         self.offering = Offering(mail.recipients, mail.put_off)
         self.letter = Letter(mail, relay).__enter__()
         self.claim = records.Claim(
@@ -223,7 +224,7 @@ class _Convoy:
                 self._give_back(ready)
                 return None
             if isinstance(error, SMTPFailure) and session.is_idle:  # this is no news of the session
-                outcome = classify(error, own_sender=ready.own_sender)
+                outcome = classify(error, own_sender=ready.has_sender_of(error.phase))
                 self._note(ready, ready.offering.split(outcome, session), session, way)
                 return self._next(session)
             self._give_back(ready)
@@ -236,7 +237,8 @@ class _Convoy:
             return self._next(session)
         if not started.accepted:
             refused = ready.offering.all_refused()
-            self._note(ready, classify_recipients(refused, own_sender=ready.own_sender), session, way)
+            own_sender = ready.has_sender_of(Phase.RCPT)
+            self._note(ready, classify_recipients(refused, own_sender=own_sender), session, way)
             return self._next(session)
         self._prepare(session)  # before the claim: what may kill us, or take long, leaves this one in no doubt
         if not self._is_claimed(ready):
@@ -255,9 +257,9 @@ class _Convoy:
         else:
             try:
                 reply = session.finish(timeout=patience, ahead=ahead.letter.opening if ahead else None)
-                outcome = judge(started, reply, own_sender=ready.own_sender)
+                outcome = judge(started, reply, own_sender=ready.has_sender_of(Phase.FINAL_DOT))
             except SMTPFailure as failure:
-                outcome = classify(failure, own_sender=ready.own_sender)
+                outcome = classify(failure, own_sender=ready.has_sender_of(failure.phase))
             except Exception as error:  # the dot may be out
                 session.close()
                 what, pk = type(error).__name__, ready.delivery.pk

@@ -27,7 +27,9 @@ WITH_A_TOKEN = ("OAUTHBEARER", "XOAUTH2")
 #: Replies to AUTH after which another mechanism may do: this one is not known, not possible here, or too weak (RFC
 #: 4954 §4 and §6). Google says 534 of the password as well.
 _NOT_THIS_ONE = frozenset({501, 502, 504, 534})
-_ALREADY_IN = re.compile(r"already\b.{0,40}\b(auth|log|identif)|(auth\w*|logged|identified)\b.{0,20}\balready", re.I)
+_ALREADY_IN = re.compile(
+    r"already\b.{0,40}\b(auth|log|identif)|(auth\w*|logged|identified)\b.{0,20}\balready|no identity changes", re.I
+)
 
 #: What the reply begins with that refuses a token.
 TOKEN_REFUSED = "the server refused the OAuth token"  # noqa: S105  # words
@@ -41,7 +43,16 @@ def mechanisms(offered: str, *, encrypted: bool, by_token: bool = False) -> list
     """Return the mechanisms to try, the best first, out of the words of the EHLO reply's AUTH line."""
     words = offered.upper().split()
     known = WITH_A_TOKEN if by_token else OVER_TLS if encrypted else IN_THE_CLEAR
-    return [name for name in known if name in words]
+    return [name for name in known if name in words and (name != "CRAM-MD5" or _has_md5())]
+
+
+def _has_md5() -> bool:
+    """Whether this machine may compute one: not where FIPS 140 is enforced."""
+    try:
+        hmac.new(b"", b"", "md5")
+    except ValueError:
+        return False
+    return True
 
 
 def authenticate(connection: smtplib.SMTP, mechanism: str, username: str, password: str) -> Reply:

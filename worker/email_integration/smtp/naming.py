@@ -14,7 +14,7 @@ _LABEL = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
 _DOMAIN = re.compile(rf"(?:{_LABEL}\.)+(?=[a-z0-9-]*[a-z]){_LABEL}", re.I | re.A)
 #: What names no machine to another one: this host itself (RFC 6761 §6.3), the name that installers make up, and what
 #: a resolver makes of an address that has no name.
-_OF_NO_MACHINE = re.compile(r"localhost(\..*)?|.*\.(localhost|localdomain|arpa)", re.I)
+_OF_NO_MACHINE = re.compile(r"localhost\d?(\..*)?|.*\.(localhost|localdomain\d?|arpa)", re.I)
 #: What is said of a machine that has neither a name nor an address.
 NAMELESS = "[127.0.0.1]"
 
@@ -55,7 +55,10 @@ def host_name() -> str:
 
     Looked up once per process: a slow resolver would otherwise delay every session.
     """
-    name = socket.getfqdn()
+    try:
+        name = socket.getfqdn().removesuffix(".")
+    except (OSError, UnicodeError):  # Python's resolver raises for a host name that cannot be one of the DNS
+        return ""
     return name if is_domain(name) else ""
 
 

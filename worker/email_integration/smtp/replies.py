@@ -12,7 +12,8 @@ LONGEST_TEXT = 2000
 #: What has no place in a text: no database column takes a NUL, no terminal should obey a server.
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _TOO_MANY = re.compile(r"\btoo many (rcpts?|recipients?)\b", re.I)
-_ENHANCED = re.compile(r"([245])\.(\d{1,3})\.(\d{1,3})(?:\s|$)")
+#: Some servers put a '#' before it, or a colon behind it.
+_ENHANCED = re.compile(r"#?([245])\.(\d{1,3})\.(\d{1,3})[:;,]?(?:\s|$)")
 
 
 class Phase(StrEnum):
