@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -80,7 +82,6 @@ WORDINGS: dict[Phase, list[tuple[str, Cause, str]]] = {
         ("535 5.7.0 The email limit is reached", Cause.ACCOUNT_QUOTA, ALL_WAIT),
         ("535 5.7.1 The daily limit of your account has been reached", Cause.LIMIT, ALL_WAIT),
         ("535 5.7.8 Access denied", Cause.LOGIN, ALL_WAIT),
-        ("535 5.7.3 the server refused the OAuth token Authentication unsuccessful", Cause.TOKEN, ALL_WAIT),
         ("535-5.7.8 Username and Password not accepted", Cause.APP_PASSWORD, ALL_WAIT),
         ("535 5.7.139 Authentication unsuccessful, basic authentication is disabled.", Cause.PASSWORDS_OFF, ALL_WAIT),
         ("535 Incorrect authentication data", Cause.LOGIN, ALL_WAIT),
@@ -367,6 +368,14 @@ WITHOUT_REPLY = {
 }
 
 
+@pytest.mark.parametrize("said", ["535 5.7.3 Authentication unsuccessful", "535 5.7.8 no", "535 no", "550 no"])
+def test_a_token_that_is_refused_is_known_by_having_been_one(said: str) -> None:
+    answer = dataclasses.replace(reply(said), to_token=True)
+    assert recognise(Phase.AUTH, answer) is Cause.TOKEN
+    assert verdict(classify(Refused(Phase.AUTH, "", answer))) == ALL_WAIT
+    assert recognise(Phase.AUTH, reply(said)) is not Cause.TOKEN
+
+
 @pytest.mark.parametrize(("phase", "said", "cause", "ends"), ROWS, ids=[f"{row[0]}-{row[1]}" for row in ROWS])
 def test_what_servers_say_is_understood(phase: Phase, said: str, cause: Cause, ends: str) -> None:
     assert recognise(phase, reply(said)) is cause
@@ -380,7 +389,7 @@ def test_what_servers_say_is_understood(phase: Phase, said: str, cause: Cause, e
 
 
 def test_every_cause_but_nonsense_is_among_them() -> None:
-    assert {row[2] for row in ROWS} == set(Cause) - {Cause.OUT_OF_TURN} - WITHOUT_REPLY
+    assert {row[2] for row in ROWS} == set(Cause) - {Cause.OUT_OF_TURN, Cause.TOKEN} - WITHOUT_REPLY
 
 
 def at_fault(outcome: Outcome) -> bool:

@@ -26,7 +26,7 @@ from email_integration.smtp import (
     TLSFailed,
     tls,
 )
-from email_integration.smtp.dialogue import MALFORMED, SILENT
+from email_integration.smtp.dialogue import MALFORMED
 
 from .advice_texts import ADVICE
 
@@ -96,7 +96,7 @@ def _key_of_losing(failure: ConnectionLost, relay: Relay) -> str:
             return "silence"
         # A server that speaks TLS from the start waits for the client's first word, and so does the client.
         return "port-and-encryption" if relay.port == 465 else "tls-from-the-start"
-    if failure.detail == SILENT or failure.detail.startswith("no answer"):
+    if failure.is_silence:
         return "timeout"
     return "silence"
 
@@ -107,7 +107,7 @@ def _key_of_connecting(failure: SMTPFailure) -> str:
         return "name"
     if isinstance(cause, ConnectionRefusedError):
         return "refused"
-    if isinstance(cause, TimeoutError) or failure.detail.startswith("no answer"):
+    if failure.is_silence:
         return "timeout"
     return "unreachable"
 

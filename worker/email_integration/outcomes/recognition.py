@@ -24,7 +24,7 @@ def recognise(phase: Phase, reply: Reply) -> Cause:
     enhanced = _enhanced(reply, text)
     return (
         providers.recognise(phase, reply.code, enhanced, text)
-        or _by_codes_and_words(phase, reply.code, enhanced, text)
+        or _by_codes_and_words(phase, reply, enhanced, text)
         or codes.by_numbers(phase, reply.code, enhanced)
         or (Cause.REFUSED if reply.permanent else Cause.PUT_OFF)
     )
@@ -79,9 +79,14 @@ def _enhanced(reply: Reply, text: str) -> str:
     return reply.enhanced
 
 
-def _by_codes_and_words(phase: Phase, code: int, enhanced: str, text: str) -> Cause | None:
-    """Return what the enhanced code, or a code that is as precise, lets the words make of it; None for nothing."""
-    meaning = codes.meaning(phase, code, enhanced)
+def _by_codes_and_words(phase: Phase, reply: Reply, enhanced: str, text: str) -> Cause | None:
+    """Return what the enhanced code, or a code that is as precise, lets the words make of it; None for nothing.
+
+    That a token was refused says more than any words.
+    """
+    meaning = codes.meaning(phase, reply.code, enhanced)
+    if reply.to_token and (meaning is None or Cause.TOKEN in meaning.among):
+        return Cause.TOKEN
     if meaning is None:
-        return words.recognise(phase, code, enhanced, text)
-    return words.recognise(phase, code, enhanced, text, among=meaning.among) or meaning.cause
+        return words.recognise(phase, reply.code, enhanced, text)
+    return words.recognise(phase, reply.code, enhanced, text, among=meaning.among) or meaning.cause

@@ -7,7 +7,6 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from email_integration.smtp import Phase
-from email_integration.smtp.auth import TOKEN_REFUSED
 
 from .causes import Cause
 from .codes import ABOUT_RECIPIENT, ANYWHERE, MAIL, OURS, RCPT, SENDING, WHOLE
@@ -71,8 +70,6 @@ _NOT_OF_A_MAILBOX = r"(?!\d\.[12]\.)"
 _RULES = (
     _rule(Cause.GREYLISTED, r"\bgr[ea]y[- ]?list", codes="4"),
     # -- the login and the encryption --
-    # In our own words, as the login puts them before the server's.
-    _rule(Cause.TOKEN, TOKEN_REFUSED, frozenset({Phase.AUTH}), codes="5"),
     _rule(Cause.STARTTLS_FIRST, r"must issue a STARTTLS|STARTTLS (is )?required"),
     _rule(Cause.STARTTLS_FIRST, r"encryption (is )?required", OURS),
     _rule(Cause.PASSWORDS_OFF, r"SmtpClientAuthentication is disabled|smtp_auth_disabled"),

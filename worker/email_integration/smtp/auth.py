@@ -109,8 +109,8 @@ def authenticate_by_token(
 ) -> Reply:
     """Show ``token`` and return the server's last reply: 235 when it let us in.
 
-    A server may say in a challenge why it refuses (RFC 7628 §3.2.2); the reply's text then begins with that, in our
-    words.
+    A refusal is marked as one of a token, and its text begins with that in our words, and with why, if the server has
+    said so in a challenge (RFC 7628 §3.2.2).
     """
     if mechanism == "OAUTHBEARER":
         name = username.replace("=", "=3D").replace(",", "=2C")
@@ -125,7 +125,9 @@ def authenticate_by_token(
         why = _explained(_decode(text).replace(token.encode(), b"***"))
         code, text = connection.docmd(goes_on)
     reply = Reply.parse(code, text)
-    return replace(reply, text=f"{TOKEN_REFUSED}{why}\n{reply.text}") if reply.permanent else reply
+    if not reply.permanent:
+        return reply
+    return replace(reply, text=f"{TOKEN_REFUSED}{why}\n{reply.text}", to_token=True)
 
 
 def _begin(connection: smtplib.SMTP, mechanism: str, response: str) -> tuple[int, bytes]:

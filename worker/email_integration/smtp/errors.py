@@ -48,6 +48,11 @@ class SMTPFailure(smtplib.SMTPException):
         self.answered: dict[str, Reply] = {}
 
     @property
+    def is_silence(self) -> bool:
+        """Whether the time was over before there was an answer."""
+        return isinstance(self.__cause__, TimeoutError)
+
+    @property
     def code(self) -> int | None:
         """The server's reply code, if a reply decided it."""
         return self.reply.code if self.reply else None

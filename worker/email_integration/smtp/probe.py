@@ -274,13 +274,16 @@ class _Trial:
 
     def _out_of_time(self) -> SMTPFailure:
         detail = f"no answer within {self._given.timeout:g} s"
-        if self._kind is not Kind.CONNECT:
-            return ConnectionLost(_PHASES[self._kind], detail)
-        sock = self._smtp.sock
-        if sock is None:
-            return CannotConnect(Phase.CONNECT, detail)
-        encrypts = self._given.use_ssl and not isinstance(sock, ssl.SSLSocket)
-        return ConnectionLost(Phase.CONNECT if encrypts else Phase.GREETING, detail)
+        kind: type[SMTPFailure] = ConnectionLost
+        phase, sock = _PHASES[self._kind], self._smtp.sock
+        if self._kind is Kind.CONNECT and sock is None:
+            kind = CannotConnect
+        elif self._kind is Kind.CONNECT:
+            encrypts = self._given.use_ssl and not isinstance(sock, ssl.SSLSocket)
+            phase = Phase.CONNECT if encrypts else Phase.GREETING
+        failure = kind(phase, detail)
+        failure.__cause__ = TimeoutError()
+        return failure
 
 
 class _InHand:

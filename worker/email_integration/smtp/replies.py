@@ -46,6 +46,8 @@ class Reply:
     code: int
     enhanced: str = ""
     text: str = field(default="", repr=False)
+    #: Whether it answers an OAuth token that was shown.
+    to_token: bool = False
 
     @classmethod
     def parse(cls, code: int, raw: bytes | str) -> Reply:

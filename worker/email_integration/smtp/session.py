@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterable, Sequence
 
 from .content import stuffed
-from .dialogue import MALFORMED, SILENT, Connection, Malformed
+from .dialogue import MALFORMED, Connection, Malformed
 from .errors import ConnectionLost, NotOffered, OutOfStep, Refused, SMTPFailure
 from .opening import open_connection
 from .quirks import Acquaintance, Memory, Pipelining, Quirks
@@ -239,7 +239,7 @@ class Session:
             except OutOfStep:
                 raise
             except ConnectionLost as lost:
-                if len(group) > 1 and lost.detail in (SILENT, MALFORMED):
+                if len(group) > 1 and (lost.is_silence or lost.detail == MALFORMED):
                     raise self._out_of_step(lost.phase, lost.detail, None, ahead=said_ahead) from lost.__cause__
                 if lost.detail == MALFORMED:
                     raise
