@@ -20,6 +20,7 @@ from email_integration.smtp import (
     Refused,
     Relay,
     Reply,
+    SMTPFailure,
     TLSFailed,
     tls,
 )
