@@ -12,6 +12,7 @@ from email_integration.models import Delivery, DeliveryAttempt, ServerQuirks
 from email_integration.sending import direct
 from email_integration.sending.attempt import attempt
 from email_integration.sending.dispatch import pool
+from email_integration.sending.group import attempt_group
 from tests.deliveries import RecordingDoorbell, mail, statuses, submitted
 from tests.peculiar import HangUp, PeculiarServer, Peer
 from tests.relays import config_for
@@ -167,6 +168,17 @@ def test_a_452_without_a_word_of_why_ends_a_transaction_and_teaches_nothing() ->
         assert server.verbs["RCPT"] <= 7 + 3
         assert set(got(server)) >= set(many(7)) - {"u2@example.com", "u5@example.com"}
         assert not ServerQuirks.objects.exists()
+
+
+@pytest.mark.parametrize("commit", [1, 3])
+def test_one_that_was_claimed_with_others_is_offered_to_the_rest_by_itself(settings: Any, commit: int) -> None:
+    settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "GROUP_COMMIT": commit}
+    with Refusing(full="452 no") as server:
+        config_for(server, pipelining="off")
+        to = (["a@example.com"], ["full@example.com", "b@example.com"], ["c@example.com"])
+        list(attempt_group([submitted(*some).pk for some in to]))
+        assert got(server) == ["a@example.com", "b@example.com", "c@example.com"]
+        assert not Delivery.objects.filter(status="sending").exists()
 
 
 # -- directly -------------------------------------------------------------------------------------------------------

@@ -226,13 +226,12 @@ class _Convoy:
                 outcome = classify(error, own_sender=ready.own_sender)
                 self._note(ready, ready.offering.split(outcome, session), session, way)
                 return self._next(session)
-            self._give_back(ready)
-            self.alone.append(self._waiting.popleft().pk)
+            self._leave(ready)
             return self._next(session) if session.is_idle else None
         finally:
             ready.close()
         if others:
-            self.alone.append(ready.delivery.pk)
+            self._leave(ready)
             return self._next(session)
         if not started.accepted:
             refused = ready.offering.all_refused()
@@ -329,6 +328,11 @@ class _Convoy:
             )
             self._unrecorded.append((ready.begun, ready.begun.ended(released, route=ready.claim.relay)))
         self._waiting.appendleft(ready.delivery)
+
+    def _leave(self, ready: _Ready) -> None:
+        """Have one that was not sent tried by itself."""
+        self._give_back(ready)
+        self.alone.append(self._waiting.popleft().pk)
 
     def _give_all_back(self) -> None:
         while self._ready:
