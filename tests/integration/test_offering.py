@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import datetime as dt
+import itertools
+from collections.abc import Callable
 from typing import Any
 
 import pytest
+from django.utils import timezone
 
 from config.local.processes import PATIENCE
 from email_integration.exceptions import DeliveryFailed
-from email_integration.models import Delivery, DeliveryAttempt, ServerQuirks
+from email_integration.models import Delivery, DeliveryAttempt, RelayGate, ServerQuirks
 from email_integration.sending import direct
 from email_integration.sending.attempt import attempt
 from email_integration.sending.dispatch import pool
@@ -179,6 +183,100 @@ def test_one_that_was_claimed_with_others_is_offered_to_the_rest_by_itself(setti
         list(attempt_group([submitted(*some).pk for some in to]))
         assert got(server) == ["a@example.com", "b@example.com", "c@example.com"]
         assert not Delivery.objects.filter(status="sending").exists()
+
+
+def time_passes() -> None:
+    """What was put off is due again."""
+    now = timezone.now()
+    RelayGate.objects.update(probe_at=now)
+    Delivery.objects.filter(status="deferred").update(due_at=now, ring_after=now, rings=0)
+
+
+class Scripted(Refusing):
+    """Says something to DATA or to the final dot, where somebody is among those who may get it."""
+
+    verb, whole, only = "", "", ""
+
+    def _or(self, verb: str, peer: Peer, usual: str) -> str:
+        if verb != self.verb or not any(self.only in address for address in peer.recipients):
+            return usual
+        if not self.whole:
+            raise HangUp
+        return self.whole
+
+    def data(self, peer: Peer) -> str:
+        return self._or("DATA", peer, super().data(peer))
+
+    def dot(self, peer: Peer, content: bytes) -> str:
+        return self._or("DOT", peer, "250 ok")
+
+
+@pytest.mark.parametrize("verb", ["DATA", "DOT"])
+@pytest.mark.parametrize("pipelining", ["off", "automatic"])
+@pytest.mark.parametrize("try_it", [attempt, lambda pk: list(attempt_group([pk]))], ids=["alone", "group"])
+def test_a_content_that_is_refused_settles_nothing_of_those_that_were_put_off(
+    verb: str, pipelining: str, try_it: Callable[[str], Any]
+) -> None:
+    with Scripted(u1="450 4.7.1 greylisted") as server:
+        server.verb, server.whole = verb, "550 5.1.1 no such user"
+        config_for(server, pipelining=pipelining)
+        delivery = submitted(*many(3))
+        try_it(delivery.pk)
+        assert list(statuses(delivery).values()) == ["failed", "pending", "failed"]
+        assert Delivery.objects.get().due_at > timezone.now() + dt.timedelta(seconds=200), "as greylisting wants it"
+        server.verb, server.replies = "", {}
+        time_passes()
+        try_it(delivery.pk)
+        assert got(server) == ["u1@example.com"]
+
+
+@pytest.mark.parametrize("verb", ["DATA", "DOT"])
+def test_who_was_refused_stays_so_when_the_content_is_put_off(verb: str) -> None:
+    with Scripted(u1="550 5.1.1 no such user") as server:
+        server.verb, server.whole = verb, "451 4.3.0 later"
+        config_for(server)
+        delivery = submitted(*many(3))
+        attempt(delivery.pk)
+        assert list(statuses(delivery).values()) == ["pending", "failed", "pending"]
+
+
+LATER = ("451 4.3.0 later", "452 4.2.2 full", "550 5.7.1 relaying denied")
+
+
+# To hang up at the dot leaves it in doubt.
+@pytest.mark.parametrize(("verb", "said"), [("DATA", ""), *itertools.product(("DATA", "DOT"), LATER)])
+def test_those_that_a_content_is_put_off_for_keep_it_from_no_others(verb: str, said: str) -> None:
+    with Scripted() as server:
+        server.verb, server.whole, server.only = verb, said, "u3@"
+        config_for(server, max_recipients=10)
+        delivery = submitted(*many(35), from_email="own@example.com")
+        for _ in range(3):
+            attempt(delivery.pk)
+            time_passes()
+        assert got(server) == sorted(many(35)[10:])
+        assert statuses(delivery)["u3@example.com"] == "pending"
+
+
+@pytest.mark.parametrize("said", ["drop", "drop 421 4.7.0 closing"])
+@pytest.mark.parametrize("places", [(0, 1), (4, 5), (0, 1, 2, 3), (7, 8, 9)])
+def test_several_at_whom_it_hangs_up_for_now_keep_it_from_no_others(said: str, places: tuple[int, ...]) -> None:
+    with Refusing(**{f"u{place}": said for place in places}) as server:
+        config_for(server)
+        delivery = submitted(*many(10))
+        for _ in range(5):
+            attempt(delivery.pk)
+            time_passes()
+        assert got(server) == [address for place, address in enumerate(many(10)) if place not in places]
+
+
+@pytest.mark.parametrize("number", [5, 30])
+@pytest.mark.parametrize("said", ["drop 550 5.1.8 sender rejected", "550 5.1.8 sender rejected"])
+def test_what_is_said_of_the_configurations_sender_settles_nobody(said: str, number: int) -> None:
+    with Refusing(**{f"u{place}": said for place in range(number)}) as server:
+        config_for(server)
+        delivery = submitted(*many(number))
+        attempt(delivery.pk)
+        assert set(statuses(delivery).values()) == {"pending"}
 
 
 # -- directly -------------------------------------------------------------------------------------------------------

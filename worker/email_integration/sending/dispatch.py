@@ -220,7 +220,7 @@ def dispatch(mail: Mail, claim: Claim) -> Dispatched:
     """
     fresh = renewed = False
     tries = 0
-    offering = Offering(mail.recipients, mail.put_off)
+    offering = Offering(mail.recipients, mail.put_off, own_sender=mail.from_at is not None)
     while True:
         route = routing.active_relay()
         if isinstance(route, routing.Nowhere):

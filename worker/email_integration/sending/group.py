@@ -133,7 +133,7 @@ class _Ready:
             content=content.stored(delivery),
         )
         self.own_sender = mail.from_at is not None
-        self.offering = Offering(mail.recipients, mail.put_off)
+        self.offering = Offering(mail.recipients, mail.put_off, own_sender=self.own_sender)
         self.letter = Letter(mail, relay).__enter__()
         self.claim = records.Claim(
             delivery=delivery, relay=relay, from_header=self.letter.from_header, sender=self.letter.sender
@@ -224,7 +224,8 @@ class _Convoy:
                 return None
             if isinstance(error, SMTPFailure) and session.is_idle:  # this is no news of the session
                 outcome = classify(error, own_sender=ready.own_sender)
-                self._note(ready, ready.offering.split(outcome, session), session, way)
+                ready.offering.heard(error)
+                self._note(ready, ready.offering.complete(ready.offering.split(outcome, session)), session, way)
                 return self._next(session)
             self._leave(ready)
             return self._next(session) if session.is_idle else None

@@ -130,7 +130,9 @@ class Session:
         else:
             self._reset()
             if accepted and heard.data is not None:
-                raise Refused(Phase.DATA, "", heard.data)
+                refusal = Refused(Phase.DATA, "", heard.data)
+                refusal.answered = verdicts
+                raise refusal
         refused = {recipient: reply for recipient, reply in verdicts.items() if not reply.positive}
         return Started(accepted=accepted, refused=refused, left=left)
 
