@@ -308,7 +308,7 @@ def is_about_session(failure: SMTPFailure, session: Session) -> bool:
     if not (isinstance(failure, OutOfStep) or _is_at_its_end(failure, session)):
         return False
     if failure.reply is not None and session.carried and _is_limit(failure.reply, failure.phase):
-        session.server.suspect(mails=session.carried)
+        session.server.ended_after(session.carried)
     session.quit()
     return True
 

@@ -18,6 +18,7 @@ from email_integration.outcomes.classification import (
     is_permanent,
     wait_of_refused,
 )
+from email_integration.outcomes.recognition import recognise
 from email_integration.smtp import Phase, Refused, Reply, Session, SMTPFailure, Started
 
 _OF_THE_CONTENT = (Phase.DATA, Phase.CONTENT, Phase.FINAL_DOT)
@@ -89,7 +90,8 @@ class Offering:
         if answered:
             # The next one may be one too many.
             self._at_most = sum(reply.positive for reply in answered)
-            session.server.suspect(recipients=self._at_most)
+            if failure.reply is not None and recognise(Phase.RCPT, failure.reply) is Cause.TOO_MANY_RECIPIENTS:
+                session.server.suspect(recipients=self._at_most)  # else it may have been for this one, or a restart
             return True
         if self._aside or len(self._open) == 1:
             self._last_next_time = self._aside + self.named[:1]
@@ -110,8 +112,10 @@ class Offering:
             not isinstance(outcome, Deferred)
             or outcome.cause is not Cause.TOO_MANY_RECIPIENTS
             or outcome.phase in (Phase.MAIL, Phase.RCPT)
-            or len(self.named) == 1
         ):
+            return outcome
+        if len(self.named) == 1:
+            session.server.learn(recipients=None)  # it is no matter of how many
             return outcome
         session.server.learn(recipients=len(self.named) // 2)
         return replace(outcome, retry_in=0.0)

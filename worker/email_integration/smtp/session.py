@@ -129,8 +129,8 @@ class Session:
             heard.end.answered = verdicts
             raise heard.end
         self.server.confirm()
-        if accepted and heard.are_too_many and self.transactions == 1:
-            self.server.learn(recipients=len(accepted))
+        if accepted and heard.before_too_many and self.transactions == 1:
+            self.server.learn(recipients=heard.before_too_many)
         if heard.data is not None and heard.data.code == 354:
             if not accepted:
                 # RFC 2920 §3.1 would have us send a lone dot, which might send an empty mail to whoever the server

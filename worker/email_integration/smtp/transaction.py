@@ -68,13 +68,14 @@ class Answers:
 
     @property
     def are_enough(self) -> bool:
-        """Whether the server seems to take no more recipients in this transaction."""
+        """Whether the server seems, or says, to take no more recipients in this transaction."""
         return any(reply.may_mean_too_many_recipients for reply in self.recipients)
 
     @property
-    def are_too_many(self) -> bool:
-        """Whether it has said so."""
-        return any(reply.says_too_many_recipients for reply in self.recipients)
+    def before_too_many(self) -> int:
+        """How many were named when it said so; 0 for never. Some servers count those that they refuse as well."""
+        said = (place for place, reply in enumerate(self.recipients) if reply.says_too_many_recipients)
+        return next(said, 0)
 
     @property
     def out_of_turn(self) -> tuple[Phase, Reply] | None:
