@@ -11,12 +11,17 @@ import pytest
 from django.utils import timezone
 
 from config.local.processes import PATIENCE
-from email_integration.exceptions import DeliveryFailed
+from email_integration import routing
+from email_integration.exceptions import DeliveryDeferred, DeliveryFailed
 from email_integration.models import Delivery, DeliveryAttempt, RelayGate, ServerQuirks
+from email_integration.outcomes.causes import Cause
+from email_integration.outcomes.classification import Deferred
+from email_integration.routing import gate
 from email_integration.sending import direct
 from email_integration.sending.attempt import attempt
 from email_integration.sending.dispatch import pool
 from email_integration.sending.group import attempt_group
+from email_integration.smtp import Relay
 from tests.deliveries import RecordingDoorbell, mail, statuses, submitted
 from tests.peculiar import HangUp, PeculiarServer, Peer
 from tests.relays import config_for
@@ -309,3 +314,19 @@ def test_of_a_direct_mail_that_fails_for_some_the_caller_is_told() -> None:
         with pytest.raises(DeliveryFailed):
             direct.send_now(mail(*many(25)))
         assert len(got(server)) == 10
+
+
+def test_a_direct_mail_is_not_tried_again_at_once_because_somebody_may_probe() -> None:
+    """The gate was closed by another process, and it is time to probe."""
+    with Refusing() as server:
+        config_for(server)
+        direct.send_now(mail())
+        relay = routing.active_relay()
+        assert isinstance(relay, Relay)
+        blocked = Deferred(cause=Cause.ACCOUNT_BLOCKED, reason="no")
+        gate.close(relay, blocked, probing=False)
+        RelayGate.objects.update(probe_at=timezone.now())
+        server.replies = {"kim": "550 5.7.708 traffic not accepted from this IP"}
+        with pytest.raises(DeliveryDeferred):
+            direct.send_now(mail())
+        assert server.verbs["MAIL"] == 2

@@ -18,6 +18,7 @@ from email_integration.smtp import Relay
 
 from . import sandbox
 from .dispatch import Mail, dispatch
+from .offering import goes_on
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +54,7 @@ def _offer_to_all(mail: Mail) -> Outcome | Skipped:
                 unsupported=before.unsupported + outcome.unsupported,
             )
             outcome = taken
-        if isinstance(outcome, InDoubt | Skipped) or outcome.retry_in != 0:
+        if isinstance(outcome, Skipped) or not goes_on(outcome):
             return outcome
         rest = settlement.left(mail.recipients, outcome)
         if not rest:

@@ -24,6 +24,14 @@ from email_integration.smtp import Phase, Refused, Reply, Session, SMTPFailure, 
 _OF_THE_CONTENT = (Phase.DATA, Phase.CONTENT, Phase.FINAL_DOT)
 
 
+def goes_on(outcome: Outcome) -> bool:
+    """Whether those that are left are to be tried at once: the server takes so many at a time."""
+    if isinstance(outcome, InDoubt) or outcome.retry_in != 0:
+        return False
+    # Of a server at fault 0 says that somebody may try it now.
+    return not isinstance(outcome, Deferred) or outcome.cause is Cause.TOO_MANY_RECIPIENTS
+
+
 class Offering:
     """The recipients of a mail in one attempt, and what was found out of each before a transaction came to its end."""
 
