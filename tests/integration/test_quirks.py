@@ -172,10 +172,15 @@ def test_a_database_that_is_away_costs_no_mail(monkeypatch: pytest.MonkeyPatch) 
     def away(*args: Any, **kwargs: Any) -> Any:
         raise OperationalError
 
-    monkeypatch.setattr(models.QuerySet, "update_or_create", away)
-    memory.learn(RELAY, recipients=50)
-    monkeypatch.setattr(models.QuerySet, "first", away)
+    with monkeypatch.context() as patched:
+        patched.setattr(models.QuerySet, "update_or_create", away)
+        memory.learn(RELAY, recipients=50)
+        patched.setattr(models.QuerySet, "first", away)
+        assert memory.recall(RELAY) == Quirks(recipients=50)
     assert memory.recall(RELAY) == Quirks(recipients=50)
+    assert another_process().recall(RELAY) == Quirks(recipients=50), "it is told as soon as there is a database"
+    ServerQuirks.objects.all().delete()
+    assert memory.recall(RELAY) == Quirks()
 
 
 # -- what teaches nothing -------------------------------------------------------------------------------------------
