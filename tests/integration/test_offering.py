@@ -284,6 +284,40 @@ def test_what_is_said_of_the_configurations_sender_settles_nobody(said: str, num
         assert set(statuses(delivery).values()) == {"pending"}
 
 
+@pytest.mark.parametrize("said", ["drop", "drop 450 4.2.1 not now", "450 4.2.1 not now", "drop 421 4.7.0 closing"])
+def test_those_that_need_smtputf8_take_nobody_along(said: str) -> None:
+    with Refusing(kim=said) as server:
+        server.offers = ("8BITMIME",)
+        config_for(server)
+        delivery = submitted("kim@example.com", "bü@example.com", "zoë@example.com")
+        attempt(delivery.pk)
+        assert statuses(delivery)["kim@example.com"] == "pending"
+
+
+class TooManyErrors(Refusing):
+    """Takes no more on a connection where it has refused somebody."""
+
+    def mail(self, peer: Peer, line: str) -> str:
+        return "250 ok" if len(peer.recipients) == peer.named else "554 5.7.0 too many errors"
+
+    def end(self, peer: Peer) -> None:
+        refused = peer.named - len(peer.recipients)
+        super().end(peer)
+        peer.named = refused
+
+
+@pytest.mark.parametrize("at_a_time", [10, 1])
+def test_a_sender_that_was_taken_is_not_refused_later_in_the_same_session(at_a_time: int) -> None:
+    with TooManyErrors(**{f"u{place}": "550 5.1.1 no such user" for place in range(22)}) as server:
+        config_for(server, max_recipients=at_a_time)
+        delivery = submitted(*many(35), from_email="own@example.com")
+        for _ in range(2):
+            attempt(delivery.pk)
+            time_passes()
+        assert got(server) == sorted(many(35)[22:])
+        assert list(statuses(delivery).values()) == ["failed"] * 22 + ["accepted"] * 13
+
+
 # -- directly -------------------------------------------------------------------------------------------------------
 
 

@@ -24,6 +24,7 @@ from email_integration.on_commit import after_commit
 from email_integration.outcomes.causes import Cause
 from email_integration.outcomes.classification import (
     Deferred,
+    Failed,
     Outcome,
     Skipped,
     accepted,
@@ -238,10 +239,13 @@ def dispatch(mail: Mail, claim: Claim) -> Dispatched:
                     try:
                         outcome = transact(session, mail, claim, offering)
                     except SMTPFailure as failure:
-                        fresh = is_about_session(failure, session)
+                        fresh = is_about_session(failure, session, sender_was_taken=offering.sender_was_taken)
                         if (fresh or offering.narrow(failure, session)) and tries < _TRIES:
                             continue
                         outcome = classify(failure, own_sender=mail.from_at is not None)
+                        if fresh and isinstance(outcome, Failed):  # it was not of this mail
+                            cause = Cause.SESSION_ENDED
+                            outcome = Deferred(cause=cause, reason=cause.words, phase=failure.phase)
                     if not isinstance(outcome, Skipped):
                         outcome = offering.split(outcome, session)
             except SMTPFailure as failure:
@@ -300,12 +304,14 @@ def begin(session: Session, opening: Opening) -> Started:
     return started
 
 
-def is_about_session(failure: SMTPFailure, session: Session) -> bool:
+def is_about_session(failure: SMTPFailure, session: Session, *, sender_was_taken: bool = False) -> bool:
     """Whether it settles nothing of the mail, which a fresh session is to be offered at once.
 
-    A session may end, or come to a limit of its own, once it has carried mail. This one says QUIT then.
+    A session may end, or come to a limit of its own, once it has carried mail, or refuse the mail's sender that
+    ``sender_was_taken`` before. This one says QUIT then.
     """
-    if not (isinstance(failure, OutOfStep) or _is_at_its_end(failure, session)):
+    refuses_it_now = sender_was_taken and failure.phase is Phase.MAIL and session.transactions > 1
+    if not (refuses_it_now or isinstance(failure, OutOfStep) or _is_at_its_end(failure, session)):
         return False
     if failure.reply is not None and session.carried and _is_limit(failure.reply, failure.phase):
         session.server.ended_after(session.carried)

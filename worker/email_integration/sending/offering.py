@@ -51,6 +51,7 @@ class Offering:
         # At whom it all ended although others were not named yet: those come first next time.
         self._last_next_time: tuple[str, ...] = ()
         self._at_most = len(recipients)
+        self.sender_was_taken = False
 
     def over(self, session: Session) -> tuple[str, ...]:
         """Whom to name in the next transaction of this session."""
@@ -70,10 +71,15 @@ class Offering:
 
     def begun(self, started: Started) -> bool:
         """Take in how a transaction began; say whether there are others to name, if none of these may get it."""
+        self.sender_was_taken = True
         self.named = tuple(to for to in self.named if to not in started.left)
         self._settle(started.refused)
         if started.accepted:
             return False
+        return self._others_are_able
+
+    @property
+    def _others_are_able(self) -> bool:
         return any(to not in self._unsupported for to in self._open)
 
     def all_refused(self) -> dict[str, Reply]:
@@ -92,7 +98,7 @@ class Offering:
             return False  # it was for all who may get it
         answered = list(failure.answered.values())
         if answered and not answered[-1].positive:
-            return bool(self._open)  # it was for that one
+            return self._others_are_able  # it was for that one
         if failure.phase is not Phase.RCPT:
             return False
         if answered:
@@ -106,7 +112,7 @@ class Offering:
             return False
         self._aside = self.named[:1]
         self._open = tuple(to for to in self._open if to not in self._aside)
-        return True
+        return self._others_are_able
 
     def _settle(self, refused: dict[str, Reply]) -> None:
         self._refused |= refused
