@@ -364,3 +364,33 @@ def test_a_direct_mail_is_not_tried_again_at_once_because_somebody_may_probe() -
         with pytest.raises(DeliveryDeferred):
             direct.send_now(mail())
         assert server.verbs["MAIL"] == 2
+
+
+def test_of_a_direct_mail_each_has_his_answer_in_whichever_transaction() -> None:
+    with Refusing(u2="450 4.2.1 not now", u3="450 4.2.1 not now", u4="450 4.2.1 not now") as server:
+        config_for(server, max_recipients=2)
+        outcome = direct.send_now(mail(*many(5)))
+        assert got(server) == many(2) == list(outcome.accepted)
+        assert list(outcome.refused) == many(5)[2:]
+
+
+class TakesOne(PeculiarServer):
+    """And has no time for more."""
+
+    def greeting(self, peer: Peer) -> str:
+        if self.arrived:
+            raise HangUp("421 later")
+        return "220 hello"
+
+    def mail(self, peer: Peer, line: str) -> str:
+        return "250 ok" if not self.arrived else "421 later"
+
+
+@pytest.mark.parametrize("kind", [TakesOne, lambda: Refusing(u3="drop")])
+def test_a_direct_mail_that_some_have_is_not_said_to_go_another_time(kind: Callable[[], PeculiarServer]) -> None:
+    """Who sends it all again doubles it."""
+    with kind() as server:
+        config_for(server, max_recipients=2)
+        with pytest.raises(DeliveryFailed, match=r"accepted for \d of 4 recipients"):
+            direct.send_now(mail(*many(4)))
+        assert 2 <= len(got(server)) < 4
