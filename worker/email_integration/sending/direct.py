@@ -60,7 +60,7 @@ def _offer_to_all(mail: Mail) -> Outcome | Skipped:
                 continue
         if taken is None or isinstance(outcome, InDoubt | Skipped):
             return outcome
-        if {*taken.accepted, *taken.refused, *taken.unsupported}.issuperset(mail.recipients):
+        if _is_answered(taken, mail, outcome):
             return taken
         raise _taken_for_some(taken, mail, outcome)
 
@@ -78,6 +78,15 @@ def _together(taken: Accepted | None, outcome: Accepted | Deferred | Failed) -> 
         refused={to: reply for to, reply in refused.items() if to not in accepted},
         unsupported=taken.unsupported + (() if isinstance(outcome, Deferred) else outcome.unsupported),
     )
+
+
+def _is_answered(taken: Accepted, mail: Mail, last: Accepted | Deferred | Failed) -> bool:
+    """Whether each recipient has an answer that is about him, after all of them."""
+    refused = set(taken.refused)
+    if not isinstance(last, Accepted):
+        refused = {to for to, reply in taken.refused.items() if not reply.says_too_many_recipients}
+    was_content = isinstance(last, Failed) and last.recipients != ()
+    return not was_content and {*taken.accepted, *refused, *taken.unsupported}.issuperset(mail.recipients)
 
 
 def _taken_for_some(taken: Accepted, mail: Mail, why: Accepted | Deferred | Failed | gate.GateClosed) -> DeliveryFailed:
