@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import datetime as dt
+import itertools
+from collections.abc import Callable
 from typing import Any
 
 import pytest
+from django.utils import timezone
 
 from config.local.processes import PATIENCE
-from email_integration.exceptions import DeliveryFailed
-from email_integration.models import Delivery, DeliveryAttempt, ServerQuirks
+from email_integration import routing
+from email_integration.exceptions import DeliveryDeferred, DeliveryFailed
+from email_integration.models import Delivery, DeliveryAttempt, RelayGate, ServerQuirks
+from email_integration.outcomes.causes import Cause
+from email_integration.outcomes.classification import Deferred
+from email_integration.routing import gate
 from email_integration.sending import direct
 from email_integration.sending.attempt import attempt
 from email_integration.sending.dispatch import pool
+from email_integration.sending.group import attempt_group
+from email_integration.smtp import Relay
 from tests.deliveries import RecordingDoorbell, mail, statuses, submitted
 from tests.peculiar import HangUp, PeculiarServer, Peer
 from tests.relays import config_for
@@ -169,6 +179,145 @@ def test_a_452_without_a_word_of_why_ends_a_transaction_and_teaches_nothing() ->
         assert not ServerQuirks.objects.exists()
 
 
+@pytest.mark.parametrize("commit", [1, 3])
+def test_one_that_was_claimed_with_others_is_offered_to_the_rest_by_itself(settings: Any, commit: int) -> None:
+    settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "GROUP_COMMIT": commit}
+    with Refusing(full="452 no") as server:
+        config_for(server, pipelining="off")
+        to = (["a@example.com"], ["full@example.com", "b@example.com"], ["c@example.com"])
+        list(attempt_group([submitted(*some).pk for some in to]))
+        assert got(server) == ["a@example.com", "b@example.com", "c@example.com"]
+        assert not Delivery.objects.filter(status="sending").exists()
+
+
+def time_passes() -> None:
+    """What was put off is due again."""
+    now = timezone.now()
+    RelayGate.objects.update(probe_at=now)
+    Delivery.objects.filter(status="deferred").update(due_at=now, ring_after=now, rings=0)
+
+
+class Scripted(Refusing):
+    """Says something to DATA or to the final dot, where somebody is among those who may get it."""
+
+    verb, whole, only = "", "", ""
+
+    def _or(self, verb: str, peer: Peer, usual: str) -> str:
+        if verb != self.verb or not any(self.only in address for address in peer.recipients):
+            return usual
+        if not self.whole:
+            raise HangUp
+        return self.whole
+
+    def data(self, peer: Peer) -> str:
+        return self._or("DATA", peer, super().data(peer))
+
+    def dot(self, peer: Peer, content: bytes) -> str:
+        return self._or("DOT", peer, "250 ok")
+
+
+@pytest.mark.parametrize("verb", ["DATA", "DOT"])
+@pytest.mark.parametrize("pipelining", ["off", "automatic"])
+@pytest.mark.parametrize("try_it", [attempt, lambda pk: list(attempt_group([pk]))], ids=["alone", "group"])
+def test_a_content_that_is_refused_settles_nothing_of_those_that_were_put_off(
+    verb: str, pipelining: str, try_it: Callable[[str], Any]
+) -> None:
+    with Scripted(u1="450 4.7.1 greylisted") as server:
+        server.verb, server.whole = verb, "550 5.1.1 no such user"
+        config_for(server, pipelining=pipelining)
+        delivery = submitted(*many(3))
+        try_it(delivery.pk)
+        assert list(statuses(delivery).values()) == ["failed", "pending", "failed"]
+        assert Delivery.objects.get().due_at > timezone.now() + dt.timedelta(seconds=200), "as greylisting wants it"
+        server.verb, server.replies = "", {}
+        time_passes()
+        try_it(delivery.pk)
+        assert got(server) == ["u1@example.com"]
+
+
+@pytest.mark.parametrize("verb", ["DATA", "DOT"])
+def test_who_was_refused_stays_so_when_the_content_is_put_off(verb: str) -> None:
+    with Scripted(u1="550 5.1.1 no such user") as server:
+        server.verb, server.whole = verb, "451 4.3.0 later"
+        config_for(server)
+        delivery = submitted(*many(3))
+        attempt(delivery.pk)
+        assert list(statuses(delivery).values()) == ["pending", "failed", "pending"]
+
+
+LATER = ("451 4.3.0 later", "452 4.2.2 full", "550 5.7.1 relaying denied")
+
+
+# To hang up at the dot leaves it in doubt.
+@pytest.mark.parametrize(("verb", "said"), [("DATA", ""), *itertools.product(("DATA", "DOT"), LATER)])
+def test_those_that_a_content_is_put_off_for_keep_it_from_no_others(verb: str, said: str) -> None:
+    with Scripted() as server:
+        server.verb, server.whole, server.only = verb, said, "u3@"
+        config_for(server, max_recipients=10)
+        delivery = submitted(*many(35), from_email="own@example.com")
+        for _ in range(3):
+            attempt(delivery.pk)
+            time_passes()
+        assert got(server) == sorted(many(35)[10:])
+        assert statuses(delivery)["u3@example.com"] == "pending"
+
+
+@pytest.mark.parametrize("said", ["drop", "drop 421 4.7.0 closing"])
+@pytest.mark.parametrize("places", [(0, 1), (4, 5), (0, 1, 2, 3), (7, 8, 9)])
+def test_several_at_whom_it_hangs_up_for_now_keep_it_from_no_others(said: str, places: tuple[int, ...]) -> None:
+    with Refusing(**{f"u{place}": said for place in places}) as server:
+        config_for(server)
+        delivery = submitted(*many(10))
+        for _ in range(5):
+            attempt(delivery.pk)
+            time_passes()
+        assert got(server) == [address for place, address in enumerate(many(10)) if place not in places]
+
+
+@pytest.mark.parametrize("number", [5, 30])
+@pytest.mark.parametrize("said", ["drop 550 5.1.8 sender rejected", "550 5.1.8 sender rejected"])
+def test_what_is_said_of_the_configurations_sender_settles_nobody(said: str, number: int) -> None:
+    with Refusing(**{f"u{place}": said for place in range(number)}) as server:
+        config_for(server)
+        delivery = submitted(*many(number))
+        attempt(delivery.pk)
+        assert set(statuses(delivery).values()) == {"pending"}
+
+
+@pytest.mark.parametrize("said", ["drop", "drop 450 4.2.1 not now", "450 4.2.1 not now", "drop 421 4.7.0 closing"])
+def test_those_that_need_smtputf8_take_nobody_along(said: str) -> None:
+    with Refusing(kim=said) as server:
+        server.offers = ("8BITMIME",)
+        config_for(server)
+        delivery = submitted("kim@example.com", "bü@example.com", "zoë@example.com")
+        attempt(delivery.pk)
+        assert statuses(delivery)["kim@example.com"] == "pending"
+
+
+class TooManyErrors(Refusing):
+    """Takes no more on a connection where it has refused somebody."""
+
+    def mail(self, peer: Peer, line: str) -> str:
+        return "250 ok" if len(peer.recipients) == peer.named else "554 5.7.0 too many errors"
+
+    def end(self, peer: Peer) -> None:
+        refused = peer.named - len(peer.recipients)
+        super().end(peer)
+        peer.named = refused
+
+
+@pytest.mark.parametrize("at_a_time", [10, 1])
+def test_a_sender_that_was_taken_is_not_refused_later_in_the_same_session(at_a_time: int) -> None:
+    with TooManyErrors(**{f"u{place}": "550 5.1.1 no such user" for place in range(22)}) as server:
+        config_for(server, max_recipients=at_a_time)
+        delivery = submitted(*many(35), from_email="own@example.com")
+        for _ in range(2):
+            attempt(delivery.pk)
+            time_passes()
+        assert got(server) == sorted(many(35)[22:])
+        assert list(statuses(delivery).values()) == ["failed"] * 22 + ["accepted"] * 13
+
+
 # -- directly -------------------------------------------------------------------------------------------------------
 
 
@@ -199,3 +348,49 @@ def test_of_a_direct_mail_that_fails_for_some_the_caller_is_told() -> None:
         with pytest.raises(DeliveryFailed):
             direct.send_now(mail(*many(25)))
         assert len(got(server)) == 10
+
+
+def test_a_direct_mail_is_not_tried_again_at_once_because_somebody_may_probe() -> None:
+    """The gate was closed by another process, and it is time to probe."""
+    with Refusing() as server:
+        config_for(server)
+        direct.send_now(mail())
+        relay = routing.active_relay()
+        assert isinstance(relay, Relay)
+        blocked = Deferred(cause=Cause.ACCOUNT_BLOCKED, reason="no")
+        gate.close(relay, blocked, probing=False)
+        RelayGate.objects.update(probe_at=timezone.now())
+        server.replies = {"kim": "550 5.7.708 traffic not accepted from this IP"}
+        with pytest.raises(DeliveryDeferred):
+            direct.send_now(mail())
+        assert server.verbs["MAIL"] == 2
+
+
+def test_of_a_direct_mail_each_has_his_answer_in_whichever_transaction() -> None:
+    with Refusing(u2="450 4.2.1 not now", u3="450 4.2.1 not now", u4="450 4.2.1 not now") as server:
+        config_for(server, max_recipients=2)
+        outcome = direct.send_now(mail(*many(5)))
+        assert got(server) == many(2) == list(outcome.accepted)
+        assert list(outcome.refused) == many(5)[2:]
+
+
+class TakesOne(PeculiarServer):
+    """And has no time for more."""
+
+    def greeting(self, peer: Peer) -> str:
+        if self.arrived:
+            raise HangUp("421 later")
+        return "220 hello"
+
+    def mail(self, peer: Peer, line: str) -> str:
+        return "250 ok" if not self.arrived else "421 later"
+
+
+@pytest.mark.parametrize("kind", [TakesOne, lambda: Refusing(u3="drop")])
+def test_a_direct_mail_that_some_have_is_not_said_to_go_another_time(kind: Callable[[], PeculiarServer]) -> None:
+    """Who sends it all again doubles it."""
+    with kind() as server:
+        config_for(server, max_recipients=2)
+        with pytest.raises(DeliveryFailed, match=r"accepted for \d of 4 recipients"):
+            direct.send_now(mail(*many(4)))
+        assert 2 <= len(got(server)) < 4

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import datetime as dt
+from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -13,8 +15,12 @@ from email_integration import routing
 from email_integration.models import ServerQuirks, SMTPConfig
 from email_integration.routing import gate
 from email_integration.routing.quirks import KEPT, SharedMemory
+from email_integration.sending.dispatch import pool
+from email_integration.sending.group import attempt_group
 from email_integration.smtp import Envelope, Memory, Opening, OutOfStep, Pipelining, Quirks, Relay, Session
-from tests.peculiar import PeculiarServer, Peer
+from email_integration.smtp.quirks import Acquaintance
+from tests.deliveries import submitted
+from tests.peculiar import HangUp, PeculiarServer, Peer
 from tests.relays import config_for, patient_but, relay_to
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -93,6 +99,16 @@ def test_a_suspicion_is_of_one_relay_and_handed_out_once() -> None:
     assert memory.suspicion(RELAY) == {}
 
 
+def test_a_limit_of_mails_is_learned_when_two_sessions_have_ended_at_it() -> None:
+    memory = Recorder()
+    session = Acquaintance(RELAY, memory)
+    for mails in (10, 3, 10):
+        session.ended_after(mails)
+    assert memory.learned == []
+    session.ended_after(10)
+    assert memory.learned == [{"mails": 10}]
+
+
 # -- all of them ----------------------------------------------------------------------------------------------------
 
 
@@ -156,10 +172,107 @@ def test_a_database_that_is_away_costs_no_mail(monkeypatch: pytest.MonkeyPatch) 
     def away(*args: Any, **kwargs: Any) -> Any:
         raise OperationalError
 
-    monkeypatch.setattr(models.QuerySet, "update_or_create", away)
-    memory.learn(RELAY, recipients=50)
-    monkeypatch.setattr(models.QuerySet, "first", away)
+    with monkeypatch.context() as patched:
+        patched.setattr(models.QuerySet, "update_or_create", away)
+        memory.learn(RELAY, recipients=50)
+        patched.setattr(models.QuerySet, "first", away)
+        assert memory.recall(RELAY) == Quirks(recipients=50)
     assert memory.recall(RELAY) == Quirks(recipients=50)
+    assert another_process().recall(RELAY) == Quirks(recipients=50), "it is told as soon as there is a database"
+    ServerQuirks.objects.all().delete()
+    assert memory.recall(RELAY) == Quirks()
+
+
+# -- what teaches nothing -------------------------------------------------------------------------------------------
+
+
+class Server(PeculiarServer):
+    """Answers some of MAIL, RCPT and the dot by what it is told, with how often it was asked and how many are named."""
+
+    def __init__(self, **says: Callable[[int, int], str | None]) -> None:
+        super().__init__()
+        self.says = says
+        self.asked: Counter[str] = Counter()
+
+    def _answer_to(self, verb: str, peer: Peer, usual: str) -> str:
+        self.asked[verb] += 1
+        said = self.says.get(verb, lambda times, named: None)(self.asked[verb], len(peer.recipients))
+        if said is not None and (not said or said.startswith("421")):
+            raise HangUp(said)
+        return said or usual
+
+    def mail(self, peer: Peer, line: str) -> str:
+        return self._answer_to("mail", peer, "250 ok")
+
+    def rcpt(self, peer: Peer, address: str) -> str:
+        return self._answer_to("rcpt", peer, "250 ok")
+
+    def dot(self, peer: Peer, content: bytes) -> str:
+        return self._answer_to("dot", peer, "250 ok")
+
+
+def send(*mails: int) -> None:
+    """Mails to so many recipients each, through the server of the configuration."""
+    ids = [submitted(*(f"u{place}@example.com" for place in range(number))).pk for number in mails]
+    list(attempt_group(ids))
+    pool.close()
+
+
+@pytest.mark.usefixtures("bell")
+@pytest.mark.parametrize("said", ["", "421 4.3.2 shutting down", "421 bye"])
+def test_a_hang_up_amid_recipients_is_no_limit_of_recipients(said: str) -> None:
+    with Server(rcpt=lambda times, named: said if times == 4 else None) as server:
+        config_for(server)
+        send(10)
+        assert sum(server.arrived.values()) == 10
+        assert not ServerQuirks.objects.exists()
+
+
+@pytest.mark.usefixtures("bell")
+@pytest.mark.parametrize(
+    "said",
+    [
+        "452 Too many recipients received this hour",
+        "452 4.5.3 Too many recipients per day",
+        "550 5.5.3 Too many recipients for this sender",
+    ],
+)
+def test_a_limit_of_recipients_by_time_or_account_is_none_of_a_transaction(said: str) -> None:
+    with Server(rcpt=lambda times, named: said if times > 2 else None) as server:
+        config_for(server)
+        send(10)
+        assert sum(server.arrived.values()) == 2
+        assert not ServerQuirks.objects.exists()
+
+
+@pytest.mark.usefixtures("bell")
+def test_those_that_are_refused_count_too() -> None:
+    def said(times: int, named: int) -> str | None:
+        if times > 20:
+            return "452 4.5.3 too many recipients"
+        return "550 5.1.1 no such user" if times < 20 else None
+
+    with Server(rcpt=said) as server:
+        config_for(server, pipelining="off")
+        send(30)
+        assert ServerQuirks.objects.get().recipients == 20
+
+
+@pytest.mark.usefixtures("bell")
+def test_too_many_said_of_one_recipient_is_no_limit_of_recipients() -> None:
+    with Server(dot=lambda times, named: "554 Too many recipients") as server:
+        config_for(server)
+        send(9)
+        assert not ServerQuirks.objects.filter(recipients__isnull=False).exists()
+
+
+@pytest.mark.usefixtures("bell")
+def test_a_limit_of_mails_by_time_is_none_of_a_session() -> None:
+    with Server(mail=lambda times, named: "450 4.7.1 too many messages per second" if times == 3 else None) as server:
+        config_for(server)
+        send(*[1] * 8)
+        assert sum(server.arrived.values()) == 8
+        assert not ServerQuirks.objects.exists()
 
 
 # -- in the admin ---------------------------------------------------------------------------------------------------

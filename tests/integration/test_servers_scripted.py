@@ -112,6 +112,17 @@ class AheadIsRefusedInPart(PeculiarServer):
         return ["503 too early", *["250 ok"] * (len(lines) - 1)]
 
 
+def refuses_ahead(verb: str, code: int) -> type[PeculiarServer]:
+    """Refuses this, and what follows it, of what comes along with the final dot."""
+
+    class Refuses(PeculiarServer):
+        def along_with_the_dot(self, lines: list[str]) -> list[str] | None:
+            first = next(place for place, line in enumerate(lines) if line.startswith(verb))
+            return ["250 ok"] * first + [f"{code} too early"] * (len(lines) - first)
+
+    return Refuses
+
+
 class FirstOfSegment(PeculiarServer):
     """Offers PIPELINING and sees the first command of what comes at once."""
 
@@ -310,6 +321,12 @@ CASES = [
     Case(name="503 ahead, restart", server=AheadAndRestarted, submit=each(200, **OWN), arrived=200),
     Case(name="ahead is forgotten", server=AheadIsLost, submit=each(20, **OWN), arrived=20, silent=("GROUP",)),
     Case(name="ahead is refused in part", server=AheadIsRefusedInPart, submit=each(20, **OWN), arrived=20),
+    *(
+        Case(name=f"{code} to {verb} ahead", server=refuses_ahead(verb, code), submit=each(20, **OWN), arrived=20)
+        for verb in ("MAIL", "RCPT", "DATA")
+        for code in (500, 503, 550, 554)
+    ),
+    Case(name="451 to DATA ahead", server=refuses_ahead("DATA", 451), submit=each(20, **OWN), arrived=20),
     Case(
         name="keeps the first of a segment",
         server=FirstOfSegment,

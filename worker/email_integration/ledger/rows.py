@@ -48,7 +48,7 @@ def pending(delivery: Delivery) -> tuple[str, ...]:
 
 def put_off(delivery: Delivery) -> tuple[str, ...]:
     """Those among the pending that a server has put off, and not just for being too many at a time."""
-    found = (item for item in delivery.recipients if item["status"] == "pending" and item.get("code"))
+    found = (item for item in delivery.recipients if item["status"] == "pending" and item.get("cause"))
     return tuple(item["address"] for item in found if item.get("cause") != Cause.TOO_MANY_RECIPIENTS)
 
 

@@ -58,7 +58,8 @@ class Accepted:
 class Deferred:
     """Not now; ``retry_in`` is the server's hint in seconds. ``relay_at_fault``: nothing to do with this mail.
 
-    ``for_everybody``: no other mail would fare better, whoever it is from and to.
+    ``for_everybody``: no other mail would fare better, whoever it is from and to. ``recipients`` are those it may have
+    been about, where others were not asked about: these come first next time.
     """
 
     cause: Cause
@@ -67,6 +68,7 @@ class Deferred:
     phase: Phase | None = None
     relay_at_fault: bool = False
     for_everybody: bool = False
+    recipients: tuple[str, ...] = field(default=(), repr=False)
     retry_in: float | None = None
     refused: dict[str, Reply] = field(default_factory=dict, repr=False)
     reply: str = field(default="", repr=False)
@@ -180,18 +182,21 @@ def accepted(
     code: int, accepted: tuple[str, ...], refused: dict[str, Reply], *, reply: Reply | None = None
 ) -> Accepted:
     """Make the outcome of a mail that the server took, by ``reply``, for ``accepted`` and not for ``refused``."""
+    said = quote(reply) if reply else ""
+    return Accepted(code=code, accepted=accepted, refused=refused, retry_in=wait_of_refused(refused), reply=said)
+
+
+def wait_of_refused(refused: dict[str, Reply]) -> float | None:
+    """How many seconds those of them are to wait who were put off beside others; as ``Accepted.retry_in``."""
     put_off = [(recognise(Phase.RCPT, one), one) for one in refused.values() if not is_permanent(one)]
     if put_off and all(cause is Cause.TOO_MANY_RECIPIENTS for cause, _ in put_off):
-        retry_in: float | None = 0.0  # RFC 5321 §4.5.3.1.10: the rest goes in another transaction, at once
-    else:
-        retry_in = _longest(_retry_in(cause, one) for cause, one in put_off)
-    said = quote(reply) if reply else ""
-    return Accepted(code=code, accepted=accepted, refused=refused, retry_in=retry_in, reply=said)
+        return 0.0  # RFC 5321 §4.5.3.1.10: the rest goes in another transaction, at once
+    return _longest(_retry_in(cause, one) for cause, one in put_off)
 
 
-def is_permanent(reply: Reply) -> bool:
-    """Whether the recipient this was said of can be given up."""
-    return isinstance(_refused(Phase.RCPT, reply), Failed)
+def is_permanent(reply: Reply, *, own_sender: bool = False) -> bool:
+    """Whether the recipient this was said of can be given up. ``own_sender`` is ``classify``'s."""
+    return isinstance(_refused(Phase.RCPT, reply, own_sender=own_sender), Failed)
 
 
 def _refused(phase: Phase, reply: Reply, *, own_sender: bool = False) -> Deferred | Failed | InDoubt:

@@ -9,7 +9,7 @@ from typing import Any
 from email_integration.smtp import Phase, Reply
 
 from .causes import Cause
-from .classification import ACCEPTED, Accepted, Failed, InDoubt, Outcome, is_permanent
+from .classification import ACCEPTED, Accepted, Deferred, Failed, InDoubt, Outcome, is_permanent
 from .recognition import quote, reason, recognise
 from .status import Status
 
@@ -96,6 +96,9 @@ def _settle(item: Recipient, outcome: Outcome) -> Recipient:
         return {**item, "status": "failed" if decided else "pending", **_said(reply)}
     if isinstance(outcome, Accepted | Failed) and item["address"] in outcome.unsupported:
         return _failed(item, Cause.NO_SMTPUTF8, Cause.NO_SMTPUTF8.words)
+    if isinstance(outcome, Deferred) and item["address"] in outcome.recipients:
+        what = {"code": outcome.code, "reply": outcome.reply, "cause": str(outcome.cause), "reason": outcome.reason}
+        return {**item, **what}
     if isinstance(outcome, Failed) and about_this:
         return _failed(item, outcome.cause, outcome.reason, code=outcome.code, reply=outcome.reply)
     return item

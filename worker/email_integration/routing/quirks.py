@@ -44,7 +44,10 @@ class SharedMemory(Memory):
         known = Quirks()
         if row is not None:
             known = Quirks(pipelining=Pipelining(row.pipelining), mails=row.mails, recipients=row.recipients)
-        return replace(known, **self._untold.get(relay, {}))
+        untold = self._untold.get(relay, {})
+        if untold:
+            self._keep(relay)
+        return replace(known, **untold)
 
     def learn(self, relay: Relay, **changes: Any) -> None:
         """Have all processes know it, once a transaction that is open here is committed."""
@@ -52,10 +55,15 @@ class SharedMemory(Memory):
         words = ", ".join(f"{name} {value}" for name, value in changes.items())
         logger.warning("Learned about the server of %s: %s.", relay, words, extra=extra)
         self._untold[relay] = {**self._untold.get(relay, {}), **changes}
+        self._keep(relay)
+
+    def _keep(self, relay: Relay) -> None:
         after_commit(f"keep what was learned about {relay}", functools.partial(self._tell, relay), using=database())
 
     def _tell(self, relay: Relay) -> None:
-        key, changes = gate.key(relay), self._untold.get(relay, {})
+        key, changes = gate.key(relay), self._untold.get(relay)
+        if not changes:
+            return  # told already
         place = {"smtp_config": relay.name, "host": relay.host, "learned_at": timezone.now()}
         _rows().update_or_create(pk=key, defaults={**place, **changes})
         _rows().filter(smtp_config=relay.name).exclude(pk=key).delete()  # of former settings

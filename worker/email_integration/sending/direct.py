@@ -12,12 +12,13 @@ from email_integration.message.content import Content
 from email_integration.message.rendering import render
 from email_integration.outcomes import settlement
 from email_integration.outcomes.causes import Cause
-from email_integration.outcomes.classification import Accepted, Failed, InDoubt, Outcome, Skipped
+from email_integration.outcomes.classification import Accepted, Deferred, Failed, InDoubt, Outcome, Skipped
 from email_integration.routing import gate
 from email_integration.smtp import Relay
 
 from . import sandbox
 from .dispatch import Mail, dispatch
+from .offering import goes_on
 
 logger = logging.getLogger(__name__)
 
@@ -38,27 +39,60 @@ def send_now(message: EmailMessage, *, default_from_is_open: bool = False) -> Ac
 
 
 def _offer_to_all(mail: Mail) -> Outcome | Skipped:
-    """Send it, in as many transactions as the server wants for its recipients, until one does not end well."""
+    """Send it, in as many transactions as the server wants for its recipients, until one does not end well.
+
+    What was taken for some counts if each of the others has an answer of his own, as in a single transaction. Raises
+    ``DeliveryFailed`` otherwise: to send it all another time would double it.
+    """
     taken: Accepted | None = None
+    rest = mail.recipients
     while True:
-        outcome = dispatch(mail, _always).outcome
-        if isinstance(outcome, Accepted):
-            before = taken or replace(outcome, accepted=(), refused={}, unsupported=())
-            accepted = before.accepted + outcome.accepted
-            refused = {**before.refused, **outcome.refused}
-            taken = replace(
-                outcome,
-                accepted=accepted,
-                refused={to: reply for to, reply in refused.items() if to not in accepted},
-                unsupported=before.unsupported + outcome.unsupported,
-            )
-            outcome = taken
-        if isinstance(outcome, InDoubt | Skipped) or outcome.retry_in != 0:
+        try:
+            outcome = dispatch(replace(mail, recipients=rest), _always).outcome
+        except gate.GateClosed as closed:
+            if taken is None:
+                raise
+            raise _taken_for_some(taken, mail, closed) from None
+        if isinstance(outcome, Accepted | Deferred | Failed):
+            taken = _together(taken, outcome)
+            rest = settlement.left(rest, outcome)
+            if goes_on(outcome) and rest:
+                continue
+        if taken is None or isinstance(outcome, InDoubt | Skipped):
             return outcome
-        rest = settlement.left(mail.recipients, outcome)
-        if not rest:
-            return outcome
-        mail = replace(mail, recipients=rest)
+        if _is_answered(taken, mail, outcome):
+            return taken
+        raise _taken_for_some(taken, mail, outcome)
+
+
+def _together(taken: Accepted | None, outcome: Accepted | Deferred | Failed) -> Accepted | None:
+    """What was taken so far, with how another transaction ended; None as long as there was none."""
+    if taken is None:
+        return outcome if isinstance(outcome, Accepted) else None
+    last = outcome if isinstance(outcome, Accepted) else taken
+    accepted = taken.accepted + (outcome.accepted if isinstance(outcome, Accepted) else ())
+    refused = {**taken.refused, **outcome.refused}
+    return replace(
+        last,
+        accepted=accepted,
+        refused={to: reply for to, reply in refused.items() if to not in accepted},
+        unsupported=taken.unsupported + (() if isinstance(outcome, Deferred) else outcome.unsupported),
+    )
+
+
+def _is_answered(taken: Accepted, mail: Mail, last: Accepted | Deferred | Failed) -> bool:
+    """Whether each recipient has an answer that is about him, after all of them."""
+    refused = set(taken.refused)
+    if not isinstance(last, Accepted):
+        refused = {to for to, reply in taken.refused.items() if not reply.says_too_many_recipients}
+    was_content = isinstance(last, Failed) and last.recipients != ()
+    return not was_content and {*taken.accepted, *refused, *taken.unsupported}.issuperset(mail.recipients)
+
+
+def _taken_for_some(taken: Accepted, mail: Mail, why: Accepted | Deferred | Failed | gate.GateClosed) -> DeliveryFailed:
+    reason = Cause.CONNECTION_LOST.words if isinstance(why, Accepted) else why.reason
+    for_some = f"accepted for {len(taken.accepted)} of {len(mail.recipients)} recipients"
+    return DeliveryFailed(None if isinstance(why, Accepted) else why.code, f"{for_some}, then: {reason}")
 
 
 def _mail(message: EmailMessage, *, default_from_is_open: bool) -> tuple[Mail, sandbox.Plan]:

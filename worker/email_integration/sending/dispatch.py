@@ -24,21 +24,19 @@ from email_integration.on_commit import after_commit
 from email_integration.outcomes.causes import Cause
 from email_integration.outcomes.classification import (
     Deferred,
+    Failed,
     Outcome,
     Skipped,
     accepted,
     classify,
     classify_recipients,
 )
-from email_integration.outcomes.recognition import recognise
 from email_integration.queue import retry_now
 from email_integration.routing import gate, quirks
 from email_integration.smtp import (
-    ConnectionLost,
     Envelope,
     Limits,
     Opening,
-    OutOfStep,
     Phase,
     Pool,
     Refused,
@@ -50,6 +48,7 @@ from email_integration.smtp import (
 )
 
 from .offering import Offering
+from .sessions import begin, is_about_session
 
 logger = logging.getLogger(__name__)
 
@@ -239,6 +238,7 @@ def dispatch(mail: Mail, claim: Claim) -> Dispatched:
             nowhere = Deferred(cause=route.cause, reason=route.reason, relay_at_fault=True)
             return Dispatched(route=route, outcome=nowhere)
         tls_version = ""
+        offering.own_sender = mail.has_sender_of(route, Phase.RCPT)
         outcome: Outcome | Skipped
         with Way(route) as way:
             try:
@@ -250,10 +250,13 @@ def dispatch(mail: Mail, claim: Claim) -> Dispatched:
                     try:
                         outcome = transact(session, mail, claim, offering)
                     except SMTPFailure as failure:
-                        fresh = is_about_session(failure, session)
+                        fresh = is_about_session(failure, session, sender_was_taken=offering.sender_was_taken)
                         if (fresh or offering.narrow(failure, session)) and tries < _TRIES:
                             continue
                         outcome = classify(failure, own_sender=mail.has_sender_of(route, failure.phase))
+                        if fresh and isinstance(outcome, Failed):  # it was not of this mail
+                            cause = Cause.SESSION_ENDED
+                            outcome = Deferred(cause=cause, reason=cause.words, phase=failure.phase)
                     if not isinstance(outcome, Skipped):
                         outcome = offering.split(outcome, session)
             except SMTPFailure as failure:
@@ -301,50 +304,6 @@ def transact(session: Session, mail: Mail, claim: Claim, offering: Offering) -> 
         return Deferred(cause=Cause.TOO_SLOW, reason=why, phase=Phase.CONTENT)
     reply = session.finish(timeout=conf.get("REPLY_TIMEOUT"))
     return judge(started, reply, own_sender=mail.has_sender_of(session.relay, Phase.FINAL_DOT))
-
-
-def begin(session: Session, opening: Opening) -> Started:
-    """Begin a transaction. Raises what ``Session.begin`` raises, and ``Refused`` when a session that has carried mail
-    may have no more recipients.
-    """
-    started = session.begin(opening)
-    if not started.accepted and session.carried and all(map(_is_limit, started.refused.values())):
-        raise Refused(Phase.RCPT, "", next(iter(started.refused.values())))
-    return started
-
-
-def is_about_session(failure: SMTPFailure, session: Session) -> bool:
-    """Whether it settles nothing of the mail, which a fresh session is to be offered at once.
-
-    A session may end, or come to a limit of its own, once it has carried mail. This one says QUIT then.
-    """
-    if not (isinstance(failure, OutOfStep) or _is_at_its_end(failure, session)):
-        return False
-    if failure.reply is not None and session.carried and _is_limit(failure.reply, failure.phase):
-        session.server.suspect(mails=session.carried)
-    session.quit()
-    return True
-
-
-#: What answers a command that the server does not know, or not now: it was taken for another one.
-_NOT_UNDERSTOOD = frozenset({500, 502, 503, 504})
-
-
-def _is_at_its_end(failure: SMTPFailure, session: Session) -> bool:
-    phase, reply = failure.phase, failure.reply
-    if session.transactions < 2 or phase not in (Phase.MAIL, Phase.RCPT, Phase.DATA):
-        return False
-    if reply is None:
-        return isinstance(failure, ConnectionLost) and phase is Phase.MAIL
-    if reply.code == 421 or reply.is_out_of_turn:
-        return True
-    if phase is Phase.MAIL:
-        return bool(session.carried) and (not reply.permanent or reply.code in _NOT_UNDERSTOOD)
-    return phase is Phase.RCPT  # said of all of them, see 'begin'
-
-
-def _is_limit(reply: Reply, phase: Phase = Phase.RCPT) -> bool:
-    return not reply.permanent and recognise(phase, reply) in (Cause.LIMIT, Cause.TOO_MANY_RECIPIENTS)
 
 
 def judge(started: Started, reply: Reply, *, own_sender: bool) -> Outcome:

@@ -28,9 +28,10 @@ from email_integration.smtp import Phase, Relay, Session, SMTPFailure, Started
 
 from . import sandbox
 from .attempt import attempt
-from .dispatch import Letter, Mail, Way, begin, is_about_session, judge, pool
+from .dispatch import Letter, Mail, Way, judge, pool
 from .offering import Offering
 from .recording import AWAY, Begun, forgive, goes_on, record
+from .sessions import begin, is_about_session
 
 logger = logging.getLogger(__name__)
 
@@ -134,7 +135,7 @@ class _Ready:
             content=content.stored(delivery),
         )
         self.has_sender_of = functools.partial(mail.has_sender_of, relay)
-        self.offering = Offering(mail.recipients, mail.put_off)
+        self.offering = Offering(mail.recipients, mail.put_off, own_sender=self.has_sender_of(Phase.RCPT))
         self.letter = Letter(mail, relay).__enter__()
         self.claim = records.Claim(
             delivery=delivery, relay=relay, from_header=self.letter.from_header, sender=self.letter.sender
@@ -225,15 +226,15 @@ class _Convoy:
                 return None
             if isinstance(error, SMTPFailure) and session.is_idle:  # this is no news of the session
                 outcome = classify(error, own_sender=ready.has_sender_of(error.phase))
-                self._note(ready, ready.offering.split(outcome, session), session, way)
+                ready.offering.heard(error)
+                self._note(ready, ready.offering.complete(ready.offering.split(outcome, session)), session, way)
                 return self._next(session)
-            self._give_back(ready)
-            self.alone.append(self._waiting.popleft().pk)
+            self._leave(ready)
             return self._next(session) if session.is_idle else None
         finally:
             ready.close()
         if others:
-            self.alone.append(ready.delivery.pk)
+            self._leave(ready)
             return self._next(session)
         if not started.accepted:
             refused = ready.offering.all_refused()
@@ -331,6 +332,11 @@ class _Convoy:
             )
             self._unrecorded.append((ready.begun, ready.begun.ended(released, route=ready.claim.relay)))
         self._waiting.appendleft(ready.delivery)
+
+    def _leave(self, ready: _Ready) -> None:
+        """Have one that was not sent tried by itself."""
+        self._give_back(ready)
+        self.alone.append(self._waiting.popleft().pk)
 
     def _give_all_back(self) -> None:
         while self._ready:

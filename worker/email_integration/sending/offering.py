@@ -10,16 +10,37 @@ from collections.abc import Collection
 from dataclasses import replace
 
 from email_integration.outcomes.causes import Cause
-from email_integration.outcomes.classification import Accepted, Deferred, InDoubt, Outcome
-from email_integration.smtp import Phase, Reply, Session, SMTPFailure, Started
+from email_integration.outcomes.classification import (
+    Accepted,
+    Deferred,
+    InDoubt,
+    Outcome,
+    is_permanent,
+    wait_of_refused,
+)
+from email_integration.outcomes.recognition import recognise
+from email_integration.smtp import Phase, Refused, Reply, Session, SMTPFailure, Started
+
+_OF_THE_CONTENT = (Phase.DATA, Phase.CONTENT, Phase.FINAL_DOT)
+
+
+def goes_on(outcome: Outcome) -> bool:
+    """Whether those that are left are to be tried at once: the server takes so many at a time."""
+    if isinstance(outcome, InDoubt) or outcome.retry_in != 0:
+        return False
+    # Of a server at fault 0 says that somebody may try it now.
+    return not isinstance(outcome, Deferred) or outcome.cause is Cause.TOO_MANY_RECIPIENTS
 
 
 class Offering:
     """The recipients of a mail in one attempt, and what was found out of each before a transaction came to its end."""
 
-    def __init__(self, recipients: tuple[str, ...], put_off: Collection[str] = ()) -> None:
-        """``put_off`` are those that a server has put off before: they are named last."""
+    def __init__(self, recipients: tuple[str, ...], put_off: Collection[str] = (), *, own_sender: bool = False) -> None:
+        """``put_off`` are those that a server has put off before: they are named last. ``own_sender``, which may change
+        with the relay, is ``classify``'s.
+        """
         self._put_off = frozenset(put_off)
+        self.own_sender = own_sender
         self._all = recipients
         self._open = self.named = tuple(sorted(recipients, key=lambda to: to in self._put_off))
         # Who was refused, and how.
@@ -27,13 +48,18 @@ class Offering:
         self._unsupported: tuple[str, ...] = ()
         # Left for another attempt: the server hung up where it was named first.
         self._aside: tuple[str, ...] = ()
+        # At whom it all ended although others were not named yet: those come first next time.
+        self._last_next_time: tuple[str, ...] = ()
         self._at_most = len(recipients)
+        self.sender_was_taken = False
 
     def over(self, session: Session) -> tuple[str, ...]:
         """Whom to name in the next transaction of this session."""
         self._unsupported = () if session.takes_utf8 else tuple(to for to in self._open if not to.isascii())
         # If none is left the session says so itself.
         able = tuple(to for to in self._open if to not in self._unsupported) or self._open
+        # Not along with the others, who would have to wait with them again.
+        able = tuple(to for to in able if to not in self._put_off) or able
         limits = (session.relay.max_recipients, session.quirks.recipients, self._at_most)
         self.named = able[: min(limit for limit in limits if limit)]
         return self.named
@@ -45,10 +71,15 @@ class Offering:
 
     def begun(self, started: Started) -> bool:
         """Take in how a transaction began; say whether there are others to name, if none of these may get it."""
+        self.sender_was_taken = True
         self.named = tuple(to for to in self.named if to not in started.left)
+        self._settle(started.refused)
         if started.accepted:
             return False
-        self._settle(started.refused)
+        return self._others_are_able
+
+    @property
+    def _others_are_able(self) -> bool:
         return any(to not in self._unsupported for to in self._open)
 
     def all_refused(self) -> dict[str, Reply]:
@@ -56,24 +87,32 @@ class Offering:
         refused, self._refused = self._refused, {}
         return refused
 
+    def heard(self, failure: SMTPFailure) -> None:
+        """Take in whom the server refused before it came to that."""
+        self._settle({to: reply for to, reply in failure.answered.items() if not reply.positive})
+
     def narrow(self, failure: SMTPFailure, session: Session) -> bool:
         """Take in what ended a transaction amid its recipients; say whether to offer it to others at once."""
+        self.heard(failure)
+        if failure.phase is Phase.DATA and isinstance(failure, Refused) and failure.code != 421:
+            return False  # it was for all who may get it
         answered = list(failure.answered.values())
-        self._settle({to: reply for to, reply in failure.answered.items() if not reply.positive})
         if answered and not answered[-1].positive:
-            return bool(self._open)  # it was for that one
+            return self._others_are_able  # it was for that one
         if failure.phase is not Phase.RCPT:
             return False
         if answered:
             # The next one may be one too many.
             self._at_most = sum(reply.positive for reply in answered)
-            session.server.suspect(recipients=self._at_most)
+            if failure.reply is not None and recognise(Phase.RCPT, failure.reply) is Cause.TOO_MANY_RECIPIENTS:
+                session.server.suspect(recipients=self._at_most)  # else it may have been for this one, or a restart
             return True
         if self._aside or len(self._open) == 1:
+            self._last_next_time = self._aside + self.named[:1]
             return False
         self._aside = self.named[:1]
         self._open = tuple(to for to in self._open if to not in self._aside)
-        return True
+        return self._others_are_able
 
     def _settle(self, refused: dict[str, Reply]) -> None:
         self._refused |= refused
@@ -87,8 +126,10 @@ class Offering:
             not isinstance(outcome, Deferred)
             or outcome.cause is not Cause.TOO_MANY_RECIPIENTS
             or outcome.phase in (Phase.MAIL, Phase.RCPT)
-            or len(self.named) == 1
         ):
+            return outcome
+        if len(self.named) == 1:
+            session.server.learn(recipients=None)  # it is no matter of how many
             return outcome
         session.server.learn(recipients=len(self.named) // 2)
         return replace(outcome, retry_in=0.0)
@@ -98,15 +139,26 @@ class Offering:
         if isinstance(outcome, InDoubt):
             return outcome
         refused = {**self._refused, **outcome.refused}
-        if isinstance(outcome, Deferred) or outcome.phase is Phase.MAIL:
-            return replace(outcome, refused=refused)  # said of the mail, whoever gets it
+        if self.own_sender and not isinstance(outcome, Accepted):
+            # What was said of the configuration's sender settles no recipient.
+            refused = {
+                to: reply
+                for to, reply in refused.items()
+                if not is_permanent(reply) or is_permanent(reply, own_sender=True)
+            }
         left = set(self._open) - set(self.named) - set(self._unsupported)
+        named = tuple(to for to in self.named if to in self._open)
+        if isinstance(outcome, Deferred):
+            if left and outcome.phase in _OF_THE_CONTENT and outcome.cause is not Cause.TOO_MANY_RECIPIENTS:
+                self._last_next_time += named
+            return replace(outcome, refused=refused, recipients=self._last_next_time)
+        if outcome.phase is Phase.MAIL:
+            return replace(outcome, refused=refused)  # said of the mail, whoever gets it
         if not (isinstance(outcome, Accepted) and self._put_off.intersection(outcome.accepted)):
             left -= self._put_off  # they have a time of their own
         retry_in = 0.0 if left else outcome.retry_in
         if isinstance(outcome, Accepted):
             return replace(outcome, refused=refused, unsupported=self._unsupported, retry_in=retry_in)
-        recipients = outcome.recipients if self.is_whole else self.named
-        return replace(
-            outcome, refused=refused, unsupported=self._unsupported, retry_in=retry_in, recipients=recipients
-        )
+        # Those who were put off before the content was refused have not been asked about it.
+        retry_in = retry_in if left else wait_of_refused(refused)
+        return replace(outcome, refused=refused, unsupported=self._unsupported, retry_in=retry_in, recipients=named)

@@ -15,12 +15,13 @@ from django.db import DatabaseError, InterfaceError, InternalError, OperationalE
 from email_integration import conf, routing
 from email_integration.ledger import records, rows, transitions
 from email_integration.models import Delivery, Status
-from email_integration.outcomes.causes import Cause
-from email_integration.outcomes.classification import Accepted, Deferred, InDoubt, Outcome
+from email_integration.outcomes.classification import Accepted, InDoubt, Outcome
 from email_integration.outcomes.schedule import backoff
 from email_integration.queue import retry_now
 from email_integration.routing import gate
 from email_integration.smtp import Relay
+
+from . import offering
 
 logger = logging.getLogger(__name__)
 
@@ -74,11 +75,8 @@ class Begun:
 
 
 def goes_on(ended: records.Ended) -> bool:
-    """Whether the rest of the recipients is to be tried at once: the server takes so many at a time."""
-    outcome = ended.outcome
-    if ended.delivery.status != Status.DEFERRED or isinstance(outcome, InDoubt) or outcome.retry_in != 0:
-        return False
-    return not isinstance(outcome, Deferred) or outcome.cause is Cause.TOO_MANY_RECIPIENTS
+    """Whether the rest of the recipients is to be tried at once, if there is one."""
+    return ended.delivery.status == Status.DEFERRED and offering.goes_on(ended.outcome)
 
 
 def record(ended: records.Ended) -> bool:

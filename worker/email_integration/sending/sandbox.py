@@ -41,7 +41,7 @@ class Plan:
             return replace(outcome, accepted=self.recipients, refused={}, unsupported=())
         if isinstance(outcome, Failed):
             return replace(outcome, recipients=None, refused={}, unsupported=())
-        return replace(outcome, refused={})
+        return replace(outcome, refused={}, recipients=())
 
 
 def plan(recipients: Iterable[str], *, redirect_to: Iterable[str] = (), allowed: Iterable[str] = ()) -> Plan:

@@ -42,6 +42,8 @@ class Memory:
 
     def __init__(self) -> None:
         self._suspected: dict[Relay, dict[str, Any]] = {}
+        # After how many mails a session with it came to a limit last.
+        self._ended_after: dict[Relay, int] = {}
         self._lock = threading.Lock()
 
     def recall(self, relay: Relay) -> Quirks:
@@ -55,6 +57,12 @@ class Memory:
         """Have the next session try whether these of its quirks are otherwise."""
         with self._lock:
             self._suspected[relay] = {**self._suspected.get(relay, {}), **changes}
+
+    def ended_after(self, relay: Relay, mails: int) -> bool:
+        """A session came to a limit after so many mails; whether the one before did after as many."""
+        with self._lock:
+            before, self._ended_after[relay] = self._ended_after.get(relay), mails
+        return before == mails
 
     def suspicion(self, relay: Relay) -> Mapping[str, Any]:
         """What the session that is being opened is to try, which is handed out once; empty for nothing."""
@@ -87,6 +95,13 @@ class Acquaintance:
         """It may be so: the next session tries."""
         if replace(self.quirks, **changes) != self.quirks:
             self._memory.suspect(self._relay, **changes)
+
+    def ended_after(self, mails: int) -> None:
+        """A session came to a limit after so many mails: its own if the one before did too, else one of another kind,
+        such as of mails by time.
+        """
+        if self._memory.ended_after(self._relay, mails):
+            self.learn(mails=mails)
 
     def forget_trial(self) -> None:
         """What this session tries has not helped."""

@@ -12,6 +12,11 @@ LONGEST_TEXT = 2000
 #: What has no place in a text: no database column takes a NUL, no terminal should obey a server.
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _TOO_MANY = re.compile(r"\btoo many (rcpts?|recipients?)\b", re.I)
+#: Recipients are counted by time or by account as well, which has nothing to do with a transaction.
+_OF_THE_ACCOUNT = re.compile(
+    r"\b(per|this|an?|each|every|last) (second|minute|hour|day|month)\b|\b(hourly|daily|monthly)\b|\bth(is|e) sender\b",
+    re.I,
+)
 #: Some servers put a '#' before it, or a colon behind it.
 _ENHANCED = re.compile(r"#?([245])\.(\d{1,3})\.(\d{1,3})[:;,]?(?:\s|$)")
 
@@ -78,6 +83,8 @@ class Reply:
         """Said of a recipient: the transaction has as many as it may have, and others may get the mail in another one
         (RFC 5321 §4.5.3.1.10, RFC 3463 §3.6).
         """
+        if _OF_THE_ACCOUNT.search(self.text):
+            return False
         if self.enhanced:
             return self.enhanced.endswith(".5.3")
         return self.code in (450, 451, 452, 552) and _TOO_MANY.search(self.text) is not None

@@ -51,6 +51,8 @@ class Session:
         self._in_transaction = False
         # What was said along with the last final dot, and not answered yet.
         self._said_ahead: list[Command] = []
+        # Whether something said ahead was taken: what is refused then is refused for what it says.
+        self._heeds_ahead = False
         self._smtp = connection
 
     def __repr__(self) -> str:
@@ -89,17 +91,24 @@ class Session:
             self.transactions += 1
             self._begun_at = time.monotonic()
         heard = self._exchange(said)
-        if was_ahead and heard.mail is not None and heard.mail.permanent:
+        if was_ahead and heard.were_refused and (heard.mail_was_refused or not self._heeds_ahead):
             heard = self._repeat(said, heard)
+        elif was_ahead and heard.somebody_was_accepted and heard.awaits_content:
+            self._heeds_ahead = True
         return self._started(opening.envelope.recipients, heard)
 
     def _repeat(self, said: Sequence[Command], heard: Answers) -> Answers:
         """Say once more what was refused when it was said ahead: the server may have refused just that."""
-        if heard.end is not None or any(reply.code < 400 for reply in heard.all):
-            raise self._out_of_step(Phase.MAIL, "", heard.mail, ahead=True)
+        if not heard.mail_was_refused and heard.end is None and not heard.awaits_content:
+            self._reset()
+            self._in_transaction = True
+        elif heard.end is not None or any(reply.code < 400 for reply in heard.all):
+            self.close()
+        if self.is_closed:
+            raise self._out_of_step(Phase.MAIL, "", None, ahead=True)
         self._begun_at = time.monotonic()
         again = self._exchange(said)
-        if again.mail is not None and not again.mail_was_refused:
+        if again.mail is not None and not (again.mail_was_refused or again.were_refused):
             self.server.learn(pipelining=Pipelining.GROUPS)
         return again
 
@@ -120,8 +129,8 @@ class Session:
             heard.end.answered = verdicts
             raise heard.end
         self.server.confirm()
-        if accepted and heard.are_too_many and self.transactions == 1:
-            self.server.learn(recipients=len(accepted))
+        if accepted and heard.before_too_many and self.transactions == 1:
+            self.server.learn(recipients=heard.before_too_many)
         if heard.data is not None and heard.data.code == 354:
             if not accepted:
                 # RFC 2920 §3.1 would have us send a lone dot, which might send an empty mail to whoever the server
@@ -130,7 +139,9 @@ class Session:
         else:
             self._reset()
             if accepted and heard.data is not None:
-                raise Refused(Phase.DATA, "", heard.data)
+                refusal = Refused(Phase.DATA, "", heard.data)
+                refusal.answered = verdicts
+                raise refusal
         refused = {recipient: reply for recipient, reply in verdicts.items() if not reply.positive}
         return Started(accepted=accepted, refused=refused, left=left)
 

@@ -54,14 +54,28 @@ class Answers:
         return any(reply.positive for reply in self.recipients)
 
     @property
+    def awaits_content(self) -> bool:
+        return self.data is not None and self.data.code == 354
+
+    @property
+    def were_refused(self) -> bool:
+        """Whether MAIL or a recipient was refused for good with nobody accepted, or DATA."""
+        if self.mail is not None and self.mail_was_refused:
+            return self.mail.permanent
+        if self.somebody_was_accepted:
+            return self.data is not None and not self.awaits_content
+        return any(reply.permanent for reply in self.recipients)
+
+    @property
     def are_enough(self) -> bool:
-        """Whether the server seems to take no more recipients in this transaction."""
+        """Whether the server seems, or says, to take no more recipients in this transaction."""
         return any(reply.may_mean_too_many_recipients for reply in self.recipients)
 
     @property
-    def are_too_many(self) -> bool:
-        """Whether it has said so."""
-        return any(reply.says_too_many_recipients for reply in self.recipients)
+    def before_too_many(self) -> int:
+        """How many were named when it said so; 0 for never. Some servers count those that they refuse as well."""
+        said = (place for place, reply in enumerate(self.recipients) if reply.says_too_many_recipients)
+        return next(said, 0)
 
     @property
     def out_of_turn(self) -> tuple[Phase, Reply] | None:

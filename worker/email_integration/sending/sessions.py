@@ -1,0 +1,63 @@
+"""A transaction's beginning on a session that may have carried others: what is said of the session and not of the mail."""
+
+from __future__ import annotations
+
+from email_integration.outcomes.causes import Cause
+from email_integration.outcomes.recognition import recognise
+from email_integration.smtp import (
+    ConnectionLost,
+    Opening,
+    OutOfStep,
+    Phase,
+    Refused,
+    Reply,
+    Session,
+    SMTPFailure,
+    Started,
+)
+
+
+def begin(session: Session, opening: Opening) -> Started:
+    """Begin a transaction. Raises what ``Session.begin`` raises, and ``Refused`` when a session that has carried mail
+    may have no more recipients.
+    """
+    started = session.begin(opening)
+    if not started.accepted and session.carried and all(map(_is_limit, started.refused.values())):
+        raise Refused(Phase.RCPT, "", next(iter(started.refused.values())))
+    return started
+
+
+def is_about_session(failure: SMTPFailure, session: Session, *, sender_was_taken: bool = False) -> bool:
+    """Whether it settles nothing of the mail, which a fresh session is to be offered at once.
+
+    A session may end, or come to a limit of its own, once it has carried mail, or refuse the mail's sender that
+    ``sender_was_taken`` before. This one says QUIT then.
+    """
+    refuses_it_now = sender_was_taken and failure.phase is Phase.MAIL and session.transactions > 1
+    if not (refuses_it_now or isinstance(failure, OutOfStep) or _is_at_its_end(failure, session)):
+        return False
+    if failure.reply is not None and session.carried and _is_limit(failure.reply, failure.phase):
+        session.server.ended_after(session.carried)
+    session.quit()
+    return True
+
+
+#: What answers a command that the server does not know, or not now: it was taken for another one.
+_NOT_UNDERSTOOD = frozenset({500, 502, 503, 504})
+
+
+def _is_at_its_end(failure: SMTPFailure, session: Session) -> bool:
+    phase, reply = failure.phase, failure.reply
+    if session.transactions < 2 or phase not in (Phase.MAIL, Phase.RCPT, Phase.DATA):
+        return False
+    if reply is None:
+        return isinstance(failure, ConnectionLost) and phase is Phase.MAIL
+    if reply.code == 421 or reply.is_out_of_turn:
+        return True
+    if phase is Phase.MAIL:
+        return bool(session.carried) and (not reply.permanent or reply.code in _NOT_UNDERSTOOD)
+    return phase is Phase.RCPT  # said of all of them, see 'begin'
+
+
+def _is_limit(reply: Reply, phase: Phase = Phase.RCPT) -> bool:
+    return not reply.permanent and recognise(phase, reply) in (Cause.LIMIT, Cause.TOO_MANY_RECIPIENTS)
