@@ -1,4 +1,4 @@
-"""A transaction's beginning on a session that may have carried others: what is said of the session and not of the mail."""
+"""Beginning a transaction on a session that may have carried others: what is said of the session, not of the mail."""
 
 from __future__ import annotations
 
