@@ -198,7 +198,7 @@ def time_passes() -> None:
 
 
 class Scripted(Refusing):
-    """Says something to DATA or to the final dot, where somebody is among those who may get it."""
+    """Says something to DATA or to the final dot, where a certain one is among those who may get it."""
 
     verb, whole, only = "", "", ""
 
@@ -295,7 +295,7 @@ def test_those_that_need_smtputf8_take_nobody_along(said: str) -> None:
 
 
 class TooManyErrors(Refusing):
-    """Takes no more on a connection where it has refused somebody."""
+    """Takes no more on a connection where it has refused one."""
 
     def mail(self, peer: Peer, line: str) -> str:
         return "250 ok" if len(peer.recipients) == peer.named else "554 5.7.0 too many errors"

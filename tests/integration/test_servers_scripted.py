@@ -53,7 +53,7 @@ class Case:
     rounds: int = 3
     #: More to check, of the server.
     check: Callable[[PeculiarServer], None] = lambda server: None
-    #: The verbs at which the server is silent, for which nobody should wait long.
+    #: The verbs at which the server is silent, for which no test should wait long.
     silent: tuple[str, ...] = ()
 
 

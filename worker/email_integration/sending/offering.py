@@ -28,7 +28,7 @@ def goes_on(outcome: Outcome) -> bool:
     """Whether those that are left are to be tried at once: the server takes so many at a time."""
     if isinstance(outcome, InDoubt) or outcome.retry_in != 0:
         return False
-    # Of a server at fault 0 says that somebody may try it now.
+    # Of a server at fault 0 says that it may be tried now.
     return not isinstance(outcome, Deferred) or outcome.cause is Cause.TOO_MANY_RECIPIENTS
 
 
@@ -153,7 +153,7 @@ class Offering:
                 self._last_next_time += named
             return replace(outcome, refused=refused, recipients=self._last_next_time)
         if outcome.phase is Phase.MAIL:
-            return replace(outcome, refused=refused)  # said of the mail, whoever gets it
+            return replace(outcome, refused=refused)  # said of the mail, for all recipients
         if not (isinstance(outcome, Accepted) and self._put_off.intersection(outcome.accepted)):
             left -= self._put_off  # they have a time of their own
         retry_in = 0.0 if left else outcome.retry_in

@@ -133,8 +133,8 @@ class Session:
             self.server.learn(recipients=heard.before_too_many)
         if heard.data is not None and heard.data.code == 354:
             if not accepted:
-                # RFC 2920 §3.1 would have us send a lone dot, which might send an empty mail to whoever the server
-                # thinks it has accepted. Closing sends none to anybody, and a decent server says no here.
+                # RFC 2920 §3.1 would have us send a lone dot, which might send an empty mail to those whom the
+                # server thinks it has accepted. Closing sends none to anybody, and a decent server says no here.
                 self.close()
         else:
             self._reset()

@@ -59,7 +59,7 @@ class Answers:
 
     @property
     def were_refused(self) -> bool:
-        """Whether MAIL or a recipient was refused for good with nobody accepted, or DATA."""
+        """Whether MAIL or a recipient was refused for good and none was accepted, or DATA."""
         if self.mail is not None and self.mail_was_refused:
             return self.mail.permanent
         if self.somebody_was_accepted:
