@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import ssl
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,6 +26,7 @@ from email_integration.smtp import (
     connecting,
     dialogue,
     naming,
+    opening,
 )
 from email_integration.smtp.dialogue import Connection
 from email_integration.smtp.probe import probe
@@ -227,3 +229,17 @@ def test_a_handshake_that_is_cut_off_is_a_lost_connection() -> None:
     assert error.phase is Phase.CONNECT
     assert type(error) is not CannotConnect
     assert isinstance(error.__cause__, ssl.SSLError | ConnectionError)
+
+
+def test_the_greeting_has_a_time_of_its_own() -> None:
+    """However little connecting was given."""
+
+    def late(conversation: Conversation) -> None:
+        threading.Event().wait(0.5)
+        conversation.answer()
+
+    with ScriptedServer(late) as server:
+        relay = relay_to(server)
+        connection = opening.unconnected(relay)
+        assert list(opening.steps(connection, relay, connect_within=0.2))[:2] == [Phase.CONNECT, Phase.GREETING]
+        connection.close()

@@ -87,6 +87,7 @@ def _connect(smtp: Connection, relay: Relay, within: float | None) -> None:
 
 def _be_greeted(smtp: Connection) -> None:
     with smtp.during(Phase.GREETING):
+        smtp.start_clock()
         smtp.wait_for_first_words()
         reply = smtp.hear()
     if reply.code != 220:
