@@ -8,7 +8,7 @@
     ``SecretUnreadable``       a sealed password cannot be opened with the keys at hand
     ``SecretUnavailable``      a secret that is kept elsewhere cannot be had (now)
     ``ContentUnavailable``     the stored content of a mail cannot be read (now, or any more)
-        ``ContentGone``        it is kept no longer
+    ``ContentGone``            the same, as it is kept no longer
 
 What the SMTP dialogue itself raises is in ``email_integration.smtp.errors``.
 """

@@ -10,7 +10,7 @@
     ``TLSFailed``        the connection could not be made secure
     ``NotOffered``       the server lacks something this relay's settings ask for
     ``ConnectionLost``   the connection ended, or fell silent, in the middle
-        ``OutOfStep``    a group of commands was not answered one by one; says nothing of the mail
+    ``OutOfStep``        the same, where a group of commands was not answered one by one; says nothing of the mail
 """
 
 from __future__ import annotations
