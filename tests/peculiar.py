@@ -47,6 +47,8 @@ class PeculiarServer:
         self.arrived: Counter[tuple[str, str]] = Counter()
         #: How often each verb was heard, and how many connections there were.
         self.verbs: Counter[str] = Counter()
+        #: The mechanisms by which a login was tried.
+        self.tried: list[str] = []
         self.connections = 0
         self._lock = threading.Lock()
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=50)
@@ -198,6 +200,8 @@ class PeculiarServer:
             reply = self.data(peer)
             peer.in_content = reply.startswith("3")
             return reply
+        if verb.startswith("AUTH "):
+            self.tried.append(verb.split()[1])
         return self.other(peer, line)
 
     def __enter__(self) -> Self:

@@ -285,6 +285,33 @@ def refuses_all(reply: str, at: str) -> type[PeculiarServer]:
     return Refuses
 
 
+def ways_in(**replies: str) -> type[PeculiarServer]:
+    """Offers these mechanisms, and answers each so; 334 goes on asking, and then lets in."""
+
+    class Guarded(PeculiarServer):
+        offers = (*PeculiarServer.offers, " ".join(["AUTH", *(name.replace("_", "-") for name in replies)]))
+
+        def other(self, peer: Peer, line: str) -> str:
+            verb, *rest = line.split()
+            if verb == "AUTH":
+                reply = replies[rest[0].replace("-", "_")]
+                self.asks = {"334": 1 + (rest[0] == "LOGIN")}.get(reply, 0)
+                return "334 Y2hhbGxlbmdl" if self.asks else reply
+            if verb.upper() in ("EHLO", "QUIT", "RSET"):
+                return super().other(peer, line)
+            self.asks -= 1
+            return "334 " if self.asks else "235 welcome"
+
+    return Guarded
+
+
+class GreetsWithoutABlank(PeculiarServer):
+    """Has nothing between the code of its greeting and its words."""
+
+    def greeting(self, peer: Peer) -> str:
+        return "220ready"
+
+
 def acceptance(reply: str) -> type[PeculiarServer]:
     class Says(PeculiarServer):
         def dot(self, peer: Peer, content: bytes) -> str:
@@ -313,6 +340,15 @@ def asked_at_most(rcpts: int) -> Callable[[PeculiarServer], None]:
 
     return check
 
+
+def logged_in_by(*tries: str) -> Callable[[PeculiarServer], None]:
+    def check(server: PeculiarServer) -> None:
+        assert server.tried == list(tries)
+
+    return check
+
+
+LOGIN = {"username": "user", "password": "password"}
 
 CASES = [
     # A verdict counts for a mail only if the server was clearly asked about it.
@@ -482,7 +518,19 @@ CASES = [
         )
         for whose, how, refused in (("configuration's", {}, 1), ("own", OWN, 10))
     ),
+    # Logging in.
+    *(
+        Case(name=name, server=server, submit=each(3), arrived=3, config=config, check=logged_in_by(*tries))
+        for name, server, config, tries in (
+            ("504 to PLAIN", ways_in(PLAIN="504 no", LOGIN="334"), LOGIN, ["PLAIN", "LOGIN"]),
+            ("534 to CRAM-MD5", ways_in(CRAM_MD5="534 weak", PLAIN="235 ok"), LOGIN, ["CRAM-MD5", "PLAIN"]),
+            ("535 to CRAM-MD5", ways_in(CRAM_MD5="535 no", PLAIN="235 ok"), LOGIN, ["CRAM-MD5", "PLAIN"]),
+            ("in already", ways_in(PLAIN="503 already authenticated", LOGIN="334"), LOGIN, ["PLAIN"]),
+            ("no password", ways_in(PLAIN="535 no"), {"username": "user"}, []),
+        )
+    ),
     # A reply is its code.
+    Case(name="greets by '220ready'", server=GreetsWithoutABlank, submit=each(3), arrived=3),
     *(
         Case(name=f"accepted by {reply!r}", server=acceptance(reply), submit=each(3), arrived=3)
         for reply in ("250ok queued", "250\tok", "250", "250.", "2500")
