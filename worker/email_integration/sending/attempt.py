@@ -173,9 +173,8 @@ def _withhold(delivery: Delivery, plan: sandbox.Plan) -> Outcome | Skipped | Non
     """Settle those who must not be written to; None when there is still somebody to write to."""
     route = routing.active_relay()
     if isinstance(route, routing.Nowhere):
-        return Deferred(
-            cause=route.cause, reason=route.reason, relay_at_fault=True
-        )  # a pause keeps everything as it is
+        # A pause keeps everything as it is.
+        return Deferred(cause=route.cause, reason=route.reason, relay_at_fault=True)
     if not plan.envelope:
         return Failed(cause=Cause.WITHHELD, reason=Cause.WITHHELD.words)
     return None if transitions.withhold(delivery, plan.withheld, Cause.WITHHELD) else _OVERTAKEN
