@@ -1,0 +1,276 @@
+"""What all the servers have in common: a folder of their own, a start and an end, and where the mail goes that they take."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import re
+import shutil
+import socket
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import ClassVar, Self
+
+from config.local.certificates import Certificates
+from config.local.processes import LOOPBACK, Process, free_port, wait_until
+from config.local.smtp_server import SMTPServer
+from config.local.smtp_server.records import Message
+
+from . import installing
+
+#: Who runs what must not be root; Debian has it on every machine.
+NOBODY = 65534
+USER, PASSWORD = "user", "correct horse"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options:
+    """What a server is to offer and to limit. Not every server has each of these."""
+
+    #: Whether it offers what it can, or as little as it can be told to.
+    extensions: bool = True
+    #: Its certificate, with which it has STARTTLS, and a second port with TLS from the start.
+    certificates: Certificates | None = None
+    #: Whether one must log in.
+    login: bool = False
+    #: Mails of one session, and how many connections at once.
+    mails: int | None = None
+    connections: int | None = None
+    #: Mails in a period, in seconds.
+    rate: tuple[int, int] | None = None
+    #: Seconds for which an unknown sender is put off.
+    greylist: int | None = None
+    #: Recipients of one mail, or of one connection, and whether all are refused where there are more.
+    recipients: int | None = None
+    refuses_all: bool = False
+    recipients_of_connection: int | None = None
+    #: At whom the connection is ended.
+    hangs_up_at: str | None = None
+    #: Octets of the largest mail.
+    size: int | None = None
+
+
+class Server:
+    """A server of one kind. A subclass writes its configuration and says how it is started.
+
+    What it takes is passed on to ``sink``, a server of ours, or lies in the folder ``kept`` as ``deliver`` wrote it.
+    """
+
+    name: ClassVar[str]
+    #: The name in ``installing``.
+    installed: ClassVar[str]
+    #: Whether it cannot be run by others.
+    needs_root: ClassVar[bool] = False
+    #: Which fields of ``Options`` it does not know.
+    unknown: ClassVar[frozenset[str]] = frozenset()
+    #: Whether it lets its mail go to ``sink``.
+    relays: ClassVar[bool] = True
+
+    def __init__(self) -> None:
+        # Not below the run's own folder, which only one user may enter.
+        self.folder = Path(tempfile.mkdtemp(prefix="mail-server-"))
+        self.folder.chmod(0o755)
+        self.port, self.tls_port = free_port(), free_port()
+        self.sink = SMTPServer(security="plain", user=None, size_limit=64 * 1024 * 1024)
+        self.kept = self.folder / "kept"
+        self.kept.mkdir()
+        self.options = Options()
+        self._process: Process | None = None
+        self._starts = 0
+
+    @classmethod
+    def missing(cls) -> str:
+        """Why it cannot be run here; '' if it can."""
+        if cls.needs_root and os.geteuid():
+            return "it can be run by root alone"
+        return installing.missing(cls.installed)
+
+    # -- what a kind of server says of itself ------------------------------------------------------------------
+
+    def prepare(self) -> None:
+        """Make what it needs once."""
+
+    def configure(self, options: Options) -> None:
+        """Write its configuration."""
+        raise NotImplementedError
+
+    def command(self) -> list[str | Path]:
+        """What starts it, in the foreground."""
+        raise NotImplementedError
+
+    def environment(self) -> Mapping[str, str]:
+        return {}
+
+    def is_done(self) -> bool:
+        """Whether nothing waits in it that it has taken."""
+        return True
+
+    # -- starting and ending -----------------------------------------------------------------------------------
+
+    @property
+    def log(self) -> str:
+        """What it has written so far."""
+        return "\n".join(path.read_text(errors="replace") for path in sorted(self.folder.glob("*.log")))
+
+    def start(self, options: Options) -> None:
+        """Start it with these options; ends it before if it runs."""
+        self.stop()
+        if self._starts == 0:
+            self.prepare()
+            self.sink.start()
+        self.options = options
+        self.configure(options)
+        self.resume()
+
+    def resume(self) -> None:
+        """Start it as it was."""
+        self._starts += 1
+        log = self.folder / f"{self._starts:03}.log"
+        self._process = Process(self.name, self.command(), log=log, env=self.environment(), cwd=self.folder)
+        ports = [self.port, *([self.tls_port] if self.options.certificates else [])]
+        wait_until(lambda: self._listens(ports), what=f"{self.name} listens")
+
+    def stop(self) -> None:
+        """End it and all its children, with whatever they are at."""
+        if self._process is not None:
+            self._process.end(seconds=1)
+            self._process = None
+
+    def restart(self) -> None:
+        self.stop()
+        self.resume()
+
+    def _listens(self, ports: list[int]) -> bool:
+        assert self._process is not None
+        if not self._process.is_running:
+            raise RuntimeError(f"{self.name} ended with {self._process.returncode}:\n{self.log[-4000:]}")
+        for port in ports:
+            try:
+                with socket.create_connection((LOOPBACK, port), timeout=1):
+                    pass
+            except OSError:
+                return False
+        return True
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.stop()
+        if self.sink.is_running:
+            self.sink.stop()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    # -- for a subclass ----------------------------------------------------------------------------------------
+
+    def copy_of_installed(self, *parts: str) -> Path:
+        """A copy of what was unpacked, which every user can enter; of these parts, or of all."""
+        tree = self.folder / "tree"
+        for part in parts or ("",):
+            shutil.copytree(installing.WHERE / self.installed / part, tree / part, symlinks=True, dirs_exist_ok=True)
+        tree.chmod(0o755)
+        return tree
+
+    def write_certificates(self, folder: Path, owner: int | None = None) -> tuple[Path, Path]:
+        """Copies of the certificate and of its key, readable by a user alone."""
+        assert self.options.certificates is not None
+        made = folder / "tls.pem", folder / "tls.key"
+        for source, target in zip((self.options.certificates.certificate, self.options.certificates.key), made, strict=True):
+            target.write_bytes(source.read_bytes())
+            target.chmod(0o600)
+            if owner is not None and os.geteuid() == 0:
+                os.chown(target, owner, owner)
+        return made
+
+    # -- what has arrived --------------------------------------------------------------------------------------
+
+    def forget(self) -> None:
+        """Count anew."""
+        self.sink.messages.clear()
+        for path in self.kept.iterdir():
+            path.unlink()
+
+    def messages(self) -> list[Message]:
+        """What it has taken, as it has passed it on."""
+        if self.relays:
+            return list(self.sink.messages)
+        return [_kept(path) for path in sorted(self.kept.glob("*.mail"))]
+
+    def arrived(self) -> Counter[tuple[str, str]]:
+        """How often it took each mail for each recipient, by address and Message-ID.
+
+        By its own trace of the mail: what it may have passed on twice itself, because it was ended amid that, it took
+        once.
+        """
+        seen = {
+            (address, message.message_id, _trace(message.content))
+            for message in self.messages()
+            for address in message.rcpt_tos
+        }
+        return Counter((address, message_id) for address, message_id, _ in seen)
+
+    def wait_for(self, recipients: int) -> None:
+        """Wait until it has passed on all that it has taken, so many different ones at least."""
+        wait_until(
+            lambda: len(self.arrived()) >= recipients and self.is_done(),
+            what=f"{recipients} mails behind {self.name}, of {len(self.arrived())}",
+            seconds=60,
+        )
+
+
+def _kept(path: Path) -> Message:
+    """A mail that a server has written: the envelope in a line of JSON, and the content."""
+    envelope, _, content = path.read_bytes().partition(b"\n")
+    values = json.loads(envelope)
+    return Message(
+        mail_from=values["from"], rcpt_tos=tuple(values["to"]), content=content, session=0, received_at=0
+    )
+
+
+_TRACE = re.compile(rb"\A(?:(?:Received|Return-Path|Delivered-To|X-Haraka-[\w-]*):.*\r?\n(?:[ \t].*\r?\n)*)+", re.I)
+
+
+def _trace(content: bytes) -> bytes:
+    found = _TRACE.match(content)
+    return found[0] if found else b""
+
+
+def without_trace(content: bytes) -> bytes:
+    """The content without what the server has put before it."""
+    return _TRACE.sub(b"", content, count=1)
+
+
+def in_chroot(tree: Path, *command: str) -> list[str | Path]:
+    """The command as root sees it to whom the tree is the whole machine."""
+    return ["chroot", tree, *command]
+
+
+def make_machine(tree: Path, users: Mapping[str, int]) -> None:
+    """What programs want to find on a machine: users with groups of the same name, hosts and devices."""
+    (tree / "etc").mkdir(exist_ok=True)
+    names = {"root": 0, "nobody": NOBODY, **users}
+    (tree / "etc/passwd").write_text("".join(f"{name}:x:{number}:{number}::/:/bin/false\n" for name, number in names.items()))
+    (tree / "etc/group").write_text("".join(f"{name}:x:{number}:\n" for name, number in names.items()))
+    (tree / "etc/hosts").write_text(f"{LOOPBACK} localhost\n")
+    (tree / "etc/resolv.conf").write_text("")
+    (tree / "etc/nsswitch.conf").write_text("passwd: files\ngroup: files\nhosts: files\nservices: files\n")
+    (tree / "etc/services").write_text("smtp 25/tcp\n")
+    (tree / "etc/mailname").write_text("localhost\n")
+    for folder in ("dev", "tmp", "run", "var/run", "var/spool", "var/lib"):
+        (tree / folder).mkdir(parents=True, exist_ok=True)
+    (tree / "tmp").chmod(0o1777)
+    for name, minor in {"null": 3, "urandom": 9, "random": 8}.items():
+        with contextlib.suppress(FileExistsError):
+            os.mknod(tree / "dev" / name, 0o666 | 0o020000, os.makedev(1, minor))
+            (tree / "dev" / name).chmod(0o666)
+
+
+def files(folder: Path) -> Iterator[Path]:
+    """All the files below a folder, some of which may vanish meanwhile."""
+    for where, _, names in os.walk(folder):
+        for name in names:
+            yield Path(where) / name
