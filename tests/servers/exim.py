@@ -12,6 +12,8 @@ from .running import NOBODY, PASSWORD, USER, Options, Server, files
 class Exim(Server):
     name = "Exim"
     installed = "exim"
+    unknown = frozenset({"recipients_of_connection"})
+    logs = ("spool/mainlog", "spool/paniclog")
 
     def prepare(self) -> None:
         tree = self.copy_of_installed("usr", "lib")
@@ -40,7 +42,8 @@ class Exim(Server):
         return run
 
     def is_done(self) -> bool:
-        return not any(path.name.endswith(("-H", "-D", "-J")) for path in files(self.folder / "spool" / "input"))
+        # What has no -H was never taken, or is gone.
+        return not any(path.name.endswith("-H") for path in files(self.folder / "spool" / "input"))
 
     def configure(self, options: Options) -> None:
         lines = [
@@ -67,7 +70,7 @@ class Exim(Server):
         else:
             lines += ["smtputf8_advertise_hosts =", "pipelining_advertise_hosts =", "chunking_advertise_hosts ="]
             lines += ["accept_8bitmime = false", "dsn_advertise_hosts ="]
-        if options.certificates:
+        if options.certificate:
             certificate, key = self.write_certificates(self.folder, NOBODY)
             lines += [f"tls_certificate = {certificate}", f"tls_privatekey = {key}", "tls_advertise_hosts = *"]
         else:
@@ -105,7 +108,7 @@ class Exim(Server):
         lines = ["rcpt:"]
         if options.greylist:
             lines += [
-                f"  defer !seen = -{options.greylist}s / key=$sender_address",
+                f"  defer !seen = -{options.greylist}s / key=$sender_address/$local_part@$domain",
                 f"    message = Greylisted, try again in {options.greylist} seconds",
             ]
         if options.hangs_up_at:

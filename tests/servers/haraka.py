@@ -44,11 +44,11 @@ class Haraka(Server):
         wanted = {
             field.name: getattr(options, field.name)
             for field in dataclasses.fields(options)
-            if field.name != "certificates"
+            if field.name != "certificate"
         }
         (config / "wanted.json").write_text(json.dumps(wanted | {"kept": str(self.kept)}))
         smtp = f"listen=127.0.0.1:{self.port}"
-        if options.certificates:
+        if options.certificate:
             self.write_certificates(config)
             smtp += f",127.0.0.1:{self.tls_port}\nsmtps_port={self.tls_port}"
             plugins.insert(0, "tls")

@@ -27,14 +27,6 @@ exports.hook_mail = function (next, connection, [address]) {
     if (wanted.mails && connection.notes.mails >= wanted.mails) {
         return next(DENYSOFTDISCONNECT, 'Too many messages in this session')
     }
-    if (wanted.greylist) {
-        const sender = address.address
-        const since = seen.get(sender)
-        if (since === undefined) seen.set(sender, Date.now())
-        if (since === undefined || Date.now() - since < wanted.greylist * 1000) {
-            return next(DENYSOFT, `Greylisted, try again in ${wanted.greylist} seconds`)
-        }
-    }
     next()
 }
 
@@ -42,6 +34,14 @@ exports.hook_rcpt = function (next, connection, [address]) {
     if (address.address === wanted.hangs_up_at) return next(DENYDISCONNECT, 'no such user')
     if (wanted.recipients && connection.transaction.rcpt_to.length > wanted.recipients) {
         return next(DENYSOFT, 'Too many recipients')
+    }
+    if (wanted.greylist) {
+        const key = `${connection.transaction.mail_from.address} ${address.address}`
+        const since = seen.get(key)
+        if (since === undefined) seen.set(key, Date.now())
+        if (since === undefined || Date.now() - since < wanted.greylist * 1000) {
+            return next(DENYSOFT, `Greylisted, try again in ${wanted.greylist} seconds`)
+        }
     }
     next(OK)
 }
@@ -62,3 +62,6 @@ exports.hook_queue = function (next, connection) {
     })
     transaction.message_stream.pipe(file, { line_endings: '\r\n' })
 }
+
+// Whoever has logged in sends to anywhere.
+exports.hook_queue_outbound = exports.hook_queue

@@ -16,7 +16,8 @@ class OpenSMTPD(Server):
     name = "OpenSMTPD"
     installed = "opensmtpd"
     needs_root = True
-    unknown = frozenset({"extensions", "certificates", "login", "connections", "rate", "greylist", "refuses_all"})
+    smtputf8 = False
+    unknown = frozenset({"recipients_of_connection", "extensions", "certificate", "login", "connections", "rate", "greylist", "refuses_all"})
 
     def prepare(self) -> None:
         self._tree = self.copy_of_installed()

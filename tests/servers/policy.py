@@ -22,12 +22,13 @@ class Policy(socketserver.ThreadingTCPServer):
     def forget(self, *, greylist: int | None = None, hangs_up_at: str | None = None) -> None:
         """Nobody is known; put senders off for so many seconds, and hang up at this recipient."""
         self._greylist, self._hangs_up_at = greylist, hangs_up_at
-        self._seen: dict[str, float] = {}
+        self._seen: dict[tuple[str, str], float] = {}
 
     def action(self, sender: str, recipient: str) -> str:
         if recipient == self._hangs_up_at:
             return "521 5.1.1 no such user"
-        if self._greylist and time.monotonic() - self._seen.setdefault(sender, time.monotonic()) < self._greylist:
+        key = sender, recipient
+        if self._greylist and time.monotonic() - self._seen.setdefault(key, time.monotonic()) < self._greylist:
             return f"450 4.2.0 Greylisted, try again in {self._greylist} seconds"
         return "DUNNO"
 

@@ -36,8 +36,9 @@ postlog   unix-dgram n - n - 1 postlogd
 class Postfix(Server):
     name = "Postfix"
     installed = "postfix"
+    logs = ("tree/var/log/postfix.log",)
     needs_root = True
-    unknown = frozenset({"mails", "refuses_all"})
+    unknown = frozenset({"recipients_of_connection", "mails", "refuses_all"})
 
     def prepare(self) -> None:
         self._tree = self.copy_of_installed()
@@ -91,7 +92,7 @@ class Postfix(Server):
         }
         if not options.extensions:
             values["smtpd_discard_ehlo_keywords"] = "pipelining, 8bitmime, smtputf8, chunking, dsn, size, vrfy, etrn"
-        if options.certificates:
+        if options.certificate:
             self.write_certificates(self._tree / "etc/postfix")
             values |= {
                 "smtpd_tls_security_level": "may",
@@ -117,7 +118,7 @@ class Postfix(Server):
         text = "".join(f"{name} = {value}\n" for name, value in values.items())
         (self._tree / "etc/postfix/main.cf").write_text(text)
         services = f"127.0.0.1:{self.port} inet n - n - - smtpd\n"
-        if options.certificates:
+        if options.certificate:
             services += f"127.0.0.1:{self.tls_port} inet n - n - - smtpd -o smtpd_tls_wrappermode=yes\n"
         (self._tree / "etc/postfix/master.cf").write_text(services + _SERVICES.lstrip())
 

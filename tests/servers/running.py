@@ -13,7 +13,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import ClassVar, Literal, Self
 
 from config.local.certificates import Certificates
 from config.local.processes import LOOPBACK, Process, free_port, wait_until
@@ -24,6 +24,7 @@ from . import installing
 
 #: Who runs what must not be root; Debian has it on every machine.
 NOBODY = 65534
+Kind = Literal["good", "wrong name", "expired"]
 USER, PASSWORD = "user", "correct horse"
 
 
@@ -33,8 +34,8 @@ class Options:
 
     #: Whether it offers what it can, or as little as it can be told to.
     extensions: bool = True
-    #: Its certificate, with which it has STARTTLS, and a second port with TLS from the start.
-    certificates: Certificates | None = None
+    #: The kind of its certificate, with which it has STARTTLS, and a second port with TLS from the start; '' for none.
+    certificate: Kind | Literal[""] = ""
     #: Whether one must log in.
     login: bool = False
     #: Mails of one session, and how many connections at once.
@@ -67,10 +68,17 @@ class Server:
     needs_root: ClassVar[bool] = False
     #: Which fields of ``Options`` it does not know.
     unknown: ClassVar[frozenset[str]] = frozenset()
+    #: Whether it takes addresses beyond ASCII (RFC 6531).
+    smtputf8: ClassVar[bool] = True
+    #: Whether it hangs up without having refused the recipient.
+    hangs_up_silently: ClassVar[bool] = False
+    #: Where it writes what it does, below its folder.
+    logs: ClassVar[tuple[str, ...]] = ()
     #: Whether it lets its mail go to ``sink``.
     relays: ClassVar[bool] = True
 
-    def __init__(self) -> None:
+    def __init__(self, certificates: Mapping[Kind, Certificates] | None = None) -> None:
+        self.certificates = certificates or {}
         # Not below the run's own folder, which only one user may enter.
         self.folder = Path(tempfile.mkdtemp(prefix="mail-server-"))
         self.folder.chmod(0o755)
@@ -114,7 +122,8 @@ class Server:
     @property
     def log(self) -> str:
         """What it has written so far."""
-        return "\n".join(path.read_text(errors="replace") for path in sorted(self.folder.glob("*.log")))
+        written = [path for pattern in ("*.log", *self.logs) for path in sorted(self.folder.glob(pattern))]
+        return "\n".join(path.read_text(errors="replace") for path in written)
 
     def start(self, options: Options) -> None:
         """Start it with these options; ends it before if it runs."""
@@ -131,7 +140,7 @@ class Server:
         self._starts += 1
         log = self.folder / f"{self._starts:03}.log"
         self._process = Process(self.name, self.command(), log=log, env=self.environment(), cwd=self.folder)
-        ports = [self.port, *([self.tls_port] if self.options.certificates else [])]
+        ports = [self.port, *([self.tls_port] if self.options.certificate else [])]
         wait_until(lambda: self._listens(ports), what=f"{self.name} listens")
 
     def stop(self) -> None:
@@ -139,6 +148,10 @@ class Server:
         if self._process is not None:
             self._process.end(seconds=1)
             self._process = None
+
+    @property
+    def is_running(self) -> bool:
+        return self._process is not None and self._process.is_running
 
     def restart(self) -> None:
         self.stop()
@@ -177,9 +190,10 @@ class Server:
 
     def write_certificates(self, folder: Path, owner: int | None = None) -> tuple[Path, Path]:
         """Copies of the certificate and of its key, readable by a user alone."""
-        assert self.options.certificates is not None
+        assert self.options.certificate
+        chosen = self.certificates[self.options.certificate]
         made = folder / "tls.pem", folder / "tls.key"
-        for source, target in zip((self.options.certificates.certificate, self.options.certificates.key), made, strict=True):
+        for source, target in zip((chosen.certificate, chosen.key), made, strict=True):
             target.write_bytes(source.read_bytes())
             target.chmod(0o600)
             if owner is not None and os.geteuid() == 0:
@@ -207,8 +221,8 @@ class Server:
         once.
         """
         seen = {
-            (address, message.message_id, _trace(message.content))
-            for message in self.messages()
+            (address, message.message_id, _trace(message.content) if self.relays else str(number))
+            for number, message in enumerate(self.messages())
             for address in message.rcpt_tos
         }
         return Counter((address, message_id) for address, message_id, _ in seen)
@@ -217,7 +231,7 @@ class Server:
         """Wait until it has passed on all that it has taken, so many different ones at least."""
         wait_until(
             lambda: len(self.arrived()) >= recipients and self.is_done(),
-            what=f"{recipients} mails behind {self.name}, of {len(self.arrived())}",
+            what=f"{recipients} mails behind {self.name}, all of them passed on",
             seconds=60,
         )
 

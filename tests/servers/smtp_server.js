@@ -27,13 +27,6 @@ function onMailFrom(address, session, callback) {
         if (mails.length >= number) return callback(refusal(450, 'Too many messages in a minute'))
         mails.push(Date.now())
     }
-    if (wanted.greylist) {
-        const since = seen.get(address.address)
-        if (since === undefined) seen.set(address.address, Date.now())
-        if (since === undefined || Date.now() - since < wanted.greylist * 1000) {
-            return callback(refusal(451, `Greylisted, try again in ${wanted.greylist} seconds`))
-        }
-    }
     callback()
 }
 
@@ -46,6 +39,14 @@ function onRcptTo(address, session, callback) {
     }
     if (wanted.recipients && !wanted.refuses_all && session.envelope.rcptTo.length >= wanted.recipients) {
         return callback(refusal(452, 'Too many recipients'))
+    }
+    if (wanted.greylist) {
+        const key = `${session.envelope.mailFrom.address} ${address.address}`
+        const since = seen.get(key)
+        if (since === undefined) seen.set(key, Date.now())
+        if (since === undefined || Date.now() - since < wanted.greylist * 1000) {
+            return callback(refusal(451, `Greylisted, try again in ${wanted.greylist} seconds`))
+        }
     }
     callback()
 }

@@ -15,6 +15,7 @@ class SMTPServerJS(Server):
     name = "smtp-server"
     installed = "node"
     relays = False
+    hangs_up_silently = True
     unknown = frozenset({"recipients_of_connection"})
 
     def command(self) -> list[str | Path]:
@@ -24,9 +25,9 @@ class SMTPServerJS(Server):
         wanted: dict[str, Any] = {
             field.name: getattr(options, field.name)
             for field in dataclasses.fields(options)
-            if field.name != "certificates"
+            if field.name != "certificate"
         }
-        if options.certificates:
+        if options.certificate:
             certificate, key = self.write_certificates(self.folder)
             wanted |= {"certificate": str(certificate), "key": str(key)}
         wanted |= {"port": self.port, "tls_port": self.tls_port, "kept": str(self.kept)}

@@ -1,0 +1,73 @@
+"""A server of the module's kind, and certificates of each kind."""
+
+from __future__ import annotations
+
+import datetime as dt
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trustme
+
+from config.local.certificates import Certificates
+from email_integration.routing import stamp
+from tests.deliveries import RecordingDoorbell
+from tests.integration.conftest import bell  # noqa: F401  # a fixture
+from tests.stack import FAILED
+from tests.tables import SERVERS
+
+from .running import Kind, Server
+
+
+@pytest.fixture(scope="session")
+def kinds_of_certificates(tmp_path_factory: pytest.TempPathFactory) -> Mapping[Kind, Certificates]:
+    """Of one authority: a right one, one of another host, and one whose time is over."""
+    folder = tmp_path_factory.mktemp("certificates")
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(str(folder / "authority.pem"))
+    ended = dt.datetime.now(dt.UTC) - dt.timedelta(days=1)
+    issued: dict[Kind, trustme.LeafCert] = {
+        "good": authority.issue_cert("localhost", "127.0.0.1"),
+        "wrong name": authority.issue_cert("mail.example.org"),
+        "expired": authority.issue_cert("localhost", "127.0.0.1", not_before=ended - dt.timedelta(days=9), not_after=ended),
+    }
+    return {kind: _written(folder, kind, leaf) for kind, leaf in issued.items()}
+
+
+def _written(folder: Path, kind: Kind, leaf: trustme.LeafCert) -> Certificates:
+    certificate, key = folder / f"{kind}.pem", folder / f"{kind}.key"
+    certificate.write_bytes(b"".join(blob.bytes() for blob in leaf.cert_chain_pems))
+    key.touch(mode=0o600)
+    leaf.private_key_pem.write_to_path(str(key))
+    return Certificates(authority=folder / "authority.pem", certificate=certificate, key=key)
+
+
+@pytest.fixture(scope="module")
+def the_server(request: pytest.FixtureRequest, kinds_of_certificates: Mapping[Kind, Certificates]) -> Iterator[Server]:
+    with request.module.SERVER(kinds_of_certificates) as server:
+        yield server
+
+
+@pytest.fixture
+def server(request: pytest.FixtureRequest, record_property: Any) -> Iterator[Server]:
+    """A server of the kind that the module names as SERVER. Where it cannot be run this is 'not run', or with CI set a
+    failure.
+    """
+    kind: type[Server] = request.module.SERVER
+    reason = kind.missing()
+    if reason:
+        record_property(SERVERS, [kind.name, 0, "", f"not run: {reason}"])
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(f"{kind.name}: {reason}")
+    server: Server = request.getfixturevalue("the_server")
+    yield server
+    if request.node.stash.get(FAILED, False):
+        print(server.log[-6000:])
+
+
+@pytest.fixture(autouse=True)
+def _fresh(fresh_process: None, bell: RecordingDoorbell, settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    # Who writes and who reads are one process here: it need not wait for itself at each change.
+    monkeypatch.setattr(stamp, "TRUSTED", 0.0)
+    settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "RETRY_FIRST": 5.0, "CONTENT_RETENTION_DAYS": 1}

@@ -1,0 +1,191 @@
+"""How a case is carried out with a server, and what is counted."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from django.db import transaction
+
+from config.local.processes import PATIENCE, wait_until
+from email_integration.models import Delivery, DeliveryAttempt
+from email_integration.queue.submission import submit
+from email_integration.sending.attempt import attempt
+from email_integration.sending.dispatch import pool
+from email_integration.sending.group import attempt_group
+from tests.integration.validating import validate
+from tests.made_up import made_up_alike
+from tests.tables import SERVERS
+
+from .cases import Case, Run, each, let_time_pass, unfinished, wait_for_the_next, work_off
+from .contents import CONTENTS, MARK, NEEDS_SMTPUTF8, hand_over_by_django, made
+from .running import Options, Server, without_trace
+
+
+@dataclasses.dataclass(kw_only=True)
+class Figures:
+    """What came of it, counted in recipients, and in attempts that the server refused."""
+
+    submitted: int
+    arrived: int
+    twice: int
+    failed: int
+    refused: int
+    seconds: float
+
+
+def carry_out(case: Case, server: Server, row: Callable[[Figures], None]) -> None:
+    """Submit, have all tried that is due as time passes, and check what has arrived."""
+    server.start(case.options)
+    server.forget()
+    run = Run(case, server)
+    started = time.monotonic()
+    case.before(run)
+    ids = case.submit()
+    meanwhile = _begin(case, run)
+    work_off(ids)
+    if case.says:
+        code, output = validate("--test-email", "test@example.com", timeout=1)
+        assert code != 0
+        assert "Test email sent successfully" not in output
+        missing = [words for words in case.says if words not in output]
+        assert not missing, output
+    case.mend(run)
+    if meanwhile:
+        meanwhile.join(PATIENCE)
+        assert not meanwhile.is_alive()
+    deadline = started + 200
+    for _ in range(1000 if case.real else case.rounds):
+        if not unfinished().exists():
+            break
+        if case.real:
+            wait_for_the_next(deadline)
+        else:
+            let_time_pass(case.pause)
+        work_off(ids)
+    pool.close()
+    figures = _count(server, started)
+    row(figures)
+    _check(case, figures)
+
+
+def _begin(case: Case, run: Run) -> threading.Thread | None:
+    if case.meanwhile is None:
+        return None
+    does = case.meanwhile
+
+    def work() -> None:
+        wait_until(lambda: len(run.server.arrived()) >= case.after, what=f"{case.after} mails")
+        does(run)
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    return thread
+
+
+def _count(server: Server, started: float) -> Figures:
+    recipients = list(itertools.chain(*Delivery.objects.values_list("recipients", flat=True)))
+    server.wait_for(sum(item["status"] == "accepted" for item in recipients))
+    ours = set(Delivery.objects.values_list("message_id", flat=True))
+    arrived = {mail: times for mail, times in server.arrived().items() if mail[1] in ours}
+    return Figures(
+        submitted=len(recipients),
+        arrived=len(arrived),
+        twice=sum(times > 1 for times in arrived.values()),
+        failed=sum(item["status"] == "failed" for item in recipients),
+        refused=DeliveryAttempt.objects.exclude(outcome="accepted").count(),
+        seconds=round(time.monotonic() - started, 1),
+    )
+
+
+def _check(case: Case, figures: Figures) -> None:
+    told = list(DeliveryAttempt.objects.exclude(outcome="accepted").values_list("outcome", "phase", "code", "reply")[:5])
+    assert (figures.arrived, figures.failed) == (case.arrived, case.failed), told
+    in_doubt = DeliveryAttempt.objects.filter(outcome="in_doubt").count()
+    assert figures.twice <= in_doubt
+    assert figures.refused <= case.refused, told
+    assert figures.refused or not case.says
+    assert figures.refused < 2 * figures.submitted
+
+
+# -- contents -------------------------------------------------------------------------------------------------------
+
+
+def compare(server: Server, *, extensions: bool, in_bulk: bool, row: Callable[[Figures], None]) -> None:
+    """Hand over the contents as Django does and as we do, and compare what the server passes on."""
+    options = Options(extensions=extensions)
+    if server.options != options or not server.is_running:
+        server.start(options)
+    names = [name for name in CONTENTS if (extensions and server.smtputf8) or name not in NEEDS_SMTPUTF8]
+    server.forget()
+    for name in names:
+        with made_up_alike():
+            hand_over_by_django(made(name), server.port)
+    expected = _passed_on(server, names)
+    server.forget()
+    started = time.monotonic()
+    config = Run(Case(name="", submit=each(0), arrived=0), server).config
+    assert config.is_active
+    deliveries = []
+    with transaction.atomic():
+        for name in CONTENTS:
+            with made_up_alike():
+                deliveries.append(submit(made(name)))
+    ids = [delivery.pk for delivery in deliveries]
+    if in_bulk:
+        list(attempt_group(ids))
+    else:
+        for pk in ids:
+            attempt(pk)
+    pool.close()
+    arrived = _passed_on(server, names)
+    # Each mail has the Message-ID of the others here, so that they are counted by their marks.
+    figures = Figures(
+        submitted=len(ids),
+        arrived=len(arrived),
+        twice=sum(len(set(to)) < len(to) for _, to, _ in arrived.values()),
+        failed=Delivery.objects.filter(status="failed").count(),
+        refused=DeliveryAttempt.objects.exclude(outcome="accepted").count(),
+        seconds=round(time.monotonic() - started, 1),
+    )
+    row(figures)
+    assert figures.twice == 0
+    for name in names:
+        assert arrived[_mark(name)] == expected[_mark(name)], name
+    assert figures.failed == len(CONTENTS) - len(names)
+    assert figures.refused == figures.failed
+
+
+def _mark(name: str) -> str:
+    return name.replace(" ", "-")
+
+
+def _passed_on(server: Server, names: list[str]) -> dict[str, Any]:
+    """Sender, recipients and contents of each mark."""
+
+    def all_of_them() -> bool:
+        return server.is_done() and len({message.parsed[MARK] for message in server.messages()}) >= len(names)
+
+    wait_until(all_of_them, what=f"{len(names)} contents behind {server.name}", seconds=60)
+    found: dict[str, Any] = {}
+    for message in server.messages():
+        sender, recipients, contents = found.setdefault(message.parsed[MARK], (set(), [], set()))
+        sender.add(message.mail_from)
+        recipients.extend(message.rcpt_tos)
+        contents.add(without_trace(message.content))
+    return {mark: (senders, sorted(to), contents) for mark, (senders, to, contents) in found.items()}
+
+
+def row_of(server: type[Server], place: int, name: str, record_property: Any) -> Callable[[Figures], None]:
+    """Prints a row of the table."""
+
+    def print_row(figures: Figures) -> None:
+        record_property(SERVERS, [server.name, place, name, *dataclasses.asdict(figures).values()])
+
+    return print_row
+
+
