@@ -16,7 +16,7 @@ MADE_WITH := $(shell cat $(VENV)/.interpreter 2>/dev/null)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo run test test-extra test-pair test-matrix servers-scripted faults bench bench-quick docs check lock clean
+.PHONY: help install demo run test test-extra test-pair test-matrix servers servers-scripted faults bench bench-quick docs check lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -86,6 +86,7 @@ test: $(STAMP) ## Run the tests
 # 5 is pytest's 'no tests collected': there may be no slow test.
 test-extra: $(STAMP) ## Run the slow rest of the tests
 	tests/system-packages.sh
+	$(BIN)/python -m tests.servers.installing
 	$(TOGETHER) -m extra --ignore=$(MATRIX) || [ $$? -eq 5 ]
 	TEST_BROKER=rabbitmq $(TOGETHER) $(OF_THE_BROKER)
 	TEST_USE_TZ=false $(TOGETHER) -m "not extra" $(SAME_EVERYWHERE) $(OF_THE_TIME)
@@ -128,6 +129,10 @@ test-matrix: ## Run test-pair on each supported pair; PAIRS="3.13-6.1" runs this
 
 servers-scripted: $(STAMP) ## Print what comes of mail at servers that do as they like; part of 'make test'
 	$(PYTEST) --quiet tests/integration/test_servers_scripted.py
+
+servers: $(STAMP) ## Print what comes of mail at real servers; part of 'make test-extra'
+	$(BIN)/python -m tests.servers.installing
+	$(TOGETHER) --quiet -m extra tests/servers
 
 faults: $(STAMP) ## Break everything that can be broken here, and count the mails
 	tests/system-packages.sh

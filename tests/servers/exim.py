@@ -108,7 +108,7 @@ class Exim(Server):
         lines = ["rcpt:"]
         if options.greylist:
             lines += [
-                f"  defer !seen = -{options.greylist}s / key=$sender_address/$local_part@$domain",
+                f"  defer !seen = -{options.greylist}s / key=$sender_address,$local_part@$domain",
                 f"    message = Greylisted, try again in {options.greylist} seconds",
             ]
         if options.hangs_up_at:

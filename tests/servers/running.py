@@ -161,12 +161,14 @@ class Server:
         assert self._process is not None
         if not self._process.is_running:
             raise RuntimeError(f"{self.name} ended with {self._process.returncode}:\n{self.log[-4000:]}")
-        for port in ports:
-            try:
-                with socket.create_connection((LOOPBACK, port), timeout=1):
-                    pass
-            except OSError:
-                return False
+        try:
+            for port in ports:
+                with socket.create_connection((LOOPBACK, port), timeout=10) as connection:
+                    # One that has just begun may take a connection and end.
+                    if port == self.port and connection.recv(3) != b"220":
+                        return False
+        except OSError:
+            return False
         return True
 
     def __enter__(self) -> Self:
