@@ -77,9 +77,10 @@ class Case:
     #: What is done before all, and once nothing more can be done.
     before: Callable[[Run], None] = nothing
     mend: Callable[[Run], None] = nothing
-    #: What is done, by another thread, as soon as so many have arrived.
-    meanwhile: Callable[[Run], None] | None = None
+    #: What is done as soon as so many were accepted: between two mails, or by another thread while others are sent.
+    amid: Callable[[Run], None] | None = None
     after: int = 0
+    by_another: bool = False
     #: What ``validate_notification_setup --test-email`` says before it is mended.
     says: tuple[str, ...] = ()
     #: Seconds that the server counts by itself between two rounds.
@@ -169,14 +170,17 @@ RATE = (20, 10)
 
 def _all(server: type[Server]) -> list[Case]:
     cases = [
-        Case(name="200 mails, restart", submit=each(200), arrived=200, refused=20, meanwhile=restart, after=60),
-        Case(
-            name="200 mails, 20 at a time, restart",
-            submit=each(200, from_email="own@example.com"),
-            arrived=200,
-            refused=20,
-            meanwhile=restart,
-            after=60,
+        *(
+            Case(
+                name=f"200 mails, restart {when}",
+                submit=each(200),
+                arrived=200,
+                refused=20,
+                amid=restart,
+                after=60,
+                by_another=by_another,
+            )
+            for when, by_another in (("between two", False), ("at any moment", True))
         ),
         Case(
             name="down",

@@ -31,7 +31,9 @@ def kinds_of_certificates(tmp_path_factory: pytest.TempPathFactory) -> Mapping[K
     issued: dict[Kind, trustme.LeafCert] = {
         "good": authority.issue_cert("localhost", "127.0.0.1"),
         "wrong name": authority.issue_cert("mail.example.org"),
-        "expired": authority.issue_cert("localhost", "127.0.0.1", not_before=ended - dt.timedelta(days=9), not_after=ended),
+        "expired": authority.issue_cert(
+            "localhost", "127.0.0.1", not_before=ended - dt.timedelta(days=9), not_after=ended
+        ),
     }
     return {kind: _written(folder, kind, leaf) for kind, leaf in issued.items()}
 

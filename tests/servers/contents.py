@@ -48,17 +48,25 @@ CONTENTS: dict[str, Make] = {
     "many line ends": lambda: message(body="\n" * 60),
     "From at the start of a line": lambda: message(body="From here\n>From there\n"),
     "an alternative": multi,
-    "an attachment": lambda: with_parts(message(), ("a.pdf", b"%PDF\r\n.\r\n\0" + bytes(range(256)) * 40, "application/pdf")),
+    "an attachment": lambda: with_parts(
+        message(), ("a.pdf", b"%PDF\r\n.\r\n\0" + bytes(range(256)) * 40, "application/pdf")
+    ),
     "a text attached": lambda: with_parts(message(), ("größe 名.txt", "Notiz: ä\n.\n.\n", "text/plain")),
-    "a mail attached": lambda: with_parts(message(), ("m.eml", message(subject="innen ü", body="ü\n.\n"), "message/rfc822")),
-    "an inline image": lambda: with_parts(multi(), image_part(b"\x89PNG\r\n\x1a\n", content_id="<logo>", filename="l.png")),
+    "a mail attached": lambda: with_parts(
+        message(), ("m.eml", message(subject="innen ü", body="ü\n.\n"), "message/rfc822")
+    ),
+    "an inline image": lambda: with_parts(
+        multi(), image_part(b"\x89PNG\r\n\x1a\n", content_id="<logo>", filename="l.png")
+    ),
     "a subject beyond ASCII": lambda: message(subject="Grüße und mehr davon " * 30),
     "a long subject": lambda: message(subject="word " * 150),
     "headers of its own": lambda: message(headers={"List-Id": "Grüße <l.example.com>", "X-A": "ü" * 90}),
     "international domains": lambda: message(
         from_email="Jürgen <j@bücher.example>", to=["Müller <m@müller.example>", *TO]
     ),
-    "many recipients": lambda: message(to=[f"Somebody {n} <s{n}@example.com>" for n in range(40)], bcc=["b@example.com"]),
+    "many recipients": lambda: message(
+        to=[f"Somebody {n} <s{n}@example.com>" for n in range(40)], bcc=["b@example.com"]
+    ),
     "a local part beyond ASCII": lambda: message(to=["jürgen@example.com"]),
 }
 

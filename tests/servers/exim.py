@@ -100,7 +100,7 @@ class Exim(Server):
                 "    message = Sender rate $sender_rate / $sender_rate_period",
                 "    log_message = RATE $sender_rate refused",
                 "  warn ratelimit = 0 / 1h / noupdate",
-                f"    log_message = RATE $sender_rate accepted",
+                "    log_message = RATE $sender_rate accepted",
             ]
         return [*lines, "  accept"]
 

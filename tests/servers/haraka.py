@@ -69,7 +69,9 @@ class Haraka(Server):
         if limits:
             plugins.insert(0, "limit")
             url = urlsplit(services.valkey.url)
-            (config / "limit.ini").write_text(f"tarpit_delay=0\n[redis]\nhost={url.hostname}\nport={url.port}\n{limits}")
+            (config / "limit.ini").write_text(
+                f"tarpit_delay=0\n[redis]\nhost={url.hostname}\nport={url.port}\n{limits}"
+            )
         (config / "plugins").write_text("\n".join([*plugins, ""]))
 
 

@@ -17,7 +17,18 @@ class OpenSMTPD(Server):
     installed = "opensmtpd"
     needs_root = True
     smtputf8 = False
-    unknown = frozenset({"recipients_of_connection", "extensions", "certificate", "login", "connections", "rate", "greylist", "refuses_all"})
+    unknown = frozenset(
+        {
+            "recipients_of_connection",
+            "extensions",
+            "certificate",
+            "login",
+            "connections",
+            "rate",
+            "greylist",
+            "refuses_all",
+        }
+    )
 
     def prepare(self) -> None:
         self._tree = self.copy_of_installed()

@@ -6,8 +6,8 @@ import os
 import subprocess
 from pathlib import Path
 
-from .running import PASSWORD, USER, Options, Server, files, in_chroot, make_machine
 from .policy import Policy
+from .running import PASSWORD, USER, Options, Server, files, in_chroot, make_machine
 
 _POSTFIX, _POSTDROP = 701, 702
 _SPOOL = "var/spool/postfix"
@@ -44,7 +44,18 @@ class Postfix(Server):
         self._tree = self.copy_of_installed()
         make_machine(self._tree, {"postfix": _POSTFIX, "postdrop": _POSTDROP})
         spool = self._tree / _SPOOL
-        for name in ("active", "bounce", "corrupt", "defer", "deferred", "flush", "hold", "incoming", "private", "saved"):
+        for name in (
+            "active",
+            "bounce",
+            "corrupt",
+            "defer",
+            "deferred",
+            "flush",
+            "hold",
+            "incoming",
+            "private",
+            "saved",
+        ):
             _folder(spool / name, 0o700, _POSTFIX)
         for name in ("maildrop", "public"):
             _folder(spool / name, 0o730, _POSTFIX, _POSTDROP)

@@ -242,9 +242,7 @@ def _kept(path: Path) -> Message:
     """A mail that a server has written: the envelope in a line of JSON, and the content."""
     envelope, _, content = path.read_bytes().partition(b"\n")
     values = json.loads(envelope)
-    return Message(
-        mail_from=values["from"], rcpt_tos=tuple(values["to"]), content=content, session=0, received_at=0
-    )
+    return Message(mail_from=values["from"], rcpt_tos=tuple(values["to"]), content=content, session=0, received_at=0)
 
 
 _TRACE = re.compile(rb"\A(?:(?:Received|Return-Path|Delivered-To|X-Haraka-[\w-]*):.*\r?\n(?:[ \t].*\r?\n)*)+", re.I)
@@ -269,7 +267,9 @@ def make_machine(tree: Path, users: Mapping[str, int]) -> None:
     """What programs want to find on a machine: users with groups of the same name, hosts and devices."""
     (tree / "etc").mkdir(exist_ok=True)
     names = {"root": 0, "nobody": NOBODY, **users}
-    (tree / "etc/passwd").write_text("".join(f"{name}:x:{number}:{number}::/:/bin/false\n" for name, number in names.items()))
+    (tree / "etc/passwd").write_text(
+        "".join(f"{name}:x:{number}:{number}::/:/bin/false\n" for name, number in names.items())
+    )
     (tree / "etc/group").write_text("".join(f"{name}:x:{number}:\n" for name, number in names.items()))
     (tree / "etc/hosts").write_text(f"{LOOPBACK} localhost\n")
     (tree / "etc/resolv.conf").write_text("")

@@ -7,7 +7,7 @@ import itertools
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Self
 
 from django.db import transaction
 
@@ -17,6 +17,7 @@ from email_integration.queue.submission import submit
 from email_integration.sending.attempt import attempt
 from email_integration.sending.dispatch import pool
 from email_integration.sending.group import attempt_group
+from email_integration.signals import delivery_accepted
 from tests.integration.validating import validate
 from tests.made_up import made_up_alike
 from tests.tables import SERVERS
@@ -46,8 +47,8 @@ def carry_out(case: Case, server: Server, row: Callable[[Figures], None]) -> Non
     started = time.monotonic()
     case.before(run)
     ids = case.submit()
-    meanwhile = _begin(case, run)
-    work_off(ids)
+    with Amid(case, run) as amid:
+        work_off(ids)
     if case.says:
         code, output = validate("--test-email", "test@example.com", timeout=1)
         assert code != 0
@@ -55,9 +56,7 @@ def carry_out(case: Case, server: Server, row: Callable[[Figures], None]) -> Non
         missing = [words for words in case.says if words not in output]
         assert not missing, output
     case.mend(run)
-    if meanwhile:
-        meanwhile.join(PATIENCE)
-        assert not meanwhile.is_alive()
+    amid.check()
     deadline = started + 200
     for _ in range(1000 if case.real else case.rounds):
         if not unfinished().exists():
@@ -73,18 +72,46 @@ def carry_out(case: Case, server: Server, row: Callable[[Figures], None]) -> Non
     _check(case, figures)
 
 
-def _begin(case: Case, run: Run) -> threading.Thread | None:
-    if case.meanwhile is None:
-        return None
-    does = case.meanwhile
+class Amid:
+    """What a case does as soon as so many mails were accepted, in a context in which they are sent."""
 
-    def work() -> None:
-        wait_until(lambda: len(run.server.arrived()) >= case.after, what=f"{case.after} mails")
-        does(run)
+    def __init__(self, case: Case, run: Run) -> None:
+        self._case, self._run = case, run
+        self._accepted = 0
+        self._begun = threading.Event()
+        self._errors: list[BaseException] = []
+        self._thread = threading.Thread(target=self._wait, daemon=True)
 
-    thread = threading.Thread(target=work, daemon=True)
-    thread.start()
-    return thread
+    def __enter__(self) -> Self:
+        if self._case.amid is not None:
+            delivery_accepted.connect(self._count)
+            self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        delivery_accepted.disconnect(self._count)
+
+    def check(self) -> None:
+        """It was done, and went well."""
+        if self._case.amid is not None:
+            assert self._begun.is_set()
+            self._thread.join(PATIENCE)
+            assert not self._thread.is_alive()
+            assert not self._errors, self._errors
+
+    def _count(self, **given: object) -> None:
+        self._accepted += 1
+        if self._accepted == self._case.after:
+            self._begun.set()
+            if not self._case.by_another:
+                self._thread.join(PATIENCE)
+
+    def _wait(self) -> None:
+        if self._begun.wait(PATIENCE) and self._case.amid is not None:
+            try:
+                self._case.amid(self._run)
+            except BaseException as error:
+                self._errors.append(error)
 
 
 def _count(server: Server, started: float) -> Figures:
@@ -103,7 +130,9 @@ def _count(server: Server, started: float) -> Figures:
 
 
 def _check(case: Case, figures: Figures) -> None:
-    told = list(DeliveryAttempt.objects.exclude(outcome="accepted").values_list("outcome", "phase", "code", "reply")[:5])
+    told = list(
+        DeliveryAttempt.objects.exclude(outcome="accepted").values_list("outcome", "phase", "code", "reply")[:5]
+    )
     assert (figures.arrived, figures.failed) == (case.arrived, case.failed), told
     in_doubt = DeliveryAttempt.objects.filter(outcome="in_doubt").count()
     assert figures.twice <= in_doubt
@@ -187,5 +216,3 @@ def row_of(server: type[Server], place: int, name: str, record_property: Any) ->
         record_property(SERVERS, [server.name, place, name, *dataclasses.asdict(figures).values()])
 
     return print_row
-
-

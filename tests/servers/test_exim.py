@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from .exim import Exim
 from .cases import Case, cases_of
+from .exim import Exim
 from .running import Server
 from .series import carry_out, compare, row_of
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from .haraka import Haraka
 from .cases import Case, cases_of
+from .haraka import Haraka
 from .running import Server
 from .series import carry_out, compare, row_of
 

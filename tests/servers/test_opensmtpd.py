@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from .opensmtpd import OpenSMTPD
 from .cases import Case, cases_of
+from .opensmtpd import OpenSMTPD
 from .running import Server
 from .series import carry_out, compare, row_of
 

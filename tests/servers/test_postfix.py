@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from .postfix import Postfix
 from .cases import Case, cases_of
+from .postfix import Postfix
 from .running import Server
 from .series import carry_out, compare, row_of
 

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from .smtp_server import SMTPServerJS
 from .cases import Case, cases_of
 from .running import Server
 from .series import carry_out, compare, row_of
+from .smtp_server import SMTPServerJS
 
 pytestmark = [pytest.mark.extra, pytest.mark.django_db(transaction=True)]
 
