@@ -139,6 +139,7 @@ REPLIES = [
     ("sender", Phase.MAIL, 550, "5.1.8 <noreply@example.com>: Sender address rejected: Domain not found"),
     ("connections", Phase.GREETING, 421, "4.7.0 smtp.example.com Error: too many connections from 192.0.2.1"),
     ("connections", Phase.GREETING, 421, "Too many concurrent SMTP connections; please try again later."),
+    ("connections", Phase.GREETING, 421, "mail.example.com Too many connected clients, try again in a moment"),
     ("connections", Phase.GREETING, 421, "4.3.2 The maximum number of concurrent connections has exceeded a limit"),
     (
         "connections",

@@ -202,7 +202,7 @@ _WORDS = (
     (
         "connections",
         re.compile(
-            r"\b(too many|max\w*|limits?)\b.{0,50}\bconnections\b|sender thread limit"
+            r"\b(too many|max\w*|limits?)\b.{0,50}\b(connections|clients)\b|sender thread limit"
             r"|\b(concurrent|simultaneous)\b.{0,30}\b(connections?|sessions?|sending)\b"
             r"|\bconnections?\b(?!.*\btime).{0,40}\b(limits?|exceed\w*|maximum|too many)\b",
             re.I,
