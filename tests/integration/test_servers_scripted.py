@@ -257,6 +257,37 @@ def rate(limit: int, reply: str, *, counts_refused: bool = False) -> type[Peculi
     return Limited
 
 
+def rate_at_recipients(limit: int, reply: str, *, counts_refused: bool = False) -> type[PeculiarServer]:
+    """The same, said to RCPT: Haraka's ``rate_rcpt_sender``."""
+
+    class Limited(PeculiarServer):
+        counted = 0
+
+        def rcpt(self, peer: Peer, address: str) -> str:
+            with self._lock:
+                refused = self.counted >= limit
+                self.counted += counts_refused or not refused
+            return reply if refused else "250 ok"
+
+        def time_passes(self) -> None:
+            with self._lock:
+                self.counted = 0
+
+    return Limited
+
+
+class LimitsOneRecipient(PeculiarServer):
+    """Puts one recipient off, in words that could be about all, until time has passed."""
+
+    passed = False
+
+    def rcpt(self, peer: Peer, address: str) -> str:
+        return "250 ok" if self.passed or address != "busy@example.com" else "450 rate limit exceeded"
+
+    def time_passes(self) -> None:
+        self.passed = True
+
+
 def refuses_all(reply: str, at: str) -> type[PeculiarServer]:
     """Says this to all mail at this verb, until time has passed."""
 
@@ -480,6 +511,25 @@ CASES = [
             "421 4.7.0 Too many messages",
         )
         for strict in (False, True)
+    ),
+    *(
+        Case(
+            name=f"20 recipients a minute{', strict' if strict else ''}",
+            server=rate_at_recipients(20, "450 rcpt rate limit exceeded", counts_refused=strict),
+            submit=each(60),
+            arrived=60,
+            refused=12,
+            rounds=10,
+        )
+        for strict in (False, True)
+    ),
+    Case(
+        name="a limit of one recipient",
+        server=LimitsOneRecipient,
+        submit=lambda: [*[submitted("busy@example.com").pk for _ in range(5)], *each(5)()],
+        arrived=6,
+        refused=5,
+        check=no_mail_was_put_off,
     ),
     # Account-wide refusals: the server is at fault, one mail finds out, and none fails.
     *(

@@ -13,6 +13,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from django.core.exceptions import ImproperlyConfigured
 from django.db import DatabaseError, InterfaceError
@@ -47,6 +48,9 @@ _SHORT = 64 * 1024
 #: Octets of the largest content that goes along with others. A larger one takes its time, and those after it would wait
 #: for their turn while somebody else rings for them.
 _LARGEST = 256 * 1024
+
+#: Mails in a row, none of them to a recipient of the others, that a limit has put off: it is not their recipients'.
+_LIMITED_IN_A_ROW = 3
 
 #: Lost workers in a row that say nothing of a mail: it may have been with a killer once.
 _LOST_WITHOUT_GUILT = 1
@@ -167,6 +171,8 @@ class _Convoy:
         # The next ones, their contents at hand; the first of them may be claimed already.
         self._ready: deque[_Ready] = deque()
         self._unrecorded: list[tuple[Begun, records.Ended]] = []
+        # The recipients of each of the last ones that were put off by a limit.
+        self._limited: list[frozenset[str]] = []
 
     def run(self) -> None:
         """Send them, at least one of them. Raises ``DatabaseError`` when the database fails."""
@@ -360,11 +366,21 @@ class _Convoy:
 
     def _note(self, ready: _Ready, outcome: Outcome, session: Session, way: Way) -> None:
         """Have it recorded with the next commit how a transaction ended."""
-        told = way.tell(outcome)
+        told = way.tell(self._said_of_all(ready, outcome))
         ended = ready.begun.ended(told, route=session.relay, tls_version=session.tls_version)
         self._unrecorded.append((ready.begun, ended))
         if isinstance(told, Deferred) and told.for_everybody:
             session.close()
+
+    def _said_of_all(self, ready: _Ready, outcome: Outcome) -> Outcome:
+        """The outcome; that of a limit is for everybody where several in a row have come to it."""
+        if not isinstance(outcome, Deferred) or outcome.cause is not Cause.LIMIT:
+            self._limited.clear()
+            return outcome
+        named = frozenset(rows.pending(ready.delivery))
+        if not any(named & others for others in self._limited):
+            self._limited.append(named)
+        return replace(outcome, for_everybody=True) if len(self._limited) >= _LIMITED_IN_A_ROW else outcome
 
     def _settle(self, wanted: Sequence[_Ready]) -> list[bool]:
         """Record how the last ones ended and claim these, in one commit; say which are ours."""
