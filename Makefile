@@ -175,6 +175,7 @@ lock: $(STAMP) ## Resolve the lock files anew; UPGRADE=1 takes the newest versio
 	done
 	$(LOCK) pyproject.toml --group run -c requirements/dev-django-5.2.txt -o requirements/run.txt
 	$(LOCK) pyproject.toml --group docs -c requirements/dev-django-5.2.txt -o requirements/docs.txt
+	$(LOCK) tests/servers/node.in -o tests/servers/node.txt
 	for each in bench/requirements/*.in; do \
 		$(LOCK) $$each -c requirements/run.txt -o $${each%.in}.txt || exit; \
 	done

@@ -18,7 +18,7 @@ from tests.integration.conftest import bell  # noqa: F401  # a fixture
 from tests.stack import FAILED
 from tests.tables import SERVERS
 
-from .running import Kind, Server
+from .server import Kind, Server
 
 
 @pytest.fixture(scope="session")

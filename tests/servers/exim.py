@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from .running import NOBODY, PASSWORD, USER, Options, Server, files
+from .server import NOBODY, PASSWORD, USER, Options, Server, files
 
 
 class Exim(Server):

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from tests import services
 
 from . import installing
-from .running import PASSWORD, USER, Options, Server
+from .server import PASSWORD, USER, Options, Server
 
 
 class Haraka(Server):

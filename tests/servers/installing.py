@@ -1,5 +1,7 @@
-"""Have the servers below var/servers: Debian's packages unpacked, because they exclude each other as installed ones, and
-Node with what npm's lock names. ``python -m tests.servers.installing`` says what cannot be had, and why.
+"""Have the servers below var/servers: Debian's packages, and Node with what npm's lock names.
+
+The packages are unpacked, because as installed ones they exclude each other. ``python -m tests.servers.installing``
+says what cannot be had, and why.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from .running import Options, Server, files, in_chroot, make_machine
+from .server import Options, Server, files, in_chroot, make_machine
 
 
 class OpenSMTPD(Server):

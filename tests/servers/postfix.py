@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 
 from .policy import Policy
-from .running import PASSWORD, USER, Options, Server, files, in_chroot, make_machine
+from .server import PASSWORD, USER, Options, Server, files, in_chroot, make_machine
 
 _POSTFIX, _POSTDROP = 701, 702
 _SPOOL = "var/spool/postfix"

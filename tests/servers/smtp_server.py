@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from . import installing
-from .running import PASSWORD, USER, Options, Server
+from .server import PASSWORD, USER, Options, Server
 
 
 class SMTPServerJS(Server):

@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
-from .cases import Case, cases_of
+from .cases import cases_of
 from .opensmtpd import OpenSMTPD
-from .running import Server
+from .run import Case
 from .series import carry_out, compare, row_of
+from .server import Server
 
 pytestmark = [pytest.mark.extra, pytest.mark.django_db(transaction=True)]
 

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
-from .cases import Case, cases_of
-from .running import Server
+from .cases import cases_of
+from .run import Case
 from .series import carry_out, compare, row_of
+from .server import Server
 from .smtp_server import SMTPServerJS
 
 pytestmark = [pytest.mark.extra, pytest.mark.django_db(transaction=True)]

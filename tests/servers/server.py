@@ -1,4 +1,4 @@
-"""What all the servers have in common: a folder of their own, a start and an end, and where the mail goes that they take."""
+"""What all the servers have in common: a folder, a start and an end, and where the mail goes that they take."""
 
 from __future__ import annotations
 

@@ -1,0 +1,172 @@
+"""A case: what a server is told, what is submitted, what goes on meanwhile, and what must come of it."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import smtplib
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from django.utils import timezone
+
+from config.local.processes import LOOPBACK, wait_until
+from email_integration.models import FINAL, Delivery, RelayGate, SMTPConfig
+from email_integration.sending.dispatch import pool
+from email_integration.sending.group import attempt_group
+
+from .server import PASSWORD, USER, Options, Server
+
+
+class Run:
+    """A case that is being carried out."""
+
+    def __init__(self, case: Case, server: Server) -> None:
+        self.case, self.server = case, server
+        self.config = self._configuration()
+        self.held: list[smtplib.SMTP] = []
+
+    def _configuration(self) -> SMTPConfig:
+        case, server = self.case, self.server
+        values: dict[str, Any] = {
+            "name": server.name,
+            "host": "localhost",
+            "port": server.tls_port if case.tls == "TLS" else server.port,
+            "use_tls": case.tls == "STARTTLS",
+            "use_ssl": case.tls == "TLS",
+            "from_email": "Hanna <noreply@example.com>",
+            "timeout": 60,
+            "is_active": True,
+        }
+        if case.tls:
+            values["ca_certificates"] = server.certificates["good"].authority.read_text()
+        if case.options.login:
+            values |= {"username": USER, "password": PASSWORD}
+        return SMTPConfig.objects.create(**{**values, **case.config})
+
+    def change(self, **values: Any) -> None:
+        """An administrator changes the configuration."""
+        for name, value in values.items():
+            setattr(self.config, name, value)
+        self.config.save()
+
+
+def nothing(run: Run) -> None:
+    pass
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Case:
+    """``refused`` is how many attempts the server refuses at most; the other figures are exact."""
+
+    name: str
+    options: Options = dataclasses.field(default_factory=Options)
+    submit: Callable[[], list[str]]
+    arrived: int
+    failed: int = 0
+    refused: int = 0
+    #: STARTTLS, TLS or ''; and what else the configuration says.
+    tls: str = ""
+    config: dict[str, Any] = dataclasses.field(default_factory=dict)
+    #: What is done before all, and once nothing more can be done.
+    before: Callable[[Run], None] = nothing
+    mend: Callable[[Run], None] = nothing
+    #: What is done as soon as so many were accepted: between two mails, or by another thread while others are sent.
+    amid: Callable[[Run], None] | None = None
+    after: int = 0
+    by_another: bool = False
+    #: What ``validate_notification_setup --test-email`` says before it is mended.
+    says: tuple[str, ...] = ()
+    test_to: str = "test@example.com"
+    #: Seconds that the server counts by itself between two rounds.
+    pause: float = 0
+    #: Whether all times are real ones.
+    real: bool = False
+    rounds: int = 6
+
+
+# -- what goes on ---------------------------------------------------------------------------------------------------
+
+
+def hold_connection(run: Run) -> None:
+    """Somebody else of this machine has all the connections that there may be."""
+
+    def another() -> bool:
+        try:
+            run.held.append(smtplib.SMTP(LOOPBACK, run.server.port))
+        except (smtplib.SMTPException, OSError):
+            return False
+        return True
+
+    # Whoever looked whether the server listens may still be counted, or not yet.
+    wait_until(another, what=f"a connection to {run.server.name}")
+    while another():
+        assert len(run.held) < 10, "there is no limit"
+
+
+def let_go(run: Run) -> None:
+    for held in run.held:
+        with contextlib.suppress(smtplib.SMTPException):
+            held.quit()
+    run.held.clear()
+
+
+def right_certificate(run: Run) -> None:
+    run.server.start(dataclasses.replace(run.case.options, certificate="good"))
+
+
+def certificate_authority(run: Run) -> None:
+    run.change(ca_certificates=run.server.certificates["good"].authority.read_text())
+
+
+def right_password(run: Run) -> None:
+    run.change(password=PASSWORD)
+
+
+def stop(run: Run) -> None:
+    run.server.stop()
+
+
+def resume(run: Run) -> None:
+    run.server.resume()
+
+
+def restart(run: Run) -> None:
+    run.server.restart()
+
+
+# -- the way of the mails -------------------------------------------------------------------------------------------
+
+
+def work_off(ids: Sequence[str]) -> None:
+    """Try all that is due, and what is due at once after that, as a worker does."""
+    while due := [pk for pk in ids if pk in set(_due())]:
+        list(attempt_group(due))
+
+
+def _due() -> Sequence[str]:
+    waiting = Delivery.objects.filter(status__in=("queued", "deferred"), due_at__lte=timezone.now())
+    return list(waiting.values_list("pk", flat=True))
+
+
+def unfinished() -> Any:
+    return Delivery.objects.exclude(status__in=FINAL)
+
+
+def let_time_pass(seconds: float) -> None:
+    """What waits is due now; so many seconds of it are real."""
+    pool.close()
+    time.sleep(seconds)
+    now = timezone.now()
+    RelayGate.objects.update(probe_at=now)
+    unfinished().update(due_at=now, ring_after=now, rings=0, lease_until=None)
+
+
+def wait_for_the_next(deadline: float) -> None:
+    """Until the next one is due, by the clock."""
+    first = unfinished().order_by("due_at").values_list("due_at", flat=True).first()
+    assert first is not None
+    seconds = max((first - timezone.now()).total_seconds(), 0.05)
+    assert time.monotonic() + seconds < deadline, "it takes too long"
+    time.sleep(seconds)
