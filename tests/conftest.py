@@ -45,7 +45,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Print the rows that tests gave of a table."""
-    reports = [report for kind in ("passed", "failed") for report in terminalreporter.getreports(kind)]
+    reports = [
+        report for kind in ("passed", "failed", "skipped", "error") for report in terminalreporter.getreports(kind)
+    ]
     for line in tables.lines(reports):
         terminalreporter.write_line(line)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 #: The property of a test's report that holds its row: its place, its name and its figures.
 TABLE = "row of servers-scripted"
-#: The same of a real server: its name, the case's place and name, and the figures or why there are none.
+#: The same of a real server: its name, the case's place and name, and the figures; or none and why in the name.
 SERVERS = "row of servers"
 _COLUMNS = ("submitted", "arrived", "twice", "failed", "refused attempts")
 
@@ -15,23 +15,22 @@ _COLUMNS = ("submitted", "arrived", "twice", "failed", "refused attempts")
 def lines(reports: Iterable[Any]) -> list[str]:
     """The tables of the rows in these reports; empty where there are none."""
     given = [pair for report in reports for pair in getattr(report, "user_properties", ())]
-    scripted = sorted(value for name, value in given if name == TABLE)
-    real = sorted(value for name, value in given if name == SERVERS)
+    scripted, real = (sorted({tuple(value) for name, value in given if name == kind}) for kind in (TABLE, SERVERS))
     return [
         *_table([row[1:] for row in scripted], _COLUMNS),
-        *_table([[f"{server}: {case}", *figures] for server, _, case, *figures in real], (*_COLUMNS, "seconds")),
+        *_table([(f"{server}: {case}", *figures) for server, _, case, *figures in real], (*_COLUMNS, "seconds")),
     ]
 
 
 def _table(rows: Sequence[Sequence[Any]], columns: Sequence[str]) -> list[str]:
     if not rows:
         return []
-    width = max(len(row[0]) for row in rows)
+    width = max((len(row[0]) for row in rows if len(row) > 1), default=0)
     head = " ".join([" " * width, *(column.rjust(len(column) + 1) for column in columns)])
     return [head, *(_line(row[0].ljust(width), row[1:], columns) for row in rows)]
 
 
 def _line(name: str, figures: Sequence[Any], columns: Sequence[str]) -> str:
-    if len(figures) != len(columns):
-        return " ".join([name, *map(str, figures)])
+    if not figures:
+        return name.rstrip()
     return " ".join([name, *(str(n).rjust(len(c) + 1) for n, c in zip(figures, columns, strict=True))])

@@ -60,8 +60,10 @@ def server(request: pytest.FixtureRequest, record_property: Any) -> Iterator[Ser
     kind: type[Server] = request.module.SERVER
     reason = kind.missing()
     if reason:
-        record_property(SERVERS, [kind.name, 0, "", f"not run: {reason}"])
+        record_property(SERVERS, [kind.name, 0, f"not run: {reason}"])
         (pytest.fail if os.environ.get("CI") else pytest.skip)(f"{kind.name}: {reason}")
+    for what, why in kind.not_run.items():
+        record_property(SERVERS, [kind.name, 90, f"{what}: not run: {why}"])
     server: Server = request.getfixturevalue("the_server")
     yield server
     if request.node.stash.get(FAILED, False):

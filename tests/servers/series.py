@@ -59,7 +59,7 @@ def carry_out(case: Case, server: Server, row: Callable[[Figures], None]) -> Non
         assert not missing, output
     case.mend(run)
     amid.check()
-    deadline = started + 120 + (20 * case.options.rate[1] if case.options.rate else 0)
+    deadline = started + 500
     for _ in range(1000 if case.real else case.rounds):
         if not unfinished().exists():
             break

@@ -68,6 +68,8 @@ class Server:
     needs_root: ClassVar[bool] = False
     #: Which fields of ``Options`` it does not know.
     unknown: ClassVar[frozenset[str]] = frozenset()
+    #: What is not tried with it though it has it, and why.
+    not_run: ClassVar[Mapping[str, str]] = {}
     #: Whether it takes addresses beyond ASCII (RFC 6531).
     smtputf8: ClassVar[bool] = True
     #: Whether it hangs up without having refused the recipient.
