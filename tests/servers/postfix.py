@@ -40,6 +40,8 @@ class Postfix(Server):
     needs_root = True
     unknown = frozenset({"recipients_of_connection", "mails", "refuses_all"})
 
+    _policy: Policy | None = None
+
     def prepare(self) -> None:
         self._tree = self.copy_of_installed()
         make_machine(self._tree, {"postfix": _POSTFIX, "postdrop": _POSTDROP})
@@ -68,7 +70,7 @@ class Postfix(Server):
 
     def __exit__(self, *error: object) -> None:
         super().__exit__(*error)
-        if self._starts:
+        if self._policy is not None:
             self._policy.stop()
 
     def is_done(self) -> bool:
@@ -76,6 +78,7 @@ class Postfix(Server):
         return not any(True for name in waiting for _ in files(self._tree / _SPOOL / name))
 
     def configure(self, options: Options) -> None:
+        assert self._policy is not None
         self._policy.forget(greylist=options.greylist, hangs_up_at=options.hangs_up_at)
         values = {
             "compatibility_level": "3.6",
