@@ -63,5 +63,5 @@ exports.hook_queue = function (next, connection) {
     transaction.message_stream.pipe(file, { line_endings: '\r\n' })
 }
 
-// Whoever has logged in sends to anywhere.
+// A client that has logged in may send to anywhere.
 exports.hook_queue_outbound = exports.hook_queue

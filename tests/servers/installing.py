@@ -93,19 +93,18 @@ def _run(*command: str | Path, cwd: Path | None = None, env: dict[str, str] | No
 
 # -- Debian ---------------------------------------------------------------------------------------------------------
 
-_is_updated = False
-
 
 def _unpack(name: str) -> None:
     """Unpack the packages of a server, and put the libraries of this machine that it needs beside them."""
-    global _is_updated
-    if os.geteuid() == 0 and not _is_updated:
-        _run("apt-get", "update", "-qq")
-        _is_updated = True
     tree, packages = WHERE / name, WHERE / f"{name}-packages"
-    shutil.rmtree(packages, ignore_errors=True)
-    packages.mkdir()
-    _run("apt-get", "download", "-qq", "-o", "APT::Sandbox::User=", *_with_missing(DEBIAN[name]), cwd=packages)
+    try:
+        _download(name, packages)
+    except NotToBeHad:
+        if os.geteuid():
+            raise
+        # The lists of packages are missing, or name some that are there no more.
+        _run("apt-get", "update", "-qq")
+        _download(name, packages)
     for package in sorted(packages.iterdir()):
         _run("dpkg-deb", "-x", package, tree)
     shutil.rmtree(packages)
@@ -116,6 +115,13 @@ def _unpack(name: str) -> None:
         # A program that changes its user by itself would not look at LD_LIBRARY_PATH, nor is it wanted.
         program.chmod(program.stat().st_mode & 0o777)
     _add_libraries(tree, [path for path in programs if _is_elf(path)])
+
+
+def _download(name: str, packages: Path) -> None:
+    shutil.rmtree(packages, ignore_errors=True)
+    packages.mkdir()
+    # As root apt would download as a user of its own, who may not write here.
+    _run("apt-get", "download", "-qq", "-o", "APT::Sandbox::User=", *_with_missing(DEBIAN[name]), cwd=packages)
 
 
 def _with_missing(packages: Sequence[str]) -> Iterable[str]:

@@ -20,7 +20,7 @@ class Policy(socketserver.ThreadingTCPServer):
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
     def forget(self, *, greylist: int | None = None, hangs_up_at: str | None = None) -> None:
-        """Nobody is known; put senders off for so many seconds, and hang up at this recipient."""
+        """Forget all senders. Put them off for so many seconds, and hang up at this recipient."""
         self._greylist, self._hangs_up_at = greylist, hangs_up_at
         self._seen: dict[tuple[str, str], float] = {}
 

@@ -90,7 +90,7 @@ class Case:
 
 
 def hold_connection(run: Run) -> None:
-    """Somebody else of this machine has all the connections that there may be."""
+    """Another client of this machine has all the connections that there may be."""
 
     def another() -> bool:
         try:
@@ -99,7 +99,7 @@ def hold_connection(run: Run) -> None:
             return False
         return True
 
-    # Whoever looked whether the server listens may still be counted, or not yet.
+    # The connection that found out whether the server listens may still be counted, or not yet.
     wait_until(another, what=f"a connection to {run.server.name}")
     while another():
         assert len(run.held) < 10, "there is no limit"
