@@ -26,6 +26,7 @@ from .consent import ConsentViews
 from .forms import ListFormSet, ListRowForm, SMTPConfigForm
 from .gates import GateViews
 from .history import HistoryPage
+from .offered import OfferedLookups
 from .pausing import PauseViews
 from .presets import PRESETS
 from .trials import TrialViews
@@ -55,7 +56,7 @@ def _login_fields(config: SMTPConfig | None, *, secrets: bool) -> tuple[str, ...
 
 
 @admin.register(SMTPConfig)
-class SMTPConfigAdmin(TrialViews, ConsentViews, PauseViews, GateViews, ConfigActions, HistoryPage):  # type: ignore[misc]  # the last is untyped
+class SMTPConfigAdmin(OfferedLookups, TrialViews, ConsentViews, PauseViews, GateViews, ConfigActions, HistoryPage):  # type: ignore[misc]  # the last is untyped
     """One row per server; the list says which of them mail goes through."""
 
     form = SMTPConfigForm
