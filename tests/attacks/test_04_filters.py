@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 from html import unescape
 from typing import Any
 
@@ -15,6 +18,7 @@ from django.urls import reverse
 from email_integration.models import Delivery, ServerQuirks, SMTPConfig
 from tests.deliveries import RecordingDoorbell, ago, pretend, submitted
 from tests.integration.admin_site import config, logged_in
+from tests.stack import ROOT
 
 pytestmark = pytest.mark.django_db
 
@@ -269,3 +273,26 @@ def test_a_host_project_may_point_at_rows_by_what_it_has_written_itself() -> Non
         assert not shown.lookup_allowed("host", "smtp.example.org", RequestFactory().get("/"))
     finally:
         SMTPConfig._meta.related_fkey_lookups.pop()
+
+
+#: Printed by a process of a project that asks for a second factor: what its lists of devices may be asked for.
+_OF_DEVICES = """
+from django.contrib import admin
+from django.test import RequestFactory
+from django_otp.plugins.otp_static.models import StaticDevice
+from django_otp.plugins.otp_totp.models import TOTPDevice
+asked = ("key__startswith", "key__regex", "key", "drift__gt", "token_set__token__startswith", "token_set__isnull",
+    "user__password__startswith", "confirmed__exact", "created_at__gte")
+for model in (TOTPDevice, StaticDevice):
+    shown = admin.site.get_model_admin(model)
+    print(*(name for name in asked if shown.lookup_allowed(name, "a", RequestFactory().get("/"))))
+"""
+
+
+def test_the_secrets_of_second_factors_are_not_read_letter_by_letter() -> None:
+    environment = {**os.environ, "ADMIN_REQUIRE_2FA": "true", "DJANGO_SETTINGS_MODULE": "tests.settings"}
+    found = subprocess.run(
+        [sys.executable, "manage.py", "shell", "--verbosity=0", "-c", _OF_DEVICES],
+        cwd=ROOT, env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert found.stdout.splitlines() == ["confirmed__exact created_at__gte"] * 2, found.stderr
