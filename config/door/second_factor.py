@@ -47,6 +47,15 @@ class CodeForm(forms.Form):
 class AdminSite(site.AdminSite):
     """The admin behind a password and a code."""
 
+    def register(self, model_or_iterable: Any, admin_class: Any = None, **options: Any) -> None:
+        """Register; no list of devices is filtered by a secret, which django-otp hides only from the pages."""
+        # Not before this site is there, which the module registers its own pages with.
+        from email_integration.admin.offered import OfferedLookups
+
+        if admin_class is not None and admin_class.__module__.startswith("django_otp."):
+            admin_class = type(admin_class.__name__, (OfferedLookups, admin_class), {})
+        super().register(model_or_iterable, admin_class, **options)
+
     def has_permission(self, request: HttpRequest) -> bool:
         return self._knows_password(request) and request.user.is_verified()  # type: ignore[union-attr]  # by django-otp
 
