@@ -132,12 +132,24 @@ def check_references(config: ServerSettings) -> None:
 
 
 def check_kept_secrets(config: ServerSettings, before: ServerSettings) -> None:
-    """Refuse to give what is stored to somebody else: whoever may edit need not know it. Raises ``ValidationError``."""
+    """Refuse to say what is stored to somebody else, or less protected: whoever may edit need not know it.
+
+    Raises ``ValidationError``.
+    """
     kept = [name for name in SECRETS if before.sealed(name) and before.sealed(name) == config.sealed(name)]
     places = ("host", "port", "username", *(("oauth_endpoint",) if config.by_token else ()))
-    if kept and any(getattr(before, name) != getattr(config, name) for name in places):
+    moved = any(getattr(before, name) != getattr(config, name) for name in places)
+    if kept and (moved or _is_heard_by_others(config, before)):
         again = validators.SECRET_AGAIN if config.by_token else validators.PASSWORD_AGAIN
         raise ValidationError(dict.fromkeys(kept, again))
+
+
+def _is_heard_by_others(config: ServerSettings, before: ServerSettings) -> bool:
+    """Whether somebody on the way hears what they did not hear before: without TLS, or as a server of theirs."""
+    unprotected = not (config.use_tls or config.use_ssl)
+    # A browser ends lines in a way of its own.
+    authorities = [one.ca_certificates.split() for one in (config, before)]
+    return (unprotected and (before.use_tls or before.use_ssl)) or authorities[0] != authorities[1]
 
 
 def token_digest(config: ServerSettings) -> str:
