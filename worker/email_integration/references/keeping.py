@@ -17,7 +17,7 @@ from email_integration.exceptions import SecretUnavailable
 from email_integration.forks import after_fork_in_child
 
 from . import parsing
-from .bounds import allow
+from .bounds import allow, opens_this_project
 from .parsing import Reference, parse
 from .providers import LARGEST, provider_of
 
@@ -60,6 +60,9 @@ class _Lookup:
             if not isinstance(secret, str) or not 0 < len(secret.rstrip("\r\n")) <= LARGEST:
                 raise ValueError
             secret = secret.removesuffix("\n").removesuffix("\r")
+            if opens_this_project(secret):
+                text = _("“{kind}:” gives a key of this project, or the address of a database, and no password.")
+                raise SecretUnavailable(format_lazy(text, kind=kind))
             _keep(self._reference, _Kept(secret, self.began_at))  # though nobody may wait for it any more
             self._answer.set_result(secret)
         except SecretUnavailable as error:
