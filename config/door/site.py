@@ -12,7 +12,7 @@ from django.utils.decorators import method_decorator
 from django.utils.translation import gettext as _
 from django.views.decorators.cache import never_cache
 
-from .attempts import Attempt, address_of
+from .attempts import Attempt, account_of, address_of
 
 logger = logging.getLogger(__name__)
 
@@ -25,7 +25,8 @@ class AdminSite(admin.AdminSite):
         """Django's page; after too many wrong passwords one that says when it is there again."""
         if request.method != "POST":
             return super().login(request, extra_context)
-        attempt = Attempt(name=request.POST.get("username", ""), address=address_of(request))
+        name = request.POST.get("username", "")
+        attempt = Attempt(name=name, address=address_of(request), account=account_of(name))
         if wait := attempt.begin():
             logger.warning("Too many logins from %s have failed: no more within %d s.", attempt.address, wait)
             context = {**self.each_context(request), "title": _("Log in"), "wait": wait}

@@ -12,7 +12,7 @@ from django.test import Client, RequestFactory
 
 from config.door import attempts
 from config.door.attempts import OF_ADDRESS, OF_NAME, Attempt, address_of
-from tests.integration.test_door import PASSWORD, Clock, clock, fail, staff, tried  # noqa: F401  # one is a fixture
+from tests.integration.test_door import PASSWORD, Clock, fail, staff, tried
 
 BEHIND = ("HTTP_X_FORWARDED_PROTO", "https")
 
@@ -22,7 +22,7 @@ SAME = ["ᵏᵢᵐ", "ｋｉｍ", "kim", " kim ", "KIM", "ＫＩＭ", "\u212aim"
 
 @pytest.mark.django_db
 @pytest.mark.parametrize("name", SAME)
-def test_another_spelling_is_no_other_name(name: str, clock: Clock) -> None:  # noqa: F811
+def test_another_spelling_is_no_other_name(name: str, clock: Clock) -> None:
     staff()
     fail(OF_NAME, name)
     for again in (name, "kim"):
@@ -30,7 +30,7 @@ def test_another_spelling_is_no_other_name(name: str, clock: Clock) -> None:  # 
 
 
 @pytest.mark.django_db
-def test_spellings_are_counted_together(clock: Clock) -> None:  # noqa: F811
+def test_spellings_are_counted_together(clock: Clock) -> None:
     """Each once is as many as one so often."""
     staff()
     for name in SAME[:OF_NAME]:
@@ -42,7 +42,7 @@ def test_spellings_are_counted_together(clock: Clock) -> None:  # noqa: F811
 @pytest.mark.django_db
 def test_what_the_user_model_makes_of_a_name_counts(
     clock: Clock,
-    monkeypatch: pytest.MonkeyPatch,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A model may take more for the same: here what stands after a plus sign is left out."""
     staff()
@@ -54,7 +54,7 @@ def test_what_the_user_model_makes_of_a_name_counts(
 
 
 @pytest.mark.django_db
-def test_whom_the_database_finds_counts(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+def test_whom_the_database_finds_counts(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     """As MariaDB does, which finds kim by 'kìm' and by 'k\N{SOFT HYPHEN}im' too."""
     staff()
     manager = type(get_user_model()._default_manager)
@@ -66,7 +66,7 @@ def test_whom_the_database_finds_counts(clock: Clock, monkeypatch: pytest.Monkey
 
 
 @pytest.mark.django_db
-def test_other_names_are_other_names(clock: Clock) -> None:  # noqa: F811
+def test_other_names_are_other_names(clock: Clock) -> None:
     staff()
     staff("lee")
     fail(OF_NAME, "ᵏᵢᵐ")
@@ -77,7 +77,7 @@ def test_other_names_are_other_names(clock: Clock) -> None:  # noqa: F811
 
 @pytest.mark.django_db
 @pytest.mark.parametrize("name", ["", "\0", "kim\0", "\ud800", "k" * 5000, "\ufdfa" * 100_000, "\u202ekim"])
-def test_no_name_breaks_the_page(name: str, clock: Clock) -> None:  # noqa: F811
+def test_no_name_breaks_the_page(name: str, clock: Clock) -> None:
     """Django does not look at what is too long or cannot be a name; neither is it normalised at length here."""
     staff()
     attempt = Attempt(name=name, address="192.0.2.1")
@@ -141,7 +141,7 @@ def test_headers_count_only_from_a_proxy_that_is_trusted(settings: Any) -> None:
 
 
 @pytest.mark.django_db
-def test_a_new_port_for_each_login_does_not_begin_anew(clock: Clock, settings: Any) -> None:  # noqa: F811
+def test_a_new_port_for_each_login_does_not_begin_anew(clock: Clock, settings: Any) -> None:
     staff()
     settings.SECURE_PROXY_SSL_HEADER = BEHIND
 
@@ -158,7 +158,7 @@ def test_a_new_port_for_each_login_does_not_begin_anew(clock: Clock, settings: A
 def test_new_names_without_end_take_no_room_without_end(
     shared: bool,
     clock: Clock,
-    monkeypatch: pytest.MonkeyPatch,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """From one address no more names are counted than may fail; of one network of IPv6 neither."""
     counts = cache if shared else LocMemCache("attack", {"OPTIONS": {"MAX_ENTRIES": 100_000}})
