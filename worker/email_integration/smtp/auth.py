@@ -55,7 +55,7 @@ def _has_md5() -> bool:
     return True
 
 
-def authenticate(connection: smtplib.SMTP, mechanism: str, username: str, password: str) -> Reply:
+def authenticate(connection: Connection, mechanism: str, username: str, password: str) -> Reply:
     """Run ``mechanism`` with a password and return the server's last reply; see ``is_in``."""
     user, secret = username.encode(), password.encode()
     if mechanism == "PLAIN":
@@ -70,7 +70,9 @@ def authenticate(connection: smtplib.SMTP, mechanism: str, username: str, passwo
         if code != 334:
             break
         if answer is None:
-            answer = user + b" " + hmac.new(secret, _decode(text), "md5").hexdigest().encode()
+            digest = hmac.new(secret, _decode(connection.challenge), "md5").hexdigest().encode()
+            connection.conceal(digest)
+            answer = user + b" " + digest
         code, text = connection.docmd(_encode(answer))
     return Reply.parse(code, text)
 
@@ -122,7 +124,7 @@ def authenticate_by_token(
     code, text = _begin(connection, mechanism, response)
     why = ""
     if code == 334:
-        why = _explained(_decode(text).replace(token.encode(), b"***"))
+        why = _explained(connection.without_secrets(_decode(connection.challenge)))
         code, text = connection.docmd(goes_on)
     reply = Reply.parse(code, text)
     if not reply.permanent:
