@@ -19,8 +19,9 @@ from django.utils.http import url_has_allowed_host_and_scheme, urlencode
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy, ngettext
 from django.views.decorators.cache import never_cache
-from django.views.decorators.debug import sensitive_post_parameters
 from django_otp.plugins.otp_static.models import StaticDevice
+
+from email_integration.reporting import unreported
 
 from . import codes, site
 from .codes import Answer
@@ -81,7 +82,7 @@ class AdminSite(site.AdminSite):
             return self._on_to("second_factor", request)
         return super().login(request, extra_context)
 
-    @method_decorator([never_cache, sensitive_post_parameters()])
+    @method_decorator([never_cache, unreported])
     def code_view(self, request: HttpRequest) -> HttpResponse:
         """Ask for a code."""
         if not self._knows_password(request) or "leave" in request.POST:
@@ -99,7 +100,7 @@ class AdminSite(site.AdminSite):
             self._refuse(form, answer, _("This code is wrong, or has been used before."))
         return self._page(request, "door/code.html", form, answer, title=_("Second factor"))
 
-    @method_decorator([never_cache, sensitive_post_parameters()])
+    @method_decorator([never_cache, unreported])
     def setup_view(self, request: HttpRequest) -> HttpResponse:
         """Set up a device: the first by whoever knows the password, another by whoever has come in."""
         if not self._knows_password(request) or "leave" in request.POST:

@@ -12,6 +12,8 @@ from django.utils.decorators import method_decorator
 from django.utils.translation import gettext as _
 from django.views.decorators.cache import never_cache
 
+from email_integration.reporting import unreported
+
 from .attempts import Attempt, account_of, address_of
 
 logger = logging.getLogger(__name__)
@@ -20,7 +22,7 @@ logger = logging.getLogger(__name__)
 class AdminSite(admin.AdminSite):
     """The admin behind a password."""
 
-    @method_decorator(never_cache)
+    @method_decorator([never_cache, unreported])
     def login(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
         """Django's page; after too many wrong passwords one that says when it is there again."""
         if request.method != "POST":

@@ -13,6 +13,8 @@ from ipaddress import ip_address
 from typing import Any
 from urllib.parse import urlsplit
 
+from email_integration.secrecy import with_secrets
+
 #: Blanks and unseen characters, which some readers of a URL leave out, and what some take for a slash.
 _DOUBTFUL = re.compile(r"[\x00-\x20\x7f\\]")
 
@@ -56,6 +58,7 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+@with_secrets
 def post(url: str, body: bytes, *, content_type: str, seconds: float, most: int = 0) -> Answer:
     """POST ``body``, and give the answer with up to ``most`` octets of its body, whatever its status.
 

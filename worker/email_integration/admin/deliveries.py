@@ -33,6 +33,7 @@ from .decisions import DecisionActions
 from .looks import RecordedLooks
 from .offered import OfferedLookups, OfferedOrders
 from .timeline import Timeline, next_attempt, told
+from .unreported import UnreportedViews
 
 #: Counted no further than this: a page of a table with millions of rows must not count them all.
 _COUNTED = 10_000
@@ -65,7 +66,7 @@ class _Page(OfferedOrders):
 
 
 @admin.register(Delivery)
-class DeliveryAdmin(OfferedLookups, DashboardViews, ContentViews, RecordedLooks, DecisionActions):
+class DeliveryAdmin(UnreportedViews, OfferedLookups, DashboardViews, ContentViews, RecordedLooks, DecisionActions):
     """Read-only, but for what a person has to decide."""
 
     list_filter = (

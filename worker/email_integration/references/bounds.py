@@ -12,6 +12,7 @@ from django.utils.translation import gettext_lazy as _
 
 from email_integration import conf
 from email_integration.exceptions import SecretUnavailable
+from email_integration.secrecy import with_secrets
 
 from .parsing import Reference
 
@@ -30,6 +31,7 @@ _ADDRESS = re.compile(r"\s*[a-z][a-z0-9+.-]*://[^\s/@]*:[^\s/@]+@\S+\s*", re.IGN
 _WILD = re.compile(r"[*?\[]")
 
 
+@with_secrets
 def allow(reference: Reference) -> None:
     """Return if ``reference`` is allowed. Raises ``SecretUnavailable``."""
     if not patterns_for(reference):
@@ -74,6 +76,7 @@ def files_never_given() -> set[str]:
     return {os.path.realpath(os.environ[name]) for name in names if os.environ[name]}
 
 
+@with_secrets
 def opens_this_project(secret: str) -> bool:
     """Whether a text is, or has in it, what opens sealed values here or a database, whatever it is called."""
     keys = [

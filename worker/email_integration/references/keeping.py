@@ -15,6 +15,7 @@ from django.utils.translation import gettext_lazy as _
 from email_integration import conf
 from email_integration.exceptions import SecretUnavailable
 from email_integration.forks import after_fork_in_child
+from email_integration.secrecy import with_secrets
 
 from . import parsing
 from .bounds import allow, opens_this_project
@@ -42,6 +43,7 @@ class _Lookup:
         """Whether nobody need wait for it: it has ended, or hangs for so long that another may be tried."""
         return self._answer.done() or time.monotonic() - self.began_at > _GIVEN_UP_AFTER
 
+    @with_secrets
     def answer(self) -> str:
         """Wait for the secret. Raises ``SecretUnavailable``."""
         patience = conf.get("SECRET_TIMEOUT")
@@ -53,6 +55,7 @@ class _Lookup:
         except SecretUnavailable as error:
             raise SecretUnavailable(*error.args) from None  # one of this thread's own
 
+    @with_secrets
     def _run(self) -> None:
         kind = self._reference.kind
         try:
@@ -83,6 +86,7 @@ _kept: dict[Reference, _Kept] = {}
 _asked: dict[Reference, _Lookup] = {}
 
 
+@with_secrets
 def resolve(text: str, *, anew: bool = False) -> str:
     """Return the password that ``text`` is or refers to; what is kept is not used when it is to be had ``anew``.
 
@@ -96,6 +100,7 @@ def resolve(text: str, *, anew: bool = False) -> str:
     return kept.secret if kept is not None else _look_up(found)
 
 
+@with_secrets
 def renew(text: str, *, refused: str) -> bool:
     """Whether ``text`` refers to another secret by now than the one that a server has refused."""
     found = parse(text)
@@ -110,6 +115,7 @@ def renew(text: str, *, refused: str) -> bool:
         return False
 
 
+@with_secrets
 def check(text: str) -> None:
     """Return if ``text`` is a password, or refers to one that can be had here. Raises ``SecretUnavailable``."""
     if (unknown := parsing.unknown(text)) is not None:

@@ -14,6 +14,8 @@ import re
 import smtplib
 from dataclasses import replace
 
+from email_integration.secrecy import with_secrets
+
 from .dialogue import Connection
 from .replies import Reply
 
@@ -55,6 +57,7 @@ def _has_md5() -> bool:
     return True
 
 
+@with_secrets
 def authenticate(connection: Connection, mechanism: str, username: str, password: str) -> Reply:
     """Run ``mechanism`` with a password and return the server's last reply; see ``is_in``."""
     user, secret = username.encode(), password.encode()
@@ -106,6 +109,7 @@ def _tells(reply: Reply) -> int:
     return 3 if reply.permanent and reply.code not in _NOT_THIS_ONE else 0
 
 
+@with_secrets
 def authenticate_by_token(
     connection: Connection, mechanism: str, username: str, token: str, *, host: str, port: int
 ) -> Reply:
@@ -156,6 +160,7 @@ def _is_word(value: object) -> bool:
     return isinstance(value, str) and value.isascii() and value.isprintable()
 
 
+@with_secrets
 def secrets(username: str, password: str) -> tuple[bytes, ...]:
     """What is said of the password in any of the mechanisms, the longest first."""
     if not password:

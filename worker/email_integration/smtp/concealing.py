@@ -10,6 +10,8 @@ import base64
 import re
 from collections.abc import Iterable
 
+from email_integration.secrecy import with_secrets
+
 #: Octets of the shortest piece that is looked for.
 PIECE = 8
 MARK = b"***"
@@ -36,11 +38,13 @@ class Concealed:
         self._said: tuple[bytes, ...] = ()
         self.add(*secrets)
 
+    @with_secrets
     def add(self, *secrets: bytes) -> None:
         """Let none of these come out either."""
         self._secrets = (*filter(None, secrets), *self._secrets)
         self._forget()
 
+    @with_secrets
     def heard_by_server(self, octets: bytes) -> None:
         """Let nothing come out of a line that was said in AUTH: a command with its argument, or an answer."""
         words = octets.split()
@@ -53,6 +57,7 @@ class Concealed:
         self._wholes = (*self._secrets, *self._said)
         self._pieces: tuple[set[str], set[str]] | None = None
 
+    @with_secrets
     def hide(self, text: bytes, *, pieces: bool, decoded: bool = True) -> bytes:
         """Return ``text`` with a mark in the place of each secret, and with ``pieces`` of each piece of one.
 

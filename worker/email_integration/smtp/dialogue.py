@@ -11,6 +11,8 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
+from email_integration.secrecy import with_secrets
+
 from .concealing import Concealed
 from .connecting import connect, tls_name
 from .errors import ConnectionLost, SMTPFailure
@@ -104,10 +106,12 @@ class Connection(smtplib.SMTP):
         self._receive()
         self.first_words = bytes(self._received)
 
+    @with_secrets
     def conceal(self, *secrets: bytes) -> None:
         """Let no reply give these back either, the longest first."""
         self._concealed.add(*secrets)
 
+    @with_secrets
     def without_secrets(self, text: bytes) -> bytes:
         """What a server has said, less what it was told in AUTH."""
         return self._concealed.hide(text, pieces=True)
