@@ -48,9 +48,8 @@ def unreported(view: View) -> View:
 
     @functools.wraps(view)
     def called(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
-        request.exception_reporter_filter = cast(
-            "SafeExceptionReporterFilter", _Nothing(get_exception_reporter_filter(request))
-        )
+        shown = _Nothing(get_exception_reporter_filter(request))
+        request.exception_reporter_filter = cast("SafeExceptionReporterFilter", shown)
         response = inner(request, *args, **kwargs)
         if isinstance(response, SimpleTemplateResponse) and not response.is_rendered:
             _render_unreported(response)
