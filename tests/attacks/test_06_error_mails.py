@@ -103,7 +103,10 @@ BEFORE_ANY_VIEW = ("django/core/handlers/wsgi.py", "django/http/request.py", "dj
 def has_secret(value: Any, depth: int = 0) -> bool:
     """Whether a variable would be shown with a secret in it."""
     if isinstance(value, bytes | bytearray | memoryview):
-        value = bytes(value).decode("latin-1")
+        try:
+            value = bytes(value).decode("latin-1")
+        except ValueError:
+            return False  # a view that was released
     if isinstance(value, str):
         return any(secret in value or secret in value.replace("\n", "") for secret in PLANTED)
     if isinstance(value, dict):
