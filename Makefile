@@ -16,7 +16,7 @@ MADE_WITH := $(shell cat $(VENV)/.interpreter 2>/dev/null)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo run test test-extra test-pair test-matrix servers servers-scripted faults bench bench-quick docs check lock clean
+.PHONY: help install demo run test test-extra test-pair test-matrix servers servers-scripted attacks faults bench bench-quick docs check lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -133,6 +133,9 @@ servers-scripted: $(STAMP) ## Print what comes of mail at servers that do as the
 servers: $(STAMP) ## Print what comes of mail at real servers; part of 'make test-extra'
 	$(BIN)/python -m tests.servers.installing
 	$(TOGETHER) --quiet -m extra tests/servers
+
+attacks: $(STAMP) ## Attack secrets and people, and print what came of it; part of 'make test'
+	$(PYTEST) --quiet tests/attacks
 
 faults: $(STAMP) ## Break everything that can be broken here, and count the mails
 	tests/system-packages.sh

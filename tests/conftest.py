@@ -48,7 +48,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     reports = [
         report for kind in ("passed", "failed", "skipped", "error") for report in terminalreporter.getreports(kind)
     ]
-    for line in tables.lines(reports):
+    for line in (*tables.lines(reports), *tables.attacks(reports)):
         terminalreporter.write_line(line)
 
 

@@ -9,6 +9,11 @@ from typing import Any
 TABLE = "row of servers-scripted"
 #: The same of a real server: its name, the case's place and name, and the figures; or none and why in the name.
 SERVERS = "row of servers"
+#: The same of an attack: the number of its way, what that is called, and the attack.
+ATTACKS = "row of attacks"
+#: Characters of an attack's name that are shown.
+_LONGEST = 80
+
 _COLUMNS = ("submitted", "arrived", "twice", "failed", "refused attempts")
 
 
@@ -34,3 +39,19 @@ def _line(name: str, figures: Sequence[Any], columns: Sequence[str]) -> str:
     if not figures:
         return name.rstrip()
     return " ".join([name, *(str(n).rjust(len(c) + 1) for n, c in zip(figures, columns, strict=True))])
+
+
+def attacks(reports: Iterable[Any]) -> list[str]:
+    """The table of the attacks in these reports, with what came of each; empty where there are none."""
+    rows = sorted(
+        [*value[:2], value[2][:_LONGEST], "repelled" if report.passed else "GOT THROUGH"]
+        for report in reports
+        if not report.skipped
+        for name, value in getattr(report, "user_properties", ())
+        if name == ATTACKS
+    )
+    widths = [max((len(str(row[column])) for row in rows), default=0) for column in range(3)]
+    return [
+        f"{number:>{widths[0]}}  {item.ljust(widths[1])}  {attack.ljust(widths[2])}  {outcome}"
+        for number, item, attack, outcome in rows
+    ]

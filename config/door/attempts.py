@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 from dataclasses import dataclass
-from ipaddress import IPv6Address, ip_address, ip_network
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from time import time
 
 from django.conf import settings
+from django.contrib.auth import get_user_model
 from django.core.cache import cache
 from django.core.cache.backends.base import BaseCache
 from django.core.cache.backends.locmem import LocMemCache
@@ -22,6 +24,13 @@ from django.http import HttpRequest
 WINDOW = 300
 #: Wrong passwords for one user name from one address, and from one address whatever the names.
 OF_NAME, OF_ADDRESS = 5, 50
+
+#: Characters of a name that are looked at: no user name is longer, and normalising makes each of them up to 18.
+_LONGEST = 254
+
+#: What a proxy may write instead of an address alone: with its port, quoted, in brackets.
+_BRACKETED = re.compile(r'"?\[([^]]*)](?::\d{1,5})?"?')
+_WITH_PORT = re.compile(r'"?([^:]*):\d{1,5}"?')
 
 #: Instead of the shared cache. Whoever tries many names to have old counts thrown out is stopped by OF_ADDRESS before.
 _OF_THIS_PROCESS = LocMemCache("door", {"OPTIONS": {"MAX_ENTRIES": 100_000}})
@@ -34,16 +43,19 @@ class Attempt:
     Args:
         name: the user name, as it was typed.
         address: where it came from, by ``address_of``.
+        account: whose name it is, by ``account_of``.
     """
 
     name: str
     address: str
+    account: str = ""
 
     def begin(self) -> int:
         """Count the attempt, before its password is looked at; give the seconds to wait, 0 when there is no need."""
         now = time()
         window = int(now // WINDOW)
-        if _count(self._of_address(window)) > OF_ADDRESS or _count(self._of_name(window)) > OF_NAME:
+        # Of an address with too many, no more names are counted.
+        if _count(self._of_address(window)) > OF_ADDRESS or max(map(_count, self._of_names(window))) > OF_NAME:
             return math.ceil((window + 1) * WINDOW - now)
         return 0
 
@@ -52,16 +64,38 @@ class Attempt:
         window = int(time() // WINDOW)
         for counts in (cache, _OF_THIS_PROCESS):
             try:
-                counts.delete(self._of_name(window))
+                counts.delete_many(self._of_names(window))
                 counts.decr(self._of_address(window))
             except Exception:  # noqa: S110 - out of reach, by whatever error its client has; or nothing was counted there
                 pass
 
-    def _of_name(self, window: int) -> str:
-        return _key(window, self.address, self.name.strip().casefold())
+    def _of_names(self, window: int) -> list[str]:
+        """For what was typed, and for whom that names, however it is spelled."""
+        account = [_key(window, self.address, "account", self.account)] if self.account else []
+        return [_key(window, self.address, _plain(self.name)), *account]
 
     def _of_address(self, window: int) -> str:
         return _key(window, self.address)
+
+
+def _plain(name: str) -> str:
+    """A name as the user model has it, in small letters: databases and back ends differ about the case."""
+    if len(name) > _LONGEST:
+        return name  # Django does not normalise it either, and lets nobody in by it
+    normalized = get_user_model().normalize_username
+    return str(normalized(normalized(name.strip()).casefold())).strip()
+
+
+def account_of(name: str) -> str:
+    """Whose name that is to the database, which may know spellings that are not known here; '' where it finds none."""
+    model = get_user_model()
+    if len(name) > _LONGEST:
+        return ""
+    try:
+        found = model._default_manager.get_by_natural_key(model.normalize_username(name.strip()))
+    except (model.DoesNotExist, model.MultipleObjectsReturned, ValueError):  # the last of what no text of it can be
+        return ""
+    return str(found.pk)
 
 
 def _key(window: int, *parts: str) -> str:
@@ -87,12 +121,20 @@ def address_of(request: HttpRequest) -> str:
     Of IPv6 the network, for whoever has one address there has all of them.
     """
     forwarded = request.headers.get("X-Forwarded-For", "") if settings.SECURE_PROXY_SSL_HEADER else ""
-    text = forwarded.rpartition(",")[2].strip() or str(request.META.get("REMOTE_ADDR", ""))
-    try:
-        address = ip_address(text)
-    except ValueError:
-        return text
+    address = _parsed(forwarded.rpartition(",")[2]) or _parsed(str(request.META.get("REMOTE_ADDR", "")))
+    if address is None:
+        return ""
     if isinstance(address, IPv6Address):
         mapped = address.ipv4_mapped
         return str(mapped or ip_network((int(address), 64), strict=False))
     return str(address)
+
+
+def _parsed(text: str) -> IPv4Address | IPv6Address | None:
+    """The address in what a proxy or a server says of one, with a port or without; None where there is none."""
+    text = text.strip()
+    found = _BRACKETED.fullmatch(text) or _WITH_PORT.fullmatch(text)
+    try:
+        return ip_address(found[1] if found else text.strip('"'))
+    except ValueError:
+        return None

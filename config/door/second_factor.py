@@ -19,8 +19,9 @@ from django.utils.http import url_has_allowed_host_and_scheme, urlencode
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy, ngettext
 from django.views.decorators.cache import never_cache
-from django.views.decorators.debug import sensitive_post_parameters
 from django_otp.plugins.otp_static.models import StaticDevice
+
+from email_integration.reporting import unreported
 
 from . import codes, site
 from .codes import Answer
@@ -47,6 +48,15 @@ class CodeForm(forms.Form):
 class AdminSite(site.AdminSite):
     """The admin behind a password and a code."""
 
+    def register(self, model_or_iterable: Any, admin_class: Any = None, **options: Any) -> None:
+        """Register; no list of devices is filtered by a secret, which django-otp hides only from the pages."""
+        # Not before this site is there, which the module registers its own pages with.
+        from email_integration.admin.offered import OfferedLookups
+
+        if admin_class is not None and admin_class.__module__.startswith("django_otp."):
+            admin_class = type(admin_class.__name__, (OfferedLookups, admin_class), {})
+        super().register(model_or_iterable, admin_class, **options)
+
     def has_permission(self, request: HttpRequest) -> bool:
         return self._knows_password(request) and request.user.is_verified()  # type: ignore[union-attr]  # by django-otp
 
@@ -72,7 +82,7 @@ class AdminSite(site.AdminSite):
             return self._on_to("second_factor", request)
         return super().login(request, extra_context)
 
-    @method_decorator([never_cache, sensitive_post_parameters()])
+    @method_decorator([never_cache, unreported])
     def code_view(self, request: HttpRequest) -> HttpResponse:
         """Ask for a code."""
         if not self._knows_password(request) or "leave" in request.POST:
@@ -90,7 +100,7 @@ class AdminSite(site.AdminSite):
             self._refuse(form, answer, _("This code is wrong, or has been used before."))
         return self._page(request, "door/code.html", form, answer, title=_("Second factor"))
 
-    @method_decorator([never_cache, sensitive_post_parameters()])
+    @method_decorator([never_cache, unreported])
     def setup_view(self, request: HttpRequest) -> HttpResponse:
         """Set up a device: the first by whoever knows the password, another by whoever has come in."""
         if not self._knows_password(request) or "leave" in request.POST:

@@ -12,7 +12,9 @@ from django.utils.decorators import method_decorator
 from django.utils.translation import gettext as _
 from django.views.decorators.cache import never_cache
 
-from .attempts import Attempt, address_of
+from email_integration.reporting import unreported
+
+from .attempts import Attempt, account_of, address_of
 
 logger = logging.getLogger(__name__)
 
@@ -20,12 +22,13 @@ logger = logging.getLogger(__name__)
 class AdminSite(admin.AdminSite):
     """The admin behind a password."""
 
-    @method_decorator(never_cache)
+    @method_decorator([never_cache, unreported])
     def login(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
         """Django's page; after too many wrong passwords one that says when it is there again."""
         if request.method != "POST":
             return super().login(request, extra_context)
-        attempt = Attempt(name=request.POST.get("username", ""), address=address_of(request))
+        name = request.POST.get("username", "")
+        attempt = Attempt(name=name, address=address_of(request), account=account_of(name))
         if wait := attempt.begin():
             logger.warning("Too many logins from %s have failed: no more within %d s.", attempt.address, wait)
             context = {**self.each_context(request), "title": _("Log in"), "wait": wait}

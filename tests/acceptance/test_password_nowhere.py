@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import logging
 import os
 import sys
 import threading
@@ -11,13 +12,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import redis
+from cryptography.fernet import Fernet
 from django.apps import apps
 from django.contrib.auth import get_user_model
+from django.core import mail
 from django.db import connection
 from django.test import Client
+from django.utils.log import AdminEmailHandler
 
 from config.local.processes import PATIENCE, Processes, free_port, wait_until
 from config.local.smtp_server import Fault, SMTPServer
@@ -26,6 +31,8 @@ from email_integration.models.audit import Event, note
 from email_integration.models.login import token_digest
 from email_integration.tasks import send_email
 from tests import services
+from tests.attacks.secrets import found_in as planted_in
+from tests.attacks.secrets import new
 from tests.private_keys import key, pem
 from tests.stack import ROOT, Stack
 
@@ -199,6 +206,132 @@ def test_the_password_is_nowhere(
     if connection.vendor == "sqlite":
         assert not any(found_in(Path(file).read_bytes().decode("latin-1")) for file in database_files())
     assert SMTPConfig.objects.get(name="Primary").password == entered
+
+
+#: How many secrets of each kind are planted.
+CREDENTIALS = {"password": 45, "client_secret": 40, "refresh_token": 40, "private_key": 5, "access_token": 30}
+CONTENTS = {"subject": 10, "body": 10, "header": 10, "attachment": 10}
+
+
+def given_of(kind: str, secret: str) -> dict[str, str]:
+    """The fields of a configuration that logs in by a secret of that kind."""
+    if kind == "password":
+        return {"password": secret}
+    grants = {"refresh_token": "refresh_token", "private_key": "jwt_bearer"}
+    field = kind if kind in ("client_secret", "refresh_token", "private_key") else "client_secret"
+    return {
+        "authentication": "oauth",
+        "oauth_grant": grants.get(kind, "client_credentials"),
+        "oauth_endpoint": "https://localhost:1/token",
+        "oauth_client_id": "mailer",
+        f"oauth_{field}": secret,
+    }
+
+
+def planted(server: SMTPServer) -> dict[str, list[str]]:
+    """Plant secrets of all kinds in configurations and tokens; the first password is that of the active one."""
+    secrets: dict[str, list[str]] = {kind: [new(kind) for _ in range(number)] for kind, number in CREDENTIALS.items()}
+    keys = [pem(key(f"planted {number}", 2048)) for number in range(CREDENTIALS["private_key"])]
+    secrets["private_key"] = [line for one in keys for line in (one.splitlines()[4],)]
+    for kind in CREDENTIALS:
+        for number, secret in enumerate(keys if kind == "private_key" else secrets[kind]):
+            config = SMTPConfig.objects.create(
+                name=f"{kind} {number}",
+                host="localhost",
+                port=server.port,
+                username="user",
+                from_email="noreply@example.com",
+                is_active=(kind, number) == ("password", 0),
+                **given_of(kind, new("other") if kind == "access_token" else secret),
+            )
+            if kind == "access_token":
+                OAuthToken.objects.create(
+                    config=config, settings=token_digest(config), access_token=secret, refresh_token=secret[::-1]
+                )
+    return secrets
+
+
+def test_two_hundred_secrets_are_nowhere(
+    stack: Callable[..., Stack], smtp_server: Callable[..., SMTPServer], tmp_path: Path, settings: Any
+) -> None:
+    """Of all kinds, in all places; the contents of mails too, but for the pages of those who may see them."""
+    first = new("password")
+    server = smtp_server(user="user", password=first)
+    secrets = planted(server)
+    SMTPConfig.objects.activate(config := SMTPConfig.objects.get(name="password 0"))
+    config.password = first
+    config.save()
+    secrets["password"][0] = first
+    contents = {kind: [new(kind) for _ in range(number)] for kind, number in CONTENTS.items()}
+    credentials = [secret for of_kind in secrets.values() for secret in of_kind]
+    everything = [*credentials, *(secret for of_kind in contents.values() for secret in of_kind)]
+    assert len(set(everything)) == 200
+    user = get_user_model().objects.create_superuser("root", "root@example.com", "x")
+    processes = Processes(tmp_path / "flower", env={"DJANGO_SETTINGS_MODULE": "config.settings"}, cwd=ROOT)
+    try:
+        with everything_said_to_valkey() as said:
+            running = stack(env={"LOG_LEVEL": "DEBUG"})
+            flower = Flower(processes)
+            server.inject(Fault(verb="RCPT", reply="550 5.1.1 no such user", match="nobody@", times=None))
+            for number in range(10):
+                send_email.delay(
+                    contents["subject"][number],
+                    contents["body"][number],
+                    to=["nobody@example.com" if number % 3 == 0 else "kim@example.com"],
+                    headers={"X-Secret": contents["header"][number]},
+                    attachments=[("a.txt", contents["attachment"][number], "text/plain")],
+                )
+            wait_until(lambda: not Delivery.objects.filter(finished_at=None).exists(), what="all mails to end")
+            server.inject(Fault(verb="AUTH", reply=f"535 5.7.8 {first} is wrong", times=None))
+            running.restart_worker()
+            refused = send_email.delay(contents["subject"][0], contents["body"][0], to=["lee@example.com"])
+            wait_until(lambda: Delivery.objects.get(pk=refused.id).attempts > 0, what="a refused login")
+            wait_until(lambda: refused.id in flower.get("/api/tasks"), what="Flower to know the task")
+            pages = {
+                path: flower.get(path)
+                for path in ("/api/tasks", "/tasks", f"/task/{refused.id}", "/workers", "/metrics")
+            }
+        client = Client()
+        client.force_login(user)
+        pages |= dict(admin_pages(client))
+        dump = running.run("dumpdata").stdout
+        logs = running.logs() + "".join(log.read_text() for log in (tmp_path / "flower").glob("*.log"))
+    finally:
+        processes.end(seconds=5)
+    where = {
+        "the database": everything_stored(),
+        "dumpdata": dump,
+        "Valkey": "\n".join(said),
+        "the logs": logs,
+        "error mails": error_mails(user, secrets, settings),
+        **pages,
+    }
+    assert len(said) > 100
+    assert where["error mails"].count("Arisen") >= len(secrets)
+    for name, text in where.items():
+        shown_there = name.startswith("/admin/email_integration/delivery/")
+        assert planted_in(text, *(credentials if shown_there else everything)) == [], name
+
+
+def error_mails(user: Any, secrets: dict[str, list[str]], settings: Any) -> str:
+    """What a project is told of forms with secrets that could not be sealed."""
+    settings.DEBUG = False
+    settings.ADMINS = ["ada@example.com"] if hasattr(settings, "MAILERS") else [("Ada", "ada@example.com")]
+    handler = AdminEmailHandler(include_html=True)
+    logging.getLogger("django.request").addHandler(handler)
+    client = Client(raise_request_exception=False)
+    client.force_login(user)
+    mail.outbox.clear()
+    try:
+        with mock.patch.object(Fernet, "_encrypt_from_parts", side_effect=RuntimeError("Arisen")):
+            for kind, of_kind in secrets.items():
+                secret = pem(key("planted 0")) if kind == "private_key" else of_kind[0]
+                form = {"name": f"New {kind}", "host": "smtp.example.com", "port": 587, "use_tls": "on", "timeout": 10}
+                form |= {"username": "user", "from_email": "a@example.com", **given_of(kind, secret)}
+                client.post("/admin/email_integration/smtpconfig/add/", form)
+    finally:
+        logging.getLogger("django.request").removeHandler(handler)
+    return "\n".join(f"{one.subject}{one.body}{[each[0] for each in one.alternatives]}" for one in mail.outbox)
 
 
 def database_files() -> list[str]:

@@ -133,6 +133,9 @@ def test_a_server_with_a_private_authority(page: Page, stack: Start, smtp_server
     expect(result).to_contain_text("Certificate authority: Enter one certificate or several")
     field(page, "Certificate authority").fill(private.authority.read_text())
     page.get_by_role("button", name="Test connection").click()
+    expect(result).to_contain_text("Enter the password again")
+    page.locator("#id_password").fill("password")
+    page.get_by_role("button", name="Test connection").click()
     expect(result).to_contain_text("The connection works.")
     assert complaints(page) == []
     assert server.messages == []

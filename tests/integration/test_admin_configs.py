@@ -199,7 +199,8 @@ def test_a_private_key_pasted_with_its_certificate_is_refused(admin: Client, cer
     stored = config()
     page = admin.post(url("change", stored.pk), form_of(stored, ca_certificates=certificate + key))
     assert "Enter one certificate or several" in page.content.decode()
-    assert admin.post(url("change", stored.pk), form_of(stored, ca_certificates=certificate)).status_code == 302
+    typed = form_of(stored, ca_certificates=certificate, password=SECRET)
+    assert admin.post(url("change", stored.pk), typed).status_code == 302
     assert "PRIVATE KEY" not in repr(list(stored.history.values()))
 
 

@@ -49,14 +49,15 @@ def test_an_authority_is_told_by_its_name_and_comes_back_with_a_revert(admin: Cl
     one, other = (make_certificates(tmp_path / name).authority.read_text().strip() for name in ("one", "other"))
     stored = config(ca_certificates=one)
     record = stored.history.first()
-    admin.post(url("change", stored.pk), form_of(stored, ca_certificates=other))
+    admin.post(url("change", stored.pk), form_of(stored, ca_certificates=other, password=SECRET))
     changed = rows(admin, stored)[0]
     assert re.search(r"Certificate authority: .*O=trustme.* → became .*O=trustme", changed)
     first, second = re.findall(r"\(([0-9a-f]{8})\)", changed)
     assert first != second
     page = admin.get(url("simple_history", stored.pk, record.pk))
     assert page.context["adminform"].form["ca_certificates"].value() == one
-    assert admin.post(url("simple_history", stored.pk, record.pk), form_of(stored)).status_code == 302
+    typed = form_of(stored, password=SECRET)
+    assert admin.post(url("simple_history", stored.pk, record.pk), typed).status_code == 302
     assert SMTPConfig.objects.get().ca_certificates == one
 
 

@@ -144,13 +144,14 @@ def test_a_private_authority_is_trusted_as_typed_and_no_other(
     assert "not trusted" in page
     assert "into the field 'Certificate authority', under 'Advanced'" in page
 
-    page = tried(admin, stored, form_of(stored, ca_certificates=authority.replace("\n", "\r\n")))
+    page = tried(admin, stored, form_of(stored, ca_certificates=authority.replace("\n", "\r\n"), password="password"))
     assert "The connection works" in page
     stored.refresh_from_db()
     assert stored.test_passed is False
     assert stored.history.first().history_change_reason.endswith(", passed")
 
-    assert admin.post(url("change", stored.pk), form_of(stored, ca_certificates=authority)).status_code == 302
+    typed = form_of(stored, ca_certificates=authority, password="password")
+    assert admin.post(url("change", stored.pk), typed).status_code == 302
     stored.refresh_from_db()
     assert "The connection works" in tried(admin, stored, form_of(stored))
     stored.refresh_from_db()

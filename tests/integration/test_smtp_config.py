@@ -408,7 +408,7 @@ class TestValidation:
         with pytest.raises(IntegrityError), transaction.atomic():
             SMTPConfig.objects.create(**values)
 
-    @pytest.mark.parametrize("change", [{"host": "other"}, {"port": 25}, {"username": "other"}])
+    @pytest.mark.parametrize("change", [{"host": "other"}, {"port": 25}, {"username": "other"}, {"use_tls": False}])
     def test_another_server_or_user_wants_the_password_again(self, change: dict[str, Any]) -> None:
         """So that a stored secret is not sent to a server of somebody's choice."""
         make()
@@ -422,7 +422,7 @@ class TestValidation:
         config.password = "tell-nobody"
         config.full_clean()
 
-    @pytest.mark.parametrize("change", [{"name": "other"}, {"timeout": 5}, {"use_tls": False}])
+    @pytest.mark.parametrize("change", [{"name": "other"}, {"timeout": 5}, {"ehlo_name": "mail.example.com"}])
     def test_other_changes_do_not(self, change: dict[str, Any]) -> None:
         """Nor does a server without a password."""
         make()

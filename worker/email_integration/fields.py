@@ -17,6 +17,8 @@ from django.db import models
 from django.utils import translation
 from django.utils.translation import gettext_lazy as _
 
+from email_integration.secrecy import with_secrets
+
 from . import conf
 from .exceptions import SecretUnreadable
 
@@ -53,6 +55,7 @@ class Sealed:
         """The Fernet token in it."""
         return self.stored.removeprefix(PREFIX).encode()
 
+    @with_secrets
     def open(self) -> str:
         """Return the plain text; raises ``SecretUnreadable`` when no key fits."""
         try:
@@ -62,6 +65,7 @@ class Sealed:
                 raise SecretUnreadable(str(UNREADABLE)) from error
 
 
+@with_secrets
 def keys() -> MultiFernet:
     """The keys in force, newest first. Raises ``ImproperlyConfigured`` when there are none or one is malformed."""
     given = conf.get("SMTP_PASSWORD_KEYS")
@@ -78,16 +82,19 @@ def keys() -> MultiFernet:
 
 
 @functools.lru_cache(maxsize=4)
+@with_secrets
 def _keys(given: tuple[str, ...]) -> MultiFernet:
     return MultiFernet([Fernet(key) for key in given])
 
 
+@with_secrets
 def newest_key() -> Fernet:
     """The key that passwords are sealed with. Raises as ``keys`` does."""
     keys()
     return Fernet(conf.get("SMTP_PASSWORD_KEYS")[0])
 
 
+@with_secrets
 def seal(plain: str) -> Sealed:
     """Seal ``plain`` under the newest key."""
     return Sealed(PREFIX + keys().encrypt(plain.encode()).decode())
@@ -99,12 +106,14 @@ class _SealedAttribute:
     def __init__(self, field: EncryptedTextField) -> None:
         self.field = field
 
+    @with_secrets
     def __get__(self, instance: models.Model | None, owner: type[models.Model]) -> Any:
         if instance is None:
             return self
         value = self.field.raw(instance)
         return value.open() if isinstance(value, Sealed) else value
 
+    @with_secrets
     def __set__(self, instance: models.Model, value: Any) -> None:
         instance.__dict__[self.field.attname] = value
 
@@ -133,6 +142,7 @@ class EncryptedTextField(_TextField):
         """Keep what is sealed sealed; what is not was written by something else and is taken as it is."""
         return Sealed(value) if value and value.startswith(PREFIX) else value
 
+    @with_secrets
     def to_python(self, value: Any) -> Any:
         """A dump carries the sealed form, and it is recognised when the dump is loaded."""
         if isinstance(value, Sealed):
@@ -140,6 +150,7 @@ class EncryptedTextField(_TextField):
         text = super().to_python(value)
         return Sealed(text) if isinstance(text, str) and _TOKEN.fullmatch(text) else text
 
+    @with_secrets
     def pre_save(self, model_instance: models.Model, add: bool) -> Any:
         """Seal once: from here on the instance holds no plain text, and another save writes the same token."""
         value = self.raw(model_instance)
@@ -148,6 +159,7 @@ class EncryptedTextField(_TextField):
             model_instance.__dict__[self.attname] = value
         return value
 
+    @with_secrets
     def get_prep_value(self, value: Any) -> Any:
         if isinstance(value, Sealed):
             return value.stored
@@ -157,6 +169,7 @@ class EncryptedTextField(_TextField):
         """Forms never get the secret."""
         return ""
 
+    @with_secrets
     def value_to_string(self, obj: models.Model) -> str:
         return str(self.get_prep_value(self.raw(obj)) or "")
 

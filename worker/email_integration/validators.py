@@ -29,13 +29,13 @@ CERTIFICATES = _(
     "Enter one certificate or several, each from -----BEGIN CERTIFICATE----- to -----END CERTIFICATE-----."
 )
 PASSWORD_AGAIN = _(
-    "Enter the password again: the host, port or username has changed, and the stored password is not sent to another "
-    "server or user unseen."
+    "Enter the password again: the host, port, username or certificate authority has changed, or TLS was switched "
+    "off, and the stored password is not sent unseen to another server or user, or unencrypted."
 )
 
 SECRET_AGAIN = _(
-    "Enter the secret again: the host, port, username or token endpoint has changed, and the stored one is not sent "
-    "anywhere else unseen."
+    "Enter the secret again: the host, port, username, token endpoint or certificate authority has changed, or TLS "
+    "was switched off, and the stored one is not sent unseen anywhere else, or unencrypted."
 )
 OAUTH_INCOMPLETE = _(
     "A login by OAuth needs a username, a token endpoint (https), a client id, and the secret of its grant."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import re
 import threading
 import time
 import urllib.error
@@ -11,6 +12,11 @@ from dataclasses import dataclass, field
 from ipaddress import ip_address
 from typing import Any
 from urllib.parse import urlsplit
+
+from email_integration.secrecy import with_secrets
+
+#: Blanks and unseen characters, which some readers of a URL leave out, and what some take for a slash.
+_DOUBTFUL = re.compile(r"[\x00-\x20\x7f\\]")
 
 
 class Unanswered(Exception):
@@ -26,13 +32,22 @@ class Answer:
 
 
 def is_url(url: Any) -> bool:
-    """Whether something may be sent there: https, or http on this machine."""
+    """Whether something may be sent there: https, or http on this machine.
+
+    Not where its readers differ about the host: what one takes for a user name is the host for another.
+    """
     try:
+        if _DOUBTFUL.search(url):
+            return False
         parts = urlsplit(url)
         host, _port = parts.hostname, parts.port
     except (ValueError, TypeError, AttributeError):
         return False
-    return bool(host) and (parts.scheme == "https" or (parts.scheme == "http" and is_loopback(host or "")))
+    return (
+        bool(host)
+        and "@" not in parts.netloc
+        and (parts.scheme == "https" or (parts.scheme == "http" and is_loopback(host or "")))
+    )
 
 
 def is_loopback(host: str) -> bool:
@@ -43,6 +58,7 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+@with_secrets
 def post(url: str, body: bytes, *, content_type: str, seconds: float, most: int = 0) -> Answer:
     """POST ``body``, and give the answer with up to ``most`` octets of its body, whatever its status.
 
@@ -83,10 +99,20 @@ class _NoRedirects(urllib.request.HTTPRedirectHandler):
         return None
 
 
+def _way(host: str) -> urllib.request.OpenerDirector:
+    """How to get to ``host``: by no proxy if it is this machine, for which a proxy is another one that reads along.
+
+    Elsewhere only https leads, for which the proxy of the environment makes a tunnel that it cannot look into.
+    """
+    proxies = [urllib.request.ProxyHandler({})] if is_loopback(host) else []
+    return urllib.request.build_opener(_NoRedirects, *proxies)
+
+
 def _open(request: urllib.request.Request, seconds: float, most: int) -> Answer:
     until = time.monotonic() + seconds
+    way = _way(urlsplit(request.full_url).hostname or "")
     try:
-        with urllib.request.build_opener(_NoRedirects).open(request, timeout=seconds) as response:
+        with way.open(request, timeout=seconds) as response:
             return Answer(status=response.status, body=_read(response, most, until))
     except urllib.error.HTTPError as error:
         with error:

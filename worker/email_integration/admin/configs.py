@@ -26,9 +26,11 @@ from .consent import ConsentViews
 from .forms import ListFormSet, ListRowForm, SMTPConfigForm
 from .gates import GateViews
 from .history import HistoryPage
+from .offered import OfferedLookups
 from .pausing import PauseViews
 from .presets import PRESETS
 from .trials import TrialViews
+from .unreported import UnreportedViews
 
 
 def _when(at: dt.datetime) -> str:
@@ -55,7 +57,16 @@ def _login_fields(config: SMTPConfig | None, *, secrets: bool) -> tuple[str, ...
 
 
 @admin.register(SMTPConfig)
-class SMTPConfigAdmin(TrialViews, ConsentViews, PauseViews, GateViews, ConfigActions, HistoryPage):  # type: ignore[misc]  # the last is untyped
+class SMTPConfigAdmin(  # type: ignore[misc]  # the last is untyped
+    UnreportedViews,
+    OfferedLookups,
+    TrialViews,
+    ConsentViews,
+    PauseViews,
+    GateViews,
+    ConfigActions,
+    HistoryPage,
+):
     """One row per server; the list says which of them mail goes through."""
 
     form = SMTPConfigForm

@@ -6,7 +6,6 @@ import datetime as dt
 from typing import Any
 
 from django.contrib import admin
-from django.contrib.admin.views.main import ChangeList
 from django.core.paginator import Paginator
 from django.http import HttpRequest, HttpResponse
 from django.template.defaultfilters import filesizeformat
@@ -32,7 +31,9 @@ from .contents import ContentViews, may_see_content
 from .dashboard import DashboardViews
 from .decisions import DecisionActions
 from .looks import RecordedLooks
+from .offered import OfferedLookups, OfferedOrders
 from .timeline import Timeline, next_attempt, told
+from .unreported import UnreportedViews
 
 #: Counted no further than this: a page of a table with millions of rows must not count them all.
 _COUNTED = 10_000
@@ -50,7 +51,7 @@ class _Paginator(Paginator):  # type: ignore[type-arg]  # generic for the type c
         return int(rows[:_COUNTED].count())
 
 
-class _Page(ChangeList):
+class _Page(OfferedOrders):
     """Opens contents for subjects: of the rows that are shown, for those who may see them."""
 
     def get_results(self, request: HttpRequest) -> None:
@@ -65,7 +66,7 @@ class _Page(ChangeList):
 
 
 @admin.register(Delivery)
-class DeliveryAdmin(DashboardViews, ContentViews, RecordedLooks, DecisionActions):
+class DeliveryAdmin(UnreportedViews, OfferedLookups, DashboardViews, ContentViews, RecordedLooks, DecisionActions):
     """Read-only, but for what a person has to decide."""
 
     list_filter = (
@@ -75,6 +76,7 @@ class DeliveryAdmin(DashboardViews, ContentViews, RecordedLooks, DecisionActions
         narrowing.ConfigFilter,
         narrowing.CauseFilter,
     )
+    linked_lookups = ("finished_at__gte",)  # of a tile of the dashboard
     show_facets = admin.ShowFacets.NEVER  # they count
     sortable_by = ("age",)  # by an index
     search_fields = ("id__exact", "message_id__exact")
@@ -92,7 +94,7 @@ class DeliveryAdmin(DashboardViews, ContentViews, RecordedLooks, DecisionActions
         seen = ("subject", "addresses") if may_see_content(request) else ("recipient_count",)
         return ("short_id", "state", *seen, "next_attempt", "age", "attempts", "smtp_config", "lane")
 
-    def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
+    def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[OfferedOrders]:
         return _Page
 
     def get_queryset(self, request: HttpRequest) -> Any:

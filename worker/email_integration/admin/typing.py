@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from django import forms
 from django.contrib import admin
@@ -10,6 +10,7 @@ from django.contrib import admin
 from email_integration.models import Delivery, DeliveryAttempt, ServerQuirks, SMTPConfig
 
 if TYPE_CHECKING:
+    AnyModelAdmin = admin.ModelAdmin[Any]
     ConfigForm = forms.ModelForm[SMTPConfig]
     ConfigFormSet = forms.BaseModelFormSet[SMTPConfig, forms.ModelForm[SMTPConfig]]
     ConfigModelAdmin = admin.ModelAdmin[SMTPConfig]
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     QuirksModelAdmin = admin.ModelAdmin[ServerQuirks]
     AttemptInline = admin.TabularInline[DeliveryAttempt, Delivery]
 else:
+    AnyModelAdmin = admin.ModelAdmin
     ConfigForm = forms.ModelForm
     ConfigFormSet = forms.BaseModelFormSet
     ConfigModelAdmin = admin.ModelAdmin
@@ -24,4 +26,12 @@ else:
     QuirksModelAdmin = admin.ModelAdmin
     AttemptInline = admin.TabularInline
 
-__all__ = ["AttemptInline", "ConfigForm", "ConfigFormSet", "ConfigModelAdmin", "DeliveryModelAdmin", "QuirksModelAdmin"]
+__all__ = [
+    "AnyModelAdmin",
+    "AttemptInline",
+    "ConfigForm",
+    "ConfigFormSet",
+    "ConfigModelAdmin",
+    "DeliveryModelAdmin",
+    "QuirksModelAdmin",
+]

@@ -17,6 +17,7 @@ from email_integration.exceptions import InvalidMail, SecretUnavailable, SecretU
 from email_integration.message.rendering import render
 from email_integration.models import Alert, SMTPConfig
 from email_integration.routing import relay_of
+from email_integration.secrecy import with_secrets
 from email_integration.sending import sandbox
 from email_integration.smtp import Envelope
 from email_integration.smtp.probe import TrialMail, probe
@@ -38,6 +39,7 @@ def wanted() -> tuple[str, ...]:
     return tuple(name for name, value in named.items() if value)
 
 
+@with_secrets
 def tell(channel: str, alert: Alert, state: str) -> bool:
     """Tell of an alert that 'began', 'goes_on' or 'ended', within seconds; False, with a log line, if that failed."""
     try:

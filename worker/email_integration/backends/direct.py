@@ -11,6 +11,7 @@ from django.core.mail import EmailMessage
 
 from email_integration.exceptions import DeliveryDeferred, DeliveryFailed, EmailIntegrationError, NotSent
 from email_integration.message.options import MailKeywords
+from email_integration.secrecy import with_secrets
 from email_integration.sending.direct import send_now
 from email_integration.sync_only import sync_only
 
@@ -32,6 +33,7 @@ class EmailBackend(ActiveConfigBackend):
         super().__init__(fail_silently, **options)
 
     @sync_only("Sending by this backend", instead="email_integration.asend_email() or sync_to_async(send_mail)()")
+    @with_secrets
     def send_messages(self, email_messages: Iterable[EmailMessage]) -> int:
         """Send the messages and return how many the server accepted for at least one recipient.
 

@@ -12,6 +12,7 @@ from email_integration.exceptions import InvalidMail
 from email_integration.ledger import rows
 from email_integration.message.options import MailKeywords, MailOptions
 from email_integration.queue.bulk import Submission
+from email_integration.secrecy import with_secrets
 from email_integration.sync_only import sync_only
 
 from .base import ActiveConfigBackend
@@ -27,6 +28,7 @@ class EmailBackend(ActiveConfigBackend):
         super().__init__(fail_silently, **options)
 
     @sync_only("Sending by this backend", instead="email_integration.asend_email() or sync_to_async(send_mail)()")
+    @with_secrets
     def send_messages(self, email_messages: Iterable[EmailMessage]) -> int:
         """Submit the messages, all in one transaction, and return how many that were.
 

@@ -20,6 +20,7 @@ from email_integration.models import Delivery, Status
 from email_integration.outcomes import schedule, settlement
 from email_integration.outcomes.causes import Cause
 from email_integration.queue import submission
+from email_integration.secrecy import with_secrets
 from email_integration.sync_only import sync_only
 
 #: What ``send_now`` takes.
@@ -70,6 +71,7 @@ def discard(delivery_id: str) -> bool:
 
 
 @sync_only("resend()", instead="email_integration.aresend()")
+@with_secrets
 def resend(delivery_id: str) -> Delivery:
     """Submit a copy of a delivery and return it; the first one stays as it is.
 

@@ -13,6 +13,7 @@ from django.core.mail import EmailMessage, EmailMultiAlternatives
 from django.utils.functional import Promise
 
 from email_integration.exceptions import InvalidMail
+from email_integration.secrecy import with_secrets
 
 #: A finished part, as Django's ``attach()`` takes it.
 _PARTS: tuple[type[Any], ...] = (MIMEBase, MIMEPart) if django.VERSION >= (6, 0) else (MIMEBase,)
@@ -21,6 +22,7 @@ _PARTS: tuple[type[Any], ...] = (MIMEBase, MIMEPart) if django.VERSION >= (6, 0)
 Attachment = str | Path | MIMEBase | tuple[Any, ...] | list[Any]
 
 
+@with_secrets
 def compose(
     subject: str,
     body: str,

@@ -24,6 +24,7 @@ from django.utils import timezone
 from email_integration import conf
 from email_integration.exceptions import ContentGone, ContentUnavailable, SecretUnreadable
 from email_integration.models import Delivery
+from email_integration.secrecy import with_secrets
 
 from . import encryption
 from .rendering import from_line
@@ -52,6 +53,7 @@ class Content:
     blocks: Callable[[], Blocks] = field(repr=False)
 
     @classmethod
+    @with_secrets
     def of(cls, content: bytes) -> Content:
         """What is in memory."""
 
@@ -60,6 +62,7 @@ class Content:
 
         return cls(size=len(content), eight_bit=not content.isascii(), blocks=blocks)
 
+    @with_secrets
     def with_line(self, line: bytes, at: int) -> Content:
         """The same with ``line`` put in after ``at`` octets."""
 
@@ -80,6 +83,7 @@ class Content:
 # -- writing --------------------------------------------------------------------------------------------------------
 
 
+@with_secrets
 def store(delivery: Delivery, content: bytes) -> None:
     """Put ``content`` into the fields of ``delivery``, which is not saved yet, or into a file that they name.
 
@@ -182,11 +186,13 @@ def complete(delivery: Delivery) -> Content:
     return content
 
 
+@with_secrets
 def read(delivery: Delivery) -> bytes:
     """The whole content of ``delivery``, as ``complete`` has it. Raises ``ContentUnavailable``."""
     return b"".join(complete(delivery).blocks())
 
 
+@with_secrets
 def beginning(delivery: Delivery, first: bytes) -> bytes:
     """The first octets of a content in the row; ``first`` is at most ``encryption.SEALED_PIECE`` octets of it, sealed.
 
@@ -201,6 +207,7 @@ def beginning(delivery: Delivery, first: bytes) -> bytes:
         raise ContentUnavailable(DAMAGED) from None
 
 
+@with_secrets
 def _blocks(delivery: Delivery) -> Blocks:
     if not delivery.has_content:
         raise ContentGone(GONE)
@@ -219,6 +226,7 @@ def _blocks(delivery: Delivery) -> Blocks:
         raise ContentUnavailable(DAMAGED)
 
 
+@with_secrets
 def _pieces(delivery: Delivery) -> Blocks:
     """What lies in the row or in the storage, in the pieces in which it was sealed."""
     if not delivery.content_file:

@@ -20,6 +20,7 @@ from django.db.models.functions import Substr
 
 from email_integration.exceptions import ContentUnavailable
 from email_integration.models import Delivery
+from email_integration.secrecy import with_secrets
 
 from . import content, encryption
 
@@ -50,6 +51,7 @@ class Preview:
     is_cut: bool
 
 
+@with_secrets
 def preview(delivery: Delivery) -> Preview:
     """Open the content of ``delivery``. Raises ``ContentUnavailable``."""
     whole = content.complete(delivery)
@@ -83,6 +85,7 @@ def preview(delivery: Delivery) -> Preview:
     )
 
 
+@with_secrets
 def subjects(deliveries: Iterable[Delivery], *, using: str) -> dict[str, str]:
     """The subjects of those whose contents lie in their rows and can be read, by id: one query, a piece of each.
 

@@ -18,6 +18,7 @@ from django.core.mail import DNS_NAME, EmailMessage
 from email_integration import conf
 from email_integration.addresses import CONTROL, envelope_address
 from email_integration.exceptions import InvalidMail
+from email_integration.secrecy import with_secrets
 
 #: RFC 5322 §3.6.8: printable ASCII but the colon.
 _HEADER_NAME = re.compile(r"[!-9;-~]+")
@@ -47,6 +48,7 @@ class Rendered:
     content: bytes = field(repr=False)
 
 
+@with_secrets
 def render(
     message: EmailMessage, *, default_from_is_open: bool = False, envelope_sender: str | None = None
 ) -> Rendered:

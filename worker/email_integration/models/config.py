@@ -16,6 +16,7 @@ from simple_history.models import HistoricalRecords
 from email_integration import conf, signals, validators, web
 from email_integration.exceptions import SecretUnreadable
 from email_integration.fields import UNREADABLE, Sealed
+from email_integration.secrecy import with_secrets
 
 from . import login
 from .audit import AuditEntry, Event, event_of, note, note_updated
@@ -178,6 +179,7 @@ class SMTPConfig(ServerSettings):
 
     # -- writing ------------------------------------------------------------------------------------------------
 
+    @with_secrets
     def save(self, *, using: str | None = None, **kwargs: Any) -> None:
         """Save; an active configuration takes the place of the one that was active, in the same transaction.
 
@@ -267,6 +269,7 @@ class SMTPConfig(ServerSettings):
             return UNREADABLE
         return ""
 
+    @with_secrets
     def clean(self) -> None:
         """Explain what cannot work. Raises ``ValidationError``."""
         super().clean()
@@ -281,6 +284,7 @@ class SMTPConfig(ServerSettings):
             login.check_kept_secrets(self, before)
         login.check_references(self)
 
+    @with_secrets
     def clean_fields(self, exclude: Any = None) -> None:
         """Leave a secret alone that is still sealed: it was checked when it was entered."""
         sealed = {name for name in SECRETS if isinstance(self.sealed(name), Sealed)}
@@ -290,6 +294,7 @@ class SMTPConfig(ServerSettings):
         """Leave the generated column to the database: Django cannot read it before the row is there."""
         super().validate_unique(exclude={*(exclude or ()), "active_slot"})
 
+    @with_secrets
     def validate_constraints(self, exclude: Any = None) -> None:
         """Leave the secrets out: no constraint is about them, and Django would open them, which a lost key forbids."""
         super().validate_constraints(exclude={*(exclude or ()), *SECRETS})
@@ -298,6 +303,7 @@ class SMTPConfig(ServerSettings):
         old = before.sealed_secrets if before is not None else ("",) * len(SECRETS)
         return self.sealed_secrets != old
 
+    @with_secrets
     def settings_digest(self) -> str:
         """A keyed digest of all that a connection test depends on; '' when a secret cannot be opened."""
         try:

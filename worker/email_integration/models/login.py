@@ -11,6 +11,7 @@ from django.utils.crypto import salted_hmac
 from email_integration import conf, references, validators
 from email_integration.exceptions import SecretUnavailable, SecretUnreadable
 from email_integration.fields import Sealed
+from email_integration.secrecy import with_secrets
 from email_integration.timezones import today
 
 from . import private_key
@@ -43,6 +44,7 @@ _PROOFS = {
 }
 
 
+@with_secrets
 def forget_unused(config: ServerSettings) -> None:
     """Empty what the way to log in does not use."""
     unused = [*_UNUSED.get(config.authentication, ())]
@@ -58,6 +60,7 @@ def forget_unused(config: ServerSettings) -> None:
             config.oauth_client_secret = ""
 
 
+@with_secrets
 def _forget_private_key(config: ServerSettings) -> None:
     """With it goes the end of its certificate; a date that somebody has entered for the client secret stays."""
     with contextlib.suppress(SecretUnreadable, ValidationError):
@@ -86,6 +89,7 @@ def check_complete(config: ServerSettings) -> None:
         raise ValidationError(empty)
 
 
+@with_secrets
 def read_private_key(config: ServerSettings) -> None:
     """Refuse a private key that cannot be used, and take from it what else it says. Raises ``ValidationError``."""
     is_stored = isinstance(config.sealed("oauth_private_key"), Sealed)
@@ -120,6 +124,7 @@ def ending(config: ServerSettings) -> str:
     return f"{what} of {config.name} {'ended' if ends < today() else 'ends'} on {ends}"
 
 
+@with_secrets
 def check_references(config: ServerSettings) -> None:
     """Refuse a new secret that refers to nothing that can be had. Raises ``ValidationError``."""
     for name in SECRETS:
@@ -131,15 +136,29 @@ def check_references(config: ServerSettings) -> None:
                 raise ValidationError({name: str(error)}, code="reference") from None
 
 
+@with_secrets
 def check_kept_secrets(config: ServerSettings, before: ServerSettings) -> None:
-    """Refuse to give what is stored to somebody else: whoever may edit need not know it. Raises ``ValidationError``."""
+    """Refuse to say what is stored to somebody else, or less protected: whoever may edit need not know it.
+
+    Raises ``ValidationError``.
+    """
     kept = [name for name in SECRETS if before.sealed(name) and before.sealed(name) == config.sealed(name)]
     places = ("host", "port", "username", *(("oauth_endpoint",) if config.by_token else ()))
-    if kept and any(getattr(before, name) != getattr(config, name) for name in places):
+    moved = any(getattr(before, name) != getattr(config, name) for name in places)
+    if kept and (moved or _is_heard_by_others(config, before)):
         again = validators.SECRET_AGAIN if config.by_token else validators.PASSWORD_AGAIN
         raise ValidationError(dict.fromkeys(kept, again))
 
 
+def _is_heard_by_others(config: ServerSettings, before: ServerSettings) -> bool:
+    """Whether somebody on the way hears what they did not hear before: without TLS, or as a server of theirs."""
+    unprotected = not (config.use_tls or config.use_ssl)
+    # A browser ends lines in a way of its own.
+    authorities = [one.ca_certificates.split() for one in (config, before)]
+    return (unprotected and (before.use_tls or before.use_ssl)) or authorities[0] != authorities[1]
+
+
+@with_secrets
 def token_digest(config: ServerSettings) -> str:
     """A keyed digest of all that a token is asked for with. Raises ``SecretUnreadable``."""
     values = [str(getattr(config, name)) for name in OF_OAUTH]

@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from django.core.exceptions import ValidationError
 from django.utils.translation import gettext_lazy as _
 
+from email_integration.secrecy import with_secrets
 from email_integration.web import is_url
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ class PrivateKey:
     endpoint: str = ""
 
 
+@with_secrets
 def read(text: str, *, certified: bool) -> PrivateKey:
     """Read what was entered; the certificate must be there, and not ended, if it is to be ``certified``.
 

@@ -14,6 +14,7 @@ from django.db import models, router, transaction
 
 from email_integration import fields
 from email_integration.exceptions import SecretUnreadable
+from email_integration.secrecy import with_secrets
 
 from .audit import Event, note
 from .config import SMTPConfig
@@ -46,6 +47,7 @@ class Contents:
     unreadable: int
 
 
+@with_secrets
 def rotate() -> Rotation:
     """Seal all passwords and all keys of contents under the newest key; those that no key opens are left alone.
 

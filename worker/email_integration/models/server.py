@@ -11,6 +11,7 @@ from django.utils.translation import gettext_lazy as _
 from email_integration import references, validators
 from email_integration.exceptions import SecretUnreadable
 from email_integration.fields import EncryptedTextField
+from email_integration.secrecy import with_secrets
 from email_integration.timezones import aware
 
 from .oauth import Grant
@@ -192,6 +193,7 @@ class ServerSettings(models.Model):
         return tuple(self.sealed(name) for name in SECRETS)
 
     @property
+    @with_secrets
     def is_readable(self) -> bool:
         """Whether the stored secrets can be opened with the keys at hand."""
         try:
@@ -206,6 +208,7 @@ class ServerSettings(models.Model):
         """What kind of reference the stored password is, such as 'env'; '' for one that is kept here."""
         return self.kind_of("password")
 
+    @with_secrets
     def kind_of(self, name: str) -> str:
         """The same of each of ``SECRETS``."""
         try:

@@ -9,12 +9,14 @@ from django.views.decorators.http import require_safe
 
 from email_integration import conf
 from email_integration.metrics import access
+from email_integration.secrecy import with_secrets
 
 _TEXT = "text/plain; charset=utf-8"
 
 
 @require_safe
 @never_cache
+@with_secrets
 def metrics(request: HttpRequest) -> HttpResponse:
     """The page for Prometheus; there is none without METRICS_TOKEN, and 503 when it cannot be made."""
     if not conf.get("METRICS_TOKEN"):

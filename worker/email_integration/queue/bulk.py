@@ -12,6 +12,7 @@ from email_integration.ledger import events, rows, sql, task_queue
 from email_integration.message import content
 from email_integration.message.options import MailOptions
 from email_integration.models import Delivery
+from email_integration.secrecy import with_secrets
 
 from .submission import first, is_due, make
 
@@ -47,6 +48,7 @@ class Submission:
         #: Of the deliveries that are stored, in the order of their messages.
         self.ids: list[str] = []
 
+    @with_secrets
     def take(self, message: EmailMessage, *, number: int | None = None) -> None:
         """Take a message, which an error names by its ``number``. Raises ``InvalidMail``, and takes nothing then."""
         try:
@@ -61,6 +63,7 @@ class Submission:
         if len(self._batch) >= self._batch_size or self._octets >= _OCTETS:
             self.store()
 
+    @with_secrets
     def store(self) -> None:
         """Store what was taken and is not stored yet."""
         batch, self._batch, self._octets = self._batch, [], 0

@@ -18,10 +18,12 @@ from email_integration.message.options import MailKeywords, MailOptions
 from email_integration.message.rendering import render
 from email_integration.models import Delivery, Lane, Status
 from email_integration.outcomes import schedule
+from email_integration.secrecy import with_secrets
 from email_integration.sync_only import sync_only
 
 
 @sync_only("submit()", instead="email_integration.asubmit()")
+@with_secrets
 def submit(
     message: EmailMessage,
     *,
@@ -39,6 +41,7 @@ def submit(
     return store(made, unless_known=delivery_id is not None)
 
 
+@with_secrets
 def store(delivery: Delivery, *, unless_known: bool) -> Delivery:
     """Insert what ``make`` made, and publish it once it is committed; return it, or the one that was there before.
 
@@ -55,6 +58,7 @@ def store(delivery: Delivery, *, unless_known: bool) -> Delivery:
     return delivery
 
 
+@with_secrets
 def make(
     message: EmailMessage,
     options: MailOptions,

@@ -6,19 +6,32 @@ import os
 import re
 from fnmatch import fnmatchcase
 
+from django.conf import settings
 from django.utils.text import format_lazy
 from django.utils.translation import gettext_lazy as _
 
 from email_integration import conf
 from email_integration.exceptions import SecretUnavailable
+from email_integration.secrecy import with_secrets
 
 from .parsing import Reference
 
-#: What opens other things than a mail server, by its name: only who names it in full may have it.
-_KEYS = re.compile(r"SECRET_?KEY|KEYS?(\.\w+)?$", re.IGNORECASE)
+#: What opens other things than a mail server, by its name: only who names it in full may have it ...
+_KEYS = re.compile(r"KEYS?(_FILE|\.\w+)?$|(?<![^_./])KEYS?(?![^_./])", re.IGNORECASE)
+#: ... and what opens sealed values, sessions and databases, whose name may go on: that nobody may have.
+_NEVER = re.compile(
+    r"SECRET_?KEY|PASSWORD_?KEY|(?<![^_])(PG|MYSQL|DB|DATABASE|POSTGRES|POSTGRESQL|MARIADB)_?(\w+_)?PASS(WORD)?(?![^_])"
+    r"|(?<![^_])(DB|DATABASE|POSTGRES|POSTGRESQL|MYSQL|MARIADB|REDIS|VALKEY|BROKER|RABBITMQ|AMQP)_?(\w+_)?(URL|URI|DSN)",
+    re.IGNORECASE,
+)
+#: Of a key that is found within a longer text; what is shorter may be there by chance.
+_LONG = 20
+#: An address with a password in it, as databases and brokers have.
+_ADDRESS = re.compile(r"\s*[a-z][a-z0-9+.-]*://[^\s/@]*:[^\s/@]+@\S+\s*", re.IGNORECASE)
 _WILD = re.compile(r"[*?\[]")
 
 
+@with_secrets
 def allow(reference: Reference) -> None:
     """Return if ``reference`` is allowed. Raises ``SecretUnavailable``."""
     if not patterns_for(reference):
@@ -38,6 +51,8 @@ def patterns_for(reference: Reference) -> list[str]:
     """The patterns of SECRET_REFERENCES that allow it."""
     text = str(reference)
     given = conf.get("SECRET_REFERENCES")
+    if is_never_given(reference.name):
+        return []
     if text in given:
         return [text] if _is_plain(reference) else []
     if is_of_a_key(reference.name):
@@ -46,8 +61,32 @@ def patterns_for(reference: Reference) -> list[str]:
 
 
 def is_of_a_key(name: str) -> bool:
-    """Whether what is called so opens other things, such as SECRET_KEY and SMTP_PASSWORD_KEYS."""
-    return bool(_KEYS.search(name.replace("-", "_")))
+    """Whether what is called so opens other things, such as TLS_KEY and AWS_SECRET_ACCESS_KEY."""
+    return is_never_given(name) or bool(_KEYS.search(name.replace("-", "_")))
+
+
+def is_never_given(name: str) -> bool:
+    """Whether what is called so opens sealed values or a database, such as SMTP_PASSWORD_KEYS and DATABASE_URL."""
+    return bool(_NEVER.search(re.sub(r"[^A-Za-z0-9]+", "_", name.rpartition("/")[2])))
+
+
+def files_never_given() -> set[str]:
+    """The files, their links resolved, that variables name for such a thing: ``SMTP_PASSWORD_KEYS_FILE`` and others."""
+    names = [name for name in os.environ if name.upper().endswith("_FILE") and is_never_given(name)]
+    return {os.path.realpath(os.environ[name]) for name in names if os.environ[name]}
+
+
+@with_secrets
+def opens_this_project(secret: str) -> bool:
+    """Whether a text is, or has in it, what opens sealed values here or a database, whatever it is called."""
+    keys = [
+        *conf.get("SMTP_PASSWORD_KEYS"),
+        settings.SECRET_KEY,
+        *settings.SECRET_KEY_FALLBACKS,
+    ]
+    texts = [key.decode("latin-1") if isinstance(key, bytes) else str(key) for key in keys]
+    found = any(key == secret.strip() or (len(key) >= _LONG and key in secret) for key in texts if key)
+    return found or _ADDRESS.fullmatch(secret) is not None
 
 
 def folder(pattern: str) -> str:

@@ -15,9 +15,10 @@ from django.utils.translation import gettext_lazy as _
 from email_integration import conf
 from email_integration.exceptions import SecretUnavailable
 from email_integration.forks import after_fork_in_child
+from email_integration.secrecy import with_secrets
 
 from . import parsing
-from .bounds import allow
+from .bounds import allow, opens_this_project
 from .parsing import Reference, parse
 from .providers import LARGEST, provider_of
 
@@ -42,6 +43,7 @@ class _Lookup:
         """Whether nobody need wait for it: it has ended, or hangs for so long that another may be tried."""
         return self._answer.done() or time.monotonic() - self.began_at > _GIVEN_UP_AFTER
 
+    @with_secrets
     def answer(self) -> str:
         """Wait for the secret. Raises ``SecretUnavailable``."""
         patience = conf.get("SECRET_TIMEOUT")
@@ -53,6 +55,7 @@ class _Lookup:
         except SecretUnavailable as error:
             raise SecretUnavailable(*error.args) from None  # one of this thread's own
 
+    @with_secrets
     def _run(self) -> None:
         kind = self._reference.kind
         try:
@@ -60,6 +63,9 @@ class _Lookup:
             if not isinstance(secret, str) or not 0 < len(secret.rstrip("\r\n")) <= LARGEST:
                 raise ValueError
             secret = secret.removesuffix("\n").removesuffix("\r")
+            if opens_this_project(secret):
+                text = _("“{kind}:” gives a key of this project, or the address of a database, and no password.")
+                raise SecretUnavailable(format_lazy(text, kind=kind))
             _keep(self._reference, _Kept(secret, self.began_at))  # though nobody may wait for it any more
             self._answer.set_result(secret)
         except SecretUnavailable as error:
@@ -80,6 +86,7 @@ _kept: dict[Reference, _Kept] = {}
 _asked: dict[Reference, _Lookup] = {}
 
 
+@with_secrets
 def resolve(text: str, *, anew: bool = False) -> str:
     """Return the password that ``text`` is or refers to; what is kept is not used when it is to be had ``anew``.
 
@@ -93,6 +100,7 @@ def resolve(text: str, *, anew: bool = False) -> str:
     return kept.secret if kept is not None else _look_up(found)
 
 
+@with_secrets
 def renew(text: str, *, refused: str) -> bool:
     """Whether ``text`` refers to another secret by now than the one that a server has refused."""
     found = parse(text)
@@ -107,6 +115,7 @@ def renew(text: str, *, refused: str) -> bool:
         return False
 
 
+@with_secrets
 def check(text: str) -> None:
     """Return if ``text`` is a password, or refers to one that can be had here. Raises ``SecretUnavailable``."""
     if (unknown := parsing.unknown(text)) is not None:

@@ -14,6 +14,7 @@ from django.utils.text import format_lazy
 from django.utils.translation import gettext_lazy as _
 
 from email_integration import conf
+from email_integration.secrecy import with_secrets
 
 if TYPE_CHECKING:
     from django.utils.functional import _StrPromise as Text
@@ -47,6 +48,7 @@ def kinds() -> tuple[str, ...]:
     )
 
 
+@with_secrets
 def parse(text: str) -> Reference | str:
     """Return the reference that ``text`` is, or the password."""
     if _ESCAPED.match(text):
@@ -55,11 +57,13 @@ def parse(text: str) -> Reference | str:
     return Reference(found[1], found[2]) if found and found[1] in kinds() else text
 
 
+@with_secrets
 def as_password(password: str) -> str:
     """Return what to store for a password that is one, whatever it begins with."""
     return f"\\{password}" if _TO_BE_ESCAPED.match(password) else password
 
 
+@with_secrets
 def unknown(text: str) -> Text | None:
     """What to say of a text that looks like a reference of a kind that is not known; None of all others.
 

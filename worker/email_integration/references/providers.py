@@ -51,7 +51,8 @@ class File:
         folders = {bounds.folder(pattern) for pattern in bounds.patterns_for(Reference("file", reference))}
         within = any(path.startswith(f"{folder.rstrip('/')}/") for folder in folders)
         named = f"file:{reference}" in conf.get("SECRET_REFERENCES")
-        if not within or (bounds.is_of_a_key(path) and not named):
+        of_a_key = bounds.is_never_given(path) or path in bounds.files_never_given()
+        if not within or of_a_key or (bounds.is_of_a_key(path) and not named):
             text = _("{name} leads to a file that SECRET_REFERENCES does not allow.")
             raise SecretUnavailable(format_lazy(text, name=reference))
         try:

@@ -9,6 +9,7 @@ from django.utils.module_loading import import_string
 
 from email_integration import conf
 
+from .bounds import is_never_given
 from .parsing import BUILT_IN, KIND
 
 
@@ -19,6 +20,8 @@ def wrong_with_pattern(pattern: Any) -> str:
         return "is no kind of reference with a colon and a name"
     if kind not in (*BUILT_IN, *conf.get("SECRET_PROVIDERS")):
         return f"is of the kind {kind!r}, which SECRET_PROVIDERS does not name"
+    if is_never_given(name):
+        return "names a key or a database of the project, which is never given to a server"
     if kind == "file" and not (name.startswith("/") and not {"", ".", ".."} & set(name.split("/")[1:])):
         return "is no absolute path without '..'"
     return ""

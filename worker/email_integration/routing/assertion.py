@@ -7,6 +7,7 @@ import uuid
 from typing import Any
 
 from email_integration.models.private_key import PrivateKey
+from email_integration.secrecy import with_secrets
 
 OF_CLIENT = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 AS_GRANT = "urn:ietf:params:oauth:grant-type:jwt-bearer"
@@ -15,12 +16,14 @@ AS_GRANT = "urn:ietf:params:oauth:grant-type:jwt-bearer"
 _LIFE = 300
 
 
+@with_secrets
 def of_client(key: PrivateKey, *, client_id: str, endpoint: str) -> str:
     """Who asks (§2.2), by which certificate, named as Microsoft wants it."""
     claims = {"iss": client_id, "sub": client_id, "aud": endpoint}
     return _signed(key, claims, algorithm="PS256", headers={"x5t#S256": key.thumbprint})
 
 
+@with_secrets
 def for_mailbox(key: PrivateKey, *, client_id: str, mailbox: str, scope: str, endpoint: str) -> str:
     """In whose name a service account asks (§2.1), and what for, which Google wants in it."""
     claims = {"iss": key.issuer or client_id, "sub": mailbox, "aud": endpoint}

@@ -15,6 +15,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 from email_integration import web
 from email_integration.models import SMTPConfig
+from email_integration.secrecy import with_secrets
 
 #: Seconds from the beginning to the answer, in which the owner logs in and reads.
 PATIENCE = 600.0
@@ -69,6 +70,7 @@ class Begun:
     at: float
 
     @classmethod
+    @with_secrets
     def now(cls, config: SMTPConfig) -> Begun:
         """One that nobody can guess."""
         return cls(
@@ -85,6 +87,7 @@ class Begun:
         return not 0 <= time.time() - self.at <= PATIENCE
 
 
+@with_secrets
 def address(question: Question, begun: Begun, *, client_id: str, redirect_uri: str) -> str:
     """The provider's page that asks the owner (RFC 6749 §4.1.1); its answer comes to ``redirect_uri``."""
     asked = {

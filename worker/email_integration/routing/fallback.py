@@ -13,6 +13,7 @@ from django.conf import settings
 
 from email_integration.django_internals import is_set, read_setting
 from email_integration.outcomes.causes import Cause
+from email_integration.secrecy import with_secrets
 from email_integration.smtp import Relay
 
 from .route import Nowhere, Route
@@ -26,6 +27,7 @@ _TIMEOUT = 10.0
 _SMTP_BACKEND = "django.core.mail.backends.smtp.EmailBackend"
 
 
+@with_secrets
 def settings_relay() -> Route:
     """Return the relay of the project's settings.
 

@@ -15,6 +15,7 @@ from email_integration.models import Authentication, SendingPause, SMTPConfig
 from email_integration.models.login import token_digest
 from email_integration.models.server import PipeliningChoice
 from email_integration.outcomes.causes import Cause
+from email_integration.secrecy import with_secrets
 from email_integration.smtp import Relay
 
 from . import stamp
@@ -42,6 +43,7 @@ _copy: _Copy | None = None
 _last: tuple[str, str] | None = None
 
 
+@with_secrets
 def active_relay() -> Route:
     """Return the relay of the active ``SMTPConfig``, else that of Django's settings, else ``Nowhere``.
 
@@ -114,12 +116,14 @@ def _keep(copy: _Copy | None) -> None:
     _copy = copy
 
 
+@with_secrets
 def password_is_elsewhere(relay: Relay) -> bool:
     """Whether the password of ``relay``, the active one, is kept elsewhere."""
     config = _config_of(relay)
     return config is not None and config.password_kind != ""
 
 
+@with_secrets
 def password_has_changed(relay: Relay) -> bool:
     """Whether the password of ``relay``, the active one, which its server has refused, is kept elsewhere and another by
     now. The next to ask for the active relay gets it with the new one.
@@ -140,6 +144,7 @@ def _config_of(relay: Relay) -> SMTPConfig | None:
     return SMTPConfig.objects.using(using).filter(is_active=True, name=relay.name).first()
 
 
+@with_secrets
 def relay_of(config: SMTPConfig, *, anew: bool = False, keeps_token: bool = True) -> Relay:
     """Return ``config`` as a relay; a password that is kept elsewhere is asked for ``anew``, or may be known already.
 
@@ -166,6 +171,7 @@ def relay_of(config: SMTPConfig, *, anew: bool = False, keeps_token: bool = True
     )
 
 
+@with_secrets
 def account_of(config: SMTPConfig) -> Account:
     """What ``config`` asks for tokens with. Raises ``SecretUnreadable`` when a secret cannot be opened."""
     return Account(

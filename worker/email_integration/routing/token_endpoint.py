@@ -20,6 +20,7 @@ from email_integration.exceptions import SecretUnavailable
 from email_integration.models import private_key
 from email_integration.models.oauth import Grant
 from email_integration.models.private_key import PrivateKey
+from email_integration.secrecy import with_secrets
 from email_integration.smtp import NoToken, Phase
 
 from . import assertion
@@ -71,6 +72,7 @@ class TokenRefused(NoToken):
     """The endpoint gives none for what it was shown."""
 
 
+@with_secrets
 def fetch(account: Account) -> Granted:
     """Ask for a token, and once more if it was refused and a secret is another one by now where it is kept.
 
@@ -86,6 +88,7 @@ def fetch(account: Account) -> Granted:
     return _fetch(_resolved(account))
 
 
+@with_secrets
 def redeem(account: Account, *, code: str, verifier: str, redirect_uri: str) -> Granted:
     """Ask for tokens with the code of a consent (RFC 6749 §4.1.3, RFC 7636 §4.5). Raises as ``fetch`` does."""
     asking = _resolved(replace(account, refresh_token=""))  # the one that is asked for anew may be the one that is lost

@@ -18,6 +18,7 @@ from django.utils import timezone
 from email_integration import conf, references
 from email_integration.exceptions import SecretUnreadable
 from email_integration.models import OAuthToken, SMTPConfig
+from email_integration.secrecy import with_secrets
 from email_integration.smtp import NoToken, Phase
 
 from .token_endpoint import PATIENCE, Account, Granted, TokenRefused, fetch
@@ -45,6 +46,7 @@ class Tokens:
         self._pk = pk
         self._digest = digest
 
+    @with_secrets
     def current(self) -> str:
         """The token that is good now, fetched if need be. Raises ``NoToken``."""
         row = self._read()
@@ -53,6 +55,7 @@ class Tokens:
             return token
         return self._fetched(refused=None)
 
+    @with_secrets
     def another(self, refused: str = "") -> str | None:
         """One that is not ``refused``, fetched anew unless somebody has done so since. Raises ``NoToken``."""
         return self._fetched(refused=refused)
@@ -113,6 +116,7 @@ class Tokens:
             return token
         granted = self._ask(row)
 
+        @with_secrets
         def keep() -> None:
             self._row()
             _rows().filter(pk=self._pk, settings=self._digest).update(**_stored(granted, asked_at))
@@ -188,6 +192,7 @@ def _not_before(began: dt.datetime, now: dt.datetime, *, kept: str, refused: str
     return min(began, now - dt.timedelta(seconds=alone))
 
 
+@with_secrets
 def _stored(granted: Granted, asked_at: dt.datetime) -> dict[str, object]:
     kept: dict[str, object] = {
         "access_token": granted.access_token,

@@ -28,6 +28,7 @@ from email_integration.outcomes.causes import Cause
 from email_integration.outcomes.classification import Deferred, Failed, InDoubt, Outcome, Skipped
 from email_integration.queue import retry_now
 from email_integration.routing import gate
+from email_integration.secrecy import with_secrets
 from email_integration.smtp import Relay
 
 from . import sandbox
@@ -37,6 +38,7 @@ from .recording import Begun, forgive, goes_on, record
 logger = logging.getLogger(__name__)
 
 
+@with_secrets
 def attempt(delivery_id: str) -> Delivery | Skipped:
     """Try the delivery and return it as it stands then; ``Skipped`` when there was nothing to do.
 

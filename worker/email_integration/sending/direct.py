@@ -14,6 +14,7 @@ from email_integration.outcomes import settlement
 from email_integration.outcomes.causes import Cause
 from email_integration.outcomes.classification import Accepted, Deferred, Failed, InDoubt, Outcome, Skipped
 from email_integration.routing import gate
+from email_integration.secrecy import with_secrets
 from email_integration.smtp import Relay
 
 from . import sandbox
@@ -23,6 +24,7 @@ from .offering import goes_on
 logger = logging.getLogger(__name__)
 
 
+@with_secrets
 def send_now(message: EmailMessage, *, default_from_is_open: bool = False) -> Accepted:
     """Send ``message`` through the active relay and return what the server said.
 

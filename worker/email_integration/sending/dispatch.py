@@ -33,6 +33,7 @@ from email_integration.outcomes.classification import (
 )
 from email_integration.queue import retry_now
 from email_integration.routing import gate, quirks
+from email_integration.secrecy import with_secrets
 from email_integration.smtp import (
     Envelope,
     Limits,
@@ -223,6 +224,7 @@ class Way:
 _TRIES = 20
 
 
+@with_secrets
 def dispatch(mail: Mail, claim: Claim) -> Dispatched:
     """Send ``mail`` through the relay that is active now.
 
@@ -277,6 +279,7 @@ def dispatch(mail: Mail, claim: Claim) -> Dispatched:
         return Dispatched(route=route, outcome=outcome, tls_version=tls_version)
 
 
+@with_secrets
 def transact(session: Session, mail: Mail, claim: Claim, offering: Offering) -> Outcome | Skipped:
     """Run one transaction on ``session``, with those of the recipients whose turn it is.
 

@@ -25,6 +25,7 @@ from email_integration.message import content
 from email_integration.models import FINAL, Delivery, Status
 from email_integration.outcomes.causes import Cause
 from email_integration.outcomes.classification import Deferred, InDoubt, Outcome, Skipped, classify, classify_recipients
+from email_integration.secrecy import with_secrets
 from email_integration.smtp import Phase, Relay, Session, SMTPFailure, Started
 
 from . import sandbox
@@ -59,6 +60,7 @@ _LOST_WITHOUT_GUILT = 1
 _AT_MOST = 10.0
 
 
+@with_secrets
 def attempt_group(delivery_ids: Sequence[str]) -> Iterator[Delivery]:
     """Try each delivery once, and give it as it stands then, unless there was nothing to do.
 

@@ -14,6 +14,8 @@ import re
 import smtplib
 from dataclasses import replace
 
+from email_integration.secrecy import with_secrets
+
 from .dialogue import Connection
 from .replies import Reply
 
@@ -55,7 +57,8 @@ def _has_md5() -> bool:
     return True
 
 
-def authenticate(connection: smtplib.SMTP, mechanism: str, username: str, password: str) -> Reply:
+@with_secrets
+def authenticate(connection: Connection, mechanism: str, username: str, password: str) -> Reply:
     """Run ``mechanism`` with a password and return the server's last reply; see ``is_in``."""
     user, secret = username.encode(), password.encode()
     if mechanism == "PLAIN":
@@ -70,7 +73,9 @@ def authenticate(connection: smtplib.SMTP, mechanism: str, username: str, passwo
         if code != 334:
             break
         if answer is None:
-            answer = user + b" " + hmac.new(secret, _decode(text), "md5").hexdigest().encode()
+            digest = hmac.new(secret, _decode(connection.challenge), "md5").hexdigest().encode()
+            connection.conceal(digest)
+            answer = user + b" " + digest
         code, text = connection.docmd(_encode(answer))
     return Reply.parse(code, text)
 
@@ -104,6 +109,7 @@ def _tells(reply: Reply) -> int:
     return 3 if reply.permanent and reply.code not in _NOT_THIS_ONE else 0
 
 
+@with_secrets
 def authenticate_by_token(
     connection: Connection, mechanism: str, username: str, token: str, *, host: str, port: int
 ) -> Reply:
@@ -122,7 +128,7 @@ def authenticate_by_token(
     code, text = _begin(connection, mechanism, response)
     why = ""
     if code == 334:
-        why = _explained(_decode(text).replace(token.encode(), b"***"))
+        why = _explained(connection.without_secrets(_decode(connection.challenge)))
         code, text = connection.docmd(goes_on)
     reply = Reply.parse(code, text)
     if not reply.permanent:
@@ -154,6 +160,7 @@ def _is_word(value: object) -> bool:
     return isinstance(value, str) and value.isascii() and value.isprintable()
 
 
+@with_secrets
 def secrets(username: str, password: str) -> tuple[bytes, ...]:
     """What is said of the password in any of the mechanisms, the longest first."""
     if not password:

@@ -11,6 +11,9 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
+from email_integration.secrecy import with_secrets
+
+from .concealing import Concealed
 from .connecting import connect, tls_name
 from .errors import ConnectionLost, SMTPFailure
 from .replies import Phase, Reply
@@ -48,14 +51,16 @@ class Connection(smtplib.SMTP):
     def __init__(self, *, timeout: float, local_hostname: str, secrets: tuple[bytes, ...] = ()) -> None:
         """``secrets`` are what a reply must not give back: it is kept, and read by people."""
         super().__init__(local_hostname=local_hostname, timeout=timeout)
-        self._secrets = secrets
+        self._concealed = Concealed(secrets)
+        self._phase = Phase.CONNECT
         self._relay_timeout = timeout
         self._received = bytearray()
         # The code of the reply that is being read; empty before its first line, None when it is none.
         self._begun: bytes | None = b""
         self._due = 0.0
-        #: What the server said first, as it came, and the mechanism that let us in.
+        #: What the server said first, as it came, what it has just asked in AUTH, and the mechanism that let us in.
         self.first_words = b""
+        self.challenge = b""
         self.mechanism = ""
 
     @contextlib.contextmanager
@@ -64,6 +69,7 @@ class Connection(smtplib.SMTP):
 
         Whatever goes wrong in here closes the connection.
         """
+        self._phase = phase
         self.timeout = patience(phase, self._relay_timeout if timeout is None else timeout)
         try:
             yield
@@ -100,9 +106,15 @@ class Connection(smtplib.SMTP):
         self._receive()
         self.first_words = bytes(self._received)
 
+    @with_secrets
     def conceal(self, *secrets: bytes) -> None:
         """Let no reply give these back either, the longest first."""
-        self._secrets = (*secrets, *self._secrets)
+        self._concealed.add(*secrets)
+
+    @with_secrets
+    def without_secrets(self, text: bytes) -> bytes:
+        """What a server has said, less what it was told in AUTH."""
+        return self._concealed.hide(text, pieces=True)
 
     def secure(self, context: ssl.SSLContext, host: str) -> None:
         """Put TLS over the connection, after the 220 to STARTTLS."""
@@ -146,7 +158,10 @@ class Connection(smtplib.SMTP):
         sock = self._live_socket
         self.start_clock()
         sock.settimeout(self.timeout)
-        sock.sendall(s.encode(self.command_encoding) if isinstance(s, str) else s)
+        octets = s.encode(self.command_encoding) if isinstance(s, str) else s
+        if self._phase is Phase.AUTH:
+            self._concealed.heard_by_server(bytes(octets))
+        sock.sendall(octets)
 
     def getreply(self) -> tuple[int, bytes]:
         """Read one reply, all its lines, of which the first ``_KEPT`` octets are kept.
@@ -163,16 +178,18 @@ class Connection(smtplib.SMTP):
                     self._begun = None
                 raise Malformed
             self._begun, more = found[1], found[2] == b"-"
-            text += found[3].strip()[: max(0, _KEPT - len(text))] + b"\n"
+            # More than is kept: a secret is not to be cut in two before it is found.
+            text += found[3].strip()[: max(0, _KEPT + _LONGEST_LINE - len(text))] + b"\n"
             if not more:
                 break
         if more:
             raise Malformed
         self.start_clock()
-        said = bytes(text[:-1])
-        for secret in self._secrets:
-            said = said.replace(secret, b"***")
-        return int(self._begun), said
+        said, in_auth = bytes(text[:-1]), self._phase is Phase.AUTH
+        self.challenge = said if in_auth and self._begun == b"334" else b""
+        # What is done is looked through for the whole alone: people do not read it, and there is much of it.
+        pieces = in_auth or self._begun >= b"4"
+        return int(self._begun), self._concealed.hide(said, pieces=pieces, decoded=in_auth)[:_KEPT]
 
     def hear(self, *, within: float | None = None) -> Reply:
         """Read one reply; ``within`` so many seconds from now if that is sooner. Raises what ``getreply`` raises."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import ssl
 from collections.abc import Iterator
 
+from email_integration.secrecy import with_secrets
+
 from . import auth, naming, tls
 from .connecting import bare
 from .dialogue import Connection
@@ -13,6 +15,7 @@ from .relay import Relay
 from .replies import Phase, Reply
 
 
+@with_secrets
 def open_connection(relay: Relay) -> Connection:
     """Connect, secure, authenticate.
 
@@ -25,6 +28,7 @@ def open_connection(relay: Relay) -> Connection:
     return smtp
 
 
+@with_secrets
 def unconnected(relay: Relay) -> Connection:
     """What ``steps`` begins with."""
     said = auth.secrets(relay.username, relay.password)

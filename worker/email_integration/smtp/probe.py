@@ -13,6 +13,8 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
+from email_integration.secrecy import with_secrets
+
 from .dialogue import Connection
 from .errors import CannotConnect, ConnectionLost, NoToken, Refused, Seen, SMTPFailure
 from .opening import steps, unconnected
@@ -93,6 +95,7 @@ class Report:
         return ", ".join(filter(None, (self.tls_version or "not encrypted", self.mechanism)))
 
 
+@with_secrets
 def probe(relay: Relay, mail: TrialMail | None = None) -> Report:
     """Open a session with ``relay``, send ``mail`` on it if there is one, and end it.
 
@@ -138,6 +141,7 @@ class _Trial:
         self._failure: SMTPFailure | None = None
         self._ended: float | None = None
 
+    @with_secrets
     def has_token(self) -> bool:
         """Fetch the token, if one is needed; in the caller's thread, whose database may be asked."""
         tokens = self._relay.tokens
@@ -153,6 +157,7 @@ class _Trial:
         self._begin(Kind.CONNECT)
         return True
 
+    @with_secrets
     def run(self) -> None:
         """Do it; never raises what an SMTP dialogue can raise."""
         try:

@@ -11,6 +11,8 @@ import contextlib
 import time
 from collections.abc import Iterable, Sequence
 
+from email_integration.secrecy import with_secrets
+
 from .content import stuffed
 from .dialogue import MALFORMED, Connection, Malformed
 from .errors import ConnectionLost, NotOffered, OutOfStep, Refused, SMTPFailure
@@ -60,6 +62,7 @@ class Session:
         return f"<Session {self.relay.host}:{self.relay.port} {state} transactions={self.transactions}>"
 
     @classmethod
+    @with_secrets
     def open(cls, relay: Relay, watch: Watch | None = None, memory: Memory | None = None) -> Session:
         """Connect, secure, authenticate. ``watch`` is told of transactions; ``memory`` knows the server, and learns.
 
@@ -145,6 +148,7 @@ class Session:
         refused = {recipient: reply for recipient, reply in verdicts.items() if not reply.positive}
         return Started(accepted=accepted, refused=refused, left=left)
 
+    @with_secrets
     def write(self, content: bytes | Iterable[bytes]) -> None:
         """Send the content, dot-stuffed, without the final dot; blocks of any size are sent as they come.
 

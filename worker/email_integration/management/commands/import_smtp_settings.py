@@ -11,6 +11,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from email_integration import references, routing, validators
 from email_integration.exceptions import SecretUnreadable
 from email_integration.models import SMTPConfig
+from email_integration.secrecy import with_secrets
 from email_integration.smtp import Relay
 
 _NAME = "Imported from settings"
@@ -29,6 +30,7 @@ class Command(BaseCommand):
         parser.add_argument("--activate", action="store_true", help="make it the active one")
         parser.add_argument("--dry-run", action="store_true", help="say what would be done, and do nothing")
 
+    @with_secrets
     def handle(self, *args: Any, **options: Any) -> None:
         """Import, activate, or say why not."""
         route = routing.settings_relay()

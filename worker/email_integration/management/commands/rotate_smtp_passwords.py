@@ -9,6 +9,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import BaseCommand, CommandError
 
 from email_integration.models.rotation import rotate
+from email_integration.secrecy import with_secrets
 
 
 class Command(BaseCommand):
@@ -19,6 +20,7 @@ class Command(BaseCommand):
         "passwords found in plain text. Exits with 1 if there is something that no key opens."
     )
 
+    @with_secrets
     def handle(self, *args: Any, **options: Any) -> None:
         """Say how many, and name those that could not be done."""
         try:

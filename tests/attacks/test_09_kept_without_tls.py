@@ -1,0 +1,177 @@
+"""A stored secret is not said less protected than before: whoever may edit a configuration need not know it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import trustme
+from django.core.exceptions import ValidationError
+from django.core.management import CommandError, call_command
+from django.urls import reverse
+
+from config.local.smtp_server import SMTPServer
+from email_integration.admin.trials import run_typed
+from email_integration.models import SMTPConfig
+from tests.integration.admin_site import SECRET, config, form_of, logged_in, url
+from tests.mail_settings import of_mail
+
+pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("fresh_process")]
+
+
+def authority() -> str:
+    return trustme.CA().cert_pem.bytes().decode()
+
+
+OURS = authority()
+
+OAUTH = {
+    "authentication": "oauth",
+    "password": "",
+    "oauth_endpoint": "https://login.example.com/token",
+    "oauth_client_id": "mailer",
+    "oauth_client_secret": SECRET,
+}
+
+#: What is stored, and what is changed of it, so that the secret would be said to others.
+LESS = {
+    "STARTTLS is switched off": ({}, {"use_tls": False}),
+    "TLS is switched off": ({"use_tls": False, "use_ssl": True, "port": 465}, {"use_ssl": False}),
+    "STARTTLS is switched off on port 25": ({"port": 25}, {"use_tls": False}),
+    "TLS is switched off, and the authority with it": (
+        {"ca_certificates": OURS},
+        {"use_tls": 0, "ca_certificates": ""},
+    ),
+    "an authority of one's own is named": ({}, {"ca_certificates": authority()}),
+    "another authority is named": ({"ca_certificates": OURS}, {"ca_certificates": authority()}),
+    "another authority is added": ({"ca_certificates": OURS}, {"ca_certificates": OURS + authority()}),
+    "the system's authorities are trusted instead": ({"ca_certificates": OURS}, {"ca_certificates": ""}),
+    "another port": ({}, {"port": 2525}),
+    "another host": ({}, {"host": "smtp.example.org"}),
+}
+
+#: The same of what leaves it as safe as it was.
+AS_SAFE = {
+    "nothing": ({}, {}),
+    "TLS is switched on": ({"use_tls": False}, {"use_tls": True}),
+    "TLS from the start instead of STARTTLS": ({"port": 2525}, {"use_tls": False, "use_ssl": True}),
+    "another name for EHLO": ({}, {"ehlo_name": "mail.example.com"}),
+    "another sender and time": ({}, {"from_email": "kim@example.com", "timeout": 20}),
+    "the same authority, as a browser sends it": (
+        {"ca_certificates": OURS},
+        {"ca_certificates": OURS.strip().replace("\n", "\r\n")},
+    ),
+}
+
+
+def checked(stored: SMTPConfig, change: dict[str, Any]) -> None:
+    """Change it as a program does that validates what it saves."""
+    for name, value in change.items():
+        setattr(stored, name, value)
+    stored.full_clean()
+
+
+def posted(stored: SMTPConfig, change: dict[str, Any]) -> dict[str, Any]:
+    """What a browser sends of it."""
+    more = {
+        name: getattr(stored, name)
+        for name in ("authentication", "oauth_grant", "oauth_endpoint", "oauth_client_id", "oauth_scope")
+    }
+    return form_of(stored, **{**more, **{name: None if value is False else value for name, value in change.items()}})
+
+
+@pytest.mark.parametrize("login", [{}, OAUTH], ids=["password", "token"])
+@pytest.mark.parametrize(("before", "change"), LESS.values(), ids=LESS)
+def test_a_stored_secret_is_asked_for_again(
+    before: dict[str, Any], change: dict[str, Any], login: dict[str, Any]
+) -> None:
+    """By the model, by the page, and by the test of a connection, which then connects to nowhere."""
+    if login and not (change.get("use_tls", True) and change.get("use_ssl", True)):
+        before = {**before, "host": "localhost"}  # a token is shown in the clear to this machine alone
+    stored = config(**{**before, **login})
+    field = "oauth_client_secret" if login else "password"
+    admin = logged_in(superuser=True)
+    page = admin.post(
+        url("change", stored.pk), posted(stored, change | {"use_tls": change.get("use_tls", stored.use_tls)})
+    )
+    assert page.status_code == 200
+    assert "again" in str(page.context["errors"])
+    trial = run_typed(SMTPConfig.objects.get(), posted(stored, change), user=None)
+    assert trial.report is None
+    assert any("again" in problem for problem in trial.problems)
+    with pytest.raises(ValidationError) as refused:
+        checked(SMTPConfig.objects.get(), change)
+    assert field in refused.value.message_dict
+    now = SMTPConfig.objects.get()
+    assert (now.host, now.port, now.use_tls, now.use_ssl) == (stored.host, stored.port, stored.use_tls, stored.use_ssl)
+    assert now.ca_certificates == stored.ca_certificates
+
+
+@pytest.mark.parametrize("login", [{}, OAUTH], ids=["password", "token"])
+@pytest.mark.parametrize(("before", "change"), AS_SAFE.values(), ids=AS_SAFE)
+def test_a_change_that_leaves_it_as_safe_keeps_it(
+    before: dict[str, Any], change: dict[str, Any], login: dict[str, Any]
+) -> None:
+    if login and before.get("use_tls") is False and not before.get("use_ssl"):
+        before = {**before, "host": "localhost"}  # as above
+    stored = config(**{**before, **login})
+    checked(SMTPConfig.objects.get(), change)
+    page = logged_in(superuser=True).post(url("change", stored.pk), posted(stored, change))
+    assert page.status_code == 302, page.context["errors"]
+    assert getattr(SMTPConfig.objects.get(), "oauth_client_secret" if login else "password") == SECRET
+
+
+@pytest.mark.parametrize(
+    "change", [{"use_tls": None, "port": 25}, {"ca_certificates": OURS}], ids=["no TLS", "authority"]
+)
+def test_with_the_secret_entered_again_it_is_changed(change: dict[str, Any]) -> None:
+    stored = config(port=25)
+    page = logged_in(superuser=True).post(url("change", stored.pk), form_of(stored, **change, password="another one"))
+    assert page.status_code == 302
+    assert SMTPConfig.objects.get().password == "another one"
+
+
+def test_no_server_without_tls_hears_the_stored_password(smtp_server: Callable[..., SMTPServer]) -> None:
+    """Its test of a connection is what somebody would press who has put a server of theirs on the way."""
+    server = smtp_server(security="plain", user="user", password=SECRET)
+    stored = config(host="localhost", port=server.port)
+    admin = logged_in("view_smtpconfig", "change_smtpconfig", "test_smtpconfig")
+    page = admin.post(url("test", stored.pk), form_of(stored, use_tls=None))
+    assert "again" in page.content.decode()
+    assert not [session for session in server.sessions if session.commands]
+
+
+def test_an_earlier_version_without_tls_takes_the_password_along_for_no_one() -> None:
+    """Going back in the history is a change like any other."""
+    stored = config(use_tls=False, port=25, password="")
+    plain = stored.history.first()
+    stored.use_tls, stored.password = True, SECRET
+    stored.save()
+    admin = logged_in("view_smtpconfig", "change_smtpconfig")
+    page = admin.post(url("simple_history", stored.pk, plain.pk), form_of(stored, use_tls=None))
+    assert page.status_code == 200
+    now = SMTPConfig.objects.get()
+    assert (now.use_tls, now.password) == (True, SECRET)
+
+
+def test_a_copy_keeps_the_protection_with_the_password() -> None:
+    stored = config(ca_certificates=OURS)
+    logged_in(superuser=True).post(
+        reverse("admin:email_integration_smtpconfig_changelist"), {"action": "duplicate", "_selected_action": stored.pk}
+    )
+    copy = SMTPConfig.objects.exclude(pk=stored.pk).get()
+    assert (copy.password, copy.use_tls, copy.ca_certificates) == (SECRET, True, OURS)
+    with pytest.raises(ValidationError):
+        checked(copy, {"use_tls": False})
+
+
+def test_an_import_turns_tls_off_at_no_stored_configuration(settings: Any) -> None:
+    config("Imported from settings", from_email="noreply@example.com", timeout=10)
+    server = {"host": "smtp.example.com", "port": 587, "username": "user", "password": SECRET, "use_tls": False}
+    for name, value in of_mail("email_integration.backends.queued.EmailBackend", **server, timeout=10).items():
+        setattr(settings, name, value)
+    settings.DEFAULT_FROM_EMAIL = "noreply@example.com"
+    with pytest.raises(CommandError, match="use_tls"):
+        call_command("import_smtp_settings")
+    assert SMTPConfig.objects.get().use_tls
