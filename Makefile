@@ -16,7 +16,7 @@ MADE_WITH := $(shell cat $(VENV)/.interpreter 2>/dev/null)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo run test test-extra test-pair test-matrix servers-scripted faults bench bench-quick docs check lock clean
+.PHONY: help install demo run test test-extra test-pair test-matrix servers-scripted attacks faults bench bench-quick docs check lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -128,6 +128,9 @@ test-matrix: ## Run test-pair on each supported pair; PAIRS="3.13-6.1" runs this
 
 servers-scripted: $(STAMP) ## Print what comes of mail at servers that do as they like; part of 'make test'
 	$(PYTEST) --quiet tests/integration/test_servers_scripted.py
+
+attacks: $(STAMP) ## Attack secrets and people, and print what came of it; part of 'make test'
+	$(PYTEST) --quiet tests/attacks
 
 faults: $(STAMP) ## Break everything that can be broken here, and count the mails
 	tests/system-packages.sh

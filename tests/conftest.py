@@ -46,7 +46,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Print the rows that tests gave of a table."""
     reports = [report for kind in ("passed", "failed") for report in terminalreporter.getreports(kind)]
-    for line in tables.lines(reports):
+    for line in (*tables.lines(reports), *tables.attacks(reports)):
         terminalreporter.write_line(line)
 
 

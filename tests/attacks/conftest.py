@@ -1,0 +1,34 @@
+"""Gives the table a row for each attack: the way it takes is its file, and the attack is the name of its test."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from tests.integration.conftest import bell  # noqa: F401  # a fixture
+from tests.tables import ATTACKS
+
+#: What each way is called, by the number in the name of its file.
+ITEMS = {
+    1: "decryption oracle",
+    2: "refresh tokens thrown away",
+    3: "pages that a mail breaks",
+    4: "filters that read what is hidden",
+    5: "preview bomb",
+    6: "secrets in error mails",
+    7: "login limit",
+    8: "echoed AUTH lines",
+    9: "stored secret without TLS",
+    10: "proxies and references",
+    11: "input that is not refused",
+}
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Put the row on each attack of this folder."""
+    found = re.match(r"test_(\d+)_", item.path.name)
+    if found and item.path.parent.name == "attacks":
+        number = int(found[1])
+        attack = item.name.removeprefix("test_").replace("_", " ")
+        item.user_properties.append((ATTACKS, [number, ITEMS[number], attack]))
