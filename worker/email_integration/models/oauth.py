@@ -10,6 +10,8 @@ from django.utils.translation import gettext_lazy as _
 from email_integration.exceptions import SecretUnreadable
 from email_integration.fields import EncryptedTextField
 
+from .sealed import SealedQuerySet, SealedRow
+
 #: How long before its end a token is fetched anew: so many seconds, and no more than this part of its life.
 _AHEAD = 300.0
 _AHEAD_PART = 0.2
@@ -26,7 +28,7 @@ class Grant(models.TextChoices):
     JWT_BEARER = "jwt_bearer", _("service account")
 
 
-class OAuthToken(models.Model):
+class OAuthToken(SealedRow):
     """The token that a configuration logs in by; fetched by one process, used by all.
 
     What fetches it is in ``email_integration.routing.tokens``.
@@ -37,9 +39,9 @@ class OAuthToken(models.Model):
     )
     # A keyed digest of what it was asked for with: mended settings have another token.
     settings = models.CharField(max_length=64)
-    access_token = EncryptedTextField(blank=True, default="")
+    access_token = EncryptedTextField(row="seal_id", blank=True, default="")
     # What the endpoint has put in the place of the configuration's own, if it does so (RFC 6749 §6).
-    refresh_token = EncryptedTextField(blank=True, default="")
+    refresh_token = EncryptedTextField(row="seal_id", blank=True, default="")
     fetched_at = models.DateTimeField(null=True)
     expires_at = models.DateTimeField(null=True)
     # Who is fetching it, and until when nobody else does.
@@ -48,6 +50,8 @@ class OAuthToken(models.Model):
     # Why there is none, or no newer one.
     failed_at = models.DateTimeField(null=True)
     error = models.CharField(max_length=255, blank=True)
+
+    objects = SealedQuerySet.as_manager()
 
     class Meta:
         verbose_name = _("OAuth token")

@@ -19,7 +19,7 @@ from .audit import Event, note
 from .config import SMTPConfig
 from .delivery import Delivery
 from .oauth import OAuthToken
-from .server import SECRETS
+from .sealed import sealed_fields
 
 #: How many contents are done in one short transaction.
 BATCH = 200
@@ -66,7 +66,7 @@ def rotate() -> Rotation:
 
 
 def _rotate(config: SMTPConfig, using: str) -> str:
-    found = {name: _sealed_anew(stored) for name in SECRETS if (stored := config.sealed(name))}
+    found = _all_sealed_anew(config)
     sealed = {name: anew for name, (_, anew) in found.items() if anew is not None}
     kinds = {kind for kind, _ in found.values()}
     # One word for all of them: the one that a person has to know of.
@@ -82,9 +82,8 @@ def _rotate(config: SMTPConfig, using: str) -> str:
 def _rotate_token(config: SMTPConfig, using: str) -> None:
     """The tokens that were fetched: an access token soon ends, but a refresh token may be the only one there is."""
     rows = OAuthToken.objects.using(using).filter(pk=config.pk)
-    for names in rows.select_for_update().values("access_token", "refresh_token"):
-        found = {name: _sealed_anew(stored)[1] for name, stored in names.items() if stored}
-        sealed = {name: anew for name, anew in found.items() if anew is not None}
+    for row in rows.select_for_update():
+        sealed = {name: anew for name, (_, anew) in _all_sealed_anew(row).items() if anew is not None}
         if sealed:
             rows.update(**sealed)
 
@@ -98,6 +97,7 @@ _REASONS = {
 def _rotate_contents() -> Contents:
     using = router.db_for_write(Delivery)
     rows = Delivery.objects.using(using).filter(has_content=True)
+    of_key = sealed_fields(Delivery)["content_key"]
     found: Counter[str] = Counter()
     last = ""
     while True:
@@ -107,7 +107,7 @@ def _rotate_contents() -> Contents:
             for pk, key in stored.items():
                 if not key:
                     continue  # not sealed: ENCRYPT_CONTENT was off
-                kind, sealed = _sealed_anew(key)
+                kind, sealed = _sealed_anew(key, of_key.place_in(pk))
                 found[kind] += 1
                 if sealed is not None:
                     rows.filter(pk=pk).update(content_key=sealed)
@@ -119,15 +119,25 @@ def _rotate_contents() -> Contents:
     )
 
 
-def _sealed_anew(stored: Any) -> tuple[str, fields.Sealed | None]:
+def _all_sealed_anew(row: models.Model) -> dict[str, tuple[str, fields.Sealed | None]]:
+    """Of each sealed field of ``row`` that is not empty what ``_sealed_anew`` says."""
+    return {
+        name: _sealed_anew(stored, field.place_of(row))
+        for name, field in sealed_fields(type(row)).items()
+        if (stored := field.raw(row))
+    }
+
+
+def _sealed_anew(stored: Any, place: fields.Place) -> tuple[str, fields.Sealed | None]:
     """What was found of a secret as it is stored, and what it is to be replaced by; None for nothing."""
     if not isinstance(stored, fields.Sealed):
-        return "sealed", fields.seal(str(stored))
+        return "sealed", fields.seal(str(stored), place)
+    try:
+        plain = stored.open(place)
+    except SecretUnreadable:
+        return "unreadable", None
     try:
         fields.newest_key().decrypt(stored.token)
     except InvalidToken:
-        try:
-            return "rotated", fields.seal(stored.open())
-        except SecretUnreadable:
-            return "unreadable", None
+        return "rotated", fields.seal(plain, place)
     return "current", None
