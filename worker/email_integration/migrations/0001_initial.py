@@ -749,7 +749,6 @@ class Migration(migrations.Migration):
                 ),
                 ("settings", models.CharField(max_length=64)),
                 ("access_token", email_integration.fields.EncryptedTextField(blank=True, default="", row="seal_id")),
-                ("refresh_token", email_integration.fields.EncryptedTextField(blank=True, default="", row="seal_id")),
                 ("fetched_at", models.DateTimeField(null=True)),
                 ("expires_at", models.DateTimeField(null=True)),
                 ("lease", models.CharField(blank=True, max_length=32)),
@@ -760,6 +759,29 @@ class Migration(migrations.Migration):
             options={
                 "verbose_name": "OAuth token",
                 "verbose_name_plural": "OAuth tokens",
+                "default_permissions": (),
+            },
+        ),
+        migrations.CreateModel(
+            name="RefreshFamily",
+            fields=[
+                (
+                    "seal_id",
+                    models.CharField(
+                        default=email_integration.fields.new_row, editable=False, max_length=32, unique=True
+                    ),
+                ),
+                ("fingerprint", models.CharField(max_length=64, primary_key=True, serialize=False)),
+                ("provider", models.CharField(blank=True, max_length=300)),
+                ("newest", email_integration.fields.EncryptedTextField(blank=True, default="", row="seal_id")),
+                ("asked_at", models.DateTimeField(null=True)),
+                ("used_at", models.DateTimeField(null=True)),
+                ("lease", models.CharField(blank=True, max_length=32)),
+                ("lease_until", models.DateTimeField(null=True)),
+            ],
+            options={
+                "verbose_name": "family of refresh tokens",
+                "verbose_name_plural": "families of refresh tokens",
                 "default_permissions": (),
             },
         ),

@@ -1,8 +1,10 @@
-"""Access tokens of OAuth 2.0 (RFC 6749): one for each configuration that logs in by them, for all processes."""
+"""Tokens of OAuth 2.0 (RFC 6749): the access token of each configuration, and the newest of its refresh tokens."""
 
 from __future__ import annotations
 
 import datetime as dt
+import hashlib
+from typing import Any
 
 from django.db import models
 from django.utils.translation import gettext_lazy as _
@@ -40,8 +42,6 @@ class OAuthToken(SealedRow):
     # A keyed digest of what it was asked for with: mended settings have another token.
     settings = models.CharField(max_length=64)
     access_token = EncryptedTextField(row="seal_id", blank=True, default="")
-    # What the endpoint has put in the place of the configuration's own, if it does so (RFC 6749 §6).
-    refresh_token = EncryptedTextField(row="seal_id", blank=True, default="")
     fetched_at = models.DateTimeField(null=True)
     expires_at = models.DateTimeField(null=True)
     # Who is fetching it, and until when nobody else does.
@@ -82,3 +82,49 @@ class OAuthToken(SealedRow):
 
     def _left(self, now: dt.datetime) -> float:
         return (self.expires_at - now).total_seconds() if self.expires_at is not None else 0.0
+
+
+class RefreshFamily(SealedRow):
+    """The refresh tokens that an endpoint gave, one in the place of the other, beginning with one that was entered.
+
+    It is found by that one, whatever configuration it stands in and whatever else that says: so there is one newest for
+    all settings, for copies and for tests, and no old one is shown again (RFC 6749 §6, RFC 9700 §4.14).
+    ``email_integration.routing.families`` shows it to the endpoint.
+    """
+
+    #: Of the first one. Such a token cannot be guessed (RFC 6749 §10.10), so that neither can it be from its digest.
+    fingerprint = models.CharField(max_length=64, primary_key=True)
+    # Whose they are: host and port of the token endpoint.
+    provider = models.CharField(max_length=300, blank=True)
+    # Blank while the first one is the newest.
+    newest = EncryptedTextField(row="seal_id", blank=True, default="")
+    # When the newest was asked for, and any of them was good last.
+    asked_at = models.DateTimeField(null=True)
+    used_at = models.DateTimeField(null=True)
+    # Who is showing it, and until when nobody else does.
+    lease = models.CharField(max_length=32, blank=True)
+    lease_until = models.DateTimeField(null=True)
+
+    objects = SealedQuerySet.as_manager()
+
+    class Meta:
+        verbose_name = _("family of refresh tokens")
+        verbose_name_plural = _("families of refresh tokens")
+        default_permissions = ()
+
+    def __str__(self) -> str:
+        return str(_("family of refresh tokens"))
+
+    @staticmethod
+    def fingerprint_of(token: str) -> str:
+        """Return what a family is found by whose first refresh token is ``token``."""
+        return hashlib.sha256(f"email_integration.refresh\0{token}".encode()).hexdigest()
+
+
+def keep_newer(sender: Any, instance: RefreshFamily, raw: bool, using: str, **_: Any) -> None:
+    """Leave a family as it is stored when a dump is loaded that is older; receiver of Django's ``pre_save``."""
+    stored = RefreshFamily.objects.using(using).filter(pk=instance.pk).first() if raw else None
+    if stored is None or stored.asked_at is None:
+        return
+    if instance.asked_at is None or instance.asked_at <= stored.asked_at:
+        instance.__dict__.update({field.attname: stored.__dict__[field.attname] for field in sender._meta.fields})

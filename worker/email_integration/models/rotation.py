@@ -18,7 +18,7 @@ from email_integration.exceptions import SecretUnreadable
 from .audit import Event, note
 from .config import SMTPConfig
 from .delivery import Delivery
-from .oauth import OAuthToken
+from .oauth import OAuthToken, RefreshFamily
 from .sealed import sealed_fields
 
 #: How many contents are done in one short transaction.
@@ -62,6 +62,7 @@ def rotate() -> Rotation:
             if config is not None:
                 found[_rotate(config, using)].append(config.name)
     del found["none"]
+    found["unreadable"] += _rotate_families(using)
     return Rotation(**{kind: tuple(names) for kind, names in found.items()}, contents=_rotate_contents())
 
 
@@ -80,12 +81,27 @@ def _rotate(config: SMTPConfig, using: str) -> str:
 
 
 def _rotate_token(config: SMTPConfig, using: str) -> None:
-    """The tokens that were fetched: an access token soon ends, but a refresh token may be the only one there is."""
+    """The token that was fetched with it; one that no key opens is fetched anew."""
     rows = OAuthToken.objects.using(using).filter(pk=config.pk)
     for row in rows.select_for_update():
         sealed = {name: anew for name, (_, anew) in _all_sealed_anew(row).items() if anew is not None}
         if sealed:
             rows.update(**sealed)
+
+
+def _rotate_families(using: str) -> list[str]:
+    """The newest refresh tokens, each of which may be the only one there is; return those that no key opens."""
+    unreadable = []
+    for pk in list(RefreshFamily.objects.using(using).exclude(asked_at=None).values_list("pk", flat=True)):
+        with transaction.atomic(using=using):
+            rows = RefreshFamily.objects.using(using).filter(pk=pk)
+            for row in rows.select_for_update():
+                for kind, anew in _all_sealed_anew(row).values():
+                    if anew is not None:
+                        rows.update(newest=anew)
+                    elif kind == "unreadable":
+                        unreadable.append(f"refresh token {pk[:8]}")
+    return unreadable
 
 
 _REASONS = {
