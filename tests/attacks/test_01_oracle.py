@@ -18,6 +18,7 @@ from django.test import Client
 from config.local.smtp_server import SMTPServer
 from email_integration import routing
 from email_integration.admin.trials import run_stored
+from email_integration.diagnosis import configuration
 from email_integration.exceptions import ContentUnavailable, SecretUnreadable
 from email_integration.message import content
 from email_integration.models import Delivery, OAuthToken, SMTPConfig
@@ -168,6 +169,20 @@ def test_what_was_moved_goes_to_no_server_and_people_are_told(
     assert trial.report is None
     assert "another" in " ".join(trial.problems)
     assert server.auths == 0
+
+
+def test_whoever_looks_after_the_keys_is_told(victim: SMTPConfig, mine: SMTPConfig) -> None:
+    """Both commands name the row, and no key is asked for that would not help."""
+    write(mine, column(victim))
+    out = StringIO()
+    with pytest.raises(SystemExit):
+        call_command("rotate_smtp_passwords", stdout=out)
+    assert "✗ “Mine”: a secret in this row was sealed for another row" in out.getvalue()
+    assert "1 password under the newest key already" in out.getvalue()
+    found = [one for one in configuration.passwords() if one.level != "ok"]
+    assert [one.text for one in found] == [
+        "A secret of “Mine”, which is not active, was sealed for another row or another field"
+    ]
 
 
 def _created(victim: SMTPConfig, mine: SMTPConfig) -> None:
@@ -354,7 +369,7 @@ def _dump(tmp_path: Path, kind: str, label: str = "email_integration.smtpconfig"
     return file
 
 
-@pytest.mark.parametrize("kind", ["json", "jsonl"])
+@pytest.mark.parametrize("kind", ["json", "jsonl", "yaml"])
 def test_a_dump_shows_nothing_and_loads_again(kind: str, tmp_path: Path, victim: SMTPConfig, mine: SMTPConfig) -> None:
     file = _dump(tmp_path, kind)
     assert SECRET not in file.read_text()

@@ -280,7 +280,7 @@ class EncryptedTextField(_TextField):
         if not value:
             return value
         place = value.place if isinstance(value, Placed) else None
-        if place is None or place != self.place_in(place.row):
+        if place is None or (place.model, place.field) != (self.model._meta.label_lower, self.name):
             raise TypeError(_FOR_ONE_ROW.format(field=self.name))
         return seal(value, place).stored
 

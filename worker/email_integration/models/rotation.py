@@ -13,7 +13,7 @@ from cryptography.fernet import InvalidToken
 from django.db import models, router, transaction
 
 from email_integration import fields
-from email_integration.exceptions import SecretUnreadable
+from email_integration.exceptions import SecretMisplaced, SecretUnreadable
 
 from .audit import Event, note
 from .config import SMTPConfig
@@ -34,6 +34,8 @@ class Rotation:
     #: Found in plain text, as something else had written them, and sealed.
     sealed: tuple[str, ...]
     unreadable: tuple[str, ...]
+    #: Sealed for another row or field, and moved here past this app.
+    misplaced: tuple[str, ...]
     contents: Contents
 
 
@@ -54,7 +56,14 @@ def rotate() -> Rotation:
     """
     fields.newest_key()
     using = router.db_for_write(SMTPConfig)
-    found: dict[str, list[str]] = {"rotated": [], "current": [], "sealed": [], "unreadable": [], "none": []}
+    found: dict[str, list[str]] = {
+        "rotated": [],
+        "current": [],
+        "sealed": [],
+        "unreadable": [],
+        "misplaced": [],
+        "none": [],
+    }
     for pk in list(SMTPConfig.objects.using(using).values_list("pk", flat=True)):
         with transaction.atomic(using=using):
             # One row at a time: whoever saves a new password meanwhile waits, or is waited for.
@@ -71,7 +80,7 @@ def _rotate(config: SMTPConfig, using: str) -> str:
     sealed = {name: anew for name, (_, anew) in found.items() if anew is not None}
     kinds = {kind for kind, _ in found.values()}
     # One word for all of them: the one that a person has to know of.
-    kind = next((word for word in ("unreadable", "sealed", "rotated", "current") if word in kinds), "none")
+    kind = next((word for word in ("misplaced", "unreadable", "sealed", "rotated", "current") if word in kinds), "none")
     if sealed:
         # Not update() of this app: nothing that mail goes by has changed.
         models.QuerySet(SMTPConfig, using=using).filter(pk=config.pk).update(**sealed)
@@ -99,7 +108,7 @@ def _rotate_families(using: str) -> list[str]:
                 for kind, anew in _all_sealed_anew(row).values():
                     if anew is not None:
                         rows.update(newest=anew)
-                    elif kind == "unreadable":
+                    elif kind != "current":
                         unreadable.append(f"refresh token {pk[:8]}")
     return unreadable
 
@@ -131,7 +140,9 @@ def _rotate_contents() -> Contents:
             break
         *_, last = stored  # as the database orders them
     return Contents(
-        rotated=found["rotated"] + found["sealed"], current=found["current"], unreadable=found["unreadable"]
+        rotated=found["rotated"] + found["sealed"],
+        current=found["current"],
+        unreadable=found["unreadable"] + found["misplaced"],
     )
 
 
@@ -150,6 +161,8 @@ def _sealed_anew(stored: Any, place: fields.Place) -> tuple[str, fields.Sealed |
         return "sealed", fields.seal(str(stored), place)
     try:
         plain = stored.open(place)
+    except SecretMisplaced:
+        return "misplaced", None
     except SecretUnreadable:
         return "unreadable", None
     try:
