@@ -169,6 +169,8 @@ def test_what_was_moved_goes_to_no_server_and_people_are_told(
     assert trial.report is None
     assert "another" in " ".join(trial.problems)
     assert server.auths == 0
+    page = logged_in(superuser=True).get(url("change", mine.pk))
+    assert "sealed for another row" in page.content.decode()
 
 
 def test_whoever_looks_after_the_keys_is_told(victim: SMTPConfig, mine: SMTPConfig) -> None:
