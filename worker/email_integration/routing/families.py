@@ -32,7 +32,7 @@ from .token_endpoint import PATIENCE, Account, Granted, TokenRefused
 logger = logging.getLogger(__name__)
 
 #: For how long nobody else shows it, in seconds: longer than asking takes, with secrets that are kept elsewhere.
-_LEASE = 10 * PATIENCE
+_LEASE = 6 * PATIENCE
 
 #: How long the others wait, and how often they look, in seconds.
 _WAIT = PATIENCE + 5.0
