@@ -177,6 +177,8 @@ class _SealedAttribute:
         value = self.field.raw(instance)
         if not value or not isinstance(value, (str, Sealed)):
             return value
+        if isinstance(value, str) and not getattr(instance, self.field.row):
+            return value  # it is sealed for no row yet
         place = self.field.place_of(instance)
         opened = Placed(value.open(place) if isinstance(value, Sealed) else value)
         opened.place = place
