@@ -173,7 +173,7 @@ def test_what_was_moved_goes_to_no_server_and_people_are_told(
     assert "sealed for another row" in page.content.decode()
 
 
-def test_whoever_looks_after_the_keys_is_told(victim: SMTPConfig, mine: SMTPConfig) -> None:
+def test_operators_are_told_which_row_it_is(victim: SMTPConfig, mine: SMTPConfig) -> None:
     """Both commands name the row, and no key is asked for that would not help."""
     write(mine, column(victim))
     out = StringIO()

@@ -99,7 +99,7 @@ def test_new_password_keys(used: SMTPConfig, endpoint: TokenEndpoint, settings: 
 
 
 def test_a_lost_key_has_no_old_one_shown(used: SMTPConfig, endpoint: TokenEndpoint, settings: Any) -> None:
-    """With the configuration repaired by hand, from what somebody has noted down."""
+    """With the configuration repaired by hand, from a note."""
     new = Fernet.generate_key().decode()
     settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "SMTP_PASSWORD_KEYS": [new]}
     used.oauth_client_secret, used.oauth_refresh_token = "zY7-client-secret-q2X", REFRESH
@@ -400,7 +400,7 @@ def test_one_that_is_kept_elsewhere(
 # -- and no new ways --------------------------------------------------------------------------------------------------
 
 
-def test_whoever_has_noted_down_an_old_one_gets_no_newer_one(used: SMTPConfig, endpoint: TokenEndpoint) -> None:
+def test_an_old_one_that_is_noted_down_gets_no_newer_one(used: SMTPConfig, endpoint: TokenEndpoint) -> None:
     """It is shown to the provider that gave it. To an endpoint elsewhere, not even the old one is shown."""
     with TokenEndpoint(None) as elsewhere:
         data = typed(used, oauth_refresh_token=REFRESH, oauth_client_secret="x", oauth_endpoint=elsewhere.url)
@@ -409,6 +409,22 @@ def test_whoever_has_noted_down_an_old_one_gets_no_newer_one(used: SMTPConfig, e
         assert "consent" in trial.report.steps[0].detail
         assert elsewhere.requests == []
     goes_on(endpoint)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("https://a.example/token", "https://A.example:443/tenant/token?x=1", True),
+        ("http://127.0.0.1/token", "http://127.0.0.1:80/", True),
+        ("https://a.example/token", "https://user@a.example/token", True),
+        ("https://a.example/token", "https://a.example:444/token", False),
+        ("https://a.example/token", "https://b.example/token", False),
+        ("https://a.example/token", "https://a.example@b.example/token", False),
+        ("https://a.example/token", "https://a.example:x/token", False),
+    ],
+)
+def test_an_endpoint_is_the_same_by_its_host_and_port(one: str, other: str, same: bool) -> None:
+    assert (families._provider(one) == families._provider(other)) == same
 
 
 def test_one_that_was_consented_to_anew_takes_the_place_of_all(used: SMTPConfig, endpoint: TokenEndpoint) -> None:

@@ -179,7 +179,7 @@ def _unreadable(config: SMTPConfig) -> list[Finding]:
             say(
                 "smtp.password",
                 f"A secret of “{config.name}”{who} was sealed for another row or another field",
-                "Somebody has copied it in the database. Enter it again in the admin.",
+                "It was copied in the database. Enter it again in the admin.",
             )
         ]
     return [

@@ -101,7 +101,7 @@ class RefreshFamily(SealedRow):
     # When the newest was asked for, and any of them was good last.
     asked_at = models.DateTimeField(null=True)
     used_at = models.DateTimeField(null=True)
-    # Who is showing it, and until when nobody else does.
+    # The process that shows it now, and until when no other does.
     lease = models.CharField(max_length=32, blank=True)
     lease_until = models.DateTimeField(null=True)
 

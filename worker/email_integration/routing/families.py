@@ -1,8 +1,8 @@
 """Showing a refresh token to its endpoint: the newest of its family, by one process at a time, and kept at once.
 
 An endpoint may give another refresh token with each access token and end the one that it was shown. One that sees an
-old one again takes it for stolen and ends them all (RFC 9700 §4.14.2). So whoever asks, for whatever settings, asks
-here; and only where what comes of it can be kept.
+old one again takes it for stolen and ends them all (RFC 9700 §4.14.2). So all asking, for whatever settings, is done
+here, and only where what comes of it can be kept.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from .token_endpoint import PATIENCE, Account, Granted, TokenRefused
 
 logger = logging.getLogger(__name__)
 
-#: For how long nobody else shows it, in seconds: longer than asking takes, with secrets that are kept elsewhere.
+#: For how long no other process shows it, in seconds: longer than asking takes, with secrets that are kept elsewhere.
 _LEASE = 6 * PATIENCE
 
 #: How long the others wait, and how often they look, in seconds.
@@ -50,7 +50,7 @@ _NOT_KEPT = "a new refresh token cannot be kept now, so none is asked for"
 def fetch(account: Account) -> Granted:
     """Ask for an access token; with a refresh token, by the newest of its family. Raises ``NoToken``.
 
-    In somebody's transaction that is done in a thread, on a connection of its own: the endpoint has ended the old one
+    In a caller's transaction that is done in a thread, on a connection of its own: the endpoint has ended the old one
     also where the transaction is rolled back. SQLite lets no other connection write meanwhile, so there it is refused.
     """
     if account.grant != Grant.REFRESH_TOKEN:
@@ -83,13 +83,13 @@ def _fetch(account: Account) -> Granted:
     except TokenRefused:
         if not references.renew(account.refresh_token, refused=first):
             raise
-    # Somebody has put another one there.
+    # Another one has been put there.
     return _fetch_by(token_endpoint.resolved(account).refresh_token, account)
 
 
 def _fetch_by(first: str, account: Account) -> Granted:
     """Ask with the newest that came of ``first``."""
-    provider = urlsplit(account.endpoint).netloc.rpartition("@")[2].lower()
+    provider = _provider(account.endpoint)
     try:
         _keep_what_could_not_be_kept()
         family, lease = _take(RefreshFamily.fingerprint_of(first))
@@ -150,6 +150,16 @@ def _newest(family: RefreshFamily, provider: str) -> str:
         words = "the refresh token has been replaced by one of another host"
         raise NoToken(Phase.AUTH, f"{words}: ask the owner of the mailbox for consent")
     return newest
+
+
+def _provider(endpoint: str) -> str:
+    """Host and port of a token endpoint, whether its URL names the port or not."""
+    parts = urlsplit(endpoint)
+    try:
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+    except ValueError:  # no number, and nothing is sent there
+        port = 0
+    return f"{parts.hostname or ''}:{port}"[:300]
 
 
 def _take(fingerprint: str) -> tuple[RefreshFamily, str]:
