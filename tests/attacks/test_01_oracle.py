@@ -14,6 +14,7 @@ from django.core.management import call_command
 from django.db import connection, models, transaction
 from django.db.models import F
 from django.test import Client
+from django.utils import timezone
 
 from config.local.smtp_server import SMTPServer
 from email_integration import routing
@@ -396,7 +397,7 @@ def test_a_text_in_a_dump_is_a_text(tmp_path: Path, victim: SMTPConfig) -> None:
     stolen = column(victim)
     for password in (stolen, "written by hand"):
         fields = {"name": "Mine", "host": "h", "from_email": "a@example.com", "password": password}
-        times = {"created_at": "2026-01-01T00:00:00Z", "updated_at": "2026-01-01T00:00:00Z"}
+        times = dict.fromkeys(("created_at", "updated_at"), timezone.now().isoformat())
         file = tmp_path / "fixture.json"
         file.write_text(json.dumps([{"model": TABLE.replace("_smtp", ".smtp"), "pk": 900, "fields": fields | times}]))
         call_command("loaddata", file, verbosity=0)
