@@ -141,6 +141,9 @@ class RefreshToken(grants.RefreshTokenGrant):
         return self.server.rotates
 
     def authenticate_refresh_token(self, refresh_token: str) -> _Refresh | None:
+        if refresh_token in self.server.replaced:  # which of the two is the thief is not known (RFC 9700 §4.14.2)
+            self.server.reused.append(refresh_token)
+            self.server.refresh_tokens.clear()
         return _Refresh(refresh_token) if refresh_token in self.server.refresh_tokens else None
 
     def authenticate_user(self, refresh_token: _Refresh) -> str:
@@ -149,6 +152,7 @@ class RefreshToken(grants.RefreshTokenGrant):
     def revoke_old_credential(self, refresh_token: _Refresh) -> None:
         if self.server.rotates:
             self.server.refresh_tokens.discard(refresh_token.token)
+            self.server.replaced.add(refresh_token.token)
 
 
 # -- what is signed (RFC 7523) ----------------------------------------------------------------------------------------

@@ -56,6 +56,8 @@ class Server(AuthorizationServer):
         self.secret = SECRET
         self.redirect_uris: set[str] = set()
         self.refresh_tokens = {REFRESH}
+        self.replaced: set[str] = set()
+        self.reused: list[str] = []
         self.codes: dict[str, Code] = {}
         self.given: list[str] = []
         self.certificate: x509.Certificate | None = None

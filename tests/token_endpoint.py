@@ -29,8 +29,9 @@ class TokenEndpoint(Server):
     """Gives tokens to ``CLIENT``, for as long as ``seconds`` says; ``requests`` are the forms that came.
 
     ``instead`` answers in its place while it is not None; ``rotates`` puts another refresh token in the place of each
-    that is used. ``is_good`` is for the mail server. ``authorization`` asks the owner of the mailbox; with
-    ``gives_refresh`` False what comes of it is no refresh token.
+    that is used, and takes all back when one is shown that was replaced, which ``reused`` names. ``is_good`` is for the
+    mail server. ``authorization`` asks the owner of the mailbox; with ``gives_refresh`` False what comes of it is no
+    refresh token.
 
     With a ``certificate`` it knows ``CLIENT`` by that alone, by ``public_key`` the service account ``ACCOUNT``, which
     may ask for ``mailbox``; its clock is ``ahead`` of ours by so many seconds.

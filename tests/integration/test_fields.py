@@ -16,8 +16,8 @@ from django.db import connection
 from django.forms import modelform_factory
 from django.forms.models import model_to_dict
 
-from email_integration.exceptions import SecretUnreadable
-from email_integration.fields import Sealed, seal
+from email_integration.exceptions import SecretMisplaced, SecretUnreadable
+from email_integration.fields import Place, Sealed, seal
 from email_integration.models import SMTPConfig
 
 pytestmark = pytest.mark.django_db
@@ -50,8 +50,8 @@ def column() -> str:
 )
 def test_a_password_is_sealed_in_the_database_and_open_in_python(keys: list[str], password: str) -> None:
     make(password)
-    assert column().startswith("fernet$gAAAA")
-    assert password.strip() not in column().removeprefix("fernet$gAAAA") or password == "\n"
+    assert column().startswith("fernet$1$gAAAA")
+    assert password.strip() not in column().removeprefix("fernet$1$gAAAA") or password == "\n"
     assert SMTPConfig.objects.get().password == password
 
 
@@ -165,16 +165,38 @@ def test_a_dump_carries_the_sealed_password_and_can_be_loaded(keys: list[str], t
     before = column()
     out = StringIO()
     call_command("dumpdata", "email_integration.smtpconfig", stdout=out)
-    assert json.loads(out.getvalue())[0]["fields"]["password"] == before
+    assert json.loads(out.getvalue())[0]["fields"]["password"] == {"sealed": before}
     SMTPConfig.objects.all().delete()
     (tmp_path / "dump.json").write_text(out.getvalue())
     call_command("loaddata", tmp_path / "dump.json", verbosity=0)
     # Django reads the attribute when it loads a dump, so the key is needed, and the token is new.
-    assert column().startswith("fernet$gAAAA")
+    assert column().startswith("fernet$1$gAAAA")
     assert SECRET not in column()
     assert SMTPConfig.objects.get().password == SECRET
 
 
-def test_sealing_twice_gives_two_tokens(keys: list[str]) -> None:
-    assert seal(SECRET) != seal(SECRET)
-    assert seal(SECRET).open() == SECRET
+def test_sealing_twice_gives_two_tokens() -> None:
+    place = Place("email_integration.smtpconfig", "password", "a row")
+    assert seal(SECRET, place) != seal(SECRET, place)
+    assert seal(SECRET, place).open(place) == SECRET
+
+
+@pytest.mark.parametrize("other", [("other", "field", "row"), ("model", "other", "row"), ("model", "field", "other")])
+def test_a_token_opens_in_its_place_only(other: tuple[str, str, str]) -> None:
+    sealed = seal(SECRET, Place("model", "field", "row"))
+    with pytest.raises(SecretMisplaced):
+        sealed.open(Place(*other))
+
+
+def test_a_token_of_another_version_does_not_open() -> None:
+    """Nor one with its version taken off or put on: the version is sealed too."""
+    place = Place("model", "field", "row")
+    stored = str(seal(SECRET, place))
+    for changed in (stored.replace("$1$", "$2$"), stored.replace("$1$", "$"), stored.replace("$1$", "$1$1$")):
+        with pytest.raises(SecretUnreadable):
+            Sealed(changed).open(place)
+
+
+def test_nothing_is_sealed_for_a_row_without_an_identifier(keys: list[str]) -> None:
+    with pytest.raises(ValueError, match="seal_id is empty"):
+        make(seal_id="")

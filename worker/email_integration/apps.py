@@ -24,7 +24,8 @@ class EmailIntegrationConfig(AppConfig):
         from email_integration.queue import retry_now
 
         from . import checks, signals, tasks  # noqa: F401  # importing them registers them
-        from .models import SendingPause, SMTPConfig, audit
+        from .models import RefreshFamily, SendingPause, SMTPConfig, audit
+        from .models.oauth import keep_newer
         from .routing import stamp
 
         for sender in (SMTPConfig, SendingPause):
@@ -34,6 +35,7 @@ class EmailIntegrationConfig(AppConfig):
                 after.connect(stamp.renew_on_commit, sender=sender, dispatch_uid="email_integration.stamp")
                 # After that, so that nobody who is woken goes by the old one still.
                 after.connect(retry_now.wake_on_commit, sender=sender, dispatch_uid="email_integration.wake")
+        pre_save.connect(keep_newer, sender=RefreshFamily, dispatch_uid="email_integration.keep_newer")
         pre_create_historical_record.connect(
             audit.describe, sender=SMTPConfig.history.model, dispatch_uid="email_integration.audit"
         )

@@ -1,41 +1,88 @@
 """A model field that seals what it stores with MultiFernet, under keys of its own (``SMTP_PASSWORD_KEYS``).
 
-In the database stands ``fernet$`` and a token. A value read from there stays sealed until the attribute is read, so a
-lost key spoils one secret, not the page or the query it was on.
+In the database stands ``fernet$``, the version of the format, and a token. What is in the token is bound to its place:
+the model, the field, and an identifier of the row. A token that is copied elsewhere does not open there: the app is no
+help to people who have found one in a backup.
+
+Fernet has no associated data, so the place is inside: its SHA-256 digest, and then the text. A value read from the
+database stays sealed until the attribute is read, so a lost key spoils one secret, not the page or the query it was on.
 """
 
 from __future__ import annotations
 
 import functools
-import re
+import hashlib
+import secrets
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from cryptography.fernet import Fernet, InvalidToken, MultiFernet
-from django.core.exceptions import ImproperlyConfigured
+from django.core.exceptions import ImproperlyConfigured, ValidationError
 from django.db import models
 from django.utils import translation
+from django.utils.crypto import constant_time_compare
 from django.utils.translation import gettext_lazy as _
 
 from email_integration.secrecy import with_secrets
 
 from . import conf
-from .exceptions import SecretUnreadable
+from .exceptions import SecretMisplaced, SecretUnreadable
 
 if TYPE_CHECKING:
+    from django.utils.functional import _StrOrPromise
+
     _TextField = models.TextField[Any, Any]
 else:
     _TextField = models.TextField
 
+#: What every sealed value begins with, whatever its version.
 PREFIX = "fernet$"
+
+_VERSION = "1"
+_BEFORE = f"{PREFIX}{_VERSION}$"
+_DIGEST = hashlib.sha256().digest_size
+
+#: The one key of the mapping that stands for a sealed value in a dump. No field of a form gives a mapping.
+_IN_DUMPS = "sealed"
 
 UNREADABLE = _(
     "The stored password cannot be opened with the keys in SMTP_PASSWORD_KEYS. "
     "Put the key it was sealed with back into SMTP_PASSWORD_KEYS, or enter the password again."
 )
+MISPLACED = _(
+    "What is stored was sealed for another row or another field, and is not opened here. Enter the password again."
+)
 
-#: What a dump or a form may bring that is sealed already: not just any text that begins like it.
-_TOKEN = re.compile(re.escape(PREFIX) + r"gAAAA[\w-]{60,}=*", re.ASCII)
+#: Why an update cannot be written.
+_FOR_ONE_ROW = (
+    "{field}: text is sealed for one row. Set it on an instance and save that, or use update() of its manager."
+)
+_NOT_COPIED = "{field}: sealed values are not copied by the database. Give the text itself."
+
+
+def new_row() -> str:
+    """Make an identifier for a row: random, because a primary key is not known before the first insert."""
+    return secrets.token_hex(16)
+
+
+def why_unreadable(error: SecretUnreadable) -> _StrOrPromise:
+    """Return what to tell people of ``error``."""
+    return MISPLACED if isinstance(error, SecretMisplaced) else UNREADABLE
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a value is sealed for, and opens: ``model`` by its label, ``field``, and the identifier of the ``row``."""
+
+    model: str
+    field: str
+    row: str
+
+    @property
+    def digest(self) -> bytes:
+        """What is sealed together with the text. No name of a model or field holds a NUL."""
+        return hashlib.sha256("\0".join((_BEFORE, self.model, self.field, self.row)).encode()).digest()
 
 
 @dataclass(frozen=True)
@@ -52,17 +99,43 @@ class Sealed:
 
     @property
     def token(self) -> bytes:
-        """The Fernet token in it."""
-        return self.stored.removeprefix(PREFIX).encode()
+        """The Fernet token in it; empty when it has another version than ours."""
+        return self.stored.removeprefix(_BEFORE).encode() if self.stored.startswith(_BEFORE) else b""
 
     @with_secrets
-    def open(self) -> str:
-        """Return the plain text; raises ``SecretUnreadable`` when no key fits."""
+    def open(self, place: Place) -> str:
+        """Return the plain text.
+
+        Raises ``SecretUnreadable`` when no key fits, and ``SecretMisplaced`` when it was not sealed for ``place``.
+        """
         try:
-            return keys().decrypt(self.token).decode()
+            opened = keys().decrypt(self.token)
         except (InvalidToken, ImproperlyConfigured) as error:
             with translation.override(None):
                 raise SecretUnreadable(str(UNREADABLE)) from error
+        if not constant_time_compare(opened[:_DIGEST], place.digest):
+            with translation.override(None):
+                raise SecretMisplaced(str(MISPLACED))
+        return opened[_DIGEST:].decode()
+
+    @with_secrets
+    def check(self, place: Place) -> None:
+        """Raise ``SecretMisplaced`` if it was sealed for another place. What no key opens is not refused here."""
+        try:
+            self.open(place)
+        except SecretMisplaced:
+            raise
+        except SecretUnreadable:
+            pass  # nor does it open anywhere else
+
+
+class Placed(str):
+    """An opened value that knows its ``place``: it is sealed again for that one, whatever writes it.
+
+    Django gives the value alone to a field, and not the instance, when it loads a dump.
+    """
+
+    place: Place | None = None
 
 
 @with_secrets
@@ -95,9 +168,9 @@ def newest_key() -> Fernet:
 
 
 @with_secrets
-def seal(plain: str) -> Sealed:
-    """Seal ``plain`` under the newest key."""
-    return Sealed(PREFIX + keys().encrypt(plain.encode()).decode())
+def seal(plain: str, place: Place) -> Sealed:
+    """Seal ``plain`` for ``place``, under the newest key."""
+    return Sealed(_BEFORE + keys().encrypt(place.digest + plain.encode()).decode())
 
 
 class _SealedAttribute:
@@ -111,21 +184,50 @@ class _SealedAttribute:
         if instance is None:
             return self
         value = self.field.raw(instance)
-        return value.open() if isinstance(value, Sealed) else value
+        if not value or not isinstance(value, (str, Sealed)):
+            return value
+        if isinstance(value, str) and not getattr(instance, self.field.row):
+            return value  # it is sealed for no row yet
+        place = self.field.place_of(instance)
+        opened = Placed(value.open(place) if isinstance(value, Sealed) else value)
+        opened.place = place
+        return opened
 
     @with_secrets
     def __set__(self, instance: models.Model, value: Any) -> None:
-        instance.__dict__[self.field.attname] = value
+        # It belongs to this instance from now on.
+        instance.__dict__[self.field.attname] = str(value) if isinstance(value, Placed) else value
 
 
 class EncryptedTextField(_TextField):
-    """Text that is encrypted at rest; the empty string stays empty."""
+    """Text that is encrypted at rest; the empty string stays empty.
+
+    ``row`` names the field that identifies its row, whose value never changes.
+    """
 
     description = "Encrypted text"
+
+    def __init__(self, *args: Any, row: str, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.row = row
+
+    def deconstruct(self) -> Any:
+        name, path, args, kwargs = super().deconstruct()
+        return name, path, args, {**kwargs, "row": self.row}
 
     def contribute_to_class(self, cls: type[models.Model], name: str, private_only: bool = False) -> None:
         super().contribute_to_class(cls, name, private_only)
         setattr(cls, self.attname, _SealedAttribute(self))
+
+    def place_of(self, instance: models.Model) -> Place:
+        """Where the value of ``instance`` belongs. Raises ``ValueError`` when nothing identifies its row."""
+        return self.place_in(str(getattr(instance, self.row) or ""))
+
+    def place_in(self, row: str) -> Place:
+        """Where values of this field belong in the row that is identified by ``row``."""
+        if not row:
+            raise ValueError(f"{self.row} is empty, so that nothing can be sealed for this row.")
+        return Place(self.model._meta.label_lower, self.name, row)
 
     def raw(self, instance: models.Model) -> Any:
         """The value as the instance holds it: ``Sealed`` if it came from the database, else plain."""
@@ -144,34 +246,72 @@ class EncryptedTextField(_TextField):
 
     @with_secrets
     def to_python(self, value: Any) -> Any:
-        """A dump carries the sealed form, and it is recognised when the dump is loaded."""
+        """Text is text, whatever it looks like. What is sealed comes as the mapping of a dump, and as nothing else."""
         if isinstance(value, Sealed):
             return value
-        text = super().to_python(value)
-        return Sealed(text) if isinstance(text, str) and _TOKEN.fullmatch(text) else text
+        if isinstance(value, Mapping):
+            stored = value.get(_IN_DUMPS)
+            if len(value) != 1 or not isinstance(stored, str) or not stored.startswith(PREFIX):
+                raise ValidationError("This is no sealed value.", code="invalid")
+            return Sealed(stored)
+        return super().to_python(value)
+
+    @with_secrets
+    def clean(self, value: Any, model_instance: models.Model | None) -> Any:
+        """Validate as Django does; the mapping of a dump is for ``loaddata`` alone."""
+        if isinstance(value, Mapping):
+            raise ValidationError("This is no text.", code="invalid")
+        return super().clean(value, model_instance)
 
     @with_secrets
     def pre_save(self, model_instance: models.Model, add: bool) -> Any:
-        """Seal once: from here on the instance holds no plain text, and another save writes the same token."""
+        """Seal once: from here on the instance holds no plain text, and another save writes the same token.
+
+        Raises ``SecretMisplaced`` for a value that was sealed for another row or field.
+        """
         value = self.raw(model_instance)
-        if value and not isinstance(value, Sealed):
-            value = seal(value)
-            model_instance.__dict__[self.attname] = value
-        return value
+        if not value:
+            return value
+        sealed = self.sealed_for(value, self.place_of(model_instance))
+        model_instance.__dict__[self.attname] = sealed
+        return sealed
+
+    @with_secrets
+    def sealed_for(self, value: Any, place: Place) -> Sealed:
+        """Return ``value``, text or sealed already, as it is to be stored in ``place``.
+
+        Raises ``SecretMisplaced``, and ``TypeError`` for what is neither: an expression would copy a column.
+        """
+        if isinstance(value, Sealed):
+            value.check(place)
+            return value
+        if not isinstance(value, str):
+            raise TypeError(_NOT_COPIED.format(field=self.name))
+        return seal(value, place)
 
     @with_secrets
     def get_prep_value(self, value: Any) -> Any:
+        """What goes to the database. Raises ``TypeError`` for text of which the row is not known."""
         if isinstance(value, Sealed):
             return value.stored
-        return seal(value).stored if value else value
+        if not value:
+            return value
+        place = value.place if isinstance(value, Placed) else None
+        if place is None or (place.model, place.field) != (self.model._meta.label_lower, self.name):
+            raise TypeError(_FOR_ONE_ROW.format(field=self.name))
+        return seal(value, place).stored
 
     def value_from_object(self, obj: models.Model) -> Any:
         """Forms never get the secret."""
         return ""
 
     @with_secrets
-    def value_to_string(self, obj: models.Model) -> str:
-        return str(self.get_prep_value(self.raw(obj)) or "")
+    def value_to_string(self, obj: models.Model) -> Any:
+        """What stands for it in a dump: no text, so that no text can be taken for it."""
+        value = self.raw(obj)
+        if value and not isinstance(value, Sealed):
+            value = self.sealed_for(value, self.place_of(obj))
+        return {_IN_DUMPS: value.stored} if value else ""
 
     def get_lookup(self, lookup_name: str) -> Any:
         """Two tokens of the same text differ, so nothing but 'is null' can be asked."""

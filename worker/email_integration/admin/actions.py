@@ -13,8 +13,11 @@ from django.urls import reverse
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
+from email_integration.exceptions import SecretUnreadable
+from email_integration.fields import why_unreadable
 from email_integration.models import SMTPConfig
 from email_integration.models.server import SECRETS
+from email_integration.secrecy import with_secrets
 
 from . import trials
 from .typing import ConfigModelAdmin
@@ -81,11 +84,12 @@ class ConfigActions(ConfigModelAdmin):
         """Copy each, inactive and untested.
 
         The stored password, or the secrets of OAuth, go along, for the same server and user, if the user may change
-        configurations: whoever may do that has the use of them anyway. For others the copy has none.
+        configurations: whoever may do that has the use of them anyway. For others the copy has none. They are sealed
+        anew, for the row of the copy; what cannot be opened is left out.
         """
         copies = []
         for config in queryset:
-            may_change = self.has_change_permission(request, config)
+            secrets = self._secrets_of(request, config) if self.has_change_permission(request, config) else {}
             copy = SMTPConfig(
                 name=_free_name(config.name),
                 host=config.host,
@@ -98,7 +102,7 @@ class ConfigActions(ConfigModelAdmin):
                 oauth_client_id=config.oauth_client_id,
                 oauth_scope=config.oauth_scope,
                 oauth_secret_ends=config.oauth_secret_ends,
-                **({name: config.sealed(name) for name in SECRETS} if may_change else {}),
+                **secrets,
                 use_tls=config.use_tls,
                 use_ssl=config.use_ssl,
                 ca_certificates=config.ca_certificates,
@@ -115,6 +119,14 @@ class ConfigActions(ConfigModelAdmin):
         if len(copies) == 1 and self.has_change_permission(request, copies[0]):
             return HttpResponseRedirect(reverse("admin:email_integration_smtpconfig_change", args=[copies[0].pk]))
         return None
+
+    @with_secrets
+    def _secrets_of(self, request: HttpRequest, config: SMTPConfig) -> dict[str, str]:
+        try:
+            return {name: str(getattr(config, name)) for name in SECRETS}
+        except SecretUnreadable as error:
+            self.message_user(request, f"“{config.name}”: {why_unreadable(error)}", messages.WARNING)
+            return {}
 
     def _the_one(self, request: HttpRequest, queryset: Any, otherwise: str) -> SMTPConfig | None:
         found = list(queryset[:2])

@@ -16,6 +16,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
 from email_integration import conf, validators
+from email_integration.fields import UNREADABLE
 from email_integration.models import SMTPConfig, login
 from email_integration.routing import stamp
 from email_integration.timezones import local_time
@@ -220,12 +221,13 @@ class SMTPConfigAdmin(  # type: ignore[misc]  # the last is untyped
 
     def render_change_form(self, request: HttpRequest, context: Any, *args: Any, **kwargs: Any) -> Any:
         config = kwargs.get("obj")
-        if request.method == "GET" and config is not None and not config.is_readable:
-            text = _(
+        why = config.why_unreadable if request.method == "GET" and config is not None else ""
+        if why:
+            lost = _(
                 "The stored password cannot be opened with the keys in SMTP_PASSWORD_KEYS, so no mail goes through "
                 "this server. Put the key it was sealed with back into SMTP_PASSWORD_KEYS, or enter the password again."
             )
-            self.message_user(request, text, messages.ERROR)
+            self.message_user(request, lost if why == UNREADABLE else str(why), messages.ERROR)
         context["email_may_test"] = self.has_test_permission(request)
         context["email_presets"] = PRESETS
         return super().render_change_form(request, context, *args, **kwargs)

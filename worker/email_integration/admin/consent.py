@@ -19,7 +19,7 @@ from django.utils.translation import gettext_lazy
 
 from email_integration import references, web
 from email_integration.exceptions import SecretUnreadable
-from email_integration.fields import UNREADABLE
+from email_integration.fields import why_unreadable
 from email_integration.models import SMTPConfig, audit
 from email_integration.routing import consent, token_endpoint
 from email_integration.routing.resolver import account_of
@@ -161,8 +161,8 @@ def _redeem(request: HttpRequest, config: SMTPConfig, verifier: str) -> str:
         )
     except NoToken as failure:
         return _("The owner has consented, but no token came of it: %(why)s. Begin again.") % {"why": failure.detail}
-    except SecretUnreadable:
-        return str(UNREADABLE)
+    except SecretUnreadable as error:
+        return str(why_unreadable(error))
     if not granted.refresh_token:
         return _(
             "The owner has consented, but the provider gave no refresh token. Have the owner take back in their "

@@ -16,7 +16,7 @@ from email_integration.addresses import envelope_address
 from email_integration.diagnosis.advice import Advice, advice
 from email_integration.diagnosis.trial import trial_mail
 from email_integration.exceptions import InvalidMail, SecretUnavailable, SecretUnreadable
-from email_integration.fields import UNREADABLE
+from email_integration.fields import why_unreadable
 from email_integration.models import SMTPConfig, audit
 from email_integration.routing import relay_of
 from email_integration.sending import sandbox
@@ -81,9 +81,9 @@ def run_stored(config: SMTPConfig, *, user: Any, send_to: str | None = None) -> 
     except SecretUnavailable as error:
         config.record_test(passed=False, detail=str(error), user=user)
         return Trial(problems=(str(error),))
-    except SecretUnreadable:
+    except SecretUnreadable as error:
         config.record_test(passed=False, detail=_("the password is unreadable"), user=user)
-        return Trial(problems=(str(UNREADABLE),))
+        return Trial(problems=(str(why_unreadable(error)),))
     trial = run(relay, send_to=send_to)
     _record(config, trial, user)
     return trial
@@ -110,10 +110,10 @@ def run_typed(config: SMTPConfig | None, data: Any, *, user: Any, send_to: str |
         relay = relay_of(typed, anew=True, keeps_token=is_stored)
     except SecretUnavailable as error:
         return Trial(problems=(str(error),))
-    except SecretUnreadable:
+    except SecretUnreadable as error:
         if stored is not None:
             _note_unsaved(stored, typed, "failed: the password is unreadable", user)
-        return Trial(problems=(str(UNREADABLE),))
+        return Trial(problems=(str(why_unreadable(error)),))
     trial = run(relay, send_to=send_to)
     if stored is not None and is_stored:
         _record(stored, trial, user)

@@ -13,6 +13,7 @@ from django.db import DatabaseError
 from email_integration import conf, references, routing
 from email_integration.django_internals import is_set, read_setting
 from email_integration.exceptions import SecretUnavailable, SecretUnreadable
+from email_integration.fields import MISPLACED
 from email_integration.models import SMTPConfig, login
 from email_integration.models.login import current_token
 from email_integration.models.server import SECRETS
@@ -173,6 +174,14 @@ def _unreadable(config: SMTPConfig) -> list[Finding]:
     if config.is_readable:
         return []
     who, say = ("", error) if config.is_active else (", which is not active,", warning)
+    if config.why_unreadable == MISPLACED:
+        return [
+            say(
+                "smtp.password",
+                f"A secret of “{config.name}”{who} was sealed for another row or another field",
+                "It was copied in the database. Enter it again in the admin.",
+            )
+        ]
     return [
         say(
             "smtp.password",

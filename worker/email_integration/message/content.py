@@ -22,7 +22,7 @@ from django.core.files.storage import Storage, storages
 from django.utils import timezone
 
 from email_integration import conf
-from email_integration.exceptions import ContentGone, ContentUnavailable, SecretUnreadable
+from email_integration.exceptions import ContentGone, ContentUnavailable, SecretMisplaced, SecretUnreadable
 from email_integration.models import Delivery
 from email_integration.secrecy import with_secrets
 
@@ -35,6 +35,7 @@ GONE = "the content is kept no longer"
 NO_FILE = "the file with the content is not in the storage"
 NO_STORAGE = "the storage with the content cannot be read"
 NO_KEY = "the content cannot be opened with the keys in SMTP_PASSWORD_KEYS"
+OTHER_KEY = "the content has the key of another mail"
 DAMAGED = "the stored content is damaged"
 
 #: What a row that keeps no content has in its columns.
@@ -201,10 +202,14 @@ def beginning(delivery: Delivery, first: bytes) -> bytes:
     try:
         key = base64.b64decode(delivery.content_key)
         return encryption.unseal_first(key, first, last=delivery.content_size <= encryption.PIECE) if key else first
-    except SecretUnreadable:
-        raise ContentUnavailable(NO_KEY) from None
+    except SecretUnreadable as error:
+        raise ContentUnavailable(_why(error)) from None
     except (encryption.Damaged, ValueError):  # as below
         raise ContentUnavailable(DAMAGED) from None
+
+
+def _why(error: SecretUnreadable) -> str:
+    return OTHER_KEY if isinstance(error, SecretMisplaced) else NO_KEY
 
 
 @with_secrets
@@ -218,8 +223,8 @@ def _blocks(delivery: Delivery) -> Blocks:
             for block in encryption.unseal(key, pieces) if key else pieces:
                 size += len(block)
                 yield block
-    except SecretUnreadable:
-        raise ContentUnavailable(NO_KEY) from None
+    except SecretUnreadable as error:
+        raise ContentUnavailable(_why(error)) from None
     except (encryption.Damaged, ValueError):  # a ValueError when the key is no base64
         raise ContentUnavailable(DAMAGED) from None
     if size != delivery.content_size:

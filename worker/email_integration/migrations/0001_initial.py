@@ -139,7 +139,7 @@ class Migration(migrations.Migration):
                 ("recipients", models.JSONField(verbose_name="recipients")),
                 ("content", models.BinaryField(default=b"")),
                 ("content_file", models.CharField(blank=True, max_length=255)),
-                ("content_key", email_integration.fields.EncryptedTextField(blank=True, default="")),
+                ("content_key", email_integration.fields.EncryptedTextField(blank=True, default="", row="id")),
                 ("has_content", models.BooleanField(default=True)),
                 ("content_size", models.PositiveBigIntegerField(default=0, verbose_name="size")),
                 ("eight_bit", models.BooleanField(default=False)),
@@ -501,6 +501,12 @@ class Migration(migrations.Migration):
             name="SMTPConfig",
             fields=[
                 ("id", models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name="ID")),
+                (
+                    "seal_id",
+                    models.CharField(
+                        default=email_integration.fields.new_row, editable=False, max_length=32, unique=True
+                    ),
+                ),
                 ("name", models.CharField(max_length=100, unique=True, verbose_name="name")),
                 (
                     "host",
@@ -584,19 +590,27 @@ class Migration(migrations.Migration):
                 ),
                 (
                     "oauth_client_secret",
-                    email_integration.fields.EncryptedTextField(blank=True, default="", verbose_name="client secret"),
+                    email_integration.fields.EncryptedTextField(
+                        blank=True, default="", row="seal_id", verbose_name="client secret"
+                    ),
                 ),
                 (
                     "oauth_refresh_token",
-                    email_integration.fields.EncryptedTextField(blank=True, default="", verbose_name="refresh token"),
+                    email_integration.fields.EncryptedTextField(
+                        blank=True, default="", row="seal_id", verbose_name="refresh token"
+                    ),
                 ),
                 (
                     "oauth_private_key",
-                    email_integration.fields.EncryptedTextField(blank=True, default="", verbose_name="private key"),
+                    email_integration.fields.EncryptedTextField(
+                        blank=True, default="", row="seal_id", verbose_name="private key"
+                    ),
                 ),
                 (
                     "password",
-                    email_integration.fields.EncryptedTextField(blank=True, default="", verbose_name="password"),
+                    email_integration.fields.EncryptedTextField(
+                        blank=True, default="", row="seal_id", verbose_name="password"
+                    ),
                 ),
                 (
                     "use_tls",
@@ -727,9 +741,14 @@ class Migration(migrations.Migration):
                         to="email_integration.smtpconfig",
                     ),
                 ),
+                (
+                    "seal_id",
+                    models.CharField(
+                        default=email_integration.fields.new_row, editable=False, max_length=32, unique=True
+                    ),
+                ),
                 ("settings", models.CharField(max_length=64)),
-                ("access_token", email_integration.fields.EncryptedTextField(blank=True, default="")),
-                ("refresh_token", email_integration.fields.EncryptedTextField(blank=True, default="")),
+                ("access_token", email_integration.fields.EncryptedTextField(blank=True, default="", row="seal_id")),
                 ("fetched_at", models.DateTimeField(null=True)),
                 ("expires_at", models.DateTimeField(null=True)),
                 ("lease", models.CharField(blank=True, max_length=32)),
@@ -740,6 +759,29 @@ class Migration(migrations.Migration):
             options={
                 "verbose_name": "OAuth token",
                 "verbose_name_plural": "OAuth tokens",
+                "default_permissions": (),
+            },
+        ),
+        migrations.CreateModel(
+            name="RefreshFamily",
+            fields=[
+                (
+                    "seal_id",
+                    models.CharField(
+                        default=email_integration.fields.new_row, editable=False, max_length=32, unique=True
+                    ),
+                ),
+                ("fingerprint", models.CharField(max_length=64, primary_key=True, serialize=False)),
+                ("provider", models.CharField(blank=True, max_length=300)),
+                ("newest", email_integration.fields.EncryptedTextField(blank=True, default="", row="seal_id")),
+                ("asked_at", models.DateTimeField(null=True)),
+                ("used_at", models.DateTimeField(null=True)),
+                ("lease", models.CharField(blank=True, max_length=32)),
+                ("lease_until", models.DateTimeField(null=True)),
+            ],
+            options={
+                "verbose_name": "family of refresh tokens",
+                "verbose_name_plural": "families of refresh tokens",
                 "default_permissions": (),
             },
         ),

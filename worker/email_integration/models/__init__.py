@@ -7,7 +7,7 @@ from .alert import Alert
 from .config import NO_ACTIVE_CONFIG, SMTPConfig
 from .delivery import Delivery, DeliveryAttempt, InDoubtPolicy, Lane
 from .gate import RelayGate
-from .oauth import Grant, OAuthToken
+from .oauth import Grant, OAuthToken, RefreshFamily
 from .pause import SendingPause
 from .quirks import PipeliningQuirk, ServerQuirks
 from .server import Authentication
@@ -24,6 +24,7 @@ __all__ = [
     "Lane",
     "OAuthToken",
     "PipeliningQuirk",
+    "RefreshFamily",
     "RelayGate",
     "SMTPConfig",
     "SendingPause",

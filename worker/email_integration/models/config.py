@@ -15,11 +15,12 @@ from simple_history.models import HistoricalRecords
 
 from email_integration import conf, signals, validators, web
 from email_integration.exceptions import SecretUnreadable
-from email_integration.fields import UNREADABLE, Sealed
+from email_integration.fields import Sealed
 from email_integration.secrecy import with_secrets
 
 from . import login
 from .audit import AuditEntry, Event, event_of, note, note_updated
+from .sealed import SealedQuerySet
 from .server import SECRETS, ServerSettings
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ logger = logging.getLogger(__name__)
 NO_ACTIVE_CONFIG = "No active SMTP Configuration found in database. Falling back to Django settings."
 
 
-class SMTPConfigQuerySet(models.QuerySet["SMTPConfig"]):
+class SMTPConfigQuerySet(SealedQuerySet["SMTPConfig"]):
     """Writes that bypass ``save()`` are told to all workers and recorded too."""
 
     def get_active_config(self) -> SMTPConfig | None:
@@ -146,7 +147,15 @@ class SMTPConfig(ServerSettings):
     # No secret; and not the last test, which a revert must not bring back.
     history = HistoricalRecords(
         bases=[AuditEntry],
-        excluded_fields=[*SECRETS, "active_slot", "tested_at", "test_passed", "test_detail", "tested_settings"],
+        excluded_fields=[
+            *SECRETS,
+            "seal_id",
+            "active_slot",
+            "tested_at",
+            "test_passed",
+            "test_detail",
+            "tested_settings",
+        ],
         app="email_integration",
     )
 
@@ -191,6 +200,7 @@ class SMTPConfig(ServerSettings):
         if self.use_tls and self.use_ssl:
             raise ValidationError({"use_ssl": validators.TLS_OR_SSL})
         using = using or router.db_for_write(type(self), instance=self)
+        self.identify(using)
         try:
             self._save(using, **kwargs)
         except IntegrityError:
@@ -206,6 +216,8 @@ class SMTPConfig(ServerSettings):
             if self.is_active:
                 configs.lock()
             before = configs.filter(pk=self.pk).first() if self.pk else None
+            if before is not None:
+                self.identify_as(before.seal_id)
             if before is not None and written is not None and "is_active" not in written:
                 self.is_active = before.is_active  # not written now: what an old copy says of it is no wish
             elif self.is_active:
@@ -265,9 +277,7 @@ class SMTPConfig(ServerSettings):
             return validators.HOST_AND_TIMEOUT
         if self.by_token and (login.missing(self) or not web.is_url(self.oauth_endpoint)):
             return validators.OAUTH_INCOMPLETE
-        if not self.is_readable:
-            return UNREADABLE
-        return ""
+        return self.why_unreadable
 
     @with_secrets
     def clean(self) -> None:

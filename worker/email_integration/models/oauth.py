@@ -1,14 +1,18 @@
-"""Access tokens of OAuth 2.0 (RFC 6749): one for each configuration that logs in by them, for all processes."""
+"""Tokens of OAuth 2.0 (RFC 6749): the access token of each configuration, and the newest of its refresh tokens."""
 
 from __future__ import annotations
 
 import datetime as dt
+import hashlib
+from typing import Any
 
 from django.db import models
 from django.utils.translation import gettext_lazy as _
 
 from email_integration.exceptions import SecretUnreadable
 from email_integration.fields import EncryptedTextField
+
+from .sealed import SealedQuerySet, SealedRow
 
 #: How long before its end a token is fetched anew: so many seconds, and no more than this part of its life.
 _AHEAD = 300.0
@@ -26,7 +30,7 @@ class Grant(models.TextChoices):
     JWT_BEARER = "jwt_bearer", _("service account")
 
 
-class OAuthToken(models.Model):
+class OAuthToken(SealedRow):
     """The token that a configuration logs in by; fetched by one process, used by all.
 
     What fetches it is in ``email_integration.routing.tokens``.
@@ -37,9 +41,7 @@ class OAuthToken(models.Model):
     )
     # A keyed digest of what it was asked for with: mended settings have another token.
     settings = models.CharField(max_length=64)
-    access_token = EncryptedTextField(blank=True, default="")
-    # What the endpoint has put in the place of the configuration's own, if it does so (RFC 6749 §6).
-    refresh_token = EncryptedTextField(blank=True, default="")
+    access_token = EncryptedTextField(row="seal_id", blank=True, default="")
     fetched_at = models.DateTimeField(null=True)
     expires_at = models.DateTimeField(null=True)
     # Who is fetching it, and until when nobody else does.
@@ -48,6 +50,8 @@ class OAuthToken(models.Model):
     # Why there is none, or no newer one.
     failed_at = models.DateTimeField(null=True)
     error = models.CharField(max_length=255, blank=True)
+
+    objects = SealedQuerySet.as_manager()
 
     class Meta:
         verbose_name = _("OAuth token")
@@ -78,3 +82,49 @@ class OAuthToken(models.Model):
 
     def _left(self, now: dt.datetime) -> float:
         return (self.expires_at - now).total_seconds() if self.expires_at is not None else 0.0
+
+
+class RefreshFamily(SealedRow):
+    """The refresh tokens that an endpoint gave, one in the place of the other, beginning with one that was entered.
+
+    It is found by that one, whatever configuration it stands in and whatever else that says: so there is one newest for
+    all settings, for copies and for tests, and no old one is shown again (RFC 6749 §6, RFC 9700 §4.14).
+    ``email_integration.routing.families`` shows it to the endpoint.
+    """
+
+    #: Of the first one. Such a token cannot be guessed (RFC 6749 §10.10), so that neither can it be from its digest.
+    fingerprint = models.CharField(max_length=64, primary_key=True)
+    # Whose they are: host and port of the token endpoint.
+    provider = models.CharField(max_length=300, blank=True)
+    # Blank while the first one is the newest.
+    newest = EncryptedTextField(row="seal_id", blank=True, default="")
+    # When the newest was asked for, and any of them was good last.
+    asked_at = models.DateTimeField(null=True)
+    used_at = models.DateTimeField(null=True)
+    # The process that shows it now, and until when no other does.
+    lease = models.CharField(max_length=32, blank=True)
+    lease_until = models.DateTimeField(null=True)
+
+    objects = SealedQuerySet.as_manager()
+
+    class Meta:
+        verbose_name = _("family of refresh tokens")
+        verbose_name_plural = _("families of refresh tokens")
+        default_permissions = ()
+
+    def __str__(self) -> str:
+        return str(_("family of refresh tokens"))
+
+    @staticmethod
+    def fingerprint_of(token: str) -> str:
+        """Return what a family is found by whose first refresh token is ``token``."""
+        return hashlib.sha256(f"email_integration.refresh\0{token}".encode()).hexdigest()
+
+
+def keep_newer(sender: Any, instance: RefreshFamily, raw: bool, using: str, **_: Any) -> None:
+    """Leave a family as it is stored when a dump is loaded that is older; receiver of Django's ``pre_save``."""
+    stored = RefreshFamily.objects.using(using).filter(pk=instance.pk).first() if raw else None
+    if stored is None or stored.asked_at is None:
+        return
+    if instance.asked_at is None or instance.asked_at <= stored.asked_at:
+        instance.__dict__.update({field.attname: stored.__dict__[field.attname] for field in sender._meta.fields})

@@ -13,14 +13,14 @@ from cryptography.fernet import InvalidToken
 from django.db import models, router, transaction
 
 from email_integration import fields
-from email_integration.exceptions import SecretUnreadable
+from email_integration.exceptions import SecretMisplaced, SecretUnreadable
 from email_integration.secrecy import with_secrets
 
 from .audit import Event, note
 from .config import SMTPConfig
 from .delivery import Delivery
-from .oauth import OAuthToken
-from .server import SECRETS
+from .oauth import OAuthToken, RefreshFamily
+from .sealed import sealed_fields
 
 #: How many contents are done in one short transaction.
 BATCH = 200
@@ -35,6 +35,8 @@ class Rotation:
     #: Found in plain text, as something else had written them, and sealed.
     sealed: tuple[str, ...]
     unreadable: tuple[str, ...]
+    #: Sealed for another row or field, and moved here past this app.
+    misplaced: tuple[str, ...]
     contents: Contents
 
 
@@ -56,7 +58,14 @@ def rotate() -> Rotation:
     """
     fields.newest_key()
     using = router.db_for_write(SMTPConfig)
-    found: dict[str, list[str]] = {"rotated": [], "current": [], "sealed": [], "unreadable": [], "none": []}
+    found: dict[str, list[str]] = {
+        "rotated": [],
+        "current": [],
+        "sealed": [],
+        "unreadable": [],
+        "misplaced": [],
+        "none": [],
+    }
     for pk in list(SMTPConfig.objects.using(using).values_list("pk", flat=True)):
         with transaction.atomic(using=using):
             # One row at a time: whoever saves a new password meanwhile waits, or is waited for.
@@ -64,15 +73,16 @@ def rotate() -> Rotation:
             if config is not None:
                 found[_rotate(config, using)].append(config.name)
     del found["none"]
+    found["unreadable"] += _rotate_families(using)
     return Rotation(**{kind: tuple(names) for kind, names in found.items()}, contents=_rotate_contents())
 
 
 def _rotate(config: SMTPConfig, using: str) -> str:
-    found = {name: _sealed_anew(stored) for name in SECRETS if (stored := config.sealed(name))}
+    found = _all_sealed_anew(config)
     sealed = {name: anew for name, (_, anew) in found.items() if anew is not None}
     kinds = {kind for kind, _ in found.values()}
     # One word for all of them: the one that a person has to know of.
-    kind = next((word for word in ("unreadable", "sealed", "rotated", "current") if word in kinds), "none")
+    kind = next((word for word in ("misplaced", "unreadable", "sealed", "rotated", "current") if word in kinds), "none")
     if sealed:
         # Not update() of this app: nothing that mail goes by has changed.
         models.QuerySet(SMTPConfig, using=using).filter(pk=config.pk).update(**sealed)
@@ -82,13 +92,28 @@ def _rotate(config: SMTPConfig, using: str) -> str:
 
 
 def _rotate_token(config: SMTPConfig, using: str) -> None:
-    """The tokens that were fetched: an access token soon ends, but a refresh token may be the only one there is."""
+    """The token that was fetched with it; one that no key opens is fetched anew."""
     rows = OAuthToken.objects.using(using).filter(pk=config.pk)
-    for names in rows.select_for_update().values("access_token", "refresh_token"):
-        found = {name: _sealed_anew(stored)[1] for name, stored in names.items() if stored}
-        sealed = {name: anew for name, anew in found.items() if anew is not None}
+    for row in rows.select_for_update():
+        sealed = {name: anew for name, (_, anew) in _all_sealed_anew(row).items() if anew is not None}
         if sealed:
             rows.update(**sealed)
+
+
+@with_secrets
+def _rotate_families(using: str) -> list[str]:
+    """The newest refresh tokens, each of which may be the only one there is; return those that no key opens."""
+    unreadable = []
+    for pk in list(RefreshFamily.objects.using(using).exclude(asked_at=None).values_list("pk", flat=True)):
+        with transaction.atomic(using=using):
+            rows = RefreshFamily.objects.using(using).filter(pk=pk)
+            for row in rows.select_for_update():
+                for kind, anew in _all_sealed_anew(row).values():
+                    if anew is not None:
+                        rows.update(newest=anew)
+                    elif kind != "current":
+                        unreadable.append(f"refresh token {pk[:8]}")
+    return unreadable
 
 
 _REASONS = {
@@ -100,6 +125,7 @@ _REASONS = {
 def _rotate_contents() -> Contents:
     using = router.db_for_write(Delivery)
     rows = Delivery.objects.using(using).filter(has_content=True)
+    of_key = sealed_fields(Delivery)["content_key"]
     found: Counter[str] = Counter()
     last = ""
     while True:
@@ -109,7 +135,7 @@ def _rotate_contents() -> Contents:
             for pk, key in stored.items():
                 if not key:
                     continue  # not sealed: ENCRYPT_CONTENT was off
-                kind, sealed = _sealed_anew(key)
+                kind, sealed = _sealed_anew(key, of_key.place_in(pk))
                 found[kind] += 1
                 if sealed is not None:
                     rows.filter(pk=pk).update(content_key=sealed)
@@ -117,19 +143,35 @@ def _rotate_contents() -> Contents:
             break
         *_, last = stored  # as the database orders them
     return Contents(
-        rotated=found["rotated"] + found["sealed"], current=found["current"], unreadable=found["unreadable"]
+        rotated=found["rotated"] + found["sealed"],
+        current=found["current"],
+        unreadable=found["unreadable"] + found["misplaced"],
     )
 
 
-def _sealed_anew(stored: Any) -> tuple[str, fields.Sealed | None]:
+@with_secrets
+def _all_sealed_anew(row: models.Model) -> dict[str, tuple[str, fields.Sealed | None]]:
+    """Of each sealed field of ``row`` that is not empty what ``_sealed_anew`` says."""
+    return {
+        name: _sealed_anew(stored, field.place_of(row))
+        for name, field in sealed_fields(type(row)).items()
+        if (stored := field.raw(row))
+    }
+
+
+@with_secrets
+def _sealed_anew(stored: Any, place: fields.Place) -> tuple[str, fields.Sealed | None]:
     """What was found of a secret as it is stored, and what it is to be replaced by; None for nothing."""
     if not isinstance(stored, fields.Sealed):
-        return "sealed", fields.seal(str(stored))
+        return "sealed", fields.seal(str(stored), place)
+    try:
+        plain = stored.open(place)
+    except SecretMisplaced:
+        return "misplaced", None
+    except SecretUnreadable:
+        return "unreadable", None
     try:
         fields.newest_key().decrypt(stored.token)
     except InvalidToken:
-        try:
-            return "rotated", fields.seal(stored.open())
-        except SecretUnreadable:
-            return "unreadable", None
+        return "rotated", fields.seal(plain, place)
     return "current", None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import models
@@ -10,11 +10,15 @@ from django.utils.translation import gettext_lazy as _
 
 from email_integration import references, validators
 from email_integration.exceptions import SecretUnreadable
-from email_integration.fields import EncryptedTextField
+from email_integration.fields import EncryptedTextField, why_unreadable
 from email_integration.secrecy import with_secrets
 from email_integration.timezones import aware
 
 from .oauth import Grant
+from .sealed import SealedRow
+
+if TYPE_CHECKING:
+    from django.utils.functional import _StrOrPromise as Text
 
 #: The fields that are sealed, and never shown.
 SECRETS = ("password", "oauth_client_secret", "oauth_refresh_token", "oauth_private_key")
@@ -47,7 +51,7 @@ class PipeliningChoice(models.TextChoices):
     OFF = "off", _("off")
 
 
-class ServerSettings(models.Model):
+class ServerSettings(SealedRow):
     """The columns of ``SMTPConfig``."""
 
     name = models.CharField(_("name"), max_length=100, unique=True)
@@ -65,7 +69,7 @@ class ServerSettings(models.Model):
     authentication = models.CharField(
         _("authentication"), max_length=10, choices=Authentication, default=Authentication.PASSWORD
     )
-    password = EncryptedTextField(_("password"), blank=True, default="")
+    password = EncryptedTextField(_("password"), row="seal_id", blank=True, default="")
     oauth_grant = models.CharField(
         _("grant"),
         max_length=20,
@@ -87,9 +91,9 @@ class ServerSettings(models.Model):
         help_text=_("Where the owner of the mailbox is asked for consent. Of Google and Microsoft it is known."),
     )
     oauth_client_id = models.CharField(_("client id"), max_length=255, blank=True)
-    oauth_client_secret = EncryptedTextField(_("client secret"), blank=True, default="")
-    oauth_refresh_token = EncryptedTextField(_("refresh token"), blank=True, default="")
-    oauth_private_key = EncryptedTextField(_("private key"), blank=True, default="")
+    oauth_client_secret = EncryptedTextField(_("client secret"), row="seal_id", blank=True, default="")
+    oauth_refresh_token = EncryptedTextField(_("refresh token"), row="seal_id", blank=True, default="")
+    oauth_private_key = EncryptedTextField(_("private key"), row="seal_id", blank=True, default="")
     oauth_secret_ends = models.DateField(
         _("client secret ends on"),
         null=True,
@@ -193,15 +197,20 @@ class ServerSettings(models.Model):
         return tuple(self.sealed(name) for name in SECRETS)
 
     @property
-    @with_secrets
     def is_readable(self) -> bool:
         """Whether the stored secrets can be opened with the keys at hand."""
+        return not self.why_unreadable
+
+    @property
+    @with_secrets
+    def why_unreadable(self) -> Text:
+        """Why a stored secret cannot be opened, for people; '' when all can."""
         try:
             for name in SECRETS:
                 getattr(self, name)  # reading is what opens it
-        except SecretUnreadable:
-            return False
-        return True
+        except SecretUnreadable as error:
+            return why_unreadable(error)
+        return ""
 
     @property
     def password_kind(self) -> str:

@@ -78,20 +78,20 @@ def fetch(account: Account) -> Granted:
 
     Raises ``NoToken``, whose words hold nothing that is secret. Each asking takes ``PATIENCE`` seconds at most.
     """
-    asking = _resolved(account)
+    asking = resolved(account)
     try:
         return _fetch(asking)
     except TokenRefused:
         renewed = [references.renew(getattr(account, name), refused=getattr(asking, name)) for name in _SECRETS]
         if not any(renewed):
             raise
-    return _fetch(_resolved(account))
+    return _fetch(resolved(account))
 
 
 @with_secrets
 def redeem(account: Account, *, code: str, verifier: str, redirect_uri: str) -> Granted:
     """Ask for tokens with the code of a consent (RFC 6749 §4.1.3, RFC 7636 §4.5). Raises as ``fetch`` does."""
-    asking = _resolved(replace(account, refresh_token=""))  # the one that is asked for anew may be the one that is lost
+    asking = resolved(replace(account, refresh_token=""))  # the one that is asked for anew may be the one that is lost
     form = {
         "grant_type": "authorization_code",
         "code": code,
@@ -106,7 +106,8 @@ def redeem(account: Account, *, code: str, verifier: str, redirect_uri: str) -> 
 _SECRETS = ("client_secret", "refresh_token", "private_key")
 
 
-def _resolved(account: Account) -> Account:
+def resolved(account: Account) -> Account:
+    """Return ``account`` with its secrets themselves instead of references. Raises ``NoToken``."""
     found = {}
     for name in _SECRETS:
         try:

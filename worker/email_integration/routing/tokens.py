@@ -6,7 +6,6 @@ write; the others use the old one while it is good, and wait for the new one oth
 
 from __future__ import annotations
 
-import dataclasses
 import datetime as dt
 import secrets
 import time
@@ -15,13 +14,13 @@ from django.db import models, router, transaction
 from django.db.models import Q
 from django.utils import timezone
 
-from email_integration import conf, references
-from email_integration.exceptions import SecretUnreadable
+from email_integration import conf
 from email_integration.models import OAuthToken, SMTPConfig
 from email_integration.secrecy import with_secrets
 from email_integration.smtp import NoToken, Phase
 
-from .token_endpoint import PATIENCE, Account, Granted, TokenRefused, fetch
+from . import families
+from .token_endpoint import PATIENCE, Account, Granted
 
 #: For how long nobody else fetches, in seconds: longer than fetching takes.
 _LEASE = 5 * PATIENCE
@@ -65,7 +64,7 @@ class Tokens:
         one that is stored whatever it is; None leaves an old one good while it lasts.
         """
         if self._pk is None:
-            return fetch(self._account).access_token
+            return families.fetch(self._account).access_token
         if transaction.get_connection(_database()).in_atomic_block:
             return self._fetched_in_transaction(refused=refused)
         began, until = timezone.now(), time.monotonic() + _WAIT
@@ -93,7 +92,7 @@ class Tokens:
         asked_at = timezone.now()
         mine = _rows().filter(pk=self._pk, lease=lease)
         try:
-            granted = self._ask(row)
+            granted = families.fetch(self._account)
         except NoToken as failure:
             mine.update(failed_at=timezone.now(), error=failure.detail[:255], **_FREE)
             if kept:
@@ -114,7 +113,7 @@ class Tokens:
         token = row.usable(asked_at) if row is not None else ""
         if token and (refused is None or (refused and token != refused)):
             return token
-        granted = self._ask(row)
+        granted = families.fetch(self._account)
 
         @with_secrets
         def keep() -> None:
@@ -132,21 +131,6 @@ class Tokens:
             # Not update() of this app: nothing that mail goes by has changed.
             configs: models.QuerySet[SMTPConfig] = models.QuerySet(SMTPConfig, using=_database())
             configs.filter(pk=self._pk).exclude(oauth_secret_ends=ends).update(oauth_secret_ends=ends)
-
-    def _ask(self, row: OAuthToken | None) -> Granted:
-        """Ask with the refresh token that the endpoint gave last. Raises ``NoToken``."""
-        try:
-            newer = row.refresh_token if row is not None else ""
-        except SecretUnreadable:
-            newer = ""
-        if not newer:
-            return fetch(self._account)
-        try:
-            return fetch(dataclasses.replace(self._account, refresh_token=references.as_password(newer)))
-        except TokenRefused:
-            if not isinstance(references.parse(self._account.refresh_token), references.Reference):
-                raise
-            return fetch(self._account)  # somebody may have put another one there
 
     # -- the row ------------------------------------------------------------------------------------------------
 
@@ -176,7 +160,6 @@ _FREE: dict[str, object] = {"lease": "", "lease_until": None}
 _EMPTY: dict[str, object] = {
     **_FREE,
     "access_token": "",
-    "refresh_token": "",
     "fetched_at": None,
     "expires_at": None,
     "failed_at": None,
@@ -194,7 +177,7 @@ def _not_before(began: dt.datetime, now: dt.datetime, *, kept: str, refused: str
 
 @with_secrets
 def _stored(granted: Granted, asked_at: dt.datetime) -> dict[str, object]:
-    kept: dict[str, object] = {
+    return {
         "access_token": granted.access_token,
         "fetched_at": timezone.now(),
         "expires_at": asked_at + dt.timedelta(seconds=granted.seconds),
@@ -202,7 +185,6 @@ def _stored(granted: Granted, asked_at: dt.datetime) -> dict[str, object]:
         "failed_at": None,
         "error": "",
     }
-    return {**kept, "refresh_token": granted.refresh_token} if granted.refresh_token else kept
 
 
 def _rows() -> models.QuerySet[OAuthToken]:

@@ -41,12 +41,17 @@ class Command(BaseCommand):
                 f"✗ “{name}”: no key in SMTP_PASSWORD_KEYS opens its password. Put the key it was sealed with at the "
                 "end of SMTP_PASSWORD_KEYS and run this again, or enter the password again in the admin."
             )
+        for name in done.misplaced:
+            self.stdout.write(
+                f"✗ “{name}”: a secret in this row was sealed for another row or another field, and is not opened. "
+                "Enter it again in the admin."
+            )
         if done.contents.unreadable:
             self.stdout.write(
                 f"✗ {_mails(done.contents.unreadable)} that no key in SMTP_PASSWORD_KEYS opens. Put the key they were "
                 "sealed with at the end of SMTP_PASSWORD_KEYS and run this again; until then they wait."
             )
-        if done.unreadable or done.contents.unreadable:
+        if done.unreadable or done.misplaced or done.contents.unreadable:
             sys.exit(1)
 
 

@@ -1,0 +1,419 @@
+"""The app decrypts a copied ciphertext for no one: it opens in its own field of its own row, and nowhere else."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.core.exceptions import ValidationError
+from django.core.management import call_command
+from django.db import connection, models, transaction
+from django.db.models import F
+from django.test import Client
+from django.utils import timezone
+
+from config.local.smtp_server import SMTPServer
+from email_integration import routing
+from email_integration.admin.trials import run_stored
+from email_integration.diagnosis import configuration
+from email_integration.exceptions import ContentUnavailable, SecretUnreadable
+from email_integration.message import content
+from email_integration.models import Delivery, OAuthToken, SMTPConfig
+from email_integration.models.server import SECRETS
+from tests.deliveries import submitted
+from tests.integration.admin_site import config, form_of, logged_in, said, url
+
+pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("bell")]
+
+SECRET = "correct horse battery"
+TABLE = "email_integration_smtpconfig"
+Serve = Callable[..., SMTPServer]
+
+
+def column(row: models.Model, name: str = "password") -> str:
+    """What stands in the database."""
+    with connection.cursor() as cursor:
+        cursor.execute(f"SELECT {name} FROM {row._meta.db_table} WHERE {row._meta.pk.column} = %s", [row.pk])
+        return str(cursor.fetchone()[0])
+
+
+def write(row: models.Model, value: str, name: str = "password") -> None:
+    """Write past Django."""
+    with connection.cursor() as cursor:
+        table, key = row._meta.db_table, row._meta.pk.column
+        cursor.execute(f"UPDATE {table} SET {name} = %s WHERE {key} = %s", [value, row.pk])
+
+
+def opened(row: SMTPConfig, name: str = "password") -> Any:
+    return getattr(SMTPConfig.objects.get(pk=row.pk), name)
+
+
+def sealed(row: SMTPConfig, name: str = "password") -> Any:
+    """As ``values()`` gives it."""
+    return SMTPConfig.objects.values_list(name, flat=True).get(pk=row.pk)
+
+
+@pytest.fixture
+def victim() -> SMTPConfig:
+    return config("Victim", password=SECRET)
+
+
+@pytest.fixture
+def mine() -> SMTPConfig:
+    return config("Mine", password="my own", host="localhost")
+
+
+# -- text is text -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("which", ["new", "own"])
+def test_a_column_that_is_pasted_into_the_connection_test_is_sent_as_it_is(
+    which: str, victim: SMTPConfig, smtp_server: Serve
+) -> None:
+    """It is what a backup shows; the password itself never reaches a server that the tester has named."""
+    stolen = column(victim)
+    client: Client = logged_in("view_smtpconfig", "add_smtpconfig", "change_smtpconfig", "test_smtpconfig")
+    own = config("Mine", password="my own", host="localhost") if which == "own" else None
+    address = url("test", own.pk) if own else url("test_new")
+    for known, works in ((SECRET, False), (stolen, True)):
+        server = smtp_server(password=known)
+        typed = SMTPConfig(name="Mine", host="localhost", port=server.port, username="user", from_email="a@b.example")
+        page = client.post(address, form_of(typed, password=stolen), headers={"X-Requested-With": "fetch"})
+        assert ("The connection works" in page.content.decode()) == works
+
+
+@pytest.mark.parametrize("name", SECRETS)
+@pytest.mark.parametrize("before", ["", " ", "\n"])
+def test_text_that_looks_sealed_is_text_to_the_constructor_to_full_clean_and_to_code(
+    name: str, before: str, victim: SMTPConfig
+) -> None:
+    stolen = before + column(victim)
+    field = SMTPConfig._meta.get_field(name)
+    assert field.to_python(stolen) == stolen
+    assert field.clean(stolen, victim) == stolen
+    made = SMTPConfig(name="Mine", host="h", from_email="a@example.com", **{name: stolen})
+    assert getattr(made, name) == stolen
+    made.clean_fields()
+    assert getattr(made, name) == stolen
+    setattr(victim, name, stolen)
+    assert getattr(victim, name) == stolen
+
+
+def test_a_pasted_column_is_stored_as_a_password_of_these_letters(victim: SMTPConfig, mine: SMTPConfig) -> None:
+    stolen = column(victim)
+    client = logged_in(superuser=True)
+    answer = client.post(url("change", mine.pk), form_of(mine, password=stolen, confirm_secret="on"))
+    assert answer.status_code == 302
+    assert opened(mine) == stolen
+    assert column(mine) != stolen
+
+
+def test_what_a_dump_says_is_sealed_is_nothing_that_a_form_or_code_can_say(victim: SMTPConfig) -> None:
+    out = StringIO()
+    call_command("dumpdata", "email_integration.smtpconfig", stdout=out)
+    stolen = json.loads(out.getvalue())[0]["fields"]["password"]
+    assert not isinstance(stolen, str)
+    field = SMTPConfig._meta.get_field("password")
+    with pytest.raises(ValidationError):
+        field.clean(stolen, victim)
+    forged = SMTPConfig(name="Mine", host="h", from_email="a@example.com", password=stolen)
+    with pytest.raises((ValidationError, TypeError)):
+        forged.full_clean()
+    with pytest.raises((ValidationError, TypeError)):
+        forged.save()
+    assert forged.password == stolen
+    for text in (json.dumps(stolen), str(stolen)):
+        assert field.clean(text, victim) == text
+
+
+# -- a ciphertext opens in its place only -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", SECRETS)
+def test_a_column_of_another_row_does_not_open(name: str, victim: SMTPConfig, mine: SMTPConfig) -> None:
+    write(mine, column(victim), name)
+    with pytest.raises(SecretUnreadable, match="another"):
+        opened(mine, name)
+
+
+def test_a_column_of_another_field_of_the_same_row_does_not_open(victim: SMTPConfig) -> None:
+    write(victim, column(victim), "oauth_client_secret")
+    with pytest.raises(SecretUnreadable, match="another"):
+        opened(victim, "oauth_client_secret")
+    assert opened(victim) == SECRET
+
+
+def test_an_old_password_of_the_same_row_opens(victim: SMTPConfig) -> None:
+    """A backup that is put back is no attack."""
+    before = column(victim)
+    victim.password = "newer"
+    victim.save()
+    write(victim, before)
+    assert opened(victim) == SECRET
+
+
+def test_what_was_moved_goes_to_no_server_and_people_are_told(
+    victim: SMTPConfig, mine: SMTPConfig, smtp_server: Serve
+) -> None:
+    server = smtp_server(password=SECRET)
+    SMTPConfig.objects.filter(pk=mine.pk).update(port=server.port, is_active=True)
+    write(mine, column(victim))
+    routing.forget()
+    route = routing.active_relay()
+    assert isinstance(route, routing.Nowhere)
+    assert "another" in route.reason
+    trial = run_stored(SMTPConfig.objects.get(pk=mine.pk), user=None)
+    assert trial.report is None
+    assert "another" in " ".join(trial.problems)
+    assert server.auths == 0
+    page = logged_in(superuser=True).get(url("change", mine.pk))
+    assert "sealed for another row" in page.content.decode()
+
+
+def test_operators_are_told_which_row_it_is(victim: SMTPConfig, mine: SMTPConfig) -> None:
+    """Both commands name the row, and no key is asked for that would not help."""
+    write(mine, column(victim))
+    out = StringIO()
+    with pytest.raises(SystemExit):
+        call_command("rotate_smtp_passwords", stdout=out)
+    assert "✗ “Mine”: a secret in this row was sealed for another row" in out.getvalue()
+    assert "1 password under the newest key already" in out.getvalue()
+    found = [one for one in configuration.passwords() if one.level != "ok"]
+    assert [one.text for one in found] == [
+        "A secret of “Mine”, which is not active, was sealed for another row or another field"
+    ]
+
+
+def _created(victim: SMTPConfig, mine: SMTPConfig) -> None:
+    SMTPConfig.objects.create(name="C", host="h", from_email="a@example.com", password=sealed(victim))
+
+
+def _saved(victim: SMTPConfig, mine: SMTPConfig) -> None:
+    mine.password = victim.sealed("password")
+    mine.save()
+
+
+def _bulk_created(victim: SMTPConfig, mine: SMTPConfig) -> None:
+    SMTPConfig.objects.bulk_create([SMTPConfig(name="C", host="h", from_email="a@x.example", password=sealed(victim))])
+
+
+def _updated(victim: SMTPConfig, mine: SMTPConfig) -> None:
+    SMTPConfig.objects.filter(pk=mine.pk).update(password=sealed(victim))
+
+
+def _bulk_updated(victim: SMTPConfig, mine: SMTPConfig) -> None:
+    mine.password = sealed(victim)
+    SMTPConfig.objects.bulk_update([mine], ["password"])
+
+
+def _by_expression(victim: SMTPConfig, mine: SMTPConfig) -> None:
+    SMTPConfig.objects.filter(pk=mine.pk).update(oauth_client_secret=F("password"))
+
+
+def _by_subquery(victim: SMTPConfig, mine: SMTPConfig) -> None:
+    found = SMTPConfig.objects.filter(pk=victim.pk).values("password")
+    SMTPConfig.objects.filter(pk=mine.pk).update(password=models.Subquery(found))
+
+
+def _assigned_expression(victim: SMTPConfig, mine: SMTPConfig) -> None:
+    mine.password = F("name")
+    mine.save()
+
+
+def _by_key(victim: SMTPConfig, mine: SMTPConfig) -> None:
+    copy = SMTPConfig.objects.get(pk=victim.pk)
+    copy.pk, copy.name = None, "C"
+    copy.save()
+
+
+def _update_or_create(victim: SMTPConfig, mine: SMTPConfig) -> None:
+    SMTPConfig.objects.update_or_create(name="Mine", defaults={"password": sealed(victim)})
+
+
+def _on_conflict(victim: SMTPConfig, mine: SMTPConfig) -> None:
+    row = SMTPConfig(name="Mine", host="h", from_email="a@x.example", password="plain")
+    SMTPConfig.objects.bulk_create([row], update_conflicts=True, update_fields=["password"], unique_fields=["name"])
+
+
+WAYS = [
+    _created,
+    _saved,
+    _bulk_created,
+    _updated,
+    _bulk_updated,
+    _by_expression,
+    _by_subquery,
+    _assigned_expression,
+    _by_key,
+    _update_or_create,
+    _on_conflict,
+]
+
+
+@pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__.strip("_"))
+def test_a_sealed_value_is_not_copied(way: Callable[..., None], victim: SMTPConfig, mine: SMTPConfig) -> None:
+    """Each way is refused in words that say so, and leaves all as it was."""
+    before = {row.pk: [column(row, name) for name in SECRETS] for row in (victim, mine)}
+    with pytest.raises((SecretUnreadable, TypeError), match=r"another|one row|copied"), transaction.atomic():
+        way(victim, mine)
+    assert {row.pk: [column(row, name) for name in SECRETS] for row in SMTPConfig.objects.all()} == before
+
+
+def test_a_copy_of_the_admin_is_sealed_for_itself(victim: SMTPConfig) -> None:
+    client = logged_in(superuser=True)
+    client.post(url("changelist"), {"action": "duplicate", "_selected_action": victim.pk})
+    copy = SMTPConfig.objects.get(name="Victim (copy)")
+    assert opened(copy) == opened(victim) == SECRET
+    write(copy, column(victim))
+    with pytest.raises(SecretUnreadable):
+        opened(copy)
+
+
+def test_what_cannot_be_opened_is_not_copied_by_the_admin(victim: SMTPConfig, mine: SMTPConfig) -> None:
+    write(mine, column(victim))
+    client = logged_in(superuser=True)
+    answer = client.post(url("changelist"), {"action": "duplicate", "_selected_action": mine.pk}, follow=True)
+    assert "“Mine”" in said(answer)
+    assert "another" in said(answer)
+    assert all(not column(row) for row in SMTPConfig.objects.filter(name__startswith="Mine (copy"))
+
+
+def test_the_history_brings_back_no_password_of_another(victim: SMTPConfig, mine: SMTPConfig) -> None:
+    """A version of the one, saved as the other, has the secrets of the row that it is saved into."""
+    earlier = victim.history.first().instance
+    assert earlier.password == SECRET
+    earlier.pk = mine.pk
+    earlier.name = "Mine"
+    with pytest.raises(SecretUnreadable, match="another"):
+        earlier.save()
+    assert opened(mine) == "my own"
+
+
+def test_text_that_is_copied_by_code_is_sealed_anew(victim: SMTPConfig, mine: SMTPConfig) -> None:
+    """Who has the text needs no ciphertext: each row has one of its own."""
+    mine.password = victim.password
+    mine.save()
+    assert opened(mine) == SECRET
+    SMTPConfig.objects.update(password=victim.password, oauth_scope="x")
+    assert {opened(row) for row in (victim, mine)} == {SECRET}
+    assert column(victim) != column(mine)
+    victim.password = "one"
+    mine.password = "two"
+    SMTPConfig.objects.bulk_update([victim, mine], ["password", "host"])
+    assert (opened(victim), opened(mine)) == ("one", "two")
+
+
+def test_text_for_no_row_in_particular_is_not_stored(victim: SMTPConfig) -> None:
+    """The managers of migrations have no update() of ours."""
+    with pytest.raises(TypeError, match="one row"), transaction.atomic():
+        models.QuerySet(SMTPConfig).update(password="plain")
+    assert opened(victim) == SECRET
+
+
+def test_an_access_token_of_another_configuration_does_not_open(victim: SMTPConfig, mine: SMTPConfig) -> None:
+    one, two = (OAuthToken.objects.create(config=row, settings="x", access_token=row.name) for row in (victim, mine))
+    assert OAuthToken.objects.get(pk=one.pk).access_token == "Victim"
+    write(two, column(one, "access_token"), "access_token")
+    with pytest.raises(SecretUnreadable, match="another"):
+        assert OAuthToken.objects.get(pk=two.pk).access_token
+    with pytest.raises((SecretUnreadable, TypeError), match=r"another|copied"):
+        OAuthToken.objects.filter(pk=two.pk).update(
+            access_token=OAuthToken.objects.values_list("access_token", flat=True).get(pk=one.pk)
+        )
+
+
+# -- contents of mails ------------------------------------------------------------------------------------------------
+
+
+def test_the_key_of_a_content_opens_that_of_no_other_mail(settings: Any) -> None:
+    """Nor with the content that it was made for, so that it is shown to no other recipient."""
+    settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "ENCRYPT_CONTENT": True}
+    secret, own = submitted(body="the secret"), submitted(body="another body")
+    copied = {"content": bytes(secret.content), "content_size": secret.content_size}
+    models.QuerySet(Delivery).filter(pk=own.pk).update(**copied)
+    write(own, column(secret, "content_key"), "content_key")
+    moved = Delivery.objects.get(pk=own.pk)
+    with pytest.raises(SecretUnreadable, match="another"):
+        assert moved.content_key
+    with pytest.raises(ContentUnavailable, match="another mail"):
+        content.read(moved)
+    with pytest.raises(ContentUnavailable, match="another mail"):
+        content.beginning(moved, bytes(moved.content))
+    with pytest.raises((SecretUnreadable, TypeError), match=r"another|copied"):
+        Delivery.objects.filter(pk=own.pk).update(
+            content_key=Delivery.objects.values_list("content_key", flat=True).get(pk=secret.pk)
+        )
+    with pytest.raises(TypeError, match="copied"):
+        Delivery.objects.filter(pk=own.pk).update(content_key=F("message_id"))
+    assert b"the secret" in content.read(Delivery.objects.get(pk=secret.pk))
+
+
+def test_a_password_is_not_read_as_the_key_of_a_content(settings: Any, victim: SMTPConfig) -> None:
+    settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "ENCRYPT_CONTENT": True}
+    own = submitted()
+    write(own, column(victim), "content_key")
+    with pytest.raises(SecretUnreadable, match="another"):
+        assert Delivery.objects.get(pk=own.pk).content_key
+    write(victim, column(submitted(), "content_key"))
+    with pytest.raises(SecretUnreadable, match="another"):
+        opened(victim)
+
+
+# -- dumps ------------------------------------------------------------------------------------------------------------
+
+
+def _dump(tmp_path: Path, kind: str, label: str = "email_integration.smtpconfig") -> Path:
+    file = tmp_path / f"dump.{kind}"
+    call_command("dumpdata", label, format=kind, output=file, verbosity=0)
+    return file
+
+
+@pytest.mark.parametrize("kind", ["json", "jsonl", "yaml"])
+def test_a_dump_shows_nothing_and_loads_again(kind: str, tmp_path: Path, victim: SMTPConfig, mine: SMTPConfig) -> None:
+    file = _dump(tmp_path, kind)
+    assert SECRET not in file.read_text()
+    SMTPConfig.objects.all().delete()
+    call_command("loaddata", file, verbosity=0)
+    assert (opened(victim), opened(mine)) == (SECRET, "my own")
+    call_command("loaddata", file, verbosity=0)
+    assert (opened(victim), opened(mine)) == (SECRET, "my own")
+
+
+def test_a_dump_of_mails_loads_again(tmp_path: Path, settings: Any) -> None:
+    settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "ENCRYPT_CONTENT": True}
+    delivery = submitted(body="the secret")
+    file = _dump(tmp_path, "json", "email_integration.delivery")
+    Delivery.objects.all().delete()
+    call_command("loaddata", file, verbosity=0)
+    assert b"the secret" in content.read(Delivery.objects.get(pk=delivery.pk))
+
+
+def test_a_text_in_a_dump_is_a_text(tmp_path: Path, victim: SMTPConfig) -> None:
+    """A ciphertext as text is a password of these letters, and so is what is written into a fixture by hand."""
+    stolen = column(victim)
+    for password in (stolen, "written by hand"):
+        fields = {"name": "Mine", "host": "h", "from_email": "a@example.com", "password": password}
+        times = dict.fromkeys(("created_at", "updated_at"), timezone.now().isoformat())
+        file = tmp_path / "fixture.json"
+        file.write_text(json.dumps([{"model": TABLE.replace("_smtp", ".smtp"), "pk": 900, "fields": fields | times}]))
+        call_command("loaddata", file, verbosity=0)
+        row = SMTPConfig.objects.get(pk=900)
+        assert row.password == password
+        assert column(row) not in (stolen, password)
+
+
+def test_a_sealed_value_of_a_dump_is_loaded_into_no_other_row(
+    tmp_path: Path, victim: SMTPConfig, mine: SMTPConfig
+) -> None:
+    file = _dump(tmp_path, "json")
+    rows = json.loads(file.read_text())
+    of = {row["pk"]: row["fields"] for row in rows}
+    of[mine.pk]["password"] = of[victim.pk]["password"]
+    file.write_text(json.dumps(rows))
+    with pytest.raises(SecretUnreadable, match="another"):
+        call_command("loaddata", file, verbosity=0)
+    assert opened(mine) == "my own"
