@@ -103,6 +103,10 @@ class DeliveryAdmin(OfferedLookups, DashboardViews, ContentViews, RecordedLooks,
         """Without what a page never shows, and which may be large."""
         return super().get_queryset(request).defer("content", "options")
 
+    def get_object(self, request: HttpRequest, object_id: str, from_field: str | None = None) -> Delivery | None:
+        """None also for what can be no id, which PostgreSQL would not even compare."""
+        return super().get_object(request, object_id, from_field) if rows.is_name(object_id) else None
+
     def get_search_results(self, request: HttpRequest, queryset: Any, search_term: str) -> tuple[Any, bool]:
         """By task id and Message-ID, and for those who may see them by recipient and subject."""
         words = search_term.strip()
