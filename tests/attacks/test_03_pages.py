@@ -9,13 +9,14 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
-from django.core.mail import EmailMessage, EmailMultiAlternatives, get_connection
+from django.core.mail import EmailMessage, EmailMultiAlternatives
 from django.core.management import call_command
 from django.test import Client
 from django.urls import reverse
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from email_integration.backends import queued
 from email_integration.exceptions import InvalidMail
 from email_integration.logs import JSONFormatter
 from email_integration.message import content, previews
@@ -24,6 +25,7 @@ from email_integration.queue.submission import submit
 from email_integration.tasks import send_email
 from tests.deliveries import RecordingDoorbell, submitted
 from tests.integration.admin_site import logged_in
+from tests.mime_parts import MODERN
 
 pytestmark = pytest.mark.django_db
 
@@ -125,8 +127,7 @@ def by_message(subject: str, header: str, name: str) -> Delivery:
 
 
 def by_backend(subject: str, header: str, name: str) -> Delivery:
-    connection: Any = get_connection("email_integration.backends.queued.EmailBackend")
-    connection.send_messages([_message(subject, header, name)])
+    queued.EmailBackend().send_messages([_message(subject, header, name)])
     return Delivery.objects.latest("created_at")
 
 
@@ -141,7 +142,13 @@ def _message(subject: str, header: str, name: str) -> EmailMessage:
 @pytest.mark.parametrize("word", ["=?utf-8?b?a?=", "=?idna?q?=FF?=", "=?undefined?b?YQ==?=", "=?utf-7?q?+2D8-?="])
 def test_an_encoded_word_that_is_none(way: Any, word: str, reader: Client) -> None:
     """What anybody can write into the contact form of a site."""
-    pages = pages_of(way(word, word, word), reader)
+    try:
+        delivery = way(word, word, word)
+    except InvalidMail:
+        # Django 6 reads encoded words and writes them anew, which half of a character does not bear.
+        assert (MODERN, "utf-7" in word) == (True, True)
+        return
+    pages = pages_of(delivery, reader)
     assert b"%PDF" not in pages["content"]
     assert b"X-A" in pages["content"]
 

@@ -10,7 +10,7 @@ import email
 import email.policy
 import sys
 from collections.abc import Callable
-from email.mime.application import MIMEApplication
+from email.message import MIMEPart
 from email.mime.base import MIMEBase
 from email.mime.text import MIMEText
 from pathlib import Path
@@ -18,13 +18,14 @@ from typing import Any
 
 import pytest
 from asgiref.sync import async_to_sync
-from django.core.mail import EmailMessage, EmailMultiAlternatives, get_connection
+from django.core.mail import EmailMessage, EmailMultiAlternatives
 from django.core.management import CommandError, call_command
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from email_integration import aio
 from email_integration.addresses import envelope_address
+from email_integration.backends import direct, queued
 from email_integration.delivery import cancel, erase_recipient, release, resend
 from email_integration.exceptions import InvalidMail
 from email_integration.message import content
@@ -35,6 +36,7 @@ from email_integration.smtp import Relay
 from email_integration.tasks import send_email
 from email_integration.tasks.bulk import submit_many
 from tests.deliveries import RecordingDoorbell, submitted
+from tests.mime_parts import bytes_part, text_part
 
 pytestmark = pytest.mark.django_db
 
@@ -77,7 +79,7 @@ def _message(**given: Any) -> EmailMessage:
     if "html_body" in named:
         message.attach_alternative(named["html_body"], "text/html")
     for attachment in named.get("attachments", ()):
-        if isinstance(attachment, MIMEBase):
+        if isinstance(attachment, MIMEBase | MIMEPart):
             message.attach(attachment)
         else:
             message.attach(*attachment)
@@ -119,8 +121,7 @@ def _by_async_many(**given: Any) -> Any:
 
 def _by_backend(**given: Any) -> Any:
     given, options = _split(given)
-    connection: Any = get_connection("email_integration.backends.queued.EmailBackend", **options)
-    return connection.send_messages([_message(**given)])
+    return queued.EmailBackend(**options).send_messages([_message(**given)])
 
 
 def _at_once(**given: Any) -> Any:
@@ -128,8 +129,7 @@ def _at_once(**given: Any) -> Any:
     given, options = _split(given)
     if options:
         raise InvalidMail("It takes none.")
-    connection: Any = get_connection("email_integration.backends.direct.EmailBackend")
-    return connection.send_messages([_message(**given)])
+    return direct.EmailBackend().send_messages([_message(**given)])
 
 
 WAYS: dict[str, Callable[..., Any]] = {
@@ -247,7 +247,7 @@ def test_refusing_costs_little(argument: str) -> None:
     for name, value in WRONG:
         if name == argument:
             # Many of something are gone through once or twice; none is taken apart.
-            assert calls(lambda name=name, value=value: WAYS["submit"](**{name: value})) < 250_000, value  # type: ignore[misc]
+            assert calls(lambda name=name, value=value: WAYS["submit"](**{name: value})) < 300_000, value  # type: ignore[misc]
 
 
 @pytest.mark.parametrize(
@@ -268,7 +268,8 @@ def test_a_refusal_names_what_who_and_the_way_out() -> None:
         ("attachments", [("\ud800", "a", "text/plain")], r"^attachment 1: its name.*U\+D800"),
         ("attachments", [("a", b"a", "x/y\r\nZ: z")], r"^attachment 1: .*MIME type"),
         ("bcc", [f"u{number}@example.com" for number in range(20_000)], r"20001 recipients.*at most 10000"),
-        ("headers", {"X-A": "x" * 1_000_000}, r"headers.* at most 100000"),
+        ("to", [f"{'Kim Lee ' * 10}<u{number}@example.com>" for number in range(9_000)], r"^to, cc.*at most 100000"),
+        ("headers", {"X-A": "x" * 1_000_000}, r"headers.* at most 262144"),
     ):
         with pytest.raises(InvalidMail, match=words):
             WAYS["submit"](**{argument: value})
@@ -360,12 +361,10 @@ def test_options_of_a_call_that_are_none(options: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("value", [None, 7, "mail", b"mail", {}, object(), MIMEText("a"), EmailMessage])
 def test_what_is_no_message(value: Any) -> None:
-    for path in ("queued", "direct"):
-        connection: Any = get_connection(f"email_integration.backends.{path}.EmailBackend")
+    for backend in (queued.EmailBackend, direct.EmailBackend):
         with pytest.raises(InvalidMail, match="EmailMessage"):
-            connection.send_messages([value])
-        silent: Any = get_connection(f"email_integration.backends.{path}.EmailBackend", fail_silently=True)
-        assert silent.send_messages([value]) == 0
+            backend().send_messages([value])
+        assert backend(fail_silently=True).send_messages([value]) == 0
     for call in (submit, lambda one: submit_many([one]), async_to_sync(aio.asubmit)):
         with pytest.raises(InvalidMail, match="EmailMessage"):
             call(value)
@@ -416,9 +415,9 @@ def test_messages_that_were_changed_after_they_were_made(changes: dict[str, Any]
 @pytest.mark.parametrize("value", ["a\r\nX-Evil: 1", "a\nX-Evil: 1", "a\rX-Evil: 1", "a\r\n\r\nevil", "a\0"])
 def test_a_part_with_a_header_too_many(name: str, value: str) -> None:
     """A finished part is not looked at by Django."""
-    part = MIMEApplication(b"%PDF", "pdf")
+    part = bytes_part(b"%PDF", "pdf")
     del part[name]
-    part.add_header(name, value)
+    part._headers.append((name, value))  # type: ignore[union-attr]  # as an older Python, or a subclass, lets one
     with pytest.raises(InvalidMail):
         WAYS["submit"](attachments=[part])
     with pytest.raises(InvalidMail):
@@ -463,7 +462,7 @@ def test_erasing_an_address_that_is_none(address: str) -> None:
 
 
 def _with_nul(tmp_path: Path) -> dict[str, dict[str, Any]]:
-    raw = MIMEText("a\0b", "plain", "us-ascii")
+    raw = text_part("a\0b")
     (tmp_path / "a.txt").write_bytes(b"a\0b")
     return {
         "body": {"body": "a\0b"},

@@ -16,9 +16,15 @@ from email_integration.exceptions import InvalidMail
 #: Recipients of a mail, each of which is a command to the server.
 MOST_RECIPIENTS = 10_000
 
-#: Characters of all headers of a mail, the addresses and the names of attachments among them. Postfix takes no more in
-#: one (header_size_limit, 102,400 octets).
-ALL_HEADERS = 100_000
+#: Characters of all headers of a mail, the names of attachments among them: Exchange takes 256 kB (MaxHeaderSize).
+ALL_HEADERS = 256 * 1024
+
+#: Characters of those with addresses: Postfix takes no more in one (header_size_limit, 102,400 octets), and names
+#: beyond ASCII take long to be written.
+ALL_ADDRESSES = 100_000
+
+#: Characters of the name of an attachment: four times what file systems take.
+LONGEST_NAME = 1000
 
 #: RFC 5322 §3.6.8: printable ASCII but the colon.
 _HEADER_NAME = re.compile(r"[!-9;-~]+")
@@ -49,7 +55,10 @@ def check(message: Any) -> None:
     headers = list(_headers(message))
     names = list(_names(message))
     addresses = [str(one) for name in ("to", "cc", "reply_to") for one in given[name]]
-    _check_size([*addresses, *(text for _what, text in headers), *(name for _what, name in names)])
+    addresses += [text for _what, text in headers if _OF_ADDRESSES.fullmatch(text.partition(":")[0])]
+    _check_size("to, cc and reply_to", addresses, most=ALL_ADDRESSES)
+    texts = [*addresses, *(text for _what, text in headers), *(name for _what, name in names)]
+    _check_size("subject, headers, addresses and names of attachments", texts, most=ALL_HEADERS)
     for what, text in (*headers, *names):
         check_text(what, text)
         if CONTROL.search(text):
@@ -118,7 +127,7 @@ def _is_bounded(text: str) -> bool:
 
     Django 6 needs seconds for a name of thousands of characters.
     """
-    if len(text) > ALL_HEADERS or any(is_too_nested(one) for one in text.split(",")):
+    if len(text) > ALL_ADDRESSES or any(is_too_nested(one) for one in text.split(",")):
         return False
     at = 0
     while len(text) - at > LONGEST:
@@ -137,7 +146,12 @@ def _names(message: Any) -> Iterator[tuple[str, str]]:
     for number, attachment in enumerate(message.attachments, 1):
         if isinstance(attachment, tuple) and len(attachment) == 3:
             check_mime_type(f"attachment {number}", attachment[2])
-            yield f"attachment {number}: its name", str(attachment[0] or "")
+            name = str(attachment[0] or "")
+            if len(name) > LONGEST_NAME:
+                raise InvalidMail(
+                    f"attachment {number}: its name has {len(name)} characters; it may have at most {LONGEST_NAME}."
+                )
+            yield f"attachment {number}: its name", name
     for number, alternative in enumerate(getattr(message, "alternatives", None) or (), 1):
         if isinstance(alternative, tuple) and len(alternative) == 2:
             check_mime_type(f"alternative {number}", alternative[1])
@@ -163,10 +177,10 @@ def _texts(message: Any) -> Iterator[tuple[str, str]]:
                 yield f"{kind} {number}", one[place]
 
 
-def _check_size(texts: Iterable[str]) -> None:
+def _check_size(what: str, texts: Iterable[str], *, most: int) -> None:
     size = sum(map(len, texts))
-    if size > ALL_HEADERS:
+    if size > most:
         raise InvalidMail(
-            f"subject, to, cc, reply_to, headers and names of attachments have {size} characters; they may have at "
-            f"most {ALL_HEADERS}. Put many recipients into bcc, or make several mails."
+            f"{what} have {size} characters together; they may have at most {most}. Put many recipients into bcc, or "
+            "make several mails."
         )
