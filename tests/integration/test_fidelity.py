@@ -202,7 +202,8 @@ CASES: dict[str, Callable[[], EmailMessage]] = {
     "a long subject in ascii": lambda: message(subject="word " * 300),
     "many recipients": lambda: message(to=[f"Somebody {n} <s{n}@example.com>" for n in range(60)]),
     "latin-1 by hand": lambda: with_(message(subject="Grüße", body="Grüße"), encoding="iso-8859-1"),
-    "utf-16 by hand": lambda: with_(message(body="Grüße"), encoding="utf-16"),
+    # Django 6 sends it as it is, with its NULs, which RFC 2045 §2.8 does not allow.
+    **({} if MODERN else {"utf-16 by hand": lambda: with_(message(body="Grüße"), encoding="utf-16")}),
     "line ends of all kinds": lambda: message(body="a\nb\r\nc\rd\n\n"),
     "From at the start of a line": lambda: message(body="From here\n>From there\n"),
     "lazy text": lambda: message(subject=gettext_lazy("Yes"), body=lazystr("lazy ü"), headers={"X-A": lazystr("x")}),
@@ -237,6 +238,16 @@ else:  # an attribute that was never documented, and that Django 6 refuses
 def test_it_arrives_as_django_sends_it(server: SMTPServer, case: str) -> None:
     arrived = arrives_alike(CASES[case], server)
     assert b"secret@" not in arrived.content
+
+
+def test_a_text_in_utf_16_arrives_encoded(server: SMTPServer) -> None:
+    arrived = through_us(with_(message(body="Grüße"), encoding="utf-16"), server)
+    assert b"\0" not in arrived.content
+    assert arrived.parsed["Content-Transfer-Encoding"] == "base64"
+    octets = arrived.parsed.get_payload(decode=True)
+    assert isinstance(octets, bytes)
+    # From Django 6 on there is a line end of one octet behind it.
+    assert octets.decode("utf-16", "ignore").strip() == "Grüße"
 
 
 def test_a_file_that_is_attached_arrives(server: SMTPServer, tmp_path: Path) -> None:
@@ -306,7 +317,7 @@ messages = st.fixed_dictionaries(
     parts=messages,
     content_subtype=st.sampled_from(["plain", "html"]),
     mixed_subtype=st.just("mixed") if MODERN else st.sampled_from(["mixed", "related"]),
-    encoding=st.sampled_from([None, None, "utf-8", "iso-8859-1", "utf-16", "us-ascii"]),
+    encoding=st.sampled_from([None, None, "utf-8", "iso-8859-1", *([] if MODERN else ["utf-16"]), "us-ascii"]),
     from_email=st.builds("{}".format, addresses) | st.builds("Jürgen <{}>".format, addresses),
 )
 @hypothesis_settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

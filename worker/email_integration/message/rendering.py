@@ -129,15 +129,20 @@ def _name(mime: Message[Any, Any], message: EmailMessage) -> None:
         mime.replace_header("Message-ID", make_msgid(domain=domain))
 
 
+#: Transfer encodings that a NUL is written in.
+_ENCODED = frozenset({"base64", "quoted-printable"})
+
+
 def _encode_nul(mime: Message[Any, Any]) -> None:
     """Encode the parts that hold a NUL, which none may in the clear (RFC 2045 §2.7, §2.8); not below a signature."""
     parts = list(mime.walk())
     if any(part.get_content_type() == "multipart/signed" for part in parts):
         return
     for part in parts:
-        payload = part.get_payload()
-        if isinstance(payload, str) and "\0" in payload:
-            octets: Any = part.get_payload(decode=True)
+        if part.is_multipart() or str(part.get("Content-Transfer-Encoding", "")).lower() in _ENCODED:
+            continue
+        octets: Any = part.get_payload(decode=True)
+        if octets and b"\0" in octets:
             del part["Content-Transfer-Encoding"]
             part.set_payload(base64.encodebytes(octets).decode("ascii"))
             part["Content-Transfer-Encoding"] = "base64"
