@@ -202,7 +202,8 @@ CASES: dict[str, Callable[[], EmailMessage]] = {
     "a long subject in ascii": lambda: message(subject="word " * 300),
     "many recipients": lambda: message(to=[f"Somebody {n} <s{n}@example.com>" for n in range(60)]),
     "latin-1 by hand": lambda: with_(message(subject="Grüße", body="Grüße"), encoding="iso-8859-1"),
-    "utf-16 by hand": lambda: with_(message(body="Grüße"), encoding="utf-16"),
+    # Django 6 sends it as it is, with its NULs, which RFC 2045 §2.8 does not allow.
+    **({} if MODERN else {"utf-16 by hand": lambda: with_(message(body="Grüße"), encoding="utf-16")}),
     "line ends of all kinds": lambda: message(body="a\nb\r\nc\rd\n\n"),
     "From at the start of a line": lambda: message(body="From here\n>From there\n"),
     "lazy text": lambda: message(subject=gettext_lazy("Yes"), body=lazystr("lazy ü"), headers={"X-A": lazystr("x")}),
@@ -239,6 +240,16 @@ def test_it_arrives_as_django_sends_it(server: SMTPServer, case: str) -> None:
     assert b"secret@" not in arrived.content
 
 
+def test_a_text_in_utf_16_arrives_encoded(server: SMTPServer) -> None:
+    arrived = through_us(with_(message(body="Grüße"), encoding="utf-16"), server)
+    assert b"\0" not in arrived.content
+    assert arrived.parsed["Content-Transfer-Encoding"] == "base64"
+    octets = arrived.parsed.get_payload(decode=True)
+    assert isinstance(octets, bytes)
+    # From Django 6 on there is a line end of one octet behind it.
+    assert octets.decode("utf-16", "ignore").strip() == "Grüße"
+
+
 def test_a_file_that_is_attached_arrives(server: SMTPServer, tmp_path: Path) -> None:
     (tmp_path / "größe.csv").write_text("ü;1\n", encoding="utf-8")
 
@@ -265,7 +276,10 @@ def test_a_large_mail_arrives(server: SMTPServer) -> None:
 
 # What a header may hold; Django refuses line breaks, and we other control characters too.
 words = st.text(st.characters(exclude_categories=["Cs", "Cc", "Zl", "Zp"]), max_size=90)
-bodies = st.text(st.characters(exclude_categories=["Cs"]), max_size=300) | st.text("ab.\r\n \t", max_size=1500)
+# Django sends a NUL as it is; we encode it: see tests/attacks/test_11_input.py.
+bodies = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=300) | st.text(
+    "ab.\r\n \t", max_size=1500
+)
 names = st.text(st.characters(exclude_categories=["Cs", "Cc", "Zl", "Zp"]), min_size=1, max_size=30)
 subtypes = st.sampled_from(["plain", "html", "calendar", "x-amp-html"])
 domains = st.sampled_from(["example.com", "bücher.example", "xn--bcher-kva.example", "sub.example.org"])
@@ -275,7 +289,8 @@ addresses = st.builds(
     domains,
 )
 attachments = st.one_of(
-    st.tuples(names, st.binary(max_size=200), st.sampled_from([None, "application/pdf", "image/png", "text/plain"])),
+    st.tuples(names, st.binary(max_size=200), st.sampled_from([None, "application/pdf", "image/png"])),
+    st.tuples(names, st.binary(max_size=200).filter(lambda octets: b"\0" not in octets), st.just("text/plain")),
     st.tuples(names, bodies, st.sampled_from(["text/plain", "text/csv"])),
     st.builds(text_part, bodies),
     st.builds(inline_image),
@@ -302,7 +317,7 @@ messages = st.fixed_dictionaries(
     parts=messages,
     content_subtype=st.sampled_from(["plain", "html"]),
     mixed_subtype=st.just("mixed") if MODERN else st.sampled_from(["mixed", "related"]),
-    encoding=st.sampled_from([None, None, "utf-8", "iso-8859-1", "utf-16", "us-ascii"]),
+    encoding=st.sampled_from([None, None, "utf-8", "iso-8859-1", *([] if MODERN else ["utf-16"]), "us-ascii"]),
     from_email=st.builds("{}".format, addresses) | st.builds("Jürgen <{}>".format, addresses),
 )
 @hypothesis_settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

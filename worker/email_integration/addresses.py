@@ -19,6 +19,18 @@ NULL_SENDER = "<>"
 #: refuses for safety, ``_parsed`` looks for.
 _LENIENTLY: dict[str, bool] = {"strict": False} if getattr(utils, "supports_strict_parsing", False) else {}
 
+#: Characters of an address with its name. The address has at most 64 octets, an @, and 255 octets (RFC 5321 §4.5.3.1).
+LONGEST = 1000
+_LOCAL, _DOMAIN_LENGTH = 64, 255
+
+#: Comments within comments, groups and routes: the standard library goes one call deeper for each.
+_MOST_NESTED = 20
+
+#: No terminal shows them: C1 controls (ISO 6429), which some take for commands.
+_UNSEEN = re.compile("[\x00-\x20\x7f-\x9f]")
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
 _BEYOND_ASCII = re.compile(r"[^\x00-\x7f]")
 
 #: A domain in ASCII, or an address literal (RFC 5321 §4.1.3).
@@ -38,7 +50,7 @@ def envelope_address(text: str) -> str:
     """
     if not isinstance(text, str):
         raise InvalidMail(f"An address must be text, not {type(text).__name__}.")
-    plain = _PLAIN.fullmatch(text)
+    plain = _PLAIN.fullmatch(text) if len(text) <= LONGEST else None
     if plain is not None:
         address = plain[1] or plain[2]
         if address.index("@") <= 64 and len(address) <= 256:
@@ -47,34 +59,89 @@ def envelope_address(text: str) -> str:
 
 
 def addresses_in(text: str) -> list[str]:
-    """Return the addresses in a header's text, as they are written; alike on each Python."""
+    """Return the addresses in a header's text, as they are written; alike on each Python.
+
+    There are none in what is too nested.
+    """
+    if is_too_nested(text):
+        return []
     return [address for _name, address in utils.getaddresses([text], **_LENIENTLY)]
+
+
+def is_too_nested(text: str) -> bool:
+    """Whether ``text`` has comments within comments, or groups, such as no address has."""
+    text = _NOT_NESTED.sub("", text)
+    if text.count(":") > _MOST_NESTED:
+        return True
+    if text.count("(") <= _MOST_NESTED:
+        return False
+    depth = 0
+    for bracket in re.findall(r"[()]", text):
+        depth = max(0, depth + (1 if bracket == "(" else -1))
+        if depth > _MOST_NESTED:
+            return True
+    return False
+
+
+#: A character that is escaped, and an address literal.
+_NOT_NESTED = re.compile(r"\\.|\[ipv6:[0-9a-f:.]*\]", re.I | re.S)
+
+
+def quoted(text: object) -> str:
+    """``text`` in quotes, as much of it as a sentence bears."""
+    found = ascii(text) if isinstance(text, str) and _SURROGATE.search(text[:_QUOTED]) else repr(text)
+    return found if len(found) <= _QUOTED else f"{found[:_QUOTED]}…"
+
+
+#: Characters of what is wrong that an error quotes.
+_QUOTED = 100
+
+
+def check_text(what: str, text: str) -> None:
+    """Raise ``InvalidMail`` for half of a character, as ``surrogateescape`` leaves it: no encoding has it."""
+    if text.isascii():
+        return
+    found = _SURROGATE.search(text)
+    if found:
+        raise InvalidMail(
+            f"{what}: U+{ord(found[0]):04X} at position {found.start()} is half of a character, which cannot be sent; "
+            "decode the text with errors='replace', or take it out."
+        )
 
 
 def _parsed(text: str) -> str:
     """The address in any text, or the reason why there is none."""
+    if len(text) > LONGEST:
+        raise InvalidMail(
+            f"The address {quoted(text)} has {len(text)} characters; with its name it may have at most {LONGEST}."
+        )
     if CONTROL.search(text):
-        raise InvalidMail(f"The address {text!r} holds a line break or another control character.")
+        raise InvalidMail(f"The address {quoted(text)} holds a line break or another control character.")
+    check_text(f"The address {quoted(text)}", text)
     found = addresses_in(text)
     # The parser drops blanks and comments inside of an address: that would be another one than was written.
     if len(found) != 1 or not found[0] or found[0] not in text:
         raise InvalidMail(
-            f"The address {text!r} cannot be parsed; write 'user@example.com' or 'Name <user@example.com>'."
+            f"The address {quoted(text)} cannot be parsed; write 'user@example.com' or 'Name <user@example.com>'."
         )
-    given = found[0].rpartition("@")[0]
+    given, _at, rest = found[0].rpartition("@")
+    # Before they are taken apart, which takes long. A letter of a domain is at least one octet of it in ASCII.
+    if len(given.encode()) > _LOCAL or len(rest) > _DOMAIN_LENGTH:
+        raise InvalidMail(f"The address {quoted(text)} is longer than RFC 5321 allows.")
     try:
         # The standard library takes no letters beyond ASCII there: parsed with others in their places.
         address = Address(addr_spec=_BEYOND_ASCII.sub("x", given) + found[0][len(given) :])
         domain = address.domain.encode("idna").decode("ascii")
     except (MessageError, ValueError, IndexError) as error:
-        raise InvalidMail(f"The address {text!r} cannot be parsed: {error}") from error
+        why = str(error) if len(str(error)) <= _QUOTED else type(error).__name__
+        raise InvalidMail(f"The address {quoted(text)} cannot be parsed: {why}") from error
     local = address.addr_spec.rpartition("@")[0] if given.isascii() else given
-    if not local or not domain or any(character <= " " or character == "\x7f" for character in found[0]):
-        raise InvalidMail(f"The address {text!r} is not complete; write 'user@example.com'.")
+    if not local or not domain or _UNSEEN.search(found[0]):
+        raise InvalidMail(f"The address {quoted(text)} is not complete; write 'user@example.com'.")
     if not _DOMAIN.fullmatch(domain.lower()):
-        raise InvalidMail(f"The address {text!r} cannot be parsed: {domain!r} is not a domain.")
-    if len(local.encode()) > 64 or len(domain) > 255:
-        raise InvalidMail(f"The address {text!r} is longer than RFC 5321 allows.")
+        raise InvalidMail(f"The address {quoted(text)} cannot be parsed: {quoted(domain)} is not a domain.")
+    if len(local.encode()) > _LOCAL or len(domain) > _DOMAIN_LENGTH:
+        raise InvalidMail(f"The address {quoted(text)} is longer than RFC 5321 allows.")
     return f"{local}@{domain}"
 
 
@@ -96,5 +163,5 @@ def recipient_rule(text: str) -> str:
     except InvalidMail:
         domain = ""
     if not _DOMAIN.fullmatch(domain):
-        raise InvalidMail(f"{text!r} is neither an address nor a domain.")
+        raise InvalidMail(f"{quoted(text)} is neither an address nor a domain.")
     return dot + domain

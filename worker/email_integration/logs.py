@@ -56,4 +56,5 @@ class JSONFormatter(logging.Formatter):
         line |= {name: value for name in FIELDS if (value := getattr(record, name, None)) not in (None, "")}
         if record.exc_info:
             line["error"] = self.formatException(record.exc_info)
-        return json.dumps(line, default=str, ensure_ascii=False)
+        # A half of a character stays an escape of JSON: no file could take it as it is.
+        return json.dumps(line, default=str, ensure_ascii=False).encode("utf-8", "backslashreplace").decode()

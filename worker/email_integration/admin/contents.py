@@ -97,9 +97,9 @@ class ContentViews(DeliveryModelAdmin):
     def raw_view(self, request: HttpRequest, object_id: str) -> HttpResponseBase:
         """The mail as it goes to the server, as a file; streamed, and broken off if it is damaged."""
         delivery = self._opened(request, object_id)
-        whole = content.complete(delivery)
-        blocks = whole.blocks()
         try:
+            whole = content.complete(delivery)
+            blocks = whole.blocks()
             first = next(blocks, b"")
         except ContentUnavailable:
             raise Http404 from None

@@ -10,7 +10,7 @@ from django.core.paginator import Paginator
 from django.http import HttpRequest, HttpResponse
 from django.template.defaultfilters import filesizeformat
 from django.utils import timezone
-from django.utils.formats import date_format
+from django.utils.formats import date_format, number_format
 from django.utils.functional import cached_property
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
@@ -22,7 +22,7 @@ from django.utils.translation import gettext_lazy
 from email_integration import conf
 from email_integration.ledger import rows
 from email_integration.message import previews
-from email_integration.models import Delivery, InDoubtPolicy
+from email_integration.models import Delivery, InDoubtPolicy, Status
 from email_integration.outcomes.causes import Cause
 from email_integration.timezones import aware, local_time
 
@@ -37,6 +37,9 @@ from .unreported import UnreportedViews
 
 #: Counted no further than this: a page of a table with millions of rows must not count them all.
 _COUNTED = 10_000
+
+#: Recipients on the page of a mail, each with what the server said.
+_RECIPIENTS = 200
 
 #: Characters of a text in the list.
 _SHORT_ID, _SHORT_TEXT = 9, 60
@@ -101,6 +104,10 @@ class DeliveryAdmin(UnreportedViews, OfferedLookups, DashboardViews, ContentView
         """Without what a page never shows, and which may be large."""
         return super().get_queryset(request).defer("content", "options")
 
+    def get_object(self, request: HttpRequest, object_id: str, from_field: str | None = None) -> Delivery | None:
+        """None also for what can be no id, which PostgreSQL would not even compare."""
+        return super().get_object(request, object_id, from_field) if rows.is_name(object_id) else None
+
     def get_search_results(self, request: HttpRequest, queryset: Any, search_term: str) -> tuple[Any, bool]:
         """By task id and Message-ID, and for those who may see them by recipient and subject."""
         words = search_term.strip()
@@ -164,7 +171,14 @@ class DeliveryAdmin(UnreportedViews, OfferedLookups, DashboardViews, ContentView
         """Who gets it, what became of each and why, and the server's own words."""
         if not rows.is_readable(delivery):
             return _("They cannot be read: somebody has changed the row in the database.")
-        return "\n".join(_line(item) for item in delivery.recipients)
+        # Those that did not get it first, where not all can be shown.
+        shown = sorted(delivery.recipients, key=lambda item: item["status"] == Status.ACCEPTED)[:_RECIPIENTS]
+        left = len(delivery.recipients) - len(shown)
+        if not left:
+            return "\n".join(_line(item) for item in delivery.recipients)
+        command = f"manage.py delivery show {delivery.pk} --addresses"
+        more = _("%(count)s more are shown by: %(command)s") % {"count": number_format(left), "command": command}
+        return "\n".join([*map(_line, shown), more])
 
     @admin.display(description=gettext_lazy("content"))
     def kept_content(self, delivery: Delivery) -> str:

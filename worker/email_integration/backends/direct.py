@@ -10,6 +10,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.mail import EmailMessage
 
 from email_integration.exceptions import DeliveryDeferred, DeliveryFailed, EmailIntegrationError, NotSent
+from email_integration.message.limits import has_recipients
 from email_integration.message.options import MailKeywords
 from email_integration.secrecy import with_secrets
 from email_integration.sending.direct import send_now
@@ -42,9 +43,9 @@ class EmailBackend(ActiveConfigBackend):
         """
         sent = 0
         for message in email_messages:
-            if not message.recipients():
-                continue
             try:
+                if not has_recipients(message):
+                    continue
                 self._send(message)
             except EmailIntegrationError:
                 if not self.fail_silently:

@@ -10,6 +10,7 @@ from django.db import transaction
 
 from email_integration.exceptions import InvalidMail
 from email_integration.ledger import rows
+from email_integration.message.limits import has_recipients
 from email_integration.message.options import MailKeywords, MailOptions
 from email_integration.queue.bulk import Submission
 from email_integration.secrecy import with_secrets
@@ -38,10 +39,9 @@ class EmailBackend(ActiveConfigBackend):
         submission = Submission(self._options)
         with transaction.atomic(using=rows.database()):  # one commit for all of them
             for message in email_messages:
-                if not message.recipients():
-                    continue
                 try:
-                    submission.take(message)
+                    if has_recipients(message):
+                        submission.take(message)
                 except InvalidMail:
                     if not self.fail_silently:
                         raise

@@ -79,6 +79,8 @@ def resend(delivery_id: str) -> Delivery:
     own; nothing of the caller's canvas follows it. Raises ``Delivery.DoesNotExist``, and ``ContentUnavailable`` when
     the content is kept no longer or cannot be read.
     """
+    if not rows.is_name(delivery_id):
+        raise Delivery.DoesNotExist
     using = rows.database()
     original = Delivery.objects.using(using).get(pk=delivery_id)
     _require_readable(original)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,9 +20,18 @@ def database() -> str:
     return router.db_for_write(Delivery)
 
 
+#: Controls (ISO 6429), which PostgreSQL, a log or a terminal does not bear, and halves of characters.
+_NO_NAME = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+
+
+def is_name(text: object) -> bool:
+    """Whether it can be the id of a delivery, or an idempotency key."""
+    return isinstance(text, str) and 0 < len(text) <= 255 and not _NO_NAME.search(text)
+
+
 def load(delivery_id: str) -> Delivery | None:
     """Return the delivery, None if there is none (its transaction may have been rolled back)."""
-    return next(iter(load_all([delivery_id])), None)
+    return next(iter(load_all([delivery_id])), None) if is_name(delivery_id) else None
 
 
 def load_all(delivery_ids: Sequence[str]) -> list[Delivery]:

@@ -12,8 +12,11 @@ import django
 from django.core.mail import EmailMessage, EmailMultiAlternatives
 from django.utils.functional import Promise
 
+from email_integration.addresses import quoted
 from email_integration.exceptions import InvalidMail
 from email_integration.secrecy import with_secrets
+
+from . import limits
 
 #: A finished part, as Django's ``attach()`` takes it.
 _PARTS: tuple[type[Any], ...] = (MIMEBase, MIMEPart) if django.VERSION >= (6, 0) else (MIMEBase,)
@@ -89,7 +92,7 @@ def _headers(headers: Any) -> dict[str, str]:
         raise InvalidMail(f"headers must be a dictionary of texts, not {_kind(headers)}.")
     for name, value in headers.items():
         if not isinstance(name, str) or not isinstance(value, str):
-            raise InvalidMail(f"headers must be a dictionary of texts; {name!r} is not.")
+            raise InvalidMail(f"headers must be a dictionary of texts; {quoted(name)} is not.")
     return dict(headers)
 
 
@@ -110,8 +113,7 @@ def _attach(message: EmailMessage, number: int, attachment: Any) -> None:
             raise InvalidMail(f"attachment {number}: the content must be text or bytes, not {_kind(content)}.")
         if not isinstance(filename, str | None):
             raise InvalidMail(f"attachment {number}: the filename must be text or None, not {_kind(filename)}.")
-        if mimetype is not None and not (isinstance(mimetype, str) and mimetype.count("/") == 1):
-            raise InvalidMail(f"attachment {number}: the MIME type must be like 'text/plain', or None.")
+        limits.check_mime_type(f"attachment {number}", mimetype)
         message.attach(filename, content, mimetype)
     else:
         raise InvalidMail(

@@ -22,7 +22,13 @@ from django.core.files.storage import Storage, storages
 from django.utils import timezone
 
 from email_integration import conf
-from email_integration.exceptions import ContentGone, ContentUnavailable, SecretMisplaced, SecretUnreadable
+from email_integration.exceptions import (
+    ContentGone,
+    ContentUnavailable,
+    InvalidMail,
+    SecretMisplaced,
+    SecretUnreadable,
+)
 from email_integration.models import Delivery
 from email_integration.secrecy import with_secrets
 
@@ -180,10 +186,17 @@ def stored(delivery: Delivery) -> Content:
 
 
 def complete(delivery: Delivery) -> Content:
-    """As ``stored``, with the sender; one that is still left open is missing."""
+    """As ``stored``, with the sender; one that is still left open is missing.
+
+    Raises ``ContentUnavailable`` when the sender in the row is none.
+    """
     content = stored(delivery)
     if delivery.from_at is not None and delivery.from_header:
-        content = content.with_line(from_line(delivery.from_header), delivery.from_at)
+        try:
+            line = from_line(delivery.from_header)
+        except InvalidMail:
+            raise ContentUnavailable(DAMAGED) from None
+        content = content.with_line(line, delivery.from_at)
     return content
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypedDict, TypeVar
 
-from email_integration.addresses import NULL_SENDER, envelope_address
+from email_integration.addresses import NULL_SENDER, envelope_address, quoted
 from email_integration.exceptions import InvalidMail
 from email_integration.models import InDoubtPolicy, Lane
 from email_integration.timezones import as_stored
@@ -48,9 +48,9 @@ class MailOptions:
     def __post_init__(self) -> None:
         """Check the values, and turn them into what the database stores."""
         if self.priority not in Lane.values:
-            raise InvalidMail(f"priority must be {', '.join(map(repr, Lane.values))}, not {self.priority!r}.")
+            raise InvalidMail(f"priority must be {', '.join(map(repr, Lane.values))}, not {quoted(self.priority)}.")
         if self.in_doubt is not None and self.in_doubt not in InDoubtPolicy.values:
-            raise InvalidMail(f"in_doubt must be 'resend' or 'hold', not {self.in_doubt!r}.")
+            raise InvalidMail(f"in_doubt must be 'resend' or 'hold', not {quoted(self.in_doubt)}.")
         stored = {name: checked_time(name, getattr(self, name)) for name in ("due_at", "expires_at")}
         for name, value in (*stored.items(), ("envelope_sender", _checked_sender(self.envelope_sender))):
             object.__setattr__(self, name, value)  # what a frozen dataclass has for this
@@ -73,11 +73,13 @@ def checked_time(name: str, moment: dt.datetime | None) -> dt.datetime | None:
     if moment is None:
         return None
     if not isinstance(moment, dt.datetime):
-        raise InvalidMail(f"{name} must be a datetime, not {moment!r}.")
+        raise InvalidMail(f"{name} must be a datetime, not {quoted(moment)}.")
     try:
         return as_stored(moment)
     except OverflowError:
         raise InvalidMail(f"{name} is too far away: {moment.date()}.") from None
+    except Exception as error:  # a tzinfo of the caller's may do anything
+        raise InvalidMail(f"{name} cannot be understood: {type(error).__name__}.") from error
 
 
 def _checked_sender(address: str | None) -> str | None:

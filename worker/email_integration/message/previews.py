@@ -8,11 +8,8 @@ from __future__ import annotations
 import base64
 import contextlib
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from email import message_from_bytes
-from email.header import decode_header, make_header
-from email.message import Message
 from typing import Any
 
 from django.db.models import BinaryField
@@ -22,10 +19,29 @@ from email_integration.exceptions import ContentUnavailable
 from email_integration.models import Delivery
 from email_integration.secrecy import with_secrets
 
-from . import content, encryption
+from . import content, decoding, encryption, reading
 
 #: Octets of a mail that are looked at; the rest is attachments, as a rule.
 LOOKED_AT = 5 * 1024 * 1024
+
+#: Headers that are shown, characters of each, and of all of them together.
+MOST_HEADERS = 500
+LONGEST_HEADER = 10_000
+_ALL_HEADERS = 100_000
+
+#: Characters of the text, and of the HTML without its pictures, that are shown.
+LONGEST_TEXT = 500_000
+LONGEST_HTML = 2_000_000
+
+#: Attachments that are listed, and characters of a name.
+MOST_ATTACHMENTS = 200
+_LONGEST_NAME = 255
+
+#: Characters of pictures that stand in the HTML for more than the first time: each is put in as a whole.
+REPEATED = 1_000_000
+
+#: Characters of a subject in the list.
+_LONGEST_SUBJECT = 1_000
 
 #: What a picture in a mail may be to be shown in its place.
 _PICTURES = frozenset({"image/png", "image/jpeg", "image/gif", "image/webp"})
@@ -42,7 +58,7 @@ class Attachment:
 
 @dataclass(frozen=True, kw_only=True)
 class Preview:
-    """``text`` and ``html`` are blank when the mail has none; ``is_cut`` says that it was too large to look at all."""
+    """``text`` and ``html`` are blank when the mail has none; ``is_cut`` says that there is more than is shown."""
 
     headers: tuple[tuple[str, str], ...] = field(repr=False)
     text: str = field(repr=False)
@@ -62,27 +78,54 @@ def preview(delivery: Delivery) -> Preview:
             size += len(block)
             if size > LOOKED_AT:
                 break
-    message = message_from_bytes(b"".join(found)[:LOOKED_AT])
+    mail = reading.read(b"".join(found)[:LOOKED_AT])
     texts: dict[str, str] = {}
     pictures: dict[str, str] = {}
     attachments = []
-    for part in _parts(message):
-        kind = part.get_content_type()
-        name = _decoded(part.get_filename() or "")
-        data = _data(part)
-        if kind in ("text/plain", "text/html") and kind not in texts and not name and not _is_attached(part):
-            texts[kind] = _text(part, data)
+    for part in mail.parts:
+        data = part.data
+        is_text = part.kind in _LONGEST and not part.name and not part.is_attached
+        if is_text and part.kind not in texts:
+            # One more, to see whether there is more; no charset has more than four octets to a character.
+            texts[part.kind] = decoding.text(data[: 4 * (_LONGEST[part.kind] + 1)], part.charset)
             continue
-        if kind in _PICTURES and (content_id := str(part.get("Content-ID", "")).strip(" <>")):
-            pictures[content_id] = f"data:{kind};base64,{base64.b64encode(data).decode()}"
-        attachments.append(Attachment(name=name, content_type=kind, size=len(data)))
+        if part.kind in _PICTURES and part.content_id:
+            pictures[part.content_id] = f"data:{part.kind};base64,{base64.b64encode(data).decode()}"
+        attachments.append(Attachment(name=part.name[:_LONGEST_NAME], content_type=part.kind, size=len(data)))
+    headers = _headers(mail.fields)
+    html, has_all_pictures = _with_pictures(texts.get("text/html", "")[:LONGEST_HTML], pictures)
     return Preview(
-        headers=tuple((name, _decoded(value)) for name, value in message.raw_items()),
-        text=texts.get("text/plain", ""),
-        html=_with_pictures(texts.get("text/html", ""), pictures),
-        attachments=tuple(attachments),
-        is_cut=whole.size > LOOKED_AT,
+        headers=headers,
+        text=texts.get("text/plain", "")[:LONGEST_TEXT],
+        html=html,
+        attachments=tuple(attachments[:MOST_ATTACHMENTS]),
+        is_cut=(
+            whole.size > LOOKED_AT
+            or mail.is_cut
+            or not has_all_pictures
+            or len(headers) < len(mail.fields)
+            or any(len(value) > LONGEST_HEADER for _name, value in mail.fields)
+            or any(len(text) > _LONGEST[kind] for kind, text in texts.items())
+            or len(attachments) > MOST_ATTACHMENTS
+        ),
     )
+
+
+#: The texts that are shown, and characters of each.
+_LONGEST = {"text/plain": LONGEST_TEXT, "text/html": LONGEST_HTML}
+
+
+def _headers(fields: Iterable[reading.Field]) -> tuple[tuple[str, str], ...]:
+    """Those that are shown, in their order."""
+    shown: list[tuple[str, str]] = []
+    left = _ALL_HEADERS
+    for name, value in fields:
+        name, text = name[:LONGEST_HEADER], decoding.header(value[:LONGEST_HEADER])
+        left -= len(name) + len(text)
+        if left < 0 or len(shown) == MOST_HEADERS:
+            break
+        shown.append((name, text))
+    return tuple(shown)
 
 
 @with_secrets
@@ -101,53 +144,36 @@ def subjects(deliveries: Iterable[Delivery], *, using: str) -> dict[str, str]:
 def _subject(delivery: Delivery, first: Any) -> str | None:
     try:
         # SQLite gives None for a part of nothing: the content is gone since.
-        headers = content.beginning(delivery, bytes(first or b"")).partition(b"\r\n\r\n")[0]
+        fields = reading.fields(content.beginning(delivery, bytes(first or b"")))
     except ContentUnavailable:
         return None
-    return next(
-        (_decoded(value) for name, value in message_from_bytes(headers).raw_items() if name.lower() == "subject"), ""
-    )
+    value = next((value for name, value in fields if name.lower() == "subject"), b"")
+    return decoding.header(value[:LONGEST_HEADER])[:_LONGEST_SUBJECT]
 
 
-def _parts(message: Message) -> Iterator[Message]:
-    """The leaves; a mail within the mail is one."""
-    if message.get_content_maintype() != "multipart" or not message.is_multipart():
-        yield message
-        return
-    for part in message.get_payload():
-        if isinstance(part, Message):
-            yield from _parts(part)
+def _with_pictures(html: str, pictures: dict[str, str]) -> tuple[str, bool]:
+    """``html`` with the pictures that it has from the mail itself (RFC 2392), and whether it has them all.
 
+    Each is put in for the first time that it is named. What is named again draws on ``REPEATED``, so that a small mail
+    does not make a large page.
+    """
+    named: set[str] = set()
+    left, is_whole = REPEATED, True
 
-def _data(part: Message) -> bytes:
-    if part.is_multipart():  # a mail within the mail
-        return b"".join(one.as_bytes() for one in part.get_payload() if isinstance(one, Message))
-    data = part.get_payload(decode=True)
-    return data if isinstance(data, bytes) else b""
+    def picture(found: re.Match[str]) -> str:
+        nonlocal left, is_whole
+        content_id = found[1]
+        data = pictures.get(content_id)
+        if data is None:
+            return found[0]
+        if content_id in named:
+            if len(data) > left:
+                is_whole = False
+                return found[0]
+            left -= len(data)
+        named.add(content_id)
+        return data
 
-
-def _is_attached(part: Message) -> bool:
-    return part.get_content_disposition() == "attachment"
-
-
-def _text(part: Message, data: bytes) -> str:
-    try:
-        return data.decode(part.get_content_charset("utf-8"), "replace")
-    except LookupError:  # no such charset
-        return data.decode("utf-8", "replace")
-
-
-def _decoded(header: object) -> str:
-    """A header's text as a person reads it (RFC 2047, RFC 6532)."""
-    plain = re.sub(r"\r?\n(?=[ \t])", "", str(header)).encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-    try:
-        return str(make_header(decode_header(plain)))
-    except (ValueError, LookupError):  # not as it should be: as it is
-        return plain
-
-
-def _with_pictures(html: str, pictures: dict[str, str]) -> str:
-    """``html`` with the pictures that it has from the mail itself (RFC 2392) in it."""
-    if not pictures:
-        return html
-    return re.sub(r"(?i)\bcid:([^\s\"'<>)]+)", lambda found: pictures.get(found[1], found[0]), html)
+    if pictures:
+        html = re.sub(r"(?i)\bcid:([^\s\"'<>)]+)", picture, html)
+    return html, is_whole

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import email.policy
 import functools
 import inspect
@@ -16,12 +17,11 @@ from django.conf import settings
 from django.core.mail import DNS_NAME, EmailMessage
 
 from email_integration import conf
-from email_integration.addresses import CONTROL, envelope_address
+from email_integration.addresses import envelope_address, quoted
 from email_integration.exceptions import InvalidMail
 from email_integration.secrecy import with_secrets
 
-#: RFC 5322 §3.6.8: printable ASCII but the colon.
-_HEADER_NAME = re.compile(r"[!-9;-~]+")
+from . import limits
 
 #: Stands for a sender that was left open while a mail is rendered; nobody can have it (RFC 2606 §2).
 _MARK = "left-open@sender.invalid"
@@ -64,19 +64,26 @@ def render(
     except InvalidMail:
         raise
     except Exception as error:  # Django builds with whatever it was given, and a subclass may do anything
-        raise InvalidMail(f"The mail cannot be rendered: {str(error) or type(error).__name__}") from error
+        why = str(error)[:_LONGEST_REASON] or type(error).__name__
+        raise InvalidMail(f"The mail cannot be rendered: {why}") from error
+
+
+#: Characters of another's words in an error.
+_LONGEST_REASON = 200
 
 
 def _render(message: EmailMessage, *, default_from_is_open: bool, envelope_sender: str | None) -> Rendered:
+    limits.check(message)
     given = str(message.from_email or "")
     left_open = not given or (default_from_is_open and given == settings.DEFAULT_FROM_EMAIL)
     own_header = message.extra_headers.get("From")
-    _check(message)
     recipients = _recipients(message)
     sender = "" if left_open else _address("from_email", given)
     if own_header and left_open:
         _address("headers", own_header)
     mime = _mime(message)
+    limits.check_built(mime)
+    _encode_nul(mime)
     _name(mime, message)
     # A subclass may have put in another one.
     from_open = left_open and not own_header and _bare(one_line(mime["From"] or "")) in ("", _bare(given))
@@ -84,6 +91,8 @@ def _render(message: EmailMessage, *, default_from_is_open: bool, envelope_sende
         _mark_from(mime)
     del mime["Bcc"]  # a subclass that sets it as a header must not show it to all recipients
     content = _bytes(mime)
+    if b"\0" in content:
+        raise InvalidMail("The mail holds a NUL where none can be encoded; take it out.")
     # Not from the message: from Django 6 on, that gives the text without its encoding.
     found = None if from_open else _FROM.search(content, 0, content.index(b"\r\n\r\n") + 2)
     from_header = one_line(found[1].decode("utf-8", "replace")) if found else ""
@@ -122,6 +131,25 @@ def _name(mime: Message[Any, Any], message: EmailMessage) -> None:
         mime.replace_header("Message-ID", make_msgid(domain=domain))
 
 
+#: Transfer encodings that a NUL is written in.
+_ENCODED = frozenset({"base64", "quoted-printable"})
+
+
+def _encode_nul(mime: Message[Any, Any]) -> None:
+    """Encode the parts that hold a NUL, which none may in the clear (RFC 2045 §2.7, §2.8); not below a signature."""
+    parts = list(mime.walk())
+    if any(part.get_content_type() == "multipart/signed" for part in parts):
+        return
+    for part in parts:
+        if part.is_multipart() or str(part.get("Content-Transfer-Encoding", "")).lower() in _ENCODED:
+            continue
+        octets: Any = part.get_payload(decode=True)
+        if octets and b"\0" in octets:
+            del part["Content-Transfer-Encoding"]
+            part.set_payload(base64.encodebytes(octets).decode("ascii"))
+            part["Content-Transfer-Encoding"] = "base64"
+
+
 def _mark_from(mime: Message[Any, Any]) -> None:
     """Have From in the place that Django gives it, to be found again in the octets."""
     if "From" in mime:
@@ -150,23 +178,6 @@ def _address(argument: str, text: str) -> str:
         raise InvalidMail(f"{argument}: {error}") from None
 
 
-def _check(message: EmailMessage) -> None:
-    """Refuse what would begin a new header, or the body, in the middle of one; Django looks for CR and LF in values."""
-    texts = {"subject": message.subject}
-    for name, value in message.extra_headers.items():
-        if not _HEADER_NAME.fullmatch(name):
-            raise InvalidMail(f"headers: {name!r} is no name of a header.")
-        if name.lower() == "bcc":  # the addresses in it get no mail; Django refuses it from 6.1 on
-            raise InvalidMail(f"headers: {name!r} is no header to set; put its addresses into the argument bcc.")
-        texts[f"headers: {name}"] = value
-    for number, attachment in enumerate(message.attachments, 1):
-        if isinstance(attachment, tuple):
-            texts[f"attachment {number}: its name"] = attachment[0] or ""
-    for what, text in texts.items():
-        if CONTROL.search(str(text)):
-            raise InvalidMail(f"{what} holds a line break or another control character.")
-
-
 def from_line(from_header: str) -> bytes:
     """The line for a content whose sender was left open; ``from_header`` is what ``from_header_of`` gives.
 
@@ -189,7 +200,7 @@ def from_header_of(from_email: str) -> str:
     rendered = render(EmailMessage(from_email=from_email, to=["postmaster@localhost"]))
     found = _FROM.search(rendered.content)
     if found is None:
-        raise InvalidMail(f"{from_email!r} cannot be rendered.")
+        raise InvalidMail(f"{quoted(from_email)} cannot be rendered.")
     return found[1].decode("ascii")
 
 

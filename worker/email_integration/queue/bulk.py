@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from django.core.mail import EmailMessage
 from django.db import transaction
 
+from email_integration.addresses import quoted
 from email_integration.exceptions import InvalidMail
 from email_integration.ledger import events, rows, sql, task_queue
 from email_integration.message import content
@@ -38,6 +39,11 @@ class Submission:
         batch_size: int = BATCH,
         on_progress: Callable[[int], None] | None = None,
     ) -> None:
+        if not isinstance(batch_size, int) or batch_size < 1:  # type: ignore[redundant-expr]  # whoever calls it
+            raise InvalidMail(f"batch_size must be a number of at least 1, not {quoted(batch_size)}.")
+        for name, function in (("idempotency_key", idempotency_key), ("on_progress", on_progress)):
+            if function is not None and not callable(function):
+                raise TypeError(f"{name} must be a function, not a {type(function).__name__}.")
         self._options = options
         self._kept = kept
         self._key = idempotency_key

@@ -110,9 +110,9 @@ def make(
 
 
 def check_name(what: str, text: str) -> None:
-    """Raise ``InvalidMail`` unless ``text`` can be an id or a key: PostgreSQL takes no NUL."""
-    if not (isinstance(text, str) and 0 < len(text) <= 255 and "\0" not in text):  # type: ignore[redundant-expr]
-        raise InvalidMail(f"{what} must be text of 1 to 255 characters.")
+    """Raise ``InvalidMail`` unless ``text`` can be an id or a key: these go into the database, logs and addresses."""
+    if not rows.is_name(text):
+        raise InvalidMail(f"{what} must be text of 1 to 255 characters, without line breaks and other controls.")
 
 
 def is_due(delivery: Delivery) -> bool:

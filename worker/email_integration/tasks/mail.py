@@ -27,7 +27,7 @@ from email_integration.message.options import MailKeywords, MailOptions, with_op
 from email_integration.models import Delivery, Status
 from email_integration.outcomes.classification import Skipped
 from email_integration.queue import sweeper
-from email_integration.queue.submission import make, store
+from email_integration.queue.submission import check_name, make, store
 from email_integration.sending.attempt import attempt
 from email_integration.sending.group import attempt_group
 from email_integration.sync_only import sync_only
@@ -149,6 +149,7 @@ class _SendPrepared(OutboxTask):
 
     def take(self, arguments: Mapping[str, Any], call: Call) -> tuple[str, str] | None:
         task_id = call.task_id or uuid()
+        check_name("task_id", task_id)
         kept = call.kept(task_id)
         due_at = call.due_at or moment("due_at", arguments.get("due_at"))
         delivery = _send_prepared(arguments["delivery_id"], kept=kept, due_at=due_at, expires_at=call.expires_at)

@@ -14,6 +14,7 @@ from celery._state import get_current_worker_task
 from celery.result import AsyncResult
 from django.utils import timezone
 
+from email_integration.addresses import quoted
 from email_integration.exceptions import InvalidMail
 from email_integration.ledger import transitions
 from email_integration.message.options import MailKeywords, checked_time
@@ -65,7 +66,10 @@ class Call:
 
     def kept(self, task_id: str | None = None) -> str:
         """What the row keeps of it, with ``task_id`` if that is not the delivery's."""
-        return canvas.keep(self.options, task_id=task_id, link=self.link, link_error=self.link_error)
+        try:
+            return canvas.keep(self.options, task_id=task_id, link=self.link, link_error=self.link_error)
+        except Exception as error:  # each serializer has its own
+            raise InvalidMail(f"What follows the mail, or where it goes, cannot be kept as JSON: {error}") from error
 
 
 class OutboxTask(Task):  # type: ignore[type-arg]  # generic in its stubs; the two would only say Any
@@ -145,7 +149,7 @@ def moment(name: str, value: float | dt.datetime | str | None) -> dt.datetime | 
         try:
             value = dt.datetime.fromisoformat(value)
         except ValueError:
-            raise InvalidMail(f"{name} must be a datetime, in ISO 8601 when it is text, not {value!r}.") from None
+            raise InvalidMail(f"{name} must be a datetime, in ISO 8601 when it is text, not {quoted(value)}.") from None
     if value is None or isinstance(value, dt.datetime):
         return checked_time(name, value)
     return from_now(name, value)
@@ -156,4 +160,4 @@ def from_now(name: str, value: float) -> dt.datetime:
     try:
         return as_stored(timezone.now() + schedule.seconds(float(value)))
     except (TypeError, ValueError, OverflowError):  # no number; not a finite one; beyond the year 9999
-        raise InvalidMail(f"{name} must be a number of seconds, not {value!r}.") from None
+        raise InvalidMail(f"{name} must be a number of seconds, not {quoted(value)}.") from None

@@ -1,0 +1,186 @@
+"""What no mail may hold, looked for before anything is built of it: the work is bounded by what is handed in."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from email.message import Message
+from typing import Any
+
+from django.core.mail import EmailMessage
+from django.utils.functional import Promise
+
+from email_integration.addresses import CONTROL, LONGEST, check_text, is_too_nested, quoted
+from email_integration.exceptions import InvalidMail
+
+#: Recipients of a mail, each of which is a command to the server.
+MOST_RECIPIENTS = 10_000
+
+#: Characters of all headers of a mail, the names of attachments among them: Exchange takes 256 kB (MaxHeaderSize).
+ALL_HEADERS = 256 * 1024
+
+#: Characters of those with addresses: Postfix takes no more in one (header_size_limit, 102,400 octets), and names
+#: beyond ASCII take long to be written.
+ALL_ADDRESSES = 100_000
+
+#: Characters of the name of an attachment: four times what file systems take.
+LONGEST_NAME = 1000
+
+#: RFC 5322 §3.6.8: printable ASCII but the colon.
+_HEADER_NAME = re.compile(r"[!-9;-~]+")
+
+#: RFC 2045 §5.1.
+_WORD = r"[!#$%&'*+.^_`{|}~0-9A-Za-z-]{1,127}"
+_MIME_TYPE = re.compile(f"{_WORD}/{_WORD}")
+
+#: Headers whose values are addresses (RFC 5322 §3.6).
+_OF_ADDRESSES = re.compile(r"(resent-)?(from|sender|reply-to|to|cc)", re.I)
+
+#: Addresses without comments, in the words of which no comma stands but in quotes.
+_ADDRESS = re.compile(r'(?:[^",()\\]|"(?:[^"\\]|\\.)*")*+', re.S)
+
+#: What begins another header, or the body, and what no header can hold.
+_BREAKS = re.compile(r"(?:\r\n|\r|\n)(?![ \t])|\0")
+
+
+def check(message: Any) -> None:
+    """Raise ``InvalidMail`` for what cannot be a mail, whoever has made ``message``, and how."""
+    check_is_message(message)
+    given = _lists(message)
+    recipients = sum(len(given[name]) for name in ("to", "cc", "bcc"))
+    if recipients > MOST_RECIPIENTS:
+        raise InvalidMail(
+            f"The mail has {recipients} recipients; it may have at most {MOST_RECIPIENTS}. Make several mails of it."
+        )
+    headers = list(_headers(message))
+    names = list(_names(message))
+    addresses = [str(one) for name in ("to", "cc", "reply_to") for one in given[name]]
+    addresses += [text for _what, text in headers if _OF_ADDRESSES.fullmatch(text.partition(":")[0])]
+    _check_size("to, cc and reply_to", addresses, most=ALL_ADDRESSES)
+    texts = [*addresses, *(text for _what, text in headers), *(name for _what, name in names)]
+    _check_size("subject, headers, addresses and names of attachments", texts, most=ALL_HEADERS)
+    for what, text in (*headers, *names):
+        check_text(what, text)
+        if CONTROL.search(text):
+            raise InvalidMail(f"{what} holds a line break or another control character; take it out.")
+    for what, text in _texts(message):
+        check_text(what, text)
+
+
+def check_is_message(message: Any) -> None:
+    """Raise ``InvalidMail`` unless it is a message of Django's."""
+    if not isinstance(message, EmailMessage):
+        kind = "None" if message is None else f"a {type(message).__name__}"
+        raise InvalidMail(f"A mail must be an EmailMessage (django.core.mail), not {kind}.")
+
+
+def has_recipients(message: Any) -> bool:
+    """Whether there is anybody to send it to. Raises ``InvalidMail`` for what is no message."""
+    check_is_message(message)
+    try:
+        return bool(message.recipients())
+    except Exception as error:  # it joins whatever was put into to, cc and bcc
+        raise InvalidMail(f"to, cc and bcc must be lists of addresses: {error}") from error
+
+
+def check_built(mime: Message[Any, Any]) -> None:
+    """Raise ``InvalidMail`` for a header, of the mail or of a part, that holds another one or a NUL.
+
+    Django looks at those that it writes itself, and at none of a finished part.
+    """
+    for part in mime.walk():
+        for name, value in part.raw_items():
+            if re.search("[\0-\x20:]", name) or _BREAKS.search(str(value)):
+                raise InvalidMail(f"The header {quoted(name)} of a part holds a line break or a NUL; take it out.")
+
+
+def _lists(message: Any) -> dict[str, list[Any]]:
+    found: dict[str, list[Any]] = {}
+    for name in ("to", "cc", "bcc", "reply_to"):
+        value = getattr(message, name)
+        if not isinstance(value, list | tuple):
+            raise InvalidMail(f"{name} must be a list of addresses, not a {type(value).__name__}.")
+        found[name] = list(value)
+    return found
+
+
+def _headers(message: Any) -> Iterator[tuple[str, str]]:
+    """What goes into headers, with what it is called."""
+    yield "subject", str(message.subject)
+    if not hasattr(message.extra_headers, "items"):
+        raise InvalidMail("headers must be a dictionary of texts.")
+    for name, value in message.extra_headers.items():
+        if not isinstance(name, str) or not _HEADER_NAME.fullmatch(name):
+            raise InvalidMail(f"headers: {quoted(name)} is no name of a header.")
+        if name.lower() == "bcc":  # the addresses in it get no mail; Django refuses it from 6.1 on
+            raise InvalidMail(f"headers: {name!r} is no header to set; put its addresses into the argument bcc.")
+        text = str(value)
+        if _OF_ADDRESSES.fullmatch(name) and not _is_bounded(text):
+            raise InvalidMail(
+                f"headers: {name} cannot be parsed; write 'Name <user@example.com>', with commas between several."
+            )
+        yield f"headers: {name}", f"{name}: {text}"
+
+
+def _is_bounded(text: str) -> bool:
+    """Whether the addresses in a header are taken apart in a time that grows no faster than their number.
+
+    Django 6 needs seconds for a name of thousands of characters.
+    """
+    if len(text) > ALL_ADDRESSES or any(is_too_nested(one) for one in text.split(",")):
+        return False
+    at = 0
+    while len(text) - at > LONGEST:
+        found = _ADDRESS.match(text, at, at + LONGEST)
+        end = found.end() if found else at
+        if text[end : end + 1] != ",":
+            return False
+        at = end + 1
+    return True
+
+
+def _names(message: Any) -> Iterator[tuple[str, str]]:
+    """The names of attachments. Raises ``InvalidMail`` for a type that would be another header."""
+    if not isinstance(message.attachments, list | tuple):
+        raise InvalidMail(f"attachments must be a list, not a {type(message.attachments).__name__}.")
+    for number, attachment in enumerate(message.attachments, 1):
+        if isinstance(attachment, tuple) and len(attachment) == 3:
+            check_mime_type(f"attachment {number}", attachment[2])
+            name = str(attachment[0] or "")
+            if len(name) > LONGEST_NAME:
+                raise InvalidMail(
+                    f"attachment {number}: its name has {len(name)} characters; it may have at most {LONGEST_NAME}."
+                )
+            yield f"attachment {number}: its name", name
+    for number, alternative in enumerate(getattr(message, "alternatives", None) or (), 1):
+        if isinstance(alternative, tuple) and len(alternative) == 2:
+            check_mime_type(f"alternative {number}", alternative[1])
+    for name in ("content_subtype", "mixed_subtype", "alternative_subtype"):
+        if not re.fullmatch(_WORD, str(getattr(message, name, "x"))):
+            raise InvalidMail(f"{name} {quoted(getattr(message, name))} is no type; write one like 'html'.")
+
+
+def check_mime_type(what: str, kind: Any) -> None:
+    """Raise ``InvalidMail`` for what is no MIME type."""
+    if kind is not None and not (isinstance(kind, str) and _MIME_TYPE.fullmatch(kind)):
+        raise InvalidMail(f"{what}: the MIME type must be like 'text/plain', or None.")
+
+
+def _texts(message: Any) -> Iterator[tuple[str, str]]:
+    """What goes into bodies, as text."""
+    if isinstance(message.body, str | Promise):
+        yield "body", str(message.body)
+    for kind in ("alternative", "attachment"):
+        for number, one in enumerate(getattr(message, f"{kind}s", None) or (), 1):
+            place = 0 if kind == "alternative" else 1
+            if isinstance(one, tuple) and len(one) > place and isinstance(one[place], str):
+                yield f"{kind} {number}", one[place]
+
+
+def _check_size(what: str, texts: Iterable[str], *, most: int) -> None:
+    size = sum(map(len, texts))
+    if size > most:
+        raise InvalidMail(
+            f"{what} have {size} characters together; they may have at most {most}. Put many recipients into bcc, or "
+            "make several mails."
+        )
