@@ -275,6 +275,39 @@ def test_a_probe_in_vain_keeps_the_gate_closed_for_twice_as_long(smtp_server: Se
     assert server.failed_auths == 3
 
 
+def test_a_probe_that_meets_the_same_limit_at_its_recipient_keeps_the_gate_closed(
+    smtp_server: Serve, bell: RecordingDoorbell
+) -> None:
+    """Some servers count at RCPT, where it might be said of this recipient: so each probe is by another mail."""
+    config_for(smtp_server(faults=[Fault(verb="RCPT", reply="450 rcpt rate limit exceeded", times=6)]))
+    ids = [submitted(f"u{place}@example.com").pk for place in range(6)]
+    list(attempt_group(ids))
+    assert Delivery.objects.filter(attempts=1).count() == 3
+    waits = [round(seconds_until_probe())]
+    for _ in range(3):
+        Delivery.objects.update(ring_after=timezone.now() + schedule.seconds(LONG))
+        bell.rings.clear()
+        probe_is_due()
+        sweep()
+        list(attempt_group(list(bell.rung)))
+        waits.append(round(seconds_until_probe()))
+    assert waits == pytest.approx([5, 10, 20, 40], abs=2)
+    assert list(Delivery.objects.values_list("attempts", flat=True)) == [1] * 6
+    assert waiting() == 6
+    probe_is_due()
+    Delivery.objects.filter(pk=ids[0]).update(due_at=ago(0))
+    attempt(ids[0])
+    assert not RelayGate.objects.exists()
+
+
+def test_a_limit_of_one_recipient_does_not_keep_the_gate_of_another_fault_closed(smtp_server: Serve) -> None:
+    config_for(smtp_server(faults=[Fault(verb="RCPT", reply="450 rcpt rate limit exceeded")]))
+    gate.close(relay(), Deferred(cause=Cause.TROUBLE, code=451, reason="it is in trouble"), probing=False)
+    probe_is_due()
+    attempt(submitted().pk)
+    assert not RelayGate.objects.exists()
+
+
 def test_of_many_at_once_one_probes(smtp_server: Serve) -> None:
     server, _ = wrong_password(smtp_server)
     attempt(submitted().pk)

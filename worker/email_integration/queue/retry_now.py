@@ -34,13 +34,17 @@ def wake(*delivery_ids: str) -> int:
 
 
 def wake_one() -> None:
-    """Make one delivery due that waits for its relay, unless one is already: somebody has to try it."""
+    """Make one delivery due that waits for its relay, unless one is already: somebody has to try it.
+
+    The one that was tried least: what was said of others may be their own fault.
+    """
     now = timezone.now()
     rows = Delivery.objects.using(database()).filter(status=Status.DEFERRED, waits_for_relay=True)
-    pk, due_at = rows.order_by("due_at").values_list("pk", "due_at").first() or (None, now)
-    if due_at > now:
-        # No call for a sweep: it is a sweep that asks for this, and that rings for it.
-        rows.filter(pk=pk, due_at=due_at).update(due_at=now, ring_after=now, rings=0)
+    if rows.filter(due_at__lte=now).exists():
+        return
+    pk, due_at = rows.order_by("attempts", "due_at").values_list("pk", "due_at").first() or (None, now)
+    # No call for a sweep: it is a sweep that asks for this, and that rings for it.
+    rows.filter(pk=pk, due_at=due_at).update(due_at=now, ring_after=now, rings=0)
 
 
 def reopen(relay: Relay) -> None:

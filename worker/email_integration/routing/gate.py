@@ -18,7 +18,7 @@ from django.utils.crypto import salted_hmac
 
 from email_integration import conf
 from email_integration.models import RelayGate
-from email_integration.outcomes.causes import ENDS_BY_ITSELF
+from email_integration.outcomes.causes import ENDS_BY_ITSELF, Cause
 from email_integration.outcomes.schedule import doubled
 from email_integration.smtp import Relay
 
@@ -137,9 +137,10 @@ def open_all() -> None:
     _rows().all().delete()
 
 
-def is_closed(relay: Relay) -> bool:
-    """Whether ``relay`` is at fault at this moment."""
-    return _rows().filter(pk=key(relay)).exists()
+def is_closed(relay: Relay, *, by: Cause | None = None) -> bool:
+    """Whether ``relay`` is at fault at this moment; with ``by``, for that cause."""
+    rows = _rows().filter(pk=key(relay))
+    return (rows if by is None else rows.filter(cause=by.value)).exists()
 
 
 def key(relay: Relay) -> str:

@@ -204,12 +204,21 @@ class Way:
 
     def _tell(self, outcome: _Told, *, probing: bool) -> _Told:
         with self._bearing_the_database():
-            if isinstance(outcome, Deferred) and outcome.for_everybody:
+            goes_on = probing and self._is_the_limit_that_closed(outcome)
+            if isinstance(outcome, Deferred) and (outcome.for_everybody or goes_on):
                 pool.discard(self.relay)
-                return dataclasses.replace(outcome, retry_in=gate.close(self.relay, outcome, probing=probing))
+                wait = gate.close(self.relay, outcome, probing=probing)
+                # It may be a limit of its recipients alone: then another mail probes before it does so again.
+                return dataclasses.replace(outcome, for_everybody=True, retry_in=2 * wait if goes_on else wait)
             if probing:
                 retry_now.reopen(self.relay)
         return outcome
+
+    def _is_the_limit_that_closed(self, outcome: Outcome | Skipped) -> bool:
+        """Whether a prober met the limit that its gate was closed for, said of it alone: to RCPT, or later."""
+        if not isinstance(outcome, Deferred) or outcome.for_everybody or outcome.cause is not Cause.LIMIT:
+            return False
+        return gate.is_closed(self.relay, by=Cause.LIMIT)
 
     @contextlib.contextmanager
     def _bearing_the_database(self) -> Iterator[None]:
