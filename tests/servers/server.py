@@ -278,7 +278,7 @@ def make_machine(tree: Path, users: Mapping[str, int]) -> None:
     (tree / "etc/nsswitch.conf").write_text("passwd: files\ngroup: files\nhosts: files\nservices: files\n")
     (tree / "etc/services").write_text("smtp 25/tcp\n")
     (tree / "etc/mailname").write_text("localhost\n")
-    for folder in ("dev", "tmp", "run", "var/run", "var/spool", "var/lib"):
+    for folder in ("dev", "tmp", "run", "var/log", "var/run", "var/spool", "var/lib"):
         (tree / folder).mkdir(parents=True, exist_ok=True)
     (tree / "tmp").chmod(0o1777)
     for name, minor in {"null": 3, "urandom": 9, "random": 8}.items():
