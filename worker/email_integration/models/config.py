@@ -290,8 +290,7 @@ class SMTPConfig(ServerSettings):
             login.check_complete(self)
             validators.validate_token_encryption(host=self.host or "", encrypted=self.use_tls or self.use_ssl)
         before = type(self).objects.filter(pk=self.pk).first() if self.pk else None
-        if before is not None:
-            login.check_kept_secrets(self, before)
+        login.check_kept_secrets(self, before)
         login.check_references(self)
 
     @with_secrets
