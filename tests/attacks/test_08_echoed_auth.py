@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from email_integration.diagnosis.advice import advice
 from email_integration.diagnosis.trial import trial_mail
 from email_integration.models import Delivery
 from email_integration.routing import relay_of
@@ -273,3 +274,117 @@ def test_what_has_nothing_of_it_is_quoted_as_it_came() -> None:
                 Session.open(relay_to(server, **given("PLAIN", new("pass"))))
             assert caught.value.reply is not None
             assert caught.value.reply.text == said
+
+
+# -- what is not all letters ------------------------------------------------------------------------------------------
+
+#: What a server makes of what it has decoded, by octets or by characters.
+SPELLINGS: dict[str, Callable[[str], str]] = {
+    "as it is": str,
+    "with backslashes": lambda said: re.sub(r"(\W)", r"\\\1", said),
+    "in four lines": lambda said: wrapped(said, -(-len(said) // 4), "\n"),
+    "in percents": lambda said: urllib.parse.quote(said, safe=""),
+    "as browsers did": lambda said: "".join(f"%u{ord(one):04X}" for one in said),
+    "in JSON": json.dumps,
+    "in JSON within JSON": lambda said: json.dumps(json.dumps(said)),
+    "in code points": lambda said: " ".join(f"U+{ord(one):04X}" for one in said),
+    "in HTML": html.escape,
+    "in HTML within HTML": lambda said: html.escape(html.escape(said)),
+    "in numbers of HTML": lambda said: "".join(f"&#{ord(one)};" for one in said),
+    "in numbers of HTML, as text": lambda said: html.escape("".join(f"&#{ord(one)};" for one in said)),
+    "as Python writes octets": lambda said: repr(said.encode()),
+    "as a list of octets": lambda said: str(list(said.encode())),
+    "as a list in hex": lambda said: ", ".join(f"0x{one:02x}" for one in said.encode()),
+    "in UTF-16": lambda said: "\0".join(said),
+    "in hex of UTF-16": lambda said: said.encode("utf-16-be").hex(),
+    "in base64 of UTF-16": lambda said: base64.b64encode(said.encode("utf-16")).decode(),
+    "in quoted-printable": lambda said: "".join(f"={one:02X}" for one in said.encode()),
+}
+
+PASSWORDS = {
+    "signs": "!#%&*+-<=>?^_{|}~;:,()",
+    "signs and letters": "a&b<c>d%e+f=g;h/i?j#k~l",
+    "accents": "pässwörtergrößeñandú",
+    "Greek": "κωδικόςπρόσβασης",
+    "emoji": "🔑🐎🔋📎🔑🐎🔋📎",
+}
+
+
+@pytest.mark.parametrize("password", PASSWORDS.values(), ids=PASSWORDS)
+@pytest.mark.parametrize("echo", SPELLINGS.values(), ids=SPELLINGS)
+@pytest.mark.parametrize("cut", [False, True], ids=["whole", "a piece"])
+def test_a_password_of_other_signs_is_found_too(cut: bool, echo: Callable[[str], str], password: str) -> None:
+    """What stands in for it has nothing of it: neither its signs nor the numbers of them."""
+    told = Told("LOGIN", lambda said: f"near '{echo(said[1:-1] if cut else said)}'", decoded=True)
+    with ScriptedServer(told) as server, pytest.raises(Refused) as caught:
+        Session.open(relay_to(server, **given("LOGIN", password)))
+    reply = caught.value.reply
+    assert reply is not None
+    assert re.fullmatch(r"""near '[\[\]b"'\\&;quot, \n]*\*\*\*.{0,20}""", reply.text, re.S), reply.text
+
+
+def test_a_short_word_is_found_however_it_is_spelled() -> None:
+    """Eight octets of base64 are four of a password, or more."""
+    for spelled in (str.swapcase, lambda said: urllib.parse.quote(said, safe=""), lambda said: wrapped(said, 5, "\n")):
+        told = Told("LOGIN", spelled)
+        with ScriptedServer(told) as server, pytest.raises(Refused) as caught:
+            Session.open(relay_to(server, **given("LOGIN", "k9!x")))
+        assert caught.value.reply is not None
+        assert caught.value.reply.text == "***"
+
+
+# -- before and after AUTH --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mechanism", ["PLAIN", "LOGIN", *TOKENS])
+@pytest.mark.parametrize("name", ["whole", "without its end", "a piece of it", "in hex", "in percents", "in two lines"])
+@pytest.mark.parametrize("greeting", ["554 5.7.1 ", "421 ", "220-", "HTTP/1.1 400 "])
+@pytest.mark.parametrize("decoded", [False, True], ids=["as it was said", "decoded"])
+def test_the_next_session_is_not_greeted_with_it(decoded: bool, greeting: str, name: str, mechanism: str) -> None:
+    """A server that remembers, as one that blocks for too many failures does."""
+    told = Told(mechanism, str, decoded=decoded)
+    kept: list[str] = []
+
+    def script(talk: Conversation) -> None:
+        if not kept:
+            told.echo = lambda said: kept.append(said) or "no"  # type: ignore[func-returns-value]
+            return told(talk)
+        code = greeting.rstrip("- ") if greeting[:3].isdigit() else ""
+        between = f"\r\n{code[:3]}-" if greeting[:3].isdigit() else " "
+        talk.connection.sendall(f"{greeting}{ECHOES[name](kept[0]).replace(chr(10), between)}\r\n\r\n".encode())
+
+    secret = new("pass")
+    with ScriptedServer(script) as server:
+        relay = relay_to(server, **given(mechanism, secret), timeout=2)
+        first, second = probe(relay), probe(relay)
+    assert kept
+    assert not first.ok
+    assert second.failure is not None
+    told_people = advice(second.failure, relay)
+    seen = [str(second.failure), second.summary, *(step.detail for step in second.steps), str(told_people)]
+    seen.append(second.failure.seen.first_words.decode())
+    assert leaked("\n".join(seen), told.secrets[1:]) == []
+
+
+@pytest.mark.parametrize("name", ["whole", "without its end", "in hex", "in percents", "in upper case"])
+def test_nor_is_an_offer_or_a_receipt_shown_with_it(name: str) -> None:
+    """What a server can do, and by what name it has taken the mail, is shown and stored."""
+    secret = new("pass")
+    said = base64.b64encode(f"\0kim@example.com\0{secret}".encode()).decode()
+    echo = ECHOES[name](said)
+
+    def script(talk: Conversation) -> None:
+        talk.say("220 localhost")
+        talk.hear()
+        talk.say("250-localhost", f"250-XTOLD {echo}", "250 AUTH PLAIN")
+        talk.hear()
+        talk.say("235 come in")
+        talk.go_on(DOT=f"250 2.0.0 queued as {echo}")
+
+    with ScriptedServer(script) as server:
+        relay = relay_to(server, username="kim@example.com", password=secret)
+        report = probe(relay, trial_mail(relay, to="lee@example.com"))
+    assert report.ok
+    seen = "\n".join([*report.capabilities, *(step.detail for step in report.steps)])
+    assert "***" in seen
+    assert leaked(seen, [said.encode()]) == []
