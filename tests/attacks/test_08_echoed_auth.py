@@ -284,7 +284,7 @@ SPELLINGS: dict[str, Callable[[str], str]] = {
     "with backslashes": lambda said: re.sub(r"(\W)", r"\\\1", said),
     "in four lines": lambda said: wrapped(said, -(-len(said) // 4), "\n"),
     "in percents": lambda said: urllib.parse.quote(said, safe=""),
-    "as browsers did": lambda said: "".join(f"%u{ord(one):04X}" for one in said),
+    "as browsers did": lambda said: re.sub("(....)", r"%u\1", said.encode("utf-16-be").hex()),
     "in JSON": json.dumps,
     "in JSON within JSON": lambda said: json.dumps(json.dumps(said)),
     "in code points": lambda said: " ".join(f"U+{ord(one):04X}" for one in said),
@@ -320,7 +320,8 @@ def test_a_password_of_other_signs_is_found_too(cut: bool, echo: Callable[[str],
         Session.open(relay_to(server, **given("LOGIN", password)))
     reply = caught.value.reply
     assert reply is not None
-    assert re.fullmatch(r"""near '[\[\]b"'\\&;quot, \n]*\*\*\*.{0,20}""", reply.text, re.S), reply.text
+    # Fewer octets at its ends than a piece has, and quotes.
+    assert re.fullmatch(r"near '.{0,7}\*\*\*.{0,7}'", reply.text, re.S), reply.text
 
 
 def test_a_short_word_is_found_however_it_is_spelled() -> None:
@@ -342,13 +343,18 @@ def test_a_short_word_is_found_however_it_is_spelled() -> None:
 @pytest.mark.parametrize("decoded", [False, True], ids=["as it was said", "decoded"])
 def test_the_next_session_is_not_greeted_with_it(decoded: bool, greeting: str, name: str, mechanism: str) -> None:
     """A server that remembers, as one that blocks for too many failures does."""
-    told = Told(mechanism, str, decoded=decoded)
     kept: list[str] = []
+
+    def keep(said: str) -> str:
+        kept.append(said)
+        return "no"
+
+    told = Told(mechanism, keep, decoded=decoded)
 
     def script(talk: Conversation) -> None:
         if not kept:
-            told.echo = lambda said: kept.append(said) or "no"  # type: ignore[func-returns-value]
-            return told(talk)
+            told(talk)
+            return
         code = greeting.rstrip("- ") if greeting[:3].isdigit() else ""
         between = f"\r\n{code[:3]}-" if greeting[:3].isdigit() else " "
         talk.connection.sendall(f"{greeting}{ECHOES[name](kept[0]).replace(chr(10), between)}\r\n\r\n".encode())
