@@ -68,24 +68,32 @@ class Granted:
     certificate_ends: dt.date | None = None
 
 
-class TokenRefused(NoToken):
+class NoAccessToken(NoToken):
+    """The endpoint has answered, without a token that can be used."""
+
+    #: What takes the place of the one that was shown, all the same.
+    refresh_token = ""
+
+
+class TokenRefused(NoAccessToken):
     """The endpoint gives none for what it was shown."""
 
 
 @with_secrets
-def fetch(account: Account) -> Granted:
+def fetch(account: Account, *, patience: float | None = None) -> Granted:
     """Ask for a token, and once more if it was refused and a secret is another one by now where it is kept.
 
-    Raises ``NoToken``, whose words hold nothing that is secret. Each asking takes ``PATIENCE`` seconds at most.
+    Raises ``NoToken``, whose words hold nothing that is secret. Each asking takes ``patience`` seconds at most, by
+    default ``PATIENCE``.
     """
     asking = resolved(account)
     try:
-        return _fetch(asking)
-    except TokenRefused:
+        return _fetch(asking, patience)
+    except TokenRefused as refused:
         renewed = [references.renew(getattr(account, name), refused=getattr(asking, name)) for name in _SECRETS]
-        if not any(renewed):
+        if refused.refresh_token or not any(renewed):
             raise
-    return _fetch(resolved(account))
+    return _fetch(resolved(account), patience)
 
 
 @with_secrets
@@ -119,7 +127,7 @@ def resolved(account: Account) -> Account:
     return replace(account, **found)
 
 
-def _fetch(account: Account) -> Granted:
+def _fetch(account: Account, patience: float | None) -> Granted:
     form = {"grant_type": account.grant}
     if account.scope:
         form["scope"] = account.scope
@@ -128,7 +136,7 @@ def _fetch(account: Account) -> Granted:
             raise NoToken(Phase.AUTH, "there is no refresh token yet: ask the owner of the mailbox for consent")
         form["refresh_token"] = account.refresh_token
     if not account.private_key:
-        return _ask(account, {**form, **_client(account)}, _ERRORS)
+        return _ask(account, {**form, **_client(account)}, _ERRORS, patience)
     key = _key_of(account)
     place = {"client_id": account.client_id, "endpoint": account.endpoint}
     if account.grant == Grant.JWT_BEARER:
@@ -137,7 +145,7 @@ def _fetch(account: Account) -> Granted:
     else:
         form |= {"client_assertion_type": assertion.OF_CLIENT, "client_assertion": assertion.of_client(key, **place)}
         form["client_id"] = account.client_id
-    return replace(_ask(account, form, _ERRORS_OF_KEYS), certificate_ends=key.ends_on)
+    return replace(_ask(account, form, _ERRORS_OF_KEYS, patience), certificate_ends=key.ends_on)
 
 
 def _client(account: Account) -> dict[str, str]:
@@ -153,14 +161,14 @@ def _key_of(account: Account) -> PrivateKey:
             raise TokenRefused(Phase.AUTH, f"the private key cannot be used: {error.messages[0].rstrip('.')}") from None
 
 
-def _ask(account: Account, form: dict[str, str], errors: dict[str, str]) -> Granted:
+def _ask(account: Account, form: dict[str, str], errors: dict[str, str], patience: float | None = None) -> Granted:
     host = urlsplit(account.endpoint).hostname or ""
     try:
         answer = web.post(
             account.endpoint,
             urlencode(form).encode(),
             content_type="application/x-www-form-urlencoded",
-            seconds=PATIENCE,
+            seconds=PATIENCE if patience is None else patience,
             most=_LONGEST_ANSWER,
         )
     except ValueError:
@@ -187,17 +195,23 @@ def _granted(answer: web.Answer, host: str, errors: dict[str, str]) -> Granted:
         said = None
     if not isinstance(said, dict):
         raise _no_token(f"{host} answered {answer.status} with something other than JSON: correct its URL")
-    if answer.status != 200 or "error" in said:
-        raise _no_token(f"{host} refused: {_error(said, answer.status, errors)}", TokenRefused)
+    refresh = said.get("refresh_token")
+    refresh = refresh if isinstance(refresh, str) else ""
+    try:
+        token = _access_token(said, answer.status, host, errors)
+    except NoAccessToken as none:
+        none.refresh_token = refresh
+        raise
+    return Granted(access_token=token, seconds=_seconds(said.get("expires_in")), refresh_token=refresh)
+
+
+def _access_token(said: dict[str, Any], status: int, host: str, errors: dict[str, str]) -> str:
+    if status != 200 or "error" in said:
+        raise _no_token(f"{host} refused: {_error(said, status, errors)}", TokenRefused)
     token, kind = said.get("access_token"), said.get("token_type", "Bearer")
     if not (isinstance(token, str) and _TOKEN.fullmatch(token) and str(kind).lower() == "bearer"):
-        raise _no_token(f"{host} answered with no bearer token")
-    refresh = said.get("refresh_token")
-    return Granted(
-        access_token=token,
-        seconds=_seconds(said.get("expires_in")),
-        refresh_token=refresh if isinstance(refresh, str) else "",
-    )
+        raise _no_token(f"{host} answered with no bearer token", NoAccessToken)
+    return token
 
 
 def _seconds(given: Any) -> float:
