@@ -354,6 +354,27 @@ def test_the_login_before_the_view(monkeypatch: pytest.MonkeyPatch) -> None:
         assert found_in(f"{sent.body}{sent.alternatives}", *PLANTED) == []
 
 
+@pytest.mark.parametrize("where", ["the view", "the page"])
+def test_what_stands_in_an_address(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The code of a consent, and the address that a list of deliveries is searched for."""
+
+    def broken(*args: Any, **kwargs: Any) -> Any:
+        raise Arisen
+
+    client = browser()
+    given = {"oauth_grant": Grant.REFRESH_TOKEN, "oauth_client_secret": "x", "password": ""}
+    stored = config(**OAUTH, **given)
+    if where == "the view":
+        monkeypatch.setattr("email_integration.admin.consent._wrong_with", broken)
+        client.get(url("consent_back", stored.pk), {"code": planted("code"), "state": planted("state")})
+    monkeypatch.setattr("django.template.response.SimpleTemplateResponse.rendered_content", property(broken))
+    searched = client.get(reverse("admin:email_integration_delivery_changelist"), {"q": planted("address")})
+    assert searched.status_code == 500
+    assert len(mail.outbox) == (2 if where == "the view" else 1)
+    assert _leaks() == []
+    assert all("q = " in sent.body or "code = " in sent.body for sent in mail.outbox)
+
+
 # -- workers, commands and what a project calls -----------------------------------------------------------------------
 
 
