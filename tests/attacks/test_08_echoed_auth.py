@@ -17,12 +17,14 @@ from email_integration.diagnosis.advice import advice
 from email_integration.diagnosis.trial import trial_mail
 from email_integration.models import Delivery
 from email_integration.routing import relay_of
+from email_integration.routing.token_endpoint import Account, fetch
 from email_integration.sending.attempt import attempt
-from email_integration.smtp import Refused, Session
+from email_integration.smtp import NoToken, Refused, Session
 from email_integration.smtp.probe import probe
 from tests.deliveries import RecordingDoorbell, submitted
 from tests.relays import config_for, relay_to
 from tests.scripted import Conversation, ScriptedServer
+from tests.token_endpoint import CLIENT, TokenEndpoint, error
 
 from .secrets import new
 
@@ -394,3 +396,23 @@ def test_nor_is_an_offer_or_a_receipt_shown_with_it(name: str) -> None:
     seen = "\n".join([*report.capabilities, *(step.detail for step in report.steps)])
     assert "***" in seen
     assert leaked(seen, [said.encode()]) == []
+
+
+# -- token endpoints --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["client_secret", "refresh_token"])
+@pytest.mark.parametrize("cut", [slice(None), slice(3, -3), slice(-9, None)], ids=["whole", "a piece", "its end"])
+def test_an_endpoint_that_gives_a_secret_back_for_an_error_is_not_quoted(cut: slice, name: str) -> None:
+    """What it calls an error is shown where it is a word; a secret can be one too."""
+    secret = "correct_horse_battery_staple"
+    with TokenEndpoint() as endpoint:
+        given = {"client_secret": "x", "refresh_token": "y", name: secret}
+        more = {"scope": "", "private_key": "", "mailbox": "user", "client_id": CLIENT, "grant": "refresh_token"}
+        endpoint.instead = lambda: error(secret[cut])
+        with pytest.raises(NoToken) as caught:
+            fetch(Account(**more, **given, endpoint=endpoint.url))
+        endpoint.instead = lambda: error("mfa_required")
+        with pytest.raises(NoToken, match="mfa_required"):
+            fetch(Account(**more, **given, endpoint=endpoint.url))
+    assert leaked(str(caught.value), [secret.encode()]) == []

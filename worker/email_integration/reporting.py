@@ -45,7 +45,7 @@ class _Nothing:
 
 
 def unreported(view: View) -> View:
-    """Leave what was posted or asked for, and all variables, out of reports; the rendering of the page belongs to the view."""
+    """Leave what was posted or asked for, and all variables, out of reports; rendering is part of the view."""
     inner = with_secrets(view)
 
     @functools.wraps(view)
