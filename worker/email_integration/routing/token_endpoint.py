@@ -22,6 +22,7 @@ from email_integration.models.oauth import Grant
 from email_integration.models.private_key import PrivateKey
 from email_integration.secrecy import with_secrets
 from email_integration.smtp import NoToken, Phase
+from email_integration.smtp.concealing import Concealed
 
 from . import assertion
 
@@ -175,8 +176,11 @@ def _ask(account: Account, form: dict[str, str], errors: dict[str, str], patienc
         raise _no_token("must be an https URL, or one of this machine") from None
     except web.Unanswered as error:
         raise _no_token(f"{host} does not answer ({_UNANSWERED.get(str(error), str(error))})") from None
-    return _granted(answer, host, errors)
+    return _granted(answer, host, errors, Concealed(form[name].encode() for name in _SHOWN if name in form))
 
+
+#: The parameters of a request that are secret.
+_SHOWN = ("client_secret", "refresh_token", "assertion", "client_assertion", "code", "code_verifier")
 
 _UNANSWERED = {
     "SSLCertVerificationError": "its certificate is not trusted",
@@ -186,7 +190,7 @@ _UNANSWERED = {
 }
 
 
-def _granted(answer: web.Answer, host: str, errors: dict[str, str]) -> Granted:
+def _granted(answer: web.Answer, host: str, errors: dict[str, str], asked_with: Concealed) -> Granted:
     if 300 <= answer.status < 400:
         raise _no_token(f"{host} redirects elsewhere, which is not followed: correct its URL")
     try:
@@ -198,16 +202,16 @@ def _granted(answer: web.Answer, host: str, errors: dict[str, str]) -> Granted:
     refresh = said.get("refresh_token")
     refresh = refresh if isinstance(refresh, str) else ""
     try:
-        token = _access_token(said, answer.status, host, errors)
+        token = _access_token(said, answer.status, host, errors, asked_with)
     except NoAccessToken as none:
         none.refresh_token = refresh
         raise
     return Granted(access_token=token, seconds=_seconds(said.get("expires_in")), refresh_token=refresh)
 
 
-def _access_token(said: dict[str, Any], status: int, host: str, errors: dict[str, str]) -> str:
+def _access_token(said: dict[str, Any], status: int, host: str, errors: dict[str, str], asked_with: Concealed) -> str:
     if status != 200 or "error" in said:
-        raise _no_token(f"{host} refused: {_error(said, status, errors)}", TokenRefused)
+        raise _no_token(f"{host} refused: {_error(said, status, errors, asked_with)}", TokenRefused)
     token, kind = said.get("access_token"), said.get("token_type", "Bearer")
     if not (isinstance(token, str) and _TOKEN.fullmatch(token) and str(kind).lower() == "bearer"):
         raise _no_token(f"{host} answered with no bearer token", NoAccessToken)
@@ -249,10 +253,11 @@ _OF_CLOCKS = re.compile(
 )
 
 
-def _error(said: dict[str, Any], status: int, errors: dict[str, str]) -> str:
+def _error(said: dict[str, Any], status: int, errors: dict[str, str], asked_with: Concealed) -> str:
     """Why, by the endpoint's words that are known; its sentences name whatever it likes."""
-    code = said.get("error")
-    code = code if isinstance(code, str) and _WORD.fullmatch(code) else str(status)
+    code = str(said.get("error"))
+    if not _WORD.fullmatch(code) or asked_with.is_in(code.encode()):
+        code = str(status)
     sentence = str(said.get("error_description", ""))[:2000]
     number = _NUMBER.search(sentence)
     shown = f"{code}, {number[0]}" if number else code

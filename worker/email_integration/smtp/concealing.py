@@ -90,6 +90,11 @@ class Concealed:
                 found += [(places[start][0], places[end - 1][1]) for start, end in _found(octets, known)]
         return _marked(text, found) if found else text
 
+    @with_secrets
+    def is_in(self, text: bytes) -> bool:
+        """Whether ``text`` has a secret in it, or a piece of one."""
+        return self.hide(text, pieces=True) != text
+
 
 # -- what is looked for -----------------------------------------------------------------------------------------------
 
