@@ -7,6 +7,7 @@ here, and only where what comes of it can be kept.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime as dt
 import logging
@@ -99,7 +100,8 @@ class _Asking(threading.Thread):
             if not self._answer.done():
                 self._answer.set_result(granted)
         except BaseException as error:
-            self._answer.set_exception(error)
+            if not self._answer.done():
+                self._answer.set_exception(error)
         finally:
             self._has_begun.set()
             connections.close_all()  # those of this thread
@@ -195,9 +197,10 @@ def _lease() -> dt.timedelta:
 @with_secrets
 def _keep_what_could_not_be_kept() -> None:
     """Write what is in memory. Raises ``DatabaseError``, and then it stays there."""
-    while _unwritten:
-        _write(*_unwritten[0])
-        _unwritten.popleft()
+    for one in tuple(_unwritten):
+        _write(*one)
+        with contextlib.suppress(ValueError):  # another thread has written it too
+            _unwritten.remove(one)
 
 
 @with_secrets
