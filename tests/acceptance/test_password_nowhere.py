@@ -22,11 +22,12 @@ from django.contrib.auth import get_user_model
 from django.core import mail
 from django.db import connection
 from django.test import Client
+from django.utils import timezone
 from django.utils.log import AdminEmailHandler
 
 from config.local.processes import PATIENCE, Processes, free_port, wait_until
 from config.local.smtp_server import Fault, SMTPServer
-from email_integration.models import Delivery, OAuthToken, SMTPConfig
+from email_integration.models import Delivery, OAuthToken, RefreshFamily, SMTPConfig
 from email_integration.models.audit import Event, note
 from email_integration.models.login import token_digest
 from email_integration.tasks import send_email
@@ -245,9 +246,9 @@ def planted(server: SMTPServer) -> dict[str, list[str]]:
                 **given_of(kind, new("other") if kind == "access_token" else secret),
             )
             if kind == "access_token":
-                OAuthToken.objects.create(
-                    config=config, settings=token_digest(config), access_token=secret, refresh_token=secret[::-1]
-                )
+                OAuthToken.objects.create(config=config, settings=token_digest(config), access_token=secret)
+                first = RefreshFamily.fingerprint_of(new("first"))
+                RefreshFamily.objects.create(fingerprint=first, newest=secret[::-1], asked_at=timezone.now())
     return secrets
 
 

@@ -4,23 +4,28 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import datetime as dt
+import json
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from celery.exceptions import SoftTimeLimitExceeded
 from cryptography.fernet import Fernet
 from django.core.mail import EmailMessage
 from django.core.management import call_command
 from django.db import OperationalError, connection, models, transaction
 
+from config.local.processes import PATIENCE, wait_until
 from config.local.smtp_server import Fault, SMTPServer
 from email_integration.admin.trials import run_stored, run_typed
 from email_integration.exceptions import DeliveryDeferred
 from email_integration.models import Grant, OAuthToken, RefreshFamily, SMTPConfig
-from email_integration.routing import families
-from email_integration.routing.token_endpoint import Granted
+from email_integration.routing import families, token_endpoint
 from email_integration.sending import direct
 from email_integration.sending.dispatch import pool
 from email_integration.smtp import NoToken
@@ -30,7 +35,7 @@ from tests.deliveries import ago, in_threads
 from tests.integration.admin_site import form_of, logged_in, url
 from tests.integration.oauth.asking import Configure, all_accepted, oauth_fields, relay, send, tokens
 from tests.integration.oauth.conftest import _patient, configure, endpoint, server  # noqa: F401  # fixtures
-from tests.token_endpoint import REFRESH, SCOPE, TokenEndpoint, error
+from tests.token_endpoint import REFRESH, SCOPE, SECRET, TokenEndpoint, error
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("bell", "fresh_process")]
 
@@ -309,7 +314,7 @@ def test_an_answer_that_came_after_a_newer_one(used: SMTPConfig, endpoint: Token
     """A process that was stopped for longer than its lease does not put its own in the place of a newer one."""
     row = RefreshFamily.objects.get()
     long_ago = row.asked_at - dt.timedelta(seconds=1)
-    families.keep(row.pk, Granted(access_token="a", seconds=1.0, refresh_token="zY7-stale"), asked_at=long_ago)
+    families.keep(row.pk, "zY7-stale", provider=row.provider, asked_at=long_ago)
     goes_on(endpoint)
 
 
@@ -451,3 +456,122 @@ def test_a_provider_that_replaces_none(configure: Configure, endpoint: TokenEndp
         tokens().another()
     assert [form["refresh_token"] for form in endpoint.requests] == [REFRESH] * 3
     assert relay().tokens is not None
+
+
+# -- answers that are wrong, or late ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"token_type": "mac"},
+        {"access_token": "two words"},
+        {"access_token": ""},
+        {"access_token": None},
+        {"expires_in": "soon"},
+        {"status": 201},
+        {"status": 400, "error": "temporarily_unavailable"},
+    ],
+    ids=lambda wrong: "-".join(wrong),
+)
+def test_an_answer_whose_access_token_is_of_no_use(
+    used: SMTPConfig, endpoint: TokenEndpoint, wrong: dict[str, Any]
+) -> None:
+    """The refresh token that came with it is the newest all the same."""
+    given = dict(wrong)
+    status = given.pop("status", 200)
+
+    def answer() -> Any:
+        endpoint.instead = None
+        _, headers, body = endpoint.create_token_response(Asked("POST", endpoint.url, endpoint.requests[-1]))
+        return status, headers, json.dumps({**json.loads(body), **given}).encode()
+
+    endpoint.instead = answer
+    with contextlib.suppress(NoToken):
+        tokens().another()
+    OAuthToken.objects.update(failed_at=None)
+    goes_on(endpoint)
+
+
+def test_an_answer_that_came_late(used: SMTPConfig, endpoint: TokenEndpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Mail does not wait for it; it is kept once it is there, and none is shown before."""
+    monkeypatch.setattr(token_endpoint, "PATIENCE", 0.2)
+    has_given_up = threading.Event()
+
+    def answer() -> Any:
+        endpoint.instead = None
+        has_given_up.wait(PATIENCE)
+        return endpoint.create_token_response(Asked("POST", endpoint.url, endpoint.requests[-1]))
+
+    endpoint.instead = answer
+    with pytest.raises(NoToken, match="in time"):
+        tokens().another()
+    has_given_up.set()
+    OAuthToken.objects.update(failed_at=None)
+    goes_on(endpoint)
+
+
+def test_a_task_whose_time_is_over(used: SMTPConfig, endpoint: TokenEndpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Celery raises its error wherever the task is, which may be between the answer and its place."""
+    real = families.keep
+
+    def keep(*given: Any, **named: Any) -> None:
+        main = threading.main_thread().ident
+        assert main is not None
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(main), ctypes.py_object(SoftTimeLimitExceeded))
+        if threading.get_ident() == main:
+            for _ in range(1000):
+                pass
+        real(*given, **named)
+
+    monkeypatch.setattr(families, "keep", keep)
+    with pytest.raises(SoftTimeLimitExceeded):
+        tokens().another()
+    monkeypatch.undo()
+    goes_on(endpoint)
+
+
+def test_a_family_that_was_deleted_meanwhile(used: SMTPConfig, endpoint: TokenEndpoint) -> None:
+    """By a person who empties tables; what came is kept."""
+
+    def answer() -> Any:
+        endpoint.instead = None
+        RefreshFamily.objects.all().delete()
+        connection.close()
+        return endpoint.create_token_response(Asked("POST", endpoint.url, endpoint.requests[-1]))
+
+    endpoint.instead = answer
+    tokens().another()
+    goes_on(endpoint)
+
+
+def test_another_process_after_a_database_that_was_away(
+    used: SMTPConfig, endpoint: TokenEndpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is kept in memory is written as soon as it can be, though this process asks for none any more."""
+    real, times = families._write, iter(range(3))
+
+    def write(*given: Any) -> None:
+        if next(times, None) is not None:
+            raise OperationalError
+        real(*given)
+
+    monkeypatch.setattr(families, "_write", write)
+    tokens().another()
+    wait_until(lambda: not families._unwritten, what="it is written")
+    goes_on(endpoint)
+
+
+def test_none_is_shown_where_no_key_could_seal_the_next(
+    used: SMTPConfig, endpoint: TokenEndpoint, settings: Any
+) -> None:
+    """A token that something else wrote in plain text needs no key to be read."""
+    with connection.cursor() as cursor:
+        cursor.execute("UPDATE email_integration_smtpconfig SET oauth_refresh_token = %s, oauth_client_secret = %s",
+                       ["zY7-in-plain-text", SECRET])  # fmt: skip
+    endpoint.refresh_tokens.add("zY7-in-plain-text")
+    before = len(endpoint.requests)
+    settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "SMTP_PASSWORD_KEYS": []}
+    with pytest.raises(NoToken, match="cannot be kept"):
+        tokens().another()
+    assert len(endpoint.requests) == before

@@ -6,6 +6,7 @@ app, in Django, and in the libraries that they call.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
 import threading
@@ -15,6 +16,7 @@ from types import CodeType, FrameType
 from typing import Any
 
 import pytest
+from asgiref.sync import async_to_sync
 from cryptography.fernet import Fernet
 from django.conf import settings as project
 from django.contrib.auth import get_user_model
@@ -27,14 +29,15 @@ from django.utils.log import AdminEmailHandler
 
 from config.door.attempts import Attempt
 from config.local.smtp_server import SMTPServer
-from email_integration import references, routing
+from email_integration import aio, references, routing
 from email_integration.backends.direct import EmailBackend
 from email_integration.exceptions import SecretUnavailable
 from email_integration.models import SMTPConfig
 from email_integration.models.oauth import Grant
+from email_integration.routing import families
 from email_integration.routing.token_endpoint import Account, fetch, redeem
 from email_integration.sending.attempt import attempt
-from email_integration.smtp import Session
+from email_integration.smtp import NoToken, Refused, Session
 from email_integration.tasks import deliver_group
 from tests.deliveries import mail as message
 from tests.deliveries import submitted
@@ -351,6 +354,27 @@ def test_the_login_before_the_view(monkeypatch: pytest.MonkeyPatch) -> None:
         assert found_in(f"{sent.body}{sent.alternatives}", *PLANTED) == []
 
 
+@pytest.mark.parametrize("where", ["the view", "the page"])
+def test_what_stands_in_an_address(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The code of a consent, and the address that a list of deliveries is searched for."""
+
+    def broken(*args: Any, **kwargs: Any) -> Any:
+        raise Arisen
+
+    client = browser()
+    given = {"oauth_grant": Grant.REFRESH_TOKEN, "oauth_client_secret": "x", "password": ""}
+    stored = config(**OAUTH, **given)
+    if where == "the view":
+        monkeypatch.setattr("email_integration.admin.consent._wrong_with", broken)
+        client.get(url("consent_back", stored.pk), {"code": planted("code"), "state": planted("state")})
+    monkeypatch.setattr("django.template.response.SimpleTemplateResponse.rendered_content", property(broken))
+    searched = client.get(reverse("admin:email_integration_delivery_changelist"), {"q": planted("address")})
+    assert searched.status_code == 500
+    assert len(mail.outbox) == (2 if where == "the view" else 1)
+    assert _leaks() == []
+    assert all("q = " in sent.body or "code = " in sent.body for sent in mail.outbox)
+
+
 # -- workers, commands and what a project calls -----------------------------------------------------------------------
 
 
@@ -508,3 +532,104 @@ def test_no_error_of_a_thread_is_reported_with_more(monkeypatch: pytest.MonkeyPa
         references.check("env:SMTP_PASSWORD")
     assert found_in(str(caught.value), *PLANTED) == []
     assert seen == []
+
+
+# -- what a project calls ---------------------------------------------------------------------------------------------
+
+TAKEN = {"name": "Taken", "host": "smtp.example.com", "from_email": "a@example.com"}
+
+#: Calls with a secret among their arguments, which is in no variable here, which the database refuses, or the model.
+CALLS: dict[str, Callable[[], object]] = {
+    "the constructor": lambda: SMTPConfig(**SERVERS["given"], unknown=1),
+    "create()": lambda: SMTPConfig.objects.create(**SERVERS["given"]),
+    "get_or_create()": lambda: SMTPConfig.objects.get_or_create(host="x", defaults=SERVERS["given"]),
+    "update_or_create()": lambda: SMTPConfig.objects.update_or_create(host="x", defaults=SERVERS["given"]),
+    "update()": lambda: SMTPConfig.objects.update(**SERVERS["given"]),
+    "update() of some": lambda: SMTPConfig.objects.filter(pk__gt=0).update(**SERVERS["given"]),
+    "update() without a field": lambda: SMTPConfig.objects.update(**SERVERS["given"], unknown=1),
+    "bulk_create()": lambda: SMTPConfig.objects.bulk_create([SMTPConfig(**SERVERS["given"])]),
+    "acreate()": lambda: async_to_sync(SMTPConfig.objects.acreate)(**SERVERS["given"]),
+    "aupdate()": lambda: async_to_sync(SMTPConfig.objects.aupdate)(**SERVERS["given"]),
+    "aupdate_or_create()": lambda: async_to_sync(SMTPConfig.objects.aupdate_or_create)(
+        host="x", defaults=SERVERS["given"]
+    ),
+    "a lookup": lambda: SMTPConfig.objects.get(password=SERVERS["given"]["password"]),
+    "an exclusion": lambda: SMTPConfig.objects.exclude(password__contains=SERVERS["given"]["password"]).count(),
+}
+
+
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+@pytest.mark.django_db(transaction=True)
+def test_a_call_of_the_model_that_fails(call: Callable[[], object]) -> None:
+    config("Taken")
+    config("Another", is_active=False)
+    SERVERS["given"] = {**TAKEN, "password": planted("password")}
+    reported(call)()
+    assert _leaks() == []
+
+
+def _leaks() -> list[str]:
+    """What the mails have of what was planted; frames of this folder are the project's own."""
+    assert mail.outbox
+    found = []
+    for sent in mail.outbox:
+        text = "\n".join([sent.subject, sent.body, *(str(one[0]) for one in getattr(sent, "alternatives", ()))])
+        found += found_in(text, *PLANTED)
+    return found
+
+
+@pytest.mark.parametrize("kind", ["password", "user", "seal", "client secret", "refresh token"])
+def test_text_that_cannot_be_encoded(kind: str, smtp_server: Callable[..., SMTPServer]) -> None:
+    """Of such a text, as an environment that is not in UTF-8 gives it, Django shows what is around the place, and logs
+    the whole.
+    """
+    SERVERS["text"] = f"{planted('text')[:14]}\udcff{_GIVEN['text'][14:]}"
+    PLANTED.append(_GIVEN["text"][8:14])
+
+    def run() -> None:
+        if kind in ("password", "user"):
+            server = smtp_server(user="user", password="x")
+            given = {"username": "user", "password": SERVERS["text"]}
+            given = given if kind == "password" else {"username": SERVERS["text"], "password": "s3cret"}
+            with contextlib.suppress(Refused):
+                Session.open(relay_to(server, **given))
+        elif kind == "seal":
+            config(password=SERVERS["text"])
+        else:
+            with TokenEndpoint() as endpoint:
+                given = {"client_secret": "", "refresh_token": "", kind.replace(" ", "_"): SERVERS["text"]}
+                grant = Grant.REFRESH_TOKEN if kind == "refresh token" else Grant.CLIENT_CREDENTIALS
+                more = {"scope": "", "private_key": "", "mailbox": "user", "client_id": CLIENT, "grant": grant}
+                with contextlib.suppress(NoToken):
+                    families.fetch(Account(**more, **given, endpoint=endpoint.url))
+        raise Arisen
+
+    def logged() -> None:
+        try:
+            run()
+        except Exception as error:
+            SERVERS["repr"] = repr(error)
+            raise
+
+    reported(logged)()
+    assert _leaks() == []
+    assert found_in(SERVERS["repr"], *PLANTED) == []
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("call", ["asend_email", "asubmit", "asubmit_many"])
+def test_async_code(call: str) -> None:
+    """With a mail that is refused."""
+    SERVERS["mail"] = {"subject": planted("subject"), "body": planted("body"), "to": ["no address"]}
+    SERVERS["message"] = message("no address", subject=SERVERS["mail"]["subject"], body=SERVERS["mail"]["body"])
+
+    async def view() -> None:
+        if call == "asend_email":
+            await aio.asend_email(**SERVERS["mail"])
+        elif call == "asubmit":
+            await aio.asubmit(SERVERS["message"])
+        else:
+            await aio.asubmit_many([SERVERS["message"]])
+
+    reported(async_to_sync(view))()
+    assert _leaks() == []

@@ -13,15 +13,18 @@ from typing import Any
 
 import pytest
 
+from email_integration.diagnosis.advice import advice
 from email_integration.diagnosis.trial import trial_mail
 from email_integration.models import Delivery
 from email_integration.routing import relay_of
+from email_integration.routing.token_endpoint import Account, fetch
 from email_integration.sending.attempt import attempt
-from email_integration.smtp import Refused, Session
+from email_integration.smtp import NoToken, Refused, Session
 from email_integration.smtp.probe import probe
 from tests.deliveries import RecordingDoorbell, submitted
 from tests.relays import config_for, relay_to
 from tests.scripted import Conversation, ScriptedServer
+from tests.token_endpoint import CLIENT, TokenEndpoint, error
 
 from .secrets import new
 
@@ -273,3 +276,143 @@ def test_what_has_nothing_of_it_is_quoted_as_it_came() -> None:
                 Session.open(relay_to(server, **given("PLAIN", new("pass"))))
             assert caught.value.reply is not None
             assert caught.value.reply.text == said
+
+
+# -- what is not all letters ------------------------------------------------------------------------------------------
+
+#: What a server makes of what it has decoded, by octets or by characters.
+SPELLINGS: dict[str, Callable[[str], str]] = {
+    "as it is": str,
+    "with backslashes": lambda said: re.sub(r"(\W)", r"\\\1", said),
+    "in four lines": lambda said: wrapped(said, -(-len(said) // 4), "\n"),
+    "in percents": lambda said: urllib.parse.quote(said, safe=""),
+    "as browsers did": lambda said: re.sub("(....)", r"%u\1", said.encode("utf-16-be").hex()),
+    "in JSON": json.dumps,
+    "in JSON within JSON": lambda said: json.dumps(json.dumps(said)),
+    "in code points": lambda said: " ".join(f"U+{ord(one):04X}" for one in said),
+    "in HTML": html.escape,
+    "in HTML within HTML": lambda said: html.escape(html.escape(said)),
+    "in numbers of HTML": lambda said: "".join(f"&#{ord(one)};" for one in said),
+    "in numbers of HTML, as text": lambda said: html.escape("".join(f"&#{ord(one)};" for one in said)),
+    "as Python writes octets": lambda said: repr(said.encode()),
+    "as a list of octets": lambda said: str(list(said.encode())),
+    "as a list in hex": lambda said: ", ".join(f"0x{one:02x}" for one in said.encode()),
+    "in UTF-16": lambda said: "\0".join(said),
+    "in hex of UTF-16": lambda said: said.encode("utf-16-be").hex(),
+    "in base64 of UTF-16": lambda said: base64.b64encode(said.encode("utf-16")).decode(),
+    "in quoted-printable": lambda said: "".join(f"={one:02X}" for one in said.encode()),
+}
+
+PASSWORDS = {
+    "signs": "!#%&*+-<=>?^_{|}~;:,()",
+    "signs and letters": "a&b<c>d%e+f=g;h/i?j#k~l",
+    "accents": "pässwörtergrößeñandú",
+    "Greek": "κωδικόςπρόσβασης",
+    "emoji": "🔑🐎🔋📎🔑🐎🔋📎",
+}
+
+
+@pytest.mark.parametrize("password", PASSWORDS.values(), ids=PASSWORDS)
+@pytest.mark.parametrize("echo", SPELLINGS.values(), ids=SPELLINGS)
+@pytest.mark.parametrize("cut", [False, True], ids=["whole", "a piece"])
+def test_a_password_of_other_signs_is_found_too(cut: bool, echo: Callable[[str], str], password: str) -> None:
+    """What stands in for it has nothing of it: neither its signs nor the numbers of them."""
+    told = Told("LOGIN", lambda said: f"near '{echo(said[1:-1] if cut else said)}'", decoded=True)
+    with ScriptedServer(told) as server, pytest.raises(Refused) as caught:
+        Session.open(relay_to(server, **given("LOGIN", password)))
+    reply = caught.value.reply
+    assert reply is not None
+    # Fewer octets at its ends than a piece has, and quotes.
+    assert re.fullmatch(r"near '.{0,7}\*\*\*.{0,7}'", reply.text, re.S), reply.text
+
+
+def test_a_short_word_is_found_however_it_is_spelled() -> None:
+    """Eight octets of base64 are four of a password, or more."""
+    for spelled in (str.swapcase, lambda said: urllib.parse.quote(said, safe=""), lambda said: wrapped(said, 5, "\n")):
+        told = Told("LOGIN", spelled)
+        with ScriptedServer(told) as server, pytest.raises(Refused) as caught:
+            Session.open(relay_to(server, **given("LOGIN", "k9!x")))
+        assert caught.value.reply is not None
+        assert caught.value.reply.text == "***"
+
+
+# -- before and after AUTH --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mechanism", ["PLAIN", "LOGIN", *TOKENS])
+@pytest.mark.parametrize("name", ["whole", "without its end", "a piece of it", "in hex", "in percents", "in two lines"])
+@pytest.mark.parametrize("greeting", ["554 5.7.1 ", "421 ", "220-", "HTTP/1.1 400 "])
+@pytest.mark.parametrize("decoded", [False, True], ids=["as it was said", "decoded"])
+def test_the_next_session_is_not_greeted_with_it(decoded: bool, greeting: str, name: str, mechanism: str) -> None:
+    """A server that remembers, as one that blocks for too many failures does."""
+    kept: list[str] = []
+
+    def keep(said: str) -> str:
+        kept.append(said)
+        return "no"
+
+    told = Told(mechanism, keep, decoded=decoded)
+
+    def script(talk: Conversation) -> None:
+        if not kept:
+            told(talk)
+            return
+        code = greeting.rstrip("- ") if greeting[:3].isdigit() else ""
+        between = f"\r\n{code[:3]}-" if greeting[:3].isdigit() else " "
+        talk.connection.sendall(f"{greeting}{ECHOES[name](kept[0]).replace(chr(10), between)}\r\n\r\n".encode())
+
+    secret = new("pass")
+    with ScriptedServer(script) as server:
+        relay = relay_to(server, **given(mechanism, secret), timeout=2)
+        first, second = probe(relay), probe(relay)
+    assert kept
+    assert not first.ok
+    assert second.failure is not None
+    told_people = advice(second.failure, relay)
+    seen = [str(second.failure), second.summary, *(step.detail for step in second.steps), str(told_people)]
+    seen.append(second.failure.seen.first_words.decode())
+    assert leaked("\n".join(seen), told.secrets[1:]) == []
+
+
+@pytest.mark.parametrize("name", ["whole", "without its end", "in hex", "in percents", "in upper case"])
+def test_nor_is_an_offer_or_a_receipt_shown_with_it(name: str) -> None:
+    """What a server can do, and by what name it has taken the mail, is shown and stored."""
+    secret = new("pass")
+    said = base64.b64encode(f"\0kim@example.com\0{secret}".encode()).decode()
+    echo = ECHOES[name](said)
+
+    def script(talk: Conversation) -> None:
+        talk.say("220 localhost")
+        talk.hear()
+        talk.say("250-localhost", f"250-XTOLD {echo}", "250 AUTH PLAIN")
+        talk.hear()
+        talk.say("235 come in")
+        talk.go_on(DOT=f"250 2.0.0 queued as {echo}")
+
+    with ScriptedServer(script) as server:
+        relay = relay_to(server, username="kim@example.com", password=secret)
+        report = probe(relay, trial_mail(relay, to="lee@example.com"))
+    assert report.ok
+    seen = "\n".join([*report.capabilities, *(step.detail for step in report.steps)])
+    assert "***" in seen
+    assert leaked(seen, [said.encode()]) == []
+
+
+# -- token endpoints --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["client_secret", "refresh_token"])
+@pytest.mark.parametrize("cut", [slice(None), slice(3, -3), slice(-9, None)], ids=["whole", "a piece", "its end"])
+def test_an_endpoint_that_gives_a_secret_back_for_an_error_is_not_quoted(cut: slice, name: str) -> None:
+    """What it calls an error is shown where it is a word; a secret can be one too."""
+    secret = "correct_horse_battery_staple"
+    with TokenEndpoint() as endpoint:
+        given = {"client_secret": "x", "refresh_token": "y", name: secret}
+        more = {"scope": "", "private_key": "", "mailbox": "user", "client_id": CLIENT, "grant": "refresh_token"}
+        endpoint.instead = lambda: error(secret[cut])
+        with pytest.raises(NoToken) as caught:
+            fetch(Account(**more, **given, endpoint=endpoint.url))
+        endpoint.instead = lambda: error("mfa_required")
+        with pytest.raises(NoToken, match="mfa_required"):
+            fetch(Account(**more, **given, endpoint=endpoint.url))
+    assert leaked(str(caught.value), [secret.encode()]) == []

@@ -12,6 +12,7 @@ from django.core.management import CommandError, call_command
 from django.urls import reverse
 
 from config.local.smtp_server import SMTPServer
+from email_integration.admin.configs import SMTPConfigAdmin
 from email_integration.admin.trials import run_typed
 from email_integration.models import SMTPConfig
 from tests.integration.admin_site import SECRET, config, form_of, logged_in, url
@@ -175,3 +176,72 @@ def test_an_import_turns_tls_off_at_no_stored_configuration(settings: Any) -> No
     with pytest.raises(CommandError, match="use_tls"):
         call_command("import_smtp_settings")
     assert SMTPConfig.objects.get().use_tls
+
+
+def _renewed(stored: SMTPConfig, change: dict[str, Any]) -> None:
+    """Another request, which gives a secret of its own and so may go anywhere."""
+    other = SMTPConfig.objects.get(pk=stored.pk)
+    for name, value in change.items():
+        setattr(other, name, value)
+    setattr(other, "oauth_client_secret" if other.by_token else "password", "another one")
+    other.full_clean()
+    other.save()
+
+
+@pytest.mark.parametrize("login", [{}, OAUTH], ids=["password", "token"])
+@pytest.mark.parametrize("moves", [False, True], ids=["the secret alone", "the host too"])
+def test_a_secret_that_was_replaced_meanwhile_goes_nowhere_else(moves: bool, login: dict[str, Any]) -> None:
+    """Of two requests at once one replaces the stored secret, and the other has read the one before it."""
+    stored = config(**login)
+    read = SMTPConfig.objects.get(pk=stored.pk)
+    _renewed(stored, {"host": "smtp.example.org"} if moves else {})
+    with pytest.raises(ValidationError, match="again"):
+        checked(read, {"host": "smtp.example.org"})
+
+
+def test_a_test_with_a_secret_that_was_replaced_meanwhile_connects_to_nowhere(
+    smtp_server: Callable[..., SMTPServer],
+) -> None:
+    server = smtp_server(user="user", password=SECRET)
+    stored = config(host="smtp.example.com", port=server.port)
+    read = SMTPConfig.objects.get(pk=stored.pk)
+    _renewed(stored, {})
+    trial = run_typed(read, posted(read, {"host": "localhost"}), user=None)
+    assert trial.report is None
+    assert any("again" in problem for problem in trial.problems)
+    assert server.auths == 0
+
+
+def test_a_page_that_was_read_before_the_secret_was_replaced_is_not_saved(monkeypatch: pytest.MonkeyPatch) -> None:
+    stored = config()
+    loading = SMTPConfigAdmin.get_object
+
+    def load(*args: Any) -> Any:
+        found = loading(*args)
+        monkeypatch.undo()
+        _renewed(stored, {"host": "smtp.example.org"})
+        return found
+
+    monkeypatch.setattr(SMTPConfigAdmin, "get_object", load)
+    page = logged_in(superuser=True).post(url("change", stored.pk), posted(stored, {"host": "smtp.example.org"}))
+    assert page.status_code == 200
+    now = SMTPConfig.objects.get()
+    assert (now.host, now.password) == ("smtp.example.org", "another one")
+
+
+def test_a_secret_of_a_configuration_that_was_deleted_meanwhile_goes_nowhere_else(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stored = config()
+    loading = SMTPConfigAdmin.get_object
+
+    def load(*args: Any) -> Any:
+        found = loading(*args)
+        monkeypatch.undo()
+        SMTPConfig.objects.get(pk=stored.pk).delete()
+        return found
+
+    monkeypatch.setattr(SMTPConfigAdmin, "get_object", load)
+    page = logged_in(superuser=True).post(url("change", stored.pk), posted(stored, {"host": "smtp.example.org"}))
+    assert page.status_code == 200
+    assert not SMTPConfig.objects.exists()

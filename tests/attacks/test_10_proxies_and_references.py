@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import threading
@@ -157,6 +158,30 @@ def test_nothing_is_sent_in_the_clear_to_another_machine(url: str, proxy: Proxy)
     assert proxy.heard == b""
 
 
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+def test_a_secret_that_is_kept_on_this_machine_comes_by_no_proxy(
+    host: str, proxy: Proxy, allow: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stand-in for AWS, say: what it answers is the secret."""
+    pytest.importorskip("boto3")
+    secret = new("password")
+    with TokenEndpoint() as keeper:
+        keeper.instead = lambda: (
+            200, {"Content-Type": "application/x-amz-json-1.1"}, json.dumps({"SecretString": secret}).encode()
+        )  # fmt: skip
+        place = keeper.url.removesuffix("/token").replace("localhost", host)
+        for name, value in {
+            "AWS_ENDPOINT_URL": place,
+            "AWS_ACCESS_KEY_ID": "key",
+            "AWS_SECRET_ACCESS_KEY": "s3cret",
+            "AWS_DEFAULT_REGION": "eu-central-1",
+        }.items():
+            monkeypatch.setenv(name, value)
+        allow("aws-secretsmanager:mail/*")
+        assert references.resolve("aws-secretsmanager:mail/smtp") == secret
+    assert proxy.heard == b""
+
+
 # -- redirects --------------------------------------------------------------------------------------------------------
 
 
@@ -209,6 +234,9 @@ KEYS = [
     "REDIS_URL",
     "BROKER_URL",
     "CELERY_BROKER_URL",
+    "REDIS_PASSWORD",
+    "VALKEY_PASSWORD_FILE",
+    "RABBITMQ_DEFAULT_PASS",
 ]
 
 
@@ -249,6 +277,31 @@ def test_no_file_with_a_key_is_given(
         for reference in (file, tmp_path / "smtp_password"):
             with pytest.raises(SecretUnavailable):
                 references.resolve(f"file:{reference}")
+
+
+@pytest.mark.parametrize("name", ["SMTP_PASSWORD_KEYS", "smtp-password-keys", "django.secret.key", "DATABASE_URL"])
+def test_no_file_in_a_folder_of_keys_is_given(name: str, allow: Callable[..., None], tmp_path: Path) -> None:
+    """Each key a file, as secrets are mounted."""
+    folder = tmp_path / name
+    folder.mkdir()
+    (folder / "1").write_text(new("key"))
+    (tmp_path / "folder").symlink_to(folder)
+    allow(f"file:{tmp_path}/*/*", f"file:{folder}/1", f"aws-secretsmanager:{name}/*")
+    for reference in (f"file:{folder}/1", f"file:{tmp_path}/folder/1", f"aws-secretsmanager:{name}/1"):
+        with pytest.raises(SecretUnavailable, match=r"allow"):
+            references.resolve(reference)
+    assert references.wrong_with_pattern(f"file:{folder}/1") != ""
+
+
+@pytest.mark.parametrize("path", ["/proc/self/environ", "/proc/thread-self/environ", "/proc/1/environ"])
+def test_no_file_of_a_process_is_given(path: str, allow: Callable[..., None], tmp_path: Path) -> None:
+    """Its environment has all that is kept there, whatever is allowed."""
+    (tmp_path / "smtp").symlink_to(path)
+    allow(f"file:{path}", "file:/proc/*/*", "file:/*/*/*", f"file:{tmp_path}/*")
+    for reference in (path, path.replace("self", str(os.getpid())), tmp_path / "smtp"):
+        with pytest.raises(SecretUnavailable):
+            references.resolve(f"file:{reference}")
+    assert references.wrong_with_pattern(f"file:{path}") != ""
 
 
 @pytest.mark.parametrize("place", ["env", "file", "link", "hard link", "json", "dotenv", "provider"])

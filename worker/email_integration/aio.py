@@ -16,6 +16,7 @@ from django.core.mail import EmailMessage
 from email_integration import delivery
 from email_integration.message.options import MailKeywords
 from email_integration.queue.bulk import BATCH
+from email_integration.secrecy import with_secrets
 from email_integration.tasks import send_email
 from email_integration.tasks.bulk import submission_of, submit_many
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from email_integration.tasks.outbox import DeliveryResult
 
 
+@with_secrets
 async def asend_email(
     subject: str,
     body: str,
@@ -61,6 +63,7 @@ async def asend_email(
     return cast("DeliveryResult", result)
 
 
+@with_secrets
 async def asubmit(
     message: EmailMessage,
     *,
@@ -74,6 +77,7 @@ async def asubmit(
     )
 
 
+@with_secrets
 async def asubmit_many(
     messages: Iterable[EmailMessage] | AsyncIterable[EmailMessage],
     *,

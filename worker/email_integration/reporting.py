@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, cast
+from urllib.parse import urlencode
 
 from django.conf import settings
-from django.http import HttpRequest
+from django.http import HttpRequest, QueryDict
 from django.http.response import HttpResponseBase
 from django.template.response import SimpleTemplateResponse
 from django.views.debug import SafeExceptionReporterFilter, get_exception_reporter_filter
@@ -43,28 +45,43 @@ class _Nothing:
 
 
 def unreported(view: View) -> View:
-    """Leave what was posted, and all variables, out of reports; the rendering of the page belongs to the view."""
+    """Leave what was posted or asked for, and all variables, out of reports; rendering is part of the view."""
     inner = with_secrets(view)
 
     @functools.wraps(view)
     def called(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
         shown = _Nothing(get_exception_reporter_filter(request))
         request.exception_reporter_filter = cast("SafeExceptionReporterFilter", shown)
-        response = inner(request, *args, **kwargs)
+        with _hiding_query(request, shown.cleansed_substitute):
+            response = inner(request, *args, **kwargs)
         if isinstance(response, SimpleTemplateResponse) and not response.is_rendered:
-            _render_unreported(response)
+            _render_unreported(response, _hiding_query(request, shown.cleansed_substitute))
         return response
 
     marked: View = sensitive_post_parameters()(called)
     return marked
 
 
-def _render_unreported(response: SimpleTemplateResponse) -> None:
+@contextlib.contextmanager
+def _hiding_query(request: HttpRequest, substitute: str) -> Iterator[None]:
+    """Once there is an error, leave no more of the query string than its names: reports show it in three places."""
+    try:
+        yield
+    except Exception:
+        if not settings.DEBUG:
+            hidden = urlencode(dict.fromkeys(request.GET, substitute), safe="*")
+            request.META["QUERY_STRING"] = hidden
+            request.GET = QueryDict(hidden)  # immutable, as it was
+        raise
+
+
+def _render_unreported(response: SimpleTemplateResponse, hiding: contextlib.AbstractContextManager[None]) -> None:
     """Django renders a page when the view is over, and what is around that."""
     render = with_secrets(response.render)
 
     def once() -> SimpleTemplateResponse:
         del response.__dict__["render"]  # so that what is rendered can be pickled, for a cache
-        return render()
+        with hiding:
+            return render()
 
     response.render = once  # type: ignore[method-assign]

@@ -25,7 +25,7 @@ _ALL = "__ALL__"
 def with_secrets(function: Callable[P, R]) -> Callable[P, R]:
     """Have no report of an error show the variables of ``function``, nor those of what it calls.
 
-    Where it is a generator, that holds for the errors that leave it.
+    Where it is a generator or a coroutine, that holds for the errors that leave it.
     """
     # The names of the wrapper, and of its arguments, are what Django looks for.
     if inspect.isgeneratorfunction(function):
@@ -38,7 +38,19 @@ def with_secrets(function: Callable[P, R]) -> Callable[P, R]:
                 return (yield from function(*func_args, **func_kwargs))
             except BaseException as error:
                 func_args, func_kwargs = (), {}
-                _forget_variables(error, handled)
+                _forget(error, handled)
+                raise
+
+    elif inspect.iscoroutinefunction(function):
+
+        @functools.wraps(function)
+        async def sensitive_variables_wrapper(*func_args: Any, **func_kwargs: Any) -> Any:
+            handled = sys.exception()
+            try:
+                return await function(*func_args, **func_kwargs)
+            except BaseException as error:
+                func_args, func_kwargs = (), {}
+                _forget(error, handled)
                 raise
 
     else:
@@ -51,15 +63,16 @@ def with_secrets(function: Callable[P, R]) -> Callable[P, R]:
                 return function(*func_args, **func_kwargs)
             except BaseException as error:
                 func_args, func_kwargs = (), {}
-                _forget_variables(error, handled)
+                _forget(error, handled)
                 raise
 
     return cast("Callable[P, R]", sensitive_variables_wrapper)
 
 
-def _forget_variables(error: BaseException, handled: BaseException | None) -> None:
-    """Forget those of the functions that ``error``, and what it came of, have ended.
+def _forget(error: BaseException, handled: BaseException | None) -> None:
+    """Forget the variables of the functions that ``error``, and what it came of, have ended.
 
+    And a text that could not be encoded, of which Django shows a part, and ``repr()`` the whole.
     Not of those that go on, nor of what was ``handled`` when the function was called, which is its caller's.
     """
     left, seen = [error], {id(handled)}
@@ -68,4 +81,7 @@ def _forget_variables(error: BaseException, handled: BaseException | None) -> No
         if id(one) not in seen:
             seen.add(id(one))
             traceback.clear_frames(one.__traceback__)
+            if isinstance(one, UnicodeEncodeError | UnicodeDecodeError):
+                one.object = type(one.object)()
+                one.args = (one.encoding, one.object, one.start, one.end, one.reason)
             left += [other for other in (one.__cause__, one.__context__) if other is not None]

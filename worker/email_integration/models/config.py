@@ -20,7 +20,7 @@ from email_integration.secrecy import with_secrets
 
 from . import login
 from .audit import AuditEntry, Event, event_of, note, note_updated
-from .sealed import SealedQuerySet
+from .sealed import SealedQuerySet, unreported
 from .server import SECRETS, ServerSettings
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ logger = logging.getLogger(__name__)
 NO_ACTIVE_CONFIG = "No active SMTP Configuration found in database. Falling back to Django settings."
 
 
+@unreported
 class SMTPConfigQuerySet(SealedQuerySet["SMTPConfig"]):
     """Writes that bypass ``save()`` are told to all workers and recorded too."""
 
@@ -127,7 +128,7 @@ def _two_active() -> ValidationError:
 if TYPE_CHECKING:
     ConfigManager = SMTPConfigQuerySet
 else:
-    ConfigManager = models.Manager.from_queryset(SMTPConfigQuerySet)
+    ConfigManager = unreported(models.Manager.from_queryset(SMTPConfigQuerySet))
 
 
 class SMTPConfig(ServerSettings):
@@ -290,8 +291,7 @@ class SMTPConfig(ServerSettings):
             login.check_complete(self)
             validators.validate_token_encryption(host=self.host or "", encrypted=self.use_tls or self.use_ssl)
         before = type(self).objects.filter(pk=self.pk).first() if self.pk else None
-        if before is not None:
-            login.check_kept_secrets(self, before)
+        login.check_kept_secrets(self, before)
         login.check_references(self)
 
     @with_secrets

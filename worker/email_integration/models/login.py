@@ -137,17 +137,30 @@ def check_references(config: ServerSettings) -> None:
 
 
 @with_secrets
-def check_kept_secrets(config: ServerSettings, before: ServerSettings) -> None:
+def check_kept_secrets(config: ServerSettings, before: ServerSettings | None) -> None:
     """Refuse to say what is stored to somebody else, or less protected: whoever may edit need not know it.
 
-    Raises ``ValidationError``.
+    ``before`` is the row as it is stored now, None if there is none. A secret that is not the one in it was read before
+    another took its place: it belonged to whatever server the row named then. Raises ``ValidationError``.
     """
-    kept = [name for name in SECRETS if before.sealed(name) and before.sealed(name) == config.sealed(name)]
+    again = [name for name in SECRETS if _is_kept(config, before, name)]
+    if before is not None and not _goes_elsewhere(config, before):
+        again = [name for name in again if config.sealed(name) != before.sealed(name)]
+    if again:
+        words = validators.SECRET_AGAIN if config.by_token else validators.PASSWORD_AGAIN
+        raise ValidationError(dict.fromkeys(again, words))
+
+
+@with_secrets
+def _is_kept(config: ServerSettings, before: ServerSettings | None, name: str) -> bool:
+    """Whether a secret was not entered now; something other than this app may have stored it in plain text."""
+    secret = config.sealed(name)
+    return isinstance(secret, Sealed) or (bool(secret) and before is not None and secret == before.sealed(name))
+
+
+def _goes_elsewhere(config: ServerSettings, before: ServerSettings) -> bool:
     places = ("host", "port", "username", *(("oauth_endpoint",) if config.by_token else ()))
-    moved = any(getattr(before, name) != getattr(config, name) for name in places)
-    if kept and (moved or _is_heard_by_others(config, before)):
-        again = validators.SECRET_AGAIN if config.by_token else validators.PASSWORD_AGAIN
-        raise ValidationError(dict.fromkeys(kept, again))
+    return any(getattr(before, name) != getattr(config, name) for name in places) or _is_heard_by_others(config, before)
 
 
 def _is_heard_by_others(config: ServerSettings, before: ServerSettings) -> bool:

@@ -7,7 +7,7 @@ gets one that is sealed for it, and what would have the database copy a sealed v
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from django.db import models, transaction
 from django.utils import translation
@@ -17,6 +17,7 @@ from email_integration.fields import MISPLACED, EncryptedTextField, Sealed, new_
 from email_integration.secrecy import with_secrets
 
 _Row = TypeVar("_Row", bound=models.Model)
+_Methods = TypeVar("_Methods")
 
 
 def sealed_fields(model: type[models.Model], names: Iterable[str] | None = None) -> dict[str, EncryptedTextField]:
@@ -25,8 +26,33 @@ def sealed_fields(model: type[models.Model], names: Iterable[str] | None = None)
     return found if names is None else {name: found[name] for name in names if name in found}
 
 
+#: The methods that take values of fields.
+_TAKE_VALUES = [
+    f"{way}{name}"
+    for name in ("create", "get_or_create", "update_or_create", "update", "bulk_create", "bulk_update", "get")
+    for way in ("", "a")
+] + ["filter", "exclude"]
+
+
+def unreported(methods: type[_Methods]) -> type[_Methods]:
+    """Have no report of an error show the values that a query set, or a manager, is called with."""
+    for name in _TAKE_VALUES:
+        setattr(methods, name, with_secrets(getattr(methods, name)))
+    return methods
+
+
+@unreported
 class SealedQuerySet(models.QuerySet[_Row]):
     """Seals for each row what an update writes into many."""
+
+    if not TYPE_CHECKING:  # its plugin makes the type of a manager of Django's own method
+
+        @classmethod
+        def as_manager(cls):
+            """Make a manager as Django does, whose own methods are not reported either."""
+            manager = super().as_manager()
+            unreported(type(manager))  # made for this one
+            return manager
 
     @with_secrets
     def update(self, **kwargs: Any) -> int:

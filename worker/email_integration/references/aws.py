@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from urllib.parse import urlsplit
 
 from django.utils.text import format_lazy
 from django.utils.translation import gettext_lazy as _
 
 from email_integration import conf
 from email_integration.exceptions import SecretUnavailable
+from email_integration.web import is_loopback
 
 
 class SecretsManager:
@@ -37,7 +39,12 @@ def _ask(name: str) -> str | None:
     patience = conf.get("SECRET_TIMEOUT")
     options = Config(connect_timeout=patience, read_timeout=patience, retries={"total_max_attempts": 2})
     # A session of its own: boto3's common one is not made for threads.
-    client = Session().client("secretsmanager", config=options)
+    session = Session()
+    client = session.client("secretsmanager", config=options)
+    if is_loopback(urlsplit(client.meta.endpoint_url).hostname or ""):
+        client.close()
+        # For this machine a proxy of the environment is another one, which reads along.
+        client = session.client("secretsmanager", config=options.merge(Config(proxies={})))
     try:
         answer = client.get_secret_value(SecretId=name)
     except ClientError as error:

@@ -19,11 +19,14 @@ from .parsing import Reference
 #: What opens other things than a mail server, by its name: only who names it in full may have it ...
 _KEYS = re.compile(r"KEYS?(_FILE|\.\w+)?$|(?<![^_./])KEYS?(?![^_./])", re.IGNORECASE)
 #: ... and what opens sealed values, sessions and databases, whose name may go on: that nobody may have.
+_STORES = "DB|DATABASE|POSTGRES|POSTGRESQL|MYSQL|MARIADB|REDIS|VALKEY|BROKER|RABBITMQ|AMQP"
 _NEVER = re.compile(
-    r"SECRET_?KEY|PASSWORD_?KEY|(?<![^_])(PG|MYSQL|DB|DATABASE|POSTGRES|POSTGRESQL|MARIADB)_?(\w+_)?PASS(WORD)?(?![^_])"
-    r"|(?<![^_])(DB|DATABASE|POSTGRES|POSTGRESQL|MYSQL|MARIADB|REDIS|VALKEY|BROKER|RABBITMQ|AMQP)_?(\w+_)?(URL|URI|DSN)",
+    rf"SECRET_?KEY|PASSWORD_?KEY|(?<![^_])(PG|{_STORES})_?(\w+_)?PASS(WORD)?(?![^_])"
+    rf"|(?<![^_])({_STORES})_?(\w+_)?(URL|URI|DSN)",
     re.IGNORECASE,
 )
+#: Where Linux shows the processes, and the whole environment of each.
+_PROCESSES = re.compile(r"/+proc(/|$)")
 #: Of a key that is found within a longer text; what is shorter may be there by chance.
 _LONG = 20
 #: An address with a password in it, as databases and brokers have.
@@ -66,8 +69,12 @@ def is_of_a_key(name: str) -> bool:
 
 
 def is_never_given(name: str) -> bool:
-    """Whether what is called so opens sealed values or a database, such as SMTP_PASSWORD_KEYS and DATABASE_URL."""
-    return bool(_NEVER.search(re.sub(r"[^A-Za-z0-9]+", "_", name.rpartition("/")[2])))
+    """Whether what is called so opens sealed values or a database, such as SMTP_PASSWORD_KEYS and DATABASE_URL.
+
+    Or lies in a folder that is called so, or among the processes of this machine.
+    """
+    parts = (re.sub(r"[^A-Za-z0-9]+", "_", part) for part in name.split("/"))
+    return bool(_PROCESSES.match(name)) or any(map(_NEVER.search, parts))
 
 
 def files_never_given() -> set[str]:

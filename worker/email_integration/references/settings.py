@@ -21,7 +21,7 @@ def wrong_with_pattern(pattern: Any) -> str:
     if kind not in (*BUILT_IN, *conf.get("SECRET_PROVIDERS")):
         return f"is of the kind {kind!r}, which SECRET_PROVIDERS does not name"
     if is_never_given(name):
-        return "names a key or a database of the project, which is never given to a server"
+        return "names a key or a database of the project, or a process, which is never given to a server"
     if kind == "file" and not (name.startswith("/") and not {"", ".", ".."} & set(name.split("/")[1:])):
         return "is no absolute path without '..'"
     return ""

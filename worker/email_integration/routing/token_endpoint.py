@@ -22,6 +22,7 @@ from email_integration.models.oauth import Grant
 from email_integration.models.private_key import PrivateKey
 from email_integration.secrecy import with_secrets
 from email_integration.smtp import NoToken, Phase
+from email_integration.smtp.concealing import Concealed
 
 from . import assertion
 
@@ -68,24 +69,32 @@ class Granted:
     certificate_ends: dt.date | None = None
 
 
-class TokenRefused(NoToken):
+class NoAccessToken(NoToken):
+    """The endpoint has answered, without a token that can be used."""
+
+    #: What takes the place of the one that was shown, all the same.
+    refresh_token = ""
+
+
+class TokenRefused(NoAccessToken):
     """The endpoint gives none for what it was shown."""
 
 
 @with_secrets
-def fetch(account: Account) -> Granted:
+def fetch(account: Account, *, patience: float | None = None) -> Granted:
     """Ask for a token, and once more if it was refused and a secret is another one by now where it is kept.
 
-    Raises ``NoToken``, whose words hold nothing that is secret. Each asking takes ``PATIENCE`` seconds at most.
+    Raises ``NoToken``, whose words hold nothing that is secret. Each asking takes ``patience`` seconds at most, by
+    default ``PATIENCE``.
     """
     asking = resolved(account)
     try:
-        return _fetch(asking)
-    except TokenRefused:
+        return _fetch(asking, patience)
+    except TokenRefused as refused:
         renewed = [references.renew(getattr(account, name), refused=getattr(asking, name)) for name in _SECRETS]
-        if not any(renewed):
+        if refused.refresh_token or not any(renewed):
             raise
-    return _fetch(resolved(account))
+    return _fetch(resolved(account), patience)
 
 
 @with_secrets
@@ -119,7 +128,7 @@ def resolved(account: Account) -> Account:
     return replace(account, **found)
 
 
-def _fetch(account: Account) -> Granted:
+def _fetch(account: Account, patience: float | None) -> Granted:
     form = {"grant_type": account.grant}
     if account.scope:
         form["scope"] = account.scope
@@ -128,7 +137,7 @@ def _fetch(account: Account) -> Granted:
             raise NoToken(Phase.AUTH, "there is no refresh token yet: ask the owner of the mailbox for consent")
         form["refresh_token"] = account.refresh_token
     if not account.private_key:
-        return _ask(account, {**form, **_client(account)}, _ERRORS)
+        return _ask(account, {**form, **_client(account)}, _ERRORS, patience)
     key = _key_of(account)
     place = {"client_id": account.client_id, "endpoint": account.endpoint}
     if account.grant == Grant.JWT_BEARER:
@@ -137,7 +146,7 @@ def _fetch(account: Account) -> Granted:
     else:
         form |= {"client_assertion_type": assertion.OF_CLIENT, "client_assertion": assertion.of_client(key, **place)}
         form["client_id"] = account.client_id
-    return replace(_ask(account, form, _ERRORS_OF_KEYS), certificate_ends=key.ends_on)
+    return replace(_ask(account, form, _ERRORS_OF_KEYS, patience), certificate_ends=key.ends_on)
 
 
 def _client(account: Account) -> dict[str, str]:
@@ -153,22 +162,25 @@ def _key_of(account: Account) -> PrivateKey:
             raise TokenRefused(Phase.AUTH, f"the private key cannot be used: {error.messages[0].rstrip('.')}") from None
 
 
-def _ask(account: Account, form: dict[str, str], errors: dict[str, str]) -> Granted:
+def _ask(account: Account, form: dict[str, str], errors: dict[str, str], patience: float | None = None) -> Granted:
     host = urlsplit(account.endpoint).hostname or ""
     try:
         answer = web.post(
             account.endpoint,
             urlencode(form).encode(),
             content_type="application/x-www-form-urlencoded",
-            seconds=PATIENCE,
+            seconds=PATIENCE if patience is None else patience,
             most=_LONGEST_ANSWER,
         )
     except ValueError:
         raise _no_token("must be an https URL, or one of this machine") from None
     except web.Unanswered as error:
         raise _no_token(f"{host} does not answer ({_UNANSWERED.get(str(error), str(error))})") from None
-    return _granted(answer, host, errors)
+    return _granted(answer, host, errors, Concealed(form[name].encode() for name in _SHOWN if name in form))
 
+
+#: The parameters of a request that are secret.
+_SHOWN = ("client_secret", "refresh_token", "assertion", "client_assertion", "code", "code_verifier")
 
 _UNANSWERED = {
     "SSLCertVerificationError": "its certificate is not trusted",
@@ -178,7 +190,7 @@ _UNANSWERED = {
 }
 
 
-def _granted(answer: web.Answer, host: str, errors: dict[str, str]) -> Granted:
+def _granted(answer: web.Answer, host: str, errors: dict[str, str], asked_with: Concealed) -> Granted:
     if 300 <= answer.status < 400:
         raise _no_token(f"{host} redirects elsewhere, which is not followed: correct its URL")
     try:
@@ -187,17 +199,23 @@ def _granted(answer: web.Answer, host: str, errors: dict[str, str]) -> Granted:
         said = None
     if not isinstance(said, dict):
         raise _no_token(f"{host} answered {answer.status} with something other than JSON: correct its URL")
-    if answer.status != 200 or "error" in said:
-        raise _no_token(f"{host} refused: {_error(said, answer.status, errors)}", TokenRefused)
+    refresh = said.get("refresh_token")
+    refresh = refresh if isinstance(refresh, str) else ""
+    try:
+        token = _access_token(said, answer.status, host, errors, asked_with)
+    except NoAccessToken as none:
+        none.refresh_token = refresh
+        raise
+    return Granted(access_token=token, seconds=_seconds(said.get("expires_in")), refresh_token=refresh)
+
+
+def _access_token(said: dict[str, Any], status: int, host: str, errors: dict[str, str], asked_with: Concealed) -> str:
+    if status != 200 or "error" in said:
+        raise _no_token(f"{host} refused: {_error(said, status, errors, asked_with)}", TokenRefused)
     token, kind = said.get("access_token"), said.get("token_type", "Bearer")
     if not (isinstance(token, str) and _TOKEN.fullmatch(token) and str(kind).lower() == "bearer"):
-        raise _no_token(f"{host} answered with no bearer token")
-    refresh = said.get("refresh_token")
-    return Granted(
-        access_token=token,
-        seconds=_seconds(said.get("expires_in")),
-        refresh_token=refresh if isinstance(refresh, str) else "",
-    )
+        raise _no_token(f"{host} answered with no bearer token", NoAccessToken)
+    return token
 
 
 def _seconds(given: Any) -> float:
@@ -235,10 +253,11 @@ _OF_CLOCKS = re.compile(
 )
 
 
-def _error(said: dict[str, Any], status: int, errors: dict[str, str]) -> str:
+def _error(said: dict[str, Any], status: int, errors: dict[str, str], asked_with: Concealed) -> str:
     """Why, by the endpoint's words that are known; its sentences name whatever it likes."""
-    code = said.get("error")
-    code = code if isinstance(code, str) and _WORD.fullmatch(code) else str(status)
+    code = str(said.get("error"))
+    if not _WORD.fullmatch(code) or asked_with.is_in(code.encode()):
+        code = str(status)
     sentence = str(said.get("error_description", ""))[:2000]
     number = _NUMBER.search(sentence)
     shown = f"{code}, {number[0]}" if number else code

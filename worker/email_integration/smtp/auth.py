@@ -118,13 +118,9 @@ def authenticate_by_token(
     A refusal is marked as one of a token, and its text begins with that in our words, and with why, if the server has
     said so in a challenge (RFC 7628 §3.2.2).
     """
-    if mechanism == "OAUTHBEARER":
-        name = username.replace("=", "=3D").replace(",", "=2C")
-        said, goes_on = f"n,a={name},\1host={host}\1port={port}\1auth=Bearer {token}\1\1", _encode(b"\1")
-    else:
-        said, goes_on = f"user={username}\1auth=Bearer {token}\1\1", ""
-    response = _encode(said.encode())
-    connection.conceal(response.encode(), _encode(token.encode()).encode(), token.encode())
+    response = _showing(mechanism, username, token, host=host, port=port)
+    goes_on = _encode(b"\1") if mechanism == "OAUTHBEARER" else ""
+    connection.conceal(token.encode())
     code, text = _begin(connection, mechanism, response)
     why = ""
     if code == 334:
@@ -161,14 +157,33 @@ def _is_word(value: object) -> bool:
 
 
 @with_secrets
-def secrets(username: str, password: str) -> tuple[bytes, ...]:
-    """What is said of the password in any of the mechanisms, the longest first."""
+def secrets(password: str) -> tuple[bytes, ...]:
+    """What must come back in no reply: nothing for the word that a server says of its own accord."""
+    return (password.encode(),) if password and password.lower() != "password" else ()
+
+
+@with_secrets
+def said(username: str, password: str) -> tuple[bytes, ...]:
+    """What is said of the password in any of the mechanisms."""
     if not password:
         return ()
     user, secret = username.encode(), password.encode()
-    encoded = _encode(b"\0" + user + b"\0" + secret).encode(), _encode(secret).encode()
-    # Whoever has that for a password: a server says it of its own accord.
-    return encoded if password.lower() == "password" else (*encoded, secret)
+    return _encode(b"\0" + user + b"\0" + secret).encode(), _encode(secret).encode()
+
+
+@with_secrets
+def said_of_token(username: str, token: str, *, host: str, port: int) -> list[bytes]:
+    """The same of a token."""
+    return [_showing(name, username, token, host=host, port=port).encode() for name in WITH_A_TOKEN]
+
+
+@with_secrets
+def _showing(mechanism: str, username: str, token: str, *, host: str, port: int) -> str:
+    """The initial response that shows ``token``."""
+    if mechanism == "OAUTHBEARER":
+        name = username.replace("=", "=3D").replace(",", "=2C")
+        return _encode(f"n,a={name},\1host={host}\1port={port}\1auth=Bearer {token}\1\1".encode())
+    return _encode(f"user={username}\1auth=Bearer {token}\1\1".encode())
 
 
 def _encode(raw: bytes) -> str:

@@ -7,8 +7,9 @@ in either case, escaped, and in hex or base64.
 from __future__ import annotations
 
 import base64
+import functools
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from email_integration.secrecy import with_secrets
 
@@ -17,32 +18,49 @@ PIECE = 8
 MARK = b"***"
 
 #: What a server says of its own accord, and some have for a password.
-_ORDINARY = "password"
+_ORDINARY = b"password"
 
-#: The code in front of each line of a reply, and one octet in another spelling: of URLs, of C and its heirs, of HTML.
-#: Numbers are read as Latin-1, for what is concealed is made of octets.
-_SPELLING = re.compile(
-    rb"(?:^|(?<=\n))[245]\.\d{1,3}\.\d{1,3}[:;,]?\s"
-    rb"|%(?:25)*([0-9A-Fa-f]{2})|\\x([0-9A-Fa-f]{2})|\\u00([0-9A-Fa-f]{2})|\\u\{0*([0-9A-Fa-f]{2})\}"
-    rb"|0x([0-9A-Fa-f]{2})\b|&#x0*([0-9A-Fa-f]{2});|\\([0-3][0-7]{2})|&#0*(\d{2,3});"
+#: What is left out on both sides before they are compared: nothing; what is put in between by lines and quotes; all
+#: that may be escaped, in which a password of signs has nothing left.
+_LEFT_OUT = (
+    b"",
+    bytes(range(0x21)) + b"\\\"'\x7f",
+    bytes(octet for octet in range(0x80) if not chr(octet).isalnum()),
 )
-_QUOTED_PRINTABLE = re.compile(rb"=([0-9A-F]{2})|=\r?\n()")
+_LOWER = bytes(range(256)).lower()
+
+#: The code in front of each line of a reply, and one character in another spelling: of URLs, of C and its heirs, of
+#: HTML, each of them escaped once more too. Runs of ``\u`` are UTF-16.
+_SPELLING = re.compile(
+    rb"(?:^|(?<=\n))(?:[2-5]\d\d[- ](?:[245]\.\d{1,3}\.\d{1,3}[:;,]?\s)?|[245]\.\d{1,3}\.\d{1,3}[:;,]?\s)"
+    rb"|(?P<units>(?:(?:\\{1,4}u|%u)[0-9A-Fa-f]{4})+)|U\+(?P<point>[0-9A-Fa-f]{4,6})\b\s?"
+    rb"|(?:%(?:25)*|\\x|\b0x)(?P<octet>[0-9A-Fa-f]{2})(?:\b[,;\s]+(?=0x))?"
+    rb"|\\(?P<octal>[0-3][0-7]{2})"
+    rb"|(?:\\u\{|&(?:amp;)*#x)0*(?P<hex>[0-9A-Fa-f]{1,6})[;}]|&(?:amp;)*#0*(?P<decimal>\d{1,7});"
+    rb"|&(?:amp;)*(?P<name>amp|lt|gt|quot|apos);"
+)
+_QUOTED_PRINTABLE = re.compile(rb"=(?P<octet>[0-9A-Fa-f]{2})|=\r?\n")
+_LISTED = re.compile(rb"\b(?P<listed>\d{1,3})\b[,;\s]*")
+_NAMED = {b"amp": b"&", b"lt": b"<", b"gt": b">", b"quot": b'"', b"apos": b"'"}
+
+#: Octets, and of each where it stands in the text that they were read from.
+_Reading = tuple[bytes, list[tuple[int, int]]]
 
 
 class Concealed:
     """What must not come out. ``hide`` takes it out of a text."""
 
-    def __init__(self, secrets: Iterable[bytes] = ()) -> None:
-        """``secrets`` are what is known before anything is said, the longest first."""
+    def __init__(self, secrets: Iterable[bytes] = (), said: Iterable[bytes] = ()) -> None:
+        """``secrets`` are what is known before anything is said, and ``said`` is how that will be."""
         self._secrets: tuple[bytes, ...] = ()
         self._said: tuple[bytes, ...] = ()
-        self.add(*secrets)
+        self.add(*secrets, said=said)
 
     @with_secrets
-    def add(self, *secrets: bytes) -> None:
+    def add(self, *secrets: bytes, said: Iterable[bytes] = ()) -> None:
         """Let none of these come out either."""
-        self._secrets = (*filter(None, secrets), *self._secrets)
-        self._forget()
+        self._secrets += tuple(secret for secret in secrets if secret and secret not in self._secrets)
+        self._said += tuple(word for word in said if len(word) >= PIECE and word not in self._said)
 
     @with_secrets
     def heard_by_server(self, octets: bytes) -> None:
@@ -50,104 +68,144 @@ class Concealed:
         words = octets.split()
         # The command and the name of the mechanism are no secret.
         words = words[2:] if words and words[0].upper() == b"AUTH" else words
-        self._said = (*self._said, *(word for word in words if len(word) >= PIECE))
-        self._forget()
-
-    def _forget(self) -> None:
-        self._wholes = (*self._secrets, *self._said)
-        self._pieces: tuple[set[str], set[str]] | None = None
+        self.add(said=words)
 
     @with_secrets
     def hide(self, text: bytes, *, pieces: bool, decoded: bool = True) -> bytes:
         """Return ``text`` with a mark in the place of each secret, and with ``pieces`` of each piece of one.
 
-        Where ``decoded`` is False these are pieces of what was said, but not of a secret in plain text, of which words
-        and names may be part that have nothing to do with it.
+        Where ``decoded`` is False these are no pieces of a secret in plain text, of which words and names may be part
+        that have nothing to do with it.
         """
-        wholes = [secret for secret in self._wholes if secret in text]
-        if not wholes and not (pieces and self._wholes):
-            return text
-        hidden = bytearray(len(text))
-        for secret in wholes:
-            for found in re.finditer(re.escape(secret), text):
-                hidden[found.start() : found.end()] = b"x" * len(secret)
-        if pieces:
-            of_said, of_secrets = self._known()
-            known = of_said | of_secrets if decoded else of_said
-            for letters, places in _readings(text):
-                for at in range(len(letters) - PIECE + 1):
-                    if letters[at : at + PIECE] in known:
-                        start, end = places[at][0], places[at + PIECE - 1][1]
-                        hidden[start:end] = b"x" * (end - start)
-        return _marked(text, hidden)
+        found = [
+            match.span()
+            for secret in (*self._secrets, *self._said)
+            if secret in text
+            for match in re.finditer(re.escape(secret), text)
+        ]
+        if pieces and (self._secrets or self._said):
+            known = [_encoded(self._secrets, self._said), *([_plain(self._secrets)] if decoded else [])]
+            found += _found(text, known)
+            for octets, places in _readings(text):
+                found += [(places[start][0], places[end - 1][1]) for start, end in _found(octets, known)]
+        return _marked(text, found) if found else text
 
-    def _known(self) -> tuple[set[str], set[str]]:
-        """The pieces of what was said, and those of the secrets, as ``_letters`` has them."""
-        if self._pieces is None:
-            said = [form for one in self._said for form in (one, *_spelled(one))]
-            secrets = [form for one in self._secrets for form in (one, *_spelled(one))]
-            of_said, of_secrets = set(_cut(said)), set(_cut(secrets))
-            if _ORDINARY not in [_letters(secret) for secret in self._secrets]:
-                of_secrets.discard(_ORDINARY)
-            self._pieces = of_said, of_secrets
-        return self._pieces
+    @with_secrets
+    def is_in(self, text: bytes) -> bool:
+        """Whether ``text`` has a secret in it, or a piece of one."""
+        return self.hide(text, pieces=True) != text
 
 
-def _spelled(raw: bytes) -> list[bytes]:
-    """In hex, and in base64 wherever it begins among other octets."""
-    found = [raw.hex().encode()]
-    for offset in range(3):
-        encoded = base64.b64encode(b"\0" * offset + raw)
-        # Without the letters that the octets before and behind it have a part in.
-        found.append(encoded[(0, 2, 3)[offset] : (offset + len(raw)) * 8 // 6])
-    return found
+# -- what is looked for -----------------------------------------------------------------------------------------------
+
+#: The pieces, as they are once each of ``_LEFT_OUT`` is.
+_Pieces = tuple[frozenset[bytes], ...]
 
 
-def _letters(raw: bytes) -> str:
-    """What is left when all is gone that may be escaped, left out or put in between."""
-    return "".join(map(chr, filter(_counts, raw))).lower()
+@functools.lru_cache(maxsize=8)  # sessions with one server say the same
+@with_secrets
+def _encoded(secrets: tuple[bytes, ...], said: tuple[bytes, ...]) -> _Pieces:
+    """The pieces of what was said, and of the secrets in hex and in base64."""
+    return _pieces(said, [form for one in (*said, *secrets) for form in _forms(one)])
 
 
-def _counts(octet: int) -> bool:
-    return octet >= 0x80 or chr(octet).isalnum()
+@functools.lru_cache(maxsize=8)
+@with_secrets
+def _plain(secrets: tuple[bytes, ...]) -> _Pieces:
+    """The pieces of the secrets as they are."""
+    is_ordinary = _ORDINARY in [secret.lower() for secret in secrets]
+    return tuple(found if is_ordinary else found - {_ORDINARY} for found in _pieces(secrets, []))
 
 
-def _cut(forms: Iterable[bytes]) -> Iterable[str]:
-    for form in forms:
-        letters = _letters(form)
-        yield from (letters[at : at + PIECE] for at in range(len(letters) - PIECE + 1))
+def _pieces(plain: Iterable[bytes], of_letters: Iterable[bytes]) -> _Pieces:
+    plain = tuple(plain)
+    *others, last = [{piece for form in plain for piece in _cut(form, left_out)} for left_out in _LEFT_OUT]
+    last.update(piece for form in of_letters for piece in _cut(form, _LEFT_OUT[-1]))
+    return tuple(map(frozenset, (*others, last)))
 
 
-def _readings(text: bytes) -> Iterable[tuple[str, list[tuple[int, int]]]]:
-    """The letters of a text with the place of each: as it stands, and with other spellings read."""
-    tokens = [(octet, at, at + 1) for at, octet in enumerate(text)]
-    yield _of(tokens)
+def _cut(form: bytes, left_out: bytes) -> Iterator[bytes]:
+    letters = form.translate(_LOWER, left_out)
+    return (letters[at : at + PIECE] for at in range(len(letters) - PIECE + 1))
+
+
+def _forms(raw: bytes) -> Iterator[bytes]:
+    """In hex, and in base64 wherever it begins among other octets; in UTF-16 too, which some systems encode."""
+    text = raw.decode("utf-8", "replace") if len(raw) <= _LONGEST_WIDE else ""
+    for octets in filter(None, (raw, text.encode("utf-16-le"), text.encode("utf-16-be"))):
+        yield octets.hex().encode()
+        for offset in range(3):
+            encoded = base64.b64encode(b"\0" * offset + octets)
+            # Without the letters that the octets before and behind it have a part in.
+            yield encoded[(0, 2, 3)[offset] : (offset + len(octets)) * 8 // 6]
+
+
+#: Octets of a text whose UTF-16 is looked for: tokens are longer, and are no passwords of people.
+_LONGEST_WIDE = 256
+
+
+# -- where it is looked for -------------------------------------------------------------------------------------------
+
+
+def _readings(text: bytes) -> Iterator[_Reading]:
+    """A text with other spellings read, where it has any."""
     if _SPELLING.search(text):
-        yield _of(_read(text, _SPELLING))
+        yield from (_read(text, _SPELLING, in_utf8=in_utf8) for in_utf8 in (False, True))
     if _QUOTED_PRINTABLE.search(text):
-        yield _of(_read(text, _QUOTED_PRINTABLE))
+        yield _read(text, _QUOTED_PRINTABLE)
+    if len(_LISTED.findall(text)) >= PIECE:
+        yield _read(text, _LISTED)
 
 
-def _of(tokens: list[tuple[int, int, int]]) -> tuple[str, list[tuple[int, int]]]:
-    kept = [(chr(octet).lower(), (start, end)) for octet, start, end in tokens if _counts(octet)]
-    return "".join(letter for letter, _ in kept), [place for _, place in kept]
-
-
-def _read(text: bytes, spelling: re.Pattern[bytes]) -> list[tuple[int, int, int]]:
-    found, at = [], 0
+def _read(text: bytes, spelling: re.Pattern[bytes], *, in_utf8: bool = True) -> _Reading:
+    octets, places, at = bytearray(), list[tuple[int, int]](), 0
     for match in spelling.finditer(text):
-        found += [(text[place], place, place + 1) for place in range(at, match.start())]
+        octets += text[at : match.start()]
+        places += [(place, place + 1) for place in range(at, match.start())]
         at = match.end()
-        digits = match[match.lastindex] if match.lastindex else b""
-        if digits:
-            base = {7: 8, 8: 10}.get(match.lastindex or 0, 16)
-            found.append((int(digits, base) & 0xFF, match.start(), at))
-    return found + [(text[place], place, place + 1) for place in range(at, len(text))]
+        read = _meant(match, in_utf8=in_utf8)
+        octets += read
+        places += [match.span()] * len(read)
+    octets += text[at:]
+    return bytes(octets), [*places, *((place, place + 1) for place in range(at, len(text)))]
 
 
-def _marked(text: bytes, hidden: bytearray) -> bytes:
-    found, at = bytearray(), 0
-    for match in re.finditer(rb"x+", bytes(hidden)):
-        found += text[at : match.start()] + MARK
-        at = match.end()
-    return bytes(found + text[at:])
+def _meant(match: re.Match[bytes], *, in_utf8: bool) -> bytes:
+    """The octets of one spelling; a number stands for a character, or for one octet of it."""
+    kind = match.lastgroup
+    digits = match[kind] if kind else b""
+    if kind == "name":
+        return _NAMED[digits]
+    if kind == "units":
+        units = [int(unit, 16) for unit in re.findall(rb"[0-9A-Fa-f]{4}", digits)]
+        if in_utf8 or max(units) > 0xFF:
+            wide = b"".join(unit.to_bytes(2) for unit in units)
+            return wide.decode("utf-16-be", "replace").encode()
+        return bytes(units)
+    if kind is None:
+        return b""
+    number = int(digits, {"octal": 8, "decimal": 10, "listed": 10}.get(kind, 16))
+    if kind in ("point", "hex", "decimal") and (in_utf8 or number > 0xFF):
+        return chr(number).encode("utf-8", "replace") if number <= 0x10FFFF else b""
+    return bytes([number]) if number <= 0xFF else b""
+
+
+def _found(octets: bytes, known: Iterable[_Pieces]) -> Iterator[tuple[int, int]]:
+    """From where to where in ``octets`` there is a piece."""
+    for kind, left_out in enumerate(_LEFT_OUT):
+        letters = octets.translate(_LOWER, left_out)
+        windows = [letters[at : at + PIECE] for at in range(len(letters) - PIECE + 1)]
+        for pieces in (one[kind] for one in known):
+            if not pieces.isdisjoint(windows):
+                kept = [at for at, octet in enumerate(octets) if octet not in left_out]
+                starts = [at for at, window in enumerate(windows) if window in pieces]
+                yield from ((kept[at], kept[at + PIECE - 1] + 1) for at in starts)
+
+
+def _marked(text: bytes, found: list[tuple[int, int]]) -> bytes:
+    marked, at = bytearray(), 0
+    for start, end in sorted(found):
+        if start > at or not at:
+            marked += text[at:start] + MARK
+        at = max(at, end)
+    return bytes(marked + text[at:])

@@ -48,10 +48,19 @@ class Connection(smtplib.SMTP):
     Each way to fail is an ``OSError`` inside, which ``during`` turns into ``ConnectionLost``.
     """
 
-    def __init__(self, *, timeout: float, local_hostname: str, secrets: tuple[bytes, ...] = ()) -> None:
-        """``secrets`` are what a reply must not give back: it is kept, and read by people."""
+    def __init__(
+        self,
+        *,
+        timeout: float,
+        local_hostname: str,
+        secrets: tuple[bytes, ...] = (),
+        said: tuple[bytes, ...] = (),
+    ) -> None:
+        """``secrets``, and what AUTH has ``said`` or will say of them, must not come back in a reply: it is kept, and
+        read by people.
+        """
         super().__init__(local_hostname=local_hostname, timeout=timeout)
-        self._concealed = Concealed(secrets)
+        self._concealed = Concealed(secrets, said)
         self._phase = Phase.CONNECT
         self._relay_timeout = timeout
         self._received = bytearray()
@@ -107,9 +116,9 @@ class Connection(smtplib.SMTP):
         self.first_words = bytes(self._received)
 
     @with_secrets
-    def conceal(self, *secrets: bytes) -> None:
-        """Let no reply give these back either, the longest first."""
-        self._concealed.add(*secrets)
+    def conceal(self, *secrets: bytes, said: Iterable[bytes] = ()) -> None:
+        """Let no reply give these back either, nor what AUTH will have ``said`` of them."""
+        self._concealed.add(*secrets, said=said)
 
     @with_secrets
     def without_secrets(self, text: bytes) -> bytes:
@@ -185,11 +194,12 @@ class Connection(smtplib.SMTP):
         if more:
             raise Malformed
         self.start_clock()
-        said, in_auth = bytes(text[:-1]), self._phase is Phase.AUTH
-        self.challenge = said if in_auth and self._begun == b"334" else b""
-        # What is done is looked through for the whole alone: people do not read it, and there is much of it.
-        pieces = in_auth or self._begun >= b"4"
-        return int(self._begun), self._concealed.hide(said, pieces=pieces, decoded=in_auth)[:_KEPT]
+        said = bytes(text[:-1])
+        self.challenge = said if self._phase is Phase.AUTH and self._begun == b"334" else b""
+        # What is done is looked through for the whole alone: people do not read it, and there is much of it. Only the
+        # receipt for a mail is kept.
+        pieces = self._begun >= b"4" or self._phase in (Phase.AUTH, Phase.FINAL_DOT)
+        return int(self._begun), self._concealed.hide(said, pieces=pieces, decoded=self._phase.before_mail)[:_KEPT]
 
     def hear(self, *, within: float | None = None) -> Reply:
         """Read one reply; ``within`` so many seconds from now if that is sooner. Raises what ``getreply`` raises."""

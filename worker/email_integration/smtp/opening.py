@@ -31,8 +31,12 @@ def open_connection(relay: Relay) -> Connection:
 @with_secrets
 def unconnected(relay: Relay) -> Connection:
     """What ``steps`` begins with."""
-    said = auth.secrets(relay.username, relay.password)
-    return Connection(timeout=relay.timeout, local_hostname=naming.NAMELESS, secrets=said)
+    return Connection(
+        timeout=relay.timeout,
+        local_hostname=naming.NAMELESS,
+        secrets=auth.secrets(relay.password),
+        said=auth.said(relay.username, relay.password),
+    )
 
 
 def steps(smtp: Connection, relay: Relay, *, connect_within: float | None = None) -> Iterator[Phase]:
@@ -42,6 +46,10 @@ def steps(smtp: Connection, relay: Relay, *, connect_within: float | None = None
     """
     # Before the server is called: it should not have to wait for others, such as a resolver.
     token = relay.tokens.current() if relay.tokens is not None else ""
+    if token:  # a server may give back what it was told on a connection before
+        smtp.conceal(
+            token.encode(), said=auth.said_of_token(relay.username, token, host=bare(relay.host), port=relay.port)
+        )
     naming.host_name()
     try:
         _connect(smtp, relay, connect_within)

@@ -269,7 +269,7 @@ class _Trial:
             self._failure = failure
             if failure is not None:
                 failure.seen = Seen(
-                    first_words=self._smtp.first_words,
+                    first_words=self._smtp.without_secrets(self._smtp.first_words),
                     ehlo_name=self._smtp.local_hostname,
                     capabilities=self._seen.get("capabilities", ()),
                 )
@@ -315,7 +315,8 @@ _PHASES = {
 
 
 def _capabilities(smtp: Connection) -> tuple[str, ...]:
-    return tuple(" ".join([name.upper(), *value.split()]) for name, value in smtp.esmtp_features.items())
+    offers = [" ".join([name.upper(), *value.split()]) for name, value in smtp.esmtp_features.items()]
+    return tuple(smtp.without_secrets(offer.encode()).decode("utf-8", "replace") for offer in offers)
 
 
 def _certificate(sock: ssl.SSLSocket) -> Certificate | None:
