@@ -19,8 +19,11 @@ from typing import Any
 
 import pytest
 from asgiref.sync import async_to_sync
+from celery.exceptions import SoftTimeLimitExceeded
 from django.core.mail import EmailMessage, EmailMultiAlternatives
 from django.core.management import CommandError, call_command
+from django.db import OperationalError
+from django.utils.functional import lazy
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -353,6 +356,8 @@ def test_a_prepared_mail_under_an_id_that_is_none(value: str) -> None:
         {"countdown": 1e300},
         {"expires": []},
         {"expires": LAST},
+        *({name: value} for name in ("queue", "routing_key", "exchange") for value in ("\ud800", "a\0", "x" * 256, 7)),
+        *({"priority": value} for value in (256, -1, 10**400, 1.5, float("nan"), [])),
     ],
     ids=_named,
 )
@@ -415,6 +420,72 @@ def test_messages_that_were_changed_after_they_were_made(changes: dict[str, Any]
         assert not Delivery.objects.exists()
     else:
         assert_can_be_sent(delivery)
+
+
+class Unspeakable:
+    """Says nothing of itself, as something that a template has left may not."""
+
+    def __str__(self) -> str:
+        raise LookupError(self)
+
+    __repr__ = __str__
+
+
+def lazy_text(error: Exception) -> Any:
+    """A text that is made when it is used, and by then cannot be."""
+
+    def fail() -> str:
+        raise error
+
+    return lazy(fail, str)()
+
+
+@pytest.mark.parametrize("argument", ["subject", "body", "html_body", "from_email", "due_at", "priority", "in_doubt"])
+def test_what_cannot_even_be_quoted(argument: str) -> None:
+    for way in ("delay", "submit"):
+        with pytest.raises(InvalidMail) as refused:
+            WAYS[way](**{argument: Unspeakable()})
+        assert len(str(refused.value)) < 700
+    for value in (10**5_000, [10**5_000]):
+        with pytest.raises(InvalidMail):
+            WAYS["delay"](**{argument: value})
+    assert not Delivery.objects.exists()
+
+
+@pytest.mark.parametrize("name", ["x" * 10_000, "/nowhere/" + "x" * 200 + "/" + "y" * 4_000])
+def test_a_path_that_is_too_long_is_not_quoted_whole(name: str) -> None:
+    with pytest.raises(InvalidMail) as refused:
+        WAYS["delay"](attachments=[name])
+    assert len(str(refused.value)) < 700
+
+
+@pytest.mark.parametrize("argument", ["subject", "body", "html_body"])
+def test_a_text_that_is_made_late_and_cannot_be(argument: str) -> None:
+    for way in ("delay", "submit"):
+        with pytest.raises(InvalidMail):
+            WAYS[way](**{argument: lazy_text(KeyError("a"))})
+    assert not Delivery.objects.exists()
+
+
+@pytest.mark.parametrize("error", [SoftTimeLimitExceeded(), MemoryError(), OperationalError("gone")], ids=_named)
+def test_what_the_mail_is_not_to_blame_for_is_not_said_of_it(error: Exception) -> None:
+    """A task that has run too long, say, is not to be told that its mail is wrong: it may be sent next time."""
+    for argument in ("subject", "body", "html_body"):
+        for way in ("delay", "submit", "submit_many", "backend", "direct"):
+            with pytest.raises(type(error)):
+                WAYS[way](**{argument: lazy_text(error)})
+    message = _message()
+    message.recipients = lambda: lazy_text(error) + ""  # type: ignore[method-assign]
+    with pytest.raises(type(error)):
+        queued.EmailBackend().send_messages([message])
+    assert not Delivery.objects.exists()
+
+
+def test_a_blank_message_id_is_none() -> None:
+    for way in ("delay", "submit"):
+        WAYS[way](headers={"Message-ID": " "})
+        assert Delivery.objects.latest("created_at").message_id.startswith("<")
+        assert_can_be_sent(Delivery.objects.latest("created_at"))
 
 
 @pytest.mark.parametrize("name", ["Content-Disposition", "Content-Type", "X-A"])
