@@ -11,7 +11,7 @@ from django.core.mail import EmailMessage
 from django.utils.functional import Promise
 
 from email_integration.addresses import CONTROL, LONGEST, check_text, is_too_nested, quoted
-from email_integration.exceptions import InvalidMail
+from email_integration.exceptions import InvalidMail, refusal
 
 #: Recipients of a mail, each of which is a command to the server.
 MOST_RECIPIENTS = 10_000
@@ -80,7 +80,7 @@ def has_recipients(message: Any) -> bool:
     try:
         return bool(message.recipients())
     except Exception as error:  # it joins whatever was put into to, cc and bcc
-        raise InvalidMail(f"to, cc and bcc must be lists of addresses: {error}") from error
+        raise refusal("to, cc and bcc must be lists of addresses", error) from error
 
 
 def check_built(mime: Message[Any, Any]) -> None:
