@@ -272,9 +272,9 @@ def test_the_longest_that_is_parsed_costs_little(text: str) -> None:
 )
 def test_a_header_that_is_taken_apart_is_no_longer_than_a_line(name: str, piece: str) -> None:
     """Django 6 takes it apart in a time that grows with the square of its length."""
-    with pytest.raises(InvalidMail, match=f"{name}.*at most 998"):
+    with pytest.raises(InvalidMail, match=f"(?i){name}.*at most 998"):
         WAYS["submit"](headers={name: f"<{piece * 2_000}@example.com>"})
-    with pytest.raises(InvalidMail, match=f"{name}.*at most 998"):
+    with pytest.raises(InvalidMail, match=f"(?i){name}.*at most 998"):
         WAYS["delay"](headers={name.lower(): f"<{piece * 2_000}@example.com>"})
 
 

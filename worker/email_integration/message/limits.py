@@ -36,6 +36,12 @@ _MIME_TYPE = re.compile(f"{_WORD}/{_WORD}")
 #: Headers whose values are addresses (RFC 5322 §3.6).
 _OF_ADDRESSES = re.compile(r"(resent-)?(from|sender|reply-to|to|cc)", re.I)
 
+#: Headers that are taken apart, for which Django 6 may need minutes; and characters of one, a line (RFC 5322 §2.1.1).
+_TAKEN_APART = re.compile(
+    r"(resent-)?(message-id|date)|content-(type|disposition|transfer-encoding)|mime-version", re.I
+)
+_LINE = 998
+
 #: Addresses without comments, in the words of which no comma stands but in quotes.
 _ADDRESS = re.compile(r'(?:[^",()\\]|"(?:[^"\\]|\\.)*")*+', re.S)
 
@@ -119,6 +125,8 @@ def _headers(message: Any) -> Iterator[tuple[str, str]]:
             raise InvalidMail(
                 f"headers: {name} cannot be parsed; write 'Name <user@example.com>', with commas between several."
             )
+        if _TAKEN_APART.fullmatch(name) and len(text) > _LINE:
+            raise InvalidMail(f"headers: {name} has {len(text)} characters; it may have at most {_LINE}.")
         yield f"headers: {name}", f"{name}: {text}"
 
 

@@ -199,11 +199,13 @@ def from_header_of(from_email: str) -> str:
 
 
 if django.VERSION >= (6, 0):
+    #: The headers of a mail within this one stay as they are, signatures over them too: folding takes very long.
+    _AS_GIVEN = email.policy.SMTP.clone(refold_source="none")
 
     def _mime(message: EmailMessage) -> Message[Any, Any]:
         # A subclass that was written for Django 5 takes no policy.
         if _takes_policy(type(message).message):
-            return message.message(policy=email.policy.SMTP)
+            return message.message(policy=_AS_GIVEN)
         return message.message()
 
     @functools.lru_cache
