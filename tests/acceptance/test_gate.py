@@ -29,6 +29,7 @@ def put_into_the_queue(count: int) -> None:
     with transaction.atomic():
         first = submitted("kim@example.com")
         columns = Delivery.objects.values().get(pk=first.pk) | {"ring_after": timezone.now()}
+        columns["content_key"] = str(first.content_key)  # it is sealed anew for each row
         copies = [Delivery(**{**columns, "id": f"mail-{number}"}) for number in range(1, count)]
         Delivery.objects.bulk_create(copies, batch_size=500)
         task_queue.call_for_sweep(using=rows.database())

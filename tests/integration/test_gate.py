@@ -285,7 +285,8 @@ def test_a_probe_that_meets_the_same_limit_at_its_recipient_keeps_the_gate_close
     assert Delivery.objects.filter(attempts=1).count() == 3
     waits = [round(seconds_until_probe())]
     for _ in range(3):
-        Delivery.objects.update(ring_after=timezone.now() + schedule.seconds(LONG))
+        later = timezone.now() + schedule.seconds(LONG)
+        Delivery.objects.update(due_at=later, ring_after=later)
         bell.rings.clear()
         probe_is_due()
         sweep()
