@@ -79,7 +79,7 @@ TOGETHER = $(PYTEST) --numprocesses=$(AT_A_TIME) --dist=loadfile --no-loadscope-
 test: $(STAMP) ## Run the tests
 	tests/system-packages.sh
 	$(TOGETHER) --ignore=$(MATRIX)
-	TEST_DATABASE=postgresql $(TOGETHER) -m "django_db and not extra" $(SAME_EVERYWHERE) tests/integration
+	TEST_DATABASE=postgresql $(TOGETHER) -m "django_db and not extra" $(SAME_EVERYWHERE) tests/integration tests/attacks
 	TEST_DATABASE=mariadb $(PYTEST) -m "django_db and not extra" $(AT_ONCE)
 	$(PYTEST) $(MATRIX)
 
@@ -106,7 +106,7 @@ pair-unit:
 
 # With the start of the processes, which deprecations would make fail.
 pair-integration:
-	$(TOGETHER) tests/integration tests/acceptance/test_warnings.py
+	$(TOGETHER) tests/integration tests/attacks tests/acceptance/test_warnings.py
 
 pair-walks:
 	$(PYTEST) -m extra tests/acceptance/test_walks.py
