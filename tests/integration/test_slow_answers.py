@@ -48,6 +48,7 @@ class Clock:
 def clock(_fresh: None, bell: RecordingDoorbell, monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
     monkeypatch.setattr(stamp, "TRUSTED", 0.1)
+    monkeypatch.setattr(stamp, "PROMPT", 0.1)
     for module in (stamp, resolver):
         monkeypatch.setattr(module, "time", clock)
     return clock
@@ -212,7 +213,7 @@ def test_recipients_of_another_transaction_are_offered_to_the_new_one(
 
     monkeypatch.setattr(dispatch, "begin", beginning)
     attempt(delivery.pk)
-    assert [message.rcpt_tos for message in servers.new.messages] == [["kim@example.com", "lee@example.com"]]
+    assert [message.rcpt_tos for message in servers.new.messages] == [("kim@example.com", "lee@example.com")]
     assert verbs(servers.old).count("MAIL") == 1
 
 
