@@ -114,10 +114,16 @@ class HostProject:
         process.wait_for_log(ready)
         return process
 
-    def start_worker(self, *options: str, python: tuple[str, ...] = ()) -> Process:
+    def start_worker(self, *options: str, python: tuple[str, ...] = (), beat: bool = True) -> Process:
         """``celery -A proj worker -B`` with these options, and with options for Python itself before them."""
-        command = ("-m", "celery", "-A", "proj", "worker", "-B", "--loglevel", "INFO")
+        command = ("-m", "celery", "-A", "proj", "worker", *(["-B"] if beat else []), "--loglevel", "INFO")
         return self.start("worker", *python, *command, *options, ready=" ready.")
+
+    def start_beat(self, *options: str) -> Process:
+        """``celery -A proj beat`` with these options: pools of greenlets have none of their own."""
+        return self.start(
+            "beat", "-m", "celery", "-A", "proj", "beat", "--loglevel", "INFO", *options, ready="Starting"
+        )
 
     def end(self) -> None:
         """End what it has started."""
