@@ -22,6 +22,7 @@ from email_integration.django_internals import is_set, read_setting
 from email_integration.exceptions import InvalidMail
 from email_integration.message import content
 from email_integration.models import SMTPConfig
+from email_integration.tasks import health
 
 
 @register("email_integration")
@@ -58,6 +59,22 @@ def check_project(**kwargs: Any) -> list[CheckMessage]:
             )
         )
     return found
+
+
+@register("email_integration")
+def check_queues(**kwargs: Any) -> list[CheckMessage]:
+    """Check that Celery knows the queues that mail is rung for by. Asks no broker."""
+    readable = isinstance(getattr(settings, "EMAIL_INTEGRATION", {}), dict)
+    if not (readable and health.is_configured()) or health.is_eager():
+        return []
+    return [
+        Error(
+            f"{f'EMAIL_INTEGRATION[{what!r}]' if what.isupper() else what}: {why}.",
+            hint="Add it to CELERY_TASK_QUEUES: CELERY_TASK_CREATE_MISSING_QUEUES is False, and its mail would wait.",
+            id="email_integration.E022",
+        )
+        for what, why in health.undeclared().items()
+    ]
 
 
 @register("email_integration")
