@@ -60,7 +60,7 @@ def heard(valkey: Valkey, *queues: str) -> set[str]:
 
 def shut() -> bool:
     """Whether the broker is not tried for a while."""
-    return bool(task_queue.installed()._publisher._shut_until > time.monotonic())  # type: ignore[attr-defined]
+    return bool(task_queue.installed()._shut_until > time.monotonic())  # type: ignore[attr-defined]
 
 
 def lost() -> None:

@@ -25,6 +25,17 @@ _PAUSE = 5.0
 _BATCH = 200
 
 
+def hear_what_is_refused(producer: Producer) -> None:
+    """Ask RabbitMQ for anything, which it answers in turn. Raises what it refuses.
+
+    To be sent after all others to a queue, or what it refuses comes in the way of the next messages to any queue.
+    """
+    connection: Any = producer.connection
+    channel: Any = producer.channel
+    if connection.transport.driver_type == "amqp":
+        channel.basic_qos(0, 0, False)
+
+
 class Publisher:
     """Publishes by way of the broker of an app, which ``app`` gives.
 
@@ -35,30 +46,27 @@ class Publisher:
         self._app = app
         self._shut_until = 0.0
 
-    def publish(self, messages: Sequence[Message], *, surely: bool = False) -> None:
-        """Publish to one queue; raises what the broker raises, at once while the breaker is open.
-
-        ``surely`` waits for what RabbitMQ refuses, which else comes in the way of the next messages to any queue.
-        """
+    def _publish(self, messages: Sequence[Message]) -> None:
+        """Publish to one queue; raises what the broker raises, at once while the breaker is open."""
         if time.monotonic() < self._shut_until:
             raise OperationalError("the broker failed a moment ago")
         started = time.monotonic()
         try:
             try:
-                self._publish_now(messages, surely=surely)
+                self._publish_now(messages)
             except Exception:
                 # A connection that idled too long fails at once and a new one works; a dead broker gets no second try.
                 if time.monotonic() - started > 0.2:
                     raise
-                self._publish_now(messages, surely=surely)
+                self._publish_now(messages)
         except LimitExceeded:
             raise  # every connection was in use, which says nothing about the broker
         except Exception as error:
-            if not self.is_of_the_queue(error):
+            if not self._is_of_the_queue(error):
                 self._shut_until = time.monotonic() + _PAUSE
             raise
 
-    def _publish_now(self, messages: Sequence[Message], *, surely: bool) -> None:
+    def _publish_now(self, messages: Sequence[Message]) -> None:
         timeout = conf.get("BROKER_TIMEOUT")
         pool = pools.producers[_template(self._app(), timeout)]
         with pool.acquire(block=True, timeout=timeout) as producer:
@@ -68,13 +76,11 @@ class Publisher:
                 with producer.batch(max_size=_BATCH) if len(messages) > 1 else contextlib.nullcontext():
                     for send in messages:
                         send(producer)
-                if surely:
-                    _hear_what_is_refused(connection, producer.channel)
             except Exception:
                 connection.collect()
                 raise
 
-    def is_of_the_queue(self, error: Exception) -> bool:
+    def _is_of_the_queue(self, error: Exception) -> bool:
         """Whether it says nothing of the broker: it is of this queue, or of what the project does at publishing.
 
         RabbitMQ ends the channel for a queue or an exchange that it does not have (404), that it has otherwise (406) or
@@ -96,12 +102,6 @@ def _open_channel(connection: Any, producer: Producer) -> None:
         producer.channel  # noqa: B018  # the first look makes it
     except connection.channel_errors as error:  # such as a refused login
         raise OperationalError(type(error).__name__) from error
-
-
-def _hear_what_is_refused(connection: Any, channel: Any) -> None:
-    """Ask RabbitMQ for anything, which it answers in turn. Raises what it refuses."""
-    if connection.transport.driver_type == "amqp":
-        channel.basic_qos(0, 0, False)
 
 
 @functools.lru_cache(maxsize=4)

@@ -21,7 +21,7 @@ from email_integration.models import FINAL, Delivery, Lane
 from email_integration.on_commit import after_commit
 
 from . import canvas, names, results
-from .publishing import Message, Publisher
+from .publishing import Message, Publisher, hear_what_is_refused
 
 logger = logging.getLogger(__name__)
 
@@ -45,17 +45,14 @@ class _Parcel:
     deliveries: list[Delivery] = field(default_factory=list)
 
 
-class CeleryDoorbell:
-    """Rings by publishing ``deliver`` or ``deliver_group``; reports to Celery's result backend.
-
-    ``_publisher`` has all its state: since when the broker is not tried.
-    """
+class CeleryDoorbell(Publisher):
+    """Rings by publishing ``deliver`` or ``deliver_group``; reports to Celery's result backend."""
 
     def __init__(self, deliver: Task[Any, Any], deliver_group: Task[Any, Any], sweep: Task[Any, Any]) -> None:
         self._deliver = deliver
         self._deliver_group = deliver_group
         self._sweep = sweep
-        self._publisher = Publisher(lambda: deliver.app)
+        super().__init__(lambda: deliver.app)
 
     def ring(self, deliveries: Sequence[Delivery]) -> None:
         """Publish a message for each delivery, or for each group of many.
@@ -68,11 +65,14 @@ class CeleryDoorbell:
             return
         unheard: list[Delivery] = []
         parcels = self._parcels(deliveries)
+        several = len(parcels) > 1
         for parcel in parcels:
             try:
-                self._publisher.publish(parcel.messages, surely=parcel.to_exchange or len(parcels) > 1)
+                self._publish(
+                    [*parcel.messages, hear_what_is_refused] if parcel.to_exchange or several else parcel.messages
+                )
             except Exception as error:
-                if not self._publisher.is_of_the_queue(error):
+                if not self._is_of_the_queue(error):
                     raise
                 # Not its text, which may be of anything that the project has put around publishing.
                 count, name = len(parcel.deliveries), type(error).__name__
@@ -84,15 +84,13 @@ class CeleryDoorbell:
     def call_for_sweep(self) -> None:
         """Publish one sweep; raises what the broker raises."""
         if not self._deliver.app.conf.task_always_eager:
-            self._publisher.publish([functools.partial(_call, self._sweep, (), sweep_options())])
+            self._publish([functools.partial(_call, self._sweep, (), sweep_options())])
 
     def answer(self, task_id: str, first: Delivery, kept: str, repeated: Task[Any, Any]) -> None:
         """Settle ``task_id``, the id of a repeated submission, with how the first one stands."""
         if canvas.follows(kept):
             options = _on_the_way(first.lane, {"task_id": task_id, **canvas.as_options(kept)})
-            answer = functools.partial(
-                self._publisher.publish, [functools.partial(_call, repeated, (first.pk,), options)]
-            )
+            answer = functools.partial(self._publish, [functools.partial(_call, repeated, (first.pk,), options)])
             after_commit("answer for a repeated mail", answer, using=rows.database())
         elif results.is_beside_deliveries(self._deliver.backend):
             self._settle(task_id, first)
