@@ -5,11 +5,13 @@ revoked.
 from __future__ import annotations
 
 import logging
+import math
 from typing import Any
 
 from celery import Celery, signals
 from celery._state import connect_on_app_finalize
 from celery.schedules import crontab
+from django.conf import settings
 from django.db import DatabaseError, InterfaceError, connections
 from kombu.utils.functional import maybe_list
 
@@ -30,25 +32,37 @@ logger = logging.getLogger(__name__)
 def _schedule(app: Celery) -> None:
     """Bring the beat entries along, so that there is none to forget."""
     app.add_periodic_task(
-        conf.get("SWEEP_INTERVAL"),
+        _interval("SWEEP_INTERVAL"),
         app.signature(names.SWEEP),
         name="email_integration: ring for deliveries that are due",
-        **sweep_options(),
+        **_as_entry(sweep_options()),
     )
     app.add_periodic_task(
         # An hour of the day and not an interval, which would begin anew with each start of beat.
         crontab(minute="17", hour="3"),
         app.signature(names.PRUNE),
         name="email_integration: delete what is kept no longer",
-        **prune_options(),
+        **_as_entry(prune_options()),
     )
     if conf.get("ALERT_INTERVAL"):
         app.add_periodic_task(
-            conf.get("ALERT_INTERVAL"),
+            _interval("ALERT_INTERVAL"),
             app.signature(names.LOOK_FOR_ALERTS),
             name="email_integration: look for alerts",
-            **sweep_options(),
+            **_as_entry(sweep_options()),
         )
+
+
+def _as_entry(options: dict[str, Any]) -> dict[str, Any]:
+    """The options of an entry. django-celery-beat drops ``expires``, and has this name for it; brokers ignore it."""
+    return {**options, "expire_seconds": math.ceil(options["expires"])}
+
+
+def _interval(key: str) -> float:
+    """The seconds of a setting; whole ones for django-celery-beat, which cuts them off: half a second would be none."""
+    seconds = float(conf.get(key))
+    in_database = any(str(app).startswith("django_celery_beat") for app in settings.INSTALLED_APPS)
+    return math.ceil(seconds) if in_database else seconds
 
 
 def prune_options() -> dict[str, Any]:
