@@ -17,9 +17,10 @@ from django.utils.module_loading import import_string
 
 from email_integration import conf, timezones
 from email_integration.backends.base import ActiveConfigBackend
-from email_integration.diagnosis import configuration
+from email_integration.diagnosis import configuration, database
 from email_integration.django_internals import is_set, read_setting
 from email_integration.exceptions import InvalidMail
+from email_integration.ledger import rows
 from email_integration.message import content
 from email_integration.models import SMTPConfig
 from email_integration.tasks import health
@@ -182,6 +183,19 @@ def check_rows(databases: Sequence[str] | None = None, **kwargs: Any) -> list[Ch
         return []
     ids = {"smtp.password": "email_integration.W006", "smtp.valid": "email_integration.W007"}
     return [Warning(f"{finding.text}.", hint=finding.mend, id=ids[finding.check]) for finding in found]
+
+
+@register(Tags.database)
+def check_pooler(databases: Sequence[str] | None = None, **kwargs: Any) -> list[CheckMessage]:
+    """Check that a pooler keeps what it is told to keep; only with ``check --database`` and ``migrate``."""
+    alias = rows.database()
+    if alias not in (databases or ()):
+        return []
+    try:
+        found = database.pooler(alias)
+    except (DatabaseError, InterfaceError):  # not there
+        return []
+    return [Warning(f"{finding.text}.", hint=finding.mend, id="email_integration.W014") for finding in found]
 
 
 @register(Tags.security, deploy=True)

@@ -16,7 +16,7 @@ from django.db import DatabaseError, InterfaceError, connections
 from kombu.utils.functional import maybe_list
 
 from email_integration import conf
-from email_integration.ledger import rows, transitions
+from email_integration.ledger import pooler, rows, transitions
 from email_integration.message import content
 from email_integration.metrics.exporter import exporter
 from email_integration.sending.dispatch import pool
@@ -77,6 +77,18 @@ def _sweep_at_start(sender: Any = None, **kwargs: Any) -> None:
         sweep.apply_async(**sweep_options(), retry=False)
     except Exception as error:  # beat will
         logger.warning("Could not sweep at the start of the worker (%s).", type(error).__name__)
+
+
+@signals.worker_ready.connect(weak=False)
+def _look_for_a_pooler(**kwargs: Any) -> None:
+    """Say at the start why no mail will leave: each attempt would only say that the database has failed."""
+    try:
+        found = pooler.loses_statements(rows.database())
+    except (DatabaseError, InterfaceError) as error:  # whoever needs it will say so
+        logger.debug("Whether there is a pooler cannot be told (%s).", type(error).__name__)
+        return
+    if found:
+        logger.error("%s %s", pooler.LOST, pooler.MEND)
 
 
 @signals.worker_init.connect(weak=False)
