@@ -143,6 +143,8 @@ class OutboxTask(Task):  # type: ignore[type-arg]  # generic in its stubs; the t
 
     def _check_queue(self, queue: Any) -> None:
         """Raise ``InvalidMail`` for a queue that Celery neither knows nor makes: no worker would hear of the mail."""
+        if not isinstance(queue, str):
+            return  # left out, or nothing that a row can keep
         try:
             self.app.amqp.router.expand_destination({"queue": queue})
         except QueueNotFound:
