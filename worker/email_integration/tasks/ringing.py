@@ -170,7 +170,8 @@ def _on_the_way(lane: str, options: dict[str, Any]) -> dict[str, Any]:
 
 def _destination(options: dict[str, Any]) -> str:
     """Where a ring with these options goes, as the log says it."""
-    return " ".join(options[name] for name in ("queue", "exchange", "routing_key") if options.get(name)) or "its route"
+    chosen = " ".join(options[name] for name in ("queue", "exchange", "routing_key") if options.get(name))
+    return (chosen if chosen.isprintable() else repr(chosen)) or "its route"
 
 
 #: The options of a ring that its message says of itself; the others are of the way it goes.
