@@ -11,7 +11,6 @@ from typing import Any
 from celery.exceptions import QueueNotFound
 from kombu import Connection, Producer, pools
 from kombu.exceptions import LimitExceeded, OperationalError
-from redis.exceptions import NoPermissionError
 
 from email_integration import conf
 
@@ -86,6 +85,8 @@ class Publisher:
         RabbitMQ ends the channel for a queue or an exchange that it does not have (404), that it has otherwise (406) or
         that is not ours (403). To other brokers such an error is one of their own, as Redis's want of memory.
         """
+        from redis.exceptions import NoPermissionError  # not at the start: it takes its time, and imports OpenTelemetry
+
         if isinstance(error, QueueNotFound | NoPermissionError):
             return True
         template = _template(self._app(), conf.get("BROKER_TIMEOUT"))
