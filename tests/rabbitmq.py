@@ -30,7 +30,12 @@ class RabbitMQ:
     @property
     def url(self) -> str:
         """The URL of its virtual host."""
-        return f"amqp://guest:guest@{LOOPBACK}:{self._port}//"
+        return f"amqp://guest:guest@{self.address}//"
+
+    @property
+    def address(self) -> str:
+        """Its host and port."""
+        return f"{LOOPBACK}:{self._port}"
 
     def start(self) -> None:
         """Start, and wait until it answers. Does nothing when it runs."""
@@ -115,4 +120,4 @@ class RabbitMQ:
             return False
 
     def _connection(self) -> Connection:
-        return Connection(host=f"{LOOPBACK}:{self._port}", connect_timeout=5, read_timeout=10)
+        return Connection(host=self.address, connect_timeout=5, read_timeout=10)

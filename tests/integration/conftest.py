@@ -15,6 +15,7 @@ def _fresh(fresh_process: None, monkeypatch: pytest.MonkeyPatch, request: pytest
     if "stack" not in request.fixturenames:
         # Who writes and who reads are one process here: it need not wait for itself at each change.
         monkeypatch.setattr(stamp, "TRUSTED", 0.0)
+        monkeypatch.setattr(stamp, "PROMPT", float("inf"))  # nor ask again where the machine is busy
     # What an earlier test submitted and never committed would ring here: harmless, for nobody finds it, but counted.
     task_queue._waiting.__dict__.clear()
     yield

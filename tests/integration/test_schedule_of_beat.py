@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from celery import current_app
+
 from config.local.processes import PATIENCE
 from tests.stack import ROOT
 
@@ -42,3 +44,16 @@ def test_it_is_whole_when_another_app_has_touched_a_task_before_this_one_was_rea
     )
     tasks = ("look_for_alerts", "prune", "sweep")
     assert done.stdout.split() == [f"email_integration.tasks.{task}" for task in tasks]
+
+
+def test_each_entry_expires_by_both_names() -> None:
+    """django-celery-beat drops what Celery calls ``expires``, and knows whole seconds."""
+    current_app.finalize()
+    entries = [
+        entry for entry in current_app.conf.beat_schedule.values() if entry["task"].startswith("email_integration")
+    ]
+    assert len(entries) == 3
+    for entry in entries:
+        options = entry["options"]
+        assert type(options["expire_seconds"]) is int
+        assert options["expire_seconds"] == options["expires"] > 0

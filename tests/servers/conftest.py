@@ -74,4 +74,5 @@ def server(request: pytest.FixtureRequest, record_property: Any) -> Iterator[Ser
 def _fresh(fresh_process: None, bell: RecordingDoorbell, settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
     # Who writes and who reads are one process here: it need not wait for itself at each change.
     monkeypatch.setattr(stamp, "TRUSTED", 0.0)
+    monkeypatch.setattr(stamp, "PROMPT", float("inf"))  # nor ask again where the machine is busy
     settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "RETRY_FIRST": 5.0, "CONTENT_RETENTION_DAYS": 1}

@@ -17,11 +17,13 @@ from django.utils.module_loading import import_string
 
 from email_integration import conf, timezones
 from email_integration.backends.base import ActiveConfigBackend
-from email_integration.diagnosis import configuration
+from email_integration.diagnosis import configuration, database
 from email_integration.django_internals import is_set, read_setting
 from email_integration.exceptions import InvalidMail
+from email_integration.ledger import rows
 from email_integration.message import content
 from email_integration.models import SMTPConfig
+from email_integration.tasks import health
 
 
 @register("email_integration")
@@ -58,6 +60,22 @@ def check_project(**kwargs: Any) -> list[CheckMessage]:
             )
         )
     return found
+
+
+@register("email_integration")
+def check_queues(**kwargs: Any) -> list[CheckMessage]:
+    """Check that Celery knows the queues that mail is rung for by. Asks no broker."""
+    readable = isinstance(getattr(settings, "EMAIL_INTEGRATION", {}), dict)
+    if not (readable and health.is_configured()) or health.is_eager():
+        return []
+    return [
+        Error(
+            f"{f'EMAIL_INTEGRATION[{what!r}]' if what.isupper() else what}: {why}.",
+            hint="Add it to CELERY_TASK_QUEUES: CELERY_TASK_CREATE_MISSING_QUEUES is False, and its mail would wait.",
+            id="email_integration.E022",
+        )
+        for what, why in health.undeclared().items()
+    ]
 
 
 @register("email_integration")
@@ -165,6 +183,19 @@ def check_rows(databases: Sequence[str] | None = None, **kwargs: Any) -> list[Ch
         return []
     ids = {"smtp.password": "email_integration.W006", "smtp.valid": "email_integration.W007"}
     return [Warning(f"{finding.text}.", hint=finding.mend, id=ids[finding.check]) for finding in found]
+
+
+@register(Tags.database)
+def check_pooler(databases: Sequence[str] | None = None, **kwargs: Any) -> list[CheckMessage]:
+    """Check that a pooler keeps what it is told to keep; only with ``check --database`` and ``migrate``."""
+    alias = rows.database()
+    if alias not in (databases or ()):
+        return []
+    try:
+        found = database.pooler(alias)
+    except (DatabaseError, InterfaceError):  # not there
+        return []
+    return [Warning(f"{finding.text}.", hint=finding.mend, id="email_integration.W014") for finding in found]
 
 
 @register(Tags.security, deploy=True)

@@ -10,6 +10,7 @@ from django.db.migrations.exceptions import InconsistentMigrationHistory
 
 from email_integration.django_internals import missing_migrations
 from email_integration.ledger import rows
+from email_integration.ledger.pooler import LOST, MEND, loses_statements
 
 from .findings import Finding, error, ok, warning
 
@@ -28,7 +29,7 @@ def database() -> list[Finding]:
     alias = rows.database()
     try:
         connections[alias].ensure_connection()
-        return [_migrations(alias), *_clock(alias)]
+        return [_migrations(alias), *_clock(alias), *pooler(alias)]
     except (DatabaseError, InterfaceError) as failure:
         return [
             error(
@@ -37,6 +38,11 @@ def database() -> list[Finding]:
                 "Check that it runs, and the DATABASES setting.",
             )
         ]
+
+
+def pooler(alias: str) -> list[Finding]:
+    """Does a pooler lose what the database is to keep? Raises what the database raises."""
+    return [error("database.pooler", LOST.rstrip("."), MEND)] if loses_statements(alias) else []
 
 
 def _migrations(alias: str) -> Finding:

@@ -20,11 +20,23 @@ from .sql import Row
 logger = logging.getLogger(__name__)
 
 
+class PartlyHeard(Exception):
+    """Some of the deliveries could not be rung for, all others were."""
+
+    def __init__(self, unheard: Sequence[Delivery]) -> None:
+        super().__init__(unheard)
+        #: Those that could not be rung for. They are not to be tried at once again.
+        self.unheard = unheard
+
+
 class Doorbell(Protocol):
     """What a task queue provides."""
 
     def ring(self, deliveries: Sequence[Delivery]) -> None:
-        """Have a worker look at each delivery; return in about a second even if the broker is dead."""
+        """Have a worker look at each delivery; return in about a second even if the broker is dead.
+
+        Raises ``PartlyHeard``; whatever else it raises means that none may have been heard.
+        """
 
     def call_for_sweep(self) -> None:
         """Have a worker sweep now; return in about a second even if the broker is dead."""
@@ -73,16 +85,20 @@ def installed() -> Doorbell:
     return _installed
 
 
-def ring(deliveries: Sequence[Delivery]) -> bool:
-    """Ring now and say whether it could be heard; a failure is logged, for the sweep rings again."""
+def ring(deliveries: Sequence[Delivery]) -> int | None:
+    """Ring now and return for how many; None when none may have been heard. A failure is logged, for the sweep rings
+    again.
+    """
     if not deliveries:
-        return True
+        return 0
     try:
         _installed.ring(deliveries)
+    except PartlyHeard as partly:
+        return len(deliveries) - len(partly.unheard)
     except Exception as error:  # the mail is safe in the database, whatever the broker says
         logger.warning("Could not ring for %d deliveries (%s); the sweep will.", len(deliveries), type(error).__name__)
-        return False
-    return True
+        return None
+    return len(deliveries)
 
 
 def ring_on_commit(*deliveries: Delivery, using: str) -> None:

@@ -41,10 +41,12 @@ def sweep() -> int:
     if _is_anything_due(timezone.now()):
         _have_the_relay_tried()
         while taken := _take(timezone.now()):
-            if not task_queue.ring(taken):
+            heard = task_queue.ring(taken)
+            if heard is None:
                 _give_back(taken)
                 break
-            total += len(taken)
+            # Those that a queue of their own kept from being heard wait for their next ring, and hold up no other.
+            total += heard
             if len(taken) < BATCH:
                 break
     leave_mark()

@@ -29,6 +29,10 @@ logger = logging.getLogger(__name__)
 TWO_ACTIVE = "several SMTP configurations are active, and only one may be; deactivate the others"
 
 
+#: How often it is asked again, at most, for answers that took too long.
+_TRIES = 3
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Copy:
     stamp: str
@@ -47,20 +51,26 @@ _last: tuple[str, str] | None = None
 def active_relay() -> Route:
     """Return the relay of the active ``SMTPConfig``, else that of Django's settings, else ``Nowhere``.
 
+    It was active a moment ago, other than where the cache and the database are both too slow to say so.
+
     Costs one read of the shared cache, unless there was one a moment ago; a query only when the stamp has changed, is
     dirty, absent or out of reach, or the copy is older than CONFIG_CACHE_TTL. What cannot be used (a lost key, a row
     that somebody has damaged) is ``Nowhere`` too, and an error in the log.
     """
-    current = stamp.read()  # before the row, so that a copy is never newer by its stamp than by its content
-    copy = _copy
-    if copy is not None and copy.stamp == current and time.monotonic() - copy.read_at < conf.get("CONFIG_CACHE_TTL"):
-        return copy.route
-    read_at = time.monotonic()
-    using = router.db_for_write(SMTPConfig)  # never a replica: it may lag behind the stamp
-    route = _from_database(using)
-    _say_switched(route)
-    if current is not None and not transaction.get_connection(using).in_atomic_block:
-        _keep(_Copy(stamp=current, route=route, read_at=read_at))
+    for _ in range(_TRIES):
+        current = stamp.read()  # before the row, so that a copy is never newer by its stamp than by its content
+        copy, asked_at = _copy, time.monotonic()
+        if copy is not None and copy.stamp == current and asked_at - copy.read_at < conf.get("CONFIG_CACHE_TTL"):
+            return copy.route
+        using = router.db_for_write(SMTPConfig)  # never a replica: it may lag behind the stamp
+        route = _from_database(using)
+        _say_switched(route)
+        if current is not None and not transaction.get_connection(using).in_atomic_block:
+            _keep(_Copy(stamp=current, route=route, read_at=asked_at))
+        if stamp.is_recent(asked_at):
+            return route
+        # The row may have changed since. The stamp tells, or another look at the row.
+    logger.warning("The shared cache and the database take longer than %s s to answer.", stamp.PROMPT)
     return route
 
 

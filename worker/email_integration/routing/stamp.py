@@ -27,24 +27,44 @@ DIRTY = "dirty"
 _DIRTY_SECONDS = 60
 
 
-#: Seconds for which a stamp is relied on without being read again. The same in every process, so it is no setting.
+#: Seconds since the question for which a stamp is relied on without being read again. The same in every process, so it
+#: is no setting.
 TRUSTED = 0.1
+
+#: Seconds that an answer may take, of the cache or of the database, to be relied on. It says how things stood at some
+#: moment since the question, and nothing later. No longer than TRUSTED, which is what a writer waits for.
+PROMPT = 0.1
+
+#: How much longer than TRUSTED a writer waits: from the last look at the stamp to the octets of MAIL is a moment too.
+_MARGIN = 1.5
 
 # The stamp that was read last, and when it was asked for by 'time.monotonic'; replaced whole, so readers need no lock.
 _last: tuple[str, float] | None = None
 
 
 def read() -> str | None:
-    """Return the stamp, made now if there was none; None when it is dirty or the cache is out of reach.
+    """Return the stamp, made now if there was none; None when it is dirty or the cache is out of reach, or too slow.
 
-    It is not older than TRUSTED seconds.
+    It was the stamp TRUSTED seconds ago, or later.
     """
     last, asked_at = _last, time.monotonic()
     if last is not None and asked_at - last[1] < TRUSTED:
         return last[0]
     stamp = _read()
+    if stamp is not None and not is_recent(asked_at):
+        logger.warning("The shared cache took longer than %s s to answer; asking the database.", PROMPT)
+        stamp = None
     _remember(None if stamp is None else (stamp, asked_at))
     return stamp
+
+
+def is_recent(asked_at: float) -> bool:
+    """Whether an answer that has just come may be relied on; it was asked for at ``asked_at``, by ``time.monotonic``.
+
+    The moment that it speaks of may be any since then. When a writer returns, it is longer ago that its change was
+    there to be read.
+    """
+    return time.monotonic() - asked_at < PROMPT
 
 
 def forget() -> None:
@@ -97,7 +117,7 @@ def renew() -> None:
     """Make a new stamp: once this returns, no process uses a copy made before."""
     _write(_new(), timeout=None)
     # Also if it could not be written: they cannot read any other, and ask the database.
-    time.sleep(TRUSTED)
+    time.sleep(TRUSTED * _MARGIN)
 
 
 def _write(stamp: str, *, timeout: float | None) -> None:

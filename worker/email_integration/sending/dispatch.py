@@ -49,7 +49,7 @@ from email_integration.smtp import (
 )
 
 from .offering import Offering
-from .sessions import begin, is_about_session
+from .sessions import Replaced, begin, is_about_session, require_active
 
 logger = logging.getLogger(__name__)
 
@@ -255,11 +255,13 @@ def dispatch(mail: Mail, claim: Claim) -> Dispatched:
             try:
                 with pool.session(route, fresh=fresh, before_opening=way.enter) as session:
                     tls_version = session.tls_version
-                    if not _still_active(route):
-                        continue  # replaced while the session was being opened: nothing begins with the old one
                     tries += 1
                     try:
                         outcome = transact(session, mail, claim, offering)
+                    except Replaced:  # while the session was opened, the content read, or others were refused
+                        offering = Offering(mail.recipients, mail.put_off)  # what the old one said is not the new one's
+                        tries -= 1
+                        continue
                     except SMTPFailure as failure:
                         fresh = is_about_session(failure, session, sender_was_taken=offering.sender_was_taken)
                         if (fresh or offering.narrow(failure, session)) and tries < _TRIES:
@@ -292,11 +294,12 @@ def dispatch(mail: Mail, claim: Claim) -> Dispatched:
 def transact(session: Session, mail: Mail, claim: Claim, offering: Offering) -> Outcome | Skipped:
     """Run one transaction on ``session``, with those of the recipients whose turn it is.
 
-    Raises ``SMTPFailure``, ``ContentUnavailable``, and ``InvalidMail`` for a sender that is none.
+    Raises ``SMTPFailure``, ``ContentUnavailable``, ``InvalidMail`` for a sender that is none, and ``Replaced``.
     """
     while True:
         named = offering.over(session)
         with Letter(dataclasses.replace(mail, recipients=named), session.relay) as letter:
+            require_active(session)
             started = begin(session, letter.opening)
             others = offering.begun(started)
             if started.accepted:

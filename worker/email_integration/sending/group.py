@@ -223,6 +223,10 @@ class _Convoy:
         """Send one, and give the next one, whose transaction may have begun with that."""
         if self._unrecorded and not (ready.letter.opening.size <= _SHORT and session.is_answered(within=_PROMPTLY)):
             self._settle(())
+            if routing.active_relay() != session.relay:  # replaced while that was written
+                session.close()
+                self._give_back(ready)
+                return None
         try:
             started = begin(session, ready.letter.opening)
             others = ready.offering.begun(started)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from email_integration import routing
 from email_integration.outcomes.causes import Cause
 from email_integration.outcomes.recognition import recognise
 from email_integration.smtp import (
@@ -15,6 +16,16 @@ from email_integration.smtp import (
     SMTPFailure,
     Started,
 )
+
+
+class Replaced(Exception):
+    """Another relay is active by now than the one of the session; nothing was said."""
+
+
+def require_active(session: Session) -> None:
+    """Raise ``Replaced`` when another relay is active by now; asked at the last moment before MAIL."""
+    if routing.active_relay() != session.relay:
+        raise Replaced
 
 
 def begin(session: Session, opening: Opening) -> Started:

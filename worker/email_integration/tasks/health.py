@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import uuid
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from celery import current_app, states
 from celery.backends.base import DisabledBackend
+from celery.exceptions import QueueNotFound
 
 from email_integration import conf
 from email_integration.models import Lane
 
 from . import names
-from .ringing import _connection, queue_of
+from .publishing import connection_of
+from .ringing import queue_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +47,7 @@ def broker() -> str:
 def broker_failure(*, timeout: float) -> str | None:
     """Try the broker; say what kind of failure it was, None when it answered within about ``timeout`` seconds."""
     try:
-        with _connection(current_app, timeout) as connection:
+        with connection_of(current_app, timeout) as connection:
             connection.default_channel  # noqa: B018  # making one is what talks to the broker
     except Exception as error:  # each transport has its own
         return type(error.__cause__ or error).__name__
@@ -55,7 +59,7 @@ def alive(*, timeout: float) -> list[str]:
 
     Raises what the broker's library raises.
     """
-    with _connection(current_app, conf.get("BROKER_TIMEOUT")) as connection:
+    with connection_of(current_app, conf.get("BROKER_TIMEOUT")) as connection:
         # Closing waits for the broker's last empty answer: by kombu's default, a second.
         connection.transport_options = {**(connection.transport_options or {}), "polling_interval": timeout / 2}
         return sorted(current_app.control.inspect(timeout=timeout, connection=connection).ping() or {})
@@ -114,8 +118,40 @@ def mail_queues() -> list[str]:
 
 
 def _routed(task: str) -> str:
-    queue = current_app.amqp.router.route({}, task).get("queue")
+    try:
+        queue = current_app.amqp.router.route({}, task).get("queue")
+    except QueueNotFound:  # see undeclared()
+        queue = None
     return str(getattr(queue, "name", queue) or current_app.conf.task_default_queue)
+
+
+def undeclared() -> dict[str, str]:
+    """What sends messages of ours to a queue that Celery neither knows nor makes, each with what Celery says.
+
+    That is a key of EMAIL_INTEGRATION, or the name of a task where CELERY_TASK_ROUTES decides.
+    """
+    router = current_app.amqp.router
+    settings = {key: conf.get(key) for key in ("QUEUE", "HIGH_QUEUE", "BULK_QUEUE", "SWEEP_QUEUE") if conf.get(key)}
+    routed = (names.SEND_EMAIL, *(() if "QUEUE" in settings else (names.DELIVER, names.DELIVER_GROUP)))
+    routed += () if "SWEEP_QUEUE" in settings else (names.SWEEP,)
+    found: dict[str, str] = {}
+    for what, options in {key: {"queue": queue} for key, queue in settings.items()}.items():
+        with _noting_unknown(found, what):
+            router.expand_destination(options)
+    for task in routed:
+        with _noting_unknown(found, task):
+            router.route({}, task)
+    return found
+
+
+@contextlib.contextmanager
+def _noting_unknown(found: dict[str, str], what: str) -> Iterator[None]:
+    try:
+        yield
+    except QueueNotFound as error:
+        found[what] = str(error.args[0])
+    except Exception:  # a router of the project's own; publishing says what is wrong with it
+        return
 
 
 def keeps_results() -> bool:

@@ -5,16 +5,18 @@ revoked.
 from __future__ import annotations
 
 import logging
+import math
 from typing import Any
 
 from celery import Celery, signals
 from celery._state import connect_on_app_finalize
 from celery.schedules import crontab
+from django.conf import settings
 from django.db import DatabaseError, InterfaceError, connections
 from kombu.utils.functional import maybe_list
 
 from email_integration import conf
-from email_integration.ledger import rows, transitions
+from email_integration.ledger import pooler, rows, transitions
 from email_integration.message import content
 from email_integration.metrics.exporter import exporter
 from email_integration.sending.dispatch import pool
@@ -30,25 +32,37 @@ logger = logging.getLogger(__name__)
 def _schedule(app: Celery) -> None:
     """Bring the beat entries along, so that there is none to forget."""
     app.add_periodic_task(
-        conf.get("SWEEP_INTERVAL"),
+        _interval("SWEEP_INTERVAL"),
         app.signature(names.SWEEP),
         name="email_integration: ring for deliveries that are due",
-        **sweep_options(),
+        **_as_entry(sweep_options()),
     )
     app.add_periodic_task(
         # An hour of the day and not an interval, which would begin anew with each start of beat.
         crontab(minute="17", hour="3"),
         app.signature(names.PRUNE),
         name="email_integration: delete what is kept no longer",
-        **prune_options(),
+        **_as_entry(prune_options()),
     )
     if conf.get("ALERT_INTERVAL"):
         app.add_periodic_task(
-            conf.get("ALERT_INTERVAL"),
+            _interval("ALERT_INTERVAL"),
             app.signature(names.LOOK_FOR_ALERTS),
             name="email_integration: look for alerts",
-            **sweep_options(),
+            **_as_entry(sweep_options()),
         )
+
+
+def _as_entry(options: dict[str, Any]) -> dict[str, Any]:
+    """The options of an entry. django-celery-beat drops ``expires``, and has this name for it; brokers ignore it."""
+    return {**options, "expire_seconds": math.ceil(options["expires"])}
+
+
+def _interval(key: str) -> float:
+    """The seconds of a setting; whole ones for django-celery-beat, which cuts them off: half a second would be none."""
+    seconds = float(conf.get(key))
+    in_database = any(str(app).startswith("django_celery_beat") for app in settings.INSTALLED_APPS)
+    return math.ceil(seconds) if in_database else seconds
 
 
 def prune_options() -> dict[str, Any]:
@@ -63,6 +77,18 @@ def _sweep_at_start(sender: Any = None, **kwargs: Any) -> None:
         sweep.apply_async(**sweep_options(), retry=False)
     except Exception as error:  # beat will
         logger.warning("Could not sweep at the start of the worker (%s).", type(error).__name__)
+
+
+@signals.worker_ready.connect(weak=False)
+def _look_for_a_pooler(**kwargs: Any) -> None:
+    """Say at the start why no mail will leave: each attempt would only say that the database has failed."""
+    try:
+        found = pooler.loses_statements(rows.database())
+    except (DatabaseError, InterfaceError) as error:  # whoever needs it will say so
+        logger.debug("Whether there is a pooler cannot be told (%s).", type(error).__name__)
+        return
+    if found:
+        logger.error("%s %s", pooler.LOST, pooler.MEND)
 
 
 @signals.worker_init.connect(weak=False)

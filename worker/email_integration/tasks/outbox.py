@@ -11,6 +11,7 @@ from typing import Any
 
 from celery import Task
 from celery._state import get_current_worker_task
+from celery.exceptions import QueueNotFound
 from celery.result import AsyncResult
 from django.utils import timezone
 
@@ -127,6 +128,7 @@ class OutboxTask(Task):  # type: ignore[type-arg]  # generic in its stubs; the t
             raise InvalidMail(f"Give {', '.join(misplaced)} among the mail's arguments, not to apply_async().")
         if self.app.conf.task_always_eager:
             return super().apply_async(args, kwargs, task_id, producer, link, link_error, shadow, **options)
+        self._check_queue(options.get("queue"))
         arguments = self.parameters.bind(*(args or ()), **(kwargs or {})).arguments
         parent = get_current_worker_task()
         if parent is not None:
@@ -144,6 +146,18 @@ class OutboxTask(Task):  # type: ignore[type-arg]  # generic in its stubs; the t
         if parent is not None and options.get("add_to_parent", True):
             parent.add_trail(result)
         return result
+
+    def _check_queue(self, queue: Any) -> None:
+        """Raise ``InvalidMail`` for a queue that Celery neither knows nor makes: no worker would hear of the mail."""
+        if not isinstance(queue, str):
+            return  # left out, or nothing that a row can keep
+        try:
+            self.app.amqp.router.expand_destination({"queue": queue})
+        except QueueNotFound:
+            raise InvalidMail(
+                f"There is no queue {quoted(queue)} in CELERY_TASK_QUEUES, and CELERY_TASK_CREATE_MISSING_QUEUES is "
+                "False."
+            ) from None
 
 
 def moment(name: str, value: float | dt.datetime | str | None) -> dt.datetime | None:

@@ -1,35 +1,29 @@
-"""The doorbell on Celery: short messages, short timeouts, and a breaker for a broker that is not there."""
+"""The doorbell on Celery: short messages, each to the queue of its mail."""
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import time
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from celery import Task, states
 from celery.app.task import Context
 from celery.utils import uuid
-from kombu import Connection, Producer, pools
-from kombu.exceptions import LimitExceeded, OperationalError
+from kombu import Producer
 
 from email_integration import conf
 from email_integration.ledger import rows
 from email_integration.ledger.sql import Row
+from email_integration.ledger.task_queue import PartlyHeard
 from email_integration.models import FINAL, Delivery, Lane
 from email_integration.on_commit import after_commit
 
 from . import canvas, names, results
+from .publishing import Message, Publisher, hear_what_is_refused
 
-#: A message that is sent when it is given a producer.
-_Message = Callable[[Producer], object]
-
-#: How long, in seconds, nobody tries a broker that has just failed; the sweep rings for what was submitted meanwhile.
-_PAUSE = 5.0
-
-#: Messages that are sent in one go.
-_BATCH = 200
+logger = logging.getLogger(__name__)
 
 #: Fewer deliveries than this are rung for one by one, each for the next worker that is free.
 _FEW = 10
@@ -40,25 +34,52 @@ _PART = 8
 _QUEUES: dict[str, str] = {Lane.HIGH: "HIGH_QUEUE", Lane.NORMAL: "QUEUE", Lane.BULK: "BULK_QUEUE"}
 
 
-class CeleryDoorbell:
-    """Rings by publishing ``deliver`` or ``deliver_group``; reports to Celery's result backend.
+@dataclass(frozen=True, kw_only=True)
+class _Parcel:
+    """What goes to one queue."""
 
-    ``_shut_until`` (monotonic seconds) is all its state: until then the broker is not tried.
-    """
+    to: str
+    #: One that the caller has chosen, and that nothing declares.
+    to_exchange: bool
+    messages: list[Message] = field(default_factory=list)
+    deliveries: list[Delivery] = field(default_factory=list)
+
+
+class CeleryDoorbell(Publisher):
+    """Rings by publishing ``deliver`` or ``deliver_group``; reports to Celery's result backend."""
 
     def __init__(self, deliver: Task[Any, Any], deliver_group: Task[Any, Any], sweep: Task[Any, Any]) -> None:
         self._deliver = deliver
         self._deliver_group = deliver_group
         self._sweep = sweep
-        self._shut_until = 0.0
+        super().__init__(lambda: deliver.app)
 
     def ring(self, deliveries: Sequence[Delivery]) -> None:
-        """Publish a message for each delivery, or for each group of many; raises what the broker raises."""
+        """Publish a message for each delivery, or for each group of many.
+
+        Raises what the broker raises, and ``PartlyHeard`` when all is well with the broker but not with a queue.
+        """
         if self._deliver.app.conf.task_always_eager:
             for delivery in deliveries:
                 self._deliver.apply((delivery.pk,), task_id=delivery.pk, throw=False)
             return
-        self._publish(self._messages(deliveries))
+        unheard: list[Delivery] = []
+        parcels = self._parcels(deliveries)
+        several = len(parcels) > 1
+        for parcel in parcels:
+            try:
+                self._publish(
+                    [*parcel.messages, hear_what_is_refused] if parcel.to_exchange or several else parcel.messages
+                )
+            except Exception as error:
+                if not self._is_of_the_queue(error):
+                    raise
+                # Not its text, which may be of anything that the project has put around publishing.
+                count, name = len(parcel.deliveries), type(error).__name__
+                logger.error("Could not ring for %d deliveries by way of %s (%s).", count, parcel.to, name)
+                unheard += parcel.deliveries
+        if unheard:
+            raise PartlyHeard(unheard)
 
     def call_for_sweep(self) -> None:
         """Publish one sweep; raises what the broker raises."""
@@ -77,65 +98,36 @@ class CeleryDoorbell:
             settle = functools.partial(self._settle, task_id, first)
             after_commit("store a result", settle, using=rows.database())
 
-    def _messages(self, deliveries: Sequence[Delivery]) -> list[_Message]:
-        """One for each delivery, or for each group of those that go the same way."""
+    def _parcels(self, deliveries: Sequence[Delivery]) -> list[_Parcel]:
+        """One for each queue, of a message for each delivery, or for each group of those that go the same way."""
         alike: dict[tuple[bool, str, str], list[Delivery]] = {}
         for delivery in deliveries:
             way = (delivery.status in FINAL, delivery.lane, repr(canvas.way(delivery.options)))
             alike.setdefault(way, []).append(delivery)
-        messages: list[_Message] = []
+        parcels: dict[str, _Parcel] = {}
         for (is_final, lane, _), together in alike.items():
             options = _on_the_way(lane, canvas.way(together[0].options))
+            to = _destination(options)
+            parcel = parcels.setdefault(to, _Parcel(to=to, to_exchange="exchange" in options))
+            parcel.deliveries.extend(together)
             ids = [delivery.pk for delivery in together]
             size = min(conf.get("GROUP_SIZE"), max(_FEW, len(ids) // _PART))
             if is_final or len(ids) < _FEW or size == 1:
                 # The id of a mail that was revoked is refused by the workers, and something may have to follow it.
-                messages += [self._ring_for_one(one, options, uuid() if is_final else one) for one in ids]
+                parcel.messages.extend(self._ring_for_one(one, options, uuid() if is_final else one) for one in ids)
             else:
                 parts = [ids[start : start + size] for start in range(0, len(ids), size)]
-                messages += [self._ring_for_group(part, options) for part in parts]
-        return messages
+                parcel.messages.extend(self._ring_for_group(part, options) for part in parts)
+        return list(parcels.values())
 
-    def _ring_for_one(self, delivery_id: str, options: dict[str, Any], task_id: str) -> _Message:
+    def _ring_for_one(self, delivery_id: str, options: dict[str, Any], task_id: str) -> Message:
         own = {"task_id": task_id, "argsrepr": ""}  # the id of the task says it
         return functools.partial(_ring, self._deliver, (delivery_id,), options | own)
 
-    def _ring_for_group(self, delivery_ids: list[str], options: dict[str, Any]) -> _Message:
+    def _ring_for_group(self, delivery_ids: list[str], options: dict[str, Any]) -> Message:
         # Flower need not know all its ids, which the header would hold once more.
         own = {"task_id": uuid(), "argsrepr": f"({len(delivery_ids)} deliveries,)"}
         return functools.partial(_ring, self._deliver_group, (delivery_ids,), options | own)
-
-    def _publish(self, messages: Sequence[_Message]) -> None:
-        """Publish; raises what the broker raises, at once while the breaker is open."""
-        if time.monotonic() < self._shut_until:
-            raise OperationalError("the broker failed a moment ago")
-        started = time.monotonic()
-        try:
-            try:
-                self._publish_now(messages)
-            except Exception:
-                # A connection that idled too long fails at once and a new one works; a dead broker gets no second try.
-                if time.monotonic() - started > 0.2:
-                    raise
-                self._publish_now(messages)
-        except LimitExceeded:
-            raise  # every connection was in use, which says nothing about the broker
-        except Exception:
-            self._shut_until = time.monotonic() + _PAUSE
-            raise
-
-    def _publish_now(self, messages: Sequence[_Message]) -> None:
-        timeout = conf.get("BROKER_TIMEOUT")
-        pool = pools.producers[_template(self._deliver.app, timeout)]
-        with pool.acquire(block=True, timeout=timeout) as producer:
-            connection = producer.connection
-            try:
-                with producer.batch(max_size=_BATCH) if len(messages) > 1 else contextlib.nullcontext():
-                    for send in messages:
-                        send(producer)
-            except Exception:
-                connection.collect()
-                raise
 
     def report(self, delivery: Delivery) -> Sequence[Row]:
         """The result rows, where they lie in the database of deliveries."""
@@ -174,6 +166,12 @@ def _on_the_way(lane: str, options: dict[str, Any]) -> dict[str, Any]:
     options = {**options, "kwargsrepr": repr({"lane": str(lane)})}
     queue = "" if options.keys() & {"queue", "routing_key", "exchange"} else queue_of(lane)
     return {**options, "queue": queue} if queue else options
+
+
+def _destination(options: dict[str, Any]) -> str:
+    """Where a ring with these options goes, as the log says it."""
+    chosen = " ".join(options[name] for name in ("queue", "exchange", "routing_key") if options.get(name))
+    return (chosen if chosen.isprintable() else repr(chosen)) or "its route"
 
 
 #: The options of a ring that its message says of itself; the others are of the way it goes.
@@ -224,23 +222,3 @@ def sweep_options() -> dict[str, Any]:
     """
     queue = conf.get("SWEEP_QUEUE")
     return {"expires": max(60.0, 12 * conf.get("SWEEP_INTERVAL")), **({"queue": queue} if queue else {})}
-
-
-@functools.lru_cache(maxsize=4)
-def _template(app: Any, timeout: float) -> Connection:
-    """What kombu keeps its pool of connections by, which this one itself is not in."""
-    return _connection(app, timeout)
-
-
-def _connection(app: Any, timeout: float) -> Connection:
-    """A connection that gives up after ``timeout`` seconds, which the application's own settings need not."""
-    connection: Connection = app.connection_for_write(connect_timeout=timeout)
-    transport = str(connection.transport_cls)
-    # kombu takes these for its own reconnecting, which would otherwise sleep between tries.
-    limits: dict[str, float | bool] = {"max_retries": 0, "interval_start": 0, "interval_step": 0, "interval_max": 0}
-    if "redis" in transport or "valkey" in transport:
-        limits |= {"socket_timeout": timeout, "socket_connect_timeout": timeout, "retry_on_timeout": False}
-    elif "amqp" in transport:
-        limits |= {"read_timeout": timeout, "write_timeout": timeout}
-    connection.transport_options = {**(connection.transport_options or {}), **limits}
-    return connection

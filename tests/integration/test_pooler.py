@@ -1,0 +1,50 @@
+"""Whether a pooler loses statements, asked of a database without any; those with one are among the guests."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from django.db import OperationalError, connection
+
+from email_integration.diagnosis import database
+from email_integration.ledger import pooler
+from email_integration.tasks import hooks
+from tests import services
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+def test_a_database_itself_loses_none() -> None:
+    assert not pooler.loses_statements("default")
+    assert database.pooler("default") == []
+
+
+def test_nothing_is_left_of_the_question(monkeypatch: pytest.MonkeyPatch) -> None:
+    if services.database != "postgresql":  # which keeps nothing: it is not even asked
+        monkeypatch.setattr(pooler, "_opened", pytest.fail)
+        assert not pooler.loses_statements("default")
+        return
+    count = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
+    with connection.cursor() as cursor:
+        cursor.execute(count)
+        before = cursor.fetchone()
+        pooler.loses_statements("default")
+        cursor.execute("SELECT count(*) FROM pg_prepared_statements WHERE name LIKE 'email_integration%%'", [])
+        assert cursor.fetchone() == (0,)
+        cursor.execute(count)
+        assert cursor.fetchone() <= before
+
+
+def test_a_worker_starts_where_it_cannot_be_told(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def away(alias: str) -> Any:
+        raise OperationalError
+
+    monkeypatch.setattr(pooler, "loses_statements", away)
+    hooks._look_for_a_pooler()
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
+    monkeypatch.setattr(pooler, "loses_statements", lambda alias: True)
+    hooks._look_for_a_pooler()
+    assert "prepare_threshold" in caplog.text

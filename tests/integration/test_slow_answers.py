@@ -1,0 +1,240 @@
+"""An answer says how things stood at some moment since the question. No attempt begins by one that is out of date.
+
+Each test has somebody else change the configuration between a question and its answer, and takes so long for it that
+the change has returned. The clock is the test's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from django.core.cache import caches
+from django.db import transaction
+
+from config.local.smtp_server import Fault, SMTPServer
+from email_integration import conf
+from email_integration.ledger import transitions
+from email_integration.models import SendingPause, SMTPConfig
+from email_integration.routing import Nowhere, active_relay, resolver, stamp
+from email_integration.sending import dispatch, group
+from email_integration.sending.attempt import attempt
+from email_integration.sending.group import attempt_group
+from email_integration.smtp import Opening, Relay, Session, Started
+from tests.deliveries import RecordingDoorbell, submitted
+from tests.relays import config_for
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+Change = Callable[[], object]
+
+
+class Clock:
+    """Goes on when it is told to, and while one sleeps."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+@pytest.fixture(autouse=True)
+def clock(_fresh: None, bell: RecordingDoorbell, monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(stamp, "TRUSTED", 0.1)
+    monkeypatch.setattr(stamp, "PROMPT", 0.1)
+    for module in (stamp, resolver):
+        monkeypatch.setattr(module, "time", clock)
+    return clock
+
+
+@pytest.fixture(autouse=True)
+def _only_the_stamp_tells(settings: Any) -> None:
+    settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "CONFIG_CACHE_TTL": 3600.0}
+
+
+@pytest.fixture
+def servers(smtp_server: Callable[..., SMTPServer]) -> SimpleNamespace:
+    """The server of the active configuration, and the one of that which is activated."""
+    old, new = (smtp_server(security="plain", user=None) for _ in range(2))
+    config_for(old, name="Old")
+    config_for(new, name="New", is_active=False)
+    return SimpleNamespace(old=old, new=new)
+
+
+def somebody_saves(clock: Clock) -> None:
+    """Another process activates the other configuration; its Save has returned, a moment ago."""
+    known, copy = stamp._last, resolver._copy
+    SMTPConfig.objects.activate(SMTPConfig.objects.get(name="New"))
+    # This process knows no more of it than before.
+    stamp._last, resolver._copy = known, copy
+    clock.now += 0.001
+
+
+def once(change: Change) -> Change:
+    """The first call does it, and the others nothing."""
+    left = [change]
+    return lambda: left.pop()() if left else None
+
+
+def while_read(monkeypatch: pytest.MonkeyPatch, change: Change) -> None:
+    """The cache answers, and the answer takes as long as the change."""
+    cached, change = caches[conf.get("CACHE")], once(change)
+    get = cached.get
+
+    def getting(key: str, *more: Any) -> Any:
+        answer = get(key, *more)
+        if key == stamp.KEY:
+            change()
+        return answer
+
+    monkeypatch.setattr(cached, "get", getting)
+
+
+def name() -> str:
+    route = active_relay()
+    return route.name if isinstance(route, Relay) else route.reason
+
+
+def test_what_a_slow_cache_says_is_as_old_as_the_question(
+    servers: SimpleNamespace, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert name() == "Old"
+    clock.now += 1
+    while_read(monkeypatch, lambda: somebody_saves(clock))
+    assert name() == "New"
+    assert name() == "New"
+
+
+def test_a_pause_is_seen_however_slow_the_cache_is(
+    servers: SimpleNamespace, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def pause() -> None:
+        known, copy = stamp._last, resolver._copy
+        SendingPause.objects.create(reason="enough")
+        stamp._last, resolver._copy = known, copy
+
+    assert name() == "Old"
+    clock.now += 1
+    while_read(monkeypatch, pause)
+    assert isinstance(active_relay(), Nowhere)
+
+
+def test_an_answer_that_is_quick_enough_is_relied_on(
+    servers: SimpleNamespace, clock: Clock, monkeypatch: pytest.MonkeyPatch, django_assert_num_queries: Any
+) -> None:
+    name()
+    clock.now += 1
+
+    def take_a_while() -> None:
+        clock.now += 0.09
+
+    while_read(monkeypatch, take_a_while)
+    with django_assert_num_queries(0):
+        assert name() == "Old"
+
+
+@pytest.mark.parametrize("has_cache", [True, False])
+def test_what_a_slow_database_says_is_as_old_as_the_question(
+    servers: SimpleNamespace, clock: Clock, monkeypatch: pytest.MonkeyPatch, settings: Any, has_cache: bool
+) -> None:
+    """So is what a store of secrets takes its time for: the row was read before."""
+    if not has_cache:
+        monkeypatch.setattr(stamp, "_read", lambda: None)
+    read, change = resolver.relay_of, once(lambda: somebody_saves(clock))
+
+    def reading(*given: Any, **how: Any) -> Relay:
+        relay = read(*given, **how)
+        change()
+        return relay
+
+    monkeypatch.setattr(resolver, "relay_of", reading)
+    assert name() == "New"
+
+
+def test_where_all_is_slow_the_database_is_not_asked_for_ever(
+    servers: SimpleNamespace, clock: Clock, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    read, asked = resolver.relay_of, []
+
+    def reading(*given: Any, **how: Any) -> Relay:
+        asked.append(1)
+        clock.now += 0.2
+        return read(*given, **how)
+
+    def take_a_while() -> None:
+        clock.now += 0.2
+
+    cached = caches[conf.get("CACHE")]
+    get = cached.get
+    monkeypatch.setattr(cached, "get", lambda *given: (take_a_while(), get(*given))[1])
+    monkeypatch.setattr(resolver, "relay_of", reading)
+    assert name() == "Old"
+    assert 1 < len(asked) < 10
+    assert "0.1 s" in caplog.text
+
+
+def test_mail_whose_content_took_long_to_read_goes_by_the_new_one(
+    servers: SimpleNamespace, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    delivery, change = submitted(), once(lambda: somebody_saves(clock))
+    enter = dispatch.Letter.__enter__
+
+    def entering(letter: dispatch.Letter) -> dispatch.Letter:
+        entered = enter(letter)
+        change()
+        return entered
+
+    monkeypatch.setattr(dispatch.Letter, "__enter__", entering)
+    attempt(delivery.pk)
+    assert (len(servers.old.messages), len(servers.new.messages)) == (0, 1)
+    assert "MAIL" not in verbs(servers.old)
+
+
+def test_recipients_of_another_transaction_are_offered_to_the_new_one(
+    servers: SimpleNamespace, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The old one has refused all of the first, and the answer took long."""
+    SMTPConfig.objects.filter(name="Old").update(max_recipients=1)
+    servers.old.inject(Fault(verb="RCPT", reply="550 5.1.1 No such user"))
+    delivery, begin = submitted("kim@example.com", "lee@example.com"), dispatch.begin
+    change = once(lambda: somebody_saves(clock))
+
+    def beginning(session: Session, opening: Opening) -> Started:
+        started = begin(session, opening)
+        change()
+        return started
+
+    monkeypatch.setattr(dispatch, "begin", beginning)
+    attempt(delivery.pk)
+    assert [message.rcpt_tos for message in servers.new.messages] == [("kim@example.com", "lee@example.com")]
+    assert verbs(servers.old).count("MAIL") == 1
+
+
+def test_a_group_that_took_long_to_record_goes_on_by_the_new_one(
+    servers: SimpleNamespace, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with transaction.atomic():
+        ids = [submitted(f"u{place}@example.com").pk for place in range(3)]
+    monkeypatch.setattr(group, "_SHORT", 0)  # the outcome of each is recorded before the next begins
+    record, change = transitions.record_and_claim, once(lambda: somebody_saves(clock))
+
+    def recording(ended: Any, *given: Any, **how: Any) -> Any:
+        done = record(ended, *given, **how)
+        if ended and not given[0]:
+            change()
+        return done
+
+    monkeypatch.setattr(transitions, "record_and_claim", recording)
+    list(attempt_group(ids))
+    assert (len(servers.old.messages), len(servers.new.messages)) == (1, 2)
+
+
+def verbs(server: SMTPServer) -> list[str]:
+    return [verb for session in server.sessions for verb in session.verbs]
