@@ -157,7 +157,7 @@ def check_rows(databases: Sequence[str] | None = None, **kwargs: Any) -> list[Ch
 
     Warnings, because an error would keep ``migrate`` from running.
     """
-    if router.db_for_read(SMTPConfig) not in (databases or ()):
+    if router.db_for_write(SMTPConfig) not in (databases or ()):
         return []
     try:
         found = configuration.wrong_with_rows()

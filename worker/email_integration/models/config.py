@@ -20,6 +20,7 @@ from email_integration.secrecy import with_secrets
 
 from . import login
 from .audit import AuditEntry, Event, event_of, note, note_updated
+from .primary import PrimaryManager
 from .sealed import SealedQuerySet
 from .server import SECRETS, ServerSettings
 
@@ -127,7 +128,7 @@ def _two_active() -> ValidationError:
 if TYPE_CHECKING:
     ConfigManager = SMTPConfigQuerySet
 else:
-    ConfigManager = models.Manager.from_queryset(SMTPConfigQuerySet)
+    ConfigManager = PrimaryManager.from_queryset(SMTPConfigQuerySet)
 
 
 class SMTPConfig(ServerSettings):

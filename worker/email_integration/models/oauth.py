@@ -12,6 +12,7 @@ from django.utils.translation import gettext_lazy as _
 from email_integration.exceptions import SecretUnreadable
 from email_integration.fields import EncryptedTextField
 
+from .primary import PrimaryManager
 from .sealed import SealedQuerySet, SealedRow
 
 #: How long before its end a token is fetched anew: so many seconds, and no more than this part of its life.
@@ -51,7 +52,7 @@ class OAuthToken(SealedRow):
     failed_at = models.DateTimeField(null=True)
     error = models.CharField(max_length=255, blank=True)
 
-    objects = SealedQuerySet.as_manager()
+    objects = PrimaryManager.from_queryset(SealedQuerySet)()
 
     class Meta:
         verbose_name = _("OAuth token")
@@ -105,7 +106,7 @@ class RefreshFamily(SealedRow):
     lease = models.CharField(max_length=32, blank=True)
     lease_until = models.DateTimeField(null=True)
 
-    objects = SealedQuerySet.as_manager()
+    objects = PrimaryManager.from_queryset(SealedQuerySet)()
 
     class Meta:
         verbose_name = _("family of refresh tokens")
