@@ -11,7 +11,7 @@ from tests.host_project import HostProject
 
 pytestmark = pytest.mark.extra
 
-#: Saves, updates, tests and deletes a configuration, and goes back in its history.
+#: Saves, updates, tests and deletes a configuration, and prints what is recorded.
 CHANGE = """
 from email_integration.models import SMTPConfig
 config = SMTPConfig.objects.create(name="Ours", host="localhost", port=25, from_email="a@example.com", is_active=True)
@@ -20,9 +20,8 @@ config.save()
 SMTPConfig.objects.update(port=26)
 config.refresh_from_db()
 config.record_test(passed=True, detail="x" * 200)
-print(config.history.count(), config.history.earliest().port, config.history.latest().port)
 config.delete()
-print(SMTPConfig.history.count(), SMTPConfig.history.first().event)
+print(*SMTPConfig.history.order_by("history_id").values_list("event", flat=True))
 """
 
 
@@ -43,7 +42,7 @@ def test_its_settings_change_no_table_of_the_app(
     project = host(f"SIMPLE_HISTORY_{setting}")
     project.run("manage.py", "makemigrations", "--check", "--dry-run")
     project.run("manage.py", "migrate", "--verbosity", "0")
-    assert project.shell(CHANGE).split() == ["4", "25", "26", "5", "deleted"]
+    assert project.shell(CHANGE).split() == ["created", "changed", "changed", "tested", "deleted"]
 
 
 def test_a_history_that_is_switched_off_is_said(
@@ -52,7 +51,7 @@ def test_a_history_that_is_switched_off_is_said(
     row("SIMPLE_HISTORY_ENABLED = False", "works, and 'check' says what is missing")
     project = host("SIMPLE_HISTORY_ENABLED = False")
     project.run("manage.py", "migrate", "--verbosity", "0")
-    project.shell(CHANGE.replace("print(config", "(config").replace("print(SMTP", "(SMTP").replace(".event", ""))
+    assert project.shell(CHANGE).split() == []
     assert "email_integration.W020" in project.attempt("manage.py", "check").stderr
 
 

@@ -48,6 +48,14 @@ def check_project(**kwargs: Any) -> list[CheckMessage]:
                 id="email_integration.W002",
             )
         )
+    if not getattr(settings, "SIMPLE_HISTORY_ENABLED", True):
+        found.append(
+            Warning(
+                "SIMPLE_HISTORY_ENABLED is False: no change of an SMTP configuration is recorded.",
+                hint="Who activated, tested or changed a server, and who looked at it, is not known afterwards.",
+                id="email_integration.W020",
+            )
+        )
     if not settings.USE_TZ and timezones.changes_clocks(timezone.get_default_timezone()):
         found.append(
             Warning(
