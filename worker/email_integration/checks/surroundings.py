@@ -8,6 +8,7 @@ from typing import Any
 
 from django.apps import apps
 from django.conf import settings
+from django.core.cache import caches
 from django.core.checks import CheckMessage, Error, Tags, Warning, register
 from django.core.exceptions import ImproperlyConfigured
 from django.core.files.storage import FileSystemStorage, InMemoryStorage
@@ -15,9 +16,10 @@ from django.db import DatabaseError, InterfaceError, router
 from django.utils import timezone
 from django.utils.module_loading import import_string
 
-from email_integration import conf, timezones
+from email_integration import conf, shared_cache, timezones
 from email_integration.backends.base import ActiveConfigBackend
-from email_integration.diagnosis import configuration
+from email_integration.diagnosis import configuration, workers
+from email_integration.diagnosis.findings import Level
 from email_integration.django_internals import is_set, read_setting
 from email_integration.exceptions import InvalidMail
 from email_integration.message import content
@@ -173,6 +175,32 @@ def check_rows(databases: Sequence[str] | None = None, **kwargs: Any) -> list[Ch
         return []
     ids = {"smtp.password": "email_integration.W006", "smtp.valid": "email_integration.W007"}
     return [Warning(f"{finding.text}.", hint=finding.mend, id=ids[finding.check]) for finding in found]
+
+
+@register(Tags.database)
+def check_cache_table(databases: Sequence[str] | None = None, **kwargs: Any) -> list[CheckMessage]:
+    """Try the shared cache if it lies in one of ``databases``; only with ``check --database`` and ``migrate``."""
+    alias = conf.get("CACHE")
+    try:
+        lies_in = shared_cache.databases(caches[alias])
+    except Exception:  # said by check_settings, or by Django
+        return []
+    if not set(lies_in) & set(databases or ()):
+        return []
+    found: list[CheckMessage] = []
+    if lies_in[0] != lies_in[-1]:
+        found.append(
+            Warning(
+                f"The cache {alias!r} is read from the database {lies_in[0]!r} and written to {lies_in[-1]!r}.",
+                hint="As long as the one lags behind the other, workers use the former SMTP configuration. Have the "
+                "router name the same database for both.",
+                id="email_integration.W022",
+            )
+        )
+    tried = workers.cache()
+    if tried.level is Level.ERROR:
+        found.append(Warning(f"{tried.text}.", hint=tried.mend, id="email_integration.W021"))
+    return found
 
 
 @register(Tags.security, deploy=True)

@@ -24,6 +24,7 @@ from django.utils import timezone
 from email_integration import references
 from email_integration.exceptions import SecretUnreadable
 from email_integration.models import Grant, RefreshFamily
+from email_integration.savepoints import savepoint
 from email_integration.secrecy import with_secrets
 from email_integration.smtp import NoToken, Phase
 
@@ -123,7 +124,8 @@ def keep(fingerprint: str, granted: Granted, *, asked_at: dt.datetime) -> None:
     Never raises for the database: what it does not take is kept in this process until it does.
     """
     try:
-        _write(fingerprint, granted.refresh_token, asked_at)
+        with savepoint(_rows().db):
+            _write(fingerprint, granted.refresh_token, asked_at)
     except DatabaseError as error:
         logger.error("A new refresh token cannot be written now (%s). It is kept in memory.", type(error).__name__)
         _unwritten.append((fingerprint, granted.refresh_token, asked_at))
