@@ -103,7 +103,7 @@ def test_a_key_that_is_missing_is_logged_too(settings: Any, caplog: pytest.LogCa
     with pytest.raises(ImproperlyConfigured):
         make_backend(BACKENDS[0]).send_messages([message()])
     assert make_backend(BACKENDS[0], fail_silently=True).send_messages([message()]) == 0
-    assert "Mail that was to fail silently is lost: EMAIL_INTEGRATION['SMTP_PASSWORD_KEYS']" in caplog.text
+    assert "Mail that was to fail silently is lost: SMTP_PASSWORD_KEYS is not set" in caplog.text
 
 
 def test_a_silent_mail_leaves_the_callers_transaction_whole(backend: str, smtp_server: Callable[..., Any]) -> None:

@@ -12,6 +12,7 @@ from typing import Protocol
 
 from django.db import transaction
 
+from email_integration import recursion
 from email_integration.models import Delivery
 from email_integration.on_commit import after_commit
 
@@ -77,11 +78,13 @@ def ring(deliveries: Sequence[Delivery]) -> bool:
     """Ring now and say whether it could be heard; a failure is logged, for the sweep rings again."""
     if not deliveries:
         return True
-    try:
-        _installed.ring(deliveries)
-    except Exception as error:  # the mail is safe in the database, whatever the broker says
-        logger.warning("Could not ring for %d deliveries (%s); the sweep will.", len(deliveries), type(error).__name__)
-        return False
+    with recursion.within_wake_up():
+        try:
+            _installed.ring(deliveries)
+        except Exception as error:  # the mail is safe in the database, whatever the broker says
+            why = type(error).__name__
+            logger.warning("Could not ring for %d deliveries (%s); the sweep will.", len(deliveries), why)
+            return False
     return True
 
 
