@@ -55,7 +55,7 @@ def host(tmp_path: Path, valkey: Valkey) -> Iterator[Callable[..., HostProject]]
 @pytest.fixture(scope="session")
 def _server() -> Iterator[PostgreSQL]:
     server = PostgreSQL(services.temporary_folder())
-    with _running("PostgreSQL", server.start, server.stop):
+    with running("PostgreSQL", server.start, server.stop):
         yield server
 
 
@@ -69,12 +69,12 @@ def postgresql(_server: PostgreSQL) -> str:
 def rabbitmq() -> Iterator[RabbitMQ]:
     """A RabbitMQ server of the guests' own."""
     server = RabbitMQ(services.temporary_folder())
-    with _running("RabbitMQ", server.start, server.end):
+    with running("RabbitMQ", server.start, server.end):
         yield server
 
 
 @contextlib.contextmanager
-def _running(name: str, start: Callable[[], None], stop: Callable[[], None]) -> Iterator[None]:
+def running(name: str, start: Callable[[], None], stop: Callable[[], None]) -> Iterator[None]:
     """Where it cannot be started, the test is skipped, or fails with CI set."""
     try:
         start()
