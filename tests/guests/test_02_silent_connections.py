@@ -23,8 +23,10 @@ pytestmark = pytest.mark.extra
 
 #: Connects first to the one, then to the other address.
 FAR = """
-DATABASES["default"] |= {"HOST": os.environ.get("FAR") or DATABASES["default"]["HOST"], "PORT": os.environ["PORT"]}
-DATABASES["default"]["OPTIONS"] = %r
+DATABASES["default"]["OPTIONS"] |= %r
+if "FAR" in os.environ:
+    DATABASES["default"] |= {"HOST": os.environ["FAR"], "PORT": os.environ["PORT"]}
+    DATABASES["default"]["OPTIONS"].pop("host", None)
 CELERY_DB_REUSE_MAX = 500
 """
 

@@ -46,8 +46,8 @@ def replica(settings: Any) -> Iterator[Callable[[], None]]:
 
     yield begin
     settings.DATABASE_ROUTERS = []
-    if hasattr(connections, "replica"):
-        del connections["replica"]
+    connections["replica"].close()
+    del connections["replica"]
     del connections.settings["replica"]
 
 

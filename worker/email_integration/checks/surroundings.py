@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from django.apps import apps
 from django.conf import settings
-from django.core.cache import caches
 from django.core.checks import CheckMessage, Error, Tags, Warning, register
 from django.core.exceptions import ImproperlyConfigured
 from django.core.files.storage import FileSystemStorage, InMemoryStorage
-from django.db import DatabaseError, InterfaceError, router
 from django.utils import timezone
 from django.utils.module_loading import import_string
 
-from email_integration import conf, shared_cache, timezones
+from email_integration import conf, timezones
 from email_integration.backends.base import ActiveConfigBackend
-from email_integration.diagnosis import configuration, workers
-from email_integration.diagnosis.findings import Level
+from email_integration.diagnosis import configuration
 from email_integration.django_internals import is_set, read_setting
 from email_integration.exceptions import InvalidMail
 from email_integration.message import content
-from email_integration.models import SMTPConfig
 
 
 @register("email_integration")
@@ -159,48 +155,6 @@ def _wrong_with_mailer(alias: str, entry: Mapping[str, Any]) -> str:
     except (InvalidMail, ImproperlyConfigured, TypeError) as error:
         return str(error).removeprefix(f"MAILERS[{alias!r}]: ")
     return ""
-
-
-@register(Tags.database)
-def check_rows(databases: Sequence[str] | None = None, **kwargs: Any) -> list[CheckMessage]:
-    """Check the active configuration and the stored passwords; only with ``check --database`` and ``migrate``.
-
-    Warnings, because an error would keep ``migrate`` from running.
-    """
-    if router.db_for_write(SMTPConfig) not in (databases or ()):
-        return []
-    try:
-        found = configuration.wrong_with_rows()
-    except (DatabaseError, InterfaceError):  # not there, or not migrated yet
-        return []
-    ids = {"smtp.password": "email_integration.W006", "smtp.valid": "email_integration.W007"}
-    return [Warning(f"{finding.text}.", hint=finding.mend, id=ids[finding.check]) for finding in found]
-
-
-@register(Tags.database)
-def check_cache_table(databases: Sequence[str] | None = None, **kwargs: Any) -> list[CheckMessage]:
-    """Try the shared cache if it lies in one of ``databases``; only with ``check --database`` and ``migrate``."""
-    alias = conf.get("CACHE")
-    try:
-        lies_in = shared_cache.databases(caches[alias])
-    except Exception:  # said by check_settings, or by Django
-        return []
-    if not set(lies_in) & set(databases or ()):
-        return []
-    found: list[CheckMessage] = []
-    if lies_in[0] != lies_in[-1]:
-        found.append(
-            Warning(
-                f"The cache {alias!r} is read from the database {lies_in[0]!r} and written to {lies_in[-1]!r}.",
-                hint="As long as the one lags behind the other, workers use the former SMTP configuration. Have the "
-                "router name the same database for both.",
-                id="email_integration.W022",
-            )
-        )
-    tried = workers.cache()
-    if tried.level is Level.ERROR:
-        found.append(Warning(f"{tried.text}.", hint=tried.mend, id="email_integration.W021"))
-    return found
 
 
 @register(Tags.security, deploy=True)
