@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,57 @@ def check_project(**kwargs: Any) -> list[CheckMessage]:
             )
         )
     return found
+
+
+#: Loggers whose lines are about mail too: '' is the root.
+_ABOUT_MAIL = ("", "root", "email_integration", "celery", "kombu")
+
+
+@register("email_integration")
+def check_error_mail(**kwargs: Any) -> list[CheckMessage]:
+    """Check that no handler of the log mails by this app what the app and the task queue warn of."""
+    logging_of_project: Any = settings.LOGGING
+    if not isinstance(logging_of_project, Mapping) or not _mails_by_us():
+        return []
+    handlers = logging_of_project.get("handlers") or {}
+    loggers = {**(logging_of_project.get("loggers") or {}), "root": logging_of_project.get("root") or {}}
+    used = {
+        handler
+        for name, logger in loggers.items()
+        if str(name).split(".")[0] in _ABOUT_MAIL and isinstance(logger, Mapping)
+        for handler in logger.get("handlers") or ()
+    }
+    return [
+        Warning(
+            f"LOGGING['handlers'][{name!r}] mails warnings by email_integration, which warns of mail.",
+            hint="What fails is mailed, and fails again. Give it level ERROR, and another email_backend (Django 6.1: "
+            "using). See docs/monitoring.md.",
+            id="email_integration.W027",
+        )
+        for name, handler in handlers.items()
+        if name in used
+        and isinstance(handler, Mapping)
+        and str(handler.get("class", "")).endswith("AdminEmailHandler")
+        and not handler.get("email_backend")
+        and not handler.get("using")
+        and _level(handler.get("level")) < logging.ERROR
+    ]
+
+
+def _level(level: Any) -> int:
+    if isinstance(level, int):
+        return level
+    return logging.getLevelNamesMapping().get(str(level or "NOTSET"), logging.NOTSET)
+
+
+def _mails_by_us() -> bool:
+    if is_set("MAILERS"):
+        mailers = read_setting("MAILERS")
+        entry = mailers.get("default") if isinstance(mailers, Mapping) else None
+        path = entry.get("BACKEND") if isinstance(entry, Mapping) else ""
+    else:
+        path = read_setting("EMAIL_BACKEND")
+    return str(path).startswith("email_integration.")
 
 
 @register("email_integration")
