@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from django.core import checks
+from django.core.cache import BaseCache
 from django.core.cache.backends.db import DatabaseCache
 from django.core.management import call_command
 from django.db import DatabaseError, connection, transaction
@@ -157,3 +158,27 @@ def test_what_is_learned_of_servers_breaks_no_transaction(monkeypatch: pytest.Mo
         quirks.memory.recall(relay)
         configure(name="B")
     assert SMTPConfig.objects.filter(name="B").exists()
+
+
+class Gone(BaseCache):
+    """As the client of memcached is once its server is away for a while: it keeps nothing, and does not say so."""
+
+    def __init__(self, location: str, params: dict[str, Any]) -> None:
+        super().__init__(params)
+
+    def add(self, key: Any, value: Any, timeout: Any = None, version: Any = None) -> bool:
+        return False
+
+    def get(self, key: Any, default: Any = None, version: Any = None) -> Any:
+        return default
+
+    def set(self, key: Any, value: Any, timeout: Any = None, version: Any = None) -> None:
+        pass
+
+
+def test_a_cache_that_is_gone_without_a_word_is_out_of_reach(cache_in: Callable[..., None]) -> None:
+    """So that the admin says how long workers may take; the database is asked each time."""
+    cache_in("cache_entries", backend=f"{__name__}.Gone")
+    configure(is_active=True)
+    assert stamp.read() is None
+    assert not stamp.is_reachable()
