@@ -63,12 +63,7 @@ def _remember(last: tuple[str, float] | None) -> None:
 
 def _read() -> str | None:
     try:
-        with shared_cache() as cache:
-            stamp: str | None = cache.get(KEY)
-            if stamp is None:
-                # 'add', not 'set': a writer's newer stamp, or its dirty mark, must not be overwritten.
-                cache.add(KEY, _new(), timeout=None)
-                stamp = cache.get(KEY)
+        stamp = _ask()
     except Exception as error:  # every cache backend has exceptions of its own
         logger.warning("The shared cache is out of reach (%s); asking the database each time.", type(error).__name__)
         return None
@@ -78,11 +73,20 @@ def _read() -> str | None:
 def is_reachable() -> bool:
     """Whether the shared cache answers. If not, workers see a change only once their copy is CONFIG_CACHE_TTL old."""
     try:
-        with shared_cache() as cache:
-            cache.get(KEY)
+        return _ask() is not None  # else it keeps nothing, and does not say so
     except Exception:  # see read()
         return False
-    return True
+
+
+def _ask() -> str | None:
+    """What the cache has, made now if there was nothing; None where it keeps nothing. Raises what the cache raises."""
+    with shared_cache() as cache:
+        stamp: str | None = cache.get(KEY)
+        if stamp is None:
+            # 'add', not 'set': a writer's newer stamp, or its dirty mark, must not be overwritten.
+            cache.add(KEY, _new(), timeout=None)
+            stamp = cache.get(KEY)
+    return stamp
 
 
 def mark_dirty(**kwargs: Any) -> None:
