@@ -62,9 +62,9 @@ def attacks(reports: Iterable[Any]) -> list[str]:
 def guests(reports: Iterable[Any]) -> list[str]:
     """The table of the host projects in these reports, with what came of each; empty where there are none."""
     rows = sorted(
-        (item, host, outcome if report.passed else "not run" if report.skipped else "BROKEN")
+        (*value[:2], value[2] if report.passed else "not run" if report.skipped else "BROKEN")
         for report in reports
-        for name, (item, host, outcome) in getattr(report, "user_properties", ())
+        for name, value in getattr(report, "user_properties", ())
         if name == GUESTS
     )
     width = max((len(host) for _, host, _ in rows), default=0)

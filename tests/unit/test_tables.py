@@ -43,7 +43,7 @@ def test_host_projects_come_in_the_order_of_their_items() -> None:
         guest(10, "two terminals", "said", passed=True),
         guest(9, "a replica", "asked the primary"),
         guest(2, "a silent database", "given up", skipped=True),
-        SimpleNamespace(user_properties=[], passed=True, skipped=False),
+        SimpleNamespace(user_properties=[("other", 1)], passed=True, skipped=False),
     ]
     assert guests(reports) == [
         "item  host project       what came of it",
