@@ -88,7 +88,21 @@ RABBITMQ_OPTIONS: dict[str, Any] = {
 
 #: The statements that every mail costs are planned once per connection and not each time. Behind a pooler that lends
 #: connections for a transaction and knows no prepared statements, add '?prepare_threshold=1000000000' to the URL.
-POSTGRESQL_OPTIONS: dict[str, Any] = {"prepare_threshold": 5}
+#:
+#: A connection that goes silent (a host without power, a firewall that forgets) is given up after 25 s: by keepalives
+#: where a reply is awaited, by ``tcp_user_timeout`` (milliseconds) where something was said that is not acknowledged.
+#: The kernel would take two hours, or a quarter of one. It is well within LEASE.
+POSTGRESQL_OPTIONS: dict[str, Any] = {
+    "prepare_threshold": 5,
+    "connect_timeout": 5,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 25_000,
+}
+
+#: The drivers of MySQL have no more than limits for a whole statement, so that this one has room for a migration.
+MYSQL_OPTIONS: dict[str, Any] = {"connect_timeout": 5, "read_timeout": 300, "write_timeout": 300}
 
 #: Several processes write to one SQLite file: readers do not block the writer (WAL), a transaction takes the write
 #: lock when it begins instead of failing half way (IMMEDIATE), and waits for it.
@@ -113,6 +127,7 @@ def database(name: str, default: str) -> dict[str, Any]:
         ) from None
     if value["ENGINE"] == "django.db.backends.mysql":
         _find_mysql_driver(name)
+        value["OPTIONS"] = {**MYSQL_OPTIONS, **value.get("OPTIONS", {})}
     if value["ENGINE"] == "django.db.backends.postgresql":
         # Beside the URL, so that only the password need be a secret, of any characters.
         value["PASSWORD"] = value.get("PASSWORD") or env.raw("POSTGRES_PASSWORD")

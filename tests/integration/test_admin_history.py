@@ -129,3 +129,17 @@ def test_the_history_holds_no_secret(admin: Client, django_assert_max_num_querie
     assert "fernet$" not in held
     with django_assert_max_num_queries(15):
         admin.get(url("history", stored.pk))
+
+
+@pytest.mark.parametrize("name", ["REVERT_DISABLED", "ENFORCE_HISTORY_MODEL_PERMISSIONS"])
+@pytest.mark.parametrize("superuser", [True, False])
+def test_settings_of_the_library_break_no_page(name: str, superuser: bool, settings: Any) -> None:
+    """With the permission to look at histories and without; the project has chosen that it is asked for."""
+    setattr(settings, f"SIMPLE_HISTORY_{name}", True)
+    stored = config()
+    client = logged_in("view_smtpconfig", "change_smtpconfig", superuser=superuser)
+    allowed = superuser or name == "REVERT_DISABLED"
+    record = stored.history.get()
+    for page in (url("history", stored.pk), url("simple_history", stored.pk, record.pk)):
+        assert client.get(page).status_code == (200 if allowed else 403)
+    assert client.get(url("change", stored.pk)).status_code == 200

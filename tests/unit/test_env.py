@@ -340,6 +340,19 @@ def test_sqlite_is_fit_for_several_processes(tmp_path: Path) -> None:
     )
 
 
+def test_no_connection_that_goes_silent_is_waited_for_without_end() -> None:
+    """It is given up well within the lease of a mail; an option in the URL wins."""
+    options = services.database("UNSET", "postgres://user@host/db?keepalives_idle=7")["OPTIONS"]
+    assert options["keepalives_idle"] == 7
+    bounds = services.POSTGRESQL_OPTIONS
+    silent = bounds["keepalives_idle"] + bounds["keepalives_interval"] * bounds["keepalives_count"]
+    assert 0 < silent * 1000 <= bounds["tcp_user_timeout"] <= 30_000
+    assert 0 < bounds["connect_timeout"] <= 10
+    mysql = services.database("UNSET", "mysql://user:password@host/db?read_timeout=3600")["OPTIONS"]
+    assert mysql == {**services.MYSQL_OPTIONS, "read_timeout": 3600}
+    assert all(0 < seconds <= 300 for seconds in services.MYSQL_OPTIONS.values())
+
+
 def test_the_broker_is_redis_unless_another_is_named(tmp_path: Path) -> None:
     """The cache stays where it was; each transport gets its own options, and none waits without limit."""
     asked = "s.CELERY_BROKER_URL, s.CACHES['default']['LOCATION'], s.CELERY_BROKER_TRANSPORT_OPTIONS"

@@ -13,7 +13,7 @@ from django.core.exceptions import ValidationError
 from config.local.smtp_server import SMTPServer
 from email_integration import references
 from email_integration.alerts import look
-from email_integration.checks.surroundings import check_rows
+from email_integration.checks.databases import check_rows
 from email_integration.diagnosis import configuration
 from email_integration.diagnosis.findings import warning
 from email_integration.models import Grant, OAuthToken, RelayGate, SMTPConfig

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterable
 from typing import Any
 
 import django
 from django.core.exceptions import ImproperlyConfigured
+from django.core.mail import EmailMessage
 from django.core.mail.backends.base import BaseEmailBackend
+from django.db import DatabaseError, InterfaceError
+
+from email_integration import recursion
+from email_integration.secrecy import with_secrets
+from email_integration.sync_only import sync_only
+
+logger = logging.getLogger(__name__)
 
 #: What an entry of MAILERS says of a server. It is the fallback, and is read where that is looked for.
 _OF_THE_SERVER = frozenset(
@@ -33,3 +43,28 @@ class ActiveConfigBackend(BaseEmailBackend):
             others["fail_silently"] = fail_silently
         super().__init__(**others)
         self.fail_silently = fail_silently
+
+    @sync_only("Sending by this backend", instead="email_integration.asend_email() or sync_to_async(send_mail)()")
+    @with_secrets
+    def send_messages(self, email_messages: Iterable[EmailMessage]) -> int:
+        """Take the messages and return how many were taken; what is raised otherwise is said by each backend.
+
+        With ``fail_silently`` an error of the database is not raised but logged: Django mails errors that way, and the
+        page that says that something broke must not break itself.
+        """
+        with recursion.within_mail() as goes_on:
+            return self._take(email_messages) if goes_on else 0
+
+    def _take(self, messages: Iterable[EmailMessage]) -> int:
+        """Do it; each backend in its way."""
+        raise NotImplementedError
+
+    def _say_lost(self, error: Exception) -> None:
+        """Log what a mail that is to fail silently has failed for."""
+        away = isinstance(error, DatabaseError | InterfaceError)
+        why = f"the database failed ({type(error).__name__})" if away else str(error)
+        logger.error("Mail that was to fail silently is lost: %s.", why.rstrip("."))
+
+
+#: What ``fail_silently`` is for beside a mail that cannot be sent: the database is away, or there is no key.
+BORNE = (DatabaseError, InterfaceError, ImproperlyConfigured)

@@ -10,13 +10,15 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.mail import EmailMessage
 
 from email_integration.exceptions import DeliveryDeferred, DeliveryFailed, EmailIntegrationError, NotSent
+from email_integration.ledger import rows
 from email_integration.message.limits import has_recipients
 from email_integration.message.options import MailKeywords
+from email_integration.routing import gate
+from email_integration.savepoints import savepoint
 from email_integration.secrecy import with_secrets
 from email_integration.sending.direct import send_now
-from email_integration.sync_only import sync_only
 
-from .base import ActiveConfigBackend
+from .base import BORNE, ActiveConfigBackend
 
 logger = logging.getLogger(__name__)
 
@@ -33,23 +35,28 @@ class EmailBackend(ActiveConfigBackend):
             )
         super().__init__(fail_silently, **options)
 
-    @sync_only("Sending by this backend", instead="email_integration.asend_email() or sync_to_async(send_mail)()")
     @with_secrets
-    def send_messages(self, email_messages: Iterable[EmailMessage]) -> int:
+    def _take(self, messages: Iterable[EmailMessage]) -> int:
         """Send the messages and return how many the server accepted for at least one recipient.
 
-        Raises ``InvalidMail``, or ``NotSent`` (a ``smtplib.SMTPException``), for the first that it did not, unless
-        ``fail_silently``.
+        Raises ``InvalidMail``, or ``NotSent`` (a ``smtplib.SMTPException``), for the first that it did not, or
+        ``DatabaseError`` where it cannot ask how to send it, unless ``fail_silently``.
         """
         sent = 0
-        for message in email_messages:
+        for message in messages:
             try:
                 if not has_recipients(message):
                     continue
-                self._send(message)
+                # What is borne leaves a transaction of the caller's as it was.
+                with savepoint(*({rows.database(), gate.database()} if self.fail_silently else ())):
+                    self._send(message)
             except EmailIntegrationError:
                 if not self.fail_silently:
                     raise
+            except BORNE as error:
+                if not self.fail_silently:
+                    raise
+                self._say_lost(error)
             else:
                 sent += 1
         return sent

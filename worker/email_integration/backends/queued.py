@@ -14,9 +14,8 @@ from email_integration.message.limits import has_recipients
 from email_integration.message.options import MailKeywords, MailOptions
 from email_integration.queue.bulk import Submission
 from email_integration.secrecy import with_secrets
-from email_integration.sync_only import sync_only
 
-from .base import ActiveConfigBackend
+from .base import BORNE, ActiveConfigBackend
 
 
 class EmailBackend(ActiveConfigBackend):
@@ -28,22 +27,27 @@ class EmailBackend(ActiveConfigBackend):
         self._options = MailOptions(**{name: options.pop(name) for name in names})
         super().__init__(fail_silently, **options)
 
-    @sync_only("Sending by this backend", instead="email_integration.asend_email() or sync_to_async(send_mail)()")
     @with_secrets
-    def send_messages(self, email_messages: Iterable[EmailMessage]) -> int:
+    def _take(self, messages: Iterable[EmailMessage]) -> int:
         """Submit the messages, all in one transaction, and return how many that were.
 
-        A message without recipients is passed over, as Django does. Raises ``InvalidMail``, and submits none, unless
-        ``fail_silently``.
+        A message without recipients is passed over, as Django does. Raises ``InvalidMail``, ``DatabaseError`` or
+        ``ImproperlyConfigured``, and submits none, unless ``fail_silently``.
         """
         submission = Submission(self._options)
-        with transaction.atomic(using=rows.database()):  # one commit for all of them
-            for message in email_messages:
-                try:
-                    if has_recipients(message):
-                        submission.take(message)
-                except InvalidMail:
-                    if not self.fail_silently:
-                        raise
-            submission.store()
+        try:
+            with transaction.atomic(using=rows.database()):  # one commit for all of them
+                for message in messages:
+                    try:
+                        if has_recipients(message):
+                            submission.take(message)
+                    except InvalidMail:
+                        if not self.fail_silently:
+                            raise
+                submission.store()
+        except BORNE as error:
+            if not self.fail_silently:
+                raise
+            self._say_lost(error)
+            return 0
         return len(submission.ids)

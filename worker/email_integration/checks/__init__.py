@@ -1,5 +1,5 @@
 """System checks: what can be known to be wrong without asking the network. The ids stay the same."""
 
-from . import keys, optional, surroundings
+from . import databases, keys, optional, surroundings
 
-__all__ = ["keys", "optional", "surroundings"]
+__all__ = ["databases", "keys", "optional", "surroundings"]

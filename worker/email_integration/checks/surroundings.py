@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +12,15 @@ from django.conf import settings
 from django.core.checks import CheckMessage, Error, Tags, Warning, register
 from django.core.exceptions import ImproperlyConfigured
 from django.core.files.storage import FileSystemStorage, InMemoryStorage
-from django.db import DatabaseError, InterfaceError, router
 from django.utils import timezone
 from django.utils.module_loading import import_string
 
 from email_integration import conf, timezones
 from email_integration.backends.base import ActiveConfigBackend
-from email_integration.diagnosis import configuration, database
+from email_integration.diagnosis import configuration
 from email_integration.django_internals import is_set, read_setting
 from email_integration.exceptions import InvalidMail
-from email_integration.ledger import rows
 from email_integration.message import content
-from email_integration.models import SMTPConfig
 from email_integration.tasks import health
 
 
@@ -50,6 +48,14 @@ def check_project(**kwargs: Any) -> list[CheckMessage]:
                 id="email_integration.W002",
             )
         )
+    if not getattr(settings, "SIMPLE_HISTORY_ENABLED", True):
+        found.append(
+            Warning(
+                "SIMPLE_HISTORY_ENABLED is False: no change of an SMTP configuration is recorded.",
+                hint="Who activated, tested or changed a server, and who looked at it, is not known afterwards.",
+                id="email_integration.W020",
+            )
+        )
     if not settings.USE_TZ and timezones.changes_clocks(timezone.get_default_timezone()):
         found.append(
             Warning(
@@ -60,6 +66,57 @@ def check_project(**kwargs: Any) -> list[CheckMessage]:
             )
         )
     return found
+
+
+#: Loggers whose lines are about mail too: '' is the root.
+_ABOUT_MAIL = ("", "root", "email_integration", "celery", "kombu")
+
+
+@register("email_integration")
+def check_error_mail(**kwargs: Any) -> list[CheckMessage]:
+    """Check that no handler of the log mails by this app what the app and the task queue warn of."""
+    logging_of_project: Any = settings.LOGGING
+    if not isinstance(logging_of_project, Mapping) or not _mails_by_us():
+        return []
+    handlers = logging_of_project.get("handlers") or {}
+    loggers = {**(logging_of_project.get("loggers") or {}), "root": logging_of_project.get("root") or {}}
+    used = {
+        handler
+        for name, logger in loggers.items()
+        if str(name).split(".")[0] in _ABOUT_MAIL and isinstance(logger, Mapping)
+        for handler in logger.get("handlers") or ()
+    }
+    return [
+        Warning(
+            f"LOGGING['handlers'][{name!r}] mails warnings by email_integration, which warns of mail.",
+            hint="What fails is mailed, and fails again. Give it level ERROR, and another email_backend (Django 6.1: "
+            "using). See docs/monitoring.md.",
+            id="email_integration.W027",
+        )
+        for name, handler in handlers.items()
+        if name in used
+        and isinstance(handler, Mapping)
+        and str(handler.get("class", "")).endswith("AdminEmailHandler")
+        and not handler.get("email_backend")
+        and not handler.get("using")
+        and _level(handler.get("level")) < logging.ERROR
+    ]
+
+
+def _level(level: Any) -> int:
+    if isinstance(level, int):
+        return level
+    return logging.getLevelNamesMapping().get(str(level or "NOTSET"), logging.NOTSET)
+
+
+def _mails_by_us() -> bool:
+    if is_set("MAILERS"):
+        mailers = read_setting("MAILERS")
+        entry = mailers.get("default") if isinstance(mailers, Mapping) else None
+        path = entry.get("BACKEND") if isinstance(entry, Mapping) else ""
+    else:
+        path = read_setting("EMAIL_BACKEND")
+    return str(path).startswith("email_integration.")
 
 
 @register("email_integration")
@@ -167,35 +224,6 @@ def _wrong_with_mailer(alias: str, entry: Mapping[str, Any]) -> str:
     except (InvalidMail, ImproperlyConfigured, TypeError) as error:
         return str(error).removeprefix(f"MAILERS[{alias!r}]: ")
     return ""
-
-
-@register(Tags.database)
-def check_rows(databases: Sequence[str] | None = None, **kwargs: Any) -> list[CheckMessage]:
-    """Check the active configuration and the stored passwords; only with ``check --database`` and ``migrate``.
-
-    Warnings, because an error would keep ``migrate`` from running.
-    """
-    if router.db_for_read(SMTPConfig) not in (databases or ()):
-        return []
-    try:
-        found = configuration.wrong_with_rows()
-    except (DatabaseError, InterfaceError):  # not there, or not migrated yet
-        return []
-    ids = {"smtp.password": "email_integration.W006", "smtp.valid": "email_integration.W007"}
-    return [Warning(f"{finding.text}.", hint=finding.mend, id=ids[finding.check]) for finding in found]
-
-
-@register(Tags.database)
-def check_pooler(databases: Sequence[str] | None = None, **kwargs: Any) -> list[CheckMessage]:
-    """Check that a pooler keeps what it is told to keep; only with ``check --database`` and ``migrate``."""
-    alias = rows.database()
-    if alias not in (databases or ()):
-        return []
-    try:
-        found = database.pooler(alias)
-    except (DatabaseError, InterfaceError):  # not there
-        return []
-    return [Warning(f"{finding.text}.", hint=finding.mend, id="email_integration.W014") for finding in found]
 
 
 @register(Tags.security, deploy=True)

@@ -8,7 +8,7 @@ from typing import Any
 from django.conf import settings
 from django.contrib.auth import get_user_model
 from django.core.exceptions import FieldDoesNotExist, ValidationError
-from django.db import DatabaseError
+from django.db import DatabaseError, router
 
 from email_integration import conf, references, routing
 from email_integration.django_internals import is_set, read_setting
@@ -240,7 +240,12 @@ def somebody() -> str | None:
     email = users.get_email_field_name()
     try:
         users._meta.get_field(email)
-        rows = users._default_manager.filter(is_superuser=True).exclude(**{email: ""}).exclude(**{email: None})
+        rows = (
+            users._default_manager.using(router.db_for_write(users))
+            .filter(is_superuser=True)
+            .exclude(**{email: ""})
+            .exclude(**{email: None})
+        )
         return rows.order_by("pk").values_list(email, flat=True).first()
     except (FieldDoesNotExist, DatabaseError):
         return None

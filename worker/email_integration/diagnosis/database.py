@@ -11,6 +11,7 @@ from django.db.migrations.exceptions import InconsistentMigrationHistory
 from email_integration.django_internals import missing_migrations
 from email_integration.ledger import rows
 from email_integration.ledger.pooler import LOST, MEND, loses_statements
+from email_integration.models import Delivery
 
 from .findings import Finding, error, ok, warning
 
@@ -29,7 +30,7 @@ def database() -> list[Finding]:
     alias = rows.database()
     try:
         connections[alias].ensure_connection()
-        return [_migrations(alias), *_clock(alias), *pooler(alias)]
+        return [_migrations(alias), *schemas(alias), *_clock(alias), *pooler(alias)]
     except (DatabaseError, InterfaceError) as failure:
         return [
             error(
@@ -59,6 +60,35 @@ def _migrations(alias: str) -> Finding:
             "Run `manage.py migrate`.",
         )
     return ok("database.migrations", f"Database “{alias}” ({connections[alias].vendor}) is there and migrated")
+
+
+#: The schemas that have a table of this name, the one that this process uses first. What a person may not use counts.
+_SCHEMAS = """
+SELECT n.nspname FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+WHERE c.relname = %s AND c.relkind IN ('r', 'p') AND n.nspname NOT LIKE 'pg\\_%%'
+ORDER BY c.oid = to_regclass(%s) DESC NULLS LAST, n.nspname
+"""
+
+
+def schemas(alias: str) -> list[Finding]:
+    """Whether mail may be in a schema that no worker looks into. Raises ``DatabaseError``."""
+    connection, table = connections[alias], Delivery._meta.db_table
+    if connection.vendor != "postgresql":
+        return []
+    with connection.cursor() as cursor:
+        cursor.execute(_SCHEMAS, [table, connection.ops.quote_name(table)])
+        ours, *others = [name for (name,) in cursor.fetchall()] or [""]
+    if not others:
+        return []
+    more = f" and {len(others) - 3} more" if len(others) > 3 else ""
+    return [
+        warning(
+            "database.schemas",
+            f"The table “{table}” is in the schemas {', '.join(others[:3])}{more} too, beside “{ours}”: mail that is "
+            "submitted there is sent by no worker of this one",
+            "Have the app in one schema that all share. See docs/databases.md.",
+        )
+    ]
 
 
 def _clock(alias: str) -> list[Finding]:

@@ -17,6 +17,7 @@ from email_integration.ledger import rows
 from email_integration.models import Delivery
 from email_integration.outcomes import schedule
 from email_integration.queue import sweeper
+from email_integration.shared_cache import databases, shared_cache
 from email_integration.tasks import health
 
 from .database import SKEW_NOTICED
@@ -44,13 +45,22 @@ def cache() -> Finding:
         )
     key, value = "email_integration:check", secrets.token_hex(8)
     try:
-        shared = caches[alias]
-        shared.set(key, value, timeout=60)
-        kept = shared.get(key)
-        shared.delete(key)
+        with shared_cache() as cache:
+            cache.set(key, value, timeout=60)
+            kept = cache.get(key)
+            cache.delete(key)
     except InvalidCacheBackendError as failure:
         return error("cache", f"The cache “{alias}” cannot be used: {failure}", "Correct CACHES.")
     except Exception as failure:  # every cache backend has exceptions of its own
+        table = settings.CACHES[alias].get("LOCATION")
+        if in_databases := databases(caches[alias]):
+            return error(
+                "cache",
+                f"The cache “{alias}” cannot use its table “{table}” in the database “{in_databases[-1]}” "
+                f"({type(failure).__name__}): workers follow a changed configuration only after up to "
+                f"{conf.get('CONFIG_CACHE_TTL'):g} s",
+                "Run `manage.py createcachetable`.",
+            )
         return error(
             "cache",
             f"The cache “{alias}” is out of reach ({type(failure).__name__}): workers follow a changed configuration "

@@ -12,6 +12,7 @@ from typing import Protocol
 
 from django.db import transaction
 
+from email_integration import recursion
 from email_integration.models import Delivery
 from email_integration.on_commit import after_commit
 
@@ -91,13 +92,15 @@ def ring(deliveries: Sequence[Delivery]) -> int | None:
     """
     if not deliveries:
         return 0
-    try:
-        _installed.ring(deliveries)
-    except PartlyHeard as partly:
-        return len(deliveries) - len(partly.unheard)
-    except Exception as error:  # the mail is safe in the database, whatever the broker says
-        logger.warning("Could not ring for %d deliveries (%s); the sweep will.", len(deliveries), type(error).__name__)
-        return None
+    with recursion.within_wake_up():
+        try:
+            _installed.ring(deliveries)
+        except PartlyHeard as partly:
+            return len(deliveries) - len(partly.unheard)
+        except Exception as error:  # the mail is safe in the database, whatever the broker says
+            why = type(error).__name__
+            logger.warning("Could not ring for %d deliveries (%s); the sweep will.", len(deliveries), why)
+            return None
     return len(deliveries)
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from django.db import models
 from django.utils import timezone
 
+from .primary import PrimaryManager
+
 
 class Alert(models.Model):
     """There is a row while something is wrong that people are told of, and until they were told that it is over.
@@ -35,6 +37,8 @@ class Alert(models.Model):
     left = models.CharField(max_length=20, blank=True)
     # How often in a row that failed.
     failures = models.PositiveSmallIntegerField(default=0)
+
+    objects = PrimaryManager()
 
     class Meta:
         default_permissions = ()

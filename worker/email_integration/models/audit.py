@@ -11,6 +11,7 @@ from typing import Any
 
 from django.db import models
 from django.utils.translation import gettext_lazy as _
+from simple_history.models import HistoricalRecords
 from simple_history.utils import get_history_manager_for_model
 
 from .server import ServerSettings
@@ -39,6 +40,36 @@ class AuditEntry(models.Model):
 
     class Meta:
         abstract = True
+
+
+class History(HistoricalRecords):  # type: ignore[misc]  # the library is untyped
+    """Records whose table is the same in each project, whatever its SIMPLE_HISTORY_* settings say of its own.
+
+    The migrations of this app make the table: another type or index of a column would be a migration that is missing,
+    and values that the column does not take.
+    """
+
+    def get_extra_fields(
+        self, model: type[models.Model], fields: Mapping[str, models.Field[Any, Any]]
+    ) -> dict[str, Any]:
+        """Return the columns of the library, as its own defaults have them."""
+        return {
+            **super().get_extra_fields(model, fields),
+            "history_id": models.AutoField(primary_key=True),  # not SIMPLE_HISTORY_HISTORY_ID_USE_UUID
+            "history_date": models.DateTimeField(db_index=True),  # not SIMPLE_HISTORY_DATE_INDEX
+            # not SIMPLE_HISTORY_HISTORY_CHANGE_REASON_USE_TEXT_FIELD
+            "history_change_reason": models.CharField(max_length=100, null=True),  # the library's own
+        }
+
+    def get_meta_options(self, model: type[models.Model]) -> dict[str, Any]:
+        """Return the library's options without indexes."""
+        return {name: value for name, value in super().get_meta_options(model).items() if name != "indexes"}
+
+    def create_history_model(self, model: type[models.Model], inherited: bool) -> type[models.Model]:
+        """Return the model of the records, which says in which module it is; the library names the app's package."""
+        made: type[models.Model] = super().create_history_model(model, inherited)
+        made.__module__ = model.__module__
+        return made
 
 
 def event_of(before: ServerSettings | None, after: ServerSettings) -> Event:

@@ -11,7 +11,6 @@ from django.db import IntegrityError, models, router, transaction
 from django.utils import timezone
 from django.utils.crypto import constant_time_compare, salted_hmac
 from django.utils.translation import gettext_lazy as _
-from simple_history.models import HistoricalRecords
 
 from email_integration import conf, signals, validators, web
 from email_integration.exceptions import SecretUnreadable
@@ -19,7 +18,8 @@ from email_integration.fields import Sealed
 from email_integration.secrecy import with_secrets
 
 from . import login
-from .audit import AuditEntry, Event, event_of, note, note_updated
+from .audit import AuditEntry, Event, History, event_of, note, note_updated
+from .primary import PrimaryManager
 from .sealed import SealedQuerySet, unreported
 from .server import SECRETS, ServerSettings
 
@@ -128,7 +128,7 @@ def _two_active() -> ValidationError:
 if TYPE_CHECKING:
     ConfigManager = SMTPConfigQuerySet
 else:
-    ConfigManager = unreported(models.Manager.from_queryset(SMTPConfigQuerySet))
+    ConfigManager = unreported(PrimaryManager.from_queryset(SMTPConfigQuerySet))
 
 
 class SMTPConfig(ServerSettings):
@@ -146,7 +146,7 @@ class SMTPConfig(ServerSettings):
 
     objects: ClassVar[SMTPConfigQuerySet] = ConfigManager()
     # No secret; and not the last test, which a revert must not bring back.
-    history = HistoricalRecords(
+    history = History(
         bases=[AuditEntry],
         excluded_fields=[
             *SECRETS,

@@ -8,6 +8,8 @@ from django.utils.translation import gettext_lazy as _
 
 from email_integration.outcomes.causes import LONGEST
 
+from .primary import PrimaryManager
+
 
 class RelayGate(models.Model):
     """There is a row while a relay is at fault: nobody connects to it but one prober at a time.
@@ -28,6 +30,8 @@ class RelayGate(models.Model):
     # A ``Cause``.
     cause = models.CharField(max_length=LONGEST, blank=True, default="", db_default="")
     reason = models.CharField(_("reason"), max_length=255)
+
+    objects = PrimaryManager()
 
     class Meta:
         verbose_name = _("relay at fault")

@@ -12,7 +12,8 @@ from django.utils.translation import gettext_lazy as _
 from email_integration.exceptions import SecretUnreadable
 from email_integration.fields import EncryptedTextField
 
-from .sealed import SealedQuerySet, SealedRow
+from .primary import PrimaryManager
+from .sealed import SealedQuerySet, SealedRow, unreported
 
 #: How long before its end a token is fetched anew: so many seconds, and no more than this part of its life.
 _AHEAD = 300.0
@@ -51,7 +52,7 @@ class OAuthToken(SealedRow):
     failed_at = models.DateTimeField(null=True)
     error = models.CharField(max_length=255, blank=True)
 
-    objects = SealedQuerySet.as_manager()
+    objects = PrimaryManager.from_queryset(SealedQuerySet)()
 
     class Meta:
         verbose_name = _("OAuth token")
@@ -105,7 +106,7 @@ class RefreshFamily(SealedRow):
     lease = models.CharField(max_length=32, blank=True)
     lease_until = models.DateTimeField(null=True)
 
-    objects = SealedQuerySet.as_manager()
+    objects = PrimaryManager.from_queryset(SealedQuerySet)()
 
     class Meta:
         verbose_name = _("family of refresh tokens")
@@ -128,3 +129,7 @@ def keep_newer(sender: Any, instance: RefreshFamily, raw: bool, using: str, **_:
         return
     if instance.asked_at is None or instance.asked_at <= stored.asked_at:
         instance.__dict__.update({field.attname: stored.__dict__[field.attname] for field in sender._meta.fields})
+
+
+for _model in (OAuthToken, RefreshFamily):
+    unreported(type(_model._default_manager))  # made for this one

@@ -11,6 +11,8 @@ from django.utils.translation import gettext_lazy as _
 from email_integration import conf
 from email_integration.timezones import local_time
 
+from .primary import PrimaryManager
+
 
 class SendingPause(models.Model):
     """There is a row while sending is paused, and at most one."""
@@ -21,6 +23,8 @@ class SendingPause(models.Model):
         settings.AUTH_USER_MODEL, verbose_name=_("by"), null=True, on_delete=models.SET_NULL, related_name="+"
     )
     reason = models.CharField(_("reason"), max_length=200, blank=True)
+
+    objects = PrimaryManager()
 
     class Meta:
         verbose_name = _("pause")
@@ -37,7 +41,7 @@ class SendingPause(models.Model):
         """The pause in force, None when mail goes out; EMAIL_PAUSED counts as one that no row stands for."""
         if conf.get("EMAIL_PAUSED"):
             return cls(reason="EMAIL_PAUSED is set")
-        return cls.objects.using(using).first()
+        return cls.objects.db_manager(using).first()
 
     @classmethod
     def begin(cls, *, by: Any = None, reason: str = "") -> bool:

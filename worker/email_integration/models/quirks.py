@@ -6,6 +6,8 @@ from django.db import models
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
+from .primary import PrimaryManager
+
 
 class PipeliningQuirk(models.TextChoices):
     """The values of ``email_integration.smtp.Pipelining``."""
@@ -31,6 +33,8 @@ class ServerQuirks(models.Model):
     mails = models.PositiveIntegerField(_("mails per session"), null=True, blank=True)
     recipients = models.PositiveIntegerField(_("recipients per transaction"), null=True, blank=True)
     learned_at = models.DateTimeField(_("learned at"), default=timezone.now)
+
+    objects = PrimaryManager()
 
     class Meta:
         verbose_name = _("learned limit of a server")

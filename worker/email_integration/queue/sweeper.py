@@ -7,18 +7,18 @@ import itertools
 import logging
 import time
 
-from django.core.cache import caches
 from django.db import transaction
 from django.db.models import F
 from django.utils import timezone
 
-from email_integration import conf, routing
+from email_integration import routing
 from email_integration.django_internals import can_skip_locked_rows
 from email_integration.ledger import task_queue
 from email_integration.ledger.rows import database
 from email_integration.models import Delivery, RelayGate
 from email_integration.outcomes import schedule
 from email_integration.routing import gate
+from email_integration.shared_cache import shared_cache
 from email_integration.smtp import Relay
 
 from . import retry_now
@@ -103,7 +103,8 @@ def _rings(delivery: Delivery) -> int:
 def leave_mark() -> None:
     """Say that a sweep was made now. Never raises: sweeping matters, the mark does not."""
     try:
-        caches[conf.get("CACHE")].set(KEY, time.time(), timeout=None)
+        with shared_cache() as cache:
+            cache.set(KEY, time.time(), timeout=None)
     except Exception as error:  # every cache backend has exceptions of its own
         logger.debug("The sweep could not leave its mark in the cache (%s).", type(error).__name__)
 
@@ -113,5 +114,6 @@ def last_mark() -> float | None:
 
     Raises what the cache raises.
     """
-    found = caches[conf.get("CACHE")].get(KEY)
+    with shared_cache() as cache:
+        found = cache.get(KEY)
     return float(found) if found is not None else None

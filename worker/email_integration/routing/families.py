@@ -28,6 +28,7 @@ from email_integration import conf, references
 from email_integration.exceptions import SecretUnreadable
 from email_integration.fields import newest_key
 from email_integration.models import Grant, RefreshFamily
+from email_integration.savepoints import savepoint
 from email_integration.secrecy import with_secrets
 from email_integration.smtp import NoToken, Phase
 
@@ -161,7 +162,8 @@ def keep(fingerprint: str, newest: str, *, provider: str, asked_at: dt.datetime)
     Never raises for the database: what it does not take is kept in this process until it does.
     """
     try:
-        _write(fingerprint, newest, provider, asked_at)
+        with savepoint(_rows().db):
+            _write(fingerprint, newest, provider, asked_at)
     except DatabaseError as error:
         logger.error("A new refresh token cannot be written now (%s). It is kept in memory.", type(error).__name__)
         _unwritten.append((fingerprint, newest, provider, asked_at))

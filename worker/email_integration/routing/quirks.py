@@ -17,6 +17,7 @@ from django.utils import timezone
 
 from email_integration.models import ServerQuirks
 from email_integration.on_commit import after_commit
+from email_integration.savepoints import savepoint
 from email_integration.smtp import Memory, Pipelining, Quirks, Relay
 
 from . import gate
@@ -37,7 +38,8 @@ class SharedMemory(Memory):
     def recall(self, relay: Relay) -> Quirks:
         """What is known of ``relay``: one query for each session that is opened."""
         try:
-            row = _rows().filter(pk=gate.key(relay), learned_at__gt=timezone.now() - KEPT).first()
+            with savepoint(database()):
+                row = _rows().filter(pk=gate.key(relay), learned_at__gt=timezone.now() - KEPT).first()
         except (DatabaseError, InterfaceError) as error:
             logger.warning("What is known of the server of %s cannot be read (%s).", relay, type(error).__name__)
             row = None

@@ -11,11 +11,11 @@ import secrets
 import time
 from typing import Any
 
-from django.core.cache import BaseCache, caches
 from django.db import transaction
 
 from email_integration import conf
 from email_integration.django_internals import is_waiting_for_commit
+from email_integration.shared_cache import shared_cache
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +40,10 @@ _MARGIN = 1.5
 
 # The stamp that was read last, and when it was asked for by 'time.monotonic'; replaced whole, so readers need no lock.
 _last: tuple[str, float] | None = None
+
+
+class NotKept(Exception):
+    """The cache still has what it had before."""
 
 
 def read() -> str | None:
@@ -79,12 +83,7 @@ def _remember(last: tuple[str, float] | None) -> None:
 
 def _read() -> str | None:
     try:
-        cache = _cache()
-        stamp = cache.get(KEY)
-        if stamp is None:
-            # 'add', not 'set': a writer's newer stamp, or its dirty mark, must not be overwritten.
-            cache.add(KEY, _new(), timeout=None)
-            stamp = cache.get(KEY)
+        stamp = _ask()
     except Exception as error:  # every cache backend has exceptions of its own
         logger.warning("The shared cache is out of reach (%s); asking the database each time.", type(error).__name__)
         return None
@@ -94,10 +93,20 @@ def _read() -> str | None:
 def is_reachable() -> bool:
     """Whether the shared cache answers. If not, workers see a change only once their copy is CONFIG_CACHE_TTL old."""
     try:
-        _cache().get(KEY)
+        return _ask() is not None  # else it keeps nothing, and does not say so
     except Exception:  # see read()
         return False
-    return True
+
+
+def _ask() -> str | None:
+    """What the cache has, made now if there was nothing; None where it keeps nothing. Raises what the cache raises."""
+    with shared_cache() as cache:
+        stamp: str | None = cache.get(KEY)
+        if stamp is None:
+            # 'add', not 'set': a writer's newer stamp, or its dirty mark, must not be overwritten.
+            cache.add(KEY, _new(), timeout=None)
+            stamp = cache.get(KEY)
+    return stamp
 
 
 def mark_dirty(**kwargs: Any) -> None:
@@ -123,17 +132,18 @@ def renew() -> None:
 def _write(stamp: str, *, timeout: float | None) -> None:
     forget()
     try:
-        _cache().set(KEY, stamp, timeout=timeout)
+        with shared_cache() as cache:
+            before = cache.get(KEY)
+            cache.set(KEY, stamp, timeout=timeout)
+            # The database cache does not say when it could not write. Another writer's stamp is as good as this one.
+            if before not in (None, DIRTY, stamp) and cache.get(KEY) == before:
+                raise NotKept
     except Exception as error:  # see read()
         logger.error(
             "The shared cache is out of reach (%s): workers see the changed SMTP configuration after up to %s s.",
             type(error).__name__,
             conf.get("CONFIG_CACHE_TTL"),
         )
-
-
-def _cache() -> BaseCache:
-    return caches[conf.get("CACHE")]
 
 
 def _new() -> str:

@@ -1,0 +1,184 @@
+"""Mail of the log to ADMINS: the database and the broker are down when it is wanted most."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from typing import Any
+
+import django
+import pytest
+from django.core import mail
+from django.core.exceptions import ImproperlyConfigured
+from django.core.mail import send_mail
+from django.db import DatabaseError, connection, transaction
+from django.utils.log import AdminEmailHandler
+
+from config.local.smtp_server import SMTPServer
+from config.local.valkey import Valkey
+from email_integration.ledger import task_queue
+from email_integration.models import Delivery, SMTPConfig
+from tests.deliveries import RecordingDoorbell
+from tests.mail_settings import HAS_MAILERS, make_backend, name_server
+from tests.relays import config_for
+
+from .test_backends import BACKENDS, DEPRECATED
+
+pytestmark = [pytest.mark.django_db(transaction=True), DEPRECATED]
+
+#: One mail, about a broker, a cache or a database that is away, and one about that mail.
+MOST = 2
+
+
+@pytest.fixture
+def database_is_down() -> Iterator[None]:
+    """Have nothing where the database was."""
+    kept = dict(connection.settings_dict)
+    connection.close()
+    connection.settings_dict |= {"HOST": "/nowhere", "NAME": "/nowhere/database"}
+    yield
+    connection.close()
+    connection.settings_dict |= kept
+
+
+@pytest.fixture(params=BACKENDS, ids=["queued", "direct"])
+def backend(request: pytest.FixtureRequest, settings: Any) -> str:
+    return use(settings, request.param)
+
+
+def use(settings: Any, path: str) -> str:
+    name_server(settings, backend=path, **({"fail_silently": True} if HAS_MAILERS else {}))
+    settings.ADMINS = ["ada@example.com"] if django.VERSION >= (6, 0) else [("Ada", "ada@example.com")]
+    return path
+
+
+@pytest.fixture
+def mailed_at() -> Iterator[Callable[[int], None]]:
+    """Have each line of the log from this level on mailed to ADMINS, by Django's own handler at the root."""
+    handler, root = AdminEmailHandler(), logging.getLogger()
+
+    def begin(level: int) -> None:
+        handler.setLevel(level)
+        root.addHandler(handler)
+
+    yield begin
+    root.removeHandler(handler)
+
+
+def message() -> mail.EmailMessage:
+    return mail.EmailMessage("S", "B", "lee@example.com", ["kim@example.com"])
+
+
+@pytest.mark.usefixtures("database_is_down")
+def test_a_database_that_is_down_raises_unless_it_is_to_fail_silently(
+    backend: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(DatabaseError):
+        make_backend(backend, fail_silently=False).send_messages([message()])
+    assert "is lost" not in caplog.text
+    assert make_backend(backend, fail_silently=True).send_messages([message(), message()]) == 0
+    assert "Mail that was to fail silently is lost: the database failed (OperationalError)." in caplog.text
+    assert "kim@" not in caplog.text
+
+
+@pytest.mark.usefixtures("database_is_down")
+@pytest.mark.parametrize("level", [logging.ERROR, logging.WARNING, logging.INFO], ids=logging.getLevelName)
+def test_an_error_is_logged_while_the_database_is_down(
+    backend: str, mailed_at: Callable[[int], None], level: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As Django's page 500 does; the line about the mail that is lost is not mailed again and again."""
+    mailed_at(level)
+    logging.getLogger("shop").error("Something broke")
+    lines = [record.getMessage() for record in caplog.records]
+    assert lines[0] == "Something broke"
+    assert 1 <= sum("to fail silently is lost" in line for line in lines) <= MOST
+
+
+@pytest.mark.usefixtures("bell")
+def test_a_key_that_is_missing_is_logged_too(settings: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """Unless it is to fail silently, it is raised."""
+    use(settings, BACKENDS[0])
+    settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "SMTP_PASSWORD_KEYS": []}
+    with pytest.raises(ImproperlyConfigured):
+        make_backend(BACKENDS[0]).send_messages([message()])
+    assert make_backend(BACKENDS[0], fail_silently=True).send_messages([message()]) == 0
+    assert "Mail that was to fail silently is lost: SMTP_PASSWORD_KEYS is not set" in caplog.text
+
+
+def test_a_silent_mail_leaves_the_callers_transaction_whole(backend: str, smtp_server: Callable[..., Any]) -> None:
+    """A table that is locked or not there is an error like any other."""
+    config_for(smtp_server())
+    table = Delivery._meta.db_table if "queued" in backend else "email_integration_relaygate"
+    with connection.cursor() as cursor:
+        cursor.execute(f"ALTER TABLE {table} RENAME TO elsewhere")
+    try:
+        with transaction.atomic():
+            SMTPConfig.objects.count()
+            assert make_backend(backend, fail_silently=True).send_messages([message()]) == 0
+            SMTPConfig.objects.create(name="Second", host="h", from_email="a@example.com")
+    finally:
+        with connection.cursor() as cursor:
+            cursor.execute(f"ALTER TABLE elsewhere RENAME TO {table}")
+    assert SMTPConfig.objects.filter(name="Second").exists()
+
+
+@pytest.mark.parametrize("level", [logging.WARNING, logging.INFO], ids=logging.getLevelName)
+@pytest.mark.parametrize("in_transaction", [True, False])
+def test_a_broker_that_is_down_is_mailed_once(
+    level: int, in_transaction: bool, mailed_at: Callable[[int], None], settings: Any, valkey: Valkey
+) -> None:
+    """The mail is stored, its wake-up fails, the line about that is mailed, and no more."""
+    use(settings, BACKENDS[0])
+    valkey.kill()
+    mailed_at(level)
+    with transaction.atomic() if in_transaction else nullcontext():
+        send_mail("S", "B", None, ["kim@example.com"])
+    stored = Delivery.objects.count()
+    assert 1 <= stored - 1 <= 10
+    logging.getLogger("shop").error("Something broke")
+    assert Delivery.objects.count() > stored
+
+
+def test_a_task_queue_that_raises_is_mailed_once(
+    mailed_at: Callable[[int], None], settings: Any, bell: RecordingDoorbell
+) -> None:
+    """Whatever it raises, as often as it is asked."""
+    use(settings, BACKENDS[0])
+    bell.broken = ValueError("a queue that is not there")
+    mailed_at(logging.WARNING)
+    for number in range(1, 4):
+        send_mail("S", "B", None, ["kim@example.com"])
+        assert Delivery.objects.count() == MOST * number
+
+
+def test_a_warning_amid_sending_is_mailed_once(
+    mailed_at: Callable[[int], None], settings: Any, valkey: Valkey, smtp_server: Callable[..., SMTPServer]
+) -> None:
+    """The direct backend asks the cache at each mail, and warns when that is away."""
+    use(settings, BACKENDS[1])
+    server = smtp_server()
+    config_for(server)
+    mailed_at(logging.WARNING)
+    valkey.kill()
+    send_mail("S", "B", None, ["kim@example.com"])
+    assert [one.rcpt_tos for one in server.messages].count(("kim@example.com",)) == 1
+    assert 1 <= len(server.messages) - 1 <= 5
+
+
+def test_a_task_queue_that_warns_is_mailed_once(
+    mailed_at: Callable[[int], None], settings: Any, bell: RecordingDoorbell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As kombu does while it publishes."""
+    use(settings, BACKENDS[0])
+    mailed_at(logging.WARNING)
+    ring = bell.ring
+
+    def warn(deliveries: Any) -> None:
+        logging.getLogger("kombu").warning("Connection error")
+        ring(deliveries)
+
+    monkeypatch.setattr(bell, "ring", warn)
+    assert task_queue.installed() is bell
+    send_mail("S", "B", None, ["kim@example.com"])
+    assert Delivery.objects.count() == MOST

@@ -1,0 +1,192 @@
+"""The databases of the project: what its settings say of them, and what they say when they are asked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from django.apps import apps
+from django.conf import settings
+from django.contrib.auth import get_user_model
+from django.core.cache import caches
+from django.core.checks import CheckMessage, Error, Tags, Warning, register
+from django.db import DEFAULT_DB_ALIAS, DatabaseError, InterfaceError, connections, router
+
+from email_integration import conf, shared_cache
+from email_integration.diagnosis import configuration, database, workers
+from email_integration.diagnosis.findings import Level
+from email_integration.ledger import rows
+from email_integration.models import SMTPConfig
+
+#: By vendor: the options without which a connection that goes silent is waited for as long as the kernel likes.
+_BOUNDS = {
+    "postgresql": ("connect_timeout", "keepalives_idle", "tcp_user_timeout"),
+    "mysql": ("connect_timeout", "read_timeout", "write_timeout"),
+}
+
+#: Options that name a file or a service which may say the same.
+_ELSEWHERE = ("service", "read_default_file")
+
+
+@register("email_integration")
+def check_silent_connections(**kwargs: Any) -> list[CheckMessage]:
+    """Check that a connection that goes silent is given up. Asks no network."""
+    found: list[CheckMessage] = []
+    for alias in sorted({router.db_for_write(model) for model in _models()} & set(connections)):
+        connection = connections[alias]
+        options = connection.settings_dict.get("OPTIONS") or {}
+        wanted = _BOUNDS.get(connection.vendor, ())
+        missing = [name for name in wanted if not _is_set(options.get(name))]
+        if connection.vendor == "postgresql" and str(options.get("keepalives", 1)) == "0":
+            missing.append("keepalives=1")
+        far = _is_far(str(connection.settings_dict.get("HOST") or options.get("host") or ""))
+        if missing and far and not any(name in options for name in _ELSEWHERE):
+            found.append(
+                Warning(
+                    f"DATABASES[{alias!r}]['OPTIONS'] lacks {', '.join(missing)}.",
+                    hint="A connection that goes silent hangs each worker for as long as the kernel likes: hours. "
+                    "See docs/databases.md.",
+                    id="email_integration.W023",
+                )
+            )
+    return found
+
+
+def _is_set(value: Any) -> bool:
+    return value is not None and str(value) not in ("", "0", "-1")
+
+
+def _is_far(hosts: str) -> bool:
+    """Whether one of the hosts, separated by commas as for PostgreSQL, is another machine."""
+    near = ("/", "@", "127.", "localhost", "::1", "[::1]")
+    return any(host and not host.startswith(near) for host in hosts.replace(" ", "").split(","))
+
+
+def _models() -> list[Any]:
+    return list(apps.get_app_config("email_integration").get_models())
+
+
+@register("email_integration")
+def check_routers(**kwargs: Any) -> list[CheckMessage]:
+    """Check where routers put the tables of this app. Asks no database."""
+    found: list[CheckMessage] = []
+    places: dict[str, list[str]] = {}
+    for model in _models():
+        places.setdefault(router.db_for_write(model), []).append(model.__name__)
+    if len(places) > 1:
+        found.append(
+            Error(
+                "DATABASE_ROUTERS put the models of email_integration into several databases: "
+                + "; ".join(f"{', '.join(sorted(names))} into {alias!r}" for alias, names in sorted(places.items()))
+                + ".",
+                hint="They refer to each other and are written in one transaction. Put the whole app into one.",
+                id="email_integration.E030",
+            )
+        )
+    if not settings.DATABASES or places.keys() == {DEFAULT_DB_ALIAS}:
+        return found
+    here = rows.database()
+    if here != DEFAULT_DB_ALIAS:
+        found.append(
+            Warning(
+                f"DATABASE_ROUTERS put mail into the database {here!r}: it is no part of transactions in "
+                f"{DEFAULT_DB_ALIAS!r}.",
+                hint="A mail that is submitted in one of those is sent even if it is rolled back. "
+                f"Submit it by transaction.on_commit(), or inside of transaction.atomic(using={here!r}) too. "
+                "See docs/databases.md.",
+                id="email_integration.W024",
+            )
+        )
+    users = router.db_for_write(get_user_model())
+    if users not in places:
+        found.append(
+            Warning(
+                f"Users are in the database {users!r} and email_integration is in {here!r}.",
+                hint="Its tables refer to users, which the other database cannot check. Put it beside them, or migrate "
+                f"users into {here!r} too.",
+                id="email_integration.W025",
+            )
+        )
+    return found
+
+
+@register(Tags.database)
+def check_rows(databases: Sequence[str] | None = None, **kwargs: Any) -> list[CheckMessage]:
+    """Check the active configuration and the stored passwords; only with ``check --database`` and ``migrate``.
+
+    Warnings, because an error would keep ``migrate`` from running.
+    """
+    if router.db_for_write(SMTPConfig) not in (databases or ()):
+        return []
+    try:
+        found = configuration.wrong_with_rows()
+    except (DatabaseError, InterfaceError):  # not there, or not migrated yet
+        return []
+    ids = {"smtp.password": "email_integration.W006", "smtp.valid": "email_integration.W007"}
+    return [Warning(f"{finding.text}.", hint=finding.mend, id=ids[finding.check]) for finding in found]
+
+
+@register(Tags.database)
+def check_pooler(databases: Sequence[str] | None = None, **kwargs: Any) -> list[CheckMessage]:
+    """Check that a pooler keeps what it is told to keep; only with ``check --database`` and ``migrate``."""
+    alias = rows.database()
+    if alias not in (databases or ()):
+        return []
+    try:
+        found = database.pooler(alias)
+    except (DatabaseError, InterfaceError):  # not there
+        return []
+    return [Warning(f"{finding.text}.", hint=finding.mend, id="email_integration.W014") for finding in found]
+
+
+@register(Tags.database)
+def check_cache_table(databases: Sequence[str] | None = None, **kwargs: Any) -> list[CheckMessage]:
+    """Try the shared cache if it lies in one of ``databases``; only with ``check --database`` and ``migrate``."""
+    alias = conf.get("CACHE")
+    try:
+        lies_in = shared_cache.databases(caches[alias])
+    except Exception:  # said by check_settings, or by Django
+        return []
+    if not set(lies_in) & set(databases or ()):
+        return []
+    found: list[CheckMessage] = []
+    if lies_in[0] != lies_in[-1]:
+        found.append(
+            Warning(
+                f"The cache {alias!r} is read from the database {lies_in[0]!r} and written to {lies_in[-1]!r}.",
+                hint="As long as the one lags behind the other, workers use the former SMTP configuration. Have the "
+                "router name the same database for both.",
+                id="email_integration.W022",
+            )
+        )
+    tried = workers.cache()
+    if tried.level is Level.ERROR:
+        found.append(Warning(f"{tried.text}.", hint=tried.mend, id="email_integration.W021"))
+    return found
+
+
+@register("email_integration")
+def check_tenants(**kwargs: Any) -> list[CheckMessage]:
+    """Check that the app is shared where each tenant has a schema, by the settings of django-tenants."""
+    names = ("email_integration", "email_integration.apps.EmailIntegrationConfig")
+    if not any(name in getattr(settings, "TENANT_APPS", ()) for name in names):
+        return []
+    return [
+        Error(
+            "TENANT_APPS has 'email_integration': mail that is submitted in the schema of a tenant stays there.",
+            hint="Workers send what is in their own schema. Put the app into SHARED_APPS alone. See docs/databases.md.",
+            id="email_integration.E031",
+        )
+    ]
+
+
+@register(Tags.database)
+def check_schemas(databases: Sequence[str] | None = None, **kwargs: Any) -> list[CheckMessage]:
+    """Check that there is one table of deliveries; only with ``check --database`` and ``migrate``."""
+    if rows.database() not in (databases or ()):
+        return []
+    try:
+        found = database.schemas(rows.database())
+    except (DatabaseError, InterfaceError):
+        return []
+    return [Warning(f"{finding.text}.", hint=finding.mend, id="email_integration.W026") for finding in found]

@@ -1,0 +1,31 @@
+"""The cache that all processes of the project share (EMAIL_INTEGRATION['CACHE'])."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+from django.core.cache import BaseCache, caches
+from django.core.cache.backends.db import BaseDatabaseCache
+from django.db import router
+
+from . import conf
+from .savepoints import savepoint
+
+
+@contextlib.contextmanager
+def shared_cache() -> Iterator[BaseCache]:
+    """Give the cache. Raises what the cache raises, each backend something else.
+
+    It may lie in the database, and be asked inside of the caller's transaction, which an error does not break.
+    """
+    cache = caches[conf.get("CACHE")]
+    with savepoint(*databases(cache)):
+        yield cache
+
+
+def databases(cache: BaseCache) -> tuple[str, ...]:
+    """Return the aliases of the databases that ``cache`` is read from and written to; none for most caches."""
+    if not isinstance(cache, BaseDatabaseCache):
+        return ()
+    return router.db_for_read(cache.cache_model_class), router.db_for_write(cache.cache_model_class)
