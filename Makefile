@@ -58,6 +58,8 @@ MATRIX := tests/acceptance/test_fault_matrix.py
 SAME_EVERYWHERE := $(addprefix --ignore=tests/integration/test_,fidelity.py sandbox.py validate_smtp.py)
 # A million rows take a minute, which is spent once.
 MILLION := --ignore=tests/integration/test_admin_million.py
+# What a database may refuse to look for or to keep, and where two ask at once.
+ATTACKS := $(addprefix tests/attacks/test_,02_refresh_tokens.py 03_pages.py 07_login_limit.py 11_input.py)
 AT_ONCE := $(addprefix tests/integration/test_,activating_at_once.py smtp_config.py transitions.py)
 OF_THE_DATABASE := $(addprefix tests/integration/test_,activating_at_once.py attempt.py bulk.py content.py \
 	erasure.py fields.py gate.py group.py index_use.py lanes.py manual.py pause.py \
@@ -79,7 +81,7 @@ TOGETHER = $(PYTEST) --numprocesses=$(AT_A_TIME) --dist=loadfile --no-loadscope-
 test: $(STAMP) ## Run the tests
 	tests/system-packages.sh
 	$(TOGETHER) --ignore=$(MATRIX)
-	TEST_DATABASE=postgresql $(TOGETHER) -m "django_db and not extra" $(SAME_EVERYWHERE) tests/integration tests/attacks
+	TEST_DATABASE=postgresql $(TOGETHER) -m "django_db and not extra" $(SAME_EVERYWHERE) tests/integration $(ATTACKS)
 	TEST_DATABASE=mariadb $(PYTEST) -m "django_db and not extra" $(AT_ONCE)
 	$(PYTEST) $(MATRIX)
 

@@ -158,7 +158,6 @@ def _all(server: type[Server]) -> list[Case]:
             arrived=60,
             refused=60,
             real=True,
-            says=("The server asks to try again later",),
         ),
         Case(
             name="greylisting",

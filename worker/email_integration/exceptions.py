@@ -6,7 +6,7 @@
     ``DeliveryDeferred``       a delivery was put off; it is kept and tried again
     ``NotSent``                a mail that was to be sent at once was not; nothing is kept of it
     ``SecretUnreadable``       a sealed password cannot be opened with the keys at hand
-        ``SecretMisplaced``    it was sealed for another row or another field
+    ``SecretMisplaced``        the same, as it was sealed for another row or another field
     ``SecretUnavailable``      a secret that is kept elsewhere cannot be had (now)
     ``ContentUnavailable``     the stored content of a mail cannot be read (now, or any more)
     ``ContentGone``            the same, as it is kept no longer
