@@ -6,6 +6,8 @@ the Django in use. A name alone stands for the tests of all classes here, 'Class
 
 from __future__ import annotations
 
+import sys
+
 import django
 
 _CONFIGURATION = "where and how to connect is said by the active configuration, not by attributes of the backend"
@@ -55,6 +57,8 @@ CLASSES_LEFT_OUT = {
 #: Tests whose mail our backends send otherwise than Django's SMTP backend, or not at all.
 NOT_THE_SAME: dict[str, str] = {}
 
+_HALF = "half of a character is refused; Django sends octets that are not in the charset it names"
+
 _CRLF = "it looks for a command of smtplib's that we do not use; SameBytes compares every byte"
 
 if django.VERSION < (6, 1):
@@ -64,6 +68,10 @@ if django.VERSION < (6, 1):
         "test_all_params_can_be_set_before_send": _CREDENTIALS,
         "test_email_msg_uses_crlf": _CRLF,
     }
+
+# Python has been able to since then.
+if django.VERSION < (6, 0) and (sys.version_info >= (3, 12, 3) or (3, 11, 9) <= sys.version_info < (3, 12)):
+    NOT_THE_SAME |= {"test_nonascii_as_string_with_ascii_charset": _HALF}
 
 if django.VERSION >= (6, 0):
     LEFT_OUT |= {
