@@ -16,7 +16,7 @@ MADE_WITH := $(shell cat $(VENV)/.interpreter 2>/dev/null)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo run test test-extra test-pair test-matrix servers servers-scripted attacks faults bench bench-quick docs check lock clean
+.PHONY: help install demo run test test-extra test-pair test-matrix servers servers-scripted attacks guests faults bench bench-quick docs check lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -136,6 +136,10 @@ servers: $(STAMP) ## Print what comes of mail at real servers; part of 'make tes
 
 attacks: $(STAMP) ## Attack secrets and people, and print what came of it; part of 'make test'
 	$(PYTEST) --quiet tests/attacks
+
+guests: $(STAMP) ## Print what the app does to projects of all kinds; part of 'make test-extra'
+	tests/system-packages.sh
+	$(TOGETHER) --quiet -m extra tests/guests
 
 faults: $(STAMP) ## Break everything that can be broken here, and count the mails
 	tests/system-packages.sh

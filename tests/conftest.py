@@ -39,7 +39,7 @@ def pytest_report_header() -> list[str]:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the files that take longest, after the shuffling: with '-n' the last ones run beside nothing else."""
     longest = {item.path for item in items if item.get_closest_marker("timeout")}
-    long = {item.path for item in items if {"acceptance", "browser", "servers"} & set(item.path.parts)}
+    long = {item.path for item in items if {"acceptance", "browser", "guests", "servers"} & set(item.path.parts)}
     items.sort(key=lambda item: (item.path not in longest, item.path not in long))
 
 
@@ -48,7 +48,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     reports = [
         report for kind in ("passed", "failed", "skipped", "error") for report in terminalreporter.getreports(kind)
     ]
-    for line in (*tables.lines(reports), *tables.attacks(reports)):
+    for line in (*tables.lines(reports), *tables.attacks(reports), *tables.guests(reports)):
         terminalreporter.write_line(line)
 
 

@@ -23,6 +23,11 @@ class PostgreSQL:
         """The URL of the database."""
         return str(self._server.get_uri())
 
+    def make_database(self, name: str) -> str:
+        """Make another database, and return its URL."""
+        self._server.psql(f"CREATE DATABASE {name}")
+        return str(self._server.get_uri(database=name))
+
     def start(self) -> None:
         """Make the cluster, and wait until it answers."""
         runtime = self._data.parent / "run"

@@ -68,7 +68,7 @@ def start() -> None:
         raise pytest.UsageError(f"TEST_BROKER must be one of {', '.join(BROKERS)}, not {kind!r}")
     # A polite end takes the servers along: SIGTERM counts as Ctrl-C, and both come to atexit.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    folder = _temporary_folder(_memory())
+    folder = temporary_folder(_memory())
     for name in list(os.environ):
         if name.startswith(("EMAIL_", "CELERY_", "DJANGO_")) or name in ("DEFAULT_FROM_EMAIL", "ADMINS"):
             del os.environ[name]
@@ -79,13 +79,13 @@ def start() -> None:
     _start("valkey", valkey.start)
     broker = valkey
     if kind == "rabbitmq":
-        broker = RabbitMQ(_temporary_folder())
+        broker = RabbitMQ(temporary_folder())
         atexit.register(broker.end)
         _start(kind, broker.start)
     if database == "sqlite":
         url = f"sqlite:///{folder / 'db.sqlite3'}"
     else:
-        server = PostgreSQL(_temporary_folder()) if database == "postgresql" else MariaDB(_temporary_folder())
+        server = PostgreSQL(temporary_folder()) if database == "postgresql" else MariaDB(temporary_folder())
         atexit.register(server.stop)
         _start(database, server.start)
         url = server.url if database not in missing else "postgresql://127.0.0.1:1/nowhere"
@@ -128,7 +128,8 @@ def _memory() -> Path | None:
     return memory if has_room else None
 
 
-def _temporary_folder(parent: Path | None = None) -> Path:
+def temporary_folder(parent: Path | None = None) -> Path:
+    """Make a folder, in ``parent`` if given, that is gone when this process ends."""
     made = Path(tempfile.mkdtemp(prefix="mail-dispatch-tests-", dir=parent))
     atexit.register(shutil.rmtree, made, ignore_errors=True)
     return made

@@ -11,6 +11,8 @@ TABLE = "row of servers-scripted"
 SERVERS = "row of servers"
 #: The same of an attack: the number of its way, what that is called, and the attack.
 ATTACKS = "row of attacks"
+#: The same of a host project: the number of its item, what it is, and what came of it.
+GUESTS = "row of guests"
 #: Characters of an attack's name that are shown.
 _LONGEST = 80
 
@@ -55,3 +57,16 @@ def attacks(reports: Iterable[Any]) -> list[str]:
         f"{number:>{widths[0]}}  {item.ljust(widths[1])}  {attack.ljust(widths[2])}  {outcome}"
         for number, item, attack, outcome in rows
     ]
+
+
+def guests(reports: Iterable[Any]) -> list[str]:
+    """The table of the host projects in these reports, with what came of each; empty where there are none."""
+    rows = sorted(
+        (item, host, outcome if report.passed else "not run" if report.skipped else "BROKEN")
+        for report in reports
+        for name, (item, host, outcome) in getattr(report, "user_properties", ())
+        if name == GUESTS
+    )
+    width = max((len(host) for _, host, _ in rows), default=0)
+    head = [f"item  {'host project'.ljust(width)}  what came of it"]
+    return [*(head if rows else ()), *(f"{item:>4}  {host.ljust(width)}  {outcome}" for item, host, outcome in rows)]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -12,41 +11,13 @@ from typing import Any
 
 import pytest
 
-from config.local.processes import PATIENCE, Process, wait_until
+from config.local.processes import PATIENCE, wait_until
 from config.local.smtp_server import SMTPServer
 from config.local.valkey import Valkey
-
-ROOT = Path(__file__).resolve().parents[2]
-
-#: What Celery's own guide, 'First steps with Django', has a project write.
-CELERY = """
-import os
-from celery import Celery
-os.environ.setdefault("DJANGO_SETTINGS_MODULE", "proj.settings")
-app = Celery("proj")
-app.config_from_object("django.conf:settings", namespace="CELERY")
-app.autodiscover_tasks()
-"""
-
-#: What the README adds to the settings of a new project.
-SETTINGS = """
-import os
-INSTALLED_APPS += ["django_celery_results", "simple_history", "email_integration"]
-MIDDLEWARE += ["simple_history.middleware.HistoryRequestMiddleware"]
-CELERY_BROKER_URL = os.environ["BROKER"]
-CELERY_RESULT_BACKEND = "django-db"
-CACHES = {"default": {"BACKEND": "django.core.cache.backends.redis.RedisCache", "LOCATION": os.environ["BROKER"]}}
-EMAIL_INTEGRATION = {"SMTP_PASSWORD_KEYS": [os.environ["SMTP_PASSWORD_KEYS"]]}
-"""
+from tests.host_project import CONFIGURE, ROOT, SETTINGS, HostProject
 
 #: A warning ends the process, but for Celery's own about its user: containers run tests as root.
 _STRICT = ("-W", "error", "-W", "default:You're running the worker with superuser privileges")
-
-CONFIGURE = """
-from email_integration.models import SMTPConfig
-SMTPConfig.objects.create(name="Ours", host="localhost", port={port}, username="user", password="password",
-                          from_email="noreply@example.com", is_active=True)
-"""
 
 SEND = """
 import json, socket, sys
@@ -64,29 +35,8 @@ print(json.dumps({{**told, "result": result.get(timeout=100) if {wait} else None
 """
 
 
-class Project:
-    """A Django project in a folder, which finds the wheel's content before this checkout."""
-
-    def __init__(self, folder: Path, site: Path, broker: str) -> None:
-        self.folder = folder
-        ours = ("DATABASE_URL", "REDIS_URL", "SECRET_KEY", "DEBUG", "ENV_FILE", "VAR_DIR")
-        self.env = {name: value for name, value in os.environ.items() if name not in ours}
-        self.env |= {"PYTHONPATH": str(site), "BROKER": broker, "DJANGO_SETTINGS_MODULE": "proj.settings"}
-
-    def run(self, *arguments: str) -> str:
-        done = subprocess.run(
-            [sys.executable, *arguments],
-            cwd=self.folder,
-            env=self.env,
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE,
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
-
-    def shell(self, program: str) -> str:
-        return self.run("-c", f"import django; django.setup()\n{program}")
+class Project(HostProject):
+    """A project with the wheel's content, which it finds before this checkout."""
 
     def send(self, subject: str, *, wait: bool = True, **options: Any) -> Any:
         given = ", ".join(f"{name}={value!r}" for name, value in options.items())
@@ -104,7 +54,7 @@ class Project:
 
 
 @pytest.fixture
-def project(tmp_path: Path, valkey: Valkey) -> Project:
+def project(tmp_path: Path, valkey: Valkey) -> Iterator[Project]:
     """What ``django-admin startproject`` makes, with Celery and this app added."""
     hatchling = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", str(tmp_path)]
     subprocess.run(hatchling, cwd=ROOT, check=True, capture_output=True, timeout=PATIENCE)
@@ -112,42 +62,13 @@ def project(tmp_path: Path, valkey: Valkey) -> Project:
     site = tmp_path / "site"
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "install", "--quiet", "--no-deps", "--no-index"]
     subprocess.run([*pip, "--target", str(site), str(wheel)], check=True, capture_output=True, timeout=PATIENCE)
-    subprocess.run([sys.executable, "-m", "django", "startproject", "proj"], cwd=tmp_path, check=True, timeout=PATIENCE)
-    folder = tmp_path / "proj"
-    (folder / "proj" / "celery.py").write_text(CELERY)
-    (folder / "proj" / "__init__.py").write_text("from .celery import app as celery_app\n__all__ = ['celery_app']\n")
-    with (folder / "proj" / "settings.py").open("a") as settings:
-        settings.write(SETTINGS)
-    return Project(folder, site, valkey.url)
-
-
-@pytest.fixture
-def worker(project: Project) -> Iterator[Callable[[], Process]]:
-    """``celery -A proj worker -B``, with no options about queues."""
-    started: list[Process] = []
-
-    def start() -> Process:
-        command = [sys.executable, *_STRICT, "-m", "celery", "-A", "proj", "worker", "-B", "--loglevel", "INFO"]
-        log = project.folder / "worker.log"
-        # Process adds to this process's environment; a clean one is wanted.
-        clean = [
-            sys.executable,
-            "-c",
-            "import os, sys; os.execvpe(sys.argv[1], sys.argv[1:], eval(os.environ['CLEAN']))",
-        ]
-        process = Process("foreign", [*clean, *command], log=log, env={"CLEAN": repr(project.env)}, cwd=project.folder)
-        started.append(process)
-        process.wait_for_log(" ready.")
-        return process
-
-    yield start
-    for process in started:
-        process.end()
+    project = Project(tmp_path, SETTINGS, site=site, env={"BROKER": valkey.url})
+    yield project
+    project.end()
 
 
 def test_a_new_project_sends_its_first_mail(
     project: Project,
-    worker: Callable[[], Process],
     smtp_server: Callable[..., SMTPServer],
     valkey: Valkey,
 ) -> None:
@@ -158,7 +79,7 @@ def test_a_new_project_sends_its_first_mail(
     project.run("manage.py", "makemigrations", "--check", "--dry-run")
     project.run("manage.py", "migrate", "--verbosity", "0")
     project.shell(CONFIGURE.format(port=server.port))
-    running = worker()
+    running = project.start_worker(python=_STRICT)
 
     assert project.send("first")["result"]["status"] == "accepted"
     # Beat's entry came along: nobody else rings for a mail that is due later.
@@ -173,7 +94,6 @@ def test_a_new_project_sends_its_first_mail(
 @pytest.mark.extra
 def test_its_mails_leave_once_its_broker_is_back(
     project: Project,
-    worker: Callable[[], Process],
     smtp_server: Callable[..., SMTPServer],
     valkey: Valkey,
 ) -> None:
@@ -185,7 +105,7 @@ def test_its_mails_leave_once_its_broker_is_back(
     server = smtp_server()
     project.run("manage.py", "migrate", "--verbosity", "0")
     project.shell(CONFIGURE.format(port=server.port))
-    running = worker()
+    running = project.start_worker(python=_STRICT)
     valkey.freeze()
     project.send_without_broker("frozen")
     valkey.kill()
@@ -195,7 +115,7 @@ def test_its_mails_leave_once_its_broker_is_back(
     def have_both_left() -> bool:
         nonlocal running
         if not running.is_running:
-            running = worker()
+            running = project.start_worker(python=_STRICT)
         return len(server.messages) == 2
 
     wait_until(have_both_left, seconds=300, what="both mails")

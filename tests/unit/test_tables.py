@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
-from tests.tables import SERVERS, TABLE, lines
+from tests.tables import GUESTS, SERVERS, TABLE, guests, lines
 
 
 def report(kind: str, *row: Any) -> Any:
@@ -33,3 +33,22 @@ def test_a_server_that_is_not_run_has_one_row() -> None:
     assert head.split()[-1] == "seconds"
     assert exim.split() == ["Exim:", "down", "10", "10", "0", "0", "1", "2.5"]
     assert postfix == "Postfix: not run: it can be run by root alone"
+
+
+def test_host_projects_come_in_the_order_of_their_items() -> None:
+    def guest(*row: Any, **how: bool) -> Any:
+        return SimpleNamespace(user_properties=[(GUESTS, [*row])], **{"passed": False, "skipped": False, **how})
+
+    reports = [
+        guest(10, "two terminals", "said", passed=True),
+        guest(9, "a replica", "asked the primary"),
+        guest(2, "a silent database", "given up", skipped=True),
+        SimpleNamespace(user_properties=[], passed=True, skipped=False),
+    ]
+    assert guests(reports) == [
+        "item  host project       what came of it",
+        "   2  a silent database  not run",
+        "   9  a replica          BROKEN",
+        "  10  two terminals      said",
+    ]
+    assert guests([]) == []
