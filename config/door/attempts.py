@@ -29,8 +29,11 @@ OF_NAME, OF_ADDRESS = 5, 50
 _LONGEST = 254
 
 #: What a proxy may write instead of an address alone: with its port, quoted, in brackets.
-_BRACKETED = re.compile(r'"?\[([^]]*)](?::\d{1,5})?"?')
-_WITH_PORT = re.compile(r'"?([^:]*):\d{1,5}"?')
+_BRACKETED = re.compile(r'"?\[([^]]*)](?::\d{0,5})?"?')
+_WITH_PORT = re.compile(r'"?([^:]*):\d{0,5}"?')
+
+#: Where addresses of IPv4 lie in IPv6 for networks that have no other (RFC 6052 §2.1).
+_TRANSLATED = ip_network("64:ff9b::/96")
 
 #: Instead of the shared cache. Whoever tries many names to have old counts thrown out is stopped by OF_ADDRESS before.
 _OF_THIS_PROCESS = LocMemCache("door", {"OPTIONS": {"MAX_ENTRIES": 100_000}})
@@ -89,11 +92,11 @@ def _plain(name: str) -> str:
 def account_of(name: str) -> str:
     """Whose name that is to the database, which may know spellings that are not known here; '' where it finds none."""
     model = get_user_model()
-    if len(name) > _LONGEST:
+    if len(name) > _LONGEST or "\0" in name:  # PostgreSQL breaks off a transaction for it
         return ""
     try:
         found = model._default_manager.get_by_natural_key(model.normalize_username(name.strip()))
-    except (model.DoesNotExist, model.MultipleObjectsReturned, ValueError):  # the last of what no text of it can be
+    except Exception:  # there is none; or a user model of the project finds them in its own way, and has its own errors
         return ""
     return str(found.pk)
 
@@ -118,15 +121,16 @@ def _counted(counts: BaseCache, key: str) -> int:
 def address_of(request: HttpRequest) -> str:
     """Where a request comes from: with BEHIND_TLS as the proxy says, which adds the last of X-Forwarded-For.
 
-    Of IPv6 the network, for whoever has one address there has all of them.
+    Of IPv6 the network, for whoever has one address there has all of them; or the address of IPv4 that it stands for.
     """
     forwarded = request.headers.get("X-Forwarded-For", "") if settings.SECURE_PROXY_SSL_HEADER else ""
     address = _parsed(forwarded.rpartition(",")[2]) or _parsed(str(request.META.get("REMOTE_ADDR", "")))
     if address is None:
         return ""
     if isinstance(address, IPv6Address):
-        mapped = address.ipv4_mapped
-        return str(mapped or ip_network((int(address), 64), strict=False))
+        translated = IPv4Address(int(address) & 0xFFFFFFFF) if address in _TRANSLATED else None
+        stands_for = address.ipv4_mapped or address.sixtofour or translated
+        return str(stands_for or ip_network((int(address), 64), strict=False))
     return str(address)
 
 

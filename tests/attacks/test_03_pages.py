@@ -5,12 +5,14 @@ from __future__ import annotations
 import itertools
 import json
 import logging
+import re
 from typing import Any
 from urllib.parse import quote
 
 import pytest
 from django.core.mail import EmailMessage, EmailMultiAlternatives
 from django.core.management import call_command
+from django.db import DataError, connection, transaction
 from django.test import Client
 from django.urls import reverse
 from hypothesis import HealthCheck, given, settings
@@ -20,11 +22,11 @@ from email_integration.backends import queued
 from email_integration.exceptions import InvalidMail
 from email_integration.logs import JSONFormatter
 from email_integration.message import content, previews
-from email_integration.models import Delivery
+from email_integration.models import Delivery, DeliveryAttempt
 from email_integration.queue.submission import submit
 from email_integration.tasks import send_email
-from tests.deliveries import RecordingDoorbell, submitted
-from tests.integration.admin_site import logged_in
+from tests.deliveries import RecordingDoorbell, ago, submitted
+from tests.integration.admin_site import config, logged_in
 from tests.mime_parts import MODERN
 
 pytestmark = pytest.mark.django_db
@@ -300,6 +302,104 @@ def test_an_id_that_is_none(name: str, reader: Client) -> None:
     pk = quote(name, safe="", errors="surrogatepass")
     for page in ("change/", "content/", "content/html/", "content/raw/", "history/"):
         assert reader.get(f"{_LIST}{pk}/{page}").status_code in (302, 403, 404)
+
+
+@pytest.mark.parametrize("name", ["x", "%00", "_00", "_", "9" * 30, "9" * 5_000, "\u0663"])
+def test_an_id_of_a_configuration_that_is_none(name: str) -> None:
+    """Also of one of its versions."""
+    stored = config()
+    client = logged_in("view_smtpconfig", "view_serverquirks", "delete_serverquirks")
+    for kind in ("smtpconfig", "serverquirks"):
+        for page in (f"{name}/change/", f"{name}/history/", f"{name}/delete/"):
+            assert client.get(f"/admin/email_integration/{kind}/{page}").status_code in (302, 403, 404), page
+    for page in (f"{name}/history/1/", f"{stored.pk}/history/{name}/"):
+        assert client.get(f"/admin/email_integration/smtpconfig/{page}").status_code == 404, page
+
+
+#: What PostgreSQL takes for no text, and SQLite for no moment.
+UNASKABLE = {
+    "delivery/": (
+        "status__exact",
+        "lane",
+        "smtp_config",
+        "cause",
+        "created_at__gte",
+        "finished_at__gte",
+        "q",
+        "p",
+        "o",
+    ),
+    "delivery/dashboard/": ("span", "lane", "smtp_config"),
+    "smtpconfig/": ("is_active__exact", "q"),
+    "serverquirks/": ("o", "p"),
+}
+
+
+def without_nul(run: Any, sql: Any, given: Any, *how: Any) -> Any:
+    """What PostgreSQL does of itself."""
+    assert "\\x00" not in repr(given)
+    return run(sql, given, *how)
+
+
+@pytest.mark.parametrize("page", UNASKABLE)
+def test_an_address_that_cannot_be_asked_for(page: str) -> None:
+    """A NUL is not even sent to the database, which breaks off a transaction for it."""
+    submitted(TO)
+    config()
+    client = logged_in("view_delivery", "view_smtpconfig", "view_serverquirks")
+    address = f"/admin/email_integration/{page}"
+    for name in UNASKABLE[page]:
+        for value in ("\0", "a\0b"):
+            with connection.execute_wrapper(without_nul):
+                assert client.get(address, {name: value}).status_code in (200, 302, 400), name
+        assert client.get(address, {name: "0001-01-01T00:00:00+14:00"}).status_code in (200, 302, 400), name
+
+
+def test_a_row_in_a_state_that_is_none(reader: Client) -> None:
+    """As somebody has left it in the database: its pages are there, and so are the actions, which leave it alone."""
+    delivery = submitted(TO)
+    DeliveryAttempt.objects.create(delivery=delivery, number=1, started_at=ago(5), outcome="martian", cause="busy")
+    Delivery.objects.update(status="martian")
+    pages_of(delivery, reader)
+    client = logged_in("view_delivery", "change_delivery", name="lee")
+    for action in ("send_now", "release", "discard"):
+        asked = {"action": action, "_selected_action": delivery.pk}
+        assert client.post(_LIST, asked).status_code == 302, action
+        assert "martian" in client.get(_LIST).content.decode()
+    assert Delivery.objects.get().status == "martian"
+    asked = {"action": "cancel", "_selected_action": delivery.pk}
+    assert client.post(_LIST, asked).status_code == 302
+
+
+@pytest.mark.parametrize("field", ["address", "reply", "reason", "cause"])
+def test_half_of_a_character_in_a_row(field: str, reader: Client, capsys: pytest.CaptureFixture[str]) -> None:
+    """JSON can have it, and no page can."""
+    delivery = submitted(TO)
+    item = {"address": TO, "status": "failed", "code": 550, "reply": "no", "reason": "no", field: "a\ud800@example.com"}
+    try:
+        with transaction.atomic():
+            Delivery.objects.update(recipients=[item])
+    except DataError:
+        return  # PostgreSQL has no such text
+    pages_of(delivery, reader)
+    call_command("delivery", "show", delivery.pk, "--addresses")
+    capsys.readouterr().out.encode()
+
+
+def test_a_terminal_obeys_no_row(capsys: pytest.CaptureFixture[str]) -> None:
+    """Nor is a line of a server taken for one of ours."""
+    delivery = submitted(TO)
+    evil = "no\x1b[2J\x9b1m\r\nstatus      accepted\u2028status      accepted"
+    item = {"address": TO, "status": "failed", "code": 550, "reply": evil, "reason": evil}
+    Delivery.objects.update(reason=evil, message_id=evil, smtp_config=evil, recipients=[item])
+    DeliveryAttempt.objects.create(
+        delivery=delivery, number=1, started_at=ago(5), outcome="failed", reply=evil, reason=evil, host=evil
+    )
+    call_command("delivery", "show", delivery.pk, "--addresses")
+    call_command("delivery", "list")
+    printed = capsys.readouterr().out
+    assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]", printed)
+    assert not re.search("^status +accepted", printed, re.M)
 
 
 @pytest.mark.parametrize(

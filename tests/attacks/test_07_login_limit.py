@@ -8,10 +8,12 @@ import pytest
 from django.contrib.auth import get_user_model
 from django.core.cache import cache
 from django.core.cache.backends.locmem import LocMemCache
+from django.db import connection
 from django.test import Client, RequestFactory
+from django.test.utils import CaptureQueriesContext
 
 from config.door import attempts
-from config.door.attempts import OF_ADDRESS, OF_NAME, Attempt, address_of
+from config.door.attempts import OF_ADDRESS, OF_NAME, Attempt, account_of, address_of
 from tests.integration.test_door import PASSWORD, Clock, fail, staff, tried
 
 BEHIND = ("HTTP_X_FORWARDED_PROTO", "https")
@@ -87,8 +89,52 @@ def test_no_name_breaks_the_page(name: str, clock: Clock) -> None:
     assert tried("kim", PASSWORD).status_code == 302
 
 
+@pytest.mark.django_db
+def test_a_nul_is_not_sent_to_the_database(clock: Clock) -> None:
+    """PostgreSQL takes it for an error, and anybody can write it into the form."""
+    staff()
+    for name in ("\0", "kim\0", "k\0im"):
+        with CaptureQueriesContext(connection) as asked:
+            assert account_of(name) == ""
+            assert tried(name, PASSWORD).status_code == 200
+        assert not any("auth_user" in query["sql"] for query in asked)
+
+
+@pytest.mark.django_db
+def test_a_user_model_of_the_project_may_find_users_in_its_own_way(
+    clock: Clock,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """And fail at it: the name counts all the same."""
+    staff()
+    manager = type(get_user_model()._default_manager)
+
+    def find(self: Any, name: str) -> Any:
+        raise KeyError(name)
+
+    monkeypatch.setattr(manager, "get_by_natural_key", find)
+    assert account_of("kim") == ""
+    for _number in range(OF_NAME):
+        Attempt(name="kim", address="192.0.2.1", account=account_of("kim")).begin()
+    assert Attempt(name="ᵏᵢᵐ", address="192.0.2.1", account=account_of("ᵏᵢᵐ")).begin() > 0
+
+
 SAME_ADDRESS = [
-    ("192.0.2.1", ["192.0.2.1:5555", "192.0.2.1:80", "::ffff:192.0.2.1", "[::ffff:192.0.2.1]:443", '"192.0.2.1:5"']),
+    (
+        "192.0.2.1",
+        [
+            "192.0.2.1:5555",
+            "192.0.2.1:80",
+            "192.0.2.1:",
+            "::ffff:192.0.2.1",
+            "[::ffff:192.0.2.1]:443",
+            '"192.0.2.1:5"',
+            "64:ff9b::192.0.2.1",
+            "[64:ff9b::c000:201]:443",
+            "2002:c000:201::1",
+            "2002:c000:201:ffff::1",
+        ],
+    ),
     (
         "2001:db8::1",
         [

@@ -19,8 +19,11 @@ from typing import Any
 
 import pytest
 from asgiref.sync import async_to_sync
+from celery.exceptions import SoftTimeLimitExceeded
 from django.core.mail import EmailMessage, EmailMultiAlternatives
 from django.core.management import CommandError, call_command
+from django.db import OperationalError
+from django.utils.functional import lazy
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -37,7 +40,7 @@ from email_integration.smtp import Relay
 from email_integration.tasks import send_email
 from email_integration.tasks.bulk import submit_many
 from tests.deliveries import RecordingDoorbell, submitted
-from tests.mime_parts import bytes_part, text_part
+from tests.mime_parts import MODERN, bytes_part, text_part
 
 pytestmark = pytest.mark.django_db
 
@@ -264,6 +267,33 @@ def test_the_longest_that_is_parsed_costs_little(text: str) -> None:
         assert calls(lambda whole=whole: envelope_address(whole)) < 30_000, whole[-40:]  # type: ignore[misc]
 
 
+@pytest.mark.parametrize(
+    ("name", "piece"), [("Message-ID", "a."), ("Date", "1 "), ("Content-Type", "; a*0*=''b"), ("MIME-Version", "(")]
+)
+def test_a_header_that_is_taken_apart_is_no_longer_than_a_line(name: str, piece: str) -> None:
+    """Django 6 takes it apart in a time that grows with the square of its length."""
+    with pytest.raises(InvalidMail, match=f"(?i){name}.*at most 998"):
+        WAYS["submit"](headers={name: f"<{piece * 2_000}@example.com>"})
+    with pytest.raises(InvalidMail, match=f"(?i){name}.*at most 998"):
+        WAYS["delay"](headers={name.lower(): f"<{piece * 2_000}@example.com>"})
+
+
+def test_a_mail_within_is_not_folded_anew() -> None:
+    """Which takes a time that grows with the square of its lines, and breaks signatures over them."""
+    line = b"Subject: " + b"a " * 2_000
+    few, many = (
+        calls(
+            lambda n=n: WAYS["submit"](
+                attachments=[("a.eml", b"Subject: " + b"a " * n + b"\r\n\r\nx", "message/rfc822")]
+            )
+        )  # type: ignore[misc]
+        for n in (5_000, 20_000)
+    )
+    assert many < 5 * few
+    delivery = WAYS["submit"](attachments=[("a.eml", line + b"\r\n\r\nx", "message/rfc822")])
+    assert not MODERN or line.rstrip() in content.read(delivery)
+
+
 def test_a_refusal_names_what_who_and_the_way_out() -> None:
     for argument, value, words in (
         ("to", ["a" * 80_000 + "@example.com"], r"^to: .*aaa….*80012 characters.*at most 1000"),
@@ -353,6 +383,8 @@ def test_a_prepared_mail_under_an_id_that_is_none(value: str) -> None:
         {"countdown": 1e300},
         {"expires": []},
         {"expires": LAST},
+        *({name: value} for name in ("queue", "routing_key", "exchange") for value in ("\ud800", "a\0", "x" * 256, 7)),
+        *({"priority": value} for value in (256, -1, 10**400, 1.5, float("nan"), [])),
     ],
     ids=_named,
 )
@@ -415,6 +447,75 @@ def test_messages_that_were_changed_after_they_were_made(changes: dict[str, Any]
         assert not Delivery.objects.exists()
     else:
         assert_can_be_sent(delivery)
+
+
+class Unspeakable:
+    """Says nothing of itself, as something that a template has left may not."""
+
+    def __str__(self) -> str:
+        raise LookupError(self)
+
+    __repr__ = __str__
+
+
+def lazy_text(error: Exception) -> Any:
+    """A text that is made when it is used, and by then cannot be."""
+
+    def fail() -> str:
+        raise error
+
+    return lazy(fail, str)()
+
+
+@pytest.mark.parametrize("argument", ["subject", "body", "html_body", "from_email", "due_at", "priority", "in_doubt"])
+def test_what_cannot_even_be_quoted(argument: str) -> None:
+    for way in ("delay", "submit"):
+        with pytest.raises(InvalidMail) as refused:
+            WAYS[way](**{argument: Unspeakable()})
+        assert len(str(refused.value)) < 700
+    for value in (10**5_000, [10**5_000]):
+        with pytest.raises(InvalidMail):
+            WAYS["delay"](**{argument: value})
+    assert not Delivery.objects.exists()
+
+
+@pytest.mark.parametrize("name", ["x" * 10_000, "/nowhere/" + "x" * 200 + "/" + "y" * 4_000])
+def test_a_path_that_is_too_long_is_not_quoted_whole(name: str) -> None:
+    with pytest.raises(InvalidMail) as refused:
+        WAYS["delay"](attachments=[name])
+    assert len(str(refused.value)) < 700
+
+
+@pytest.mark.parametrize("argument", ["subject", "body", "html_body"])
+def test_a_text_that_is_made_late_and_cannot_be(argument: str) -> None:
+    with pytest.raises(InvalidMail):
+        WAYS["delay"](**{argument: lazy_text(KeyError("a"))})
+    message = _message()
+    message.subject = message.body = lazy_text(KeyError("a"))
+    with pytest.raises(InvalidMail):
+        submit(message)
+    assert not Delivery.objects.exists()
+
+
+@pytest.mark.parametrize("error", [SoftTimeLimitExceeded(), MemoryError(), OperationalError("gone")], ids=_named)
+def test_what_the_mail_is_not_to_blame_for_is_not_said_of_it(error: Exception) -> None:
+    """A task that has run too long, say, is not to be told that its mail is wrong: it may be sent next time."""
+    for argument in ("subject", "body"):
+        for way in ("delay", "submit", "submit_many", "backend", "direct"):
+            with pytest.raises(type(error)):
+                WAYS[way](**{argument: lazy_text(error)})
+    message = _message()
+    message.recipients = lambda: lazy_text(error) + ""  # type: ignore[method-assign]
+    with pytest.raises(type(error)):
+        queued.EmailBackend().send_messages([message])
+    assert not Delivery.objects.exists()
+
+
+def test_a_blank_message_id_is_none() -> None:
+    for way in ("delay", "submit"):
+        WAYS[way](headers={"Message-ID": " "})
+        assert Delivery.objects.latest("created_at").message_id.startswith("<")
+        assert_can_be_sent(Delivery.objects.latest("created_at"))
 
 
 @pytest.mark.parametrize("name", ["Content-Disposition", "Content-Type", "X-A"])

@@ -89,7 +89,10 @@ _NOT_NESTED = re.compile(r"\\.|\[ipv6:[0-9a-f:.]*\]", re.I | re.S)
 
 def quoted(text: object) -> str:
     """``text`` in quotes, as much of it as a sentence bears."""
-    found = ascii(text) if isinstance(text, str) and _SURROGATE.search(text[:_QUOTED]) else repr(text)
+    try:
+        found = ascii(text) if isinstance(text, str) and _SURROGATE.search(text[:_QUOTED]) else repr(text)
+    except Exception:  # a number of too many digits, or an object that says nothing of itself
+        found = f"a {type(text).__name__}"
     return found if len(found) <= _QUOTED else f"{found[:_QUOTED]}…"
 
 

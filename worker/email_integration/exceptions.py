@@ -19,6 +19,8 @@ from __future__ import annotations
 import smtplib
 
 import django
+from billiard.exceptions import SoftTimeLimitExceeded
+from django.db import InterfaceError, OperationalError
 
 if django.VERSION >= (6, 0):
     BadHeaderError = ValueError  # its base class, which Django raises from 6.0 on
@@ -33,6 +35,27 @@ class EmailIntegrationError(Exception):
 # A BadHeaderError, and so a ValueError, for code that catches what Django's documentation tells it to.
 class InvalidMail(EmailIntegrationError, BadHeaderError):
     """The mail cannot be sent as it was given."""
+
+
+#: What says nothing about the mail that is at hand: there is no memory, no database, or no time left for the task.
+_OF_NO_MAIL = (MemoryError, OperationalError, InterfaceError, SoftTimeLimitExceeded)
+
+#: Characters of another's words in an error.
+_LONGEST_REASON = 200
+
+
+def refusal(what: str, error: Exception) -> InvalidMail:
+    """Return the ``InvalidMail`` for an ``error`` that something handed in has raised; ``what`` went wrong.
+
+    Raises ``error`` itself where it is one already, or where the mail is not to blame for it.
+    """
+    if isinstance(error, (InvalidMail, *_OF_NO_MAIL)):
+        raise error
+    try:
+        why = str(error)[:_LONGEST_REASON] or type(error).__name__
+    except Exception:  # it quotes what cannot be quoted
+        why = type(error).__name__
+    return InvalidMail(f"{what}: {why}")
 
 
 class DeliveryDeferred(EmailIntegrationError):

@@ -20,6 +20,7 @@ from django.utils.translation import gettext_lazy, pgettext_lazy
 from email_integration import routing
 from email_integration.dashboard import drawing, figures, shares, standing
 from email_integration.dashboard.spans import SPANS, Interval
+from email_integration.ledger import rows
 from email_integration.models import Lane, SMTPConfig, Status
 from email_integration.outcomes.causes import words_of
 
@@ -54,7 +55,8 @@ class DashboardViews(DeliveryModelAdmin):
         asked = request.GET
         chosen = asked["span"] if asked.get("span") in SPANS else "day"
         lane = asked.get("lane") if asked.get("lane") in Lane.values else None
-        choice = figures.Choice(lane=lane, configuration=asked.get("smtp_config") or None)
+        name = asked.get("smtp_config")
+        choice = figures.Choice(lane=lane, configuration=name if rows.is_name(name) else None)
         context = {
             **self.admin_site.each_context(request),
             "title": _("Dashboard"),
@@ -121,12 +123,20 @@ class DashboardViews(DeliveryModelAdmin):
             "sample": figures.PARTS * figures.OF_EACH_PART,
             **_shares(shares.shares(choice, intervals, counted), chosen),
             "replies": [
-                (Status(each.outcome).label, words_of(each.cause), each.number, _listed(cause=each.cause))
+                (
+                    _OUTCOMES.get(each.outcome, each.outcome),
+                    words_of(each.cause),
+                    each.number,
+                    _listed(cause=each.cause),
+                )
                 for each in replies.found
             ],
             "replies_since": replies.since,
         }
 
+
+#: What an attempt ended with, in words; a damaged row has something else.
+_OUTCOMES: dict[str, Any] = dict(Status.choices)
 
 #: A bar chart for each.
 _FLOWS = (

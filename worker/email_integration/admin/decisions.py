@@ -14,7 +14,7 @@ from django.utils.translation import gettext_lazy, ngettext
 from email_integration.delivery import manual
 from email_integration.exceptions import ContentUnavailable
 from email_integration.ledger import rows
-from email_integration.models import Delivery, Status
+from email_integration.models import Delivery
 
 from .typing import DeliveryModelAdmin
 from .unavailable import why_unavailable
@@ -87,4 +87,5 @@ class DecisionActions(DeliveryModelAdmin):
 
 
 def _state(delivery: Delivery | None) -> str:
-    return str(Status(delivery.status).label) if delivery is not None else _("deleted meanwhile")
+    # A damaged row may have any.
+    return str(delivery.get_status_display()) if delivery is not None else _("deleted meanwhile")

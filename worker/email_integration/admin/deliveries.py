@@ -104,10 +104,6 @@ class DeliveryAdmin(UnreportedViews, OfferedLookups, DashboardViews, ContentView
         """Without what a page never shows, and which may be large."""
         return super().get_queryset(request).defer("content", "options")
 
-    def get_object(self, request: HttpRequest, object_id: str, from_field: str | None = None) -> Delivery | None:
-        """None also for what can be no id, which PostgreSQL would not even compare."""
-        return super().get_object(request, object_id, from_field) if rows.is_name(object_id) else None
-
     def get_search_results(self, request: HttpRequest, queryset: Any, search_term: str) -> tuple[Any, bool]:
         """By task id and Message-ID, and for those who may see them by recipient and subject."""
         words = search_term.strip()
@@ -251,4 +247,5 @@ def _line(item: dict[str, Any]) -> str:
     """A recipient, what became of it, why, and what the server said, which is our own words when no server did."""
     reason, reply = item.get("reason", ""), item.get("reply", "")
     said = " ".join(str(part) for part in (item.get("code"), reply if reply != reason else "") if part)
-    return f"{item['address']}: {item['status']}{f' – {reason}' if reason else ''}{f' ({said})' if said else ''}"
+    line = f"{item['address']}: {item['status']}{f' – {reason}' if reason else ''}{f' ({said})' if said else ''}"
+    return line.encode("utf-8", "replace").decode()  # JSON can have half of a character

@@ -8,7 +8,8 @@ from typing import Any
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from django.contrib.admin.utils import unquote
-from django.http import HttpRequest, HttpResponse
+from django.core.exceptions import ValidationError
+from django.http import Http404, HttpRequest, HttpResponse
 from django.utils.text import capfirst, get_text_list
 from django.utils.translation import gettext as _
 from simple_history.admin import SimpleHistoryAdmin
@@ -54,6 +55,14 @@ _OF_GRANTS = {
 }
 
 
+def _check_id(model: Any, text: str) -> None:
+    """Raise ``Http404`` for what can be no id, which simple-history asks the database for."""
+    try:
+        model._meta.pk.to_python(text)
+    except ValidationError:
+        raise Http404 from None
+
+
 class HistoryPage(SimpleHistoryAdmin):  # type: ignore[misc]  # the library is untyped
     """simple-history's page; it says in a word what happened, and knows of looks, tests and passwords."""
 
@@ -69,14 +78,19 @@ class HistoryPage(SimpleHistoryAdmin):  # type: ignore[misc]  # the library is u
 
     def history_view(self, request: HttpRequest, object_id: str, *args: Any, **kwargs: Any) -> HttpResponse:
         """Show who did what; with AUDIT_VIEWS, record that somebody looked at it."""
+        _check_id(self.model, unquote(object_id))
         response: HttpResponse = super().history_view(request, object_id, *args, **kwargs)
         if conf.get("AUDIT_VIEWS"):
             self._record(request, object_id, response, _("the history"))
         return response
 
-    def history_form_view(self, request: HttpRequest, object_id: str, *args: Any, **kwargs: Any) -> HttpResponse:
+    def history_form_view(
+        self, request: HttpRequest, object_id: str, version_id: str, *args: Any, **kwargs: Any
+    ) -> HttpResponse:
         """Show an earlier version; with AUDIT_VIEWS, record that somebody looked at it."""
-        response: HttpResponse = super().history_form_view(request, object_id, *args, **kwargs)
+        _check_id(self.model, object_id)
+        _check_id(self.model.history.model, version_id)
+        response: HttpResponse = super().history_form_view(request, object_id, version_id, *args, **kwargs)
         if conf.get("AUDIT_VIEWS"):
             self._record(request, object_id, response, _("an earlier version"))
         return response

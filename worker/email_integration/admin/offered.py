@@ -9,16 +9,26 @@ from __future__ import annotations
 from typing import Any
 
 from django.contrib.admin import FieldListFilter, SimpleListFilter
+from django.contrib.admin.options import IncorrectLookupParameters
 from django.contrib.admin.utils import get_fields_from_path
 from django.contrib.admin.views.main import ChangeList
 from django.contrib.admin.widgets import url_params_from_lookup_dict
 from django.http import HttpRequest
+
+from email_integration.ledger.rows import is_name
 
 from .typing import AnyModelAdmin
 
 
 class OfferedOrders(ChangeList):
     """A list that is ordered by the columns that can be clicked."""
+
+    def get_results(self, request: HttpRequest) -> None:
+        """Django's; a moment that no other time zone can show is none to ask for."""
+        try:
+            super().get_results(request)
+        except OverflowError as error:
+            raise IncorrectLookupParameters(error) from error
 
     def get_ordering_field(self, field_name: Any) -> Any:
         """Django's; it leaves the links of other columns out, and orders by them all the same."""
@@ -35,8 +45,14 @@ class OfferedLookups(AnyModelAdmin):
     def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
         return OfferedOrders
 
+    def get_object(self, request: HttpRequest, object_id: str, from_field: str | None = None) -> Any:
+        """None also for what can be no id, which PostgreSQL would not even compare."""
+        return super().get_object(request, object_id, from_field) if is_name(object_id) else None
+
     def lookup_allowed(self, lookup: str, value: Any, request: HttpRequest | None = None) -> bool:
         """Whether the address of the list may ask for this, whoever the reader is."""
+        if "\0" in str(value):  # to PostgreSQL it is no text
+            return False
         return lookup in self.linked_lookups or lookup in self._of_filters(request) or self._of_popups(lookup, value)
 
     def _of_filters(self, request: Any) -> set[str]:

@@ -77,4 +77,9 @@ def is_readable(delivery: Delivery) -> bool:
 def _is_recipient(item: dict[str, Any]) -> bool:
     address = item.get("address")
     # A blank or a line break would be another command to the server.
-    return isinstance(address, str) and min(address, default="") > " " and item.get("status") in settlement.STATUSES
+    return (
+        isinstance(address, str)
+        and is_name(address)
+        and " " not in address
+        and item.get("status") in settlement.STATUSES
+    )

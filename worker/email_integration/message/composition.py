@@ -13,7 +13,7 @@ from django.core.mail import EmailMessage, EmailMultiAlternatives
 from django.utils.functional import Promise
 
 from email_integration.addresses import quoted
-from email_integration.exceptions import InvalidMail
+from email_integration.exceptions import InvalidMail, refusal
 from email_integration.secrecy import with_secrets
 
 from . import limits
@@ -41,7 +41,10 @@ def compose(
 ) -> EmailMessage:
     """Return the message. Raises ``InvalidMail`` naming the argument that is wrong and how to mend it."""
     # A text translated late is one in the language of now.
-    subject, body, html_body = _now(subject), _now(body), _now(html_body)
+    try:
+        subject, body, html_body = _now(subject), _now(body), _now(html_body)
+    except Exception as error:  # whatever makes the text
+        raise refusal("subject, body or html_body cannot be made", error) from error
     for name, value in (("subject", subject), ("body", body)):
         if not isinstance(value, str):
             raise InvalidMail(f"{name} must be text, not {_kind(value)}.")
@@ -103,10 +106,8 @@ def _attach(message: EmailMessage, number: int, attachment: Any) -> None:
         try:
             message.attach_file(str(attachment))
         except (OSError, ValueError) as error:
-            raise InvalidMail(
-                f"attachment {number} cannot be read: {error}. "
-                "Give a path this process can read, or (filename, content, mimetype)."
-            ) from error
+            hint = "give a path this process can read, or (filename, content, mimetype)"
+            raise refusal(f"attachment {number} cannot be read; {hint}", error) from error
     elif isinstance(attachment, tuple | list) and 2 <= len(attachment) <= 3:
         filename, content, mimetype = (*attachment, None)[:3]
         if content is None or not isinstance(content, str | bytes):

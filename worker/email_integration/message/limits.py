@@ -11,7 +11,7 @@ from django.core.mail import EmailMessage
 from django.utils.functional import Promise
 
 from email_integration.addresses import CONTROL, LONGEST, check_text, is_too_nested, quoted
-from email_integration.exceptions import InvalidMail
+from email_integration.exceptions import InvalidMail, refusal
 
 #: Recipients of a mail, each of which is a command to the server.
 MOST_RECIPIENTS = 10_000
@@ -35,6 +35,12 @@ _MIME_TYPE = re.compile(f"{_WORD}/{_WORD}")
 
 #: Headers whose values are addresses (RFC 5322 §3.6).
 _OF_ADDRESSES = re.compile(r"(resent-)?(from|sender|reply-to|to|cc)", re.I)
+
+#: Headers that are taken apart, for which Django 6 may need minutes; and characters of one, a line (RFC 5322 §2.1.1).
+_TAKEN_APART = re.compile(
+    r"(resent-)?(message-id|date)|content-(type|disposition|transfer-encoding)|mime-version", re.I
+)
+_LINE = 998
 
 #: Addresses without comments, in the words of which no comma stands but in quotes.
 _ADDRESS = re.compile(r'(?:[^",()\\]|"(?:[^"\\]|\\.)*")*+', re.S)
@@ -80,7 +86,7 @@ def has_recipients(message: Any) -> bool:
     try:
         return bool(message.recipients())
     except Exception as error:  # it joins whatever was put into to, cc and bcc
-        raise InvalidMail(f"to, cc and bcc must be lists of addresses: {error}") from error
+        raise refusal("to, cc and bcc must be lists of addresses", error) from error
 
 
 def check_built(mime: Message[Any, Any]) -> None:
@@ -119,6 +125,8 @@ def _headers(message: Any) -> Iterator[tuple[str, str]]:
             raise InvalidMail(
                 f"headers: {name} cannot be parsed; write 'Name <user@example.com>', with commas between several."
             )
+        if _TAKEN_APART.fullmatch(name) and len(text) > _LINE:
+            raise InvalidMail(f"headers: {name} has {len(text)} characters; it may have at most {_LINE}.")
         yield f"headers: {name}", f"{name}: {text}"
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypedDict, TypeVar
 
 from email_integration.addresses import NULL_SENDER, envelope_address, quoted
-from email_integration.exceptions import InvalidMail
+from email_integration.exceptions import InvalidMail, refusal
 from email_integration.models import InDoubtPolicy, Lane
 from email_integration.timezones import as_stored
 
@@ -79,7 +79,7 @@ def checked_time(name: str, moment: dt.datetime | None) -> dt.datetime | None:
     except OverflowError:
         raise InvalidMail(f"{name} is too far away: {moment.date()}.") from None
     except Exception as error:  # a tzinfo of the caller's may do anything
-        raise InvalidMail(f"{name} cannot be understood: {type(error).__name__}.") from error
+        raise refusal(f"{name} cannot be understood", error) from error
 
 
 def _checked_sender(address: str | None) -> str | None:

@@ -18,7 +18,7 @@ from django.core.mail import DNS_NAME, EmailMessage
 
 from email_integration import conf
 from email_integration.addresses import envelope_address, quoted
-from email_integration.exceptions import InvalidMail
+from email_integration.exceptions import InvalidMail, refusal
 from email_integration.secrecy import with_secrets
 
 from . import limits
@@ -61,15 +61,8 @@ def render(
     """
     try:
         return _render(message, default_from_is_open=default_from_is_open, envelope_sender=envelope_sender)
-    except InvalidMail:
-        raise
     except Exception as error:  # Django builds with whatever it was given, and a subclass may do anything
-        why = str(error)[:_LONGEST_REASON] or type(error).__name__
-        raise InvalidMail(f"The mail cannot be rendered: {why}") from error
-
-
-#: Characters of another's words in an error.
-_LONGEST_REASON = 200
+        raise refusal("The mail cannot be rendered", error) from error
 
 
 def _render(message: EmailMessage, *, default_from_is_open: bool, envelope_sender: str | None) -> Rendered:
@@ -125,7 +118,8 @@ def _name(mime: Message[Any, Any], message: EmailMessage) -> None:
     """Give it a Message-ID of the project's own domain, if there is one and the mail has none of its own."""
     domain = conf.get("MESSAGE_ID_DOMAIN")
     own = any(name.lower() == "message-id" for name in message.extra_headers)
-    if "Message-ID" not in mime:  # whoever builds the message himself may leave it out
+    if not one_line(mime["Message-ID"] or ""):  # whoever builds the message himself may leave it out, or blank
+        del mime["Message-ID"]
         mime["Message-ID"] = make_msgid(domain=domain or str(DNS_NAME))
     elif domain and not own:
         mime.replace_header("Message-ID", make_msgid(domain=domain))
@@ -205,11 +199,13 @@ def from_header_of(from_email: str) -> str:
 
 
 if django.VERSION >= (6, 0):
+    #: The headers of a mail within this one stay as they are, signatures over them too: folding takes very long.
+    _AS_GIVEN = email.policy.SMTP.clone(refold_source="none")
 
     def _mime(message: EmailMessage) -> Message[Any, Any]:
         # A subclass that was written for Django 5 takes no policy.
         if _takes_policy(type(message).message):
-            return message.message(policy=email.policy.SMTP)
+            return message.message(policy=_AS_GIVEN)
         return message.message()
 
     @functools.lru_cache

@@ -10,6 +10,7 @@ from celery.app.task import Context
 from kombu.utils.functional import maybe_list
 from kombu.utils.json import dumps, loads
 
+from email_integration.ledger import rows
 from email_integration.models import Delivery
 
 from . import names
@@ -21,8 +22,8 @@ logger = logging.getLogger(__name__)
 _CONTINUATION = ("link", "link_error", "chain", "chord")
 _TREE = ("root_id", "parent_id")
 _GROUP = ("group_id", "group_index")
-_WAY = ("queue", "routing_key", "exchange", "priority")
-_KEPT = ("task_id", "ignore_result", *_CONTINUATION, *_TREE, *_GROUP, *_WAY)
+WAY = ("queue", "routing_key", "exchange", "priority")
+_KEPT = ("task_id", "ignore_result", *_CONTINUATION, *_TREE, *_GROUP, *WAY)
 
 #: What a mail has whose result nobody asks for.
 NO_RESULT = dumps({"ignore_result": True})
@@ -69,11 +70,14 @@ def as_options(kept: str) -> dict[str, Any]:
 def way(kept: str) -> dict[str, Any]:
     """The part of it that a ring needs: the queue, the priority and the ids of the tree."""
     # What is of another kind, in a damaged row, would keep a whole batch from being rung for.
-    return {
-        name: value
-        for name, value in as_options(kept).items()
-        if name in (*_TREE, *_WAY) and isinstance(value, int if name == "priority" else str)
-    }
+    return {name: value for name, value in as_options(kept).items() if name in (*_TREE, *WAY) and is_way(name, value)}
+
+
+def is_way(name: str, value: object) -> bool:
+    """Whether a message can have ``value`` for ``name``: brokers take a number of one octet, and short names (AMQP)."""
+    if name == "priority":
+        return value is None or (isinstance(value, int) and 0 <= value <= 255)
+    return value is None or value == "" or rows.is_name(value)
 
 
 def follows(kept: str) -> bool:

@@ -15,7 +15,7 @@ from celery.result import AsyncResult
 from django.utils import timezone
 
 from email_integration.addresses import quoted
-from email_integration.exceptions import InvalidMail
+from email_integration.exceptions import InvalidMail, refusal
 from email_integration.ledger import transitions
 from email_integration.message.options import MailKeywords, checked_time
 from email_integration.outcomes import schedule
@@ -66,10 +66,16 @@ class Call:
 
     def kept(self, task_id: str | None = None) -> str:
         """What the row keeps of it, with ``task_id`` if that is not the delivery's."""
+        for name in canvas.WAY:
+            if not canvas.is_way(name, self.options.get(name)):
+                kind = (
+                    "a number from 0 to 255" if name == "priority" else "text of 1 to 255 characters, without controls"
+                )
+                raise InvalidMail(f"{name} of apply_async() must be {kind}, not {quoted(self.options[name])}.")
         try:
             return canvas.keep(self.options, task_id=task_id, link=self.link, link_error=self.link_error)
         except Exception as error:  # each serializer has its own
-            raise InvalidMail(f"What follows the mail, or where it goes, cannot be kept as JSON: {error}") from error
+            raise refusal("What follows the mail, or where it goes, cannot be kept as JSON", error) from error
 
 
 class OutboxTask(Task):  # type: ignore[type-arg]  # generic in its stubs; the two would only say Any

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import datetime as dt
+import re
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -72,7 +73,11 @@ class Command(BaseCommand):
 
     def _print(self, lines: Iterator[str]) -> None:
         for line in lines:
-            self.stdout.write(line)
+            self.stdout.write(_UNSHOWN.sub("\ufffd", " ".join(line.splitlines())))
+
+
+#: What no terminal is to obey or cannot show, whatever servers have said and rows have in them.
+_UNSHOWN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 UNKNOWN = "there is no delivery of this id"
