@@ -17,7 +17,7 @@ from django.conf import settings
 from django.core.mail import DNS_NAME, EmailMessage
 
 from email_integration import conf
-from email_integration.addresses import envelope_address, quoted
+from email_integration.addresses import envelope_address, mail_address, quoted
 from email_integration.exceptions import InvalidMail, refusal
 from email_integration.secrecy import with_secrets
 
@@ -71,9 +71,10 @@ def _render(message: EmailMessage, *, default_from_is_open: bool, envelope_sende
     left_open = not given or (default_from_is_open and given == settings.DEFAULT_FROM_EMAIL)
     own_header = message.extra_headers.get("From")
     recipients = _recipients(message)
-    sender = "" if left_open else _address("from_email", given)
-    if own_header and left_open:
-        _address("headers", own_header)
+    sender = "" if left_open else _address("from_email", message.from_email)
+    if own_header and left_open and not _bare(str(own_header)):
+        # Django has any text there, and DEFAULT_FROM_EMAIL in the envelope.
+        sender = _address("from_email", message.from_email) if given else _address("headers", own_header)
     mime = _mime(message)
     limits.check_built(mime)
     _encode_nul(mime)
@@ -153,21 +154,18 @@ def _mark_from(mime: Message[Any, Any]) -> None:
 
 
 def _recipients(message: EmailMessage) -> tuple[str, ...]:
-    known = {
-        item: _address(name, item)
-        for name in ("to", "cc", "bcc", "reply_to")
-        for item in getattr(message, name)
-        if item
-    }
+    known = {item: _address(name, item) for name in ("to", "cc", "bcc") for item in getattr(message, name) if item}
     found = [known.get(item) or _address("to", item) for item in message.recipients()]
     if not found:
         raise InvalidMail("The mail has no recipient: give at least one address in to, cc or bcc.")
     return tuple(dict.fromkeys(found))
 
 
-def _address(argument: str, text: str) -> str:
+def _address(argument: str, text: Any) -> str:
+    if argument == "bcc" and isinstance(text, str):
+        text = text.strip(" \t\r\n")  # as it is read from a file: no header has it
     try:
-        return envelope_address(str(text))
+        return mail_address(text)
     except InvalidMail as error:
         raise InvalidMail(f"{argument}: {error}") from None
 
