@@ -18,9 +18,9 @@ import pytest
 
 from config.local.processes import LOOPBACK, PATIENCE, Process, free_port, wait_until
 from config.local.valkey import Valkey
+from tests.host_project import CELERY
 
 from .pages import blocks
-from .test_foreign_project import CELERY
 
 ROOT = Path(__file__).resolve().parents[2]
 
