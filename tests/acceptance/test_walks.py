@@ -132,7 +132,8 @@ class Walk:
         """Start what goes on running, and wait until it does."""
         number = len(self._terminals)
         # What one terminal exports, another one does not have.
-        forget = f"for name in $(compgen -e); do case ' {' '.join(self._known)} ' in *\" $name \"*) ;; *) unset $name; esac; done"
+        known = f"' {' '.join(self._known)} '"
+        forget = f'for name in $(compgen -e); do case {known} in *" $name "*) ;; *) unset $name;; esac; done'
         terminal = Process(
             command, self._shell(f"{forget}\nexec {command}"), log=self._logs / f"{number}.log", cwd=self.folder
         )
