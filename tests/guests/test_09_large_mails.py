@@ -10,6 +10,9 @@ from tests.host_project import POSTGRESQL, HostProject
 
 pytestmark = pytest.mark.extra
 
+#: With DEBUG, Django keeps the text of each statement, content and all.
+NO_DEBUG = "\nDEBUG = False\n"
+
 #: Prints the size of the mail, and what the process has taken at most beyond what it had before, file and all.
 SUBMIT = """
 import gc
@@ -52,9 +55,9 @@ def test_submitting_takes_three_times_the_size(
 ) -> None:
     row(f"a mail of 200 MB, by {how}, {database}", "submitted in at most three times its size of memory")
     if database == "PostgreSQL":
-        project = host(POSTGRESQL, env={"DATABASE": request.getfixturevalue("postgresql")})
+        project = host(POSTGRESQL + NO_DEBUG, env={"DATABASE": request.getfixturevalue("postgresql")})
     else:
-        project = host()
+        project = host(NO_DEBUG)
     project.run("manage.py", "migrate", "--verbosity", "0")
     size, taken = map(int, project.shell(SUBMIT.format(how=how)).split())
     assert size > 200 * 1024 * 1024
