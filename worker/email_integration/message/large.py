@@ -27,7 +27,7 @@ class Large:
         self.message = message
         self._files: dict[bytes, Any] = {}
         places = []
-        if _is_built_by_django(type(message)):
+        if _is_built_by_django(type(message)):  # type: ignore[arg-type]  # a class can be hashed
             places = [place for place, one in enumerate(message.attachments) if _is_large(one)]
         if not places:
             return
@@ -56,7 +56,7 @@ class Large:
         return whole.getvalue()  # the buffer itself, not a copy
 
 
-@functools.lru_cache
+@functools.cache
 def _is_built_by_django(cls: type[EmailMessage]) -> bool:
     """Whether a subclass leaves all that builds a message as it is: one may sign what it builds."""
     own = [one for one in cls.__mro__ if one not in EmailMultiAlternatives.__mro__]
