@@ -18,9 +18,9 @@ import pytest
 
 from config.local.processes import LOOPBACK, PATIENCE, Process, free_port, wait_until
 from config.local.valkey import Valkey
+from tests.host_project import CELERY
 
 from .pages import blocks
-from .test_foreign_project import CELERY
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -65,6 +65,7 @@ class Walk:
             "PIP_NO_INDEX": "1",
             "PIP_DISABLE_PIP_VERSION_CHECK": "1",
         }
+        self._known = (*env, "PATH", "VIRTUAL_ENV", "PWD", "OLDPWD", "SHLVL", "_")
         # A shell keeps its folder and its variables from one command to the next.
         subprocess.run(
             ["bash", "-c", f"declare -px > {self._state}"], env=env, cwd=self.folder, check=True, timeout=PATIENCE
@@ -87,6 +88,12 @@ class Walk:
             elif kind == "text":
                 for line in text.splitlines():
                     assert line in said.splitlines()
+
+    def repeat(self, page: Path, word: str) -> None:
+        """Run the commands with that word again: the page has said to do the same in the admin before."""
+        for block in blocks(self.with_our_ports(page.read_text())):
+            if block.kind == "sh" and word in block.text:
+                self.run(block.text)
 
     def run(self, commands: str) -> str:
         """What they print; each must succeed."""
@@ -124,7 +131,12 @@ class Walk:
     def open_terminal(self, command: str) -> None:
         """Start what goes on running, and wait until it does."""
         number = len(self._terminals)
-        terminal = Process(command, self._shell(f"exec {command}"), log=self._logs / f"{number}.log", cwd=self.folder)
+        # What one terminal exports, another one does not have.
+        known = f"' {' '.join(self._known)} '"
+        forget = f'for name in $(compgen -e); do case {known} in *" $name "*) ;; *) unset $name;; esac; done'
+        terminal = Process(
+            command, self._shell(f"{forget}\nexec {command}"), log=self._logs / f"{number}.log", cwd=self.folder
+        )
         self._terminals.append(terminal)
         for word, line in _READY.items():
             if f" {word} " in command:
@@ -163,6 +175,8 @@ def test_the_tutorial_leads_to_the_first_mail_and_through_a_switch(walk: Walk) -
     assert "Subject: Welcome" in walk.printed(8025)
     assert "Subject: Switched" in walk.printed(8026)
     assert "Subject: Switched" not in walk.printed(8025)
+    # A reader who has added both in the admin before.
+    walk.repeat(ROOT / "docs" / "tutorial.md", "SMTPConfig.objects")
 
 
 #: What a project has before, in its settings.

@@ -169,7 +169,7 @@ ADDRESSES = [
     "<" * 5_000 + "a@example.com",
     f"{'Kim ' * 20_000}<a@example.com>",
     f'"{"ü" * 5_000}" <a@example.com>',
-    "a" * 65 + "@example.com",
+    "a" * 1_000 + "@example.com",
     "a@" + "b" * 64 + ".example",
     "a@" + "é" * 300 + ".example",
     "\ud800@example.com",

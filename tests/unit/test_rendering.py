@@ -231,7 +231,6 @@ def test_a_very_long_sender_is_folded() -> None:
 BAD_ADDRESSES = [
     "",
     " ",
-    "kim",
     "kim@",
     "@example.com",
     "kim@example.com, lee@example.com",
@@ -239,7 +238,6 @@ BAD_ADDRESSES = [
     "kim@example.com\nX: y",
     "Kim\x0bX: y <kim@example.com>",
     "Kim\u2028X: y <kim@example.com>",
-    "kim smith@example.com",
     "kim@example..com",
     "kim@exa mple.com",
     "<>",
@@ -247,16 +245,25 @@ BAD_ADDRESSES = [
     "jür..gen@example.com",
     "ü" * 33 + "@example.com",
     "kim@" + "a" * 64 + ".com",
-    "k" * 65 + "@example.com",
+    "k" * 1_000 + "@example.com",
     "kim@example.com> SIZE=1",
 ]
 
 
 @pytest.mark.parametrize("address", [one for one in BAD_ADDRESSES if one])
-@pytest.mark.parametrize("argument", ["to", "cc", "bcc", "reply_to"])
+@pytest.mark.parametrize("argument", ["to", "cc", "bcc"])
 def test_an_address_that_is_none_is_refused_by_name(argument: str, address: str) -> None:
     with pytest.raises(InvalidMail, match=f"^{argument}: "):
         render(message(**{argument: ["lee@example.com", address]}))
+
+
+@pytest.mark.parametrize(
+    "address", [one for one in BAD_ADDRESSES if re.search(r"[\n\r\x0b\u2028]", one)] + ["k" * 1_001]
+)
+def test_a_reply_to_that_no_header_can_hold_is_refused_by_name(address: str) -> None:
+    """Any other is taken: no server is asked about it."""
+    with pytest.raises(InvalidMail, match=r"^reply_to: "):
+        render(message(reply_to=["lee@example.com", address]))
 
 
 @pytest.mark.parametrize("address", [one for one in BAD_ADDRESSES if one.strip()])
@@ -336,4 +343,4 @@ def test_a_sender_is_either_refused_or_one_address(text: str) -> None:
         rendered = render(message(from_email=text))
     except InvalidMail:
         return
-    assert rendered.from_at is not None or "@" in rendered.from_header
+    assert rendered.from_at is not None or rendered.sender or "@" in rendered.from_header

@@ -5,12 +5,17 @@ from __future__ import annotations
 import re
 from email import utils
 from email.errors import MessageError
-from email.headerregistry import Address
+from email.headerregistry import Address, parser  # type: ignore[attr-defined]  # Django takes it from there too
+
+from django.utils.functional import Promise
 
 from .exceptions import InvalidMail
 
 #: What the standard library may take for a line break in a header, and what has no place in one.
 CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f\x85\u2028\u2029]")
+
+#: The same without what is merely out of place, which Django sends in a header.
+LINE_BREAK = re.compile(r"[\x00\x0a-\x0d\x1c-\x1e\x85\u2028\u2029]")
 
 #: In the place of a sender's address: there is none, and no bounce is sent (RFC 5321 §4.5.5).
 NULL_SENDER = "<>"
@@ -56,6 +61,61 @@ def envelope_address(text: str) -> str:
         if address.index("@") <= 64 and len(address) <= 256:
             return address
     return _parsed(text)
+
+
+def mail_address(text: object) -> str:
+    """As ``envelope_address``, with what Django's SMTP backend hands to a server beyond that: it may be the local one.
+
+    That is a local part that is in no mailbox's syntax but RFC 5322's obsolete one (§4.4), which is quoted, or longer
+    than 64 octets; an address without a domain ('root'); a domain that is in no DNS; comments and routes, left out.
+    Raises ``InvalidMail``.
+    """
+    if isinstance(text, bytes):
+        text = text.decode("utf-8", "replace")
+    elif isinstance(text, tuple) and len(text) == 2:  # name and address
+        text = text[1]
+    elif isinstance(text, Promise):
+        text = str(text)
+    try:
+        return envelope_address(text)  # type: ignore[arg-type]  # it refuses what is no text
+    except InvalidMail:
+        found = _obsolete(text) if isinstance(text, str) else ""
+        if not found:
+            raise
+        return found
+
+
+def _obsolete(text: str) -> str:
+    """The address by the rules that Django takes mailboxes apart by; '' when there is none."""
+    if len(text) > LONGEST or CONTROL.search(text) or _SURROGATE.search(text) or is_too_nested(text):
+        return ""
+    try:
+        mailbox, rest = parser.get_mailbox(text)
+        local, domain = mailbox.local_part, mailbox.domain or ""
+        if not domain.isascii():
+            domain = domain.encode("idna").decode("ascii")
+    except (MessageError, ValueError, IndexError, AttributeError):  # the last for '<>'
+        return ""
+    # Beyond ASCII nothing is gained: no server has such a mailbox, and Django 6 refuses it.
+    if rest or not local or not _PRINTABLE.fullmatch(local):
+        return ""
+    if domain and (not _ANY_DOMAIN.fullmatch(domain) or any(len(label) > _LABEL for label in domain.split("."))):
+        return ""
+    if not _DOT_ATOM.fullmatch(local):
+        local = '"' + re.sub(r'(["\\])', r"\\\1", local) + '"'
+    found = f"{local}@{domain}" if domain else local
+    return found if len(found) <= LONGEST else ""
+
+
+_PRINTABLE = re.compile(r"[ -~]+")
+
+#: What stands between the angle brackets of MAIL and RCPT and ends them not.
+_ANY_DOMAIN = re.compile(r"[!-;=?-~]+")
+
+#: Octets of a label in the DNS (RFC 1035 §2.3.4).
+_LABEL = 63
+
+_DOT_ATOM = re.compile(r"[a-z0-9!#$%&'*+/=?^_`{|}~-]+(\.[a-z0-9!#$%&'*+/=?^_`{|}~-]+)*", re.I | re.A)
 
 
 def addresses_in(text: str) -> list[str]:

@@ -168,6 +168,21 @@ def newest_key() -> Fernet:
 
 
 @with_secrets
+def fingerprints() -> tuple[str, ...]:
+    """What tells the keys in force from others, newest first, and does not help to guess them. Raises as ``keys`` does.
+
+    They are 256 random bits, so that a hash of one is safe to show.
+    """
+    keys()
+    given = conf.get("SMTP_PASSWORD_KEYS")
+    return tuple(hashlib.sha256(b"email_integration:" + _octets(key)).hexdigest()[:16] for key in given)
+
+
+def _octets(key: str | bytes) -> bytes:
+    return key.encode() if isinstance(key, str) else key
+
+
+@with_secrets
 def seal(plain: str, place: Place) -> Sealed:
     """Seal ``plain`` for ``place``, under the newest key."""
     return Sealed(_BEFORE + keys().encrypt(place.digest + plain.encode()).decode())

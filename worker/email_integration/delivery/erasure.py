@@ -16,7 +16,7 @@ from typing import Any
 from django.db import transaction
 from django.db.models import Q
 
-from email_integration.addresses import addresses_in, envelope_address
+from email_integration.addresses import addresses_in, mail_address, quoted
 from email_integration.exceptions import InvalidMail
 from email_integration.ledger import continuation, rows, transitions
 from email_integration.message import content
@@ -50,7 +50,10 @@ def erase_recipient(address: str, *, dry_run: bool = False) -> Erased:
 
     What is ``left`` has to be erased by another run, when it is finished. Raises ``InvalidMail`` when it is none.
     """
-    return _Run(_Person(envelope_address(address).lower()), dry_run=dry_run).run()
+    person = mail_address(address).lower()
+    if "@" not in person:  # a mere word, which texts have in other meanings
+        raise InvalidMail(f"{quoted(address)} is not the address of a person: it has no domain.")
+    return _Run(_Person(person), dry_run=dry_run).run()
 
 
 @dataclass(frozen=True)
@@ -82,7 +85,7 @@ class _Person:
         if not isinstance(address, str) or local not in address.lower():
             return False
         try:
-            return envelope_address(address).lower() == self.address
+            return mail_address(address).lower() == self.address
         except InvalidMail:
             return False
 

@@ -9,10 +9,12 @@ from django.apps import apps
 from django.conf import settings
 from django.core.cache import caches
 from django.core.cache.backends.base import InvalidCacheBackendError
+from django.core.exceptions import ImproperlyConfigured
 from django.db import DatabaseError
 from django.utils import timezone
 
 from email_integration import conf
+from email_integration.fields import fingerprints
 from email_integration.ledger import rows
 from email_integration.models import Delivery
 from email_integration.outcomes import schedule
@@ -100,7 +102,13 @@ def celery(*, patience: float) -> list[Finding]:
             beat(),
             results(),
         ]
-    return [ok("broker", f"Broker {health.broker()} is there"), *workers(timeout=patience), beat(), results()]
+    return [
+        ok("broker", f"Broker {health.broker()} is there"),
+        *workers(timeout=patience),
+        *keys(timeout=patience),
+        beat(),
+        results(),
+    ]
 
 
 def workers(*, timeout: float) -> list[Finding]:
@@ -136,6 +144,25 @@ def workers(*, timeout: float) -> list[Finding]:
             if worker.unknown
         )
     return list(dict.fromkeys(wrong)) or [ok("worker", f"Workers that answer: {_names(found)}")]
+
+
+def keys(*, timeout: float) -> list[Finding]:
+    """Can workers open what is sealed here, and the other way round?"""
+    try:
+        ours = fingerprints()
+    except ImproperlyConfigured:  # said under 'keys'
+        return []
+    found = health.keys_of_workers(timeout=timeout)
+    others = [name for name, theirs in found.items() if not theirs or theirs[0] not in ours or ours[0] not in theirs]
+    return [
+        error(
+            "worker.keys",
+            f"The worker {name} has other keys in SMTP_PASSWORD_KEYS than this process: it cannot open the mails and "
+            "passwords that are stored here, or stores what cannot be opened here",
+            "Give all processes the same keys, from one file or one place for secrets, and restart the worker.",
+        )
+        for name in others
+    ] or ([ok("worker.keys", "The workers have the keys that this process has")] if found else [])
 
 
 def _names(found: list[health.Worker]) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 from django.db import InterfaceError, OperationalError, connections, router
 
+from email_integration.addresses import LONGEST
 from email_integration.models import Delivery, Status
 from email_integration.outcomes import settlement
 from email_integration.outcomes.causes import Cause
@@ -22,6 +23,10 @@ def database() -> str:
 
 #: Controls (ISO 6429), which PostgreSQL, a log or a terminal does not bear, and halves of characters.
 _NO_NAME = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+
+
+#: Without a blank or a bracket but in quotes (RFC 5321 §4.1.2): it would be another command to the server.
+_IN_ENVELOPE = re.compile(r'(?:"(?:[^"\\]|\\.)*"(?=@|$))?[^ <>]*+')
 
 
 def is_name(text: object) -> bool:
@@ -76,10 +81,10 @@ def is_readable(delivery: Delivery) -> bool:
 
 def _is_recipient(item: dict[str, Any]) -> bool:
     address = item.get("address")
-    # A blank or a line break would be another command to the server.
     return (
         isinstance(address, str)
-        and is_name(address)
-        and " " not in address
+        and 0 < len(address) <= LONGEST
+        and _IN_ENVELOPE.fullmatch(address) is not None
+        and not _NO_NAME.search(address)
         and item.get("status") in settlement.STATUSES
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from email.message import MIMEPart
 from email.mime.base import MIMEBase
+from numbers import Number
 from pathlib import Path
 from typing import Any
 
@@ -42,9 +43,9 @@ def compose(
     """Return the message. Raises ``InvalidMail`` naming the argument that is wrong and how to mend it."""
     # A text translated late is one in the language of now.
     try:
-        subject, body, html_body = _now(subject), _now(body), _now(html_body)
+        subject, body, html_body, from_email = _now(subject), _now(body), _now(html_body), _now(from_email)
     except Exception as error:  # whatever makes the text
-        raise refusal("subject, body or html_body cannot be made", error) from error
+        raise refusal("subject, body, html_body or from_email cannot be made", error) from error
     for name, value in (("subject", subject), ("body", body)):
         if not isinstance(value, str):
             raise InvalidMail(f"{name} must be text, not {_kind(value)}.")
@@ -83,9 +84,17 @@ def _addresses(name: str, value: Any) -> list[str]:
         hint = f"; write {name}=[…] around it" if isinstance(value, str) else ""
         raise InvalidMail(f"{name} must be a list of addresses, not {_kind(value)}{hint}.")
     for item in value:
-        if not isinstance(item, str):
+        if not isinstance(item, str | Promise):
             raise InvalidMail(f"{name} must be a list of texts; it holds {_kind(item)}.")
-    return list(value)
+    return [_made(name, item) for item in value]
+
+
+def _made(name: str, text: Any) -> str:
+    """Raises ``InvalidMail`` for a text translated late, or a number, of which no text can be made."""
+    try:
+        return str(text)
+    except Exception as error:  # whatever makes the text
+        raise refusal(f"{name} cannot be made", error) from error
 
 
 def _headers(headers: Any) -> dict[str, str]:
@@ -94,9 +103,9 @@ def _headers(headers: Any) -> dict[str, str]:
     if not isinstance(headers, Mapping):
         raise InvalidMail(f"headers must be a dictionary of texts, not {_kind(headers)}.")
     for name, value in headers.items():
-        if not isinstance(name, str) or not isinstance(value, str):
+        if not isinstance(name, str) or not isinstance(value, str | Promise | Number):
             raise InvalidMail(f"headers must be a dictionary of texts; {quoted(name)} is not.")
-    return dict(headers)
+    return {name: _made(f"headers: {quoted(name)}", value) for name, value in headers.items()}
 
 
 def _attach(message: EmailMessage, number: int, attachment: Any) -> None:
@@ -110,12 +119,14 @@ def _attach(message: EmailMessage, number: int, attachment: Any) -> None:
             raise refusal(f"attachment {number} cannot be read; {hint}", error) from error
     elif isinstance(attachment, tuple | list) and 2 <= len(attachment) <= 3:
         filename, content, mimetype = (*attachment, None)[:3]
-        if content is None or not isinstance(content, str | bytes):
+        if isinstance(filename, Promise):
+            filename = _made(f"attachment {number}: its name", filename)
+        if content is None or not isinstance(content, str | bytes | bytearray | memoryview):
             raise InvalidMail(f"attachment {number}: the content must be text or bytes, not {_kind(content)}.")
         if not isinstance(filename, str | None):
             raise InvalidMail(f"attachment {number}: the filename must be text or None, not {_kind(filename)}.")
         limits.check_mime_type(f"attachment {number}", mimetype)
-        message.attach(filename, content, mimetype)
+        message.attach(filename, content, mimetype)  # type: ignore[arg-type]  # octets of any kind, and no name
     else:
         raise InvalidMail(
             f"attachment {number} must be a path or (filename, content[, mimetype]), not {_kind(attachment)}."

@@ -96,16 +96,22 @@ def store(delivery: Delivery, content: bytes) -> None:
 
     Raises ``ImproperlyConfigured`` when it has to be sealed and there is no key.
     """
-    pieces: Iterator[bytes]
+    pieces: Iterator[bytes] | None
     if conf.get("ENCRYPT_CONTENT"):
         key = encryption.new_key()
         delivery.content_key = base64.b64encode(key).decode()
         pieces = encryption.seal(key, content)
     else:
-        pieces = iter((content,))
+        pieces = None
     delivery.content_size = len(content)
     delivery.eight_bit = not content.isascii()
-    sealed = b"".join(pieces)
+    if pieces is None:
+        sealed = content
+    else:
+        whole = io.BytesIO()
+        for piece in pieces:
+            whole.write(piece)
+        sealed = whole.getvalue()  # the buffer itself, where a join would have all pieces twice
     if len(content) > conf.get("PAYLOAD_STORAGE_THRESHOLD"):
         delivery.content_file = save_file(sealed)
     if not delivery.content_file:

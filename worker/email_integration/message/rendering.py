@@ -17,11 +17,12 @@ from django.conf import settings
 from django.core.mail import DNS_NAME, EmailMessage
 
 from email_integration import conf
-from email_integration.addresses import envelope_address, quoted
+from email_integration.addresses import envelope_address, mail_address, quoted
 from email_integration.exceptions import InvalidMail, refusal
 from email_integration.secrecy import with_secrets
 
 from . import limits
+from .large import Large
 
 #: Stands for a sender that was left open while a mail is rendered; nobody can have it (RFC 2606 §2).
 _MARK = "left-open@sender.invalid"
@@ -71,10 +72,12 @@ def _render(message: EmailMessage, *, default_from_is_open: bool, envelope_sende
     left_open = not given or (default_from_is_open and given == settings.DEFAULT_FROM_EMAIL)
     own_header = message.extra_headers.get("From")
     recipients = _recipients(message)
-    sender = "" if left_open else _address("from_email", given)
-    if own_header and left_open:
-        _address("headers", own_header)
-    mime = _mime(message)
+    sender = "" if left_open else _address("from_email", message.from_email)
+    if own_header and left_open and not _bare(str(own_header)):
+        # Django has any text there, and DEFAULT_FROM_EMAIL in the envelope.
+        sender = _address("from_email", message.from_email) if given else _address("headers", own_header)
+    large = Large(message)
+    mime = _mime(large.message)
     limits.check_built(mime)
     _encode_nul(mime)
     _name(mime, message)
@@ -86,16 +89,17 @@ def _render(message: EmailMessage, *, default_from_is_open: bool, envelope_sende
     content = _bytes(mime)
     if b"\0" in content:
         raise InvalidMail("The mail holds a NUL where none can be encoded; take it out.")
+    from_at = None
+    if from_open:
+        from_at = content.index(_MARK_LINE)
+        content = content[:from_at] + content[from_at + len(_MARK_LINE) :]
+    content = large.put_in(content)
     # Not from the message: from Django 6 on, that gives the text without its encoding.
     found = None if from_open else _FROM.search(content, 0, content.index(b"\r\n\r\n") + 2)
     from_header = one_line(found[1].decode("utf-8", "replace")) if found else ""
     if envelope_sender is None:
         # Equal also where Django has made of a local part beyond ASCII what is no address any more.
         envelope_sender = "" if sender == _bare(from_header) else sender
-    from_at = None
-    if from_open:
-        from_at = content.index(_MARK_LINE)
-        content = content[:from_at] + content[from_at + len(_MARK_LINE) :]
     return Rendered(
         message_id=one_line(mime["Message-ID"])[:998],
         from_header=from_header,
@@ -153,21 +157,18 @@ def _mark_from(mime: Message[Any, Any]) -> None:
 
 
 def _recipients(message: EmailMessage) -> tuple[str, ...]:
-    known = {
-        item: _address(name, item)
-        for name in ("to", "cc", "bcc", "reply_to")
-        for item in getattr(message, name)
-        if item
-    }
+    known = {item: _address(name, item) for name in ("to", "cc", "bcc") for item in getattr(message, name) if item}
     found = [known.get(item) or _address("to", item) for item in message.recipients()]
     if not found:
         raise InvalidMail("The mail has no recipient: give at least one address in to, cc or bcc.")
     return tuple(dict.fromkeys(found))
 
 
-def _address(argument: str, text: str) -> str:
+def _address(argument: str, text: Any) -> str:
+    if argument == "bcc" and isinstance(text, str):
+        text = text.strip(" \t\r\n")  # as it is read from a file: no header has it
     try:
-        return envelope_address(str(text))
+        return mail_address(text)
     except InvalidMail as error:
         raise InvalidMail(f"{argument}: {error}") from None
 

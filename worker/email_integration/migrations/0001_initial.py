@@ -135,7 +135,7 @@ class Migration(migrations.Migration):
                 ("message_id", models.CharField(max_length=998, verbose_name="Message-ID")),
                 ("from_header", models.TextField(blank=True, verbose_name="from")),
                 ("from_at", models.PositiveIntegerField(null=True)),
-                ("sender", models.CharField(blank=True, max_length=320)),
+                ("sender", models.CharField(blank=True, max_length=1000)),
                 ("recipients", models.JSONField(verbose_name="recipients")),
                 ("content", models.BinaryField(default=b"")),
                 ("content_file", models.CharField(blank=True, max_length=255)),

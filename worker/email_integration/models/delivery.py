@@ -42,7 +42,7 @@ class Delivery(models.Model):
     # Where in the content it belongs, in octets; NULL when it is there.
     from_at = models.PositiveIntegerField(null=True)
     # The envelope's sender; blank when it is the address of the From header, '<>' for none (RFC 5321 §4.5.5).
-    sender = models.CharField(max_length=320, blank=True)
+    sender = models.CharField(max_length=1000, blank=True)  # addresses.LONGEST
     # [{"address": …, "status": "pending" | "accepted" | "failed", "code": …, "reply": …, "cause": …, "reason": …}]
     recipients = models.JSONField(_("recipients"))
     # The headers and the body, sealed; empty when they lie in the storage, or are kept no longer.

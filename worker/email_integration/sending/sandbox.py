@@ -100,9 +100,9 @@ def _each(key: str, given: Any, parse: Callable[[str], str], what: str) -> tuple
 
 def _fits(address: str, rule: str) -> bool:
     address = address.lower().rstrip(".")
-    domain = address.rpartition("@")[2]
-    if "@" in rule:
-        return address == rule
+    _local, at, domain = address.rpartition("@")
+    if "@" in rule or not at:  # 'example.com' may be a user of the server's own
+        return address == rule and "@" in rule
     if rule.startswith("."):
         return domain == rule[1:] or domain.endswith(rule)
     return domain == rule

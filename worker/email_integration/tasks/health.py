@@ -96,12 +96,23 @@ def who_sees(file: str, *, timeout: float) -> dict[str, bool]:
         answers = current_app.control.broadcast(
             names.SEES, arguments={"file": file}, reply=True, timeout=timeout, connection=connection
         )
+    return _said("sees", answers)
+
+
+def keys_of_workers(*, timeout: float) -> dict[str, list[str]]:
+    """The fingerprints of the keys of each worker that answers within ``timeout`` seconds, newest first."""
+    with current_app.connection_for_write() as connection:
+        answers = current_app.control.broadcast(names.KEYS, reply=True, timeout=timeout, connection=connection)
+    return _said("keys", answers)
+
+
+def _said(what: str, answers: Any) -> dict[str, Any]:
     # One that does not know the question gives an error.
     return {
-        worker: said["sees"]
+        worker: said[what]
         for answer in sorted(answers or [], key=sorted)
         for worker, said in answer.items()
-        if "sees" in said
+        if what in said
     }
 
 

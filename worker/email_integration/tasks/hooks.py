@@ -12,10 +12,12 @@ from celery import Celery, signals
 from celery._state import connect_on_app_finalize
 from celery.schedules import crontab
 from django.conf import settings
+from django.core.exceptions import ImproperlyConfigured
 from django.db import DatabaseError, InterfaceError, connections
 from kombu.utils.functional import maybe_list
 
 from email_integration import conf
+from email_integration.fields import fingerprints
 from email_integration.ledger import pooler, rows, transitions
 from email_integration.message import content
 from email_integration.metrics.exporter import exporter
@@ -106,12 +108,19 @@ def _cancel_at_once(**kwargs: Any) -> None:
 
 @signals.worker_init.connect(weak=False)
 def _answer_whether_it_sees(**kwargs: Any) -> None:
-    """Let ``validate_notification_setup`` ask whether a worker shares the storage of contents."""
+    """Let ``validate_notification_setup`` ask whether a worker shares the storage of contents, and the keys."""
     from celery.worker import control  # not in processes that are no workers
 
     @control.inspect_command(name=names.SEES, args=[("file", str)], signature="NAME")
     def sees(state: Any, file: str, **kwargs: Any) -> dict[str, bool]:
         return {"sees": content.has_file(file)}
+
+    @control.inspect_command(name=names.KEYS)
+    def keys(state: Any, **kwargs: Any) -> dict[str, list[str]]:
+        try:
+            return {"keys": list(fingerprints())}
+        except ImproperlyConfigured:
+            return {"keys": []}
 
 
 @signals.task_revoked.connect(weak=False)

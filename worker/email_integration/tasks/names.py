@@ -14,3 +14,4 @@ ALL = frozenset({SEND_EMAIL, DELIVER, DELIVER_GROUP, SEND_PREPARED, REPEATED, SW
 
 #: A question that every worker answers, by Celery's remote control.
 SEES = "email_integration_sees"
+KEYS = "email_integration_keys"

@@ -1,0 +1,63 @@
+"""Large attachments are put into a mail after it is built, and it is the same octet for octet."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from django.core.mail import EmailMessage, EmailMultiAlternatives
+
+from email_integration.message import large
+from email_integration.message.rendering import render
+from tests.made_up import made_up_alike
+
+OCTETS = bytes(range(256)) * 20
+
+
+class Signing(EmailMessage):
+    def message(self, *args: Any, **kwargs: Any) -> Any:
+        mime = super().message(*args, **kwargs)
+        mime["X-Signature"] = str(sum(mime.as_bytes()))
+        return mime
+
+
+def made(*files: Any, cls: Callable[..., EmailMessage] = EmailMultiAlternatives) -> EmailMessage:
+    message = cls("S", "B", "a@example.com", ["kim@example.com"])
+    for number, file in enumerate(files):
+        message.attach(f"{number}.bin", file, "application/octet-stream")
+    message.attach("a.txt", "text", "text/plain")
+    return message
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        (OCTETS,),
+        (bytearray(OCTETS), memoryview(OCTETS)[:4097], b"small"),
+        (OCTETS, OCTETS),
+        *((OCTETS[:size],) for size in (57, 58, 113, 114, 115, 2048, 3 * 57 * 16)),
+    ],
+    ids=len,
+)
+@pytest.mark.parametrize("cls", [EmailMessage, EmailMultiAlternatives, Signing])
+def test_a_large_attachment_is_written_as_django_writes_it(
+    files: tuple[Any, ...], cls: Callable[..., EmailMessage], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with made_up_alike():
+        expected = render(made(*files, cls=cls)).content
+    monkeypatch.setattr(large, "LARGE", 50)
+    monkeypatch.setattr(large, "_BLOCK", 3 * 57)
+    message = made(*files, cls=cls)
+    with made_up_alike():
+        assert render(message).content == expected
+    assert [one[1] for one in message.attachments[:-1]] == list(files)
+
+
+@pytest.mark.parametrize(("cls", "is_put_in"), [(EmailMessage, True), (EmailMultiAlternatives, True), (Signing, False)])
+def test_it_is_put_in_where_django_builds_the_mail(
+    cls: Callable[..., EmailMessage], is_put_in: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(large, "LARGE", 50)
+    message = made(OCTETS, cls=cls)
+    assert (large.Large(message).message is not message) == is_put_in
