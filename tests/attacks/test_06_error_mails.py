@@ -55,7 +55,7 @@ from .test_08_echoed_auth import Told
 pytestmark = [
     pytest.mark.django_db,
     pytest.mark.usefixtures("fresh_process", "bell", "error_mails"),
-    # An error at the end of the function that connects leaves a connection to nobody.
+    # An error at the end of the function that connects leaves a connection that nothing refers to.
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning"),
 ]
 
