@@ -84,7 +84,7 @@ class Attempt:
 def _plain(name: str) -> str:
     """A name as the user model has it, in small letters: databases and back ends differ about the case."""
     if len(name) > _LONGEST:
-        return name  # Django does not normalise it either, and lets nobody in by it
+        return name  # Django does not normalise it either, and lets no user in by it
     normalized = get_user_model().normalize_username
     return str(normalized(normalized(name.strip()).casefold())).strip()
 
@@ -121,7 +121,7 @@ def _counted(counts: BaseCache, key: str) -> int:
 def address_of(request: HttpRequest) -> str:
     """Where a request comes from: with BEHIND_TLS as the proxy says, which adds the last of X-Forwarded-For.
 
-    Of IPv6 the network, for whoever has one address there has all of them; or the address of IPv4 that it stands for.
+    Of IPv6 the network, as a host with one address has them all; or the address of IPv4 that it stands for.
     """
     forwarded = request.headers.get("X-Forwarded-For", "") if settings.SECURE_PROXY_SSL_HEADER else ""
     address = _parsed(forwarded.rpartition(",")[2]) or _parsed(str(request.META.get("REMOTE_ADDR", "")))

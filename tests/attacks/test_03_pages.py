@@ -64,7 +64,7 @@ def _bell(bell: RecordingDoorbell) -> None:
 
 @pytest.fixture
 def reader() -> Client:
-    """Of somebody who may see contents."""
+    """Of a user who may see contents."""
     return logged_in("view_delivery", "view_delivery_content")
 
 
@@ -287,7 +287,7 @@ def test_each_structure(name: str, reader: Client) -> None:
 
 @pytest.mark.parametrize("values", [{"from_header": "é"}, {"from_header": "a\nb"}, {"from_header": "a@b.example\r\n"}])
 def test_a_sender_in_the_row_that_is_none(values: dict[str, Any], reader: Client) -> None:
-    """As somebody has left it in the database."""
+    """As it was left in the database."""
     delivery = kept(b"Subject: s\r\n\r\ntext", from_at=12, **values)
     for name in ("change", "content", "history"):
         assert reader.get(reverse(f"admin:email_integration_delivery_{name}", args=[delivery.pk])).status_code == 200
@@ -356,7 +356,7 @@ def test_an_address_that_cannot_be_asked_for(page: str) -> None:
 
 
 def test_a_row_in_a_state_that_is_none(reader: Client) -> None:
-    """As somebody has left it in the database: its pages are there, and so are the actions, which leave it alone."""
+    """As it was left in the database: its pages are there, and so are the actions, which leave it alone."""
     delivery = submitted(TO)
     DeliveryAttempt.objects.create(delivery=delivery, number=1, started_at=ago(5), outcome="martian", cause="busy")
     Delivery.objects.update(status="martian")

@@ -34,7 +34,7 @@ def _bell(bell: RecordingDoorbell) -> None:
 
 @pytest.fixture
 def reader() -> Client:
-    """Of somebody who may see contents."""
+    """Of a user who may see contents."""
     return logged_in("view_delivery", "view_delivery_content")
 
 

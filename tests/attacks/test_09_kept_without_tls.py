@@ -1,4 +1,4 @@
-"""A stored secret is not said less protected than before: whoever may edit a configuration need not know it."""
+"""A stored secret is not said less protected than before: those who may edit a configuration need not know it."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def test_with_the_secret_entered_again_it_is_changed(change: dict[str, Any]) -> 
 
 
 def test_no_server_without_tls_hears_the_stored_password(smtp_server: Callable[..., SMTPServer]) -> None:
-    """Its test of a connection is what somebody would press who has put a server of theirs on the way."""
+    """Its test of a connection is what a person would press who has put a server of theirs on the way."""
     server = smtp_server(security="plain", user="user", password=SECRET)
     stored = config(host="localhost", port=server.port)
     admin = logged_in("view_smtpconfig", "change_smtpconfig", "test_smtpconfig")

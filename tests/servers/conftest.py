@@ -18,7 +18,19 @@ from tests.integration.conftest import bell  # noqa: F401  # a fixture
 from tests.stack import FAILED
 from tests.tables import SERVERS
 
+from .cases import cases_of
 from .server import Kind, Server
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """What the module's SERVER is tried with."""
+    kind: type[Server] = metafunc.module.SERVER
+    if "case" in metafunc.fixturenames:
+        metafunc.parametrize("case", cases_of(kind), ids=lambda case: case.name)
+    if "in_bulk" in metafunc.fixturenames:
+        given = [True] if "extensions" in kind.unknown else [True, False]
+        metafunc.parametrize("extensions", given, ids=lambda one: "all extensions" if one else "no extensions")
+        metafunc.parametrize("in_bulk", [False, True], ids=["one by one", "in bulk"])
 
 
 @pytest.fixture(scope="session")

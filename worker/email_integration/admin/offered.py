@@ -50,7 +50,7 @@ class OfferedLookups(AnyModelAdmin):
         return super().get_object(request, object_id, from_field) if is_name(object_id) else None
 
     def lookup_allowed(self, lookup: str, value: Any, request: HttpRequest | None = None) -> bool:
-        """Whether the address of the list may ask for this, whoever the reader is."""
+        """Whether the address of the list may ask for this; for all readers alike."""
         if "\0" in str(value):  # to PostgreSQL it is no text
             return False
         return lookup in self.linked_lookups or lookup in self._of_filters(request) or self._of_popups(lookup, value)

@@ -53,7 +53,7 @@ _BREAKS = re.compile(r"(?:\r\n|\r|\n)(?![ \t])|\0")
 
 
 def check(message: Any) -> None:
-    """Raise ``InvalidMail`` for what cannot be a mail, whoever has made ``message``, and how."""
+    """Raise ``InvalidMail`` for what cannot be a mail, however ``message`` was made."""
     check_is_message(message)
     given = _lists(message)
     recipients = sum(len(given[name]) for name in ("to", "cc", "bcc"))

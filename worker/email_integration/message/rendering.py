@@ -122,7 +122,7 @@ def _name(mime: Message[Any, Any], message: EmailMessage) -> None:
     """Give it a Message-ID of the project's own domain, if there is one and the mail has none of its own."""
     domain = conf.get("MESSAGE_ID_DOMAIN")
     own = any(name.lower() == "message-id" for name in message.extra_headers)
-    if not one_line(mime["Message-ID"] or ""):  # whoever builds the message himself may leave it out, or blank
+    if not one_line(mime["Message-ID"] or ""):  # a class that builds the message itself may leave it out, or blank
         del mime["Message-ID"]
         mime["Message-ID"] = make_msgid(domain=domain or str(DNS_NAME))
     elif domain and not own:

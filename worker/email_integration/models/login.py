@@ -138,7 +138,7 @@ def check_references(config: ServerSettings) -> None:
 
 @with_secrets
 def check_kept_secrets(config: ServerSettings, before: ServerSettings | None) -> None:
-    """Refuse to say what is stored to somebody else, or less protected: whoever may edit need not know it.
+    """Refuse to say what is stored to others, or less protected: those who may edit need not know it.
 
     ``before`` is the row as it is stored now, None if there is none. A secret that is not the one in it was read before
     another took its place: it belonged to whatever server the row named then. Raises ``ValidationError``.
@@ -164,7 +164,7 @@ def _goes_elsewhere(config: ServerSettings, before: ServerSettings) -> bool:
 
 
 def _is_heard_by_others(config: ServerSettings, before: ServerSettings) -> bool:
-    """Whether somebody on the way hears what they did not hear before: without TLS, or as a server of theirs."""
+    """Whether a listener on the way hears what they did not hear before: without TLS, or as a server of theirs."""
     unprotected = not (config.use_tls or config.use_ssl)
     # A browser ends lines in a way of its own.
     authorities = [one.ca_certificates.split() for one in (config, before)]

@@ -39,7 +39,7 @@ class Submission:
         batch_size: int = BATCH,
         on_progress: Callable[[int], None] | None = None,
     ) -> None:
-        if not isinstance(batch_size, int) or batch_size < 1:  # type: ignore[redundant-expr]  # whoever calls it
+        if not isinstance(batch_size, int) or batch_size < 1:  # type: ignore[redundant-expr]  # a caller may give anything
             raise InvalidMail(f"batch_size must be a number of at least 1, not {quoted(batch_size)}.")
         for name, function in (("idempotency_key", idempotency_key), ("on_progress", on_progress)):
             if function is not None and not callable(function):

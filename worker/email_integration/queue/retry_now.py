@@ -34,7 +34,7 @@ def wake(*delivery_ids: str) -> int:
 
 
 def wake_one() -> None:
-    """Make one delivery due that waits for its relay, unless one is already: somebody has to try it.
+    """Make one delivery due that waits for its relay, unless one is already: one has to try it.
 
     The one that was tried least: what was said of others may be their own fault.
     """

@@ -18,7 +18,7 @@ from .parsing import Reference
 
 #: What opens other things than a mail server, by its name: only who names it in full may have it ...
 _KEYS = re.compile(r"KEYS?(_FILE|\.\w+)?$|(?<![^_./])KEYS?(?![^_./])", re.IGNORECASE)
-#: ... and what opens sealed values, sessions and databases, whose name may go on: that nobody may have.
+#: ... and what opens sealed values, sessions and databases, whose name may go on: that is never given.
 _STORES = "DB|DATABASE|POSTGRES|POSTGRESQL|MYSQL|MARIADB|REDIS|VALKEY|BROKER|RABBITMQ|AMQP"
 _NEVER = re.compile(
     rf"SECRET_?KEY|PASSWORD_?KEY|(?<![^_])(PG|{_STORES})_?(\w+_)?PASS(WORD)?(?![^_])"
