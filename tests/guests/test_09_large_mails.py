@@ -13,18 +13,6 @@ pytestmark = pytest.mark.extra
 #: With DEBUG, Django keeps the text of each statement, content and all.
 NO_DEBUG = "\nDEBUG = False\n"
 
-#: Where large contents belong, as docs/passwords.md has it.
-FILES = """
-STORAGES = {
-    "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
-    "staticfiles": {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"},
-    "email_integration": {
-        "BACKEND": "django.core.files.storage.FileSystemStorage",
-        "OPTIONS": {"location": str(BASE_DIR / "contents")},
-    },
-}
-"""
-
 #: Prints the size of the mail, and what the process has taken at most beyond what it had before, file and all.
 SUBMIT = """
 import gc
@@ -57,15 +45,7 @@ print(size, said("VmHWM") - before)
 
 
 @pytest.mark.parametrize("how", ["task", "message"])
-@pytest.mark.parametrize(
-    "database",
-    [
-        "files",
-        # Not reached yet: the library copies the row, and libpq's buffer doubles until the row fits.
-        pytest.param("PostgreSQL", marks=pytest.mark.xfail(reason="libpq copies the row: 7 times", strict=True)),
-        pytest.param("SQLite", marks=pytest.mark.xfail(reason="SQLite copies the row: 3.03 times", strict=False)),
-    ],
-)
+@pytest.mark.parametrize("database", ["PostgreSQL", "SQLite"])
 def test_submitting_takes_three_times_the_size(
     row: Callable[[str, str], None],
     host: Callable[..., HostProject],
@@ -77,7 +57,7 @@ def test_submitting_takes_three_times_the_size(
     if database == "PostgreSQL":
         project = host(POSTGRESQL + NO_DEBUG, env={"DATABASE": request.getfixturevalue("postgresql")})
     else:
-        project = host(NO_DEBUG + (FILES if database == "files" else ""))
+        project = host(NO_DEBUG)
     project.run("manage.py", "migrate", "--verbosity", "0")
     size, taken = map(int, project.shell(SUBMIT.format(how=how)).split())
     assert size > 200 * 1024 * 1024

@@ -96,22 +96,16 @@ def store(delivery: Delivery, content: bytes) -> None:
 
     Raises ``ImproperlyConfigured`` when it has to be sealed and there is no key.
     """
-    pieces: Iterator[bytes] | None
+    pieces: Iterator[bytes]
     if conf.get("ENCRYPT_CONTENT"):
         key = encryption.new_key()
         delivery.content_key = base64.b64encode(key).decode()
         pieces = encryption.seal(key, content)
     else:
-        pieces = None
+        pieces = iter((content,))
     delivery.content_size = len(content)
     delivery.eight_bit = not content.isascii()
-    if pieces is None:
-        sealed = content
-    else:
-        whole = io.BytesIO()
-        for piece in pieces:
-            whole.write(piece)
-        sealed = whole.getvalue()  # the buffer itself, where a join would have all pieces twice
+    sealed = b"".join(pieces)
     if len(content) > conf.get("PAYLOAD_STORAGE_THRESHOLD"):
         delivery.content_file = save_file(sealed)
     if not delivery.content_file:

@@ -22,7 +22,6 @@ from email_integration.exceptions import InvalidMail, refusal
 from email_integration.secrecy import with_secrets
 
 from . import limits
-from .large import Large
 
 #: Stands for a sender that was left open while a mail is rendered; nobody can have it (RFC 2606 §2).
 _MARK = "left-open@sender.invalid"
@@ -76,8 +75,7 @@ def _render(message: EmailMessage, *, default_from_is_open: bool, envelope_sende
     if own_header and left_open and not _bare(str(own_header)):
         # Django has any text there, and DEFAULT_FROM_EMAIL in the envelope.
         sender = _address("from_email", message.from_email) if given else _address("headers", own_header)
-    large = Large(message)
-    mime = _mime(large.message)
+    mime = _mime(message)
     limits.check_built(mime)
     _encode_nul(mime)
     _name(mime, message)
@@ -89,17 +87,16 @@ def _render(message: EmailMessage, *, default_from_is_open: bool, envelope_sende
     content = _bytes(mime)
     if b"\0" in content:
         raise InvalidMail("The mail holds a NUL where none can be encoded; take it out.")
-    from_at = None
-    if from_open:
-        from_at = content.index(_MARK_LINE)
-        content = content[:from_at] + content[from_at + len(_MARK_LINE) :]
-    content = large.put_in(content)
     # Not from the message: from Django 6 on, that gives the text without its encoding.
     found = None if from_open else _FROM.search(content, 0, content.index(b"\r\n\r\n") + 2)
     from_header = one_line(found[1].decode("utf-8", "replace")) if found else ""
     if envelope_sender is None:
         # Equal also where Django has made of a local part beyond ASCII what is no address any more.
         envelope_sender = "" if sender == _bare(from_header) else sender
+    from_at = None
+    if from_open:
+        from_at = content.index(_MARK_LINE)
+        content = content[:from_at] + content[from_at + len(_MARK_LINE) :]
     return Rendered(
         message_id=one_line(mime["Message-ID"])[:998],
         from_header=from_header,
