@@ -1,0 +1,66 @@
+"""Memory that submitting a large mail takes, in a process of its own: its peak, as the kernel counts it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from config.local.processes import PATIENCE
+
+ROOT = Path(__file__).resolve().parents[2]
+
+#: Octets of the attachment.
+SIZE = 64 * 1024 * 1024
+
+PROGRAM = """
+import os, sys
+import django
+django.setup()
+from django.core.mail import EmailMessage
+from django.core.management import call_command
+from email_integration.ledger import task_queue
+from email_integration.queue.submission import submit
+from email_integration.tasks import send_email
+
+size = int(sys.argv[2])
+SMALL = dict(subject="S", body="B", from_email="a@example.com", to=["kim@example.com"])
+
+
+def peak():
+    return int(open("/proc/self/status").read().split("VmHWM:")[1].split()[0]) * 1024
+
+
+def by_message(octets):
+    message = EmailMessage(**SMALL)
+    message.attach("a.bin", octets, "application/octet-stream")
+    return submit(message)
+
+
+def by_task(octets):
+    return send_email(**SMALL, attachments=[("a.bin", octets, "application/octet-stream")])
+
+
+way = {"submit": by_message, "send_email": by_task}[sys.argv[1]]
+task_queue.ring_on_commit = lambda *args, **kwargs: None
+call_command("migrate", verbosity=0)
+way(b"small")
+before = peak()
+octets = os.urandom(size)
+way(octets)
+print((peak() - before) / size)
+"""
+
+
+@pytest.mark.parametrize("way", ["submit", "send_email"])
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the kernel does not say how much")
+def test_submitting_takes_at_most_three_times_its_size(way: str, tmp_path: Path) -> None:
+    """Its own octets, which the caller has, are among it. The content lies in the database."""
+    env = {**os.environ, "DJANGO_SETTINGS_MODULE": "tests.settings", "DATABASE_URL": f"sqlite:///{tmp_path}/db.sqlite3"}
+    command = [sys.executable, "-c", PROGRAM, way, str(SIZE)]
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=PATIENCE)
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout.split()[-1]) <= 3.0
