@@ -33,7 +33,7 @@ from email_integration.models import Delivery
 from email_integration.secrecy import with_secrets
 
 from . import encryption
-from .rendering import from_line
+from .rendering import Rendered, from_line
 
 logger = logging.getLogger(__name__)
 
@@ -87,29 +87,44 @@ class Content:
         return Content(size=self.size + len(line), eight_bit=self.eight_bit, blocks=blocks)
 
 
+def of_rendered(rendered: Rendered) -> Content:
+    """What was rendered, with its large attachments encoded whenever they are read."""
+    return Content(size=rendered.size, eight_bit=rendered.eight_bit, blocks=rendered.blocks)
+
+
 # -- writing --------------------------------------------------------------------------------------------------------
 
 
 @with_secrets
-def store(delivery: Delivery, content: bytes) -> None:
-    """Put ``content`` into the fields of ``delivery``, which is not saved yet, or into a file that they name.
+def store(delivery: Delivery, content: bytes | Content) -> None:
+    """Put ``content``, which may be in memory in parts alone, into the fields of ``delivery``, which is not saved yet, or into a file that they name.
 
     Raises ``ImproperlyConfigured`` when it has to be sealed and there is no key.
     """
+    if isinstance(content, bytes):
+        content = Content.of(content)
     pieces: Iterator[bytes]
     if conf.get("ENCRYPT_CONTENT"):
         key = encryption.new_key()
         delivery.content_key = base64.b64encode(key).decode()
-        pieces = encryption.seal(key, content)
+        pieces = encryption.seal_blocks(key, content.blocks())
     else:
-        pieces = iter((content,))
-    delivery.content_size = len(content)
-    delivery.eight_bit = not content.isascii()
-    sealed = b"".join(pieces)
-    if len(content) > conf.get("PAYLOAD_STORAGE_THRESHOLD"):
+        pieces = content.blocks()
+    delivery.content_size = content.size
+    delivery.eight_bit = content.eight_bit
+    sealed = _joined(pieces)
+    if content.size > conf.get("PAYLOAD_STORAGE_THRESHOLD"):
         delivery.content_file = save_file(sealed)
     if not delivery.content_file:
         delivery.content = sealed
+
+
+def _joined(pieces: Iterator[bytes]) -> bytes:
+    """The pieces as one. Joining a list of them would have all of it in memory twice."""
+    file = io.BytesIO()
+    for piece in pieces:
+        file.write(piece)
+    return file.getvalue()  # not copied: the file is its only other owner
 
 
 def save_file(sealed: bytes) -> str:

@@ -45,6 +45,22 @@ def seal(key: bytes, content: bytes) -> Iterator[bytes]:
         yield cipher.encrypt(_nonce(number, last=number == last), bytes(piece), None)
 
 
+def seal_blocks(key: bytes, blocks: Iterable[bytes]) -> Iterator[bytes]:
+    """As ``seal``, for a content that comes in blocks of any size."""
+    cipher = AESGCM(key)
+    waiting = bytearray()
+    number = 0
+    for block in blocks:
+        view = memoryview(block)
+        for start in range(0, len(view), PIECE):
+            waiting += view[start : start + PIECE]
+            if len(waiting) > PIECE:  # the last one is known by its end
+                yield cipher.encrypt(_nonce(number, last=False), bytes(waiting[:PIECE]), None)
+                number += 1
+                del waiting[:PIECE]
+    yield cipher.encrypt(_nonce(number, last=True), bytes(waiting), None)
+
+
 def unseal(key: bytes, pieces: Iterable[bytes]) -> Iterator[bytes]:
     """Give the plain content of ``pieces``, as ``read`` cuts them. Raises ``Damaged``."""
     try:

@@ -7,6 +7,7 @@ import email.policy
 import functools
 import inspect
 import re
+from collections.abc import Generator
 from dataclasses import dataclass, field
 from email.message import Message
 from email.utils import make_msgid
@@ -21,7 +22,7 @@ from email_integration.addresses import envelope_address, mail_address, quoted
 from email_integration.exceptions import InvalidMail, refusal
 from email_integration.secrecy import with_secrets
 
-from . import limits
+from . import attachments, limits
 
 #: Stands for a sender that was left open while a mail is rendered; nobody can have it (RFC 2606 §2).
 _MARK = "left-open@sender.invalid"
@@ -45,7 +46,35 @@ class Rendered:
     #: The envelope's sender where it is not the address of the From header; '<>' for none.
     sender: str = field(repr=False)
     recipients: tuple[str, ...] = field(repr=False)
-    content: bytes = field(repr=False)
+    #: Headers and body, but for what is in ``large``.
+    frame: bytes = field(repr=False)
+    #: Large attachments, which are encoded when they are read: where in ``frame`` each belongs, and its octets.
+    large: tuple[tuple[int, bytes | bytearray | memoryview], ...] = field(default=(), repr=False)
+
+    @property
+    def content(self) -> bytes:
+        """Headers and body as a whole. Large ones are better read by ``blocks``."""
+        return b"".join(self.blocks()) if self.large else self.frame
+
+    @property
+    def size(self) -> int:
+        """Octets of headers and body."""
+        return len(self.frame) + sum(attachments.encoded_size(octets) for _at, octets in self.large)
+
+    @property
+    def eight_bit(self) -> bool:
+        """Whether an octet is beyond ASCII."""
+        return not self.frame.isascii()
+
+    @with_secrets
+    def blocks(self) -> Generator[bytes, None, None]:
+        """Headers and body, piece by piece."""
+        done = 0
+        for at, octets in self.large:
+            yield self.frame[done:at]
+            yield from attachments.encoded(octets)
+            done = at
+        yield self.frame[done:]
 
 
 @with_secrets
@@ -75,6 +104,7 @@ def _render(message: EmailMessage, *, default_from_is_open: bool, envelope_sende
     if own_header and left_open and not _bare(str(own_header)):
         # Django has any text there, and DEFAULT_FROM_EMAIL in the envelope.
         sender = _address("from_email", message.from_email) if given else _address("headers", own_header)
+    message, held_back = attachments.hold_back(message)
     mime = _mime(message)
     limits.check_built(mime)
     _encode_nul(mime)
@@ -97,13 +127,15 @@ def _render(message: EmailMessage, *, default_from_is_open: bool, envelope_sende
     if from_open:
         from_at = content.index(_MARK_LINE)
         content = content[:from_at] + content[from_at + len(_MARK_LINE) :]
+    content, large = attachments.placed(content, held_back)
     return Rendered(
         message_id=one_line(mime["Message-ID"])[:998],
         from_header=from_header,
         from_at=from_at,
         sender=envelope_sender,
         recipients=recipients,
-        content=content,
+        frame=content,
+        large=large,
     )
 
 

@@ -104,7 +104,7 @@ def make(
         ring_after=schedule.first_ring(due_at, expires_at, now),
         options=kept,
     )
-    content.store(delivery, rendered.content)
+    content.store(delivery, content.of_rendered(rendered))
     instrumentation.installed().submitting(delivery)
     return delivery
 

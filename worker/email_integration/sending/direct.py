@@ -8,7 +8,7 @@ from dataclasses import replace
 from django.core.mail import EmailMessage
 
 from email_integration.exceptions import DeliveryDeferred, DeliveryFailed
-from email_integration.message.content import Content
+from email_integration.message.content import of_rendered
 from email_integration.message.rendering import render
 from email_integration.outcomes import settlement
 from email_integration.outcomes.causes import Cause
@@ -109,7 +109,7 @@ def _mail(message: EmailMessage, *, default_from_is_open: bool) -> tuple[Mail, s
         from_at=rendered.from_at,
         sender=rendered.sender,
         recipients=plan.envelope,
-        content=Content.of(rendered.content),
+        content=of_rendered(rendered),
     )
     return mail, plan
 
