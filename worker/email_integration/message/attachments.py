@@ -46,7 +46,7 @@ def hold_back(message: EmailMessage) -> tuple[EmailMessage, dict[bytes, Octets]]
     if not held_back:
         return message, held_back
     message = copy.copy(message)
-    message.attachments = kept  # type: ignore[assignment]  # the stubs know a list of each kind
+    message.attachments = kept
     return message, held_back
 
 

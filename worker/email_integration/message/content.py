@@ -97,7 +97,7 @@ def of_rendered(rendered: Rendered) -> Content:
 
 @with_secrets
 def store(delivery: Delivery, content: bytes | Content) -> None:
-    """Put ``content``, which may be in memory in parts alone, into the fields of ``delivery``, which is not saved yet, or into a file that they name.
+    """Put ``content`` into the fields of ``delivery``, which is not saved yet, or into a file that they name.
 
     Raises ``ImproperlyConfigured`` when it has to be sealed and there is no key.
     """
