@@ -59,12 +59,17 @@ print((peak() - before) / size)
 """
 
 
-@pytest.mark.parametrize(("way", "place"), [("submit", "database"), ("send_email", "database"), ("submit", "storage")])
+@pytest.mark.parametrize("way", ["submit", "send_email"])
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the kernel does not say how much")
-def test_submitting_takes_at_most_three_times_its_size(way: str, place: str, tmp_path: Path) -> None:
+def test_submitting_takes_at_most_three_times_its_size(way: str, tmp_path: Path) -> None:
     """Its own octets, which the caller has, are among it."""
-    env = {**os.environ, "DJANGO_SETTINGS_MODULE": "tests.settings", "DATABASE_URL": f"sqlite:///{tmp_path}/db.sqlite3"}
+    assert times_its_size(way, "storage", f"sqlite:///{tmp_path}/db.sqlite3") <= 3.0
+
+
+def times_its_size(way: str, place: str, database: str) -> float:
+    """The peak of a process that submits an attachment, by the size of that, with its content in ``place``."""
+    env = {**os.environ, "DJANGO_SETTINGS_MODULE": "tests.settings", "DATABASE_URL": database}
     command = [sys.executable, "-c", PROGRAM, way, str(SIZE), place]
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0, done.stderr
-    assert float(done.stdout.split()[-1]) <= 3.0
+    return float(done.stdout.split()[-1])

@@ -20,6 +20,8 @@ from email_integration import django_internals
 from email_integration.django_internals import cursor as server_cursor
 from email_integration.models import Delivery, Status
 
+from . import large_objects
+
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
@@ -99,13 +101,19 @@ def insert(*deliveries: Delivery, using: str, unless_known: bool = False) -> int
     connection = connections[using]
     fields = Delivery._meta.concrete_fields
     inserted = 0
-    with django_internals.rollback_on_error(using), server_cursor(connection) as cursor:
+    in_pieces = connection.vendor == "postgresql" and any(len(one.content) > large_objects.LARGE for one in deliveries)
+    together = transaction.atomic(using=using) if in_pieces else contextlib.nullcontext()
+    with together, django_internals.rollback_on_error(using), server_cursor(connection) as cursor:
         of_each = []
+        uploaded = []
         for one in deliveries:
             words = _Words(connection)
             given = {field.name: getattr(one, field.attname) for field in fields}
             # What the database has a default for is left to it.
             values = {name: value for name, value in given.items() if not django_internals.is_left_to_database(value)}
+            if in_pieces and len(one.content) > large_objects.LARGE:
+                values["content"] = large_objects.upload(cursor, one.content)
+                uploaded.append(values["content"])
             row = Row(model=Delivery, values=values)
             of_each.append((words.insert(row, unless_known=unless_known), words.parameters))
         # Most are alike in what is in the text.
@@ -116,6 +124,8 @@ def insert(*deliveries: Delivery, using: str, unless_known: bool = False) -> int
             else:
                 cursor.executemany(text, together)
             inserted += cursor.rowcount
+        for value in uploaded:
+            large_objects.remove(cursor, value)
     for one in deliveries:
         one._state.adding, one._state.db = False, using
     return inserted
@@ -178,6 +188,9 @@ class _Words:
             return "TRUE" if value else "FALSE"
         if kind is str and not value:
             return "''"
+        if kind is large_objects.LargeObject:
+            self.parameters.append(value.oid)
+            return "lo_get(%s::oid)"
         field = _field(model, name)
         if kind not in _READY or not isinstance(field, _PLAIN):
             value = field.get_db_prep_save(value, self._connection)
