@@ -1,4 +1,4 @@
-"""Large attachments are put into a mail after it is built, and it is the same octet for octet."""
+"""Large attachments are encoded after a mail is built, and it is the same octet for octet."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from django.core.mail import EmailMessage, EmailMultiAlternatives
 
-from email_integration.message import large
+from email_integration.message import attachments
 from email_integration.message.rendering import render
 from tests.made_up import made_up_alike
 
@@ -36,7 +36,7 @@ def made(*files: Any, cls: Callable[..., EmailMessage] = EmailMultiAlternatives)
         (OCTETS,),
         (bytearray(OCTETS), memoryview(OCTETS)[:4097], b"small"),
         (OCTETS, OCTETS),
-        *((OCTETS[:size],) for size in (57, 58, 113, 114, 115, 2048, 3 * 57 * 16)),
+        *((OCTETS[:size],) for size in (58, 59, 113, 114, 115, 2048, 3 * 57 * 16)),
     ],
     ids=len,
 )
@@ -46,18 +46,21 @@ def test_a_large_attachment_is_written_as_django_writes_it(
 ) -> None:
     with made_up_alike():
         expected = render(made(*files, cls=cls)).content
-    monkeypatch.setattr(large, "LARGE", 50)
-    monkeypatch.setattr(large, "_BLOCK", 3 * 57)
+    monkeypatch.setattr(attachments, "LARGE", 58)
+    monkeypatch.setattr(attachments, "_PIECE", 3 * 57)
     message = made(*files, cls=cls)
     with made_up_alike():
-        assert render(message).content == expected
+        rendered = render(message)
+    assert rendered.content == expected
+    assert rendered.size == len(expected)
+    assert rendered.eight_bit == (not expected.isascii())
     assert [one[1] for one in message.attachments[:-1]] == list(files)
 
 
-@pytest.mark.parametrize(("cls", "is_put_in"), [(EmailMessage, True), (EmailMultiAlternatives, True), (Signing, False)])
-def test_it_is_put_in_where_django_builds_the_mail(
-    cls: Callable[..., EmailMessage], is_put_in: bool, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("cls", "is_held_back"), [(EmailMessage, True), (EmailMultiAlternatives, True), (Signing, False)])
+def test_it_is_held_back_where_django_builds_the_mail(
+    cls: Callable[..., EmailMessage], is_held_back: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(large, "LARGE", 50)
+    monkeypatch.setattr(attachments, "LARGE", 58)
     message = made(OCTETS, cls=cls)
-    assert (large.Large(message).message is not message) == is_put_in
+    assert bool(attachments.hold_back(message)[1]) == is_held_back

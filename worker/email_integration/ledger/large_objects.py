@@ -20,7 +20,7 @@ class LargeObject:
     oid: int
 
 
-def upload(cursor: Any, octets: bytes) -> LargeObject:
+def upload(cursor: Any, octets: bytes | memoryview) -> LargeObject:
     """Send ``octets`` in the current transaction, which must not end before ``remove``."""
     cursor.execute("SELECT lo_create(0)")
     oid = cursor.fetchone()[0]

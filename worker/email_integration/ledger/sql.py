@@ -102,8 +102,8 @@ def insert(*deliveries: Delivery, using: str, unless_known: bool = False) -> int
     fields = Delivery._meta.concrete_fields
     inserted = 0
     in_pieces = connection.vendor == "postgresql" and any(len(one.content) > large_objects.LARGE for one in deliveries)
-    together = transaction.atomic(using=using) if in_pieces else contextlib.nullcontext()
-    with together, django_internals.rollback_on_error(using), server_cursor(connection) as cursor:
+    in_one = transaction.atomic(using=using) if in_pieces else contextlib.nullcontext()
+    with in_one, django_internals.rollback_on_error(using), server_cursor(connection) as cursor:
         of_each = []
         uploaded = []
         for one in deliveries:

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import base64
 import copy
+import functools
 import secrets
 from collections.abc import Iterator
+from typing import Any
 
 from django.core.mail import EmailMessage, EmailMultiAlternatives
 
@@ -27,22 +29,17 @@ Octets = bytes | bytearray | memoryview
 
 
 def hold_back(message: EmailMessage) -> tuple[EmailMessage, dict[bytes, Octets]]:
-    """Return ``message`` with a mark in the place of each large attachment, and these by their marks.
-
-    That of a subclass is left alone: it may sign what it renders.
-    """
+    """Return ``message`` with a mark in the place of each large attachment, and these by their marks."""
     held_back: dict[bytes, Octets] = {}
-    if type(message) not in (EmailMessage, EmailMultiAlternatives):
+    if not _is_built_by_django(type(message)):  # type: ignore[arg-type]  # a class can be hashed
         return message, held_back
-    kept: list[object] = []
-    for attachment in message.attachments:
-        if isinstance(attachment, tuple) and len(attachment) == 3:
+    kept: list[Any] = list(message.attachments)
+    for place, attachment in enumerate(kept):
+        if _is_large(attachment):
             name, octets, kind = attachment
-            if isinstance(octets, Octets) and len(octets) >= LARGE and _is_base64(kind):
-                mark = secrets.token_bytes(_MARK)
-                held_back[mark] = octets if not isinstance(octets, memoryview) else octets.cast("B")
-                attachment = (name, mark, kind)
-        kept.append(attachment)
+            mark = secrets.token_bytes(_MARK)
+            held_back[mark] = octets.cast("B") if isinstance(octets, memoryview) else octets
+            kept[place] = (name, mark, kind)
     if not held_back:
         return message, held_back
     message = copy.copy(message)
@@ -75,6 +72,23 @@ def encoded_size(octets: Octets) -> int:
     return (size + 2) // 3 * 4 + 2 * ((size - 1) // _LINE)
 
 
-def _is_base64(kind: object) -> bool:
-    """Whether Django encodes it so: not text, and no mail."""
-    return isinstance(kind, str) and not kind.startswith(("text/", "message/"))
+@functools.cache
+def _is_built_by_django(cls: type[EmailMessage]) -> bool:
+    """Whether a subclass leaves all that builds a message as it is: one may sign what it builds."""
+    own = [one for one in cls.__mro__ if one not in EmailMultiAlternatives.__mro__]
+    return not any(
+        callable(vars(EmailMultiAlternatives).get(name, getattr(EmailMessage, name, None)))
+        for one in own
+        for name in vars(one)
+        if not name.startswith("__")
+    )
+
+
+def _is_large(attachment: Any) -> bool:
+    if not isinstance(attachment, tuple) or len(attachment) != 3 or not isinstance(attachment[2], str):
+        return False
+    _name, content, kind = attachment
+    octets = isinstance(content, bytes | bytearray) or (isinstance(content, memoryview) and content.contiguous)
+    # Those of other kinds are written as text, or taken apart.
+    written_in_base64 = not kind.lower().startswith(("text/", "message/", "multipart/"))
+    return octets and written_in_base64 and memoryview(content).nbytes >= LARGE
