@@ -57,7 +57,9 @@ def test_a_large_attachment_is_written_as_django_writes_it(
     assert [one[1] for one in message.attachments[:-1]] == list(files)
 
 
-@pytest.mark.parametrize(("cls", "is_held_back"), [(EmailMessage, True), (EmailMultiAlternatives, True), (Signing, False)])
+@pytest.mark.parametrize(
+    ("cls", "is_held_back"), [(EmailMessage, True), (EmailMultiAlternatives, True), (Signing, False)]
+)
 def test_it_is_held_back_where_django_builds_the_mail(
     cls: Callable[..., EmailMessage], is_held_back: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:

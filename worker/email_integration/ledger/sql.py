@@ -20,7 +20,7 @@ from email_integration import django_internals
 from email_integration.django_internals import cursor as server_cursor
 from email_integration.models import Delivery, Status
 
-from . import large_objects
+from . import large_contents
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,21 +99,34 @@ def insert(*deliveries: Delivery, using: str, unless_known: bool = False) -> int
     inserted in the transaction of the caller, who has one.
     """
     connection = connections[using]
+    large = [one for one in deliveries if large_contents.is_written_in_pieces(connection, one.content)]
+    inserted = _insert_together(connection, [one for one in deliveries if one not in large], unless_known=unless_known)
+    for one in large:
+        content = one.content
+        with transaction.atomic(using=using):
+            one.content = b""
+            try:
+                is_new = _insert_together(connection, [one], unless_known=unless_known)
+            finally:
+                one.content = content
+            if is_new:
+                large_contents.write(connection, one.pk, content)
+                inserted += 1
+    for one in deliveries:
+        one._state.adding, one._state.db = False, using
+    return inserted
+
+
+def _insert_together(connection: Any, deliveries: Sequence[Delivery], *, unless_known: bool) -> int:
     fields = Delivery._meta.concrete_fields
     inserted = 0
-    in_pieces = connection.vendor == "postgresql" and any(len(one.content) > large_objects.LARGE for one in deliveries)
-    in_one = transaction.atomic(using=using) if in_pieces else contextlib.nullcontext()
-    with in_one, django_internals.rollback_on_error(using), server_cursor(connection) as cursor:
+    with django_internals.rollback_on_error(connection.alias), server_cursor(connection) as cursor:
         of_each = []
-        uploaded = []
         for one in deliveries:
             words = _Words(connection)
             given = {field.name: getattr(one, field.attname) for field in fields}
             # What the database has a default for is left to it.
             values = {name: value for name, value in given.items() if not django_internals.is_left_to_database(value)}
-            if in_pieces and len(one.content) > large_objects.LARGE:
-                values["content"] = large_objects.upload(cursor, one.content)
-                uploaded.append(values["content"])
             row = Row(model=Delivery, values=values)
             of_each.append((words.insert(row, unless_known=unless_known), words.parameters))
         # Most are alike in what is in the text.
@@ -124,10 +137,6 @@ def insert(*deliveries: Delivery, using: str, unless_known: bool = False) -> int
             else:
                 cursor.executemany(text, together)
             inserted += cursor.rowcount
-        for value in uploaded:
-            large_objects.remove(cursor, value)
-    for one in deliveries:
-        one._state.adding, one._state.db = False, using
     return inserted
 
 
@@ -188,9 +197,6 @@ class _Words:
             return "TRUE" if value else "FALSE"
         if kind is str and not value:
             return "''"
-        if kind is large_objects.LargeObject:
-            self.parameters.append(value.oid)
-            return "lo_get(%s::oid)"
         field = _field(model, name)
         if kind not in _READY or not isinstance(field, _PLAIN):
             value = field.get_db_prep_save(value, self._connection)

@@ -137,7 +137,6 @@ class Migration(migrations.Migration):
                 ("from_at", models.PositiveIntegerField(null=True)),
                 ("sender", models.CharField(blank=True, max_length=1000)),
                 ("recipients", models.JSONField(verbose_name="recipients")),
-                ("content", models.BinaryField(default=b"")),
                 ("content_file", models.CharField(blank=True, max_length=255)),
                 ("content_key", email_integration.fields.EncryptedTextField(blank=True, default="", row="id")),
                 ("has_content", models.BooleanField(default=True)),
@@ -187,6 +186,7 @@ class Migration(migrations.Migration):
                 ("redirected_to", models.TextField(blank=True, verbose_name="redirected to")),
                 ("waits_for_relay", models.BooleanField(default=False)),
                 ("continued", models.BooleanField(default=False)),
+                ("content", models.BinaryField(default=b"")),
             ],
             options={
                 "verbose_name": "delivery",

@@ -45,8 +45,6 @@ class Delivery(models.Model):
     sender = models.CharField(max_length=1000, blank=True)  # addresses.LONGEST
     # [{"address": …, "status": "pending" | "accepted" | "failed", "code": …, "reply": …, "cause": …, "reason": …}]
     recipients = models.JSONField(_("recipients"))
-    # The headers and the body, sealed; empty when they lie in the storage, or are kept no longer.
-    content = models.BinaryField(default=b"")
     # The name in the storage of contents; blank when they are in the row.
     content_file = models.CharField(max_length=255, blank=True)
     # What they are sealed with, itself sealed; blank when they are not.
@@ -90,6 +88,9 @@ class Delivery(models.Model):
     waits_for_relay = models.BooleanField(default=False)
     # Whether what follows the delivery in the caller's task queue has been set going.
     continued = models.BooleanField(default=False)
+    # The headers and the body, sealed; empty when they lie in the storage, or are kept no longer. The last column:
+    # SQLite reads the others without it then, and keeps space free for it without taking memory.
+    content = models.BinaryField(default=b"")
 
     objects = SealedQuerySet.as_manager()
 

@@ -1,0 +1,64 @@
+"""Large contents on their way into a row, in pieces: of a statement's values, drivers and databases make copies.
+
+The row is inserted without its content, which is then written into it, all in one transaction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from django.db.models import QuerySet
+from django.db.models.expressions import RawSQL
+
+from email_integration.models import Delivery
+
+#: Octets from which on a content is written in pieces, and of a piece.
+LARGE = 16 * 1024 * 1024
+_PIECE = 4 * 1024 * 1024
+
+
+def is_written_in_pieces(connection: Any, content: bytes | memoryview) -> bool:
+    """Return whether ``content`` is large, and the database of ``connection`` takes pieces."""
+    return len(content) > LARGE and connection.vendor in _WAYS
+
+
+def write(connection: Any, pk: str, content: bytes | memoryview) -> None:
+    """Put ``content`` into the row with this key, in the transaction that there is. Raises ``DatabaseError``."""
+    _WAYS[connection.vendor](connection, pk, content)
+
+
+def _write_to_postgresql(connection: Any, pk: str, content: bytes | memoryview) -> None:
+    """By way of a large object (PostgreSQL's documentation, 33.4), which the statement for the row reads."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT lo_create(0)")
+        oid = cursor.fetchone()[0]
+        for start, piece in _pieces(content):
+            cursor.execute("SELECT lo_put(%s::oid, %s::bigint, %s::bytea)", [oid, start, piece])
+        _row(connection, pk).update(content=RawSQL("lo_get(%s::oid)", [oid]))
+        cursor.execute("SELECT lo_unlink(%s::oid)", [oid])
+
+
+def _write_to_sqlite(connection: Any, pk: str, content: bytes | memoryview) -> None:
+    """Into space that is kept free for it, which takes no memory in the last column of a row (zeroblob)."""
+    row = _row(connection, pk)
+    row.update(content=RawSQL("zeroblob(%s)", [len(content)]))
+    number = row.values_list(RawSQL("rowid", []), flat=True).get()
+    blob = connection.connection.blobopen(Delivery._meta.db_table, "content", number)
+    with connection.wrap_database_errors, blob:
+        for _start, piece in _pieces(content):
+            blob.write(piece)
+
+
+def _row(connection: Any, pk: str) -> QuerySet[Delivery]:
+    return Delivery.objects.using(connection.alias).filter(pk=pk)
+
+
+def _pieces(content: bytes | memoryview) -> Iterator[tuple[int, bytes]]:
+    """The pieces of ``content``, each with its place."""
+    view = memoryview(content)
+    for start in range(0, len(view), _PIECE):
+        yield start, bytes(view[start : start + _PIECE])
+
+
+_WAYS = {"postgresql": _write_to_postgresql, "sqlite": _write_to_sqlite}
