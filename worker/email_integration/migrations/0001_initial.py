@@ -139,7 +139,7 @@ class Migration(migrations.Migration):
                 ("recipients", models.JSONField(verbose_name="recipients")),
                 ("content", models.BinaryField(default=b"")),
                 ("content_file", models.CharField(blank=True, max_length=255)),
-                ("content_key", email_integration.fields.EncryptedTextField(blank=True, default="", row="id")),
+                ("content_seal", models.CharField(blank=True, max_length=100)),
                 ("has_content", models.BooleanField(default=True)),
                 ("content_size", models.PositiveBigIntegerField(default=0, verbose_name="size")),
                 ("eight_bit", models.BooleanField(default=False)),

@@ -6,12 +6,10 @@ from django.db import models
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
-from email_integration.fields import EncryptedTextField
 from email_integration.outcomes.causes import LONGEST
 from email_integration.outcomes.status import Status
 
 from .indexes import LongTextIndex, PartialIndex
-from .sealed import SealedQuerySet
 
 
 class InDoubtPolicy(models.TextChoices):
@@ -49,8 +47,8 @@ class Delivery(models.Model):
     content = models.BinaryField(default=b"")
     # The name in the storage of contents; blank when they are in the row.
     content_file = models.CharField(max_length=255, blank=True)
-    # What they are sealed with, itself sealed; blank when they are not.
-    content_key = EncryptedTextField(row="id", blank=True, default="")
+    # How they are sealed (``message.encryption``), without a secret; blank when they are not.
+    content_seal = models.CharField(max_length=100, blank=True)
     # Whether they are still kept: in the row or in the storage.
     has_content = models.BooleanField(default=True)
     # Of the plain content, in octets, and whether one of them is beyond ASCII.
@@ -90,8 +88,6 @@ class Delivery(models.Model):
     waits_for_relay = models.BooleanField(default=False)
     # Whether what follows the delivery in the caller's task queue has been set going.
     continued = models.BooleanField(default=False)
-
-    objects = SealedQuerySet.as_manager()
 
     class Meta:
         verbose_name = _("delivery")
