@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from django.db import IntegrityError, connection, transaction
+from django.db import DatabaseError, IntegrityError, connection, connections, transaction
+from django.db.backends.utils import CursorWrapper
 from django.db.models.signals import post_init, post_save
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
@@ -17,6 +18,7 @@ from email_integration import django_internals
 from email_integration.ledger import inserting
 from email_integration.models import Delivery, Lane, Status
 from email_integration.queue.submission import new_id
+from tests.deliveries import in_threads
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("bell")]
 
@@ -263,3 +265,43 @@ def test_contents_are_stored_as_they_are() -> None:
             [Delivery._meta.db_table],
         )
         assert cursor.fetchone()[0] in ("e", b"e")
+
+
+@pytest.mark.parametrize("number", [1, 20])
+def test_a_tool_that_watches_cursors_sees_each_insert(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As those that report how long a request waits for its database."""
+    seen: list[str] = []
+
+    def watching(name: str) -> Callable[..., Any]:
+        own = getattr(CursorWrapper, name)
+
+        def watched(self: Any, sql: Any, params: Any = None) -> Any:
+            seen.append(str(sql))
+            return own(self, sql, params)
+
+        return watched
+
+    for name in ("execute", "executemany"):
+        monkeypatch.setattr(CursorWrapper, name, watching(name))
+    together([made() for _ in range(number)])
+    assert len([text for text in seen if text.startswith("INSERT")]) == 1
+
+
+def test_nothing_is_inserted_by_another_thread_or_into_a_broken_transaction() -> None:
+    """As Django's own cursor refuses it."""
+    with transaction.atomic():
+        transaction.set_rollback(True)
+        with pytest.raises(transaction.TransactionManagementError):
+            inserting.insert(made(), using="default")
+    shared = connections["default"]
+
+    def elsewhere() -> None:
+        connections["default"] = shared
+        try:
+            inserting.insert(made(), using="default")
+        finally:
+            del connections["default"]
+
+    [error] = in_threads(elsewhere)
+    assert isinstance(error, DatabaseError)
+    assert not Delivery.objects.exists()

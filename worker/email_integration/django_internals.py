@@ -15,6 +15,8 @@ from typing import Any, TypeVar
 
 from django.conf import settings
 from django.db import connections, models, transaction
+from django.db.backends import utils
+from django.db.backends.utils import CursorWrapper
 from django.db.migrations.executor import MigrationExecutor
 from django.db.models.base import ModelState
 from django.db.models.constants import OnConflict
@@ -48,16 +50,54 @@ def cursor(connection: Any) -> Any:
     On PostgreSQL the values travel apart from the text (psycopg's 'prepare_threshold'). Django's usual cursor puts them
     into the text: each statement is another one then, to be planned anew.
     """
-    if connection.vendor != "postgresql":
+    if not keeps_types(connection):
         return connection.cursor()
-    from django.db.backends.postgresql import base, psycopg_any
+    bare = _bare_cursor(connection)
+    return connection.make_debug_cursor(bare) if connection.queries_logged else connection.make_cursor(bare)
 
-    if not psycopg_any.is_psycopg3:
-        return connection.cursor()
+
+def _bare_cursor(connection: Any) -> Any:
+    from django.db.backends.postgresql import base
+
     connection.close_if_health_check_failed()
     connection.ensure_connection()
-    bare = base.ServerBindingCursor(connection.connection)  # type: ignore[call-arg]  # its stub has no base class
-    return connection.make_debug_cursor(bare) if connection.queries_logged else connection.make_cursor(bare)
+    return base.ServerBindingCursor(connection.connection)  # type: ignore[call-arg]  # its stub has no base class
+
+
+def execute(connection: Any, text: str, parameters: Sequence[Any]) -> int:
+    """Carry out a statement that gives no rows, on such a cursor; return how many rows it wrote.
+
+    Raises ``DatabaseError``.
+    """
+    if is_watched(connection) or not keeps_types(connection):
+        with cursor(connection) as opened:
+            opened.execute(text, parameters)
+            return int(opened.rowcount)
+    # What Django's wrapper of a cursor would do, in half of its time.
+    connection.validate_thread_sharing()
+    connection.validate_no_broken_transaction()
+    bare = _bare_cursor(connection)
+    with connection.wrap_database_errors:
+        bare.execute(text, parameters)
+        return int(bare.rowcount)
+
+
+def is_watched(connection: Any) -> bool:
+    """Return whether other code is to see each statement.
+
+    That is what ``execute_wrapper`` was given, the log of queries, and tools that put a function of their own into
+    Django's cursor, as Sentry does.
+    """
+    if connection.execute_wrappers or connection.queries_logged:
+        return True
+    return any(getattr(CursorWrapper, name) is not known for name, known in _OWN.items())
+
+
+#: As Django has them; None when another module had put its own there before.
+_OWN = {
+    name: found if getattr(found, "__globals__", None) is vars(utils) else None
+    for name, found in ((name, getattr(CursorWrapper, name)) for name in ("execute", "executemany", "__enter__"))
+}
 
 
 def keeps_types(connection: Any) -> bool:
@@ -72,10 +112,9 @@ def keeps_types(connection: Any) -> bool:
 def can_copy(connection: Any, table: str) -> bool:
     """Return whether ``copy`` may be used now: with psycopg 3, while no other code is to see each statement.
 
-    What ``execute_wrapper`` was given, and the log of queries, see no COPY; and PostgreSQL has none for a table whose
-    rows are secured for this user, which it is asked once in each process.
+    PostgreSQL has no COPY for a table whose rows are secured for this user; it is asked once in each process.
     """
-    if not keeps_types(connection) or connection.execute_wrappers or connection.queries_logged:
+    if is_watched(connection) or not keeps_types(connection):
         return False
     return not _secures_rows(connection.alias, table)
 

@@ -55,11 +55,10 @@ def _insert(connection: Any, statement: _Statement, deliveries: Sequence[Deliver
     if is_copied and django_internals.can_copy(connection, Delivery._meta.db_table):
         return django_internals.copy(connection, statement.copy, ((*row, *statement.alike) for row in rows))
     text = statement.unless_known if unless_known else statement.text
+    if len(deliveries) == 1:
+        return django_internals.execute(connection, text, next(rows))
     with django_internals.cursor(connection) as cursor:
-        if len(deliveries) == 1:
-            cursor.execute(text, next(rows))
-        else:
-            cursor.executemany(text, list(rows))
+        cursor.executemany(text, list(rows))
         return int(cursor.rowcount)
 
 
