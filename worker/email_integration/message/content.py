@@ -41,6 +41,8 @@ DAMAGED = "the stored content is damaged"
 NONE = {"content": b"", "content_seal": "", "content_file": "", "has_content": False}
 
 
+_LABEL = Delivery._meta.label_lower
+
 Blocks = Generator[bytes, None, None]
 
 
@@ -103,7 +105,7 @@ def store(delivery: Delivery, content: bytes) -> None:
 
 def place_of(delivery: Delivery) -> encryption.Place:
     """Where the content of ``delivery`` opens: in its row, and in the file that its row names."""
-    return encryption.Place(Delivery._meta.label_lower, "content", delivery.pk)
+    return encryption.Place(_LABEL, "content", delivery.pk)
 
 
 def save_file(sealed: bytes) -> str:

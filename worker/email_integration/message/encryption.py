@@ -24,8 +24,7 @@ import re
 import secrets
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives import hashes
@@ -49,9 +48,10 @@ _ONE_PIECE, _STREAM = "gcm", "stream"
 _NONCE, _SALT, _KEY, _KEY_ID = 12, 32, 32, 4
 _DAY = 24 * 3600
 
-#: A seal as it stands in the row: kind, version, id of the key, day, check of the place, nonce or salt (base64url).
+#: A seal as it stands in the row: kind, version, id of the key, day, check of the place, nonce or salt.
 _SEAL = re.compile(
-    rf"(gcm|stream)\${_VERSION}\$([0-9a-f]{{8}})\$([0-9]{{1,6}})\$([0-9a-f]{{8}})\$([\w-]{{16}}|[\w-]{{43}}=)", re.ASCII
+    rf"(gcm|stream)\${_VERSION}\$([0-9a-f]{{8}})\$([0-9]{{1,6}})\$([0-9a-f]{{8}})\$([0-9a-f]{{24}}|[0-9a-f]{{64}})",
+    re.ASCII,
 )
 
 _LAST = 1
@@ -69,8 +69,7 @@ class NoKey(Exception):
     """It was sealed with a key that is not in SMTP_PASSWORD_KEYS."""
 
 
-@dataclass(frozen=True)
-class Place:
+class Place(NamedTuple):
     """Where a content is sealed for, and opens: ``model`` by its label, ``field``, and the id of the ``row``."""
 
     model: str
@@ -106,16 +105,18 @@ def key_id(seal: str) -> str:
     return found[2] if found else ""
 
 
-@with_secrets
 def _configured() -> dict[str, bytes]:
     """The configured keys by their ids, newest first. Raises ``ImproperlyConfigured``."""
-    fields.keys()  # raises for what is wrong with them
-    return _by_id(tuple(conf.get("SMTP_PASSWORD_KEYS")))
+    given = conf.get("SMTP_PASSWORD_KEYS")
+    if not given:
+        fields.keys()  # says what is missing
+    return _by_id(tuple(given))
 
 
 @functools.lru_cache(maxsize=4)
 @with_secrets
 def _by_id(given: tuple[str, ...]) -> dict[str, bytes]:
+    fields.keys()  # raises for what is wrong with them
     masters = [base64.urlsafe_b64decode(key) for key in given]
     return {_derived(master, b"", b"key id", _KEY_ID).hex(): master for master in masters}
 
@@ -169,7 +170,7 @@ def seal(content: bytes, place: Place) -> tuple[str, Iterable[bytes]]:
 
 
 def _seal(kind: str, key: str, day: str, place: Place, random: bytes) -> str:
-    return f"{kind}${_VERSION}${key}${day}${place.check()}${base64.urlsafe_b64encode(random).decode()}"
+    return f"{kind}${_VERSION}${key}${day}${place.check()}${random.hex()}"
 
 
 @with_secrets
@@ -215,7 +216,7 @@ class _Opened:
         if found is None:
             raise Damaged
         kind, key, day, check, random = found.groups()
-        given = base64.urlsafe_b64decode(random)
+        given = bytes.fromhex(random)
         if len(given) != (_NONCE if kind == _ONE_PIECE else _SALT):
             raise Damaged
         if check != place.check():

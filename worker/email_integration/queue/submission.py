@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import secrets
 import time
-import uuid
 from typing import Unpack
 
 from django.core.mail import EmailMessage
@@ -141,4 +140,5 @@ def new_id() -> str:
     written for each mail, and the more mails there were before, the fewer of these pages are in memory.
     """
     milliseconds = time.time_ns() // 1_000_000 & (1 << 48) - 1
-    return str(uuid.UUID(int=milliseconds << 80 | secrets.randbits(80) & _RANDOM | _VERSION | _VARIANT))
+    digits = f"{milliseconds << 80 | secrets.randbits(80) & _RANDOM | _VERSION | _VARIANT:032x}"
+    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"

@@ -131,7 +131,7 @@ class OutboxTask(Task):  # type: ignore[type-arg]  # generic in its stubs; the t
         """
         if isinstance(options.get("priority"), str):
             raise InvalidMail("priority= of apply_async() is Celery's number; give 'high' among the mail's arguments.")
-        misplaced = sorted(options.keys() & MailKeywords.__annotations__.keys() - {"priority"})
+        misplaced = options and sorted(options.keys() & MailKeywords.__annotations__.keys() - {"priority"})
         if misplaced:
             raise InvalidMail(f"Give {', '.join(misplaced)} among the mail's arguments, not to apply_async().")
         if self.app.conf.task_always_eager:
