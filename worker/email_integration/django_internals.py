@@ -67,19 +67,37 @@ def _bare_cursor(connection: Any) -> Any:
 def execute(connection: Any, text: str, parameters: Sequence[Any]) -> int:
     """Carry out a statement that gives no rows, on such a cursor; return how many rows it wrote.
 
-    Raises ``DatabaseError``.
+    What it was given last stays in memory, so no parameter may be large. Raises ``DatabaseError``.
     """
     if is_watched(connection) or not keeps_types(connection):
         with cursor(connection) as opened:
             opened.execute(text, parameters)
             return int(opened.rowcount)
-    # What Django's wrapper of a cursor would do, in half of its time.
+    # What Django's wrapper of a cursor would do.
     connection.validate_thread_sharing()
     connection.validate_no_broken_transaction()
-    bare = _bare_cursor(connection)
+    connection.close_if_health_check_failed()
+    connection.ensure_connection()
+    kept = _kept_cursor(connection)
     with connection.wrap_database_errors:
-        bare.execute(text, parameters)
-        return int(bare.rowcount)
+        kept.execute(text, parameters)
+        return int(kept.rowcount)
+
+
+def _kept_cursor(connection: Any) -> Any:
+    """The cursor of ``execute``, which lives as long as the connection to the server.
+
+    A new one has to find out anew how each value is written, which takes as long as all the rest.
+    """
+    opened = connection.connection
+    kept = getattr(opened, _KEPT, None)
+    if kept is None:
+        kept = _bare_cursor(connection)
+        setattr(opened, _KEPT, kept)
+    return kept
+
+
+_KEPT = "_email_integration_cursor"
 
 
 def is_watched(connection: Any) -> bool:

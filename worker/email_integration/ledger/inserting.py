@@ -24,6 +24,9 @@ _OWN = (
     *("content", "content_file", "content_seal", "content_size", "eight_bit"),
 )
 
+#: Octets of a content that may stay in memory until the next one.
+_SMALL = 256 * 1024
+
 #: COPY has no advantage over an INSERT for fewer.
 _FEW = 5
 
@@ -55,7 +58,7 @@ def _insert(connection: Any, statement: _Statement, deliveries: Sequence[Deliver
     if is_copied and django_internals.can_copy(connection, Delivery._meta.db_table):
         return django_internals.copy(connection, statement.copy, ((*row, *statement.alike) for row in rows))
     text = statement.unless_known if unless_known else statement.text
-    if len(deliveries) == 1:
+    if len(deliveries) == 1 and len(deliveries[0].content) <= _SMALL:
         return django_internals.execute(connection, text, next(rows))
     with django_internals.cursor(connection) as cursor:
         cursor.executemany(text, list(rows))
