@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
+import gc
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -305,3 +307,33 @@ def test_nothing_is_inserted_by_another_thread_or_into_a_broken_transaction() ->
     [error] = in_threads(elsewhere)
     assert isinstance(error, DatabaseError)
     assert not Delivery.objects.exists()
+
+
+def test_a_connection_that_was_closed_is_opened_again() -> None:
+    """Nothing of the one before is used, and statements that other code has it forget are made anew."""
+    for close in (True, False):
+        for _ in range(12):  # more often than psycopg waits before the server keeps a statement
+            inserting.insert(made(), using="default")
+        if close:
+            connection.close()
+        elif connection.vendor == "postgresql":
+            with connection.cursor() as cursor:
+                cursor.execute("DISCARD ALL")
+    with transaction.atomic():
+        inserting.insert(made(), using="default")
+    assert Delivery.objects.count() == 25
+
+
+@pytest.mark.parametrize("size", [10, 300_000])
+def test_no_large_content_stays_in_memory(size: int) -> None:
+    """Though the cursor that inserts does."""
+    one = made(content=bytes(size))
+    with_content = weakref.ref(one)
+    inserting.insert(one, using="default")
+    assert bytes(Delivery.objects.get(pk=one.pk).content) == one.content
+    kept = getattr(connection.connection, django_internals._KEPT, None)
+    parameters = getattr(getattr(kept, "_query", None), "params", None) or ()
+    assert max((len(value) for value in parameters if value), default=0) < 200_000
+    del one
+    gc.collect()
+    assert with_content() is None
