@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from django.db import DatabaseError, IntegrityError, connection, connections, transaction
+from django.db import DatabaseError, IntegrityError, connection, connections, models, transaction
 from django.db.backends.utils import CursorWrapper
 from django.db.models.signals import post_init, post_save
 from django.test.utils import CaptureQueriesContext
@@ -322,6 +322,14 @@ def test_a_connection_that_was_closed_is_opened_again() -> None:
     with transaction.atomic():
         inserting.insert(made(), using="default")
     assert Delivery.objects.count() == 25
+
+
+@pytest.mark.parametrize("number", [1, 3, 20])
+def test_what_the_database_has_a_default_for_is_left_to_it(number: int) -> None:
+    """As when a version that is newer has one more column."""
+    left = models.CharField(max_length=20, db_default="x").get_default()
+    assert together([made(cause=left, attempts=2) for _ in range(number)]) == number
+    assert set(Delivery.objects.values_list("cause", "attempts")) == {("", 2)}
 
 
 @pytest.mark.parametrize("size", [10, 300_000])

@@ -38,14 +38,13 @@ def insert(*deliveries: Delivery, using: str, unless_known: bool = False) -> int
     inserted in the transaction of the caller, who has one.
     """
     connection = connections[using]
+    alike: dict[tuple[str, ...], list[Delivery]] = {}
+    for one in deliveries:
+        alike.setdefault(_differs_in(one), []).append(one)
     inserted = 0
     with django_internals.rollback_on_error(using):
-        usual = [one for one in deliveries if _is_usual(one)]
-        if usual:
-            inserted += _insert(connection, _statement(using, usual=True), usual, unless_known=unless_known)
-        if len(usual) < len(deliveries):
-            others = [one for one in deliveries if not _is_usual(one)]
-            inserted += _insert(connection, _statement(using, usual=False), others, unless_known=unless_known)
+        for names, together in alike.items():
+            inserted += _insert(connection, _statement(using, names), together, unless_known=unless_known)
     for one in deliveries:
         django_internals.mark_stored(one, using=using)
     return inserted
@@ -79,14 +78,13 @@ class _Statement:
     values: Callable[[Delivery], list[Any]]
 
 
-@functools.cache
-def _statement(alias: str, *, usual: bool) -> _Statement:
-    """For deliveries that differ in ``_OWN`` alone, or else in any of their attributes."""
+@functools.lru_cache(maxsize=32)
+def _statement(alias: str, own: tuple[str, ...]) -> _Statement:
+    """For deliveries that differ in the attributes ``own``."""
     connection = connections[alias]
     quoted = connection.ops.quote_name
     by_name = {one.attname: one for one in Delivery._meta.concrete_fields}
-    own = _OWN if usual else tuple(by_name)
-    alike = {name: value for name, value in _ALIKE.items() if name not in own}
+    alike = _ALIKE if own == _OWN else {}
     columns = [quoted(str(by_name[name].column)) for name in (*own, *alike)]
     marks = [django_internals.placeholder(connection, by_name[name]) for name in own] + list(map(_word, alike.values()))
     table = quoted(Delivery._meta.db_table)
@@ -151,15 +149,24 @@ def _of_new() -> Iterator[tuple[str, Any]]:
             yield one.attname, one.get_default()
 
 
-#: What all other attributes of a new delivery are.
-_ALIKE = dict(_of_new())
+def _is_left(value: Any) -> bool:
+    return django_internals.is_left_to_database(value)
+
+
+#: What all other attributes of a new delivery are, and which the database has a default for that the model has not.
+_ALIKE = {name: value for name, value in _of_new() if not _is_left(value)}
+_LEFT = tuple(name for name, value in _of_new() if _is_left(value))
 
 _in_others = operator.itemgetter(*_ALIKE)
 _alike = tuple(_ALIKE.values())
 
 
-def _is_usual(delivery: Delivery) -> bool:
-    return bool(_in_others(delivery.__dict__) == _alike)
+def _differs_in(delivery: Delivery) -> tuple[str, ...]:
+    """The attributes that have to be said of a delivery: ``_OWN``, or else all but those left to the database."""
+    values = delivery.__dict__
+    if _in_others(values) == _alike and all(_is_left(values[name]) for name in _LEFT):
+        return _OWN
+    return tuple(one.attname for one in Delivery._meta.concrete_fields if not _is_left(values[one.attname]))
 
 
 def _word(value: Any) -> str:
