@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Callable
 from io import StringIO
@@ -21,7 +22,7 @@ from email_integration import routing
 from email_integration.admin.trials import run_stored
 from email_integration.diagnosis import configuration
 from email_integration.exceptions import ContentUnavailable, SecretUnreadable
-from email_integration.message import content
+from email_integration.message import content, encryption, previews
 from email_integration.models import Delivery, OAuthToken, SMTPConfig
 from email_integration.models.server import SECRETS
 from tests.deliveries import submitted
@@ -329,37 +330,82 @@ def test_an_access_token_of_another_configuration_does_not_open(victim: SMTPConf
 # -- contents of mails ------------------------------------------------------------------------------------------------
 
 
-def test_the_key_of_a_content_opens_that_of_no_other_mail(settings: Any) -> None:
-    """Nor with the content that it was made for, so that it is shown to no other recipient."""
+@pytest.mark.parametrize("size", [10, 100_000], ids=["small", "large"])
+@pytest.mark.parametrize("forged", [False, True], ids=["copied", "and made to fit"])
+def test_a_content_opens_in_no_other_mail(size: int, forged: bool, settings: Any) -> None:
+    """With all that belongs to it, and by whichever way it got there, so that it is shown to no other recipient."""
     settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "ENCRYPT_CONTENT": True}
-    secret, own = submitted(body="the secret"), submitted(body="another body")
-    copied = {"content": bytes(secret.content), "content_size": secret.content_size}
-    models.QuerySet(Delivery).filter(pk=own.pk).update(**copied)
-    write(own, column(secret, "content_key"), "content_key")
-    moved = Delivery.objects.get(pk=own.pk)
-    with pytest.raises(SecretUnreadable, match="another"):
-        assert moved.content_key
-    with pytest.raises(ContentUnavailable, match="another mail"):
-        content.read(moved)
-    with pytest.raises(ContentUnavailable, match="another mail"):
-        content.beginning(moved, bytes(moved.content))
-    with pytest.raises((SecretUnreadable, TypeError), match=r"another|copied"):
-        Delivery.objects.filter(pk=own.pk).update(
-            content_key=Delivery.objects.values_list("content_key", flat=True).get(pk=secret.pk)
-        )
-    with pytest.raises(TypeError, match="copied"):
-        Delivery.objects.filter(pk=own.pk).update(content_key=F("message_id"))
+    settings.EMAIL_INTEGRATION |= {"PAYLOAD_STORAGE_THRESHOLD": 10**9}
+    secret, own = submitted(body="the secret" * size), submitted(body="another body")
+    seal = column(secret, "content_seal")
+    if forged:
+        seal = seal.replace(content.place_of(secret).check(), content.place_of(own).check())
+    names = ("content", "content_size", "eight_bit", "from_at", "from_header")
+    models.QuerySet(Delivery).filter(pk=own.pk).update(**{name: getattr(secret, name) for name in names})
+    write(own, seal, "content_seal")
+    _is_not_opened(own, "damaged" if forged else "another mail")
+    Delivery.objects.filter(pk=own.pk).update(
+        content_seal=Delivery.objects.values_list("content_seal", flat=True).get(pk=secret.pk)
+    )
+    _is_not_opened(own, "another mail")
+    Delivery.objects.filter(pk=own.pk).update(content_seal=F("message_id"))
+    _is_not_opened(own, "damaged")
+    # Taken for a content that is not sealed, it has another length; and were that changed too, it says nothing.
+    Delivery.objects.filter(pk=own.pk).update(content_seal="")
+    with pytest.raises(ContentUnavailable, match="damaged"):
+        content.read(Delivery.objects.get(pk=own.pk))
+    Delivery.objects.filter(pk=own.pk).update(content_size=len(secret.content), from_at=None)
+    assert b"the secret" not in content.read(Delivery.objects.get(pk=own.pk))
     assert b"the secret" in content.read(Delivery.objects.get(pk=secret.pk))
 
 
-def test_a_password_is_not_read_as_the_key_of_a_content(settings: Any, victim: SMTPConfig) -> None:
+def _is_not_opened(row: Delivery, says: str) -> None:
+    moved = Delivery.objects.get(pk=row.pk)
+    with pytest.raises(ContentUnavailable, match=says):
+        content.read(moved)
+    with pytest.raises(ContentUnavailable, match=says):
+        content.beginning(moved, bytes(moved.content)[: encryption.SEALED_PIECE])
+    with pytest.raises(ContentUnavailable, match=says):
+        previews.preview(moved)
+    assert previews.subjects([moved], using="default") == {}
+
+
+def test_a_file_opens_for_no_other_mail(settings: Any, tmp_path: Path) -> None:
+    """Named in its row, with the seal that belongs to it."""
+    _keep_in_files(settings, tmp_path)
+    secret, own = submitted(body="the secret"), submitted(body="another body")
+    names = ("content_file", "content_size", "content_seal")
+    models.QuerySet(Delivery).filter(pk=own.pk).update(**{name: getattr(secret, name) for name in names})
+    assert secret.content_file
+    with pytest.raises(ContentUnavailable, match="another mail"):
+        content.read(Delivery.objects.get(pk=own.pk))
+    assert b"the secret" in content.read(Delivery.objects.get(pk=secret.pk))
+
+
+def _keep_in_files(settings: Any, folder: Path) -> None:
+    settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "ENCRYPT_CONTENT": True, "PAYLOAD_STORAGE_THRESHOLD": 0}
+    storage = {"BACKEND": "django.core.files.storage.FileSystemStorage", "OPTIONS": {"location": folder}}
+    settings.STORAGES = {**settings.STORAGES, "email_integration": storage}
+
+
+def test_a_password_is_not_read_as_a_content(settings: Any, victim: SMTPConfig) -> None:
+    """Nor a content as a password: neither by its seal nor by its octets."""
     settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "ENCRYPT_CONTENT": True}
     own = submitted()
-    write(own, column(victim), "content_key")
-    with pytest.raises(SecretUnreadable, match="another"):
-        assert Delivery.objects.get(pk=own.pk).content_key
-    write(victim, column(submitted(), "content_key"))
-    with pytest.raises(SecretUnreadable, match="another"):
+    token = column(victim)
+    raw = base64.urlsafe_b64decode(token.removeprefix("fernet$1$"))
+    for octets in (token.encode(), raw):
+        models.QuerySet(Delivery).filter(pk=own.pk).update(content=octets, content_size=len(octets) - 16)
+        with pytest.raises(ContentUnavailable, match="damaged"):
+            content.read(Delivery.objects.get(pk=own.pk))
+    write(own, token[:100], "content_seal")
+    with pytest.raises(ContentUnavailable, match="damaged"):
+        content.read(Delivery.objects.get(pk=own.pk))
+    mail = submitted(body="a mail")
+    write(victim, column(mail, "content_seal"))
+    assert opened(victim) == column(mail, "content_seal")  # a password of these letters, which says nothing
+    write(victim, "fernet$1$" + base64.urlsafe_b64encode(bytes(mail.content)).decode())
+    with pytest.raises(SecretUnreadable, match="cannot be opened"):
         opened(victim)
 
 

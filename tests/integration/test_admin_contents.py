@@ -122,7 +122,7 @@ def test_nothing_is_changed_by_looking() -> None:
     assert Delivery.objects.filter(pk=delivery.pk).values().get() == before
 
 
-@pytest.mark.parametrize("change", [{"content": b""}, {"content": b"damaged"}, {"content": b"", "content_key": ""}])
+@pytest.mark.parametrize("change", [{"content": b""}, {"content": b"damaged"}, {"content": b"", "content_seal": ""}])
 def test_the_list_is_there_whatever_has_become_of_a_content(change: dict[str, Any]) -> None:
     """A mail that is accepted loses it while the list is made."""
     pretend(written(), **change)

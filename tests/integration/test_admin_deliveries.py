@@ -130,7 +130,7 @@ def test_a_page_of_many_opens_them_with_one_question(django_assert_max_num_queri
         asked.append(len(queries.captured_queries))
         counting = [query["sql"] for query in queries.captured_queries if "COUNT(" in query["sql"]]
         assert all("LIMIT" in query for query in counting if "email_integration_delivery" in query)
-        opening = [query["sql"] for query in queries.captured_queries if "content_key" in query["sql"]]
+        opening = [query["sql"] for query in queries.captured_queries if "content_seal" in query["sql"]]
         assert ["SUBSTR" in query for query in opening if '."content",' in query] == [True]
     assert asked[0] == asked[1]
 

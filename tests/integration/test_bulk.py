@@ -60,7 +60,7 @@ def test_what_is_stored_is_what_submit_would_have_stored(bell: RecordingDoorbell
     message.extra_headers = {"Message-ID": "<one@example.com>", "Date": "Mon, 20 Nov 2023 10:00:00 +0000"}
     [pk] = submit_many([message], ignore_result=False, priority="normal")
     first, second = stored([pk])[0], submitted()
-    own = {"id", "content_key", "content", "created_at", "due_at", "expires_at", "ring_after"}
+    own = {"id", "content_seal", "content", "created_at", "due_at", "expires_at", "ring_after"}
     other = {"message_id", "from_header", "from_at", "recipients", "content_size"}  # of another mail here
     for field in Delivery._meta.concrete_fields:
         if field.name not in own | other:

@@ -126,7 +126,7 @@ def test_an_error_of_our_own_has_a_cause(smtp_server: Serve, monkeypatch: pytest
     config_for(smtp_server())
     damaged = pretend(submitted(), recipients=5)
     assert (tried(damaged).status, tried(damaged).cause) == ("quarantined", "damaged")
-    assert tried(pretend(submitted(), content_key="nonsense")).cause == "content_unavailable"
+    assert tried(pretend(submitted(), content_seal="nonsense")).cause == "content_unavailable"
     monkeypatch.setattr(sandbox.Plan, "of_recipients", None)
     assert tried(submitted()).cause == "internal_error"
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import logging
 import os
 import stat
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,8 +20,9 @@ from django.db import connection
 
 from config.local.processes import PATIENCE
 from config.local.smtp_server import SMTPServer
+from email_integration import conf
 from email_integration.exceptions import ContentUnavailable
-from email_integration.message import content
+from email_integration.message import content, encryption
 from email_integration.models import Delivery
 from email_integration.sending.attempt import attempt
 from tests.deliveries import RecordingDoorbell, ago, pretend, submitted
@@ -97,7 +100,7 @@ def test_any_content_is_read_as_it_was_stored(
         assert b"".join(blocks) == plain
         assert all(len(block) <= 65536 + 16 for block in blocks)
     assert bool(row.content_file) == (size > threshold)
-    assert bool(row.content_key) == encrypt
+    assert bool(row.content_seal) == encrypt
     assert bool(bytes(row.content)) == (not row.content_file and (encrypt or size > 0))
 
 
@@ -122,14 +125,23 @@ def test_a_large_mail_is_in_a_private_file_and_gone_when_it_is_accepted(smtp_ser
 
 @pytest.mark.parametrize("threshold", [10**9, 0], ids=["row", "file"])
 def test_nothing_of_a_mail_can_be_read_in_database_or_storage(threshold: int, keys: Keys, folder: Path) -> None:
-    """In their raw bytes: no body, no subject, nor the key that opens them."""
+    """In their raw bytes: no body, no subject, nor a key that opens them."""
     keys(PAYLOAD_STORAGE_THRESHOLD=threshold)
     delivery = submitted(subject="Tell nobody", body=MEGABYTE)
     raw = [everything_in_the_database(), *(file.read_bytes() for file in files(folder))]
     assert delivery.message_id.encode() in raw[0]
-    for words in (b"tell nobody", b"Tell nobody", b"Subject", delivery.content_key.encode()):
+    assert delivery.content_seal.encode() in raw[0]
+    for words in (b"tell nobody", b"Tell nobody", b"Subject", *keys_of_contents()):
         assert not any(words in one for one in raw)
     assert b"tell nobody" in content.read(delivery)
+
+
+def keys_of_contents() -> list[bytes]:
+    """The configured key, as it is given and as octets, and what of it opens contents of now."""
+    given = conf.get("SMTP_PASSWORD_KEYS")[0]
+    master = base64.urlsafe_b64decode(given)
+    days = [str(int(time.time()) // 86400 - ago) for ago in (0, 1)]
+    return [given.encode(), master, *(encryption._key_of_day(master, day) for day in days)]
 
 
 def everything_in_the_database() -> bytes:
@@ -330,7 +342,7 @@ def test_a_plain_content_that_was_cut_is_never_sent_either(keys: Keys, smtp_serv
 
 @pytest.mark.parametrize("key", ["nonsense", "AAAA", "é", "A" * 44])
 def test_a_key_that_is_none_opens_nothing(key: str) -> None:
-    delivery = pretend(submitted(), content_key=key)
+    delivery = pretend(submitted(), content_seal=key)
     with pytest.raises(ContentUnavailable, match="damaged"):
         content.read(delivery)
 

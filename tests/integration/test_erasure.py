@@ -73,7 +73,7 @@ def test_a_finished_mail_names_nobody_any_more(status: Status, settings: Any, tm
     assert done == Erased(deliveries=1, stopped=0, contents=1, replies=1, left=())
     assert "kim" not in dump()
     row = Delivery.objects.get()
-    assert (row.status, row.has_content, row.content_key, row.idempotency_key) == (status, False, "", None)
+    assert (row.status, row.has_content, row.content_seal, row.idempotency_key) == (status, False, "", None)
     assert row.recipients == [{"address": "erased", "status": "failed", "code": 550}]
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
     assert erase_recipient(KIM) == NOTHING

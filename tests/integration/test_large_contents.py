@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from django.db import DatabaseError, connection, transaction
 
-from email_integration.ledger import large_contents, sql
+from email_integration.ledger import inserting, large_contents
 from email_integration.message.options import MailOptions
 from email_integration.models import Delivery
 from email_integration.queue.submission import make
@@ -48,7 +48,7 @@ def stored() -> dict[str, bytes]:
 @pytest.mark.parametrize("size", [99, 100, 101, 256, 257, 512, 1280])
 def test_it_is_what_was_given(size: int) -> None:
     one = unsaved("one", content=CONTENT[:size])
-    assert sql.insert(one, using="default") == 1
+    assert inserting.insert(one, using="default") == 1
     assert stored() == {"one": CONTENT[:size]}
     assert one.content == CONTENT[:size]
     assert not one._state.adding
@@ -56,14 +56,14 @@ def test_it_is_what_was_given(size: int) -> None:
 
 def test_large_and_small_ones_together() -> None:
     contents = {"a": CONTENT, "b": b"small", "c": CONTENT[::-1], "d": b""}
-    assert sql.insert(*(unsaved(pk, content=content) for pk, content in contents.items()), using="default") == 4
+    assert inserting.insert(*(unsaved(pk, content=content) for pk, content in contents.items()), using="default") == 4
     assert stored() == contents
 
 
 def test_what_is_known_keeps_its_own() -> None:
-    sql.insert(unsaved("one", content=CONTENT), using="default")
+    inserting.insert(unsaved("one", content=CONTENT), using="default")
     again = unsaved("one", content=CONTENT[::-1])
-    assert sql.insert(again, unsaved("two", content=CONTENT), using="default", unless_known=True) == 1
+    assert inserting.insert(again, unsaved("two", content=CONTENT), using="default", unless_known=True) == 1
     assert stored() == {"one": CONTENT, "two": CONTENT}
 
 
@@ -74,10 +74,10 @@ def test_all_or_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(large_contents, "_pieces", broken)
     with transaction.atomic(), pytest.raises(DatabaseError), transaction.atomic():
-        sql.insert(unsaved("one", content=CONTENT), using="default")
+        inserting.insert(unsaved("one", content=CONTENT), using="default")
     assert stored() == {}
 
 
 def test_a_view_of_octets() -> None:
-    sql.insert(unsaved("one", content=memoryview(io.BytesIO(CONTENT).getbuffer())), using="default")
+    inserting.insert(unsaved("one", content=memoryview(io.BytesIO(CONTENT).getbuffer())), using="default")
     assert stored() == {"one": CONTENT}

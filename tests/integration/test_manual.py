@@ -32,7 +32,7 @@ from .validating import activate
 pytestmark = pytest.mark.django_db(transaction=True)
 Decision = Callable[[str], bool]
 
-NOTHING = {"content": b"", "content_key": "", "content_file": "", "has_content": False}
+NOTHING = {"content": b"", "content_seal": "", "content_file": "", "has_content": False}
 
 
 @pytest.fixture(autouse=True)

@@ -122,7 +122,7 @@ def test_rows_that_were_damaged_after_the_claim_keep_what_the_server_said() -> N
     ("change", "reason"),
     [
         ({"content": b"damaged"}, "the stored content is damaged"),
-        ({"content_key": "Zm9yIG5vdGhpbmc="}, "the stored content is damaged"),
+        ({"content_seal": "Zm9yIG5vdGhpbmc="}, "the stored content is damaged"),
         ({"content": b"", "has_content": False}, "the content is kept no longer"),
         ({"content": b"", "content_file": "2026/01/01/gone"}, "the file with the content is not in the storage"),
     ],

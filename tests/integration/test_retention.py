@@ -202,7 +202,7 @@ def test_contents_of_accepted_mail_go_after_their_days(keys: Keys, folder: Path)
     assert prune() == Pruned(deliveries=0, contents=1, results=0, orphans=0, gates=0)
 
     row = Delivery.objects.get(pk=old.pk)
-    assert (row.has_content, row.content_file, row.content_key, bytes(row.content)) == (False, "", "", b"")
+    assert (row.has_content, row.content_file, row.content_seal, bytes(row.content)) == (False, "", "", b"")
     assert files(folder) == {young.content_file, failed.content_file}
     assert left() == {old.pk, young.pk, failed.pk}
     assert content.read(young)

@@ -14,11 +14,12 @@ from cryptography.fernet import Fernet
 from django.core.management import CommandError, call_command
 from django.db import connection
 from django.db.migrations.loader import MigrationLoader
+from django.test import TestCase
 
 from config.local.smtp_server import SMTPServer
 from email_integration.exceptions import ContentUnavailable
-from email_integration.message import content
-from email_integration.models import Delivery, SMTPConfig, rotation
+from email_integration.message import content, resealing
+from email_integration.models import Delivery, SMTPConfig
 from email_integration.routing import active_relay
 from tests.deliveries import submitted
 from tests.integration.validating import activate
@@ -160,28 +161,83 @@ def test_workers_follow_without_a_restart(keys: Callable[..., None], smtp_server
     assert after.updated_at == updated_at
 
 
-def test_contents_are_opened_by_the_new_key_alone(keys: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
-    """They are not sealed anew themselves; a second run changes nothing, and what is not sealed stays so."""
-    monkeypatch.setattr(rotation, "BATCH", 2)
+@pytest.mark.parametrize("threshold", [10**9, 0], ids=["row", "file"])
+@pytest.mark.parametrize("size", [1, 100_000], ids=["small", "large"])
+def test_contents_are_opened_by_the_new_key_alone(
+    threshold: int, size: int, keys: Callable[..., None], folder: Path, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing else of a mail changes, a second run changes nothing, and what is not sealed stays so."""
+    monkeypatch.setattr(resealing, "BATCH", 2)
     keys(OLD)
-    deliveries = [submitted(body=f"Body {number}") for number in range(5)]
-    Delivery.objects.filter(pk=submitted().pk).update(**content.NONE)
+    settings.EMAIL_INTEGRATION |= {"PAYLOAD_STORAGE_THRESHOLD": threshold}
+    deliveries = [submitted(body=f"Body {number}" * size) for number in range(5)]
+    gone = submitted()
+    content.remove_file(gone.content_file)
+    Delivery.objects.filter(pk=gone.pk).update(**content.NONE)
     keys(OLD, encrypt=False)
     plain = submitted()
-    contents = {row.pk: (bytes(row.content), row.fence) for row in Delivery.objects.all()}
+    before = {row["id"]: row for row in Delivery.objects.values()}
 
     keys(NEW, OLD)
     submitted()
-    assert rotate()[1].splitlines()[1:] == [
-        "The contents of 5 mails re-encrypted under the newest key.",
-        "The content of 1 mail under the newest key already.",
-    ]
-    assert {pk: (bytes(row.content), row.fence) for pk in contents for row in [Delivery.objects.get(pk=pk)]} == contents
+    with TestCase.captureOnCommitCallbacks(execute=True):
+        assert rotate()[1].splitlines()[1:] == [
+            "The contents of 5 mails re-encrypted under the newest key.",
+            "The content of 1 mail under the newest key already.",
+        ]
+    after = {pk: Delivery.objects.values().get(pk=pk) for pk in before}
+    anew = {pk for pk in before if after[pk]["content_seal"] != before[pk]["content_seal"]}
+    assert anew == {delivery.pk for delivery in deliveries}
+    for pk in before:
+        changed = {name for name, value in after[pk].items() if value != before[pk][name]}
+        assert changed == ({"content_seal", "content" if threshold else "content_file"} if pk in anew else set())
+    kept = set(Delivery.objects.exclude(content_file="").values_list("content_file", flat=True))
+    assert {str(one.relative_to(folder)) for one in folder.rglob("*") if one.is_file()} == kept
+    assert len(kept) == (0 if threshold else 7)
     keys(NEW)
     for number, delivery in enumerate(deliveries):
         assert f"Body {number}" in content.read(Delivery.objects.get(pk=delivery.pk)).decode()
     assert content.read(Delivery.objects.get(pk=plain.pk))
     assert rotate()[1].splitlines()[1:] == ["The contents of 6 mails under the newest key already."]
+
+
+def test_contents_stay_sealed_though_new_ones_are_not(keys: Callable[..., None]) -> None:
+    keys(OLD)
+    delivery = submitted(body="tell nobody")
+    keys(NEW, OLD, encrypt=False)
+    rotate()
+    row = Delivery.objects.get(pk=delivery.pk)
+    assert row.content_seal
+    assert b"tell nobody" not in bytes(row.content)
+    keys(NEW)
+    assert b"tell nobody" in content.read(row)
+
+
+def test_a_storage_that_takes_no_file_keeps_the_old_one(
+    keys: Callable[..., None], folder: Path, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is counted, and done when it is run again."""
+    keys(OLD)
+    settings.EMAIL_INTEGRATION |= {"PAYLOAD_STORAGE_THRESHOLD": 0}
+    delivery = submitted()
+    keys(NEW, OLD)
+    with monkeypatch.context() as patch:
+        patch.setattr(content, "save_file", lambda sealed: "")
+        code, output = rotate()
+    assert code == 1
+    assert "✗ The content of 1 mail" in output
+    row = Delivery.objects.get(pk=delivery.pk)
+    assert (row.content_file, row.content_seal) == (delivery.content_file, delivery.content_seal)
+    assert content.read(row)
+    assert rotate()[0] == 0
+
+
+@pytest.fixture
+def folder(settings: Any, tmp_path: Path) -> Path:
+    """Where the storage of contents is."""
+    storage = {"BACKEND": "django.core.files.storage.FileSystemStorage", "OPTIONS": {"location": tmp_path}}
+    settings.STORAGES = {**settings.STORAGES, "email_integration": storage}
+    return tmp_path
 
 
 def test_a_content_that_no_key_opens_is_counted_and_left_alone(keys: Callable[..., None]) -> None:

@@ -1,39 +1,59 @@
-"""Sealed piece by piece: what comes out is what went in, or nothing."""
+"""Contents, sealed in one piece or piece by piece: what comes out is what went in, or nothing."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import pytest
+from cryptography.fernet import Fernet
+from django.conf import settings
+from django.core.exceptions import ImproperlyConfigured
+from django.test import override_settings
 from hypothesis import given
 from hypothesis import strategies as st
 
 from email_integration.message import encryption
-from email_integration.message.encryption import PIECE, Damaged
+from email_integration.message.encryption import PIECE, Damaged, Misplaced, NoKey, Place
 
-KEY = b"k" * 32
+PLACE = Place("app.model", "content", "row")
 TAG = 16
 
 #: Sizes around the borders of pieces, and a few others.
 SIZES = (0, 1, 15, 16, 17, PIECE - 1, PIECE, PIECE + 1, PIECE + TAG, 2 * PIECE - 1, 2 * PIECE, 3 * PIECE + 7)
+
+OLD, NEW = (Fernet.generate_key().decode() for _ in range(2))
+
+Sealed = tuple[str, bytes]
+
+
+def keys(*given: str) -> Any:
+    return override_settings(EMAIL_INTEGRATION={**settings.EMAIL_INTEGRATION, "SMTP_PASSWORD_KEYS": list(given)})
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_key() -> Iterator[None]:
+    with keys(NEW):
+        yield
 
 
 def content(size: int) -> bytes:
     return bytes(number % 251 for number in range(size))
 
 
-def sealed(plain: bytes, key: bytes = KEY) -> bytes:
-    return b"".join(encryption.seal(key, plain))
+def sealed(plain: bytes, place: Place = PLACE) -> Sealed:
+    seal, pieces = encryption.seal((plain,), place, size=len(plain))
+    return seal, b"".join(pieces)
 
 
-def opened(stored: bytes, key: bytes = KEY) -> bytes:
-    return b"".join(encryption.unseal(key, encryption.read(io.BytesIO(stored))))
+def opened(seal: str, stored: bytes, place: Place = PLACE) -> bytes:
+    return b"".join(encryption.unseal(seal, place, encryption.read(io.BytesIO(stored))))
 
 
-def is_damaged(stored: bytes, key: bytes = KEY) -> bool:
+def is_damaged(seal: str, stored: bytes, place: Place = PLACE) -> bool:
     try:
-        opened(stored, key)
+        opened(seal, stored, place)
     except Damaged:
         return True
     return False
@@ -41,56 +61,180 @@ def is_damaged(stored: bytes, key: bytes = KEY) -> bool:
 
 @pytest.mark.parametrize("size", SIZES)
 def test_any_size_comes_out_as_it_went_in(size: int) -> None:
-    assert opened(sealed(content(size))) == content(size)
+    """In one piece up to 64 KiB, and the beginning alone too."""
+    seal, stored = sealed(content(size))
+    assert opened(seal, stored) == content(size)
+    assert seal.startswith("gcm$1$" if size <= PIECE else "stream$1$")
+    assert len(seal) <= 100
+    first = encryption.unseal_first(seal, PLACE, stored[: encryption.SEALED_PIECE], last=size <= PIECE)
+    assert first == content(size)[:PIECE]
 
 
-@given(st.binary(max_size=300), st.binary(min_size=32, max_size=32))
-def test_any_bytes_come_out_as_they_went_in(plain: bytes, key: bytes) -> None:
-    assert opened(sealed(plain, key), key) == plain
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("block", [1000, PIECE, PIECE + 1, 5 * PIECE])
+def test_blocks_of_any_size_come_out_as_they_went_in(size: int, block: int) -> None:
+    """Sealed in the same pieces as when they are given as one."""
+    plain = content(size)
+    blocks = (plain[start : start + block] for start in range(0, size, block))
+    seal, pieces = encryption.seal(blocks, PLACE, size=size)
+    stored = list(pieces)
+    assert opened(seal, b"".join(stored)) == plain
+    assert {len(one) for one in stored[:-1]} <= {encryption.SEALED_PIECE}
 
 
-@given(st.integers(0, 2 * PIECE + 100), st.integers(1, 255), st.sampled_from([PIECE + 5, 2 * PIECE, 2 * PIECE + 7]))
+@given(st.binary(max_size=300), st.text(st.characters(exclude_categories=["Cs"]), max_size=20))
+def test_any_octets_come_out_as_they_went_in(plain: bytes, row: str) -> None:
+    place = PLACE._replace(row=row)
+    assert opened(*sealed(plain, place), place) == plain
+
+
+@given(
+    st.integers(0, 2 * PIECE + 100),
+    st.integers(1, 255),
+    st.sampled_from([9, PIECE, PIECE + 5, 2 * PIECE, 2 * PIECE + 7]),
+)
 def test_one_changed_octet_is_found_wherever_it_is(where: int, change: int, size: int) -> None:
-    stored = bytearray(sealed(content(size)))
-    stored[where % len(stored)] ^= change
-    assert is_damaged(bytes(stored))
+    seal, stored = sealed(content(size))
+    changed = bytearray(stored)
+    changed[where % len(stored)] ^= change
+    assert is_damaged(seal, bytes(changed))
 
 
 @given(st.integers(0, 3 * PIECE), st.sampled_from([1, PIECE, PIECE + 1, 2 * PIECE, 3 * PIECE]))
 def test_what_was_cut_off_is_found_wherever_it_was_cut(where: int, size: int) -> None:
     """At the border of two pieces too, where each piece that is left opens by itself."""
-    stored = sealed(content(size))
-    assert is_damaged(stored[: where % len(stored)])
-    assert is_damaged(stored[: (len(stored) - 1) // (PIECE + TAG) * (PIECE + TAG)])
+    seal, stored = sealed(content(size))
+    assert is_damaged(seal, stored[: where % len(stored)])
+    assert is_damaged(seal, stored[: (len(stored) - 1) // (PIECE + TAG) * (PIECE + TAG)])
 
 
 @given(st.sampled_from(SIZES), st.binary(min_size=1, max_size=100))
 def test_what_was_appended_is_found(size: int, more: bytes) -> None:
-    assert is_damaged(sealed(content(size)) + more)
+    seal, stored = sealed(content(size))
+    assert is_damaged(seal, stored + more)
 
 
 def test_pieces_in_another_order_are_found() -> None:
-    """Twice, left out, swapped, and those of a content with the same key."""
-    one, two, three = encryption.seal(KEY, content(3 * PIECE))
-    for pieces in ((two, one, three), (one, one, two, three), (one, three), (two, three), (one, two), (three,), ()):
-        assert is_damaged(b"".join(pieces))
-    assert opened(one + two + three)
+    """Twice, left out, and swapped; and those of another content of the same row."""
+    seal, pieces = encryption.seal((content(3 * PIECE),), PLACE, size=3 * PIECE)
+    one, two, three = pieces
+    for some in ((two, one, three), (one, one, two, three), (one, three), (two, three), (one, two), (three,), ()):
+        assert is_damaged(seal, b"".join(some))
+    assert opened(seal, one + two + three)
+    _, (other, *_) = encryption.seal((content(3 * PIECE),), PLACE, size=3 * PIECE)
+    assert is_damaged(seal, other + two + three)
 
 
-def test_another_key_opens_nothing() -> None:
-    stored = sealed(content(10))
-    assert is_damaged(stored, b"x" * 32)
-    for size in (0, 1, 31, 33):
-        assert is_damaged(stored, b"k" * size)
+# -- bound to its place, by all that the seal says ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [0, 10, PIECE + 1])
+@pytest.mark.parametrize("change", [{"row": "other"}, {"row": "row\0"}, {"field": "other"}, {"model": "app.other"}])
+def test_a_content_opens_in_its_own_place_alone(size: int, change: dict[str, str]) -> None:
+    """Also when the check of the place, which people read, is made to fit."""
+    elsewhere = PLACE._replace(**change)
+    seal, stored = sealed(content(size))
+    with pytest.raises(Misplaced):
+        opened(seal, stored, elsewhere)
+    forged = seal.replace(PLACE.check(), elsewhere.check())
+    assert forged != seal
+    assert is_damaged(forged, stored, elsewhere)
+
+
+@pytest.mark.parametrize("size", [0, 10, PIECE + 1])
+def test_a_seal_of_another_content_opens_nothing(size: int) -> None:
+    (one, _), (_, two) = sealed(content(size)), sealed(content(size))
+    assert is_damaged(one, two)
+
+
+@pytest.mark.parametrize("size", [10, PIECE + 1])
+def test_a_seal_that_was_changed_opens_nothing(size: int) -> None:
+    """In whichever part."""
+    seal, stored = sealed(content(size))
+    kind, version, key, day, check, random = seal.split("$")
+    other = {"gcm": "stream", "stream": "gcm"}[kind]
+    swapped = f"{int(random[0], 16) ^ 1:x}{random[1:]}"
+    for changed in (
+        (other, version, key, day, check, random),
+        (kind, "2", key, day, check, random),
+        (kind, version, key, str(int(day) - 1), check, random),
+        (kind, version, key, "0" + day, check, random),
+        (kind, version, key, day, check, swapped),
+        (kind, version, key, day, check, random[:-4]),
+        (kind, version, key, day, check, ""),
+        (kind, version, key, day, random),
+        (kind, version, key.upper() + "g", day, check, random),
+        ("é",),
+        ("nonsense",),
+    ):
+        assert is_damaged("$".join(changed), stored)
+    assert is_damaged(f"{seal}\n", stored)
+    assert is_damaged(f"{seal}$", stored)
+    assert opened(seal, stored) == content(size)
+
+
+# -- keys --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [10, PIECE + 1])
+def test_every_configured_key_opens_and_the_newest_seals(size: int) -> None:
+    """It is the one that the seal names; its id does not tell the key."""
+    with keys(OLD):
+        seal, stored = sealed(content(size))
+        assert encryption.key_id(seal) == encryption.newest_key_id()
+    with keys(NEW, OLD):
+        assert opened(seal, stored) == content(size)
+        assert encryption.key_id(sealed(content(size))[0]) == encryption.newest_key_id() != encryption.key_id(seal)
+    for others in ([NEW], [], ["nonsense"]):
+        with keys(*others), pytest.raises(NoKey):
+            opened(seal, stored)
+
+
+@pytest.mark.parametrize("given", [[], ["nonsense"]])
+def test_nothing_is_sealed_without_usable_keys(given: list[str]) -> None:
+    with keys(*given), pytest.raises(ImproperlyConfigured):
+        encryption.seal((b"x",), PLACE, size=1)
+
+
+def test_each_day_has_a_key_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that no key seals more than its random nonces allow; contents of all days open."""
+
+    class Days:
+        now = 0.0
+
+        @classmethod
+        def time(cls) -> float:
+            return cls.now
+
+    monkeypatch.setattr(encryption, "time", Days)
+    found = []
+    for Days.now in (1, 86_399, 86_400, 20_000 * 86_400, 20_001 * 86_400):
+        found.append(sealed(b"x"))
+    assert [seal.split("$")[3] for seal, _ in found] == ["0", "0", "1", "20000", "20001"]
+    assert [opened(*one) for one in found] == [b"x"] * 5
+    of_days = {encryption._key_of_day(bytes(32), str(day)) for day in range(100)}
+    assert len(of_days) == 100
+
+
+def test_no_two_contents_have_a_nonce_in_common() -> None:
+    """Nor, where nonces are counted, a key: the same content looks otherwise each time."""
+    small, large = [sealed(b"the same") for _ in range(1000)], [sealed(b"a" * (PIECE + 1)) for _ in range(20)]
+    assert len({seal.split("$")[5] for seal, _ in small}) == len({stored for _, stored in small}) == 1000
+    assert len({stored[:PIECE] for _, stored in large}) == len({stored[PIECE:] for _, stored in large}) == 20
 
 
 def test_nothing_of_the_content_can_be_seen() -> None:
-    """And the same content looks otherwise under each key."""
+    """Nor that pieces are alike; nor is a configured key, or one that is derived from it, in the seal."""
     plain = b"tell nobody " * 10_000
-    assert b"tell nobody" not in sealed(plain)
-    assert sealed(plain, encryption.new_key()) != sealed(plain, encryption.new_key())
-    one, two = list(encryption.seal(KEY, b"a" * 2 * PIECE))
+    seal, stored = sealed(plain)
+    assert b"tell nobody" not in stored
+    _, (one, two) = encryption.seal((b"a" * 2 * PIECE,), PLACE, size=2 * PIECE)
     assert one[:PIECE] != two[:PIECE]
+    assert NEW not in seal
+    assert NEW[:8] not in seal
+
+
+# -- streamed ----------------------------------------------------------------------------------------------------------
 
 
 def test_a_file_that_gives_little_at_a_time_is_read_all_the_same() -> None:
@@ -100,20 +244,27 @@ def test_a_file_that_gives_little_at_a_time_is_read_all_the_same() -> None:
         def read(self, size: int | None = -1, /) -> bytes:
             return super().read(min(size or 0, 1000))
 
-    stored = sealed(content(2 * PIECE + 5))
-    assert b"".join(encryption.unseal(KEY, encryption.read(Slow(stored)))) == content(2 * PIECE + 5)
+    seal, stored = sealed(content(2 * PIECE + 5))
+    pieces = encryption.read(Slow(stored))
+    assert b"".join(encryption.unseal(seal, PLACE, pieces)) == content(2 * PIECE + 5)
 
 
 def test_no_more_than_a_piece_or_two_is_held_at_a_time() -> None:
-    """What is opened is given away before the next but one is read."""
+    """What is sealed or opened is given away before the next but one is read."""
     taken = 0
 
-    def pieces() -> Iterator[bytes]:
+    def pieces(given: Iterable[bytes]) -> Iterator[bytes]:
         nonlocal taken
-        for piece in encryption.seal(KEY, content(5 * PIECE)):
+        for piece in given:
             taken += 1
             yield piece
 
-    for number, block in enumerate(encryption.unseal(KEY, pieces()), start=1):
+    seal, sealing = encryption.seal(pieces([content(PIECE)] * 5), PLACE, size=5 * PIECE)
+    all_pieces = []
+    for number, piece in enumerate(sealing, start=1):
+        all_pieces.append(piece)
+        assert taken <= number + 1
+    taken = 0
+    for number, block in enumerate(encryption.unseal(seal, PLACE, pieces(all_pieces)), start=1):
         assert len(block) == PIECE
         assert taken <= number + 1

@@ -8,15 +8,22 @@ projects, are ``Model._meta``, ``connection.ops.quote_name``, ``django.contrib.a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+import functools
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, TypeVar
 
 from django.conf import settings
-from django.db import models, transaction
+from django.db import connections, models, transaction
+from django.db.backends import utils
+from django.db.backends.utils import CursorWrapper
 from django.db.migrations.executor import MigrationExecutor
+from django.db.models.base import ModelState
 from django.db.models.constants import OnConflict
 from django.db.models.expressions import DatabaseDefault
+from django.db.models.signals import post_init, pre_init
+
+_Row = TypeVar("_Row", bound=models.Model)
 
 #: Versions of Django, as (major, minor).
 READ_FOR = ((5, 2), (6, 0), (6, 1))
@@ -43,16 +50,157 @@ def cursor(connection: Any) -> Any:
     On PostgreSQL the values travel apart from the text (psycopg's 'prepare_threshold'). Django's usual cursor puts them
     into the text: each statement is another one then, to be planned anew.
     """
-    if connection.vendor != "postgresql":
+    if not keeps_types(connection):
         return connection.cursor()
-    from django.db.backends.postgresql import base, psycopg_any
+    bare = _bare_cursor(connection)
+    return connection.make_debug_cursor(bare) if connection.queries_logged else connection.make_cursor(bare)
 
-    if not psycopg_any.is_psycopg3:
-        return connection.cursor()
+
+def _bare_cursor(connection: Any) -> Any:
+    from django.db.backends.postgresql import base
+
     connection.close_if_health_check_failed()
     connection.ensure_connection()
-    bare = base.ServerBindingCursor(connection.connection)  # type: ignore[call-arg]  # its stub has no base class
-    return connection.make_debug_cursor(bare) if connection.queries_logged else connection.make_cursor(bare)
+    return base.ServerBindingCursor(connection.connection)  # type: ignore[call-arg]  # its stub has no base class
+
+
+def execute(connection: Any, text: str, parameters: Sequence[Any]) -> int:
+    """Carry out a statement that gives no rows, on such a cursor; return how many rows it wrote.
+
+    What it was given last stays in memory, so no parameter may be large. Raises ``DatabaseError``.
+    """
+    if is_watched(connection) or not keeps_types(connection):
+        with cursor(connection) as opened:
+            opened.execute(text, parameters)
+            return int(opened.rowcount)
+    # What Django's wrapper of a cursor would do.
+    connection.validate_thread_sharing()
+    connection.validate_no_broken_transaction()
+    connection.close_if_health_check_failed()
+    connection.ensure_connection()
+    kept = _kept_cursor(connection)
+    with connection.wrap_database_errors:
+        kept.execute(text, parameters)
+        return int(kept.rowcount)
+
+
+def _kept_cursor(connection: Any) -> Any:
+    """The cursor of ``execute``, which lives as long as the connection to the server.
+
+    A new one has to find out anew how each value is written, which takes as long as all the rest.
+    """
+    opened = connection.connection
+    kept = getattr(opened, _KEPT, None)
+    if kept is None:
+        kept = _bare_cursor(connection)
+        setattr(opened, _KEPT, kept)
+    return kept
+
+
+_KEPT = "_email_integration_cursor"
+
+
+def is_watched(connection: Any) -> bool:
+    """Return whether other code is to see each statement.
+
+    That is what ``execute_wrapper`` was given, the log of queries, and tools that put a function of their own into
+    Django's cursor, as Sentry does.
+    """
+    if connection.execute_wrappers or connection.queries_logged:
+        return True
+    return any(getattr(CursorWrapper, name) is not known for name, known in _OWN.items())
+
+
+#: As Django has them; None when another module had put its own there before.
+_OWN = {
+    name: found if getattr(found, "__globals__", None) is vars(utils) else None
+    for name, found in ((name, getattr(CursorWrapper, name)) for name in ("execute", "executemany", "__enter__"))
+}
+
+
+def keeps_types(connection: Any) -> bool:
+    """Return whether the driver takes datetimes with a time zone, octets and JSON as text as they are: psycopg 3."""
+    if connection.vendor != "postgresql":
+        return False
+    from django.db.backends.postgresql import psycopg_any
+
+    return bool(psycopg_any.is_psycopg3)
+
+
+def can_copy(connection: Any, table: str) -> bool:
+    """Return whether ``copy`` may be used now: with psycopg 3, while no other code is to see each statement.
+
+    PostgreSQL has no COPY for a table whose rows are secured for this user; it is asked once in each process.
+    """
+    if is_watched(connection) or not keeps_types(connection):
+        return False
+    return not _secures_rows(connection.alias, table)
+
+
+@functools.cache
+def _secures_rows(alias: str, table: str) -> bool:
+    connection = connections[alias]
+    with connection.cursor() as asked:
+        asked.execute("SELECT row_security_active(%s)", [connection.ops.quote_name(table)])
+        return bool(asked.fetchone()[0])
+
+
+def copy(connection: Any, text: str, rows: Iterable[Sequence[Any]]) -> int:
+    """Carry out a ``COPY … FROM STDIN`` in the caller's transaction; return the number of rows.
+
+    Raises ``DatabaseError``. Each row holds what psycopg turns into text.
+    """
+    # Django's cursor would translate the errors of the call alone, and most come with the last row.
+    with connection.cursor() as opened, connection.wrap_database_errors:
+        with opened.copy(text) as copying:
+            for row in rows:
+                copying.write_row(row)
+        return int(opened.rowcount)
+
+
+def new_instance(model: type[_Row], values: Mapping[str, Any]) -> _Row:
+    """Return what ``model(**values)`` does, in a fifth of its time; ``values`` are by the names of attributes.
+
+    The model must have no ``__init__`` and no sealed fields of its own.
+    """
+    if pre_init.has_listeners(model) or post_init.has_listeners(model):
+        return model(**values)
+    made = _with_state(model)
+    constant, called = _defaults(model)
+    made.__dict__.update(constant)
+    made.__dict__.update(values)
+    for name, default in called:
+        if name not in values:
+            made.__dict__[name] = default()
+    return made
+
+
+def stored_instance(model: type[_Row], values: Mapping[str, Any], *, using: str) -> _Row:
+    """Return an instance of a row of which only these values are known; another is read when it is asked for."""
+    made = _with_state(model)
+    made.__dict__.update(values)
+    mark_stored(made, using=using)
+    return made
+
+
+def mark_stored(instance: models.Model, *, using: str) -> None:
+    """Have the next ``save()`` of a row that was inserted past it update it."""
+    instance._state.adding, instance._state.db = False, using
+
+
+def _with_state(model: type[_Row]) -> _Row:
+    made = model.__new__(model)
+    made._state = ModelState()
+    return made
+
+
+@functools.cache
+def _defaults(model: type[models.Model]) -> tuple[dict[str, Any], list[tuple[str, Callable[[], Any]]]]:
+    """The defaults of a model's attributes, and of those that are called for each instance the functions."""
+    every = model._meta.concrete_fields
+    called = [(one.attname, one.get_default) for one in every if one.has_default() and callable(one.default)]
+    names = {name for name, _ in called}
+    return {one.attname: one.get_default() for one in every if one.attname not in names}, called
 
 
 def converters(connection: Any, fields: Sequence[Any], table: str) -> list[tuple[int, Any, Callable[..., Any]]]:

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import itertools
-import operator
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,8 +17,6 @@ from django.db import connections, models, transaction
 from email_integration import django_internals
 from email_integration.django_internals import cursor as server_cursor
 from email_integration.models import Delivery, Status
-
-from . import large_contents
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,54 +88,6 @@ def _of_deliveries(alias: str) -> tuple[list[str], str, list[tuple[int, Any, Any
     return [one.attname for one in fields], names, converters
 
 
-def insert(*deliveries: Delivery, using: str, unless_known: bool = False) -> int:
-    """Insert new deliveries, as ``save()`` does it, but for the signals; return how many. Raises ``DatabaseError``.
-
-    With ``unless_known`` those are left out of which the database has the key or the idempotency key. Several are
-    inserted in the transaction of the caller, who has one.
-    """
-    connection = connections[using]
-    large = [one for one in deliveries if large_contents.is_written_in_pieces(connection, one.content)]
-    inserted = _insert_together(connection, [one for one in deliveries if one not in large], unless_known=unless_known)
-    for one in large:
-        content = one.content
-        with transaction.atomic(using=using):
-            one.content = b""
-            try:
-                is_new = _insert_together(connection, [one], unless_known=unless_known)
-            finally:
-                one.content = content
-            if is_new:
-                large_contents.write(connection, one.pk, content)
-                inserted += 1
-    for one in deliveries:
-        one._state.adding, one._state.db = False, using
-    return inserted
-
-
-def _insert_together(connection: Any, deliveries: Sequence[Delivery], *, unless_known: bool) -> int:
-    fields = Delivery._meta.concrete_fields
-    inserted = 0
-    with django_internals.rollback_on_error(connection.alias), server_cursor(connection) as cursor:
-        of_each = []
-        for one in deliveries:
-            words = _Words(connection)
-            given = {field.name: getattr(one, field.attname) for field in fields}
-            # What the database has a default for is left to it.
-            values = {name: value for name, value in given.items() if not django_internals.is_left_to_database(value)}
-            row = Row(model=Delivery, values=values)
-            of_each.append((words.insert(row, unless_known=unless_known), words.parameters))
-        # Most are alike in what is in the text.
-        for text, alike in itertools.groupby(of_each, key=operator.itemgetter(0)):
-            together = [parameters for _, parameters in alike]
-            if len(together) == 1:
-                cursor.execute(text, together[0])
-            else:
-                cursor.executemany(text, together)
-            inserted += cursor.rowcount
-    return inserted
-
-
 def _make(connection: Any, cursor: Any, move: Move) -> bool:
     words = _Words(connection)
     cursor.execute(words.update(move), words.parameters)
@@ -180,10 +128,10 @@ class _Words:
         conditions = self._shape(Delivery, {"id": move.pk, "fence": move.fence, **move.unless_changed})
         return _update(self._connection.alias, changes, conditions, tuple(move.among), tuple(move.not_among))
 
-    def insert(self, row: Row, *, if_any: str = "", unless_known: bool = False) -> str:
+    def insert(self, row: Row, *, if_any: str = "") -> str:
         """Insert ``row``, if the table ``if_any`` has one; over the one that is there already where it has a rival."""
         shape = self._shape(row.model, row.values)
-        return _insert(self._connection.alias, row.model, shape, if_any, row.unique, tuple(row.kept), unless_known)
+        return _insert(self._connection.alias, row.model, shape, if_any, row.unique, tuple(row.kept))
 
     def _shape(self, model: type[models.Model], values: Mapping[str, Any]) -> _Shape:
         """What stands for each value in the text."""
@@ -233,7 +181,6 @@ def _insert(
     if_any: str,
     unique: str,
     kept: tuple[str, ...],
-    unless_known: bool,
 ) -> str:
     columns = ", ".join(_column(alias, model, name) for name, _ in shape)
     marks = ", ".join(mark for _, mark in shape)
@@ -241,9 +188,7 @@ def _insert(
     fields = [_field(model, name) for name, _ in shape]
     changed = [one.column for one in fields if one.name not in (unique, *kept)]
     rival = _field(model, unique) if unique else None
-    insert_into, over = django_internals.insert_words(
-        connections[alias], fields, unique=rival, updated=changed, ignore=unless_known
-    )
+    insert_into, over = django_internals.insert_words(connections[alias], fields, unique=rival, updated=changed)
     return f"{insert_into} {_table(alias, model)} ({columns}) {values} {over}".rstrip()
 
 

@@ -291,8 +291,8 @@ def _recording(one: Ended, *, report: bool) -> Step:
     return Step(one.delivery, values, rows=lambda: (_log(one),), report=report, not_among=FINAL)
 
 
-#: Not needed to record how it ended; the key would be opened, for which a process may lack the key.
-_CONTENT = ("content", "content_key")
+#: Not needed to record how it ended, and may be large.
+_CONTENT = ("content",)
 
 
 def _accept_late(one: Ended, outcome: Accepted, *, report: bool) -> tuple[bool, Any]:

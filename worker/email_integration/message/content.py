@@ -6,13 +6,12 @@ database nor a worker's memory has to hold them.
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import io
 import logging
 import os
 import uuid
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,13 +21,7 @@ from django.core.files.storage import Storage, storages
 from django.utils import timezone
 
 from email_integration import conf
-from email_integration.exceptions import (
-    ContentGone,
-    ContentUnavailable,
-    InvalidMail,
-    SecretMisplaced,
-    SecretUnreadable,
-)
+from email_integration.exceptions import ContentGone, ContentUnavailable, InvalidMail
 from email_integration.models import Delivery
 from email_integration.secrecy import with_secrets
 
@@ -41,12 +34,14 @@ GONE = "the content is kept no longer"
 NO_FILE = "the file with the content is not in the storage"
 NO_STORAGE = "the storage with the content cannot be read"
 NO_KEY = "the content cannot be opened with the keys in SMTP_PASSWORD_KEYS"
-OTHER_KEY = "the content has the key of another mail"
+OTHER_MAIL = "the content was sealed for another mail"
 DAMAGED = "the stored content is damaged"
 
 #: What a row that keeps no content has in its columns.
-NONE = {"content": b"", "content_key": "", "content_file": "", "has_content": False}
+NONE = {"content": b"", "content_seal": "", "content_file": "", "has_content": False}
 
+
+_LABEL = Delivery._meta.label_lower
 
 Blocks = Generator[bytes, None, None]
 
@@ -103,28 +98,29 @@ def store(delivery: Delivery, content: bytes | Content) -> None:
     """
     if isinstance(content, bytes):
         content = Content.of(content)
-    pieces: Iterator[bytes]
-    if conf.get("ENCRYPT_CONTENT"):
-        key = encryption.new_key()
-        delivery.content_key = base64.b64encode(key).decode()
-        pieces = encryption.seal_blocks(key, content.blocks())
-    else:
-        pieces = content.blocks()
     delivery.content_size = content.size
     delivery.eight_bit = content.eight_bit
-    sealed = _joined(pieces)
+    pieces: Iterable[bytes] = content.blocks()
+    if conf.get("ENCRYPT_CONTENT"):
+        delivery.content_seal, pieces = encryption.seal(pieces, place_of(delivery), size=content.size)
+    sealed = joined(pieces)
     if content.size > conf.get("PAYLOAD_STORAGE_THRESHOLD"):
         delivery.content_file = save_file(sealed)
     if not delivery.content_file:
         delivery.content = sealed
 
 
-def _joined(pieces: Iterator[bytes]) -> bytes:
+def joined(pieces: Iterable[bytes]) -> bytes:
     """The pieces as one. Joining a list of them would have all of it in memory twice."""
     file = io.BytesIO()
     for piece in pieces:
         file.write(piece)
     return file.getvalue()  # not copied: the file is its only other owner
+
+
+def place_of(delivery: Delivery) -> encryption.Place:
+    """Where the content of ``delivery`` opens: in its row, and in the file that its row names."""
+    return encryption.Place(_LABEL, "content", delivery.pk)
 
 
 def save_file(sealed: bytes) -> str:
@@ -227,17 +223,17 @@ def beginning(delivery: Delivery, first: bytes) -> bytes:
 
     Raises ``ContentUnavailable``.
     """
+    if not delivery.content_seal:
+        return first
+    is_whole = delivery.content_size <= encryption.PIECE
     try:
-        key = base64.b64decode(delivery.content_key)
-        return encryption.unseal_first(key, first, last=delivery.content_size <= encryption.PIECE) if key else first
-    except SecretUnreadable as error:
-        raise ContentUnavailable(_why(error)) from None
-    except (encryption.Damaged, ValueError):  # as below
+        return encryption.unseal_first(delivery.content_seal, place_of(delivery), first, last=is_whole)
+    except encryption.NoKey:
+        raise ContentUnavailable(NO_KEY) from None
+    except encryption.Misplaced:
+        raise ContentUnavailable(OTHER_MAIL) from None
+    except encryption.Damaged:
         raise ContentUnavailable(DAMAGED) from None
-
-
-def _why(error: SecretUnreadable) -> str:
-    return OTHER_KEY if isinstance(error, SecretMisplaced) else NO_KEY
 
 
 @with_secrets
@@ -246,14 +242,16 @@ def _blocks(delivery: Delivery) -> Blocks:
         raise ContentGone(GONE)
     size = 0
     try:
-        key = base64.b64decode(delivery.content_key)
         with contextlib.closing(_pieces(delivery)) as pieces:
-            for block in encryption.unseal(key, pieces) if key else pieces:
+            seal = delivery.content_seal
+            for block in encryption.unseal(seal, place_of(delivery), pieces) if seal else pieces:
                 size += len(block)
                 yield block
-    except SecretUnreadable as error:
-        raise ContentUnavailable(_why(error)) from None
-    except (encryption.Damaged, ValueError):  # a ValueError when the key is no base64
+    except encryption.NoKey:
+        raise ContentUnavailable(NO_KEY) from None
+    except encryption.Misplaced:
+        raise ContentUnavailable(OTHER_MAIL) from None
+    except encryption.Damaged:
         raise ContentUnavailable(DAMAGED) from None
     if size != delivery.content_size:
         raise ContentUnavailable(DAMAGED)

@@ -1,19 +1,39 @@
-"""Contents sealed piece by piece, so that a large one is never in memory as a whole.
+"""How contents are sealed: AES-256-GCM under keys that are derived from SMTP_PASSWORD_KEYS.
 
-The STREAM construction (Hoang, Reyhanitabar, Rogaway, Vizár: Online Authenticated-Encryption and its Nonce-Reuse
-Misuse-Resistance, 2015) over AES-256-GCM: a nonce counts the pieces and marks the last one, so that what was cut off,
-put in another order or taken from elsewhere does not open. Each content has a key of its own, which is what makes
-counting safe.
+From each configured key comes one key a day (HKDF, RFC 5869), so that nothing that is stored has to be opened first,
+and no key seals too much: NIST SP 800-38D §8.3 allows 2^32 random nonces to a key, 49,000 mails a second for a day.
+
+- A content of at most ``PIECE`` octets is sealed in one piece, with a random nonce.
+- A larger one is sealed piece by piece, so that it is never in memory as a whole: the STREAM construction (Hoang,
+  Reyhanitabar, Rogaway, Vizár: Online Authenticated-Encryption and its Nonce-Reuse Misuse-Resistance, 2015). A nonce
+  counts the pieces and marks the last one, so that what was cut off, put in another order or taken from elsewhere does
+  not open. It has a key of its own, derived from that of the day and a random salt, which is what makes counting safe.
+
+The *seal* is a text in the row: ``gcm`` or ``stream``, the version of the format, the id of the configured key, the day
+(since 1970, UTC), a check of the place, and the nonce or the salt. It is authenticated together with the place: the
+model, the field and the id of the row. A content that is copied into another row does not open there; the check is not
+needed for that, and tells people why.
 """
 
 from __future__ import annotations
 
+import base64
+import functools
+import hashlib
+import re
 import secrets
+import time
 from collections.abc import Iterable, Iterator
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+from django.core.exceptions import ImproperlyConfigured
+
+from email_integration import conf, fields
+from email_integration.secrecy import with_secrets
 
 #: Octets of plain content in each piece but the last.
 PIECE = 64 * 1024
@@ -23,31 +43,139 @@ _TAG = 16
 #: Octets of a sealed piece.
 SEALED_PIECE = PIECE + _TAG
 
+_VERSION = "1"
+_ONE_PIECE, _STREAM = "gcm", "stream"
+_NONCE, _SALT, _KEY, _KEY_ID = 12, 32, 32, 4
+_DAY = 24 * 3600
+
+#: A seal as it stands in the row: kind, version, id of the key, day, check of the place, nonce or salt.
+_SEAL = re.compile(
+    rf"(gcm|stream)\${_VERSION}\$([0-9a-f]{{8}})\$([0-9]{{1,6}})\$([0-9a-f]{{8}})\$([0-9a-f]{{24}}|[0-9a-f]{{64}})",
+    re.ASCII,
+)
+
 _LAST = 1
 
 
 class Damaged(Exception):
-    """What is sealed was changed, cut short, or sealed with another key."""
+    """What is sealed was changed, cut short, or taken from elsewhere."""
 
 
-def new_key() -> bytes:
-    """Make a key, for one content."""
-    return secrets.token_bytes(32)
+class Misplaced(Exception):
+    """It was sealed for another row, and moved here past this app."""
 
 
-def seal(key: bytes, content: bytes) -> Iterator[bytes]:
-    """Give the sealed pieces of ``content``, in order."""
-    cipher = AESGCM(key)
-    view = memoryview(content)
-    last = max(0, (len(content) - 1) // PIECE)
-    for number in range(last + 1):
-        piece = view[number * PIECE : (number + 1) * PIECE]
-        yield cipher.encrypt(_nonce(number, last=number == last), bytes(piece), None)
+class NoKey(Exception):
+    """It was sealed with a key that is not in SMTP_PASSWORD_KEYS."""
 
 
-def seal_blocks(key: bytes, blocks: Iterable[bytes]) -> Iterator[bytes]:
-    """As ``seal``, for a content that comes in blocks of any size."""
-    cipher = AESGCM(key)
+class Place(NamedTuple):
+    """Where a content is sealed for, and opens: ``model`` by its label, ``field``, and the id of the ``row``."""
+
+    model: str
+    field: str
+    row: str
+
+    def __bytes__(self) -> bytes:
+        # No name of a model or a field holds a NUL.
+        return f"{self.model}\0{self.field}\0{self.row}".encode()
+
+    def check(self) -> str:
+        """What a seal says of its place, for people."""
+        return hashlib.sha256(bytes(self)).hexdigest()[:8]
+
+    def bound(self, seal: str) -> bytes:
+        """What is authenticated with the content."""
+        return seal.encode() + b"\0" + bytes(self)
+
+
+# -- keys -----------------------------------------------------------------------------------------------------------
+
+
+@with_secrets
+def newest_key_id() -> str:
+    """Return the id of the key that contents are sealed with. Raises ``ImproperlyConfigured`` without usable keys."""
+    return next(iter(_configured()))
+
+
+@with_secrets
+def key_id(seal: str) -> str:
+    """Return the id of the configured key that a seal was made with; '' when it is no seal of this version."""
+    found = _SEAL.fullmatch(seal)
+    return found[2] if found else ""
+
+
+def _configured() -> dict[str, bytes]:
+    """The configured keys by their ids, newest first. Raises ``ImproperlyConfigured``."""
+    given = conf.get("SMTP_PASSWORD_KEYS")
+    if not given:
+        fields.keys()  # says what is missing
+    return _by_id(tuple(given))
+
+
+@functools.lru_cache(maxsize=4)
+@with_secrets
+def _by_id(given: tuple[str, ...]) -> dict[str, bytes]:
+    fields.keys()  # raises for what is wrong with them
+    masters = [base64.urlsafe_b64decode(key) for key in given]
+    return {_derived(master, b"", b"key id", _KEY_ID).hex(): master for master in masters}
+
+
+@functools.lru_cache(maxsize=64)
+@with_secrets
+def _key_of_day(master: bytes, day: str) -> bytes:
+    return _derived(master, b"", b"contents\0" + day.encode(), _KEY)
+
+
+@functools.lru_cache(maxsize=64)
+@with_secrets
+def _cipher_of_day(master: bytes, day: str) -> AESGCM:
+    return AESGCM(_key_of_day(master, day))
+
+
+@with_secrets
+def _derived(key: bytes, salt: bytes, purpose: bytes, length: int) -> bytes:
+    info = b"email_integration content " + _VERSION.encode() + b"\0" + purpose
+    return HKDF(algorithm=hashes.SHA256(), length=length, salt=salt or None, info=info).derive(key)
+
+
+@with_secrets
+def _master(of: str) -> bytes:
+    """Raises ``NoKey``."""
+    try:
+        return _configured()[of]
+    except (KeyError, ImproperlyConfigured):
+        raise NoKey from None
+
+
+# -- sealing --------------------------------------------------------------------------------------------------------
+
+
+@with_secrets
+def seal(blocks: Iterable[bytes], place: Place, *, size: int) -> tuple[str, Iterable[bytes]]:
+    """Return the seal of a content, and its sealed pieces in order; it is given in ``blocks`` of any size.
+
+    ``size`` is that of all blocks, in octets. Those of a large content are read while its pieces are. Raises
+    ``ImproperlyConfigured`` without usable keys, and what the blocks raise.
+    """
+    newest, master = next(iter(_configured().items()))
+    day = str(int(time.time()) // _DAY)
+    if size <= PIECE:
+        nonce = secrets.token_bytes(_NONCE)
+        text = _seal(_ONE_PIECE, newest, day, place, nonce)
+        return text, (_cipher_of_day(master, day).encrypt(nonce, b"".join(blocks), place.bound(text)),)
+    salt = secrets.token_bytes(_SALT)
+    text = _seal(_STREAM, newest, day, place, salt)
+    bound = place.bound(text)
+    return text, _in_pieces(AESGCM(_derived(_key_of_day(master, day), salt, bound, _KEY)), blocks, bound)
+
+
+def _seal(kind: str, key: str, day: str, place: Place, random: bytes) -> str:
+    return f"{kind}${_VERSION}${key}${day}${place.check()}${random.hex()}"
+
+
+@with_secrets
+def _in_pieces(cipher: AESGCM, blocks: Iterable[bytes], bound: bytes) -> Iterator[bytes]:
     waiting = bytearray()
     number = 0
     for block in blocks:
@@ -55,37 +183,67 @@ def seal_blocks(key: bytes, blocks: Iterable[bytes]) -> Iterator[bytes]:
         for start in range(0, len(view), PIECE):
             waiting += view[start : start + PIECE]
             if len(waiting) > PIECE:  # the last one is known by its end
-                yield cipher.encrypt(_nonce(number, last=False), bytes(waiting[:PIECE]), None)
+                yield cipher.encrypt(_nonce(number, last=False), bytes(waiting[:PIECE]), bound)
                 number += 1
                 del waiting[:PIECE]
-    yield cipher.encrypt(_nonce(number, last=True), bytes(waiting), None)
+    yield cipher.encrypt(_nonce(number, last=True), bytes(waiting), bound)
 
 
-def unseal(key: bytes, pieces: Iterable[bytes]) -> Iterator[bytes]:
-    """Give the plain content of ``pieces``, as ``read`` cuts them. Raises ``Damaged``."""
-    try:
-        cipher = AESGCM(key)
-    except ValueError as error:  # not as long as a key is
-        raise Damaged from error
+# -- opening --------------------------------------------------------------------------------------------------------
+
+
+@with_secrets
+def unseal(seal: str, place: Place, pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """Give the plain content of ``pieces``, as ``read`` cuts them. Raises ``Damaged``, ``Misplaced`` and ``NoKey``."""
+    opened = _Opened(seal, place)
     held: bytes | None = None
     number = 0
     for piece in pieces:
         if held is not None:
-            yield _open(cipher, number, held, last=False)
+            yield opened.piece(number, held, last=False)
             number += 1
         held = piece
     if held is None:
         raise Damaged
-    yield _open(cipher, number, held, last=True)
+    yield opened.piece(number, held, last=True)
 
 
-def unseal_first(key: bytes, piece: bytes, *, last: bool) -> bytes:
-    """Open the first piece of a content alone, which of a small one is the ``last`` too. Raises ``Damaged``."""
-    try:
-        cipher = AESGCM(key)
-    except ValueError as error:  # as above
-        raise Damaged from error
-    return _open(cipher, 0, piece, last=last)
+@with_secrets
+def unseal_first(seal: str, place: Place, piece: bytes, *, last: bool) -> bytes:
+    """Open the first piece of a content alone, which of a small one is the ``last`` too. Raises as ``unseal`` does."""
+    return _Opened(seal, place).piece(0, piece, last=last)
+
+
+class _Opened:
+    """What opens the pieces of one content. Raises ``Damaged``, ``Misplaced`` and ``NoKey``."""
+
+    @with_secrets
+    def __init__(self, seal: str, place: Place) -> None:
+        found = _SEAL.fullmatch(seal)
+        if found is None:
+            raise Damaged
+        kind, key, day, check, random = found.groups()
+        given = bytes.fromhex(random)
+        if len(given) != (_NONCE if kind == _ONE_PIECE else _SALT):
+            raise Damaged
+        if check != place.check():
+            raise Misplaced
+        self._bound = place.bound(seal)
+        self._only = given if kind == _ONE_PIECE else b""
+        master = _master(key)
+        if kind == _ONE_PIECE:
+            self._cipher = _cipher_of_day(master, day)
+        else:
+            self._cipher = AESGCM(_derived(_key_of_day(master, day), given, self._bound, _KEY))
+
+    @with_secrets
+    def piece(self, number: int, piece: bytes, *, last: bool) -> bytes:
+        if self._only and (number or not last):
+            raise Damaged
+        try:
+            return self._cipher.decrypt(self._only or _nonce(number, last=last), piece, self._bound)
+        except (InvalidTag, ValueError) as error:  # a ValueError when it is shorter than its tag
+            raise Damaged from error
 
 
 class Readable(Protocol):
@@ -104,13 +262,6 @@ def read(file: Readable) -> Iterator[bytes]:
             waiting.clear()
     if waiting:
         yield bytes(waiting)
-
-
-def _open(cipher: AESGCM, number: int, piece: bytes, *, last: bool) -> bytes:
-    try:
-        return cipher.decrypt(_nonce(number, last=last), piece, None)
-    except (InvalidTag, ValueError) as error:  # a ValueError when it is shorter than its tag
-        raise Damaged from error
 
 
 def _nonce(number: int, *, last: bool) -> bytes:

@@ -136,7 +136,7 @@ def subjects(deliveries: Iterable[Delivery], *, using: str) -> dict[str, str]:
     """
     ids = [delivery.pk for delivery in deliveries if delivery.has_content and not delivery.content_file]
     first = Substr("content", 1, encryption.SEALED_PIECE, output_field=BinaryField())
-    columns = ("pk", "content_key", "content_size")
+    columns = ("pk", "content_seal", "content_size")
     found = Delivery.objects.using(using).filter(pk__in=ids).only(*columns).annotate(first=first).order_by()
     return {delivery.pk: subject for delivery in found if (subject := _subject(delivery, delivery.first)) is not None}
 

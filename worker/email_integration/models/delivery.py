@@ -6,12 +6,10 @@ from django.db import models
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
-from email_integration.fields import EncryptedTextField
 from email_integration.outcomes.causes import LONGEST
 from email_integration.outcomes.status import Status
 
 from .indexes import LongTextIndex, PartialIndex
-from .sealed import SealedQuerySet
 
 
 class InDoubtPolicy(models.TextChoices):
@@ -47,8 +45,8 @@ class Delivery(models.Model):
     recipients = models.JSONField(_("recipients"))
     # The name in the storage of contents; blank when they are in the row.
     content_file = models.CharField(max_length=255, blank=True)
-    # What they are sealed with, itself sealed; blank when they are not.
-    content_key = EncryptedTextField(row="id", blank=True, default="")
+    # How they are sealed (``message.encryption``), without a secret; blank when they are not.
+    content_seal = models.CharField(max_length=100, blank=True)
     # Whether they are still kept: in the row or in the storage.
     has_content = models.BooleanField(default=True)
     # Of the plain content, in octets, and whether one of them is beyond ASCII.
@@ -91,8 +89,6 @@ class Delivery(models.Model):
     # The headers and the body, sealed; empty when they lie in the storage, or are kept no longer. The last column:
     # SQLite reads the others without it then, and keeps space free for it without taking memory.
     content = models.BinaryField(default=b"")
-
-    objects = SealedQuerySet.as_manager()
 
     class Meta:
         verbose_name = _("delivery")

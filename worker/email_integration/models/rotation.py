@@ -1,11 +1,7 @@
-"""Sealing every stored secret anew, so that an old key can be given up: passwords, and the keys of contents.
-
-The contents themselves are not touched: each is sealed with a key of its own, and only that one is sealed with ours.
-"""
+"""Sealing every stored secret anew, so that an old key can be given up. Contents: ``message.resealing``."""
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,17 +14,13 @@ from email_integration.secrecy import with_secrets
 
 from .audit import Event, note
 from .config import SMTPConfig
-from .delivery import Delivery
 from .oauth import OAuthToken, RefreshFamily
 from .sealed import sealed_fields
-
-#: How many contents are done in one short transaction.
-BATCH = 200
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rotation:
-    """What became of the passwords, by the names of their configurations; and of the contents."""
+    """What became of the passwords, by the names of their configurations."""
 
     rotated: tuple[str, ...]
     current: tuple[str, ...]
@@ -37,21 +29,11 @@ class Rotation:
     unreadable: tuple[str, ...]
     #: Sealed for another row or field, and moved here past this app.
     misplaced: tuple[str, ...]
-    contents: Contents
-
-
-@dataclass(frozen=True, kw_only=True)
-class Contents:
-    """Of how many contents the key was sealed anew, was sealed with the newest key, and cannot be opened."""
-
-    rotated: int
-    current: int
-    unreadable: int
 
 
 @with_secrets
 def rotate() -> Rotation:
-    """Seal all passwords and all keys of contents under the newest key; those that no key opens are left alone.
+    """Seal all passwords under the newest key; those that no key opens are left alone.
 
     They stay what they are, so no worker need be told: those that have both keys open old and new tokens. Raises
     ``ImproperlyConfigured`` without usable keys.
@@ -74,7 +56,7 @@ def rotate() -> Rotation:
                 found[_rotate(config, using)].append(config.name)
     del found["none"]
     found["unreadable"] += _rotate_families(using)
-    return Rotation(**{kind: tuple(names) for kind, names in found.items()}, contents=_rotate_contents())
+    return Rotation(**{kind: tuple(names) for kind, names in found.items()})
 
 
 def _rotate(config: SMTPConfig, using: str) -> str:
@@ -120,33 +102,6 @@ _REASONS = {
     "sealed": "the password was in plain text and is sealed now",
     "rotated": "the password is sealed under the newest key",
 }
-
-
-def _rotate_contents() -> Contents:
-    using = router.db_for_write(Delivery)
-    rows = Delivery.objects.using(using).filter(has_content=True)
-    of_key = sealed_fields(Delivery)["content_key"]
-    found: Counter[str] = Counter()
-    last = ""
-    while True:
-        with transaction.atomic(using=using):
-            batch = rows.filter(pk__gt=last).order_by("pk").select_for_update()
-            stored = dict(batch.values_list("pk", "content_key")[:BATCH])
-            for pk, key in stored.items():
-                if not key:
-                    continue  # not sealed: ENCRYPT_CONTENT was off
-                kind, sealed = _sealed_anew(key, of_key.place_in(pk))
-                found[kind] += 1
-                if sealed is not None:
-                    rows.filter(pk=pk).update(content_key=sealed)
-        if not stored:
-            break
-        *_, last = stored  # as the database orders them
-    return Contents(
-        rotated=found["rotated"] + found["sealed"],
-        current=found["current"],
-        unreadable=found["unreadable"] + found["misplaced"],
-    )
 
 
 @with_secrets

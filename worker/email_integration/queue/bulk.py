@@ -7,9 +7,10 @@ from collections.abc import Callable, Sequence
 from django.core.mail import EmailMessage
 from django.db import transaction
 
+from email_integration import django_internals
 from email_integration.addresses import quoted
 from email_integration.exceptions import InvalidMail
-from email_integration.ledger import events, rows, sql, task_queue
+from email_integration.ledger import events, inserting, rows, task_queue
 from email_integration.message import content
 from email_integration.message.options import MailOptions
 from email_integration.models import Delivery
@@ -87,10 +88,10 @@ def _store(deliveries: Sequence[Delivery], *, using: str) -> list[str]:
     with transaction.atomic(using=using):
         if any(delivery.idempotency_key for delivery in deliveries):
             # Sorted, so that two that submit the same wait for each other one way round only.
-            sql.insert(*sorted(deliveries, key=_key), using=using, unless_known=True)
+            inserting.insert(*sorted(deliveries, key=_key), using=using, unless_known=True)
             ids = _ids(deliveries, using=using)
         else:
-            sql.insert(*deliveries, using=using)
+            inserting.insert(*deliveries, using=using)
             ids = [delivery.pk for delivery in deliveries]
         new = [delivery for delivery, pk in zip(deliveries, ids, strict=True) if delivery.pk == pk]
         due = [_bare(delivery, using=using) for delivery in new if is_due(delivery)]
@@ -122,5 +123,5 @@ def _ids(deliveries: Sequence[Delivery], *, using: str) -> list[str]:
 
 def _bare(delivery: Delivery, *, using: str) -> Delivery:
     """As much of it as is published: what waits for a commit must not hold the contents."""
-    names = ("id", "status", "lane", "options")
-    return Delivery.from_db(using, names, [getattr(delivery, name) for name in names])
+    known = {name: getattr(delivery, name) for name in ("id", "status", "lane", "options")}
+    return django_internals.stored_instance(Delivery, known, using=using)

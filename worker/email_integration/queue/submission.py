@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import secrets
 import time
-import uuid
 from typing import Unpack
 
 from django.core.mail import EmailMessage
 from django.utils import timezone
 
-from email_integration import conf
+from email_integration import conf, django_internals
 from email_integration.exceptions import InvalidMail
-from email_integration.ledger import events, instrumentation, rows, sql, task_queue
+from email_integration.ledger import events, inserting, instrumentation, rows, task_queue
 from email_integration.message import content
 from email_integration.message.options import MailKeywords, MailOptions
 from email_integration.message.rendering import render
@@ -49,7 +48,7 @@ def store(delivery: Delivery, *, unless_known: bool) -> Delivery:
     """
     using = rows.database()
     unless_known = unless_known or delivery.idempotency_key is not None
-    if not sql.insert(delivery, using=using, unless_known=unless_known):
+    if not inserting.insert(delivery, using=using, unless_known=unless_known):
         content.remove_file(delivery.content_file)
         return first(using, delivery)
     events.submitted(delivery)
@@ -87,23 +86,24 @@ def make(
     if prepared:
         due_at = expires_at
     rendered = render(message, default_from_is_open=default_from_is_open, envelope_sender=options.envelope_sender)
-    delivery = Delivery(
-        id=delivery_id or new_id(),
-        status=Status.PREPARED if prepared else Status.QUEUED,
-        message_id=rendered.message_id,
-        from_header=rendered.from_header,
-        from_at=rendered.from_at,
-        sender=rendered.sender,
-        recipients=[{"address": address, "status": "pending"} for address in rendered.recipients],
-        lane=Lane(options.priority),
-        in_doubt_policy=options.in_doubt or "",
-        idempotency_key=idempotency_key,
-        created_at=now,
-        due_at=due_at,
-        expires_at=expires_at,
-        ring_after=schedule.first_ring(due_at, expires_at, now),
-        options=kept,
-    )
+    values = {
+        "id": delivery_id or new_id(),
+        "status": Status.PREPARED if prepared else Status.QUEUED,
+        "message_id": rendered.message_id,
+        "from_header": rendered.from_header,
+        "from_at": rendered.from_at,
+        "sender": rendered.sender,
+        "recipients": [{"address": address, "status": "pending"} for address in rendered.recipients],
+        "lane": Lane(options.priority),
+        "in_doubt_policy": options.in_doubt or "",
+        "idempotency_key": idempotency_key,
+        "created_at": now,
+        "due_at": due_at,
+        "expires_at": expires_at,
+        "ring_after": schedule.first_ring(due_at, expires_at, now),
+        "options": kept,
+    }
+    delivery = django_internals.new_instance(Delivery, values)
     content.store(delivery, content.of_rendered(rendered))
     instrumentation.installed().submitting(delivery)
     return delivery
@@ -140,4 +140,5 @@ def new_id() -> str:
     written for each mail, and the more mails there were before, the fewer of these pages are in memory.
     """
     milliseconds = time.time_ns() // 1_000_000 & (1 << 48) - 1
-    return str(uuid.UUID(int=milliseconds << 80 | secrets.randbits(80) & _RANDOM | _VERSION | _VARIANT))
+    digits = f"{milliseconds << 80 | secrets.randbits(80) & _RANDOM | _VERSION | _VARIANT:032x}"
+    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"

@@ -37,6 +37,8 @@ def keep(options: dict[str, Any], *, task_id: str | None = None, link: Any = Non
 
     ``task_id`` is given when it is not the delivery's.
     """
+    if not (options or task_id or link or link_error):
+        return ""  # as for most
     given = {**options, "task_id": task_id, "link": maybe_list(link), "link_error": maybe_list(link_error)}
     given["ignore_result"] = options.get("ignore_result") or None  # the mail's result is kept unless it says so
     kept = {name: given[name] for name in _KEPT if given.get(name) not in (None, [], ())}

@@ -329,9 +329,13 @@ def _options(arguments: Mapping[str, Any], call: Call | None = None) -> MailOpti
     given = {name: arguments[name] for name in MailKeywords.__annotations__ if name in arguments}
     if call is not None:
         for name, time_of_call in (("due_at", call.due_at), ("expires_at", call.expires_at)):
-            if given.get(name) is None:
+            if time_of_call is not None and given.get(name) is None:
                 given[name] = time_of_call
-    return MailOptions(**given)
+    return MailOptions(**given) if given else _USUAL
+
+
+#: Those of most mails.
+_USUAL = MailOptions()
 
 
 @sync_only("Submitting a mail", instead="email_integration.asend_email()")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import functools
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,6 +87,21 @@ class OutboxTask(Task):  # type: ignore[type-arg]  # generic in its stubs; the t
         """What the task is called with."""
         return inspect.signature(self.run)
 
+    @functools.cached_property
+    def _names(self) -> tuple[frozenset[str], frozenset[str]]:
+        """The names of all parameters, and of those that have no default."""
+        parameters = self.parameters.parameters.values()
+        return frozenset(one.name for one in parameters), frozenset(
+            one.name for one in parameters if one.default is one.empty
+        )
+
+    def _arguments(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
+        """What the task is called with, by name. Raises ``TypeError`` as the call would."""
+        every, required = self._names
+        if not args and required <= kwargs.keys() <= every:
+            return kwargs  # as most are; to bind them takes ten times as long
+        return self.parameters.bind(*args, **kwargs).arguments
+
     def take(self, arguments: Mapping[str, Any], call: Call) -> tuple[str, str] | None:
         """Do in the caller's transaction what the task is for; return the ids of its result and of the delivery.
 
@@ -123,13 +138,13 @@ class OutboxTask(Task):  # type: ignore[type-arg]  # generic in its stubs; the t
         """
         if isinstance(options.get("priority"), str):
             raise InvalidMail("priority= of apply_async() is Celery's number; give 'high' among the mail's arguments.")
-        misplaced = sorted(options.keys() & MailKeywords.__annotations__.keys() - {"priority"})
+        misplaced = options and sorted(options.keys() & MailKeywords.__annotations__.keys() - {"priority"})
         if misplaced:
             raise InvalidMail(f"Give {', '.join(misplaced)} among the mail's arguments, not to apply_async().")
         if self.app.conf.task_always_eager:
             return super().apply_async(args, kwargs, task_id, producer, link, link_error, shadow, **options)
         self._check_queue(options.get("queue"))
-        arguments = self.parameters.bind(*(args or ()), **(kwargs or {})).arguments
+        arguments = self._arguments(args or (), kwargs or {})
         parent = get_current_worker_task()
         if parent is not None:
             options["root_id"] = options.get("root_id") or parent.request.root_id or parent.request.id

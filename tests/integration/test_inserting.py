@@ -1,0 +1,347 @@
+"""New deliveries come into the database as ``save()`` would bring them, by each of the ways there are."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import gc
+import weakref
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from django.db import DatabaseError, IntegrityError, connection, connections, models, transaction
+from django.db.backends.utils import CursorWrapper
+from django.db.models.signals import post_init, post_save
+from django.test.utils import CaptureQueriesContext
+from django.utils import timezone
+
+from email_integration import django_internals
+from email_integration.ledger import inserting
+from email_integration.models import Delivery, Lane, Status
+from email_integration.queue.submission import new_id
+from tests.deliveries import in_threads
+
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("bell")]
+
+#: Text that COPY, JSON or a driver might take for something else.
+ODD = (
+    "",
+    " ",
+    "\\N",
+    "\\.",
+    "NULL",
+    "\t\n\r\\t\\",
+    "\b\f\v\x01",
+    "'; DROP TABLE mail; --",
+    "\"quoted\" 'quoted' %s %(x)s {} $1",
+    "Grüße, 世界, \U0001f600, \u2028",
+)
+
+_NOW = dt.datetime(2026, 2, 28, 23, 59, 59, 999_999, tzinfo=dt.UTC)
+
+
+def made(text: str = "", **values: Any) -> Delivery:
+    return Delivery(
+        **{
+            "id": new_id(),
+            "status": Status.QUEUED,
+            "message_id": text,
+            "from_header": text,
+            "recipients": [{"address": f"kim@example.com{text}", "status": "pending"}],
+            "lane": Lane.BULK,
+            "created_at": timezone.now(),
+            "due_at": _NOW,
+            "expires_at": _NOW + dt.timedelta(days=5),
+            "options": text,
+            "content": text.encode() + bytes(range(256)),
+            "content_size": 2**40,
+            **values,
+        }
+    )
+
+
+def kinds() -> list[Delivery]:
+    """Of each kind of value, and all attributes at least once other than usual."""
+    return [
+        *map(made, ODD),
+        made(from_at=0, ring_after=_NOW, eight_bit=True, content=b"", content_file="a/b", content_seal="gcm$1$"),
+        made(idempotency_key="None", traceparent="00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"),
+        made(sender="<>", in_doubt_policy="hold", status="prepared", lane="high", redirected_to="x@example.com"),
+        made(fence=1, has_content=False, rings=2, unfinished=3, lease_until=_NOW, attempts=4, code=550, cause="full"),
+        made(reason="r", smtp_config="s", config_version="c", worker="w", finished_at=_NOW),
+        made(waits_for_relay=True, continued=True, recipients=[]),
+    ]
+
+
+def rows(deliveries: list[Delivery]) -> list[dict[str, Any]]:
+    found = {row["id"]: row for row in Delivery.objects.filter(pk__in=[one.pk for one in deliveries]).values()}
+    return [
+        {name: bytes(value) if name == "content" else value for name, value in found[one.pk].items() if name != "id"}
+        for one in deliveries
+    ]
+
+
+def one_by_one(deliveries: list[Delivery], **how: Any) -> int:
+    return sum(inserting.insert(one, using="default", **how) for one in deliveries)
+
+
+def together(deliveries: list[Delivery], **how: Any) -> int:
+    with transaction.atomic():
+        return inserting.insert(*deliveries, using="default", **how)
+
+
+def watched(deliveries: list[Delivery]) -> int:
+    """By statements that are shown to what the application has installed."""
+    seen: list[str] = []
+
+    def see(execute: Callable[..., Any], text: str, *rest: Any) -> Any:
+        seen.append(text)
+        return execute(text, *rest)
+
+    with connection.execute_wrapper(see):
+        inserted = together(deliveries)
+    assert any(text.startswith("INSERT") for text in seen)
+    return inserted
+
+
+def logged(deliveries: list[Delivery]) -> int:
+    with CaptureQueriesContext(connection) as queries:
+        inserted = together(deliveries)
+    assert any("INSERT" in query["sql"] for query in queries)
+    return inserted
+
+
+def unless_known(deliveries: list[Delivery]) -> int:
+    return together(deliveries, unless_known=True)
+
+
+@pytest.mark.parametrize("way", [one_by_one, together, watched, logged, unless_known])
+def test_each_way_stores_what_save_stores(way: Callable[[list[Delivery]], int]) -> None:
+    expected, given = kinds(), kinds()
+    for one, other in zip(expected, given, strict=True):
+        other.created_at = one.created_at
+        one.idempotency_key = one.idempotency_key and f"another {one.idempotency_key}"
+        one.save(force_insert=True)
+    assert way(given) == len(given)
+    for one, other in zip(rows(given), rows(expected), strict=True):
+        one["idempotency_key"] = one["idempotency_key"] and f"another {one['idempotency_key']}"
+        assert one == other
+    assert not any(one._state.adding for one in given)
+    given[0].save()  # updates
+    assert Delivery.objects.count() == 2 * len(given)
+
+
+@contextlib.contextmanager
+def copies(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+    """The numbers of rows that were copied."""
+    counted: list[int] = []
+    copy = django_internals.copy
+
+    def counting(*args: Any) -> int:
+        counted.append(copy(*args))
+        return counted[-1]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(django_internals, "copy", counting)
+        yield counted
+
+
+def test_many_are_copied_where_that_is_possible(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not a few, not what may be known already, and not behind the back of what watches statements."""
+    with copies(monkeypatch) as counted:
+        together([made() for _ in range(20)])
+        expected = [20] if connection.vendor == "postgresql" else []
+        assert counted == expected
+        together([made()])
+        unless_known([made() for _ in range(20)])
+        watched([made() for _ in range(20)])
+        logged([made() for _ in range(20)])
+        assert counted == expected
+
+
+@pytest.mark.parametrize("number", [1, 3, 20])
+def test_what_is_there_is_an_error_of_django_and_nothing_is_inserted(number: int) -> None:
+    """The caller's savepoint is rolled back, and the rest of the transaction goes on."""
+    first = made()
+    first.save()
+    new = [made() for _ in range(number)]
+    new[-1].id = first.pk
+    with transaction.atomic():
+        other = made()
+        other.save()
+        with pytest.raises(IntegrityError), transaction.atomic():
+            inserting.insert(*new, using="default")
+        assert Delivery.objects.count() == 2
+    assert set(Delivery.objects.values_list("pk", flat=True)) == {first.pk, other.pk}
+
+
+@pytest.mark.parametrize("number", [1, 20])
+def test_an_error_without_a_savepoint_breaks_the_transaction(number: int) -> None:
+    """As one of ``save()``: what follows must not look as if it could be committed."""
+    first = made()
+    first.save()
+    with transaction.atomic():
+        with pytest.raises(IntegrityError):
+            inserting.insert(*(made(id=first.pk) for _ in range(number)), using="default")
+        assert transaction.get_connection().needs_rollback
+    assert Delivery.objects.count() == 1
+
+
+@pytest.mark.parametrize("number", [1, 3, 20])
+def test_what_is_known_is_left_out(number: int) -> None:
+    first = made(idempotency_key="once")
+    first.save()
+    known, keyed = made(id=first.pk), made(idempotency_key="once")
+    assert together([known, keyed, *(made() for _ in range(number))], unless_known=True) == number
+    assert one_by_one([made(id=first.pk)], unless_known=True) == 0
+    assert Delivery.objects.count() == number + 1
+
+
+def test_rows_that_are_secured_are_not_copied(monkeypatch: pytest.MonkeyPatch) -> None:
+    """PostgreSQL has no COPY for them (row-level security)."""
+    monkeypatch.setattr(django_internals, "_secures_rows", lambda alias, table: True)
+    with copies(monkeypatch) as counted:
+        assert together([made() for _ in range(20)]) == 20
+        assert counted == []
+
+
+def test_an_instance_is_made_as_its_model_makes_it() -> None:
+    values: dict[str, Any] = {"id": "one", "recipients": [], "due_at": _NOW}
+    quick, slow = django_internals.new_instance(Delivery, values), Delivery(**values)
+    assert abs(quick.created_at - slow.created_at) < dt.timedelta(minutes=5)
+    quick.created_at = slow.created_at
+    for field in Delivery._meta.concrete_fields:
+        assert getattr(quick, field.attname) == getattr(slow, field.attname), field.attname
+    assert quick.__dict__.keys() == slow.__dict__.keys()
+    assert quick._state.adding
+    assert quick == slow
+    assert quick._state.fields_cache == {}
+    other = django_internals.new_instance(Delivery, {"id": "two"})
+    assert other._state is not quick._state
+
+
+def test_an_instance_is_shown_to_those_who_listen() -> None:
+    """To what the application has connected to Django's signals of it."""
+    heard: list[Any] = []
+
+    def hear(sender: Any, instance: Any, **_: Any) -> None:
+        heard.append(instance)
+
+    post_init.connect(hear, sender=Delivery)
+    try:
+        one = django_internals.new_instance(Delivery, {"id": "one"})
+    finally:
+        post_init.disconnect(hear, sender=Delivery)
+    assert heard == [one]
+    assert heard[0] is one
+
+
+def test_a_stored_instance_reads_what_it_does_not_know() -> None:
+    stored = made(message_id="<one@example.com>")
+    stored.save()
+    bare = django_internals.stored_instance(Delivery, {"id": stored.pk}, using="default")
+    with CaptureQueriesContext(connection) as asked:
+        assert bare.message_id == "<one@example.com>"
+    assert len(asked) == 1
+    created: list[bool] = []
+
+    def hear(created_now: list[bool] = created, **given: Any) -> None:
+        created_now.append(given["created"])
+
+    post_save.connect(hear, sender=Delivery)
+    try:
+        bare.save()
+    finally:
+        post_save.disconnect(hear, sender=Delivery)
+    assert created == [False]
+
+
+def test_contents_are_stored_as_they_are() -> None:
+    """What is sealed does not become smaller: PostgreSQL need not try."""
+    if connection.vendor != "postgresql":
+        pytest.skip("another database compresses nothing by itself")
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT attstorage FROM pg_attribute WHERE attrelid = %s::regclass AND attname = 'content'",
+            [Delivery._meta.db_table],
+        )
+        assert cursor.fetchone()[0] in ("e", b"e")
+
+
+@pytest.mark.parametrize("number", [1, 20])
+def test_a_tool_that_watches_cursors_sees_each_insert(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As those that report how long a request waits for its database."""
+    seen: list[str] = []
+
+    def watching(name: str) -> Callable[..., Any]:
+        own = getattr(CursorWrapper, name)
+
+        def watched(self: Any, sql: Any, params: Any = None) -> Any:
+            seen.append(str(sql))
+            return own(self, sql, params)
+
+        return watched
+
+    for name in ("execute", "executemany"):
+        monkeypatch.setattr(CursorWrapper, name, watching(name))
+    together([made() for _ in range(number)])
+    assert len([text for text in seen if text.startswith("INSERT")]) == 1
+
+
+def test_nothing_is_inserted_by_another_thread_or_into_a_broken_transaction() -> None:
+    """As Django's own cursor refuses it."""
+    with transaction.atomic():
+        transaction.set_rollback(True)
+        with pytest.raises(transaction.TransactionManagementError):
+            inserting.insert(made(), using="default")
+    shared = connections["default"]
+
+    def elsewhere() -> None:
+        connections["default"] = shared
+        try:
+            inserting.insert(made(), using="default")
+        finally:
+            del connections["default"]
+
+    [error] = in_threads(elsewhere)
+    assert isinstance(error, DatabaseError)
+    assert not Delivery.objects.exists()
+
+
+def test_a_connection_that_was_closed_is_opened_again() -> None:
+    """Nothing of the one before is used, and statements that other code has it forget are made anew."""
+    for close in (True, False):
+        for _ in range(12):  # more often than psycopg waits before the server keeps a statement
+            inserting.insert(made(), using="default")
+        if close:
+            connection.close()
+        elif connection.vendor == "postgresql":
+            with connection.cursor() as cursor:
+                cursor.execute("DISCARD ALL")
+    with transaction.atomic():
+        inserting.insert(made(), using="default")
+    assert Delivery.objects.count() == 25
+
+
+@pytest.mark.parametrize("number", [1, 3, 20])
+def test_what_the_database_has_a_default_for_is_left_to_it(number: int) -> None:
+    """As when a version that is newer has one more column."""
+    left = models.CharField(max_length=20, db_default="x").get_default()
+    assert together([made(cause=left, attempts=2) for _ in range(number)]) == number
+    assert set(Delivery.objects.values_list("cause", "attempts")) == {("", 2)}
+
+
+@pytest.mark.parametrize("size", [10, 300_000])
+def test_no_large_content_stays_in_memory(size: int) -> None:
+    """Though the cursor that inserts does."""
+    one = made(content=bytes(size))
+    with_content = weakref.ref(one)
+    inserting.insert(one, using="default")
+    assert bytes(Delivery.objects.get(pk=one.pk).content) == one.content
+    kept = getattr(connection.connection, django_internals._KEPT, None)
+    parameters = getattr(getattr(kept, "_query", None), "params", None) or ()
+    assert max((len(value) for value in parameters if value), default=0) < 200_000
+    del one
+    gc.collect()
+    assert with_content() is None

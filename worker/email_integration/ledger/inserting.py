@@ -1,0 +1,204 @@
+"""Insert new deliveries: one by a statement that the server keeps, many by COPY where there is one.
+
+The text of the statement is always the same. What every new delivery has alike is in it, the rest are parameters.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import operator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from django.db import connections, transaction
+
+from email_integration import django_internals
+from email_integration.models import Delivery
+
+from . import large_contents
+
+#: The attributes in which new deliveries differ.
+_OWN = (
+    *("id", "status", "message_id", "from_header", "from_at", "sender", "recipients", "lane", "in_doubt_policy"),
+    *("idempotency_key", "created_at", "due_at", "expires_at", "ring_after", "options", "traceparent"),
+    *("content", "content_file", "content_seal", "content_size", "eight_bit"),
+)
+
+#: Octets of a content that may stay in memory until the next one.
+_SMALL = 256 * 1024
+
+#: COPY has no advantage over an INSERT for fewer.
+_FEW = 5
+
+
+def insert(*deliveries: Delivery, using: str, unless_known: bool = False) -> int:
+    """Insert new deliveries, as ``save()`` does it, but for the signals; return how many. Raises ``DatabaseError``.
+
+    With ``unless_known`` those are left out of which the database has the key or the idempotency key. Several are
+    inserted in the transaction of the caller, who has one.
+    """
+    connection = connections[using]
+    alike: dict[tuple[str, ...], list[Delivery]] = {}
+    large = []
+    for one in deliveries:
+        if large_contents.is_written_in_pieces(connection, one.content):
+            large.append(one)
+        else:
+            alike.setdefault(_differs_in(one), []).append(one)
+    inserted = 0
+    with django_internals.rollback_on_error(using):
+        for names, together in alike.items():
+            inserted += _insert(connection, _statement(using, names), together, unless_known=unless_known)
+    for one in large:
+        inserted += _insert_in_pieces(connection, one, unless_known=unless_known)
+    for one in deliveries:
+        django_internals.mark_stored(one, using=using)
+    return inserted
+
+
+def _insert_in_pieces(connection: Any, delivery: Delivery, *, unless_known: bool) -> int:
+    content = delivery.content
+    statement = _statement(connection.alias, _differs_in(delivery))
+    with transaction.atomic(using=connection.alias):
+        delivery.content = b""
+        try:
+            inserted = _insert(connection, statement, [delivery], unless_known=unless_known)
+        finally:
+            delivery.content = content
+        if inserted:
+            large_contents.write(connection, delivery.pk, content)
+    return inserted
+
+
+def _insert(connection: Any, statement: _Statement, deliveries: Sequence[Delivery], *, unless_known: bool) -> int:
+    rows = map(statement.values, deliveries)
+    # COPY knows no conflicts.
+    is_copied = len(deliveries) >= _FEW and not unless_known
+    if is_copied and django_internals.can_copy(connection, Delivery._meta.db_table):
+        return django_internals.copy(connection, statement.copy, ((*row, *statement.alike) for row in rows))
+    text = statement.unless_known if unless_known else statement.text
+    if len(deliveries) == 1 and len(deliveries[0].content) <= _SMALL:
+        return django_internals.execute(connection, text, next(rows))
+    with django_internals.cursor(connection) as cursor:
+        cursor.executemany(text, list(rows))
+        return int(cursor.rowcount)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Statement:
+    """What is said to one database: an INSERT that fails for what is known, one that leaves it out, and a COPY.
+
+    ``values`` gives the parameters of a delivery; ``alike`` are the values that follow them in a COPY.
+    """
+
+    text: str
+    unless_known: str
+    copy: str
+    alike: tuple[Any, ...]
+    values: Callable[[Delivery], list[Any]]
+
+
+@functools.lru_cache(maxsize=32)
+def _statement(alias: str, own: tuple[str, ...]) -> _Statement:
+    """For deliveries that differ in the attributes ``own``."""
+    connection = connections[alias]
+    quoted = connection.ops.quote_name
+    by_name = {one.attname: one for one in Delivery._meta.concrete_fields}
+    alike = _ALIKE if own == _OWN else {}
+    columns = [quoted(str(by_name[name].column)) for name in (*own, *alike)]
+    marks = [django_internals.placeholder(connection, by_name[name]) for name in own] + list(map(_word, alike.values()))
+    table = quoted(Delivery._meta.db_table)
+    ways = []
+    for ignore in (False, True):
+        begin, end = django_internals.insert_words(connection, list(by_name.values()), ignore=ignore)
+        ways.append(f"{begin} {table} ({', '.join(columns)}) VALUES ({', '.join(marks)}) {end}".rstrip())
+    return _Statement(
+        text=ways[0],
+        unless_known=ways[1],
+        copy=f"COPY {table} ({', '.join(columns)}) FROM STDIN",
+        alike=tuple(alike.values()),
+        values=_values(connection, [by_name[name] for name in own]),
+    )
+
+
+def _values(connection: Any, fields: Sequence[Any]) -> Callable[[Delivery], list[Any]]:
+    """Return what gives the values of these fields as the driver takes them."""
+    of = operator.itemgetter(*(one.attname for one in fields))
+    prepared = [(place, _prepare(connection, one)) for place, one in enumerate(fields)]
+    to_prepare = [(place, prepare) for place, prepare in prepared if prepare is not None]
+
+    def values(delivery: Delivery) -> list[Any]:
+        row = list(of(delivery.__dict__))
+        for place, prepare in to_prepare:
+            row[place] = prepare(row[place])
+        return row
+
+    return values
+
+
+def _prepare(connection: Any, field: Any) -> Callable[[Any], Any] | None:
+    """Return what makes a value of a field what the driver takes; None when it takes it as it is."""
+    kind = field.get_internal_type()
+
+    def by_django(value: Any) -> Any:
+        return None if value is None else field.get_db_prep_save(value, connection)
+
+    if kind in _PLAIN:
+        return str if field.choices else None
+    if not django_internals.keeps_types(connection):
+        return by_django
+    if kind == "DateTimeField":
+        return lambda moment: moment if moment is not None and moment.tzinfo is not None else by_django(moment)
+    if kind == "JSONField":
+        return functools.partial(json.dumps, cls=field.encoder)
+    return None if kind == "BinaryField" else by_django
+
+
+#: Fields whose values every driver takes as they are.
+_PLAIN = frozenset(
+    {
+        *("CharField", "TextField", "BooleanField"),
+        *("PositiveSmallIntegerField", "PositiveIntegerField", "PositiveBigIntegerField"),
+    }
+)
+
+
+def _of_new() -> Iterator[tuple[str, Any]]:
+    for one in Delivery._meta.concrete_fields:
+        if one.attname not in _OWN:
+            yield one.attname, one.get_default()
+
+
+def _is_left(value: Any) -> bool:
+    return django_internals.is_left_to_database(value)
+
+
+#: What all other attributes of a new delivery are, and which the database has a default for that the model has not.
+_ALIKE = {name: value for name, value in _of_new() if not _is_left(value)}
+_LEFT = tuple(name for name, value in _of_new() if _is_left(value))
+
+_in_others = operator.itemgetter(*_ALIKE)
+_alike = tuple(_ALIKE.values())
+
+
+def _differs_in(delivery: Delivery) -> tuple[str, ...]:
+    """The attributes that have to be said of a delivery: ``_OWN``, or else all but those left to the database."""
+    values = delivery.__dict__
+    if _in_others(values) == _alike and all(_is_left(values[name]) for name in _LEFT):
+        return _OWN
+    return tuple(one.attname for one in Delivery._meta.concrete_fields if not _is_left(values[one.attname]))
+
+
+def _word(value: Any) -> str:
+    """A default as SQL."""
+    if value is None:
+        return "NULL"
+    if isinstance(value, bool):
+        return "TRUE" if value else "FALSE"
+    if isinstance(value, int):
+        return str(value)
+    if value != "":
+        raise TypeError(f"No word for {value!r}: give the field among _OWN.")
+    return "''"
