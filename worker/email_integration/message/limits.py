@@ -31,6 +31,7 @@ _HEADER_NAME = re.compile(r"[!-9;-~]+")
 
 #: RFC 2045 §5.1.
 _WORD = r"[!#$%&'*+.^_`{|}~0-9A-Za-z-]{1,127}"
+_SUBTYPE = re.compile(_WORD)
 _MIME_TYPE = re.compile(f"{_WORD}/{_WORD}")
 
 #: Headers whose values are addresses (RFC 5322 §3.6).
@@ -40,7 +41,7 @@ _OF_ADDRESSES = re.compile(r"(resent-)?(from|sender|reply-to|to|cc)", re.I)
 _ADDRESS = re.compile(r'(?:[^",()\\]|"(?:[^"\\]|\\.)*")*+', re.S)
 
 #: What begins another header, or the body, and what no header can hold.
-_BREAKS = re.compile(r"(?:\r\n|\r|\n)(?![ \t])|\0")
+BREAKS = re.compile(r"(?:\r\n|\r|\n)(?![ \t])|\0")
 
 
 def check(message: Any) -> None:
@@ -90,7 +91,7 @@ def check_built(mime: Message[Any, Any]) -> None:
     """
     for part in mime.walk():
         for name, value in part.raw_items():
-            if re.search("[\0-\x20:]", name) or _BREAKS.search(str(value)):
+            if re.search("[\0-\x20:]", name) or BREAKS.search(str(value)):
                 raise InvalidMail(f"The header {quoted(name)} of a part holds a line break or a NUL; take it out.")
 
 
@@ -156,7 +157,7 @@ def _names(message: Any) -> Iterator[tuple[str, str]]:
         if isinstance(alternative, tuple) and len(alternative) == 2:
             check_mime_type(f"alternative {number}", alternative[1])
     for name in ("content_subtype", "mixed_subtype", "alternative_subtype"):
-        if not re.fullmatch(_WORD, str(getattr(message, name, "x"))):
+        if not _SUBTYPE.fullmatch(str(getattr(message, name, "x"))):
             raise InvalidMail(f"{name} {quoted(getattr(message, name))} is no type; write one like 'html'.")
 
 
