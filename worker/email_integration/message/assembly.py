@@ -45,13 +45,13 @@ logger = logging.getLogger(__name__)
 
 _IS_MODERN = django.VERSION >= (6, 0)
 
-#: What Django's constructors and methods set. Another attribute may override something.
+#: What Django's constructors set. Any other attribute may override something.
 _ATTRIBUTES = frozenset({
     "subject", "body", "from_email", "to", "cc", "bcc", "reply_to", "attachments", "alternatives", "extra_headers",
     "content_subtype", "connection", "_connection",
 })  # fmt: skip
 
-#: Headers that Django sets itself, or parses in a way of their own, and those that belong to a part.
+#: Headers that Django sets itself, those that Python parses in a way of their own, and those of a part.
 _NOT_COMMON = re.compile(
     r"subject|from|sender|to|cc|bcc|reply-to|date|orig-date|mime-version|(?:resent|content)-.*", re.I
 )
@@ -74,7 +74,7 @@ _PLAIN_ADDRESSES = re.compile(rf"{_MAILBOX}(?:, {_MAILBOX})*", re.I | re.A)
 class Draft:
     """A mail whose Message-ID, Date and boundary are not made up yet."""
 
-    #: What its form depends on: the types and encodings of its parts, the names of its headers.
+    #: What its form depends on: the types and encodings of its parts, its headers and what they are written in.
     shape: tuple[str, ...]
     #: MIME headers and octets of each part; there are one or two.
     parts: tuple[tuple[str, bytes], ...] = field(repr=False)
@@ -117,9 +117,9 @@ class _NotCommon(Exception):
 
 
 def draft(message: EmailMessage, from_email: str) -> Draft | None:
-    """Return ``message``, with ``from_email`` in From, or None when Django has to render it.
+    """Return ``message`` with ``from_email`` in From, or None when Django has to render it.
 
-    ``limits.check`` has taken ``message``.
+    ``limits.check`` must have accepted ``message``.
     """
     try:
         return _draft(message, from_email)
@@ -145,8 +145,9 @@ def _draft(message: EmailMessage, from_email: str) -> Draft:
         if addresses:
             before.append((name, ", ".join(map(str, addresses))))
     after, message_id = _own_headers(message.extra_headers)
+    headers = (name if value.isascii() else f"{name} beyond ASCII" for name, value in (*before, *after))
     return Draft(
-        shape=(*(kind for kind, _head, _octets in parts), *(name for name, _value in (*before, *after))),
+        shape=(*(kind for kind, _head, _octets in parts), *headers),
         parts=tuple((head, octets) for _kind, head, octets in parts),
         before=b"".join(_line(name, value) for name, value in before),
         after=b"".join(_line(name, value) for name, value in after),
@@ -184,7 +185,7 @@ def _line(name: str, value: str) -> bytes:
     plain = _PLAIN_ADDRESSES if name in _OF_ADDRESSES else _PLAIN
     if len(name) + len(": ") + len(value) <= _LINE and plain.fullmatch(value) and "=?" not in value:
         return f"{name}: {value}\r\n".encode()
-    # Many mails have these alike, and nothing else is kept in memory.
+    # Only these are alike in many mails. The addresses of recipients are not kept in memory.
     return _kept(name, value) if name in ("Subject", "From", "Reply-To") and len(value) < 1000 else _folded(name, value)
 
 
@@ -282,20 +283,20 @@ else:
 
 # -- compared with Django's -----------------------------------------------------------------------------------------
 
-#: Whether the first mail of a shape came out as from Django, in this process.
+#: Whether the first mail of a shape in this process had the same octets from Django.
 _seen: dict[tuple[str, ...], bool] = {}
 
-#: Names of headers can be made up without end.
+#: Applications can make up any number of names for headers. Django renders the mails of more shapes.
 _MOST_SHAPES = 500
 
 
 def is_proven(draft: Draft) -> bool:
-    """Return whether a mail of this shape has come out as from Django."""
+    """Return whether the first mail of this shape had the same octets from Django."""
     return _seen.get(draft.shape, False)
 
 
 def compare(draft: Draft, content: bytes, *, message_id: str, date: str, boundary: str) -> None:
-    """Learn from ``content``, the same mail from Django, what comes of a shape that is new here."""
+    """Compare the first mail of a shape with ``content``, which Django made of it, and remember whether they agree."""
     if draft.shape in _seen or len(_seen) >= _MOST_SHAPES:
         return
     is_same = draft.octets(message_id=message_id, date=date, boundary=boundary) == content
