@@ -123,7 +123,7 @@ def draft(message: EmailMessage, from_email: str) -> Draft | None:
     """
     try:
         return _draft(message, from_email)
-    except _NotCommon:
+    except Exception:  # a message may hold anything, and what is wrong with it is for Django to say
         return None
 
 
@@ -194,15 +194,12 @@ _OF_ADDRESSES = frozenset({"From", "To", "Cc", "Reply-To"})
 
 def _folded(name: str, value: str) -> bytes:
     """Return a header as Django and the standard library encode and fold it."""
-    try:
-        if _IS_MODERN:
-            parsed = SMTP.header_store_parse(name, value)[1]
-            lines = SMTP.fold_binary(name, parsed)
-        else:
-            parsed = django_internals.encode_header(name, value)
-            lines = _COMPAT32.fold_binary(name, parsed)
-    except Exception as error:  # the parsers of the standard library raise many kinds
-        raise _NotCommon from error
+    if _IS_MODERN:
+        parsed = SMTP.header_store_parse(name, value)[1]
+        lines = SMTP.fold_binary(name, parsed)
+    else:
+        parsed = django_internals.encode_header(name, value)
+        lines = _COMPAT32.fold_binary(name, parsed)
     # The same as in limits.check_built(); and _idna_encode_address_header_domains() of Django 6 writes a domain anew.
     if limits.BREAKS.search(str(parsed)) or any(not one.domain.isascii() for one in getattr(parsed, "addresses", ())):
         raise _NotCommon
@@ -249,10 +246,10 @@ if _IS_MODERN:
 
     def _encoded(text: str) -> tuple[str, bytes]:
         """Return the transfer encoding, and the text in it."""
-        # All that raw_data_manager asks of a policy is the same here, and headers are not parsed.
+        # In lengths and line ends, this policy is like Django's. It parses no headers, which are written below.
         part = MIMEPart(policy=_COMPAT32)
         part.set_content(text, charset="utf-8", content_manager=raw_data_manager)
-        return part["Content-Transfer-Encoding"], str(part.get_payload()).encode()
+        return str(part["Content-Transfer-Encoding"]), str(part.get_payload()).encode()
 
     def _part_head(subtype: str, encoding: str, *, is_moved: bool) -> str:
         # make_alternative() moves the 'Content-' headers of the first part down, and leaves MIME-Version.
