@@ -68,6 +68,7 @@ _PLAIN = re.compile(r"[!-~]+(?: [!-~]+)*")
 _ADDRESS = r"[a-z0-9_+-]+(?:\.[a-z0-9_+-]+)*@[a-z0-9-]+(?:\.[a-z0-9-]+)*"
 _MAILBOX = rf"(?:(?:[a-z0-9!#$%&'*+/=?^_`{{|}}~-]+ )+<{_ADDRESS}>|{_ADDRESS})"
 _PLAIN_ADDRESSES = re.compile(rf"{_MAILBOX}(?:, {_MAILBOX})*", re.I | re.A)
+_OF_ADDRESSES = frozenset({"From", "To", "Cc", "Reply-To"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,10 +86,7 @@ class Draft:
     message_id: str = field(repr=False)
 
     def new_boundary(self) -> str:
-        """Return a boundary that is in no part (RFC 2046 §5.1.1), as ``Generator._make_boundary()`` makes it.
-
-        One part has none: ''.
-        """
+        """Return a boundary that is in no part (RFC 2046 §5.1.1), as ``Generator._make_boundary()``; '' for one part."""
         if len(self.parts) == 1:
             return ""
         token = random.randrange(sys.maxsize)  # noqa: S311 - it is no secret
@@ -189,9 +187,6 @@ def _line(name: str, value: str) -> bytes:
     return _kept(name, value) if name in ("Subject", "From", "Reply-To") and len(value) < 1000 else _folded(name, value)
 
 
-_OF_ADDRESSES = frozenset({"From", "To", "Cc", "Reply-To"})
-
-
 def _folded(name: str, value: str) -> bytes:
     """Return a header as Django and the standard library encode and fold it."""
     if _IS_MODERN:
@@ -237,9 +232,7 @@ def _parts(message: EmailMessage) -> list[tuple[str, str, bytes]]:
 
 def _with_crlf(octets: bytes) -> bytes:
     """Return a text with CRLF for each line end, as ``Generator._write_lines()`` writes it."""
-    if b"\r" in octets:
-        octets = octets.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
-    return octets.replace(b"\n", b"\r\n")
+    return octets.replace(b"\r\n", b"\n").replace(b"\r", b"\n").replace(b"\n", b"\r\n")
 
 
 if _IS_MODERN:
