@@ -86,7 +86,7 @@ class Draft:
     message_id: str = field(repr=False)
 
     def new_boundary(self) -> str:
-        """Return a boundary that is in no part (RFC 2046 §5.1.1), as ``Generator._make_boundary()``; '' for one part."""
+        """Return a boundary that is in no part (RFC 2046 §5.1.1), as ``_make_boundary()`` does; '' for one part."""
         if len(self.parts) == 1:
             return ""
         token = random.randrange(sys.maxsize)  # noqa: S311 - it is no secret
