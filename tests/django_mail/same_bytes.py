@@ -73,7 +73,8 @@ class SameBytes(ThroughOurs):
             with self.assertRaises(BadHeaderError if isinstance(error, BadHeaderError) else ValueError):
                 self._sent(email, default_backend())
         else:
-            self.assertEqual(self._sent(email, default_backend()), expected)
+            for _ in range(2):  # the first of a kind may be rendered by Django, and the second by us
+                self.assertEqual(self._sent(email, default_backend()), expected)
 
     def _sent(self, email: EmailMessage, backend: BaseEmailBackend) -> tuple[str, tuple[str, ...], bytes]:
         """Sender, recipients and content as they arrive."""

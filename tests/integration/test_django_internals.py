@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from typing import Any
+from unittest import mock
 
 import django
 import pytest
+from django.core.mail import EmailMessage
 from django.db import IntegrityError, connection, models, transaction
 from django.db.migrations.recorder import MigrationRecorder
 from django.test.utils import CaptureQueriesContext
@@ -13,6 +15,7 @@ from django.test.utils import CaptureQueriesContext
 from email_integration import django_internals
 from email_integration.models import Delivery, SMTPConfig
 from tests.deliveries import submitted
+from tests.made_up import made_up_alike
 from tests.mail_settings import older_settings
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -156,3 +159,28 @@ def test_what_waits_for_a_commit_is_seen_and_can_be_taken_away() -> None:
         assert callable(function)
         del django_internals.waiting_for_commit(connection)[before:]
     assert called == ["kept"]
+
+
+# -- mail -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_replaced_function_of_djangos_mail_is_noticed() -> None:
+    assert django_internals.renders_mail_itself()
+    with mock.patch("django.core.mail.message.EmailMessage.message"):
+        assert not django_internals.renders_mail_itself()
+    assert django_internals.renders_mail_itself()
+
+
+def test_what_is_made_up_for_a_mail_is_what_django_makes_up() -> None:
+    with made_up_alike():
+        mime = EmailMessage("S", "B", "a@example.com", ["kim@example.com"]).message()
+        assert django_internals.mail_message_id() == str(mime["Message-ID"])
+        assert django_internals.mail_date() == str(mime["Date"])
+
+
+@pytest.mark.skipif(django.VERSION >= (6, 0), reason="Django 6 gives headers to the standard library as they are")
+def test_a_header_is_encoded_as_django_does() -> None:
+    mime = EmailMessage("S", "B", "a@example.com", ["Jürgen <j@bücher.example>"]).message()
+    assert django_internals.encode_header("To", "Jürgen <j@bücher.example>") == mime["To"]
+    with pytest.raises(ValueError, match="Invalid address"):
+        django_internals.encode_header("To", "Jürgen")

@@ -44,7 +44,8 @@ _DOMAIN = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*|\[[0-9a-f.:ipv]+\]")
 _PLAIN_ADDRESS = r"[a-z0-9_+-]{1,64}(?:\.[a-z0-9_+-]+)*@[a-z0-9-]{1,63}(?:\.[a-z0-9-]{1,63})+"
 
 #: What nearly all addresses look like: nothing in them has to be taken apart, and nothing can be wrong but a length.
-_PLAIN = re.compile(rf"(?:(?:[a-z0-9]+ )+<({_PLAIN_ADDRESS})>|({_PLAIN_ADDRESS}))", re.I | re.A)
+#: A name is of letters and digits of any script, the address of ASCII.
+_PLAIN = re.compile(rf"(?:[^\W_]+ )+<((?ai:{_PLAIN_ADDRESS}))>|((?ai:{_PLAIN_ADDRESS}))")
 
 
 def envelope_address(text: str) -> str:

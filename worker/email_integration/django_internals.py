@@ -8,12 +8,18 @@ projects, are ``Model._meta``, ``connection.ops.quote_name``, ``django.contrib.a
 
 from __future__ import annotations
 
+import datetime as dt
 import functools
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from email.utils import format_datetime
+from operator import attrgetter
+from types import FunctionType
 from typing import Any, TypeVar
 
+import django
 from django.conf import settings
+from django.core.mail import message as mail
 from django.db import connections, models, transaction
 from django.db.backends import utils
 from django.db.backends.utils import CursorWrapper
@@ -283,3 +289,52 @@ def waiting_for_commit(connection: Any) -> list[tuple[Any, ...]]:
     """Return the connection's own list of what waits for its commit; each item is of savepoints, function and more."""
     waiting: list[tuple[Any, ...]] = connection.run_on_commit
     return waiting
+
+
+# -- what message/assembly.py writes in Django's stead --------------------------------------------------------------
+
+
+_mail: Any = mail
+
+
+def _paths() -> Iterator[str]:
+    """Give the classes and functions that ``django.core.mail.message`` defines, and the methods of these classes."""
+    for name, value in vars(_mail).items():
+        if getattr(value, "__module__", "") == _mail.__name__ and isinstance(value, type | FunctionType):
+            yield name
+            for base in getattr(value, "__mro__", ()):
+                if base.__module__ == _mail.__name__ and not issubclass(base, tuple):
+                    functions = (method for method, one in vars(base).items() if isinstance(one, FunctionType))
+                    yield from (f"{name}.{method}" for method in functions if method != "__init__")
+
+
+_parts = attrgetter(*dict.fromkeys(_paths()))
+_PARTS_AT_FIRST = _parts(_mail)
+
+
+def renders_mail_itself() -> bool:
+    """Return whether all functions with which Django renders mail are its own: some packages replace them."""
+    return _ARE_ITS_OWN and bool(_parts(_mail) == _PARTS_AT_FIRST)
+
+
+_ARE_ITS_OWN = all(isinstance(one, type) or one.__globals__ is vars(_mail) for one in _PARTS_AT_FIRST)
+
+
+def mail_message_id() -> str:
+    """Return a new Message-ID as ``EmailMessage.message()`` makes it."""
+    return str(_mail.make_msgid(domain=_mail.DNS_NAME))
+
+
+def mail_date() -> str:
+    """Return the Date of now as ``EmailMessage.message()`` writes it when EMAIL_USE_LOCALTIME is False."""
+    if django.VERSION >= (6, 0):
+        return format_datetime(_mail.datetime.now(dt.UTC))
+    return str(_mail.formatdate(localtime=False))
+
+
+def encode_header(name: str, value: str) -> str:
+    """Return the value of a header as Django 5 gives it to the standard library. Django 6 gives it as it is.
+
+    Raises ``ValueError`` when it cannot be encoded.
+    """
+    return str(_mail.forbid_multi_line_headers(name, value, "utf-8")[1])

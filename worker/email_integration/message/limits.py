@@ -49,7 +49,7 @@ _LINE = 998
 _ADDRESS = re.compile(r'(?:[^",()\\]|"(?:[^"\\]|\\.)*")*+', re.S)
 
 #: What begins another header, or the body, and what no header can hold.
-_BREAKS = re.compile(r"(?:\r\n|\r|\n)(?![ \t])|\0")
+BREAKS = re.compile(r"(?>\r\n|\r|\n)(?![ \t])|\0")
 
 
 def check(message: Any) -> None:
@@ -105,7 +105,7 @@ def check_built(mime: Message[Any, Any]) -> None:
     """
     for part in mime.walk():
         for name, value in part.raw_items():
-            if re.search("[\0-\x20:]", name) or _BREAKS.search(str(value)):
+            if re.search("[\0-\x20:]", name) or BREAKS.search(str(value)):
                 raise InvalidMail(f"The header {quoted(name)} of a part holds a line break or a NUL; take it out.")
 
 

@@ -17,12 +17,12 @@ import django
 from django.conf import settings
 from django.core.mail import DNS_NAME, EmailMessage
 
-from email_integration import conf
+from email_integration import conf, django_internals
 from email_integration.addresses import envelope_address, mail_address, quoted
 from email_integration.exceptions import InvalidMail, refusal
 from email_integration.secrecy import with_secrets
 
-from . import attachments, limits
+from . import assembly, attachments, limits
 
 #: Stands for a sender that was left open while a mail is rendered; nobody can have it (RFC 2606 §2).
 _MARK = "left-open@sender.invalid"
@@ -105,16 +105,7 @@ def _render(message: EmailMessage, *, default_from_is_open: bool, envelope_sende
         # Django has any text there, and DEFAULT_FROM_EMAIL in the envelope.
         sender = _address("from_email", message.from_email) if given else _address("headers", own_header)
     message, held_back = attachments.hold_back(message)
-    mime = _mime(message)
-    limits.check_built(mime)
-    _encode_nul(mime)
-    _name(mime, message)
-    # A subclass may have put in another one.
-    from_open = left_open and not own_header and _bare(one_line(mime["From"] or "")) in ("", _bare(given))
-    if from_open:
-        _mark_from(mime)
-    del mime["Bcc"]  # a subclass that sets it as a header must not show it to all recipients
-    content = _bytes(mime)
+    content, message_id, from_open = _written(message, given, left_open=left_open)
     if b"\0" in content:
         raise InvalidMail("The mail holds a NUL where none can be encoded; take it out.")
     # Not from the message: from Django 6 on, that gives the text without its encoding.
@@ -129,7 +120,7 @@ def _render(message: EmailMessage, *, default_from_is_open: bool, envelope_sende
         content = content[:from_at] + content[from_at + len(_MARK_LINE) :]
     content, large = attachments.placed(content, held_back)
     return Rendered(
-        message_id=one_line(mime["Message-ID"])[:998],
+        message_id=message_id[:998],
         from_header=from_header,
         from_at=from_at,
         sender=envelope_sender,
@@ -139,10 +130,49 @@ def _render(message: EmailMessage, *, default_from_is_open: bool, envelope_sende
     )
 
 
+def _written(message: EmailMessage, given: str, *, left_open: bool) -> tuple[bytes, str, bool]:
+    """Return the octets, the Message-ID, and whether they have the mark of a sender that was left open."""
+    draft = None
+    # What Django makes of a default sender that is not in plain ASCII, it has to show itself.
+    is_plain = given.isascii() and given.isprintable() and "=?" not in given
+    if not left_open or not given or (is_plain and _bare(given)):
+        draft = assembly.draft(message, _MARK if left_open else given)
+    if draft is not None and assembly.is_proven(draft):
+        domain = conf.get("MESSAGE_ID_DOMAIN")
+        made_up = make_msgid(domain=domain) if domain else django_internals.mail_message_id()
+        content = draft.octets(message_id=made_up, date=django_internals.mail_date(), boundary=draft.new_boundary())
+        return content, draft.message_id or made_up, left_open
+    mime, from_open = _built(message, given, left_open=left_open)
+    content, message_id = _bytes(mime), one_line(mime["Message-ID"])
+    if draft is not None:
+        boundary = str(mime.get_boundary(""))
+        assembly.compare(draft, content, message_id=message_id, date=str(mime["Date"]), boundary=boundary)
+    return content, message_id, from_open
+
+
+def _built(message: EmailMessage, given: str, *, left_open: bool) -> tuple[Message[Any, Any], bool]:
+    """Return what Django makes of it, and whether it has the mark."""
+    mime = _mime(message)
+    limits.check_built(mime)
+    _encode_nul(mime)
+    _name(mime, message)
+    # A subclass may have put in another one.
+    own_header = message.extra_headers.get("From")
+    from_open = left_open and not own_header and _bare(one_line(mime["From"] or "")) in ("", _bare(given))
+    if from_open:
+        _mark_from(mime)
+    del mime["Bcc"]  # a subclass that sets it as a header must not show it to all recipients
+    return mime, from_open
+
+
+#: Many mails have the same one.
+_sender = functools.lru_cache(maxsize=64)(envelope_address)
+
+
 def _bare(from_header: str) -> str:
     """The address in a From header; '' when there is none."""
     try:
-        return envelope_address(from_header)
+        return _sender(from_header)
     except InvalidMail:
         return ""
 
