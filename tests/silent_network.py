@@ -44,6 +44,7 @@ class SilentNetwork:
         self._folder = folder
         number = os.getpid()
         self._name = f"silent{number}"
+        self._outside = f"{self._name}o"[-15:]
         prefix = f"10.{200 + number // 250 % 50}.{number % 250}"
         self._host, self.first, self.second = (f"{prefix}.{last}" for last in (1, 2, 3))
         self._forwarder: Process | None = None
@@ -52,7 +53,8 @@ class SilentNetwork:
         """Make it, and wait until it forwards."""
         if os.geteuid() != 0 or shutil.which("ip") is None:
             raise RuntimeError("needs root, and 'ip' of iproute2")
-        outside, inside = f"{self._name}o"[-15:], f"{self._name}i"[-15:]
+        self._remove()  # what a process with our number has left, if it was killed
+        outside, inside = self._outside, f"{self._name}i"[-15:]
         _ip("netns", "add", self._name)
         _ip("link", "add", outside, "type", "veth", "peer", "name", inside)
         _ip("link", "set", inside, "netns", self._name)
@@ -73,7 +75,11 @@ class SilentNetwork:
         """End it, as far as it was made."""
         if self._forwarder is not None:
             self._forwarder.kill()
-        subprocess.run(["ip", "netns", "del", self._name], check=False, capture_output=True, timeout=PATIENCE)
+        self._remove()
+
+    def _remove(self) -> None:
+        for what in (["netns", "del", self._name], ["link", "del", self._outside]):
+            subprocess.run(["ip", *what], check=False, capture_output=True, timeout=PATIENCE)
 
     def _within(self, *arguments: str) -> None:
         _ip("-n", self._name, *arguments)

@@ -163,7 +163,7 @@ def test_a_line_that_goes_wrong_after_the_check_is_named_and_a_second_run_double
     write: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Somebody has changed the file meanwhile, say."""
-    wrong = write(*people(3), "nobody,N", "lee@example.com,Lee")
+    wrong = write(*people(3), "nobody@,N", "lee@example.com,Lee")
     key = ("--key", "news 7 to {{ email }}")
     with monkeypatch.context() as patched:
         patched.setattr(send_bulk, "_check", lambda file, maker: 5)

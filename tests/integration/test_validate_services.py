@@ -8,7 +8,6 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from celery import current_app
 from django.core.cache import caches
 from django.db import connection
 from django.db.migrations.recorder import MigrationRecorder
@@ -25,7 +24,7 @@ from email_integration.queue.sweeper import sweep
 from tests.mail_settings import name_server
 from tests.stack import Stack
 
-from .validating import activate, validate
+from .validating import activate, result_backend, validate
 
 pytestmark = pytest.mark.django_db
 
@@ -211,19 +210,10 @@ def test_clocks_that_differ_are_told(ahead: int, mark: str, monkeypatch: pytest.
         ("redis://127.0.0.1:1/0", "✗", "cannot store and read a result"),
     ],
 )
-def test_the_result_backend_is_tried(
-    backend: str, mark: str, says: str, settings: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_result_backend_is_tried(backend: str, mark: str, says: str) -> None:
     """With a result of its own, which is removed again."""
-    monkeypatch.setitem(current_app.conf, "result_backend", backend)
-    monkeypatch.setitem(current_app.conf, "result_backend_transport_options", {"retry_policy": {"max_retries": 0}})
-    current_app._local.__dict__.pop("backend", None)
-    current_app._backend_cache = None
-    try:
+    with result_backend(backend):
         assert line(validate()[1], says).startswith(mark)
-    finally:
-        current_app._local.__dict__.pop("backend", None)
-        current_app._backend_cache = None
 
 
 def test_brakes_are_told(settings: Any) -> None:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from io import StringIO
 from typing import Any
 
+import pytest
+from celery import current_app
 from django.core.management import call_command
 
 from config.local.smtp_server import SMTPServer
@@ -19,6 +23,24 @@ def validate(*arguments: str, timeout: float = 0.1) -> tuple[int, str]:
     except SystemExit as end:
         return int(end.code or 0), out.getvalue()
     return 0, out.getvalue()
+
+
+@contextmanager
+def result_backend(address: str) -> Iterator[None]:
+    """Have Celery, which has its backend already, keep results there."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setitem(current_app.conf, "result_backend", address)
+        patched.setitem(current_app.conf, "result_backend_transport_options", {"retry_policy": {"max_retries": 0}})
+        _forget_backend()
+        try:
+            yield
+        finally:
+            _forget_backend()
+
+
+def _forget_backend() -> None:
+    current_app._local.__dict__.pop("backend", None)
+    current_app._backend_cache = None
 
 
 def activate(server: SMTPServer, **changes: Any) -> SMTPConfig:

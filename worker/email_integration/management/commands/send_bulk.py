@@ -15,6 +15,7 @@ from django.template import Context, Engine, Template, TemplateDoesNotExist, Tem
 from django.utils import timezone
 
 from email_integration import submit_many
+from email_integration.addresses import quoted
 from email_integration.exceptions import InvalidMail
 from email_integration.ledger import rows
 from email_integration.message.rendering import render
@@ -181,7 +182,10 @@ def _check(file: Path, maker: _Maker) -> int:
     for message in _messages(file, maker):
         total += 1
         try:
-            render(message, default_from_is_open=True)
+            rendered = render(message, default_from_is_open=True)
+            # Django would hand it to the server, which may have such a mailbox. In a file of people it is a mistake.
+            if any("@" not in one for one in rendered.recipients):
+                raise InvalidMail(f"to: the address {quoted(message.to[0])} has no domain; write 'user@example.com'.")
             if maker.key is not None:
                 check_name("key", message.key)
                 if message.key in lines:
