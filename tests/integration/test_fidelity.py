@@ -181,6 +181,9 @@ CASES: dict[str, Callable[[], EmailMessage]] = {
     "a message's text as an attachment": lambda: with_(
         message(), ("m.eml", b"Subject: inner\n\nFrom here on\n", "message/rfc822")
     ),
+    "a mail with folded headers as an attachment": lambda: with_(
+        message(), ("m.eml", b"Subject: in two\r\n lines\r\nX-A: b\r\n\tc\r\n\r\nFrom here on\r\n", "message/rfc822")
+    ),
     "parts": lambda: with_(message(), part(), text_part("ü"), bytes_part(b"\0", "octet-stream")),
     "two of one name": lambda: with_(message(), ("a.bin", b"1"), ("a.bin", b"2")),
     "a name beyond ascii": lambda: with_(message(), ("größe 名.pdf", b"1", "application/pdf")),
