@@ -20,6 +20,7 @@ from email_integration import django_internals
 from email_integration.ledger import inserting
 from email_integration.models import Delivery, Lane, Status
 from email_integration.queue.submission import new_id
+from email_integration.timezones import as_stored
 from tests.deliveries import in_threads
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("bell")]
@@ -38,7 +39,7 @@ ODD = (
     "Grüße, 世界, \U0001f600, \u2028",
 )
 
-_NOW = dt.datetime(2026, 2, 28, 23, 59, 59, 999_999, tzinfo=dt.UTC)
+_NOW = as_stored(dt.datetime(2026, 2, 28, 23, 59, 59, 999_999, tzinfo=dt.UTC))
 
 
 def made(text: str = "", **values: Any) -> Delivery:
