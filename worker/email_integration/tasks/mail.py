@@ -20,6 +20,7 @@ from celery.utils import uuid
 from django.db import DatabaseError, InterfaceError
 from kombu.exceptions import OperationalError
 
+from email_integration import recursion
 from email_integration.exceptions import DeliveryDeferred, DeliveryFailed, InvalidMail
 from email_integration.ledger import continuation, instrumentation, rows, task_queue, transitions
 from email_integration.message.composition import Attachment, compose
@@ -224,6 +225,7 @@ _DELIVERING: dict[str, Any] = {
 
 
 @shared_task(bind=True, name=names.DELIVER, **_DELIVERING)
+@recursion.within_attempts()
 def deliver(self: Any, delivery_id: str) -> dict[str, Any]:
     """Try one delivery once; told nothing but its id."""
     try:
@@ -249,6 +251,7 @@ def deliver(self: Any, delivery_id: str) -> dict[str, Any]:
 
 
 @shared_task(bind=True, name=names.DELIVER_GROUP, **_DELIVERING)
+@recursion.within_attempts()
 def deliver_group(self: Any, delivery_ids: Sequence[str]) -> dict[str, int]:
     """Try each of these deliveries once; returns how many of those tried have which status then."""
     found: Counter[str] = Counter()
