@@ -87,7 +87,7 @@ def mail_address(text: object) -> str:
 
 def _obsolete(text: str) -> str:
     """The address by the rules that Django takes mailboxes apart by; '' when there is none."""
-    if len(text) > LONGEST or CONTROL.search(text) or _SURROGATE.search(text) or is_too_nested(text):
+    if len(text) > LONGEST or LINE_BREAK.search(text) or _SURROGATE.search(text) or is_too_nested(text):
         return ""
     try:
         mailbox, rest = parser.get_mailbox(text)
