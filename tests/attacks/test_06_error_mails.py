@@ -15,6 +15,7 @@ from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any
 
+import django
 import pytest
 from asgiref.sync import async_to_sync
 from cryptography.fernet import Fernet
@@ -81,7 +82,7 @@ def planted(kind: str) -> str:
 def error_mails(settings: Any) -> Iterator[None]:
     """A project that sends its errors, with the page that Django makes of one."""
     settings.DEBUG = False
-    settings.ADMINS = [("Ada", "ada@example.com")] if hasattr(settings, "EMAIL_BACKEND") else ["ada@example.com"]
+    settings.ADMINS = ["ada@example.com"] if django.VERSION >= (6, 0) else [("Ada", "ada@example.com")]
     settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
     PLANTED.clear()
     _GIVEN.clear()

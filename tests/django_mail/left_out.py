@@ -13,12 +13,9 @@ import django
 _CONFIGURATION = "where and how to connect is said by the active configuration, not by attributes of the backend"
 _CREDENTIALS = "credentials per call are refused: they belong into a configuration, where they are sealed"
 _SESSION = "there is no connection to open: sessions are pooled, and opened when a mail is sent"
-_DOMAIN = "an address without a domain is refused at once: no relay knows whose it is"
 _SMTPUTF8 = "Django refuses a local part beyond ASCII; ours goes to each server that offers SMTPUTF8"
 
 LEFT_OUT = {
-    # Addresses
-    "test_lazy_addresses": _DOMAIN,  # SMTPTests has one with domains
     # Of Django's SMTP backend
     "test_auth_attempted": _CREDENTIALS,
     "test_email_authentication_override_settings": _CREDENTIALS,
@@ -63,7 +60,6 @@ _CRLF = "it looks for a command of smtplib's that we do not use; SameBytes compa
 
 if django.VERSION < (6, 1):
     LEFT_OUT |= {
-        "test_recipient_without_domain": _DOMAIN,
         "test_backend_arg": "it ends by asking for Django's backend without naming it, and ours is the default here",
         "test_all_params_can_be_set_before_send": _CREDENTIALS,
         "test_email_msg_uses_crlf": _CRLF,
@@ -84,7 +80,6 @@ if django.VERSION >= (6, 0):
         "LegacyAPINotUsedTests": "about Django's imports",
     }
     NOT_THE_SAME |= {
-        "test_localpart_only_address": _DOMAIN,
         "test_message_policy_smtputf8": _SMTPUTF8,
     }
 

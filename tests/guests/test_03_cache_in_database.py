@@ -25,6 +25,19 @@ with transaction.atomic():
 print(User.objects.count())
 """
 
+#: Code that has switched autocommit off.
+BY_HAND = """
+from django.db import transaction
+from django.contrib.auth.models import User
+from email_integration import routing
+transaction.set_autocommit(False)
+User.objects.create(username="by hand, before")
+routing.active_relay()
+User.objects.create(username="by hand, after")
+transaction.commit()
+print(User.objects.count())
+"""
+
 
 def test_without_its_table_transactions_go_on(
     row: Callable[[str, str], None],
@@ -37,6 +50,7 @@ def test_without_its_table_transactions_go_on(
     assert "email_integration.W021" in project.attempt("manage.py", "migrate", "--verbosity", "0").stderr
     configure = CONFIGURE.format(port=smtp_server().port).replace("\n", "\n    ")
     assert project.shell(IN_TRANSACTION.format(program=configure)).strip() == "2"
+    assert project.shell(BY_HAND).strip() == "4"
     assert "createcachetable" in project.attempt("manage.py", "validate_notification_setup").stdout
     project.start_worker()
     assert project.shell(SEND).strip() == "accepted"

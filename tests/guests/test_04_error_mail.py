@@ -7,9 +7,10 @@ from collections.abc import Callable
 import django
 import pytest
 
-from config.local.smtp_server import SMTPServer
+from config.local.processes import wait_until
+from config.local.smtp_server import Fault, SMTPServer
 from config.local.valkey import Valkey
-from tests.host_project import HostProject
+from tests.host_project import CONFIGURE, HostProject
 
 pytestmark = pytest.mark.extra
 
@@ -87,3 +88,29 @@ def test_each_warning_is_mailed_once_while_the_broker_is_down(
     count = "from email_integration.models import Delivery; print(Delivery.objects.count())"
     assert 2 <= int(project.shell(f"{send}\n{count}")) <= 5
     assert "email_integration.W027" in project.attempt("manage.py", "check").stderr
+
+
+#: Celery takes the handlers of the root away in its workers.
+AT_WARNING_IN_WORKERS = """
+LOGGING = {"version": 1, "disable_existing_loggers": False,
+           "handlers": {"admins": {"class": "django.utils.log.AdminEmailHandler", "level": "WARNING"}},
+           "loggers": {"email_integration": {"handlers": ["admins"], "level": "WARNING"}}}
+"""
+
+
+def test_each_refusal_is_mailed_once_by_workers(
+    row: Callable[[str, str], None], host: Callable[..., HostProject], smtp_server: Callable[..., SMTPServer]
+) -> None:
+    row("AdminEmailHandler at WARNING, the server refuses all", "each mail has a mail about it, and that has none")
+    server, project = smtp_server(), host(QUEUED + AT_WARNING_IN_WORKERS)
+    server.inject(Fault(verb="RCPT", reply="550 5.1.1 No such user", times=None))
+    project.run("manage.py", "migrate", "--verbosity", "0")
+    project.shell(CONFIGURE.format(port=server.port))
+    project.start_worker()
+    send = "from django.core.mail import send_mail; send_mail('S', 'B', 'a@example.com', ['kim@example.com'])"
+    count = "from email_integration.models import Delivery; print({})"
+    failed, all_ = (count.format(f"Delivery.objects{rows}.count()") for rows in (".filter(status='failed')", ""))
+    for number in (2, 4, 6):
+        project.shell(send)
+        wait_until(lambda: int(project.shell(failed)) >= number, what=f"{number} mails to fail")  # noqa: B023
+    assert project.shell(all_).strip() == "6"

@@ -13,6 +13,7 @@ from django.core.cache import BaseCache
 from django.core.cache.backends.db import DatabaseCache
 from django.core.management import call_command
 from django.db import DatabaseError, connection, transaction
+from django.test.utils import CaptureQueriesContext
 
 from email_integration import routing
 from email_integration.models import ServerQuirks, SMTPConfig
@@ -77,6 +78,22 @@ def test_a_table_that_is_not_there_breaks_no_transaction(
         SMTPConfig.objects.count()
         act()
         configure(name="B")
+    assert SMTPConfig.objects.filter(name="B").exists()
+
+
+def test_nor_does_it_break_one_that_is_begun_by_hand(cache_in: Callable[[str], None]) -> None:
+    """With autocommit off, each statement is in a transaction, and no ``atomic()`` is around it."""
+    cache_in("not_there")
+    transaction.set_autocommit(False)
+    try:
+        with CaptureQueriesContext(connection) as asked:
+            sweeper.leave_mark()
+        assert sum(query["sql"].startswith("ROLLBACK TO SAVEPOINT") for query in asked) == 1
+        configure(name="B")
+        transaction.commit()
+    finally:
+        transaction.rollback()
+        transaction.set_autocommit(True)
     assert SMTPConfig.objects.filter(name="B").exists()
 
 

@@ -15,10 +15,11 @@ from django.core.mail import send_mail
 from django.db import DatabaseError, connection, transaction
 from django.utils.log import AdminEmailHandler
 
-from config.local.smtp_server import SMTPServer
+from config.local.smtp_server import Fault, SMTPServer
 from config.local.valkey import Valkey
 from email_integration.ledger import task_queue
 from email_integration.models import Delivery, SMTPConfig
+from email_integration.tasks import deliver, deliver_group
 from tests.deliveries import RecordingDoorbell
 from tests.mail_settings import HAS_MAILERS, make_backend, name_server
 from tests.relays import config_for
@@ -182,3 +183,88 @@ def test_a_task_queue_that_warns_is_mailed_once(
     assert task_queue.installed() is bell
     send_mail("S", "B", None, ["kim@example.com"])
     assert Delivery.objects.count() == MOST
+
+
+# -- in a worker ----------------------------------------------------------------------------------------------------
+
+
+def work(by: Callable[[list[str]], object], *, rounds: int = 4) -> int:
+    """Do as workers do, that many times over, with what is due; return how many mails there are then."""
+    done: set[str] = set()
+    for _ in range(rounds):
+        pks = list(Delivery.objects.exclude(pk__in=done).values_list("pk", flat=True))
+        done.update(pks)
+        if pks:
+            by(pks)
+    return Delivery.objects.count()
+
+
+def one_by_one(pks: list[str]) -> None:
+    for pk in pks:
+        deliver.apply((pk,))
+
+
+def together(pks: list[str]) -> None:
+    deliver_group.apply((pks,))
+
+
+@pytest.fixture(params=[one_by_one, together])
+def by(
+    request: pytest.FixtureRequest, settings: Any, bell: RecordingDoorbell, caplog: pytest.LogCaptureFixture
+) -> Callable[[list[str]], object]:
+    use(settings, BACKENDS[0])
+    settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "RETRY_FIRST": 60.0, "RETRY_MAX": 600.0}
+    caplog.set_level(logging.WARNING, logger="celery")  # its lines about each task are none about mail
+    return request.param  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(
+    ("level", "faults"),
+    [
+        (logging.WARNING, [Fault(verb="RCPT", reply="550 5.1.1 No such user", times=None)]),
+        (logging.INFO, [Fault(verb="RCPT", reply="450 4.2.0 Mailbox busy", times=None)]),
+        (logging.INFO, []),
+    ],
+    ids=["refused", "deferred", "accepted"],
+)
+def test_what_becomes_of_a_mail_is_mailed_once(
+    by: Callable[[list[str]], object],
+    mailed_at: Callable[[int], None],
+    smtp_server: Callable[..., SMTPServer],
+    level: int,
+    faults: list[Fault],
+) -> None:
+    """The mail about it fares as the first one did."""
+    server = smtp_server()
+    config_for(server)
+    server.inject(*faults)
+    for _ in range(3):
+        send_mail("S", "B", "lee@example.com", ["kim@example.com"])
+    mailed_at(level)
+    about_others = work(by) - 3
+    assert 3 <= about_others <= 10
+    assert work(by, rounds=6) == 3 + about_others
+
+
+def test_a_mail_of_the_log_that_is_about_none_has_one_about_it(
+    by: Callable[[list[str]], object], mailed_at: Callable[[int], None], smtp_server: Callable[..., SMTPServer]
+) -> None:
+    server = smtp_server()
+    config_for(server)
+    server.inject(Fault(verb="RCPT", reply="550 5.1.1 No such user", times=None))
+    mailed_at(logging.WARNING)
+    logging.getLogger("shop").error("Something broke")
+    assert work(by, rounds=6) == 2
+
+
+def test_a_database_that_fails_at_each_attempt_is_mailed_once(
+    by: Callable[[list[str]], object], mailed_at: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*args: Any) -> Any:
+        raise DatabaseError
+
+    send_mail("S", "B", "lee@example.com", ["kim@example.com"])
+    monkeypatch.setattr("email_integration.sending.attempt._prepare", fail)
+    monkeypatch.setattr("email_integration.sending.group._is_plain", lambda delivery: False)
+    mailed_at(logging.WARNING)
+    assert work(by, rounds=6) == 2

@@ -13,6 +13,8 @@ from django.db import connections, models
 
 from email_integration.models import Alert, OAuthToken, RefreshFamily, RelayGate, SendingPause, ServerQuirks, SMTPConfig
 from email_integration.models.login import current_token
+from email_integration.tasks import send_email
+from tests.deliveries import RecordingDoorbell
 
 from .validating import result_backend, validate
 
@@ -104,3 +106,15 @@ def test_pausing_and_changing_ask_the_primary(replica: Callable[[], None]) -> No
     config.full_clean()
     config.save()
     assert current_token(config) is None
+
+
+def test_what_is_read_again_is_read_from_the_primary(replica: Callable[[], None], bell: RecordingDoorbell) -> None:
+    """That of an object which came from there, too."""
+    replica()
+    make(is_active=True)
+    other = make(name="B")
+    SMTPConfig.objects.activate(other)
+    assert other.is_active
+    assert SMTPConfig.objects.defer("host").get(name="B").host == "localhost"
+    mail: dict[str, Any] = {"to": ["kim@example.com"], "idempotency_key": "once"}
+    assert [send_email("S", "B", **mail)["status"] for _ in range(2)] == ["queued", "queued"]

@@ -54,6 +54,12 @@ def bulk_is_undeclared(strict: None, settings: Any) -> None:
     settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "BULK_QUEUE": "typo"}
 
 
+def route_of(task: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have CELERY_TASK_ROUTES send this task to a queue that is not declared."""
+    routes = [lambda name, *_, **__: {"queue": "elsewhere"} if name == task else None]
+    monkeypatch.setattr(current_app.amqp.router, "routes", routes)
+
+
 def heard(valkey: Valkey, *queues: str) -> set[str]:
     return {pk for queue in queues for pk in ids_of(messages(valkey, queue))}
 
@@ -225,6 +231,32 @@ def test_a_key_that_the_broker_does_not_let_us_write_is_of_that_queue(valkey: Va
             client.execute_command("ACL", "SETUSER", "default", "allkeys")
 
 
+def test_a_key_of_another_type_is_of_that_queue(valkey: Valkey) -> None:
+    """As RabbitMQ's 406: there is something of that name that is no queue."""
+    with Redis.from_url(valkey.url) as client:
+        client.set("mail.bulk", "no list")
+        with transaction.atomic():
+            ill = submitted(priority="bulk").pk
+            well = submitted().pk
+        assert heard(valkey, "mail") == {well}
+        assert not shut()
+        lost()
+        assert sweep() == 1
+        assert rings(ill) == 1
+        client.delete("mail.bulk")
+
+
+def test_a_route_of_groups_to_an_undeclared_queue_holds_up_no_single_ring(
+    strict: None, valkey: Valkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    route_of(names.DELIVER_GROUP, monkeypatch)
+    with transaction.atomic():
+        for _ in range(12):
+            submitted()
+        well = send_email.apply_async(("Subject", "Text"), {"to": ["kim@example.com"]}, root_id="another tree").id
+    assert heard(valkey, "mail") == {well}
+
+
 # -- the check ------------------------------------------------------------------------------------------------------
 
 
@@ -245,15 +277,22 @@ def test_a_setting_with_an_undeclared_queue_is_found(strict: None, settings: Any
 
 def test_a_route_to_an_undeclared_queue_is_found(strict: None, settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "SWEEP_QUEUE": ""}
-    monkeypatch.setattr(
-        current_app.amqp.router,
-        "routes",
-        [lambda name, *_, **__: {"queue": "elsewhere"} if name == names.SWEEP else None],
-    )
+    route_of(names.SWEEP, monkeypatch)
     [message] = said()
     assert names.SWEEP in message
     assert "elsewhere" in message
     assert "elsewhere" not in health.queues()
+
+
+@pytest.mark.parametrize("task", [names.DELIVER, names.DELIVER_GROUP, names.SWEEP, names.PRUNE, names.SEND_EMAIL])
+def test_a_route_is_looked_at_even_where_a_setting_names_the_queue(
+    strict: None, monkeypatch: pytest.MonkeyPatch, task: str
+) -> None:
+    """Celery looks for the queue of the route all the same, and publishes nothing."""
+    route_of(task, monkeypatch)
+    [message] = said()
+    assert task in message
+    assert "elsewhere" in message
 
 
 def test_queues_that_celery_would_make_are_no_finding(settings: Any) -> None:

@@ -118,6 +118,7 @@ ADDRESSES = [
     "'kim@example.com'",
     "kim@" + ".".join(["b" * 60] * 5),
     *([] if MODERN else ["b..c@example.com", ".b@example.com", "Kim <b.@example.com>", "b..c@bücher.example"]),
+    *([] if MODERN else ["Kim\x07Smith <kim@example.com>", "Kim\x1b <root>"]),
     *([] if MODERN else ["kim smith@example.com", "<@a.example,@b.example:kim@example.com>"]),
 ]
 
@@ -225,7 +226,17 @@ MESSAGES: dict[str, dict[str, Any]] = {
     "recipients in sets": {"to": {"kim@example.com"}, "bcc": frozenset({"sam@example.com"})},
     "no recipient in between": {"to": ["", "kim@example.com", None]},
 }
-if not MODERN:  # Django 6 refuses both
+if MODERN:  # as a template ends; Django 5 refuses each
+    MESSAGES |= {
+        f"{end!r} at the end of a {what}": made_of(f"a{end}")
+        for end in ("\n", "\r\n", "\u2028")
+        for what, made_of in {
+            "subject": lambda text: {"subject": text},
+            "header": lambda text: {"headers": {"X-A": text}},
+            "message's id": lambda text: {"headers": {"Message-ID": f"<{text[0]}@b.example>{text[1:]}"}},
+        }.items()
+    }
+else:  # Django 6 refuses both
     MESSAGES["numbers"] = {"headers": {"X-Priority": 1, "X-A": 1.5, "X-B": decimal.Decimal("2.0"), "X-C": True}}
     MESSAGES["a related part"] = {
         "attributes": {"mixed_subtype": "related; type=x"},

@@ -16,7 +16,7 @@ from django.utils import timezone
 from config.local.processes import wait_until
 from config.local.smtp_server import SMTPServer
 from config.local.valkey import Valkey
-from email_integration.diagnosis import database
+from email_integration.diagnosis import database, workers
 from email_integration.models import Delivery, SendingPause
 from email_integration.queue import sweeper
 from email_integration.queue.submission import submit
@@ -239,3 +239,26 @@ def test_the_fallback_is_told(settings: Any) -> None:
 
     name_server(settings, host="smtp.example.com")
     assert line(validate()[1], "With no configuration active").endswith("smtp.example.com:25")
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "mark"),
+    [
+        ("a", "a", "ok"),
+        ("ab", "ab", "ok"),
+        ("ab", "ba", "ok"),
+        ("a", "ab", "ok"),
+        ("ab", "a", "warning"),
+        ("ba", "a", "error"),
+        ("a", "b", "error"),
+        ("a", "ba", "error"),
+        ("a", "", "error"),
+    ],
+)
+def test_the_keys_of_workers_are_compared(ours: str, theirs: str, mark: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``b`` before ``a``: what is sealed from now on is under it. ``a`` still has what was sealed before."""
+    monkeypatch.setattr(workers, "fingerprints", lambda: tuple(ours))
+    monkeypatch.setattr(workers.health, "keys_of_workers", lambda timeout: {"w1": [*ours], "w2": [*theirs]})
+    (found,) = workers.keys(timeout=0.1)
+    assert found.level.value == mark
+    assert ("w2" in found.text) == (mark != "ok")

@@ -245,6 +245,7 @@ BAD_ADDRESSES = [
     "jür..gen@example.com",
     "ü" * 33 + "@example.com",
     "kim@" + "a" * 64 + ".com",
+    "kim smith",
     "k" * 1_000 + "@example.com",
     "kim@example.com> SIZE=1",
 ]

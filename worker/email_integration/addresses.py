@@ -88,7 +88,7 @@ def mail_address(text: object) -> str:
 
 def _obsolete(text: str) -> str:
     """The address by the rules that Django takes mailboxes apart by; '' when there is none."""
-    if len(text) > LONGEST or CONTROL.search(text) or _SURROGATE.search(text) or is_too_nested(text):
+    if len(text) > LONGEST or LINE_BREAK.search(text) or _SURROGATE.search(text) or is_too_nested(text):
         return ""
     try:
         mailbox, rest = parser.get_mailbox(text)
@@ -102,6 +102,8 @@ def _obsolete(text: str) -> str:
         return ""
     if domain and (not _ANY_DOMAIN.fullmatch(domain) or any(len(label) > _LABEL for label in domain.split("."))):
         return ""
+    if not domain and not _WORD.fullmatch(local):
+        return ""  # 'not an address' is one to Python, in quotes, and to no server
     if not _DOT_ATOM.fullmatch(local):
         local = '"' + re.sub(r'(["\\])', r"\\\1", local) + '"'
     found = f"{local}@{domain}" if domain else local
@@ -109,6 +111,7 @@ def _obsolete(text: str) -> str:
 
 
 _PRINTABLE = re.compile(r"[ -~]+")
+_WORD = re.compile(r"[\w.!#$%&'*+/=?^`{|}~-]+", re.ASCII)
 
 #: What stands between the angle brackets of MAIL and RCPT and ends them not.
 _ANY_DOMAIN = re.compile(r"[!-;=?-~]+")

@@ -11,8 +11,14 @@ from types import FrameType
 #: A mail and one about it; a mail about that one too would be followed by another, and so on.
 _DEEPEST = 2
 
+#: What the row of a mail about a mail keeps: a worker that fails with it must not have a mail about that one sent.
+ABOUT_MAIL = '{"about_mail": true}'
+
 #: In how many mails this context is at work.
 _depth: ContextVar[int] = ContextVar("email_integration.depth", default=0)
+
+#: In how many a worker was before it came to the delivery that it tries now; None outside of workers' tasks.
+_outer: ContextVar[int | None] = ContextVar("email_integration.outer", default=None)
 
 
 @contextlib.contextmanager
@@ -37,6 +43,30 @@ def within_wake_up() -> Iterator[None]:
         yield
     finally:
         _depth.reset(token)
+
+
+@contextlib.contextmanager
+def within_attempts() -> Iterator[None]:
+    """Try deliveries inside: what is logged meanwhile is about mail, of which ``comes_to`` says more."""
+    outer = max(_depth.get(), 1)
+    tokens = _outer.set(outer), _depth.set(outer)
+    try:
+        yield
+    finally:
+        _outer.reset(tokens[0])
+        _depth.reset(tokens[1])
+
+
+def comes_to(kept: str) -> None:
+    """Note that from now on it is about a delivery whose row keeps this; no effect outside of ``within_attempts``."""
+    outer = _outer.get()
+    if outer is not None:
+        _depth.set(max(outer, _DEEPEST) if kept == ABOUT_MAIL else outer)
+
+
+def to_keep() -> str:
+    """Return what the rows of mails that are submitted now have to keep."""
+    return ABOUT_MAIL if _depth.get() >= _DEEPEST and _is_of_the_log() else ""
 
 
 def _is_of_the_log() -> bool:

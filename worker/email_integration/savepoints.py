@@ -17,6 +17,7 @@ def savepoint(*aliases: str) -> Iterator[None]:
     """
     with contextlib.ExitStack() as stack:
         for alias in dict.fromkeys(aliases):
-            if transaction.get_connection(alias).in_atomic_block:
+            connection = transaction.get_connection(alias)
+            if connection.in_atomic_block or not connection.get_autocommit():
                 stack.enter_context(transaction.atomic(using=alias))
         yield

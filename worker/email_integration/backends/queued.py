@@ -8,6 +8,7 @@ from typing import Any
 from django.core.mail import EmailMessage
 from django.db import transaction
 
+from email_integration import recursion
 from email_integration.exceptions import InvalidMail
 from email_integration.ledger import rows
 from email_integration.message.limits import has_recipients
@@ -34,7 +35,7 @@ class EmailBackend(ActiveConfigBackend):
         A message without recipients is passed over, as Django does. Raises ``InvalidMail``, ``DatabaseError`` or
         ``ImproperlyConfigured``, and submits none, unless ``fail_silently``.
         """
-        submission = Submission(self._options)
+        submission = Submission(self._options, kept=recursion.to_keep())
         try:
             with transaction.atomic(using=rows.database()):  # one commit for all of them
                 for message in messages:

@@ -154,7 +154,7 @@ def keys(*, timeout: float) -> list[Finding]:
         return []
     found = health.keys_of_workers(timeout=timeout)
     others = [name for name, theirs in found.items() if not theirs or theirs[0] not in ours or ours[0] not in theirs]
-    return [
+    wrong = [
         error(
             "worker.keys",
             f"The worker {name} has other keys in SMTP_PASSWORD_KEYS than this process: it cannot open the mails and "
@@ -162,7 +162,18 @@ def keys(*, timeout: float) -> list[Finding]:
             "Give all processes the same keys, from one file or one place for secrets, and restart the worker.",
         )
         for name in others
-    ] or ([ok("worker.keys", "The workers have the keys that this process has")] if found else [])
+    ]
+    wrong += [
+        warning(
+            "worker.keys",
+            f"The worker {name} lacks a key of SMTP_PASSWORD_KEYS that this process has: it cannot open what is still "
+            "sealed under that one",
+            "Restart the worker, or run `manage.py rotate_smtp_passwords` and take the key out here too.",
+        )
+        for name, theirs in found.items()
+        if name not in others and not set(theirs) >= set(ours)
+    ]
+    return wrong or ([ok("worker.keys", "The workers have the keys that this process has")] if found else [])
 
 
 def _names(found: list[health.Worker]) -> str:

@@ -227,7 +227,12 @@ class ServerSettings(SealedRow):
         return found.kind if isinstance(found, references.Reference) else ""
 
     def refresh_from_db(self, using: str | None = None, fields: Any = None, from_queryset: Any = None) -> None:
-        """Reload as Django does; secrets stay sealed, so that a lost key does not spoil the rest."""
+        """Reload as Django does; secrets stay sealed, so that a lost key does not spoil the rest.
+
+        It is read from where it came, or was saved, and not from a replica.
+        """
+        if from_queryset is None:
+            using = using or self._state.db
         deferred = self.get_deferred_fields()
         wanted = fields or [one.attname for one in self._meta.concrete_fields if one.attname not in deferred]
         others = [name for name in wanted if name not in SECRETS]

@@ -19,7 +19,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import DatabaseError, InterfaceError
 from django.utils import timezone
 
-from email_integration import conf, routing
+from email_integration import conf, recursion, routing
 from email_integration.exceptions import ContentUnavailable, InvalidMail
 from email_integration.ledger import continuation, rows, transitions
 from email_integration.message import content
@@ -55,6 +55,7 @@ def _attempt_once(delivery_id: str) -> tuple[Delivery | Skipped, bool]:
     delivery = rows.load(delivery_id)
     if delivery is None:
         return Skipped(reason="unknown: its transaction was rolled back, or it was deleted"), False
+    recursion.comes_to(delivery.options)
     begun = Begun(delivery=delivery, at=timezone.now(), counted_from=time.monotonic(), waited=delivery.waits_for_relay)
     skipped = _prepare(delivery, begun.at)
     if skipped is not None or Status(delivery.status).is_final:

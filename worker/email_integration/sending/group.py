@@ -19,7 +19,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import DatabaseError, InterfaceError
 from django.utils import timezone
 
-from email_integration import conf, routing
+from email_integration import conf, recursion, routing
 from email_integration.ledger import records, rows, transitions
 from email_integration.message import content
 from email_integration.models import FINAL, Delivery, Status
@@ -105,6 +105,8 @@ def _is_plain(delivery: Delivery) -> bool:
     """Whether it can go with others: everything else is for ``attempt`` to find out and to do."""
     if not (rows.is_readable(delivery) and delivery.status in transitions.CLAIMABLE):
         return False
+    if delivery.options == recursion.ABOUT_MAIL:
+        return False  # what is logged amid the others may be mailed
     now = timezone.now()
     pending = rows.pending(delivery)
     if not (pending and delivery.due_at <= now < delivery.expires_at) or delivery.unfinished:

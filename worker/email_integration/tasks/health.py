@@ -136,22 +136,34 @@ def _routed(task: str) -> str:
     return str(getattr(queue, "name", queue) or current_app.conf.task_default_queue)
 
 
+#: Which setting names the queue of which task; '' is none.
+_QUEUE_OF = {
+    names.SEND_EMAIL: "",
+    names.DELIVER: "QUEUE",
+    names.DELIVER_GROUP: "QUEUE",
+    names.REPEATED: "QUEUE",
+    names.SWEEP: "SWEEP_QUEUE",
+    names.PRUNE: "SWEEP_QUEUE",
+    names.LOOK_FOR_ALERTS: "SWEEP_QUEUE",
+}
+
+
 def undeclared() -> dict[str, str]:
     """What sends messages of ours to a queue that Celery neither knows nor makes, each with what Celery says.
 
     That is a key of EMAIL_INTEGRATION, or the name of a task where CELERY_TASK_ROUTES decides.
     """
     router = current_app.amqp.router
-    settings = {key: conf.get(key) for key in ("QUEUE", "HIGH_QUEUE", "BULK_QUEUE", "SWEEP_QUEUE") if conf.get(key)}
-    routed = (names.SEND_EMAIL, *(() if "QUEUE" in settings else (names.DELIVER, names.DELIVER_GROUP)))
-    routed += () if "SWEEP_QUEUE" in settings else (names.SWEEP,)
+    queues = {key: conf.get(key) for key in ("QUEUE", "HIGH_QUEUE", "BULK_QUEUE", "SWEEP_QUEUE") if conf.get(key)}
     found: dict[str, str] = {}
-    for what, options in {key: {"queue": queue} for key, queue in settings.items()}.items():
-        with _noting_unknown(found, what):
-            router.expand_destination(options)
-    for task in routed:
-        with _noting_unknown(found, task):
-            router.route({}, task)
+    for key, queue in queues.items():
+        with _noting_unknown(found, key):
+            router.expand_destination({"queue": queue})
+    for task, key in _QUEUE_OF.items():
+        if key not in found:
+            with _noting_unknown(found, task):
+                # Celery looks for the queue of a route even where it is given another.
+                router.route({"queue": queues[key]} if key in queues else {}, task)
     return found
 
 

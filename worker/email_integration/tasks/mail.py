@@ -20,6 +20,7 @@ from celery.utils import uuid
 from django.db import DatabaseError, InterfaceError
 from kombu.exceptions import OperationalError
 
+from email_integration import recursion
 from email_integration.exceptions import DeliveryDeferred, DeliveryFailed, InvalidMail
 from email_integration.ledger import continuation, instrumentation, rows, task_queue, transitions
 from email_integration.message.composition import Attachment, compose
@@ -202,7 +203,7 @@ def _is_by_worker(request: Any) -> bool:
 
 def _as_it_stands(delivery: Delivery) -> dict[str, Any]:
     """The result of a call that nobody waits for any longer. Raises ``DeliveryFailed`` for a mail that has failed."""
-    delivery.refresh_from_db(fields=["status", "code", "reason", "smtp_config"])
+    delivery.refresh_from_db(using=rows.database(), fields=["status", "code", "reason", "smtp_config"])
     failure = failure_of(delivery)
     if failure is not None:
         raise failure
@@ -224,6 +225,7 @@ _DELIVERING: dict[str, Any] = {
 
 
 @shared_task(bind=True, name=names.DELIVER, **_DELIVERING)
+@recursion.within_attempts()
 def deliver(self: Any, delivery_id: str) -> dict[str, Any]:
     """Try one delivery once; told nothing but its id."""
     try:
@@ -249,6 +251,7 @@ def deliver(self: Any, delivery_id: str) -> dict[str, Any]:
 
 
 @shared_task(bind=True, name=names.DELIVER_GROUP, **_DELIVERING)
+@recursion.within_attempts()
 def deliver_group(self: Any, delivery_ids: Sequence[str]) -> dict[str, int]:
     """Try each of these deliveries once; returns how many of those tried have which status then."""
     found: Counter[str] = Counter()

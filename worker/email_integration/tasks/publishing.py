@@ -83,11 +83,15 @@ class Publisher:
         """Whether it says nothing of the broker: it is of this queue, or of what the project does at publishing.
 
         RabbitMQ ends the channel for a queue or an exchange that it does not have (404), that it has otherwise (406) or
-        that is not ours (403). To other brokers such an error is one of their own, as Redis's want of memory.
+        that is not ours (403). To other brokers such an error is one of their own, as Redis's want of memory, unless
+        Redis says that the key is not ours, or no list.
         """
-        from redis.exceptions import NoPermissionError  # not at the start: it takes its time, and imports OpenTelemetry
+        # Not at the start: it takes its time, and imports OpenTelemetry.
+        from redis.exceptions import NoPermissionError, ResponseError
 
         if isinstance(error, QueueNotFound | NoPermissionError):
+            return True
+        if isinstance(error, ResponseError) and "WRONGTYPE" in str(error):
             return True
         template = _template(self._app(), conf.get("BROKER_TIMEOUT"))
         of_broker: set[type[BaseException]] = {OSError, OperationalError, LimitExceeded, *template.connection_errors}

@@ -36,7 +36,7 @@ _QUEUES: dict[str, str] = {Lane.HIGH: "HIGH_QUEUE", Lane.NORMAL: "QUEUE", Lane.B
 
 @dataclass(frozen=True, kw_only=True)
 class _Parcel:
-    """What goes to one queue."""
+    """What goes to one queue, all for the same task: CELERY_TASK_ROUTES may send each elsewhere."""
 
     to: str
     #: One that the caller has chosen, and that nothing declares.
@@ -104,16 +104,17 @@ class CeleryDoorbell(Publisher):
         for delivery in deliveries:
             way = (delivery.status in FINAL, delivery.lane, repr(canvas.way(delivery.options)))
             alike.setdefault(way, []).append(delivery)
-        parcels: dict[str, _Parcel] = {}
+        parcels: dict[tuple[str, bool], _Parcel] = {}
         for (is_final, lane, _), together in alike.items():
             options = _on_the_way(lane, canvas.way(together[0].options))
             to = _destination(options)
-            parcel = parcels.setdefault(to, _Parcel(to=to, to_exchange="exchange" in options))
-            parcel.deliveries.extend(together)
             ids = [delivery.pk for delivery in together]
             size = min(conf.get("GROUP_SIZE"), max(_FEW, len(ids) // _PART))
-            if is_final or len(ids) < _FEW or size == 1:
-                # The id of a mail that was revoked is refused by the workers, and something may have to follow it.
+            # The id of a mail that was revoked is refused by the workers, and something may have to follow it.
+            singly = is_final or len(ids) < _FEW or size == 1
+            parcel = parcels.setdefault((to, singly), _Parcel(to=to, to_exchange="exchange" in options))
+            parcel.deliveries.extend(together)
+            if singly:
                 parcel.messages.extend(self._ring_for_one(one, options, uuid() if is_final else one) for one in ids)
             else:
                 parts = [ids[start : start + size] for start in range(0, len(ids), size)]
