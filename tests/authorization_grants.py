@@ -26,8 +26,8 @@ from joserfc.errors import JoseError
 from joserfc.jwk import RSAKey
 
 CLIENT = "mailer"
-SECRET = "zY7-client-secret-q2X"
-REFRESH = "zY7-refresh-token-q2X"
+SECRET = "zY7~client-secret-q2X"
+REFRESH = "zY7~refresh-token-q2X"
 SCOPE = "smtp"
 ACCOUNT = "mailer@project.iam.example.com"
 
@@ -98,7 +98,7 @@ class AuthorizationCode(grants.AuthorizationCodeGrant):
     TOKEN_ENDPOINT_AUTH_METHODS = _BY
 
     def generate_authorization_code(self) -> str:
-        return f"zY7-code-{secrets.token_urlsafe(16)}"
+        return f"zY7~code-{secrets.token_urlsafe(16)}"
 
     def save_authorization_code(self, code: str, request: OAuth2Request) -> None:
         asked = request.payload.data

@@ -117,4 +117,4 @@ class Server(AuthorizationServer):
 
 
 def _made(kind: str) -> Any:
-    return lambda **_: f"zY7-{kind}-token-{secrets.token_hex(8)}"
+    return lambda **_: f"zY7~{kind}-token-{secrets.token_hex(8)}"

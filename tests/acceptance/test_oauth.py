@@ -26,7 +26,7 @@ MAILS = 80
 LOGS_IN_OFTEN = {**PATIENT, "SESSION_MAX_TRANSACTIONS": "2", "GROUP_SIZE": "1"}
 
 #: All that is secret here begins so, in the clear and in what is said to the server.
-FORMS = ("zY7-", base64.b64encode(b"zY7-access-token").decode()[:20])
+FORMS = ("zY7~", base64.b64encode(b"zY7~access-token").decode()[:20])
 
 
 @pytest.mark.extra

@@ -38,7 +38,7 @@ from tests.attacks.secrets import new
 from tests.private_keys import key, pem
 from tests.stack import ROOT, Stack
 
-PASSWORD = "zY7-never-shown-q2X"
+PASSWORD = "zY7~never-shown-q2X"
 FORMS = (
     PASSWORD,
     base64.b64encode(PASSWORD.encode()).decode(),

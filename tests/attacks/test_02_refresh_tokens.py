@@ -70,9 +70,9 @@ def typed(config: SMTPConfig, **changes: Any) -> dict[str, Any]:
 
 
 def test_a_new_client_secret(used: SMTPConfig, endpoint: TokenEndpoint) -> None:
-    endpoint.secret = "zY7-the-next-secret"
+    endpoint.secret = "zY7~the-next-secret"
     answer = logged_in(superuser=True).post(
-        url("change", used.pk), typed(used, oauth_client_secret="zY7-the-next-secret")
+        url("change", used.pk), typed(used, oauth_client_secret="zY7~the-next-secret")
     )
     assert answer.status_code == 302
     goes_on(endpoint)
@@ -107,7 +107,7 @@ def test_a_lost_key_has_no_old_one_shown(used: SMTPConfig, endpoint: TokenEndpoi
     """With the configuration repaired by hand, from a note."""
     new = Fernet.generate_key().decode()
     settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "SMTP_PASSWORD_KEYS": [new]}
-    used.oauth_client_secret, used.oauth_refresh_token = "zY7-client-secret-q2X", REFRESH
+    used.oauth_client_secret, used.oauth_refresh_token = "zY7~client-secret-q2X", REFRESH
     used.save()
     with pytest.raises(NoToken, match="SMTP_PASSWORD_KEYS"):
         tokens().another()
@@ -116,7 +116,7 @@ def test_a_lost_key_has_no_old_one_shown(used: SMTPConfig, endpoint: TokenEndpoi
 
 def test_the_first_one_entered_again(used: SMTPConfig, endpoint: TokenEndpoint) -> None:
     """The form asks for all secrets once the host has changed, and people have the one that they noted down."""
-    again = {"oauth_client_secret": "zY7-client-secret-q2X", "oauth_refresh_token": REFRESH, "host": "127.0.0.1"}
+    again = {"oauth_client_secret": "zY7~client-secret-q2X", "oauth_refresh_token": REFRESH, "host": "127.0.0.1"}
     assert logged_in(superuser=True).post(url("change", used.pk), typed(used, **again)).status_code == 302
     stored = SMTPConfig.objects.get()
     assert (stored.host, stored.oauth_refresh_token) == ("127.0.0.1", REFRESH)
@@ -172,7 +172,7 @@ def test_what_is_tested_and_then_saved(
 ) -> None:
     """It is typed once, tested, which replaces it, and saved as it was typed."""
     endpoint.rotates = True
-    config = configure(oauth_grant=Grant.REFRESH_TOKEN, oauth_refresh_token="zY7-withdrawn")
+    config = configure(oauth_grant=Grant.REFRESH_TOKEN, oauth_refresh_token="zY7~withdrawn")
     client = logged_in(superuser=True)
     data = typed(config, oauth_refresh_token=REFRESH)
     page = client.post(url("test", config.pk), data, headers={"X-Requested-With": "fetch"})
@@ -188,7 +188,7 @@ def test_a_new_configuration_tested_and_then_saved(
 ) -> None:
     endpoint.rotates = True
     config = configure(oauth_grant=Grant.REFRESH_TOKEN, oauth_refresh_token=REFRESH)
-    data = {**typed(config, oauth_refresh_token=REFRESH, oauth_client_secret="zY7-client-secret-q2X"), "name": "New"}
+    data = {**typed(config, oauth_refresh_token=REFRESH, oauth_client_secret="zY7~client-secret-q2X"), "name": "New"}
     config.delete()
     client = logged_in(superuser=True)
     for _ in range(2):
@@ -281,7 +281,7 @@ def _save_scope(pk: int) -> None:
 
 def _save_secret(pk: int) -> None:
     config = SMTPConfig.objects.get(pk=pk)
-    config.oauth_client_secret = "zY7-client-secret-q2X"
+    config.oauth_client_secret = "zY7~client-secret-q2X"
     config.name = "Renamed"
     config.save()
 
@@ -314,7 +314,7 @@ def test_an_answer_that_came_after_a_newer_one(used: SMTPConfig, endpoint: Token
     """A process that was stopped for longer than its lease does not put its own in the place of a newer one."""
     row = RefreshFamily.objects.get()
     long_ago = row.asked_at - dt.timedelta(seconds=1)
-    families.keep(row.pk, "zY7-stale", provider=row.provider, asked_at=long_ago)
+    families.keep(row.pk, "zY7~stale", provider=row.provider, asked_at=long_ago)
     goes_on(endpoint)
 
 
@@ -396,8 +396,8 @@ def test_one_that_is_kept_elsewhere(
     with pytest.raises(NoToken):
         tokens().another()
     assert endpoint.reused == []
-    place.write_text("zY7-consented-anew")
-    endpoint.refresh_tokens.add("zY7-consented-anew")
+    place.write_text("zY7~consented-anew")
+    endpoint.refresh_tokens.add("zY7~consented-anew")
     tokens().another("")
     goes_on(endpoint)
 
@@ -433,11 +433,11 @@ def test_an_endpoint_is_the_same_by_its_host_and_port(one: str, other: str, same
 
 
 def test_one_that_was_consented_to_anew_takes_the_place_of_all(used: SMTPConfig, endpoint: TokenEndpoint) -> None:
-    endpoint.refresh_tokens = {"zY7-consented-anew"}
-    used.oauth_refresh_token = "zY7-consented-anew"
+    endpoint.refresh_tokens = {"zY7~consented-anew"}
+    used.oauth_refresh_token = "zY7~consented-anew"
     used.save()
     goes_on(endpoint)
-    assert endpoint.requests[1]["refresh_token"] == "zY7-consented-anew"
+    assert endpoint.requests[1]["refresh_token"] == "zY7~consented-anew"
 
 
 def test_one_that_was_never_good_leaves_nothing_behind(configure: Configure, endpoint: TokenEndpoint) -> None:
@@ -568,8 +568,8 @@ def test_none_is_shown_where_no_key_could_seal_the_next(
     """A token that something else wrote in plain text needs no key to be read."""
     with connection.cursor() as cursor:
         cursor.execute("UPDATE email_integration_smtpconfig SET oauth_refresh_token = %s, oauth_client_secret = %s",
-                       ["zY7-in-plain-text", SECRET])  # fmt: skip
-    endpoint.refresh_tokens.add("zY7-in-plain-text")
+                       ["zY7~in-plain-text", SECRET])  # fmt: skip
+    endpoint.refresh_tokens.add("zY7~in-plain-text")
     before = len(endpoint.requests)
     settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "SMTP_PASSWORD_KEYS": []}
     with pytest.raises(NoToken, match="cannot be kept"):

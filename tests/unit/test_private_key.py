@@ -14,7 +14,7 @@ from tests.private_keys import certificate, key, pem, pem_of, service_account
 from tests.token_endpoint import ACCOUNT
 
 ENDPOINT = "https://login.example.com/token"
-SECRET = "zY7-s3cret"
+SECRET = "zY7~s3cret"
 
 
 @pytest.mark.parametrize("ends", ["\n", "\r\n"])

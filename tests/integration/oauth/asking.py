@@ -20,7 +20,7 @@ Serve = Callable[..., SMTPServer]
 Configure = Callable[..., SMTPConfig]
 
 #: What no one may ever read: all that is secret here begins so.
-NEVER_SHOWN = "zY7-"
+NEVER_SHOWN = "zY7~"
 
 
 def relay() -> Relay:

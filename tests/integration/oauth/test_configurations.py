@@ -175,7 +175,7 @@ def test_whoever_does_not_say_how_to_log_in_leaves_it_as_it_is(configure: Config
 
 def test_the_history_says_that_a_secret_changed_and_not_what_it_is(configure: Configure) -> None:
     config = configure()
-    config.oauth_client_secret = "zY7-another"
+    config.oauth_client_secret = "zY7~another"
     config.save()
     assert [entry.password_changed for entry in config.history.all()[:2]] == [True, True]
     config.timeout = 6

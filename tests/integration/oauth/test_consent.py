@@ -115,8 +115,8 @@ def test_the_owner_consents_and_the_refresh_token_is_there(
         ({"code": ""}, "for no reason that is known here"),
         ({"code": "", "error": "access_denied"}, "did not consent"),
         ({"code": "", "error": "server_error"}, "Something is wrong at the provider"),
-        ({"code": "", "error": "<b>zY7-", "error_description": "zY7-"}, "for no reason that is known here"),
-        ({"code": "zY7-guessed"}, "the code has ended, or is not for this redirect URI (invalid_grant"),
+        ({"code": "", "error": "<b>zY7~", "error_description": "zY7~"}, "for no reason that is known here"),
+        ({"code": "zY7~guessed"}, "the code has ended, or is not for this redirect URI (invalid_grant"),
     ],
 )
 def test_another_answer_is_told_in_our_words_and_changes_nothing(
@@ -195,7 +195,7 @@ def test_a_configuration_that_was_changed_meanwhile_keeps_nothing(
     def change() -> Any:
         SMTPConfig.objects.filter(pk=stored.pk).update(username="another")
         connection.close()  # of the endpoint's thread
-        return answered({"access_token": "zY7-x", "token_type": "Bearer", "refresh_token": "zY7-y"})
+        return answered({"access_token": "zY7~x", "token_type": "Bearer", "refresh_token": "zY7~y"})
 
     if when == "before":
         change()
@@ -211,7 +211,7 @@ def test_a_configuration_that_was_changed_meanwhile_keeps_nothing(
         (lambda: error("invalid_client", 401), "it does not know the client id, or the client secret is wrong"),
         (lambda: (302, {"Location": "https://elsewhere.example.com"}, b""), "redirects elsewhere"),
         (lambda: (200, {"Content-Type": "text/html"}, b"<html>"), "something other than JSON"),
-        (lambda: answered({"access_token": "zY7-x", "token_type": "Bearer"}), "gave no refresh token"),
+        (lambda: answered({"access_token": "zY7~x", "token_type": "Bearer"}), "gave no refresh token"),
     ],
 )
 def test_a_consent_that_no_token_comes_of_is_told(

@@ -269,12 +269,12 @@ def test_a_client_secret_that_is_another_by_now_is_read_again(
     config = configure(oauth_client_secret=f"file:{place}")
     config.full_clean()
     first = send()
-    endpoint.secret = "zY7-another"
-    place.write_text("zY7-another\n")
+    endpoint.secret = "zY7~another"
+    place.write_text("zY7~another\n")
     endpoint.revoke()
     pool.close()
     assert all_accepted([*first, *send()])
-    assert [form["client_secret"] for form in endpoint.requests] == [SECRET, SECRET, "zY7-another"]
+    assert [form["client_secret"] for form in endpoint.requests] == [SECRET, SECRET, "zY7~another"]
     assert not RelayGate.objects.exists()
     assert SMTPConfig.objects.get().oauth_client_secret == f"file:{place}"
     assert NEVER_SHOWN not in everything_stored()
@@ -308,10 +308,10 @@ def test_a_new_refresh_token_is_found_where_it_is_kept_though_the_endpoint_had_g
     configure(oauth_grant=Grant.REFRESH_TOKEN, oauth_refresh_token=f"file:{place}")
     tokens().current()
     tokens().another()
-    endpoint.refresh_tokens = {"zY7-consented-anew"}
+    endpoint.refresh_tokens = {"zY7~consented-anew"}
     with pytest.raises(NoToken):
         tokens().another()
-    place.write_text("zY7-consented-anew")
+    place.write_text("zY7~consented-anew")
     OAuthToken.objects.update(failed_at=ago(61))
     assert tokens().another() == endpoint.given[2]
 

@@ -121,11 +121,11 @@ def test_a_token_is_no_other_relay(configure: Configure) -> None:
 
 
 def _html() -> Response:
-    return 200, {"Content-Type": "text/html"}, b"<html>Log in, zY7-html</html>"
+    return 200, {"Content-Type": "text/html"}, b"<html>Log in, zY7~html</html>"
 
 
 def _elsewhere() -> Response:
-    return 302, {"Location": "https://localhost/zY7-elsewhere"}, b""
+    return 302, {"Location": "https://localhost/zY7~elsewhere"}, b""
 
 
 ANSWERS: list[tuple[Callable[[], Response], str]] = [
@@ -133,10 +133,10 @@ ANSWERS: list[tuple[Callable[[], Response], str]] = [
     (_elsewhere, "redirects elsewhere"),
     (lambda: error("invalid_client", 401), "the client secret is wrong or has ended (invalid_client, AADSTS7000215)"),
     (lambda: error("invalid_scope"), "does not know the scope (invalid_scope, AADSTS7000215)"),
-    (lambda: error("zY7-Secret"), "refused: 400, AADSTS7000215"),
+    (lambda: error("zY7~Secret"), "refused: 400, AADSTS7000215"),
     (lambda: (503, {}, b"{}"), "refused: 503"),
     (lambda: answered({"access_token": "zY7\1", "token_type": "Bearer"}), "no bearer token"),
-    (lambda: answered({"access_token": "zY7-x", "token_type": "mac"}), "no bearer token"),
+    (lambda: answered({"access_token": "zY7~x", "token_type": "mac"}), "no bearer token"),
     (lambda: answered([1]), "something other than JSON"),
     (lambda: (200, {}, b'{"access_token": "' + b"x" * 100_000), "something other than JSON"),
 ]
