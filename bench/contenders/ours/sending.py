@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import time
+from typing import Any
 
 from common import mail, message
 from django.db import connection, transaction
 
 from email_integration import routing, submit_many
+from email_integration.ledger import task_queue
 from email_integration.models import Delivery, SMTPConfig
 from email_integration.routing import resolver, stamp
 from email_integration.tasks import send_email
@@ -40,6 +42,30 @@ def delay_together(numbers: range) -> None:
     with transaction.atomic():
         for number in numbers:
             send_email.delay(**mail(number))
+
+
+def delay_without_wake_ups(numbers: range) -> None:
+    """One by one, each in a commit of its own, of which no worker is told: what the mail itself costs."""
+    bell = task_queue.installed()
+    task_queue.install(_Silent(bell))
+    try:
+        for number in numbers:
+            submit(number)
+    finally:
+        task_queue.install(bell)
+
+
+class _Silent:
+    """As ``bell``, but that it does not ring."""
+
+    def __init__(self, bell: task_queue.Doorbell) -> None:
+        self._bell = bell
+
+    def ring(self, deliveries: object) -> None:
+        pass
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._bell, name)
 
 
 def submit_together(numbers: range) -> None:
