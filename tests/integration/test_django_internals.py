@@ -178,9 +178,10 @@ def test_what_is_made_up_for_a_mail_is_what_django_makes_up() -> None:
         assert django_internals.mail_date() == str(mime["Date"])
 
 
-@pytest.mark.skipif(django.VERSION >= (6, 0), reason="Django 6 gives headers to the standard library as they are")
-def test_a_header_is_encoded_as_django_does() -> None:
-    mime = EmailMessage("S", "B", "a@example.com", ["Jürgen <j@bücher.example>"]).message()
-    assert django_internals.encode_header("To", "Jürgen <j@bücher.example>") == mime["To"]
-    with pytest.raises(ValueError, match="Invalid address"):
-        django_internals.encode_header("To", "Jürgen")
+if django.VERSION < (6, 0):  # which gives headers to the standard library as they are
+
+    def test_a_header_is_encoded_as_django_does() -> None:
+        mime = EmailMessage("S", "B", "a@example.com", ["Jürgen <j@bücher.example>"]).message()
+        assert django_internals.encode_header("To", "Jürgen <j@bücher.example>") == mime["To"]
+        with pytest.raises(ValueError, match="Invalid address"):
+            django_internals.encode_header("To", "Jürgen")

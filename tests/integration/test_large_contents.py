@@ -15,10 +15,7 @@ from email_integration.models import Delivery
 from email_integration.queue.submission import make
 from tests.deliveries import mail
 
-pytestmark = [
-    pytest.mark.django_db,
-    pytest.mark.skipif(connection.vendor == "mysql", reason="MySQL takes no pieces: the content is in the INSERT"),
-]
+pytestmark = pytest.mark.django_db
 
 CONTENT = bytes(range(256)) * 5
 
@@ -73,6 +70,8 @@ def test_all_or_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
         raise DatabaseError("disk full")
 
     monkeypatch.setattr(large_contents, "_pieces", broken)
+    if connection.vendor == "mysql":
+        return  # it takes no pieces: the content is in the INSERT
     with transaction.atomic(), pytest.raises(DatabaseError), transaction.atomic():
         inserting.insert(unsaved("one", content=CONTENT), using="default")
     assert stored() == {}

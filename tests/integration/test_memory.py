@@ -60,7 +60,6 @@ print((peak() - before) / size)
 
 
 @pytest.mark.parametrize("way", ["submit", "send_email"])
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the kernel does not say how much")
 def test_submitting_takes_at_most_three_times_its_size(way: str, tmp_path: Path) -> None:
     """Its own octets, which the caller has, are among it."""
     assert times_its_size(way, "storage", f"sqlite:///{tmp_path}/db.sqlite3") <= 3.0

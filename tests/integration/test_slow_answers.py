@@ -1,6 +1,6 @@
 """An answer says how things stood at some moment since the question. No attempt begins by one that is out of date.
 
-Each test has somebody else change the configuration between a question and its answer, and takes so long for it that
+Each test has another process change the configuration between a question and its answer, and takes so long for it that
 the change has returned. The clock is the test's own.
 """
 

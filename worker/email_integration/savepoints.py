@@ -12,7 +12,7 @@ from django.db import transaction
 def savepoint(*aliases: str) -> Iterator[None]:
     """Have an error inside rolled back to here in each of these databases that has a transaction open.
 
-    After an error PostgreSQL takes no further statement of a transaction. Whoever catches one inside of a transaction
+    After an error PostgreSQL takes no further statement of a transaction. Code that catches one inside of a transaction
     that is another's has to put it back to where it was. Without a transaction this does nothing, and costs nothing.
     """
     with contextlib.ExitStack() as stack:

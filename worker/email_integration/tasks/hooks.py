@@ -86,7 +86,7 @@ def _look_for_a_pooler(**kwargs: Any) -> None:
     """Say at the start why no mail will leave: each attempt would only say that the database has failed."""
     try:
         found = pooler.loses_statements(rows.database())
-    except (DatabaseError, InterfaceError) as error:  # whoever needs it will say so
+    except (DatabaseError, InterfaceError) as error:  # what needs it will say so
         logger.debug("Whether there is a pooler cannot be told (%s).", type(error).__name__)
         return
     if found:
