@@ -20,7 +20,7 @@ from .sealed import sealed_fields
 
 @dataclass(frozen=True, kw_only=True)
 class Rotation:
-    """What became of the passwords, by the names of their configurations."""
+    """How the passwords ended up, by the names of their configurations."""
 
     rotated: tuple[str, ...]
     current: tuple[str, ...]
