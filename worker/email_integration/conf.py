@@ -12,10 +12,8 @@ from django.core.exceptions import ImproperlyConfigured
 
 #: Every key of ``settings.EMAIL_INTEGRATION`` with its default. Times are in seconds.
 DEFAULTS: dict[str, Any] = {
-    # How often beat looks for deliveries that are due and that nothing is working on.
+    # How often beat wakes the queues that have mail due, and recovers what a lost process had in hand.
     "SWEEP_INTERVAL": 5.0,
-    # How long after submission the sweep rings for the first time; doubles with every ring.
-    "RING_AFTER": 30.0,
     # Backoff after a transient failure: exponential between these two, with full jitter.
     "RETRY_FIRST": 5.0,
     "RETRY_MAX": 900.0,
@@ -50,14 +48,14 @@ DEFAULTS: dict[str, Any] = {
     # The queues of deliveries with priority 'high' and 'bulk'; '' means that of all others.
     "HIGH_QUEUE": "",
     "BULK_QUEUE": "",
-    # How many deliveries that were submitted together one message rings for at most; 1 makes no groups.
-    "GROUP_SIZE": 50,
-    # How many of a group are claimed in one commit: so many are in doubt when their worker dies.
-    "GROUP_COMMIT": 1,
     # How long submitting may wait for the broker, once per transaction.
     "BROKER_TIMEOUT": 1.0,
-    # How many SMTP sessions a process has open with one server at most.
-    "SESSION_POOL_SIZE": 10,
+    # How many SMTP sessions a process sends over at a time.
+    "SESSIONS": 4,
+    # The folder of the journals, in which each process notes what it has in hand; '' is one below the temporary folder.
+    "JOURNAL_DIR": "",
+    # How many mails of a batch may be in doubt when its process dies, where there is no journal.
+    "IN_DOUBT_WINDOW": 5,
     # An SMTP session is closed after so much idle time, age, or so many transactions.
     "SESSION_MAX_IDLE": 30.0,
     "SESSION_MAX_AGE": 300.0,

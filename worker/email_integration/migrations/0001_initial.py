@@ -8,6 +8,7 @@ from django.conf import settings
 from django.db import migrations, models
 
 import email_integration.fields
+import email_integration.models.database_time
 import email_integration.models.indexes
 import email_integration.validators
 
@@ -178,10 +179,16 @@ class Migration(migrations.Migration):
                 ),
                 ("due_at", models.DateTimeField(verbose_name="due at")),
                 ("expires_at", models.DateTimeField(verbose_name="expires at")),
-                ("ring_after", models.DateTimeField(null=True)),
-                ("rings", models.PositiveSmallIntegerField(default=0)),
-                ("unfinished", models.PositiveSmallIntegerField(default=0)),
-                ("lease_until", models.DateTimeField(null=True)),
+                (
+                    "next_at",
+                    models.DateTimeField(
+                        db_default=email_integration.models.database_time.DatabaseTime(), null=True
+                    ),
+                ),
+                ("queue", models.CharField(blank=True, db_default="", default="", max_length=255)),
+                ("batch", models.CharField(blank=True, db_default="", default="", max_length=36)),
+                ("cancel_requested", models.BooleanField(db_default=False, default=False)),
+                ("returned", models.PositiveSmallIntegerField(db_default=0, default=0)),
                 ("attempts", models.PositiveIntegerField(default=0, verbose_name="attempts")),
                 ("code", models.PositiveSmallIntegerField(null=True, verbose_name="code")),
                 ("cause", models.CharField(blank=True, db_default="", default="", max_length=32)),
@@ -194,7 +201,7 @@ class Migration(migrations.Migration):
                 ("traceparent", models.CharField(blank=True, max_length=55)),
                 ("redirected_to", models.TextField(blank=True, verbose_name="redirected to")),
                 ("waits_for_relay", models.BooleanField(default=False)),
-                ("continued", models.BooleanField(default=False)),
+                ("continue_after", models.DateTimeField(null=True)),
                 ("content", models.BinaryField(default=b"")),
             ],
             options={
@@ -204,9 +211,14 @@ class Migration(migrations.Migration):
                 "permissions": (("view_delivery_content", "Can see subjects, addresses and contents of deliveries"),),
                 "indexes": [
                     email_integration.models.indexes.PartialIndex(
-                        condition=models.Q(("ring_after__isnull", False)),
-                        fields=["ring_after"],
-                        name="delivery_ring_after",
+                        condition=models.Q(("next_at__isnull", False)),
+                        fields=["queue", "lane", "next_at"],
+                        name="delivery_next_at",
+                    ),
+                    email_integration.models.indexes.PartialIndex(
+                        condition=models.Q(("continue_after__isnull", False)),
+                        fields=["continue_after"],
+                        name="delivery_continue_after",
                     ),
                     email_integration.models.indexes.PartialIndex(
                         condition=models.Q(("waits_for_relay", True)),
@@ -244,6 +256,22 @@ class Migration(migrations.Migration):
                     email_integration.models.indexes.LongTextIndex(fields=["message_id"], name="delivery_message_id"),
                 ],
             },
+        ),
+        migrations.CreateModel(
+            name="DeliveryBatch",
+            fields=[
+                ("id", models.CharField(max_length=36, primary_key=True, serialize=False)),
+                ("owner", models.CharField(max_length=255)),
+                ("claimed_at", models.DateTimeField()),
+                ("lease_until", models.DateTimeField(db_index=True)),
+                ("suspected_at", models.DateTimeField(null=True)),
+                ("permitted", models.PositiveIntegerField()),
+                ("items", models.JSONField()),
+                ("smtp_config", models.CharField(blank=True, max_length=100)),
+                ("config_version", models.CharField(blank=True, max_length=40)),
+                ("from_email", models.TextField(blank=True)),
+            ],
+            options={"default_permissions": ()},
         ),
         migrations.CreateModel(
             name="DeliveryAttempt",

@@ -5,7 +5,8 @@ from email_integration.outcomes.status import FINAL, Status
 
 from .alert import Alert
 from .config import NO_ACTIVE_CONFIG, SMTPConfig
-from .delivery import Delivery, DeliveryAttempt, InDoubtPolicy, Lane
+from .database_time import DatabaseTime
+from .delivery import Delivery, DeliveryAttempt, DeliveryBatch, InDoubtPolicy, Lane
 from .gate import RelayGate
 from .oauth import Grant, OAuthToken, RefreshFamily
 from .pause import SendingPause
@@ -17,8 +18,10 @@ __all__ = [
     "NO_ACTIVE_CONFIG",
     "Alert",
     "Authentication",
+    "DatabaseTime",
     "Delivery",
     "DeliveryAttempt",
+    "DeliveryBatch",
     "Grant",
     "InDoubtPolicy",
     "Lane",

@@ -9,6 +9,7 @@ from django.utils.translation import gettext_lazy as _
 from email_integration.outcomes.causes import LONGEST
 from email_integration.outcomes.status import Status
 
+from .database_time import DatabaseTime
 from .indexes import LongTextIndex, PartialIndex
 
 
@@ -59,12 +60,18 @@ class Delivery(models.Model):
     in_doubt_policy = models.CharField(_("when in doubt"), max_length=6, choices=InDoubtPolicy, blank=True)
     due_at = models.DateTimeField(_("due at"))
     expires_at = models.DateTimeField(_("expires at"))
-    # When the sweep rings next; NULL once nothing more is to be done.
-    ring_after = models.DateTimeField(null=True)
-    rings = models.PositiveSmallIntegerField(default=0)
-    # Workers lost in a row while they were at it.
-    unfinished = models.PositiveSmallIntegerField(default=0)
-    lease_until = models.DateTimeField(null=True)
+    # When it may be claimed: when it is due, or expires before that; NULL for what may not, which is prepared, held or
+    # finished. A claim leaves it as it is.
+    next_at = models.DateTimeField(null=True, db_default=DatabaseTime())
+    # The queue that the caller has chosen, or the way to it as JSON; blank is that of the priority.
+    queue = models.CharField(max_length=255, blank=True, default="", db_default="")
+    # The DeliveryBatch it is claimed with; blank when no process has it in hand. In no index, nor is anything else that
+    # a claim writes, so that claims are HOT updates on PostgreSQL.
+    batch = models.CharField(max_length=36, blank=True, default="", db_default="")
+    # That it be cancelled, asked for while it was claimed.
+    cancel_requested = models.BooleanField(default=False, db_default=False)
+    # Processes killed in a row while they prepared or wrote it.
+    returned = models.PositiveSmallIntegerField(default=0, db_default=0)
     attempts = models.PositiveIntegerField(_("attempts"), default=0)
     # The last outcome: a ``Cause``, blank while there is none and when it was accepted; and our words, without address
     # and without the server's text.
@@ -84,8 +91,8 @@ class Delivery(models.Model):
     redirected_to = models.TextField(_("redirected to"), blank=True)
     # Deferred for nothing to do with this mail: due at once when the configuration changes.
     waits_for_relay = models.BooleanField(default=False)
-    # Whether what follows the delivery in the caller's task queue has been set going.
-    continued = models.BooleanField(default=False)
+    # When the sweeper publishes what follows the finished delivery; NULL when it was published, or nothing follows.
+    continue_after = models.DateTimeField(null=True)
     # The headers and the body, sealed; empty when they lie in the storage, or are kept no longer. The last column:
     # SQLite reads the others without it then, and keeps space free for it without taking memory.
     content = models.BinaryField(default=b"")
@@ -96,9 +103,14 @@ class Delivery(models.Model):
         ordering = ("-created_at",)
         permissions = (("view_delivery_content", _("Can see subjects, addresses and contents of deliveries")),)
         indexes = (
-            # What the sweep asks costs the same however many finished rows there are.
+            # What claims and sweeps ask costs the same however many finished rows there are.
             PartialIndex(
-                fields=("ring_after",), condition=models.Q(ring_after__isnull=False), name="delivery_ring_after"
+                fields=("queue", "lane", "next_at"), condition=models.Q(next_at__isnull=False), name="delivery_next_at"
+            ),
+            PartialIndex(
+                fields=("continue_after",),
+                condition=models.Q(continue_after__isnull=False),
+                name="delivery_continue_after",
             ),
             PartialIndex(fields=("due_at",), condition=models.Q(waits_for_relay=True), name="delivery_waits_for_relay"),
             PartialIndex(
@@ -127,6 +139,40 @@ class Delivery(models.Model):
 
     def __str__(self) -> str:
         return f"{self.id} ({self.status})"
+
+    @property
+    def current_status(self) -> Status:
+        """Its status as people see it: 'sending' while a process has it in hand."""
+        return Status.SENDING if self.batch else Status(self.status)
+
+
+class DeliveryBatch(models.Model):
+    """Deliveries that one process has claimed together, and until when they are its own.
+
+    The row is there as long as one of them is claimed with it.
+    """
+
+    id = models.CharField(primary_key=True, max_length=36)
+    # Host, process and boot of who claimed it, as people read it.
+    owner = models.CharField(max_length=255)
+    claimed_at = models.DateTimeField()
+    lease_until = models.DateTimeField(db_index=True)
+    # When the lease was found expired; taken over a while later if nothing was heard of the owner since.
+    suspected_at = models.DateTimeField(null=True)
+    # For how many of the items, from the first, the owner may send final dots.
+    permitted = models.PositiveIntegerField()
+    # [[delivery id, fence], …] in the order in which they are sent.
+    items = models.JSONField()
+    # What they are sent by.
+    smtp_config = models.CharField(max_length=100, blank=True)
+    config_version = models.CharField(max_length=40, blank=True)
+    from_email = models.TextField(blank=True)
+
+    class Meta:
+        default_permissions = ()
+
+    def __str__(self) -> str:
+        return f"{self.id} ({len(self.items)})"
 
 
 class DeliveryAttempt(models.Model):
