@@ -145,7 +145,7 @@ ADVICE: dict[str, Text] = {
     ),
     "connections": _(
         "The server limits how many connections it takes at a time, and our own may fill that limit: each worker "
-        "process keeps up to SESSION_POOL_SIZE sessions open, which makes SESSION_POOL_SIZE × worker processes in all. "
+        "process sends over up to SESSIONS sessions at a time, which makes SESSIONS × worker processes in all. "
         "Set it lower, or run fewer worker processes."
     ),
     "server-fault": _(

@@ -9,12 +9,11 @@ from unittest import mock
 from django.db import transaction
 from django.db.models import Q
 from django.test import TestCase
-from django.utils import timezone
 
 from email_integration.django_internals import waiting_for_commit
-from email_integration.ledger import task_queue, transitions
+from email_integration.ledger import clock, task_queue, transitions
 from email_integration.ledger.rows import database
-from email_integration.models import FINAL, Delivery
+from email_integration.models import DatabaseTime, Delivery
 from email_integration.routing import gate
 from email_integration.sending import recording
 from email_integration.tasks import deliver
@@ -88,10 +87,10 @@ def _committed() -> Iterator[None]:
 
 
 def _due(tried: list[str], *, due_only: bool) -> list[str]:
-    now = timezone.now()
-    rows = Delivery.objects.using(database()).filter(ring_after__isnull=False).exclude(pk__in=tried)
+    rows = Delivery.objects.using(database()).exclude(pk__in=tried)
     if not due_only:
         gate.open_all()
-        rows.filter(status__in=transitions.CLAIMABLE).update(due_at=now)
-    due = rows.filter(Q(due_at__lte=now) | Q(expires_at__lte=now) | Q(status__in=FINAL))
+        now = clock.now()
+        rows.filter(status__in=transitions.CLAIMABLE, next_at__isnull=False).update(due_at=now, next_at=now)
+    due = rows.filter(Q(next_at__lte=DatabaseTime()) | Q(continue_after__isnull=False))
     return list(due.order_by("created_at", "pk").values_list("pk", flat=True))
