@@ -182,9 +182,7 @@ class Migration(migrations.Migration):
                 ("expires_at", models.DateTimeField(verbose_name="expires at")),
                 (
                     "next_at",
-                    models.DateTimeField(
-                        db_default=email_integration.models.database_time.DatabaseTime(), null=True
-                    ),
+                    models.DateTimeField(db_default=email_integration.models.database_time.DatabaseTime(), null=True),
                 ),
                 ("queue", models.CharField(blank=True, db_default="", default="", max_length=255)),
                 ("batch", models.CharField(blank=True, db_default="", default="", max_length=36)),
@@ -278,7 +276,10 @@ class Migration(migrations.Migration):
             name="Installation",
             fields=[
                 ("id", models.PositiveSmallIntegerField(default=1, primary_key=True, serialize=False)),
-                ("identity", models.CharField(default=email_integration.models.installation.new_identity, max_length=36)),
+                (
+                    "identity",
+                    models.CharField(default=email_integration.models.installation.new_identity, max_length=36),
+                ),
             ],
             options={"default_permissions": ()},
         ),
