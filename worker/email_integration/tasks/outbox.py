@@ -82,9 +82,7 @@ class Call:
                 )
         queue = wake_ups.as_queue(chosen)
         if len(queue) > _LONGEST:
-            raise InvalidMail(
-                f"{' and '.join(chosen)} of apply_async() must be shorter; the row keeps them as {queue}."
-            )
+            raise InvalidMail(f"{' and '.join(chosen)} of apply_async() must be shorter, not {quoted(queue)}.")
         return queue
 
     def kept(self, task_id: str | None = None) -> str:
