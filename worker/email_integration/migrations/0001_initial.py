@@ -262,9 +262,10 @@ class Migration(migrations.Migration):
                 ("id", models.CharField(max_length=36, primary_key=True, serialize=False)),
                 ("owner", models.CharField(max_length=255)),
                 ("claimed_at", models.DateTimeField()),
-                ("lease_until", models.DateTimeField(db_index=True)),
+                ("lease_until", models.DateTimeField()),
                 ("suspected_at", models.DateTimeField(null=True)),
                 ("permitted", models.PositiveIntegerField()),
+                ("cancel_requested", models.BooleanField(db_default=False, default=False)),
                 ("items", models.JSONField()),
                 ("smtp_config", models.CharField(blank=True, max_length=100)),
                 ("config_version", models.CharField(blank=True, max_length=40)),
@@ -279,6 +280,19 @@ class Migration(migrations.Migration):
                 (
                     "identity",
                     models.CharField(default=email_integration.models.installation.new_identity, max_length=36),
+                ),
+            ],
+            options={"default_permissions": ()},
+        ),
+        migrations.CreateModel(
+            name="RevokedTask",
+            fields=[
+                ("id", models.CharField(max_length=255, primary_key=True, serialize=False)),
+                (
+                    "created_at",
+                    models.DateTimeField(
+                        db_default=email_integration.models.database_time.DatabaseTime(), db_index=True
+                    ),
                 ),
             ],
             options={"default_permissions": ()},
