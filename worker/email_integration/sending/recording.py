@@ -25,10 +25,15 @@ from email_integration.queue import retry_now
 from email_integration.routing import gate
 from email_integration.smtp import Relay
 
+from . import offering
+
 logger = logging.getLogger(__name__)
 
 #: How a database says that it is out of reach, or will not be written to for a while: a standby is an InternalError.
 AWAY = (OperationalError, InterfaceError, InternalError)
+
+#: Seconds that a mail waits at least that may be tried at once, but not with what is left of its recipients.
+_SHORTEST = 1.0
 
 
 def chance() -> float:
@@ -64,6 +69,8 @@ class Begun:
             chance=chance(),
             hint=None if isinstance(outcome, InDoubt) else outcome.retry_in,
         )
+        if not wait and not offering.goes_on(outcome):
+            wait = _SHORTEST
         this = records.Try(
             route=route,
             started_at=self.at,
