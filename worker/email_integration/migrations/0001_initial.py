@@ -10,6 +10,7 @@ from django.db import migrations, models
 import email_integration.fields
 import email_integration.models.database_time
 import email_integration.models.indexes
+import email_integration.models.installation
 import email_integration.validators
 
 
@@ -270,6 +271,14 @@ class Migration(migrations.Migration):
                 ("smtp_config", models.CharField(blank=True, max_length=100)),
                 ("config_version", models.CharField(blank=True, max_length=40)),
                 ("from_email", models.TextField(blank=True)),
+            ],
+            options={"default_permissions": ()},
+        ),
+        migrations.CreateModel(
+            name="Installation",
+            fields=[
+                ("id", models.PositiveSmallIntegerField(default=1, primary_key=True, serialize=False)),
+                ("identity", models.CharField(default=email_integration.models.installation.new_identity, max_length=36)),
             ],
             options={"default_permissions": ()},
         ),

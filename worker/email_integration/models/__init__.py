@@ -8,6 +8,7 @@ from .config import NO_ACTIVE_CONFIG, SMTPConfig
 from .database_time import DatabaseTime
 from .delivery import Delivery, DeliveryAttempt, DeliveryBatch, InDoubtPolicy, Lane
 from .gate import RelayGate
+from .installation import Installation
 from .oauth import Grant, OAuthToken, RefreshFamily
 from .pause import SendingPause
 from .quirks import PipeliningQuirk, ServerQuirks
@@ -24,6 +25,7 @@ __all__ = [
     "DeliveryBatch",
     "Grant",
     "InDoubtPolicy",
+    "Installation",
     "Lane",
     "OAuthToken",
     "PipeliningQuirk",
