@@ -160,13 +160,7 @@ class _Dispatcher:
 
     def _has_ended(self, crew: Crew) -> bool:
         """Whether there was no mail for long enough, and a last look finds none."""
-        if time.monotonic() - self._last_mail < STAY:
-            return False
-        self._stay.leave()
-        if not self._claim(crew):
-            return True
-        self._stay.resume()
-        return False
+        return time.monotonic() - self._last_mail >= STAY and not self._stay.ended(lambda: self._claim(crew))
 
 
 def claim(queue: str, *, with_journal: bool, only: Sequence[str] = ()) -> tuple[Batch | None, Route]:

@@ -15,7 +15,7 @@ from django.db import DatabaseError, InterfaceError
 
 from email_integration import conf
 from email_integration.forks import after_fork_in_child
-from email_integration.queue import wakeups
+from email_integration.ledger import installation
 
 from .journal import Journal, JournalUnavailable
 
@@ -60,7 +60,7 @@ def folder() -> Path:
     if given:
         return Path(given)
     user = os.getuid() if hasattr(os, "getuid") else 0
-    return Path(tempfile.gettempdir()) / f"email_integration-{user}-{wakeups.installation_id()}"
+    return Path(tempfile.gettempdir()) / f"email_integration-{user}-{installation.identity()}"
 
 
 def opened() -> Journal | None:
@@ -75,7 +75,7 @@ def opened() -> Journal | None:
         if own.failed_at is not None and time.monotonic() - own.failed_at < _AGAIN_AFTER:
             return None
         try:
-            own.journal = Journal.open(folder(), installation=wakeups.installation_id(), owner=own.owner)
+            own.journal = Journal.open(folder(), installation=installation.identity(), owner=own.owner)
         except JournalUnavailable as error:
             logger.warning("There is no journal (%s): fewer mails are sent at a time; see JOURNAL_DIR.", error)
             own.failed_at, own.journal = time.monotonic(), None

@@ -16,7 +16,7 @@ from django.db import DatabaseError, InterfaceError, connections
 
 from email_integration import conf
 from email_integration.exceptions import InvalidMail
-from email_integration.ledger import batches, clock, continuation, rows, transitions
+from email_integration.ledger import batches, clock, continuation, installation, rows, transitions
 from email_integration.ledger.records import Change, Ended, Try, Untried
 from email_integration.message.rendering import from_header_of
 from email_integration.models import Delivery, DeliveryBatch, Status
@@ -60,7 +60,7 @@ def look_for_journals() -> None:
 
 def recover_journals() -> None:
     """Recover by the journals of processes of this machine that have died. Raises ``DatabaseError``."""
-    for found in abandoned(own_journal.folder(), installation=wakeups.installation_id()):
+    for found in abandoned(own_journal.folder(), installation=installation.identity()):
         try:
             _recover(found)
         except BaseException:
@@ -94,7 +94,7 @@ def _take_over(pk: str, decide: Callable[[DeliveryBatch, Sequence[Delivery]], Se
     for change in changed:
         if change.delivery.continue_after is not None:
             go_on(change.delivery)
-    wakeups.notify(*{wakeups.key_of(change.delivery) for change in changed if change.delivery.next_at is not None})
+    wakeups.notify({wakeups.key_of(change.delivery) for change in changed if change.delivery.next_at is not None})
 
 
 def _see_to_the_rest(entry: Entry) -> None:
