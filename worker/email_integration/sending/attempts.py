@@ -63,7 +63,13 @@ def attempt(delivery: Delivery, route: routing.Route, hand: InHand) -> Change | 
     if isinstance(sent.outcome, Skipped):
         logger.debug("Delivery %s: %s", delivery.pk, sent.outcome.reason, extra=_of(delivery))
         return None
-    ended = begun.ended(sent.outcome, route=sent.route, tls_version=sent.tls_version, sent_from=hand.sent_from)
+    ended = begun.ended(
+        sent.outcome,
+        route=sent.route,
+        tls_version=sent.tls_version,
+        sent_from=hand.sent_from or ("", ""),
+        redirected_to=sent.redirected_to,
+    )
     return replace(ended, withheld=withheld)
 
 

@@ -124,7 +124,9 @@ class _Dispatcher:
         try:
             batch, route = claim(self._queue, with_journal=crew.has_journal)
         except (DatabaseError, InterfaceError) as error:
-            logger.error("The database failed at a claim (%s); the sweep wakes %r again.", type(error).__name__, self._queue)
+            logger.error(
+                "The database failed at a claim (%s); the sweep wakes %r again.", type(error).__name__, self._queue
+            )
             connections[rows.database()].close_if_unusable_or_obsolete()
             self._failed = True
             self._stay.failed()

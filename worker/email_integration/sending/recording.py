@@ -58,10 +58,13 @@ class Begun:
         *,
         route: routing.Route | None,
         tls_version: str = "",
-        sent_from: tuple[str, str] | None = None,
+        sent_from: tuple[str, str] = ("", ""),
         redirected_to: str = "",
     ) -> records.Ended:
-        """How it ended, with the time to wait before the next."""
+        """How it ended, with the time to wait before the next.
+
+        ``sent_from`` are the From header and the sender that a final dot was said for.
+        """
         wait = backoff(
             self.delivery.attempts + 1,
             first=conf.get("RETRY_FIRST"),
@@ -76,7 +79,8 @@ class Begun:
             started_at=self.at,
             duration=time.monotonic() - self.counted_from,
             tls_version=tls_version,
-            sent_from=sent_from,
+            from_header=sent_from[0],
+            sender=sent_from[1],
             redirected_to=redirected_to,
             wait=wait,
             waited=self.waited,
@@ -108,9 +112,7 @@ def record(batch: Batch, changes: Sequence[Change], *, permitted: int | None = N
         if len(changes) > 1:
             half = len(changes) // 2
             first, second = (record(batch, part, permitted=permitted) for part in (changes[:half], changes[half:]))
-            return Recorded(
-                made=first.made + second.made, cancel_requested=second.cancel_requested, owned=second.owned
-            )
+            return Recorded(made=first.made + second.made, cancel_requested=second.cancel_requested, owned=second.owned)
         name, extra = type(error).__name__, {"delivery_id": changes[0].delivery.pk}
         logger.error("The result of delivery %s cannot be stored (%s).", changes[0].delivery.pk, name, extra=extra)
         return write(changes, report=False)

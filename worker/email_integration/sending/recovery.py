@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from django.db import DatabaseError, InterfaceError, connections
 
 from email_integration import conf
+from email_integration.addresses import envelope_address
 from email_integration.exceptions import InvalidMail
 from email_integration.ledger import batches, clock, continuation, installation, rows, transitions
 from email_integration.ledger.records import Change, Ended, Try, Untried
@@ -173,25 +174,29 @@ def _ended(delivery: Delivery, outcome: Outcome, entry: Entry | None, row: Deliv
     began = row.claimed_at if row is not None else clock.now()
     if entry is not None:
         began = dt.datetime.fromtimestamp(entry.started_at, tz=dt.UTC)
+    from_header, sender = _sent_from(delivery, row)
     this = Try(
         route=None,
         started_at=began,
-        worker_lost=row.owner if row is not None else "",
-        sent_from=_sent_from(delivery, row),
+        worker_lost=True,
+        from_header=from_header,
+        sender=sender,
         smtp_config=entry.configuration if entry else row.smtp_config if row else "",
         config_version=entry.config_version if entry else row.config_version if row else "",
+        worker=row.owner if row is not None else "",
     )
     return Ended(delivery=delivery, outcome=outcome, attempt=this)
 
 
-def _sent_from(delivery: Delivery, row: DeliveryBatch | None) -> tuple[str, str] | None:
-    """The From header and the sender with which it went."""
+def _sent_from(delivery: Delivery, row: DeliveryBatch | None) -> tuple[str, str]:
+    """The From header and the sender with which it went; blank where that is not known, or in the row."""
     if delivery.from_at is None or delivery.from_header or row is None:
-        return None
+        return "", ""
     try:
-        return from_header_of(row.from_email), delivery.sender
+        header = from_header_of(row.from_email)
+        return header, delivery.sender or envelope_address(row.from_email)
     except InvalidMail:
-        return None
+        return "", ""
 
 
 sweeper.also(look_for_journals)
