@@ -24,7 +24,7 @@ from email_integration.queue import wakeups
 from email_integration.routing import Route
 from email_integration.smtp import Relay
 
-from . import own_journal, recovery
+from . import own_journal, points, recovery
 from .crew import Crew, Done, Work, try_one
 from .in_hand import Others
 from .recording import go_on, record, wake_others
@@ -177,21 +177,27 @@ def claim(queue: str, *, with_journal: bool, only: Sequence[str] = ()) -> tuple[
         permitted=None if with_journal else conf.get("IN_DOUBT_WINDOW"),
         only=only,
     )
+    if batch is not None:
+        points.reached("claimed", *(one.pk for one in batch.deliveries))
     return batch, route
 
 
 def settle(batch: Batch, done: Sequence[Done]) -> batches.Recorded:
     """Record what is done of a batch, and do what follows from that."""
-    told = [one for one in done if one.change is not None]
+    changed = [one for one in done if one.change is not None]
     permitted = None if batch.permitted >= len(batch.deliveries) else batch.permitted + len(done)
-    recorded = record(batch, [one.change for one in told], permitted=permitted)
-    for one, made in zip(told, recorded.made, strict=True):
+    ids = [one.work.delivery.pk for one in changed]
+    points.reached("before the record", *ids)
+    recorded = record(batch, [one.change for one in changed], permitted=permitted)
+    points.reached("recorded", *ids)
+    for one, made in zip(changed, recorded.made, strict=True):
         if made:
             wake_others(one.change, one.closed)
-            if one.change.delivery.continue_after is not None and one.change.delivery.status in FINAL:
+            if one.change.delivery.continue_after is not None:
                 if one.slot is not None:
                     one.slot.continuing()
                 go_on(one.change.delivery)
+    for one in done:
         if one.slot is not None:
             one.slot.free()
     return recorded
@@ -209,6 +215,10 @@ def send_inline(queue: str, *, only: Sequence[str] = ()) -> list[Delivery]:
             break
         for place, delivery in enumerate(batch.deliveries):
             work = Work(delivery=delivery, batch=batch, place=place, route=route)
-            if settle(batch, [try_one(work, journal=None, others=Others())]).owned:
+            try:
+                done = try_one(work, journal=None, others=Others())
+            except Replaced:
+                done = Done(work=work, change=Untried(delivery=delivery, step=transitions.giving_back))
+            if settle(batch, [done]).owned:
                 tried[delivery.pk] = delivery
     return list(tried.values())
