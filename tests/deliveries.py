@@ -43,8 +43,8 @@ class RecordingTaskQueue:
         #: Queues that take no message.
         self.deaf: set[str] = set()
 
-    def notify(self, queues: Collection[str], *, priority: int | None = None) -> None:
-        self.wake(queues, priority=priority)
+    def notify(self, queues: Collection[str], *, priority: int | None = None) -> set[str]:
+        return self.wake(queues, priority=priority)
 
     def wake(self, queues: Collection[str], *, priority: int | None = None) -> set[str]:
         if self.broken is not None:

@@ -26,10 +26,10 @@ logger = logging.getLogger(__name__)
 class TaskQueue(Protocol):
     """What a task queue provides. Its queues are named by ``queues.key_of``."""
 
-    def notify(self, queues: Collection[str], *, priority: int | None = None) -> None:
-        """Wake each of these queues, in which mail was just committed, unless a worker is bound to look there anyway.
+    def notify(self, queues: Collection[str], *, priority: int | None = None) -> set[str]:
+        """Wake each of these queues, in which mail was committed, unless a worker is bound to look there anyway.
 
-        Returns in about a second even if the broker is dead, and never raises: the sweeper finds the mail.
+        Returns those that could not be woken, in about a second even if the broker is dead: the sweeper finds the mail.
         """
 
     def wake(self, queues: Collection[str], *, priority: int | None = None) -> set[str]:
@@ -64,8 +64,8 @@ class TaskQueue(Protocol):
 class _Nobody:
     """No task queue is installed: the sweep of one that is will find the delivery."""
 
-    def notify(self, queues: Collection[str], *, priority: int | None = None) -> None:
-        self.wake(queues)
+    def notify(self, queues: Collection[str], *, priority: int | None = None) -> set[str]:
+        return self.wake(queues)
 
     def wake(self, queues: Collection[str], *, priority: int | None = None) -> set[str]:
         logger.warning("No task queue is installed; mail waits in %d queues.", len(queues))

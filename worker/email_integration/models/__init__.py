@@ -6,7 +6,7 @@ from email_integration.outcomes.status import FINAL, Status
 from .alert import Alert
 from .config import NO_ACTIVE_CONFIG, SMTPConfig
 from .database_time import DatabaseTime
-from .delivery import Delivery, DeliveryAttempt, DeliveryBatch, InDoubtPolicy, Lane
+from .delivery import Delivery, DeliveryAttempt, DeliveryBatch, InDoubtPolicy, Lane, RevokedTask
 from .gate import RelayGate
 from .installation import Installation
 from .oauth import Grant, OAuthToken, RefreshFamily
@@ -31,6 +31,7 @@ __all__ = [
     "PipeliningQuirk",
     "RefreshFamily",
     "RelayGate",
+    "RevokedTask",
     "SMTPConfig",
     "SendingPause",
     "ServerQuirks",

@@ -124,7 +124,7 @@ class Stay:
         return found
 
     def handed_over(self) -> bool:
-        """Leave although there may be more: another dispatcher is woken. False when that failed: the sweeper does it."""
+        """Leave although there may be more: another dispatcher is woken. False when that failed."""
         return not wake({self._queue})
 
     def failed(self) -> None:

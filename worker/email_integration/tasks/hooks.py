@@ -25,7 +25,7 @@ from email_integration.sending.dispatch import pool
 
 from . import names, periodic, serving  # noqa: F401  # importing them registers tasks and hooks
 from .mail import sweep
-from .ringing import sweep_options
+from .wake_ups import sweep_options
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ def _schedule(app: Celery) -> None:
     app.add_periodic_task(
         _interval("SWEEP_INTERVAL"),
         app.signature(names.SWEEP),
-        name="email_integration: ring for deliveries that are due",
+        name="email_integration: wake workers for what is due",
         **_as_entry(sweep_options()),
     )
     app.add_periodic_task(
@@ -95,7 +95,10 @@ def _look_for_a_pooler(**kwargs: Any) -> None:
 
 @signals.worker_init.connect(weak=False)
 def _cancel_at_once(**kwargs: Any) -> None:
-    """Let ``control.revoke()`` cancel deliveries. Celery's own would forget it after three hours."""
+    """Let ``control.revoke()`` cancel deliveries, also those that are submitted only afterwards.
+
+    Celery's own goes by the ids of messages, of which a mail has none.
+    """
     from celery.worker import control  # not in processes that are no workers
 
     revoke: Any = control.revoke  # type: ignore[attr-defined]  # its stubs lack the commands
@@ -121,13 +124,6 @@ def _answer_whether_it_sees(**kwargs: Any) -> None:
             return {"keys": list(fingerprints())}
         except ImproperlyConfigured:
             return {"keys": []}
-
-
-@signals.task_revoked.connect(weak=False)
-def _revoked(sender: Any = None, request: Any = None, **kwargs: Any) -> None:
-    """A ring was refused, because its mail was revoked before it was there to be cancelled."""
-    if getattr(sender, "name", "") == names.DELIVER and request is not None:
-        _cancel(request.id)
 
 
 def _cancel(*delivery_ids: str) -> None:

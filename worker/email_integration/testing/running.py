@@ -11,10 +11,10 @@ from django.test import TestCase
 from django.utils import timezone
 
 from email_integration.django_internals import waiting_for_commit
-from email_integration.ledger import task_queue
+from email_integration.ledger import clock, task_queue, transitions
 from email_integration.ledger.queues import key_of
 from email_integration.ledger.rows import database
-from email_integration.models import Delivery
+from email_integration.models import DatabaseTime, Delivery
 from email_integration.routing import gate
 from email_integration.sending import recording
 from email_integration.sending.dispatcher import send_inline
@@ -90,9 +90,10 @@ def _committed() -> Iterator[None]:
 
 
 def _due(tried: list[str], *, due_only: bool) -> list[Delivery]:
-    now = timezone.now()
     rows = Delivery.objects.using(database()).filter(next_at__isnull=False).exclude(pk__in=tried)
     if not due_only:
         gate.open_all()
-        rows.update(due_at=now, next_at=now)
-    return list(rows.filter(next_at__lte=now).order_by("created_at", "pk").only("queue", "lane"))
+        now = clock.now()
+        rows.filter(status__in=transitions.CLAIMABLE).update(due_at=now, next_at=now)
+    due = rows.filter(next_at__lte=DatabaseTime())
+    return list(due.order_by("created_at", "pk").only("queue", "lane"))
