@@ -6,7 +6,6 @@ import logging
 import os
 import secrets
 import socket
-import tempfile
 import threading
 import time
 from pathlib import Path
@@ -17,6 +16,7 @@ from email_integration import conf
 from email_integration.forks import after_fork_in_child
 from email_integration.queue import wakeups
 
+from . import journal_place
 from .journal import Journal, JournalUnavailable
 
 logger = logging.getLogger(__name__)
@@ -59,8 +59,7 @@ def folder() -> Path:
     given = conf.get("JOURNAL_DIR")
     if given:
         return Path(given)
-    user = os.getuid() if hasattr(os, "getuid") else 0
-    return Path(tempfile.gettempdir()) / f"email_integration-{user}-{wakeups.installation_id()}"
+    return journal_place.below_temporary(wakeups.installation_id())
 
 
 def opened() -> Journal | None:
