@@ -20,14 +20,14 @@ from email_integration.ledger import batches, rows
 from email_integration.ledger.batches import Batch
 from email_integration.ledger.records import Ended
 from email_integration.models import FINAL, Delivery
-from email_integration.queue import wakeups
+from email_integration.queue import continuing, wakeups
 from email_integration.routing import Route
 from email_integration.smtp import Relay
 
 from . import own_journal, points, recovery
 from .crew import Crew, Done, Work, try_one
 from .in_hand import Others
-from .recording import go_on, record, wake_others
+from .recording import record, wake_others
 
 logger = logging.getLogger(__name__)
 
@@ -196,7 +196,7 @@ def settle(batch: Batch, done: Sequence[Done]) -> batches.Recorded:
             if one.change.delivery.continue_after is not None:
                 if one.slot is not None:
                     one.slot.continuing()
-                go_on(one.change.delivery)
+                continuing.publish(one.change.delivery)
     for one in done:
         if one.slot is not None:
             one.slot.free()

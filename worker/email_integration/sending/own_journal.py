@@ -6,7 +6,6 @@ import logging
 import os
 import secrets
 import socket
-import tempfile
 import threading
 import time
 from pathlib import Path
@@ -17,6 +16,7 @@ from email_integration import conf
 from email_integration.forks import after_fork_in_child
 from email_integration.ledger import installation
 
+from . import journal_place
 from .journal import Journal, JournalUnavailable
 
 logger = logging.getLogger(__name__)
@@ -59,8 +59,7 @@ def folder() -> Path:
     given = conf.get("JOURNAL_DIR")
     if given:
         return Path(given)
-    user = os.getuid() if hasattr(os, "getuid") else 0
-    return Path(tempfile.gettempdir()) / f"email_integration-{user}-{installation.identity()}"
+    return journal_place.below_temporary(installation.identity())
 
 
 def opened() -> Journal | None:
@@ -70,7 +69,7 @@ def opened() -> Journal | None:
     """
     own = _own
     with own.lock:
-        if own.journal is not None and not own.journal.is_broken:
+        if own.journal is not None and own.journal.is_in_place:
             return own.journal
         if own.failed_at is not None and time.monotonic() - own.failed_at < _AGAIN_AFTER:
             return None

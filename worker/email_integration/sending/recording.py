@@ -15,7 +15,7 @@ import tenacity
 from django.db import DatabaseError, InterfaceError, InternalError, OperationalError, connections
 
 from email_integration import conf, routing
-from email_integration.ledger import batches, continuation, records, rows, task_queue
+from email_integration.ledger import batches, records, rows
 from email_integration.ledger.batches import Batch, Recorded
 from email_integration.ledger.records import Change
 from email_integration.models import Delivery
@@ -116,16 +116,6 @@ def record(batch: Batch, changes: Sequence[Change], *, permitted: int | None = N
         name, extra = type(error).__name__, {"delivery_id": changes[0].delivery.pk}
         logger.error("The result of delivery %s cannot be stored (%s).", changes[0].delivery.pk, name, extra=extra)
         return write(changes, report=False)
-
-
-def go_on(delivery: Delivery) -> None:
-    """Publish what follows a settled mail; the sweep does it later where that fails."""
-    try:
-        task_queue.installed().continue_(delivery)
-        continuation.done(delivery.pk)
-    except Exception as error:  # of the broker, the result backend or the database
-        extra = {"delivery_id": delivery.pk}
-        logger.error("What follows delivery %s has to wait (%s).", delivery.pk, type(error).__name__, extra=extra)
 
 
 def wake_others(change: Change, closed: Relay | None) -> None:

@@ -1,4 +1,4 @@
-"""Says at a worker's start when it cannot do what it is there for: the wrong pool, or none of the mail queues."""
+"""Says at a worker's start when it cannot do what it is there for: the wrong pool, no mail queue, no lasting journal."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import logging
 from typing import Any
 
 from celery import concurrency, signals
+
+from email_integration.sending import journal_place
 
 from . import health
 
@@ -51,6 +53,14 @@ def _say_if_no_mail_is_served(sender: Any = None, **kwargs: Any) -> None:
             ", ".join(wanted),
             ",".join(wanted),
         )
+
+
+@signals.worker_ready.connect(weak=False)
+def _say_if_journals_do_not_last(sender: Any = None, **kwargs: Any) -> None:
+    """Warn where it costs mail in doubt that this worker's journals cannot be kept, or end with it."""
+    if _served(sender.app) & set(health.mail_queues()):
+        for fault in journal_place.faults(in_worker=True):
+            logger.warning("%s %s", fault.text, fault.mend)
 
 
 def _served(app: Any) -> set[str]:
