@@ -16,7 +16,7 @@ from django.db import DatabaseError, InterfaceError
 from email_integration import conf, recursion, routing
 from email_integration.exceptions import ContentUnavailable, InvalidMail
 from email_integration.ledger import clock, rows, transitions
-from email_integration.ledger.records import Change, Ended, Untried
+from email_integration.ledger.records import Change, Untried
 from email_integration.ledger.steps import Step
 from email_integration.message import content
 from email_integration.models import Delivery, Status

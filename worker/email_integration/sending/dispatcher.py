@@ -11,15 +11,14 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
 
 from django.db import DatabaseError, InterfaceError, connections
 
 from email_integration import conf, routing
-from email_integration.ledger import batches, rows
+from email_integration.ledger import batches, rows, transitions
 from email_integration.ledger.batches import Batch
-from email_integration.ledger.records import Ended
-from email_integration.models import FINAL, Delivery
+from email_integration.ledger.records import Untried
+from email_integration.models import Delivery
 from email_integration.queue import continuing, wakeups
 from email_integration.routing import Route
 from email_integration.smtp import Relay
@@ -28,6 +27,7 @@ from . import own_journal, points, recovery
 from .crew import Crew, Done, Work, try_one
 from .in_hand import Others
 from .recording import record, wake_others
+from .sessions import Replaced
 
 logger = logging.getLogger(__name__)
 

@@ -26,7 +26,7 @@ from email_integration.smtp import Phase, Refused, Reply
 from email_integration.timezones import as_stored
 
 from . import own_journal
-from .journal import AbandonedJournal, Dot, JournalEntry, JournalUnavailable, SlotPhase, SlotState, abandoned
+from .journal import AbandonedJournal, JournalEntry, JournalUnavailable, SlotPhase, SlotState, abandoned
 
 logger = logging.getLogger(__name__)
 

@@ -148,7 +148,7 @@ def _events(change: Change) -> Iterator[tuple[str, dict[str, Any]]]:
     task_id = canvas.task_id_of(delivery)
     yield "task-received", _received(delivery, task_id)
     yield "task-started", {"uuid": task_id}
-    state, result = results.state_of(delivery)
+    _state, result = results.state_of(delivery)
     if status is Status.ACCEPTED:
         yield "task-succeeded", {"uuid": task_id, "result": repr(result), "runtime": runtime}
     elif status.is_final:

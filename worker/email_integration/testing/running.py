@@ -8,7 +8,6 @@ from unittest import mock
 
 from django.db import transaction
 from django.test import TestCase
-from django.utils import timezone
 
 from email_integration.django_internals import waiting_for_commit
 from email_integration.ledger import clock, task_queue, transitions
