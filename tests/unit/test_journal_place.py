@@ -68,7 +68,11 @@ POD = """
         # A mount point is a folder, not the beginning of a name.
         (LAPTOP, "/running/mail", None),
         (LAPTOP, "/home/with blank/mail", None),
-        (LAPTOP.replace("254:2 / /home", "0:50 / /home").replace("ext4 /dev/mapper/home", "tmpfs tmpfs"), "/home/x", None),
+        (
+            LAPTOP.replace("254:2 / /home", "0:50 / /home").replace("ext4 /dev/mapper/home", "tmpfs tmpfs"),
+            "/home/x",
+            None,
+        ),
         (LAPTOP.replace("ext4 /dev/mapper/home", "tmpfs tmpfs"), "/home/with blank/mail", Loss.IN_MEMORY),
         (IN_MEMORY, "/tmp/email_integration-1000-a", Loss.IN_MEMORY),
         (IN_MEMORY, "/var/tmp/mail", None),
@@ -88,9 +92,7 @@ POD = """
         ("of another kind of system\n\n1 2 3\n - ext4\n", "/tmp", None),
     ],
 )
-def test_a_place_lasts_or_ends_with_what_it_is_mounted_from(
-    mountinfo: str, folder: str, expected: Loss | None
-) -> None:
+def test_a_place_lasts_or_ends_with_what_it_is_mounted_from(mountinfo: str, folder: str, expected: Loss | None) -> None:
     assert lost_with(mountinfo, folder) is expected
 
 

@@ -233,9 +233,7 @@ def check_journals(**kwargs: Any) -> list[CheckMessage]:
 
     It is of use where workers run, as their user; ``validate_notification_setup`` does it too.
     """
-    return [
-        Warning(fault.text, hint=fault.mend, id="email_integration.W028") for fault in journal_place.faults()
-    ]
+    return [Warning(fault.text, hint=fault.mend, id="email_integration.W028") for fault in journal_place.faults()]
 
 
 @register(Tags.security, deploy=True)
