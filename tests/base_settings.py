@@ -8,5 +8,5 @@ if os.environ.get("TEST_USE_TZ") == "false":
     USE_TZ = False
     TIME_ZONE = "Asia/Kathmandu"
 
-# The journals of tests' workers lie below /tmp, which is in memory on some machines; a test that asks for it has it back.
+# The journals of tests' workers lie below /tmp, which is in memory on some machines.
 SILENCED_SYSTEM_CHECKS = [*SILENCED_SYSTEM_CHECKS, "email_integration.W028"]  # noqa: F405
