@@ -98,7 +98,7 @@ def test_a_place_lasts_or_ends_with_what_it_is_mounted_from(mountinfo: str, fold
 
 @pytest.fixture
 def mounts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: Any) -> Path:
-    """A file in the place of /proc/self/mountinfo, by which ``tmp_path`` is on a disk; a temporary folder of its own."""
+    """A file in the place of /proc/self/mountinfo, by which ``tmp_path`` is on a disk; an own temporary folder."""
     file = tmp_path / "mountinfo"
     file.write_text(LAPTOP)
     monkeypatch.setattr(journal_place, "_MOUNTINFO", file)
