@@ -7,6 +7,8 @@ from collections.abc import Iterator
 
 from django.core.cache import BaseCache, caches
 from django.core.cache.backends.db import BaseDatabaseCache
+from django.core.cache.backends.dummy import DummyCache
+from django.core.cache.backends.locmem import LocMemCache
 from django.db import router
 
 from . import conf
@@ -29,3 +31,8 @@ def databases(cache: BaseCache) -> tuple[str, ...]:
     if not isinstance(cache, BaseDatabaseCache):
         return ()
     return router.db_for_read(cache.cache_model_class), router.db_for_write(cache.cache_model_class)
+
+
+def is_shared(cache: BaseCache) -> bool:
+    """Return whether other processes see what this one puts into ``cache``."""
+    return not isinstance(cache, LocMemCache | DummyCache)

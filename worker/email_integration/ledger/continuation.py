@@ -1,53 +1,43 @@
-"""Who sets going what follows a finished delivery: whoever holds the lease on it, so that it happens once."""
+"""What follows a finished delivery: published by who ended it, or else by the sweeper, once it is due."""
 
 from __future__ import annotations
 
-from django.utils import timezone
+from django.db import transaction
+from django.db.models import QuerySet
 
-from email_integration import conf
-from email_integration.models import Delivery
-from email_integration.outcomes.schedule import seconds
+from email_integration import conf, django_internals
+from email_integration.models import DatabaseTime, Delivery
 
-from . import steps, task_queue
 from .rows import database
 
 
-def resume(delivery: Delivery) -> bool:
-    """Take over what follows a finished delivery, when whoever ended it did not come to it within the lease."""
-    now = timezone.now()
-    if delivery.continued or (delivery.lease_until is not None and delivery.lease_until > now):
-        return False
-    lease_until = now + seconds(conf.get("LEASE"))
-    seen = {"continued": False, "lease_until": delivery.lease_until}
-    taken = steps.Step(delivery, {"lease_until": lease_until, "ring_after": lease_until}, unless_changed=seen)
-    return steps.make([taken])[0]
+def take_due(limit: int) -> list[Delivery]:
+    """Return at most ``limit`` finished deliveries whose continuation is due, without their contents.
 
-
-def keep(delivery: Delivery) -> bool:
-    """Whether what follows a delivery that we have ended is ours still, or nobody has taken it over since."""
-    return (delivery.lease_until is not None and delivery.lease_until > timezone.now()) or resume(delivery)
-
-
-def leave(delivery: Delivery) -> None:
-    """Leave what follows a finished delivery to a worker, soon.
-
-    Whoever ended it may be a web request, and a broker out of reach must not hold that up.
+    Each is due again after the setting LEASE, for the case that it is not published. Raises ``DatabaseError``.
     """
-    if not delivery.continued:
-        later(delivery.pk)
-        task_queue.ring_on_commit(delivery, using=database())
-
-
-def later(delivery_id: str) -> None:
-    """Give up the lease on what follows the delivery; the sweep rings for it soon."""
-    ring_after = timezone.now() + seconds(conf.get("RING_AFTER"))
-    Delivery.objects.using(database()).filter(pk=delivery_id, continued=False).update(
-        lease_until=None, ring_after=ring_after
-    )
+    using = database()
+    due = Delivery.objects.using(using).filter(continue_after__lte=DatabaseTime()).order_by("continue_after")
+    if not due.exists():
+        return []
+    with transaction.atomic(using=using):
+        if django_internals.can_skip_locked_rows(transaction.get_connection(using)):
+            due = due.select_for_update(skip_locked=True)
+        taken = list(due.defer("content")[:limit])
+        rows = Delivery.objects.using(using).filter(pk__in=[one.pk for one in taken], continue_after__isnull=False)
+        rows.update(continue_after=DatabaseTime(ahead=float(conf.get("LEASE"))))
+    return taken
 
 
 def done(delivery_id: str) -> None:
-    """Record that what follows the delivery has been set going."""
-    Delivery.objects.using(database()).filter(pk=delivery_id, continued=False).update(
-        continued=True, lease_until=None, ring_after=None
-    )
+    """Record that what follows the delivery is published."""
+    _waiting(delivery_id).update(continue_after=None)
+
+
+def later(delivery_id: str, seconds: float) -> None:
+    """Leave what follows the delivery to the sweeper, in so many seconds."""
+    _waiting(delivery_id).update(continue_after=DatabaseTime(ahead=seconds))
+
+
+def _waiting(delivery_id: str) -> QuerySet[Delivery]:
+    return Delivery.objects.using(database()).filter(pk=delivery_id, continue_after__isnull=False)

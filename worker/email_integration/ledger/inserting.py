@@ -22,9 +22,12 @@ from . import large_contents
 #: The attributes in which new deliveries differ.
 _OWN = (
     *("id", "status", "message_id", "from_header", "from_at", "sender", "recipients", "lane", "in_doubt_policy"),
-    *("idempotency_key", "created_at", "due_at", "expires_at", "ring_after", "options", "traceparent"),
+    *("idempotency_key", "created_at", "due_at", "expires_at", "queue", "options", "traceparent"),
     *("content", "content_file", "content_seal", "content_size", "eight_bit"),
 )
+
+#: The same for those that are due later: what is due at once gets its time from the database's clock.
+_OWN_LATER = (*_OWN, "next_at")
 
 #: Octets of a content that may stay in memory until the next one.
 _SMALL = 256 * 1024
@@ -55,6 +58,9 @@ def insert(*deliveries: Delivery, using: str, unless_known: bool = False) -> int
         inserted += _insert_in_pieces(connection, one, unless_known=unless_known)
     for one in deliveries:
         django_internals.mark_stored(one, using=using)
+        for name in _LEFT:
+            if _is_left(one.__dict__[name]):
+                del one.__dict__[name]  # read when it is asked for
     return inserted
 
 
@@ -106,7 +112,7 @@ def _statement(alias: str, own: tuple[str, ...]) -> _Statement:
     connection = connections[alias]
     quoted = connection.ops.quote_name
     by_name = {one.attname: one for one in Delivery._meta.concrete_fields}
-    alike = _ALIKE if own == _OWN else {}
+    alike = _ALIKE if own in (_OWN, _OWN_LATER) else {}
     columns = [quoted(str(by_name[name].column)) for name in (*own, *alike)]
     marks = [django_internals.placeholder(connection, by_name[name]) for name in own] + list(map(_word, alike.values()))
     table = quoted(Delivery._meta.db_table)
@@ -186,8 +192,11 @@ _alike = tuple(_ALIKE.values())
 def _differs_in(delivery: Delivery) -> tuple[str, ...]:
     """The attributes that have to be said of a delivery: ``_OWN``, or else all but those left to the database."""
     values = delivery.__dict__
-    if _in_others(values) == _alike and all(_is_left(values[name]) for name in _LEFT):
-        return _OWN
+    if _in_others(values) == _alike:
+        if all(_is_left(values[name]) for name in _LEFT):
+            return _OWN
+        if _LEFT == ("next_at",):
+            return _OWN_LATER
     return tuple(one.attname for one in Delivery._meta.concrete_fields if not _is_left(values[one.attname]))
 
 

@@ -17,8 +17,8 @@ class Observer(Watch):
     def attempted(self, ended: Ended) -> None:
         """An attempt is recorded; the delivery is as it was recorded."""
 
-    def swept(self, seconds: float, rung: int) -> None:
-        """A sweep took so many seconds, and rang for so many deliveries."""
+    def swept(self, seconds: float, woken: int) -> None:
+        """A sweep took so many seconds, and woke so many queues."""
 
 
 class _Several(Observer):
@@ -35,9 +35,9 @@ class _Several(Observer):
         for observer in self._observers:
             observer.attempted(ended)
 
-    def swept(self, seconds: float, rung: int) -> None:
+    def swept(self, seconds: float, woken: int) -> None:
         for observer in self._observers:
-            observer.swept(seconds, rung)
+            observer.swept(seconds, woken)
 
     def opened(self, relay: Relay, seconds: float, *, succeeded: bool) -> None:
         for observer in self._observers:

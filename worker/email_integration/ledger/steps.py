@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from email_integration.message import content
@@ -19,8 +19,10 @@ class Step:
     """A transition that is in the instance already, and not yet in the database.
 
     ``values`` are the changed fields, on condition that the status is ``among`` these, or ``not_among`` them, and that
-    the fields of ``unless_changed`` are as they say. ``rows`` makes further rows, to be written only if it is made,
-    and is called once the instance is as it will be. With ``report`` the result is stored.
+    neither the fence nor the batch has changed. The delivery is claimed no longer once it is made. ``rows`` makes
+    further rows, to be written only if it is made, and is called once the instance is as it will be. With ``report``
+    the result is stored. ``tell`` is called with the delivery once it is made, before the commit where there is a
+    transaction.
     """
 
     def __init__(
@@ -32,12 +34,14 @@ class Step:
         report: bool = False,
         among: Collection[Status] = (),
         not_among: Collection[Status] = (),
-        unless_changed: Mapping[str, Any] | None = None,
+        tell: Callable[[Delivery], None] | None = None,
     ) -> None:
         self.delivery = delivery
         self._before = dict(delivery.__dict__)
         self._reports = report
-        fence = delivery.fence
+        self._tell = tell
+        fence, batch = delivery.fence, delivery.batch
+        values = {**values, "batch": ""} if batch else values
         with self.undone_on_error():
             delivery.__dict__.update(values, fence=fence + 1)
             reported = task_queue.installed().report(delivery) if report else ()
@@ -47,7 +51,7 @@ class Step:
                 values=values,
                 among=among,
                 not_among=not_among,
-                unless_changed=unless_changed or {},
+                unless_changed={"batch": batch},
                 rows=(*rows(), *reported),
             )
 
@@ -59,6 +63,8 @@ class Step:
         if self._reports:
             elsewhere = functools.partial(task_queue.installed().report_elsewhere, self.delivery)
             after_commit("store a result", elsewhere, using=database())
+        if self._tell is not None:
+            self._tell(self.delivery)
 
     def undo(self) -> None:
         """Leave the instance as it was, so that it can be tried again."""
@@ -67,6 +73,10 @@ class Step:
     def undone_on_error(self) -> contextlib.AbstractContextManager[None]:
         """Undo it when what happens inside fails."""
         return _restored_on_error(self.delivery, self._before)
+
+
+#: What makes a step of a delivery as it is now.
+Maker = Callable[[Delivery], Step]
 
 
 def make(those: Iterable[Step]) -> list[bool]:
@@ -80,12 +90,17 @@ def make(those: Iterable[Step]) -> list[bool]:
             undoing.enter_context(step.undone_on_error())
             steps.append(step)
         made = sql.make([step.move for step in steps], using=database()) if steps else []
+    finish(steps, made)
+    return made
+
+
+def finish(steps: Sequence[Step], made: Sequence[bool]) -> None:
+    """Do what is to be done after those steps that were made, and undo the others."""
     for step, is_made in zip(steps, made, strict=True):
         if is_made:
             step.made()
         else:
             step.undo()
-    return made
 
 
 def unchanged_on_error(delivery: Delivery) -> contextlib.AbstractContextManager[None]:

@@ -1,13 +1,14 @@
-"""The interface between deliveries and the task queue that works on them.
+"""The interface between deliveries and the task queue that wakes the workers.
 
-The database is the truth; a ring only says 'look at this delivery'. Lost, doubled or late rings cost time, never mail.
+The database is the truth; a wake-up names a queue and no mail. A lost, repeated or late wake-up costs time, never mail.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Sequence
+import weakref
+from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol
 
 from django.db import transaction
@@ -16,31 +17,33 @@ from email_integration import recursion
 from email_integration.models import Delivery
 from email_integration.on_commit import after_commit
 
+from .queues import key_of
 from .sql import Row
 
 logger = logging.getLogger(__name__)
 
 
-class PartlyHeard(Exception):
-    """Some of the deliveries could not be rung for, all others were."""
+class TaskQueue(Protocol):
+    """What a task queue provides. Its queues are named by ``queues.key_of``."""
 
-    def __init__(self, unheard: Sequence[Delivery]) -> None:
-        super().__init__(unheard)
-        #: Those that could not be rung for. They are not to be tried at once again.
-        self.unheard = unheard
+    def notify(self, queues: Collection[str], *, priority: int | None = None) -> set[str]:
+        """Wake each of these queues, in which mail was committed, unless a worker is bound to look there anyway.
 
+        Returns those that could not be woken, in about a second even if the broker is dead: the sweeper finds the mail.
+        """
 
-class Doorbell(Protocol):
-    """What a task queue provides."""
+    def wake(self, queues: Collection[str], *, priority: int | None = None) -> set[str]:
+        """Have a worker look for mail in each of these queues, now; return those that could not be woken.
 
-    def ring(self, deliveries: Sequence[Delivery]) -> None:
-        """Have a worker look at each delivery; return in about a second even if the broker is dead.
-
-        Raises ``PartlyHeard``; whatever else it raises means that none may have been heard.
+        Returns in about a second even if the broker is dead. ``priority`` is the task queue's own number for the
+        wake-up among other tasks. Raises what the broker raises when it is away, so that none may have been woken.
         """
 
     def call_for_sweep(self) -> None:
-        """Have a worker sweep now; return in about a second even if the broker is dead."""
+        """Have a worker sweep now; return in about a second even if the broker is dead. Raises what it raises."""
+
+    def priority_of(self, delivery: Delivery) -> int | None:
+        """The number that the caller has given for the task, None for none."""
 
     def report(self, delivery: Delivery) -> Sequence[Row]:
         """The rows that tell whoever waits for the delivery how it stands, to be written with it in one commit."""
@@ -48,18 +51,31 @@ class Doorbell(Protocol):
     def report_elsewhere(self, delivery: Delivery) -> None:
         """Tell it where there is no such row; called once the delivery is committed."""
 
-    def has_follow_up(self, delivery: Delivery) -> bool:
+    def has_continuation(self, delivery: Delivery) -> bool:
         """Whether something follows the delivery's end."""
+
+    def continue_(self, delivery: Delivery) -> None:
+        """Publish what follows a finished delivery; again, under the same ids, if it was published before.
+
+        Raises what the broker and the result backend raise.
+        """
 
 
 class _Nobody:
     """No task queue is installed: the sweep of one that is will find the delivery."""
 
-    def ring(self, deliveries: Sequence[Delivery]) -> None:
-        logger.warning("No task queue is installed; %d deliveries wait.", len(deliveries))
+    def notify(self, queues: Collection[str], *, priority: int | None = None) -> set[str]:
+        return self.wake(queues)
+
+    def wake(self, queues: Collection[str], *, priority: int | None = None) -> set[str]:
+        logger.warning("No task queue is installed; mail waits in %d queues.", len(queues))
+        return set(queues)
 
     def call_for_sweep(self) -> None:
         pass
+
+    def priority_of(self, delivery: Delivery) -> int | None:
+        return None
 
     def report(self, delivery: Delivery) -> Sequence[Row]:
         return ()
@@ -67,56 +83,88 @@ class _Nobody:
     def report_elsewhere(self, delivery: Delivery) -> None:
         pass
 
-    def has_follow_up(self, delivery: Delivery) -> bool:
+    def has_continuation(self, delivery: Delivery) -> bool:
         return False
 
+    def continue_(self, delivery: Delivery) -> None:
+        pass
 
-_installed: Doorbell = _Nobody()
-_waiting = threading.local()
+
+_installed: TaskQueue = _Nobody()
 
 
-def install(doorbell: Doorbell) -> None:
-    """Make ``doorbell`` the one that is used."""
+def install(task_queue: TaskQueue) -> None:
+    """Make ``task_queue`` the one that is used."""
     global _installed  # one per process, set when the app starts
-    _installed = doorbell
+    _installed = task_queue
 
 
-def installed() -> Doorbell:
-    """The doorbell in use."""
+def installed() -> TaskQueue:
+    """The task queue in use."""
     return _installed
 
 
-def ring(deliveries: Sequence[Delivery]) -> int | None:
-    """Ring now and return for how many; None when none may have been heard. A failure is logged, for the sweep rings
-    again.
-    """
-    if not deliveries:
-        return 0
+def notify(queues: Collection[str], *, priority: int | None = None) -> set[str]:
+    """Wake these queues, as ``TaskQueue.notify`` does; return those that could not be woken. Never raises."""
     with recursion.within_wake_up():
         try:
-            _installed.ring(deliveries)
-        except PartlyHeard as partly:
-            return len(deliveries) - len(partly.unheard)
-        except Exception as error:  # the mail is safe in the database, whatever the broker says
-            why = type(error).__name__
-            logger.warning("Could not ring for %d deliveries (%s); the sweep will.", len(deliveries), why)
-            return None
-    return len(deliveries)
+            return _installed.notify(queues, priority=priority)
+        except Exception as error:  # the mail is safe in the database, whatever this is
+            logger.warning("Could not wake %d queues (%s); the sweeper will.", len(queues), type(error).__name__)
+            return set(queues)
 
 
-def ring_on_commit(*deliveries: Delivery, using: str) -> None:
-    """Ring once the transaction is committed, together with everything else submitted in it.
+def notify_on_commit(*deliveries: Delivery, using: str) -> None:
+    """Wake the queues of these deliveries once the transaction is committed, each once in a transaction.
 
-    Each call registers a hook, so that a savepoint that is rolled back takes none of the others with it; the
-    first hook to run rings for all. A delivery that was rolled back may be rung for as well: nobody will find it.
+    Nothing is woken for what was rolled back, be that to a savepoint. The deliveries are not held until then.
     """
-    waiting: dict[str, list[Delivery]] = _waiting.__dict__
-    if not transaction.get_connection(using).in_atomic_block:
-        waiting.pop(using, None)
-    waiting.setdefault(using, []).extend(deliveries)
-    transaction.on_commit(lambda: ring(waiting.pop(using, [])), using=using)
+    queues: dict[int | None, list[str]] = {}
+    for delivery in deliveries:
+        together, key = queues.setdefault(_installed.priority_of(delivery), []), key_of(delivery)
+        if key not in together:
+            together.append(key)
+    if queues:
+        notification = _Notification(queues, using)
+        _waiting.of(using).add(notification)
+        transaction.on_commit(notification, using=using)
+
+
+class _Waiting(threading.local):
+    """The notifications of this thread that wait for a commit, by database.
+
+    Django alone keeps them alive: it lets go of those that are rolled back, and they are gone from here too.
+    """
+
+    def __init__(self) -> None:
+        self.by_database: dict[str, weakref.WeakSet[_Notification]] = {}
+
+    def of(self, using: str) -> weakref.WeakSet[_Notification]:
+        return self.by_database.setdefault(using, weakref.WeakSet())
+
+
+_waiting = _Waiting()
+
+
+class _Notification:
+    """A hook of one savepoint. The first to run after a commit notifies for all, so that each queue is woken once."""
+
+    def __init__(self, queues: Mapping[int | None, Sequence[str]], using: str) -> None:
+        self._queues = queues
+        self._using = using
+
+    def __call__(self) -> None:
+        together: dict[int | None, dict[str, None]] = {}
+        waiting = _waiting.of(self._using)
+        for notification in (self, *waiting):
+            for priority, queues in notification._queues.items():
+                together.setdefault(priority, {}).update(dict.fromkeys(queues))
+            notification._queues = {}
+        waiting.clear()
+        for priority, found in together.items():
+            notify(list(found), priority=priority)
 
 
 def call_for_sweep(*, using: str) -> None:
-    """Have what is due rung for once the transaction is committed, and not at the next sweep."""
+    """Have what is due looked for once the transaction is committed, and not at the next sweep."""
     after_commit("call for a sweep, the next of which comes by itself", _installed.call_for_sweep, using=using)

@@ -80,7 +80,7 @@ class Counters(Observer):
             buckets=_DIALOGUE,
         )
         self._sweep = make(Histogram, "sweep_seconds", "Sweeps.", buckets=_DIALOGUE)
-        self._rung = make(Counter, "rung", "Deliveries that sweeps rang for.")
+        self._woken = make(Counter, "woken", "Queues that sweeps woke.")
         self._sessions = make(Gauge, "sessions", "SMTP sessions.", ("state",), multiprocess_mode="livesum")
         self._switches = make(
             Counter, "configuration_switches", "How often a process began to send by another configuration."
@@ -117,9 +117,9 @@ class Counters(Observer):
             self._last = now
 
     @_harmless
-    def swept(self, seconds: float, rung: int) -> None:
+    def swept(self, seconds: float, woken: int) -> None:
         self._sweep.observe(seconds)
-        self._rung.inc(rung)
+        self._woken.inc(woken)
 
     @_harmless
     def opened(self, relay: Relay, seconds: float, *, succeeded: bool) -> None:

@@ -10,6 +10,7 @@ from django.db import migrations, models
 import email_integration.fields
 import email_integration.models.database_time
 import email_integration.models.indexes
+import email_integration.models.installation
 import email_integration.validators
 
 
@@ -181,9 +182,7 @@ class Migration(migrations.Migration):
                 ("expires_at", models.DateTimeField(verbose_name="expires at")),
                 (
                     "next_at",
-                    models.DateTimeField(
-                        db_default=email_integration.models.database_time.DatabaseTime(), null=True
-                    ),
+                    models.DateTimeField(db_default=email_integration.models.database_time.DatabaseTime(), null=True),
                 ),
                 ("queue", models.CharField(blank=True, db_default="", default="", max_length=255)),
                 ("batch", models.CharField(blank=True, db_default="", default="", max_length=36)),
@@ -263,13 +262,38 @@ class Migration(migrations.Migration):
                 ("id", models.CharField(max_length=36, primary_key=True, serialize=False)),
                 ("owner", models.CharField(max_length=255)),
                 ("claimed_at", models.DateTimeField()),
-                ("lease_until", models.DateTimeField(db_index=True)),
+                ("lease_until", models.DateTimeField()),
                 ("suspected_at", models.DateTimeField(null=True)),
                 ("permitted", models.PositiveIntegerField()),
+                ("cancel_requested", models.BooleanField(db_default=False, default=False)),
                 ("items", models.JSONField()),
                 ("smtp_config", models.CharField(blank=True, max_length=100)),
                 ("config_version", models.CharField(blank=True, max_length=40)),
                 ("from_email", models.TextField(blank=True)),
+            ],
+            options={"default_permissions": ()},
+        ),
+        migrations.CreateModel(
+            name="Installation",
+            fields=[
+                ("id", models.PositiveSmallIntegerField(default=1, primary_key=True, serialize=False)),
+                (
+                    "identity",
+                    models.CharField(default=email_integration.models.installation.new_identity, max_length=36),
+                ),
+            ],
+            options={"default_permissions": ()},
+        ),
+        migrations.CreateModel(
+            name="RevokedTask",
+            fields=[
+                ("id", models.CharField(max_length=255, primary_key=True, serialize=False)),
+                (
+                    "created_at",
+                    models.DateTimeField(
+                        db_default=email_integration.models.database_time.DatabaseTime(), db_index=True
+                    ),
+                ),
             ],
             options={"default_permissions": ()},
         ),

@@ -6,8 +6,9 @@ from email_integration.outcomes.status import FINAL, Status
 from .alert import Alert
 from .config import NO_ACTIVE_CONFIG, SMTPConfig
 from .database_time import DatabaseTime
-from .delivery import Delivery, DeliveryAttempt, DeliveryBatch, InDoubtPolicy, Lane
+from .delivery import Delivery, DeliveryAttempt, DeliveryBatch, InDoubtPolicy, Lane, RevokedTask
 from .gate import RelayGate
+from .installation import Installation
 from .oauth import Grant, OAuthToken, RefreshFamily
 from .pause import SendingPause
 from .quirks import PipeliningQuirk, ServerQuirks
@@ -24,11 +25,13 @@ __all__ = [
     "DeliveryBatch",
     "Grant",
     "InDoubtPolicy",
+    "Installation",
     "Lane",
     "OAuthToken",
     "PipeliningQuirk",
     "RefreshFamily",
     "RelayGate",
+    "RevokedTask",
     "SMTPConfig",
     "SendingPause",
     "ServerQuirks",

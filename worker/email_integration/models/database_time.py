@@ -9,21 +9,34 @@ from django.db import models
 
 
 class DatabaseTime(models.Func):
-    """The moment by the database's clock, as a ``DateTimeField`` stores it; SQLite's is that of the host."""
+    """The moment ``ahead`` seconds from now by the database's clock, as a ``DateTimeField`` stores it.
+
+    SQLite's clock is that of the host.
+    """
 
     template = "%(expressions)s"
     output_field = models.DateTimeField()
 
-    def as_sql(self, compiler: Any, connection: Any, **context: Any) -> tuple[str, list[Any]]:
+    def __init__(self, *, ahead: float = 0.0) -> None:
+        super().__init__()
+        self.ahead = ahead
+
+    def as_sql(self, compiler: Any, connection: Any, *args: Any, **context: Any) -> tuple[str, tuple[str | int, ...]]:
         """The expression as SQL."""
-        return sql(connection.vendor), []
+        return sql(connection.vendor, ahead=self.ahead), ()
 
 
-def sql(vendor: str) -> str:
-    """The moment by the clock of a database of this vendor, as SQL."""
+def sql(vendor: str, *, ahead: float = 0.0) -> str:
+    """The moment ``ahead`` seconds from now, by the clock of a database of this vendor, as SQL.
+
+    Now is when the statement began, not its transaction. Percent signs are doubled, as Django wants them.
+    """
     if vendor == "postgresql":
-        return "CURRENT_TIMESTAMP"
+        return f"(STATEMENT_TIMESTAMP() + INTERVAL '{ahead:f} seconds')" if ahead else "STATEMENT_TIMESTAMP()"
     if vendor == "sqlite":
-        return "strftime('%%Y-%%m-%%d %%H:%%M:%%f', 'now'{})".format("" if settings.USE_TZ else ", 'localtime'")
+        later = f", '{ahead:+f} seconds'" if ahead else ""
+        local = "" if settings.USE_TZ else ", 'localtime'"
+        return f"strftime('%%Y-%%m-%%d %%H:%%M:%%f', 'now'{later}{local})"
     # As Django stores times in MySQL and MariaDB, whatever the time zone of the session is.
-    return "UTC_TIMESTAMP(6)" if settings.USE_TZ else "CURRENT_TIMESTAMP(6)"
+    now = "UTC_TIMESTAMP(6)" if settings.USE_TZ else "CURRENT_TIMESTAMP(6)"
+    return f"({now} + INTERVAL {ahead:f} SECOND)" if ahead else now

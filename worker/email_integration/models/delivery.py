@@ -7,7 +7,7 @@ from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
 from email_integration.outcomes.causes import LONGEST
-from email_integration.outcomes.status import Status
+from email_integration.outcomes.status import FINAL, Status
 
 from .database_time import DatabaseTime
 from .indexes import LongTextIndex, PartialIndex
@@ -36,7 +36,7 @@ class Delivery(models.Model):
     # Raised by every transition; a transition that has seen an older one does nothing.
     fence = models.PositiveIntegerField(default=0)
     message_id = models.CharField(_("Message-ID"), max_length=998)
-    # The From header. Blank until the first claim when the sender was left open; then it is not in the content.
+    # The From header. Blank while the sender is left open; then it is not in the content.
     from_header = models.TextField(_("from"), blank=True)
     # Where in the content it belongs, in octets; NULL when it is there.
     from_at = models.PositiveIntegerField(null=True)
@@ -79,7 +79,7 @@ class Delivery(models.Model):
     cause = models.CharField(max_length=LONGEST, blank=True, default="", db_default="")
     reason = models.CharField(_("reason"), max_length=255, blank=True)
     smtp_config = models.CharField(_("SMTP configuration"), max_length=100, blank=True)
-    # By what and by whom it was claimed last, for the record of an attempt whose worker is lost.
+    # By what and by whom it was tried last.
     config_version = models.CharField(max_length=40, blank=True)
     worker = models.CharField(max_length=255, blank=True)
     finished_at = models.DateTimeField(_("finished at"), null=True)
@@ -141,9 +141,19 @@ class Delivery(models.Model):
         return f"{self.id} ({self.status})"
 
     @property
-    def current_status(self) -> Status:
+    def current_status(self) -> str:
         """Its status as people see it: 'sending' while a process has it in hand."""
-        return Status.SENDING if self.batch else Status(self.status)
+        return Status.SENDING.value if self.batch else str(self.status)
+
+    def get_current_status_display(self) -> str:
+        """The same in words."""
+        # A damaged row may have any.
+        return str(dict(Status.choices).get(self.current_status, self.current_status))
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether it is finished, and so is what follows it."""
+        return self.status in FINAL and self.continue_after is None
 
 
 class DeliveryBatch(models.Model):
@@ -156,11 +166,14 @@ class DeliveryBatch(models.Model):
     # Host, process and boot of who claimed it, as people read it.
     owner = models.CharField(max_length=255)
     claimed_at = models.DateTimeField()
-    lease_until = models.DateTimeField(db_index=True)
+    # In no index, so that renewing it is a HOT update; there are few rows.
+    lease_until = models.DateTimeField()
     # When the lease was found expired; taken over a while later if nothing was heard of the owner since.
     suspected_at = models.DateTimeField(null=True)
     # For how many of the items, from the first, the owner may send final dots.
     permitted = models.PositiveIntegerField()
+    # That one of them is to be cancelled: the owner's next record says which.
+    cancel_requested = models.BooleanField(default=False, db_default=False)
     # [[delivery id, fence], …] in the order in which they are sent.
     items = models.JSONField()
     # What they are sent by.
@@ -173,6 +186,19 @@ class DeliveryBatch(models.Model):
 
     def __str__(self) -> str:
         return f"{self.id} ({len(self.items)})"
+
+
+class RevokedTask(models.Model):
+    """The id of a task that was revoked before there was a delivery of that id; kept for a day."""
+
+    id = models.CharField(primary_key=True, max_length=255)
+    created_at = models.DateTimeField(db_default=DatabaseTime(), db_index=True)
+
+    class Meta:
+        default_permissions = ()
+
+    def __str__(self) -> str:
+        return self.id
 
 
 class DeliveryAttempt(models.Model):

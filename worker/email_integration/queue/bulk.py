@@ -1,4 +1,4 @@
-"""Take many mails: rendered one after the other, stored in batches, published in groups."""
+"""Take many mails: rendered one after the other, stored in batches, with one wake-up for each queue."""
 
 from __future__ import annotations
 
@@ -27,8 +27,9 @@ class Submission:
     """Takes one message after the other, and stores a batch of them in a transaction.
 
     A batch has ``batch_size`` mails, or fewer that are large: memory and a statement hold no more at a time. ``kept``
-    is what each row keeps of the call. A sender equal to DEFAULT_FROM_EMAIL is one that was not chosen.
-    ``idempotency_key`` gives each message's; ``on_progress`` is told how many are stored after each batch.
+    is what each row keeps of the call, and ``queue`` the queue that the caller has chosen. A sender equal to
+    DEFAULT_FROM_EMAIL is one that was not chosen. ``idempotency_key`` gives each message's; ``on_progress`` is told how
+    many are stored after each batch.
     """
 
     def __init__(
@@ -36,6 +37,7 @@ class Submission:
         options: MailOptions,
         *,
         kept: str = "",
+        queue: str = "",
         idempotency_key: Callable[[EmailMessage], str] | None = None,
         batch_size: int = BATCH,
         on_progress: Callable[[int], None] | None = None,
@@ -47,6 +49,7 @@ class Submission:
                 raise TypeError(f"{name} must be a function, not a {type(function).__name__}.")
         self._options = options
         self._kept = kept
+        self._queue = queue
         self._key = idempotency_key
         self._batch_size = batch_size
         self._on_progress = on_progress
@@ -60,7 +63,14 @@ class Submission:
         """Take a message, which an error names by its ``number``. Raises ``InvalidMail``, and takes nothing then."""
         try:
             key = self._key(message) if self._key else None
-            delivery = make(message, self._options, idempotency_key=key, default_from_is_open=True, kept=self._kept)
+            delivery = make(
+                message,
+                self._options,
+                idempotency_key=key,
+                default_from_is_open=True,
+                kept=self._kept,
+                queue=self._queue,
+            )
         except InvalidMail as error:
             if number is None:
                 raise
@@ -96,7 +106,7 @@ def _store(deliveries: Sequence[Delivery], *, using: str) -> list[str]:
         new = [delivery for delivery, pk in zip(deliveries, ids, strict=True) if delivery.pk == pk]
         due = [_bare(delivery, using=using) for delivery in new if is_due(delivery)]
         if due:
-            task_queue.ring_on_commit(*due, using=using)
+            task_queue.notify_on_commit(*due, using=using)
         events.submitted_together(new)
     return ids
 
@@ -123,5 +133,5 @@ def _ids(deliveries: Sequence[Delivery], *, using: str) -> list[str]:
 
 def _bare(delivery: Delivery, *, using: str) -> Delivery:
     """As much of it as is published: what waits for a commit must not hold the contents."""
-    known = {name: getattr(delivery, name) for name in ("id", "status", "lane", "options")}
+    known = {name: getattr(delivery, name) for name in ("id", "status", "lane", "queue", "options")}
     return django_internals.stored_instance(Delivery, known, using=using)

@@ -6,11 +6,10 @@ from typing import Any
 
 from django.db import transaction
 from django.db.models import QuerySet
-from django.utils import timezone
 
 from email_integration.ledger import task_queue
 from email_integration.ledger.rows import database
-from email_integration.models import Delivery, Status
+from email_integration.models import DatabaseTime, Delivery, Status
 from email_integration.on_commit import after_commit
 from email_integration.routing import gate
 from email_integration.smtp import Relay
@@ -23,11 +22,10 @@ def waiting() -> int:
 
 def wake(*delivery_ids: str) -> int:
     """Make every delivery due, or these alone, that waits for its relay and not for itself; returns how many."""
-    now = timezone.now()
     waiting = _waiting_for_relay()
     if delivery_ids:
         waiting = waiting.filter(pk__in=delivery_ids)
-    woken = waiting.update(due_at=now, ring_after=now, rings=0)
+    woken = waiting.update(due_at=DatabaseTime(), next_at=DatabaseTime())
     if woken:
         task_queue.call_for_sweep(using=database())
     return woken
@@ -38,13 +36,12 @@ def wake_one() -> None:
 
     The one that was tried least: what was said of others may be their own fault.
     """
-    now = timezone.now()
-    rows = Delivery.objects.using(database()).filter(status=Status.DEFERRED, waits_for_relay=True)
-    if rows.filter(due_at__lte=now).exists():
+    rows = Delivery.objects.using(database()).filter(status=Status.DEFERRED, waits_for_relay=True, batch="")
+    if rows.filter(due_at__lte=DatabaseTime()).exists():
         return
-    pk, due_at = rows.order_by("attempts", "due_at").values_list("pk", "due_at").first() or (None, now)
-    # No call for a sweep: it is a sweep that asks for this, and that rings for it.
-    rows.filter(pk=pk, due_at=due_at).update(due_at=now, ring_after=now, rings=0)
+    pk, due_at = rows.order_by("attempts", "due_at").values_list("pk", "due_at").first() or (None, None)
+    # No call for a sweep: it is a sweep that asks for this, and that wakes the queue.
+    rows.filter(pk=pk, due_at=due_at).update(due_at=DatabaseTime(), next_at=DatabaseTime())
 
 
 def reopen(relay: Relay) -> None:
@@ -59,9 +56,9 @@ def reopen(relay: Relay) -> None:
 
 
 def _waiting_for_relay() -> QuerySet[Delivery]:
-    """What waits for its relay and is not due yet."""
+    """What waits for its relay, is not due yet, and is in nobody's hands."""
     rows = Delivery.objects.using(database())
-    return rows.filter(status=Status.DEFERRED, waits_for_relay=True, due_at__gt=timezone.now())
+    return rows.filter(status=Status.DEFERRED, waits_for_relay=True, batch="", due_at__gt=DatabaseTime())
 
 
 def wake_on_commit(*, using: str | None = None, **kwargs: Any) -> None:

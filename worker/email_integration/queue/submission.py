@@ -1,4 +1,4 @@
-"""Take a mail: render, one row in the caller's transaction, a ring on commit."""
+"""Take a mail: render, one row in the caller's transaction, a wake-up on commit."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def store(delivery: Delivery, *, unless_known: bool) -> Delivery:
         return first(using, delivery)
     events.submitted(delivery)
     if is_due(delivery):
-        task_queue.ring_on_commit(delivery, using=using)
+        task_queue.notify_on_commit(delivery, using=using)
     return delivery
 
 
@@ -66,12 +66,14 @@ def make(
     idempotency_key: str | None = None,
     default_from_is_open: bool = False,
     kept: str = "",
+    queue: str = "",
     prepared: bool = False,
 ) -> Delivery:
     """Render ``message`` and return its delivery, which is not saved yet. Raises as ``submit`` does.
 
     With ``default_from_is_open`` a sender equal to DEFAULT_FROM_EMAIL is one that was not chosen. ``kept`` is what the
-    row keeps of the call. A ``prepared`` mail is sent when ``transitions.send_prepared`` says so, and expires as usual.
+    row keeps of the call, and ``queue`` the queue that the caller has chosen. A ``prepared`` mail is sent when
+    ``transitions.send_prepared`` says so, and expires as usual.
     """
     if delivery_id is not None:
         check_name("task_id", delivery_id)
@@ -100,9 +102,13 @@ def make(
         "created_at": now,
         "due_at": due_at,
         "expires_at": expires_at,
-        "ring_after": schedule.first_ring(due_at, expires_at, now),
+        "queue": queue,
         "options": kept,
     }
+    if prepared or due_at > now:
+        # Otherwise it is the time at which the row is inserted, by the database's clock. What expires while it is
+        # prepared may be claimed then, to come to its end.
+        values["next_at"] = min(due_at, expires_at)
     delivery = django_internals.new_instance(Delivery, values)
     content.store(delivery, content.of_rendered(rendered))
     instrumentation.installed().submitting(delivery)

@@ -1,64 +1,76 @@
-"""Ring for every delivery that is due and that no task is working on, and leave a mark of it."""
+"""Wake each queue in which mail is due that no worker has in hand, recover what was lost, and leave a mark of it."""
 
 from __future__ import annotations
 
-import datetime as dt
 import itertools
 import logging
 import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import TypeVar
 
-from django.db import transaction
-from django.db.models import F
-from django.utils import timezone
+from django.db import connections
+from django.db.models import Exists, Min, Q, QuerySet
 
-from email_integration import routing
-from email_integration.django_internals import can_skip_locked_rows
-from email_integration.ledger import task_queue
+from email_integration import recursion, routing
+from email_integration.django_internals import can_index_a_part
+from email_integration.ledger import installation, task_queue
+from email_integration.ledger.queues import queue_of
 from email_integration.ledger.rows import database
-from email_integration.models import Delivery, RelayGate
-from email_integration.outcomes import schedule
+from email_integration.models import DatabaseTime, Delivery, Installation, Lane, RelayGate
 from email_integration.routing import gate
 from email_integration.shared_cache import shared_cache
 from email_integration.smtp import Relay
 
-from . import retry_now
+from . import continuing, retry_now, wakeups
 
 logger = logging.getLogger(__name__)
+
+_F = TypeVar("_F", bound=Callable[[], object])
 
 #: The key of the mark in the shared cache.
 KEY = "email_integration:swept"
 
-#: How many deliveries are taken in one short transaction.
-BATCH = 500
+#: Seconds after which mail that is due has its queue woken whatever the cache says of it.
+OVERDUE = 30.0
 
-#: Counted so far, and no further than the column goes.
-_MOST_RINGS = 32_000
+_also: list[Callable[[], object]] = []
+
+
+def also(recover: _F) -> _F:
+    """Have every sweep call ``recover`` first, for what lies above this package. What it raises is logged."""
+    _also.append(recover)
+    return recover
 
 
 def sweep() -> int:
-    """Ring for what is due and return how many deliveries that were. Any number of sweeps may run at once."""
-    total = 0
-    if _is_anything_due(timezone.now()):
+    """Wake the queues that have mail due and return how many. Any number of sweeps may run at once.
+
+    Raises ``DatabaseError``.
+    """
+    for recover in _also:
+        try:
+            recover()
+        except Exception as error:  # the mail that waits is not to wait for this too
+            logger.error("Could not recover what may be lost (%s).", type(error).__name__)
+    found = _ask(_questions("") | _beyond_queues())
+    if found["gates"]:
         _have_the_relay_tried()
-        while taken := _take(timezone.now()):
-            heard = task_queue.ring(taken)
-            if heard is None:
-                _give_back(taken)
-                break
-            # Those that a queue of their own kept from being heard wait for their next ring, and hold up no other.
-            total += heard
-            if len(taken) < BATCH:
-                break
+        found = _ask(_questions("") | _beyond_queues())
+    due = _due_by_priority(found) | (_due_by_own_queue() if found["own"] else {})
+    unheard = _wake(due)
+    if found["continuations"]:
+        continuing.publish_due()
     leave_mark()
-    return total
+    return len(due.keys() - unheard)
 
 
-def _is_anything_due(now: dt.datetime) -> bool:
-    """Whether there is a delivery to ring for or a relay to try: one question, as most sweeps find neither."""
-    deliveries = Delivery.objects.using(database()).filter(ring_after__lte=now).order_by().values_list("pk")
-    gates = RelayGate.objects.using(database()).filter(probe_at__lte=now).order_by().values_list("pk")
-    # From Django 6.1 on, a union has the ordering of the model again, which these columns do not have.
-    return bool(deliveries.union(gates, all=True).order_by()[:1])
+def _wake(due: Mapping[str, bool]) -> set[str]:
+    """Wake these queues, and those for whose mail it is late whatever is outstanding; return those that failed."""
+    soon = [queue for queue, is_late in due.items() if not is_late]
+    late = [queue for queue, is_late in due.items() if is_late]
+    with recursion.within_wake_up():
+        unheard = wakeups.wake(late) if late else set()
+    return unheard | (task_queue.notify(soon) if soon else set())
 
 
 def _have_the_relay_tried() -> None:
@@ -73,31 +85,105 @@ def _have_the_relay_tried() -> None:
         retry_now.wake()
 
 
-def _take(now: dt.datetime) -> list[Delivery]:
-    """Move the next ring of a batch on, doubling, so that a deep queue is not rung again at each tick."""
-    using = database()
-    rows = Delivery.objects.using(using)
-    with transaction.atomic(using=using):
-        due = rows.filter(ring_after__lte=now).order_by("ring_after").only("id", "status", "lane", "options", "rings")
-        if can_skip_locked_rows(transaction.get_connection(using)):
-            due = due.select_for_update(skip_locked=True)
-        taken = list(due[:BATCH])
-        for rings, group in itertools.groupby(sorted(taken, key=_rings), key=_rings):
-            rows.filter(pk__in=[delivery.pk for delivery in group]).update(
-                rings=min(rings + 1, _MOST_RINGS), ring_after=now + schedule.seconds(schedule.pause(rings))
-            )
-    return taken
+# -- what is due ----------------------------------------------------------------------------------------------------
+#
+# Each question names the queue and the priority, so that the index answers it at once, however much waits or is
+# deferred. All of them together are one statement.
 
 
-def _give_back(taken: list[Delivery]) -> None:
-    """Undo the doubling: who cannot be rung for now is rung for as soon as the broker is back."""
-    rows = Delivery.objects.using(database()).filter(pk__in=[delivery.pk for delivery in taken], rings__gt=0)
-    # Some may have been heard, and be at their end already.
-    rows.filter(ring_after__isnull=False).update(rings=F("rings") - 1, ring_after=timezone.now())
+def _due_by_priority(found: Mapping[str, bool]) -> dict[str, bool]:
+    """The queues of the priorities for which mail is due, each with whether it is late."""
+    lanes = _due_lanes("", found)
+    late = _ask({lane: _due("", lane, since=OVERDUE) for lane in lanes}) if lanes else {}
+    due: dict[str, bool] = {}
+    for lane in lanes:
+        due[queue_of(lane)] = late[lane] or due.get(queue_of(lane), False)
+    return due
 
 
-def _rings(delivery: Delivery) -> int:
-    return delivery.rings
+def _due_by_own_queue() -> dict[str, bool]:
+    """The queues that callers have chosen and that have mail due, each with whether it is late."""
+    due: dict[str, bool] = {}
+    for queue in _own_queues():
+        lanes = _due_lanes(queue, _ask(_questions(queue)))
+        if lanes:
+            due[queue] = any(_ask({lane: _due(queue, lane, since=OVERDUE) for lane in lanes}).values())
+    return due
+
+
+def _due_lanes(queue: str, found: Mapping[str, bool]) -> list[str]:
+    """The priorities for which mail is due in a queue; where they are damaged in the database they are made normal."""
+    lanes = [lane for lane in Lane.values if found[lane]]
+    if any(found[name] for name in found if name.startswith(_DAMAGED)):
+        # No claim asks for them: what somebody has damaged is a mail like any other.
+        damaged = _rows().filter(queue=queue, next_at__isnull=False).exclude(lane__in=Lane.values)
+        damaged.update(lane=Lane.NORMAL)
+        if _ask({"due": _due(queue, Lane.NORMAL)})["due"]:
+            lanes = list(dict.fromkeys([*lanes, Lane.NORMAL.value]))
+    return lanes
+
+
+def _own_queues() -> Iterator[str]:
+    """The queues that callers have chosen for mail that is not finished, or was not long ago."""
+    queue = ""
+    while True:
+        after = _rows().filter(_is_indexed(), queue__gt=queue).aggregate(next=Min("queue"))["next"]
+        if after is None:
+            return
+        yield after
+        queue = after
+
+
+def _questions(queue: str) -> dict[str, QuerySet[Delivery]]:
+    """Whether mail of each priority is due in a queue, and whether any has a priority that there is not."""
+    waiting = _rows().filter(queue=queue, next_at__isnull=False)
+    known = sorted(Lane.values)
+    between = [
+        Q(lane__lt=known[0]),
+        *(Q(lane__gt=below, lane__lt=above) for below, above in itertools.pairwise(known)),
+        Q(lane__gt=known[-1]),
+    ]
+    damaged = {f"{_DAMAGED}{number}": waiting.filter(one) for number, one in enumerate(between)}
+    return {lane: _due(queue, lane) for lane in Lane.values} | damaged
+
+
+_DAMAGED = "damaged_"
+
+
+def _beyond_queues() -> dict[str, QuerySet[Delivery] | QuerySet[RelayGate]]:
+    return {
+        "own": _rows().filter(_is_indexed(), queue__gt=""),
+        "continuations": _rows().filter(continue_after__lte=DatabaseTime()),
+        "gates": RelayGate.objects.using(database()).filter(probe_at__lte=DatabaseTime()),
+    }
+
+
+def _due(queue: str, lane: str, *, since: float = 0.0) -> QuerySet[Delivery]:
+    """Mail that is due for ``since`` seconds and that nobody has in hand."""
+    return _rows().filter(queue=queue, lane=lane, next_at__lte=DatabaseTime(ahead=-since), batch="")
+
+
+def _is_indexed() -> Q:
+    """What the index of waiting mail is of: of all where the database knows no index of a part."""
+    return Q(next_at__isnull=False) if can_index_a_part(connections[database()]) else Q()
+
+
+def _ask(questions: Mapping[str, QuerySet[Delivery] | QuerySet[RelayGate]]) -> dict[str, bool]:
+    """Whether there is any row of each, in one statement."""
+    asked = Installation.objects.using(database()).values(**{name: Exists(rows) for name, rows in questions.items()})
+    found = asked.first()
+    if found is None:  # the row that it is asked by is missing
+        installation.forget()
+        installation.identity()
+        found = asked.get()
+    return found
+
+
+def _rows() -> QuerySet[Delivery]:
+    return Delivery.objects.using(database()).order_by()
+
+
+# -- the mark -------------------------------------------------------------------------------------------------------
 
 
 def leave_mark() -> None:

@@ -16,7 +16,7 @@ from django.db import DatabaseError, InterfaceError
 from email_integration import conf, recursion, routing
 from email_integration.exceptions import ContentUnavailable, InvalidMail
 from email_integration.ledger import clock, rows, transitions
-from email_integration.ledger.records import Change, Ended, Untried
+from email_integration.ledger.records import Change, Untried
 from email_integration.ledger.steps import Step
 from email_integration.message import content
 from email_integration.models import Delivery, Status
@@ -63,7 +63,13 @@ def attempt(delivery: Delivery, route: routing.Route, hand: InHand) -> Change | 
     if isinstance(sent.outcome, Skipped):
         logger.debug("Delivery %s: %s", delivery.pk, sent.outcome.reason, extra=_of(delivery))
         return None
-    ended = begun.ended(sent.outcome, route=sent.route, tls_version=sent.tls_version, sent_from=hand.sent_from)
+    ended = begun.ended(
+        sent.outcome,
+        route=sent.route,
+        tls_version=sent.tls_version,
+        sent_from=hand.sent_from or ("", ""),
+        redirected_to=sent.redirected_to,
+    )
     return replace(ended, withheld=withheld)
 
 

@@ -11,23 +11,23 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
 
 from django.db import DatabaseError, InterfaceError, connections
 
 from email_integration import conf, routing
-from email_integration.ledger import batches, rows
+from email_integration.ledger import batches, rows, transitions
 from email_integration.ledger.batches import Batch
-from email_integration.ledger.records import Ended
-from email_integration.models import FINAL, Delivery
-from email_integration.queue import wakeups
+from email_integration.ledger.records import Untried
+from email_integration.models import Delivery
+from email_integration.queue import continuing, wakeups
 from email_integration.routing import Route
 from email_integration.smtp import Relay
 
-from . import own_journal, recovery
+from . import own_journal, points, recovery
 from .crew import Crew, Done, Work, try_one
 from .in_hand import Others
-from .recording import go_on, record, wake_others
+from .recording import record, wake_others
+from .sessions import Replaced
 
 logger = logging.getLogger(__name__)
 
@@ -124,7 +124,9 @@ class _Dispatcher:
         try:
             batch, route = claim(self._queue, with_journal=crew.has_journal)
         except (DatabaseError, InterfaceError) as error:
-            logger.error("The database failed at a claim (%s); the sweep wakes %r again.", type(error).__name__, self._queue)
+            logger.error(
+                "The database failed at a claim (%s); the sweep wakes %r again.", type(error).__name__, self._queue
+            )
             connections[rows.database()].close_if_unusable_or_obsolete()
             self._failed = True
             self._stay.failed()
@@ -160,13 +162,7 @@ class _Dispatcher:
 
     def _has_ended(self, crew: Crew) -> bool:
         """Whether there was no mail for long enough, and a last look finds none."""
-        if time.monotonic() - self._last_mail < STAY:
-            return False
-        self._stay.leave()
-        if not self._claim(crew):
-            return True
-        self._stay.resume()
-        return False
+        return time.monotonic() - self._last_mail >= STAY and not self._stay.ended(lambda: self._claim(crew))
 
 
 def claim(queue: str, *, with_journal: bool, only: Sequence[str] = ()) -> tuple[Batch | None, Route]:
@@ -181,21 +177,27 @@ def claim(queue: str, *, with_journal: bool, only: Sequence[str] = ()) -> tuple[
         permitted=None if with_journal else conf.get("IN_DOUBT_WINDOW"),
         only=only,
     )
+    if batch is not None:
+        points.reached("claimed", *(one.pk for one in batch.deliveries))
     return batch, route
 
 
 def settle(batch: Batch, done: Sequence[Done]) -> batches.Recorded:
     """Record what is done of a batch, and do what follows from that."""
-    told = [one for one in done if one.change is not None]
+    changed = [one for one in done if one.change is not None]
     permitted = None if batch.permitted >= len(batch.deliveries) else batch.permitted + len(done)
-    recorded = record(batch, [one.change for one in told], permitted=permitted)
-    for one, made in zip(told, recorded.made, strict=True):
+    ids = [one.work.delivery.pk for one in changed]
+    points.reached("before the record", *ids)
+    recorded = record(batch, [one.change for one in changed], permitted=permitted)
+    points.reached("recorded", *ids)
+    for one, made in zip(changed, recorded.made, strict=True):
         if made:
             wake_others(one.change, one.closed)
-            if one.change.delivery.continue_after is not None and one.change.delivery.status in FINAL:
+            if one.change.delivery.continue_after is not None:
                 if one.slot is not None:
                     one.slot.continuing()
-                go_on(one.change.delivery)
+                continuing.publish(one.change.delivery)
+    for one in done:
         if one.slot is not None:
             one.slot.free()
     return recorded
@@ -213,6 +215,10 @@ def send_inline(queue: str, *, only: Sequence[str] = ()) -> list[Delivery]:
             break
         for place, delivery in enumerate(batch.deliveries):
             work = Work(delivery=delivery, batch=batch, place=place, route=route)
-            if settle(batch, [try_one(work, journal=None, others=Others())]).owned:
+            try:
+                done = try_one(work, journal=None, others=Others())
+            except Replaced:
+                done = Done(work=work, change=Untried(delivery=delivery, step=transitions.giving_back))
+            if settle(batch, [done]).owned:
                 tried[delivery.pk] = delivery
     return list(tried.values())

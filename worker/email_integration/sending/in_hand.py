@@ -16,6 +16,7 @@ from email_integration.outcomes.causes import Cause
 from email_integration.outcomes.classification import Deferred, Outcome, Skipped
 from email_integration.smtp import Phase, Relay, Reply, Session, Started
 
+from . import points
 from .journal import Journal, Slot
 from .relaying import Guard, Letter
 
@@ -55,6 +56,7 @@ class InHand(Guard):
         self.slot: Slot | None = None
         if journal is not None:
             self.slot = journal.take(delivery.pk, delivery.fence, batch.id, started_at=started_at)
+        points.reached("in hand", delivery.pk)
         #: The From header and the sender of the envelope that it went with; None before its final dot.
         self.sent_from: tuple[str, str] | None = None
         #: The relay whose gate was found closed.
@@ -66,6 +68,7 @@ class InHand(Guard):
         self._others.begun()
         if self.slot is not None:
             self.slot.waiting()
+        points.reached("before MAIL", self._delivery.pk)
 
     def progressed(self) -> None:
         self._keep_lease()
@@ -73,8 +76,10 @@ class InHand(Guard):
     def writes(self) -> None:
         if self.slot is not None:
             self.slot.writing()
+        points.reached("before the content", self._delivery.pk)
 
     def before_dot(self, session: Session, started: Started, letter: Letter) -> Outcome | Skipped | None:
+        points.reached("before the dot", self._delivery.pk)
         kept = self._keep_lease()
         if kept is None:
             return Skipped(reason="another process has taken the batch over")
@@ -84,11 +89,14 @@ class InHand(Guard):
             # The dot is said only once it is noted to whom: after a death here the mail is in doubt for them.
             self._note_dot(self.slot, started)
         self.sent_from = letter.from_header, letter.sender
+        points.reached("dot noted", self._delivery.pk)
         return None
 
     def answered(self, reply: Reply) -> None:
+        points.reached("answered", self._delivery.pk)
         if self.slot is not None:
             self.slot.answered(reply.code)
+        points.reached("answer noted", self._delivery.pk)
 
     def judged(self, outcome: Outcome) -> Outcome:
         return self._others.judged(rows.pending(self._delivery), outcome)

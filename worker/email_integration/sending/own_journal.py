@@ -14,7 +14,7 @@ from django.db import DatabaseError, InterfaceError
 
 from email_integration import conf
 from email_integration.forks import after_fork_in_child
-from email_integration.queue import wakeups
+from email_integration.ledger import installation
 
 from . import journal_place
 from .journal import Journal, JournalUnavailable
@@ -59,7 +59,7 @@ def folder() -> Path:
     given = conf.get("JOURNAL_DIR")
     if given:
         return Path(given)
-    return journal_place.below_temporary(wakeups.installation_id())
+    return journal_place.below_temporary(installation.identity())
 
 
 def opened() -> Journal | None:
@@ -69,12 +69,12 @@ def opened() -> Journal | None:
     """
     own = _own
     with own.lock:
-        if own.journal is not None and not own.journal.is_broken:
+        if own.journal is not None and own.journal.is_in_place:
             return own.journal
         if own.failed_at is not None and time.monotonic() - own.failed_at < _AGAIN_AFTER:
             return None
         try:
-            own.journal = Journal.open(folder(), installation=wakeups.installation_id(), owner=own.owner)
+            own.journal = Journal.open(folder(), installation=installation.identity(), owner=own.owner)
         except JournalUnavailable as error:
             logger.warning("There is no journal (%s): fewer mails are sent at a time; see JOURNAL_DIR.", error)
             own.failed_at, own.journal = time.monotonic(), None

@@ -15,7 +15,7 @@ import tenacity
 from django.db import DatabaseError, InterfaceError, InternalError, OperationalError, connections
 
 from email_integration import conf, routing
-from email_integration.ledger import batches, continuation, records, rows, task_queue
+from email_integration.ledger import batches, records, rows
 from email_integration.ledger.batches import Batch, Recorded
 from email_integration.ledger.records import Change
 from email_integration.models import Delivery
@@ -25,10 +25,15 @@ from email_integration.queue import retry_now
 from email_integration.routing import gate
 from email_integration.smtp import Relay
 
+from . import offering
+
 logger = logging.getLogger(__name__)
 
 #: How a database says that it is out of reach, or will not be written to for a while: a standby is an InternalError.
 AWAY = (OperationalError, InterfaceError, InternalError)
+
+#: Seconds that a mail waits at least that may be tried at once, but not with what is left of its recipients.
+_SHORTEST = 1.0
 
 
 def chance() -> float:
@@ -53,10 +58,13 @@ class Begun:
         *,
         route: routing.Route | None,
         tls_version: str = "",
-        sent_from: tuple[str, str] | None = None,
+        sent_from: tuple[str, str] = ("", ""),
         redirected_to: str = "",
     ) -> records.Ended:
-        """How it ended, with the time to wait before the next."""
+        """How it ended, with the time to wait before the next.
+
+        ``sent_from`` are the From header and the sender that a final dot was said for.
+        """
         wait = backoff(
             self.delivery.attempts + 1,
             first=conf.get("RETRY_FIRST"),
@@ -64,12 +72,15 @@ class Begun:
             chance=chance(),
             hint=None if isinstance(outcome, InDoubt) else outcome.retry_in,
         )
+        if not wait and not offering.goes_on(outcome):
+            wait = _SHORTEST
         this = records.Try(
             route=route,
             started_at=self.at,
             duration=time.monotonic() - self.counted_from,
             tls_version=tls_version,
-            sent_from=sent_from,
+            from_header=sent_from[0],
+            sender=sent_from[1],
             redirected_to=redirected_to,
             wait=wait,
             waited=self.waited,
@@ -101,22 +112,10 @@ def record(batch: Batch, changes: Sequence[Change], *, permitted: int | None = N
         if len(changes) > 1:
             half = len(changes) // 2
             first, second = (record(batch, part, permitted=permitted) for part in (changes[:half], changes[half:]))
-            return Recorded(
-                made=first.made + second.made, cancel_requested=second.cancel_requested, owned=second.owned
-            )
+            return Recorded(made=first.made + second.made, cancel_requested=second.cancel_requested, owned=second.owned)
         name, extra = type(error).__name__, {"delivery_id": changes[0].delivery.pk}
         logger.error("The result of delivery %s cannot be stored (%s).", changes[0].delivery.pk, name, extra=extra)
         return write(changes, report=False)
-
-
-def go_on(delivery: Delivery) -> None:
-    """Publish what follows a settled mail; the sweep does it later where that fails."""
-    try:
-        task_queue.installed().continue_(delivery)
-        continuation.done(delivery.pk)
-    except Exception as error:  # of the broker, the result backend or the database
-        extra = {"delivery_id": delivery.pk}
-        logger.error("What follows delivery %s has to wait (%s).", delivery.pk, type(error).__name__, extra=extra)
 
 
 def wake_others(change: Change, closed: Relay | None) -> None:

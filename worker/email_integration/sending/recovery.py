@@ -11,23 +11,22 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 from django.db import DatabaseError, InterfaceError, connections
 
 from email_integration import conf
-from email_integration.exceptions import InvalidMail
-from email_integration.ledger import batches, clock, continuation, rows, transitions
+from email_integration.ledger import batches, clock, continuation, installation, recording, rows, transitions
 from email_integration.ledger.records import Change, Ended, Try, Untried
-from email_integration.message.rendering import from_header_of
 from email_integration.models import Delivery, DeliveryBatch, Status
 from email_integration.outcomes.causes import Cause
-from email_integration.outcomes.classification import InDoubt, Outcome, accepted, classify
-from email_integration.queue import sweeper, wakeups
+from email_integration.outcomes.classification import Outcome, accepted, classify
+from email_integration.queue import continuing, sweeper, wakeups
 from email_integration.smtp import Phase, Refused, Reply
+from email_integration.timezones import as_stored
 
 from . import own_journal
-from .journal import Abandoned, Entry, State, abandoned
-from .recording import go_on
+from .journal import AbandonedJournal, JournalEntry, JournalUnavailable, SlotPhase, SlotState, abandoned
 
 logger = logging.getLogger(__name__)
 
@@ -60,28 +59,27 @@ def look_for_journals() -> None:
 
 def recover_journals() -> None:
     """Recover by the journals of processes of this machine that have died. Raises ``DatabaseError``."""
-    for found in abandoned(own_journal.folder(), installation=wakeups.installation_id()):
-        try:
-            _recover(found)
-        except BaseException:
-            found.release()
-            raise
-        found.remove()
+    try:
+        with abandoned(own_journal.folder(), installation=installation.identity()) as journals:
+            for found in journals:
+                _recover(found)
+                found.remove()
+    except JournalUnavailable as error:
+        logger.debug("Journals of others cannot be looked for (%s).", error)
 
 
 def recover_leases() -> None:
     """Take over the batches whose lease has run out and whose owner was not heard of since. Raises ``DatabaseError``."""
     for row in batches.expired():
-        if row.suspected_at is None:
-            batches.suspect(row.pk)
-        elif clock.now() - row.suspected_at > dt.timedelta(seconds=SUSPECTED_FOR):
-            _take_over(row.pk, _by_lease)
+        batches.suspect(row.pk)
+    for row in batches.expired(suspected_for=SUSPECTED_FOR):
+        _take_over(row.pk, _by_lease)
 
 
-def _recover(found: Abandoned) -> None:
-    by_id = {entry.delivery_id: entry for entry in found.entries if not entry.is_torn}
+def _recover(found: AbandonedJournal) -> None:
+    by_id = {entry.delivery_id: entry for entry in found.entries if entry.delivery_id and not entry.torn}
     if found.boot_is_ours:
-        decide = functools.partial(_by_journal, by_id, any(entry.is_torn for entry in found.entries))
+        decide = functools.partial(_by_journal, by_id, any(entry.torn for entry in found.entries))
         for pk in batches.owned_by(found.owner):
             _take_over(pk, decide)
     for entry in by_id.values():
@@ -93,25 +91,25 @@ def _take_over(pk: str, decide: Callable[[DeliveryBatch, Sequence[Delivery]], Se
     changed = batches.take_over(pk, decide)
     for change in changed:
         if change.delivery.continue_after is not None:
-            go_on(change.delivery)
-    wakeups.notify(*{wakeups.key_of(change.delivery) for change in changed if change.delivery.next_at is not None})
+            continuing.publish(change.delivery)
+    wakeups.notify({wakeups.key_of(change.delivery) for change in changed if change.delivery.next_at is not None})
 
 
-def _see_to_the_rest(entry: Entry) -> None:
+def _see_to_the_rest(entry: JournalEntry) -> None:
     """What is known of a mail that was no longer claimed: a reply that is not recorded, or something to be published."""
-    if entry.state not in (State.ANSWERED, State.CONTINUING):
+    if entry.state not in (SlotState.ANSWERED, SlotState.CONTINUING):
         return
     delivery = rows.load(entry.delivery_id)
     if delivery is None:
         return
-    if entry.state is State.ANSWERED:
-        batches.accept_late(_answered(delivery, entry))
+    if entry.state is SlotState.ANSWERED:
+        recording.accept_late(_answered(delivery, entry))
     if delivery.continue_after is not None:
         continuation.later(delivery.pk, 0)
 
 
 def _by_journal(
-    entries: Mapping[str, Entry], is_torn: bool, row: DeliveryBatch, deliveries: Sequence[Delivery]
+    entries: Mapping[str, JournalEntry], is_torn: bool, row: DeliveryBatch, deliveries: Sequence[Delivery]
 ) -> list[Change]:
     alone = len(row.items) == 1
     changes: list[Change] = []
@@ -120,9 +118,10 @@ def _by_journal(
         if entry is None or entry.version != delivery.fence:
             # One of which the journal cannot be read may be any of these.
             changes.append(_in_doubt(delivery, row, None) if is_torn else _given_back(delivery))
-        elif entry.state is State.IN_HAND:
-            changes.append(_suspect(delivery, alone=alone) if entry.is_suspect else _given_back(delivery))
-        elif entry.state is State.DOT:
+        elif entry.state is SlotState.IN_HAND:
+            waited = entry.phase is SlotPhase.WAITING
+            changes.append(_given_back(delivery) if waited else _suspect(delivery, alone=alone))
+        elif entry.state is SlotState.DOT:
             changes.append(_in_doubt(delivery, row, entry))
         else:
             changes.append(_answered(delivery, entry, row))
@@ -151,47 +150,33 @@ def _suspect(delivery: Delivery, *, alone: bool) -> Change:
     return Untried(delivery=delivery, step=functools.partial(transitions.giving_back, returned=returned))
 
 
-def _in_doubt(delivery: Delivery, row: DeliveryBatch, entry: Entry | None) -> Change:
-    outcome = InDoubt(cause=Cause.WORKER_LOST, reason="the worker was lost after the final dot and before its outcome")
-    return _ended(delivery, outcome, entry, row)
+def _in_doubt(delivery: Delivery, row: DeliveryBatch, entry: JournalEntry | None) -> Ended:
+    ended = batches.in_doubt(row, delivery)
+    return ended if entry is None else replace(ended, attempt=_as_noted(ended.attempt, entry))
 
 
-def _answered(delivery: Delivery, entry: Entry, row: DeliveryBatch | None = None) -> Ended:
+def _answered(delivery: Delivery, entry: JournalEntry, row: DeliveryBatch | None = None) -> Ended:
     """What the reply to the final dot meant that the dead process did not come to record."""
-    addresses = [item["address"] for item in delivery.recipients]
-    refused = {addresses[place]: Reply(code=code) for place, code in entry.refused.items() if place < len(addresses)}
-    reply = Reply(code=entry.code)
+    reply = Reply(code=entry.code or 0)
     outcome: Outcome
-    if reply.positive:
-        outcome = accepted(reply.code, tuple(addresses[place] for place in entry.recipients), refused, reply=reply)
+    if reply.positive and entry.dot is not None:
+        addresses = [item["address"] for item in delivery.recipients]
+        taken = tuple(addresses[place] for place in entry.dot.recipients)
+        refused = {addresses[place]: Reply(code=code) for place, code in entry.dot.refused.items()}
+        outcome = accepted(reply.code, taken, refused, reply=reply)
     else:
         outcome = classify(Refused(Phase.FINAL_DOT, "", reply), own_sender=delivery.from_at is not None)
-    return _ended(delivery, outcome, entry, row)
+    # As one in doubt it has all that is known of the attempt.
+    known = batches.in_doubt(row, delivery).attempt if row is not None else Try(route=None, started_at=clock.now())
+    return Ended(delivery=delivery, outcome=outcome, attempt=_as_noted(replace(known, worker_lost=False), entry))
 
 
-def _ended(delivery: Delivery, outcome: Outcome, entry: Entry | None, row: DeliveryBatch | None) -> Ended:
-    began = row.claimed_at if row is not None else clock.now()
-    if entry is not None:
-        began = dt.datetime.fromtimestamp(entry.started_at, tz=dt.UTC)
-    this = Try(
-        route=None,
-        started_at=began,
-        worker_lost=row.owner if row is not None else "",
-        sent_from=_sent_from(delivery, row),
-        smtp_config=entry.configuration if entry else row.smtp_config if row else "",
-        config_version=entry.config_version if entry else row.config_version if row else "",
-    )
-    return Ended(delivery=delivery, outcome=outcome, attempt=this)
-
-
-def _sent_from(delivery: Delivery, row: DeliveryBatch | None) -> tuple[str, str] | None:
-    """The From header and the sender with which it went."""
-    if delivery.from_at is None or delivery.from_header or row is None:
-        return None
-    try:
-        return from_header_of(row.from_email), delivery.sender
-    except InvalidMail:
-        return None
+def _as_noted(attempt: Try, entry: JournalEntry) -> Try:
+    """The attempt, with what the journal knows of it."""
+    noted = replace(attempt, started_at=as_stored(dt.datetime.fromtimestamp(entry.started_at or 0.0, tz=dt.UTC)))
+    if entry.dot is None:
+        return noted
+    return replace(noted, smtp_config=entry.dot.configuration, config_version=entry.dot.version)
 
 
 sweeper.also(look_for_journals)

@@ -129,11 +129,15 @@ class Letter:
 
 @dataclass(frozen=True, kw_only=True)
 class Transmitted:
-    """How it ended, and where it went: the relay, nowhere, or None when none was asked; '' is no TLS."""
+    """How it ended, and where it went: the relay, nowhere, or None when none was asked; '' is no TLS.
+
+    ``redirected_to`` are those who got it instead of its recipients.
+    """
 
     route: routing.Route | None
     outcome: Outcome | Skipped
     tls_version: str = ""
+    redirected_to: str = ""
 
 
 def nowhere(route: routing.Nowhere) -> Deferred:

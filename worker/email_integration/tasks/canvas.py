@@ -1,8 +1,9 @@
-"""Celery's canvas around an outbox: what follows a mail is kept in its row and set going when the mail is settled."""
+"""Celery's canvas around an outbox: what follows a mail is kept in its row and published when the mail is settled."""
 
 from __future__ import annotations
 
 import logging
+import uuid
 from typing import Any
 
 from celery import Celery
@@ -10,7 +11,6 @@ from celery.app.task import Context
 from kombu.utils.functional import maybe_list
 from kombu.utils.json import dumps, loads
 
-from email_integration.ledger import rows
 from email_integration.models import Delivery
 
 from . import names
@@ -18,12 +18,11 @@ from .results import failure_of, summary
 
 logger = logging.getLogger(__name__)
 
-#: What is kept: the continuation, where the task belongs, and the way its rings go.
+#: What is kept: the continuation, where the task belongs, and Celery's number.
 _CONTINUATION = ("link", "link_error", "chain", "chord")
 _TREE = ("root_id", "parent_id")
 _GROUP = ("group_id", "group_index")
-WAY = ("queue", "routing_key", "exchange", "priority")
-_KEPT = ("task_id", "ignore_result", *_CONTINUATION, *_TREE, *_GROUP, *WAY)
+_KEPT = ("task_id", "ignore_result", *_CONTINUATION, *_TREE, *_GROUP, "priority")
 
 #: What a mail has whose result nobody asks for.
 NO_RESULT = dumps({"ignore_result": True})
@@ -69,17 +68,21 @@ def as_options(kept: str) -> dict[str, Any]:
         return {}
 
 
-def way(kept: str) -> dict[str, Any]:
-    """The part of it that a ring needs: the queue, the priority and the ids of the tree."""
-    # What is of another kind, in a damaged row, would keep a whole batch from being rung for.
-    return {name: value for name, value in as_options(kept).items() if name in (*_TREE, *WAY) and is_way(name, value)}
+def priority_of(kept: str) -> int | None:
+    """The number that ``apply_async`` was given, None for none."""
+    # Most rows keep nothing, and few of the others this.
+    found = as_options(kept).get("priority") if '"priority"' in kept else None
+    return found if is_priority(found) else None  # somebody may have damaged it in the database
 
 
-def is_way(name: str, value: object) -> bool:
-    """Whether a message can have ``value`` for ``name``: brokers take a number of one octet, and short names (AMQP)."""
-    if name == "priority":
-        return value is None or (isinstance(value, int) and 0 <= value <= 255)
-    return value is None or value == "" or rows.is_name(value)
+def is_priority(value: object) -> bool:
+    """Whether brokers take it for a message's priority: a number of one octet (AMQP)."""
+    return isinstance(value, int) and 0 <= value <= 255
+
+
+def is_in_chord(kept: str) -> bool:
+    """Whether the mail is a part of a chord."""
+    return bool('"chord"' in kept and as_options(kept).get("chord"))
 
 
 def follows(kept: str) -> bool:
@@ -111,11 +114,12 @@ def request_of(delivery: Delivery) -> Context:
 
 
 def go_on(app: Celery, delivery: Delivery) -> None:
-    """Set going what follows a settled mail, as Celery's tracer does after a task.
+    """Publish what follows a settled mail, as Celery's tracer does after a task; each time under the same ids.
 
     Raises what the broker and the result backend raise.
     """
     request: Any = request_of(delivery)  # its stubs take every attribute for text
+    _name_all(request)
     failure = failure_of(delivery)
     if failure is not None:
         fail(app, request, failure)
@@ -131,6 +135,48 @@ def go_on(app: Celery, delivery: Delivery) -> None:
         request.children.append(app.signature(next_step).apply_async((value,), chain=later, **inherited))
     # The result is there already; this adds its children, and counts the mail in its chord.
     app.backend.mark_as_done(request.id, value, request)
+
+
+#: Of the ids of tasks that follow mails; changing it would have those under way run once more.
+_NAMESPACE = uuid.UUID("6f1c8a54-1d0f-4f0a-9a35-0b8f6f7f5c1e")
+
+
+def _name_all(request: Any) -> None:
+    """Give each task that follows an id, made of the mail's and of its place, unless it has one.
+
+    A worker that is killed after publishing leaves no trace of it. What is published again is the same task then, and
+    where it is a mail, it is the same mail.
+    """
+    for place, found in (
+        ("link", request.callbacks),
+        ("link_error", request.errbacks),
+        ("chain", request.chain),
+        ("chord", request.chord),
+    ):
+        for number, signature in enumerate(maybe_list(found) or ()):
+            _name(signature, f"{request.id}/{place}/{number}")
+
+
+def _name(signature: Any, place: str) -> None:
+    if not isinstance(signature, dict):
+        return  # damaged in the database; Celery says so
+    options, arguments = signature.get("options"), signature.get("kwargs")
+    if not isinstance(options, dict):
+        options = signature["options"] = {}
+    inner: dict[str, Any] = {name: options.get(name) for name in ("link", "link_error", "chord")}
+    parts = _PARTS.get(str(signature.get("subtask_type")), ())
+    if parts and isinstance(arguments, dict):
+        inner |= {name: arguments.get(name) for name in parts}
+    elif not options.get("task_id"):
+        # Not of a group or a chord as a whole: backends count under it, and would go on from the first count.
+        options["task_id"] = str(uuid.uuid5(_NAMESPACE, place))
+    for name, found in inner.items():
+        for number, part in enumerate(maybe_list(found) or ()):
+            _name(part, f"{place}/{name}/{number}")
+
+
+#: Where signatures of several tasks have them, by Celery's name for the kind.
+_PARTS = {"group": ("tasks",), "chain": ("tasks",), "chord": ("header", "body")}
 
 
 def fail(app: Celery, request: Any, error: Exception) -> None:

@@ -13,11 +13,11 @@ from celery.backends.base import DisabledBackend
 from celery.exceptions import QueueNotFound
 
 from email_integration import conf
+from email_integration.ledger.queues import queue_of
 from email_integration.models import Lane
 
 from . import names
 from .publishing import connection_of
-from .ringing import queue_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,8 +124,7 @@ def queues() -> list[str]:
 
 def mail_queues() -> list[str]:
     """The queues from which workers send mail, each once."""
-    tasks = (names.DELIVER, names.DELIVER_GROUP)
-    return list(dict.fromkeys(queue_of(lane) or _routed(task) for lane in Lane for task in tasks))
+    return list(dict.fromkeys(queue_of(lane) or _routed(names.DISPATCH) for lane in Lane))
 
 
 def _routed(task: str) -> str:
@@ -139,8 +138,7 @@ def _routed(task: str) -> str:
 #: Which setting names the queue of which task; '' is none.
 _QUEUE_OF = {
     names.SEND_EMAIL: "",
-    names.DELIVER: "QUEUE",
-    names.DELIVER_GROUP: "QUEUE",
+    names.DISPATCH: "QUEUE",
     names.REPEATED: "QUEUE",
     names.SWEEP: "SWEEP_QUEUE",
     names.PRUNE: "SWEEP_QUEUE",

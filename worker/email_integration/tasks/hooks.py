@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import logging
 import math
+import threading
 from typing import Any
 
 from celery import Celery, signals
@@ -21,11 +22,10 @@ from email_integration.fields import fingerprints
 from email_integration.ledger import pooler, rows, transitions
 from email_integration.message import content
 from email_integration.metrics.exporter import exporter
-from email_integration.sending.dispatch import pool
 
 from . import names, periodic, serving  # noqa: F401  # importing them registers tasks and hooks
 from .mail import sweep
-from .ringing import sweep_options
+from .wake_ups import sweep_options
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ def _schedule(app: Celery) -> None:
     app.add_periodic_task(
         _interval("SWEEP_INTERVAL"),
         app.signature(names.SWEEP),
-        name="email_integration: ring for deliveries that are due",
+        name="email_integration: wake workers for what is due",
         **_as_entry(sweep_options()),
     )
     app.add_periodic_task(
@@ -95,7 +95,10 @@ def _look_for_a_pooler(**kwargs: Any) -> None:
 
 @signals.worker_init.connect(weak=False)
 def _cancel_at_once(**kwargs: Any) -> None:
-    """Let ``control.revoke()`` cancel deliveries. Celery's own would forget it after three hours."""
+    """Let ``control.revoke()`` cancel deliveries, also those that are submitted only afterwards.
+
+    Celery's own goes by the ids of messages, of which a mail has none.
+    """
     from celery.worker import control  # not in processes that are no workers
 
     revoke: Any = control.revoke  # type: ignore[attr-defined]  # its stubs lack the commands
@@ -123,13 +126,6 @@ def _answer_whether_it_sees(**kwargs: Any) -> None:
             return {"keys": []}
 
 
-@signals.task_revoked.connect(weak=False)
-def _revoked(sender: Any = None, request: Any = None, **kwargs: Any) -> None:
-    """A ring was refused, because its mail was revoked before it was there to be cancelled."""
-    if getattr(sender, "name", "") == names.DELIVER and request is not None:
-        _cancel(request.id)
-
-
 def _cancel(*delivery_ids: str) -> None:
     """Cancel from the worker's main process."""
     connection = connections[rows.database()]
@@ -148,8 +144,29 @@ def _cancel(*delivery_ids: str) -> None:
 @signals.worker_process_shutdown.connect(weak=False)  # prefork
 @signals.worker_shutdown.connect(weak=False)  # every other pool
 def _say_quit(**kwargs: Any) -> None:
-    """Leave no SMTP server waiting for a session that will not come back."""
+    """Leave no SMTP server waiting for a session that will not come back, and no journal for others to look at."""
+    # Only where mail is sent, as below.
+    from email_integration.sending import own_journal
+    from email_integration.sending.relaying import pool
+
     pool.close()
+    own_journal.close()
+
+
+@signals.worker_process_init.connect(weak=False)  # prefork, whose processes are given four seconds for this
+@signals.worker_ready.connect(weak=False)
+def _recover_at_start(**kwargs: Any) -> None:
+    """Have what processes of this machine had in hand that have died: the one before this may be one of them."""
+    threading.Thread(target=_recover, name="email_integration recovery", daemon=True).start()
+
+
+def _recover() -> None:
+    from email_integration.sending import recovery
+
+    try:
+        recovery.look_for_journals()
+    finally:
+        connections.close_all()
 
 
 @signals.worker_init.connect(weak=False)

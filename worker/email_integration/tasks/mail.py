@@ -1,48 +1,37 @@
-"""The tasks of a mail: ``send_email`` takes a mail, ``deliver`` works on one, or a group, ``sweep`` finds what is due.
+"""The tasks of a mail: ``send_email`` takes a mail, ``dispatch`` sends what waits, ``sweep`` finds what is due.
 
-``send_email`` called through ``.delay()`` or ``.apply_async()`` submits in the caller and publishes ``deliver`` under
-the same id; run by a worker (``send_task``), eagerly or as a plain function, its body submits. ``send_prepared`` does
-the same with a mail that ``send_email.prepare()`` has submitted before. ``deliver`` takes the delivery's id and nothing
-else, ``deliver_group`` those of many that were submitted together.
+``send_email`` called through ``.delay()`` or ``.apply_async()`` submits in the caller and wakes a worker; run by a
+worker (``send_task``), eagerly or as a plain function, its body submits. ``send_prepared`` does the same with a mail
+that ``send_email.prepare()`` has submitted before. ``dispatch`` is told a queue and no mail.
 """
 
 from __future__ import annotations
 
-import logging
 import time
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, Unpack
 
 from celery import Signature, shared_task
-from celery.exceptions import Ignore, Retry
+from celery.exceptions import Ignore
 from celery.utils import uuid
-from django.db import DatabaseError, InterfaceError
-from kombu.exceptions import OperationalError
 
 from email_integration import recursion
-from email_integration.exceptions import DeliveryDeferred, DeliveryFailed, InvalidMail
-from email_integration.ledger import continuation, instrumentation, rows, task_queue, transitions
+from email_integration.exceptions import DeliveryFailed, InvalidMail
+from email_integration.ledger import instrumentation, rows, task_queue, transitions
 from email_integration.message.composition import Attachment, compose
 from email_integration.message.options import MailKeywords, MailOptions, with_options_listed
-from email_integration.models import Delivery, Status
-from email_integration.outcomes.classification import Skipped
+from email_integration.models import Delivery
 from email_integration.queue import sweeper
 from email_integration.queue.submission import check_name, make, store
-from email_integration.sending.attempt import attempt
-from email_integration.sending.group import attempt_group
 from email_integration.sync_only import sync_only
 from email_integration.timezones import aware
 
 from . import canvas, names
 from .outbox import Call, OutboxTask, moment
 from .results import failure_of, summary
-from .ringing import CeleryDoorbell
+from .wake_ups import CeleryTaskQueue, without_address
 
-logger = logging.getLogger(__name__)
-
-
-#: Longer than any attempt can take: the timeouts of the dialogue bound it, not the worker's global limits.
+#: Longer than any mail can take: the timeouts of the dialogue bound it, not the worker's global limits.
 _NO_LIMIT = 24 * 3600
 
 
@@ -50,11 +39,11 @@ class _SendEmail(OutboxTask):
     """Submits in the caller instead of publishing the mail."""
 
     def take(self, arguments: Mapping[str, Any], call: Call) -> tuple[str, str]:
-        kept = call.kept()
-        delivery = _submit(arguments, _options(arguments, call), delivery_id=call.task_id, kept=kept)
+        kept, queue = call.kept(), call.queue
+        delivery = _submit(arguments, _options(arguments, call), delivery_id=call.task_id, kept=kept, queue=queue)
         task_id = call.task_id or delivery.pk
         if task_id != delivery.pk:
-            _doorbell.answer(task_id, delivery, kept, repeated)
+            _task_queue.answer(task_id, delivery, kept, repeated, queue=queue)
         return task_id, delivery.pk
 
     @sync_only("send_email.prepare()", instead="sync_to_async(send_email.prepare)()")
@@ -138,7 +127,7 @@ def send_email(
         )
     except InvalidMail:
         if by_worker:
-            raise _without_address() from None
+            raise without_address() from None
         raise
     if by_worker and delivery.pk == request.id:
         raise Ignore
@@ -151,13 +140,15 @@ class _SendPrepared(OutboxTask):
     def take(self, arguments: Mapping[str, Any], call: Call) -> tuple[str, str] | None:
         task_id = call.task_id or uuid()
         check_name("task_id", task_id)
-        kept = call.kept(task_id)
+        kept, queue = call.kept(task_id), call.queue
         due_at = call.due_at or moment("due_at", arguments.get("due_at"))
-        delivery = _send_prepared(arguments["delivery_id"], kept=kept, due_at=due_at, expires_at=call.expires_at)
+        delivery = _send_prepared(
+            arguments["delivery_id"], kept=kept, queue=queue, due_at=due_at, expires_at=call.expires_at
+        )
         if delivery is None:
             return None  # a worker fails in its place: what is called then must not run in a web request
         if canvas.task_id_of(delivery) != task_id:
-            _doorbell.answer(task_id, delivery, kept, repeated)
+            _task_queue.answer(task_id, delivery, kept, repeated, queue=queue)
         return task_id, delivery.pk
 
 
@@ -210,100 +201,25 @@ def _as_it_stands(delivery: Delivery) -> dict[str, Any]:
     return summary(delivery)
 
 
-_DELIVERING: dict[str, Any] = {
-    # The result is stored with the outcome, in one commit. Nothing that befalls this task, such as the loss of its
-    # process, is the mail's result.
-    "ignore_result": True,
-    "store_errors_even_if_ignored": False,
-    "throws": (DeliveryFailed,),
-    "acks_late": False,
-    "track_started": False,
-    "max_retries": 0,
-    "time_limit": _NO_LIMIT,
-    "soft_time_limit": _NO_LIMIT,
-}
-
-
-@shared_task(bind=True, name=names.DELIVER, **_DELIVERING)
+@shared_task(
+    name=names.DISPATCH,
+    # The result of a mail is stored with its outcome, in one commit. Nothing that befalls this task, such as the loss
+    # of its process, is a mail's result.
+    ignore_result=True,
+    store_errors_even_if_ignored=False,
+    acks_late=False,
+    track_started=False,
+    max_retries=0,
+    time_limit=_NO_LIMIT,
+    soft_time_limit=_NO_LIMIT,
+)
 @recursion.within_attempts()
-def deliver(self: Any, delivery_id: str) -> dict[str, Any]:
-    """Try one delivery once; told nothing but its id."""
-    try:
-        delivery = attempt(delivery_id)
-    except (DatabaseError, InterfaceError) as error:
-        logger.error(
-            _DATABASE_FAILED, f"delivery {delivery_id}", type(error).__name__, extra={"delivery_id": delivery_id}
-        )
-        raise Ignore from None
-    if isinstance(delivery, Skipped):
-        logger.debug("Delivery %s: %s", delivery_id, delivery.reason, extra={"delivery_id": delivery_id})
-        raise Ignore
-    if not Status(delivery.status).is_final:
-        # To Celery's events and logs it is a retry. Nothing is published: the sweep rings when it is due.
-        waiting = DeliveryDeferred(delivery.code, delivery.reason)
-        raise Retry(exc=waiting, when=aware(delivery.due_at))
-    if not delivery.continued and not _go_on(self.app, delivery):
-        raise Ignore
-    failure = failure_of(delivery)
-    if failure is not None:
-        raise failure
-    return summary(delivery)
+def dispatch(queue: str) -> Any:
+    """Send the mail that waits in a queue; the name is '' for the queue that Celery chooses."""
+    # Only where mail is sent: it keeps a journal.
+    from email_integration.sending import dispatcher
 
-
-@shared_task(bind=True, name=names.DELIVER_GROUP, **_DELIVERING)
-@recursion.within_attempts()
-def deliver_group(self: Any, delivery_ids: Sequence[str]) -> dict[str, int]:
-    """Try each of these deliveries once; returns how many of those tried have which status then."""
-    found: Counter[str] = Counter()
-    try:
-        for delivery in attempt_group(delivery_ids):
-            status = Status(delivery.status)
-            found[status.value] += 1
-            # Others went before it was told of: somebody else may have come to what follows it.
-            if status.is_final and not delivery.continued and continuation.keep(delivery):
-                _go_on(self.app, delivery)
-    except (DatabaseError, InterfaceError) as error:
-        logger.error(_DATABASE_FAILED, f"a group of {len(delivery_ids)} deliveries", type(error).__name__)
-        raise Ignore from None
-    return dict(found)
-
-
-_DATABASE_FAILED = "The database failed during %s (%s); what is left is rung for again."
-
-
-def _go_on(app: Any, delivery: Delivery) -> bool:
-    """Set going what follows a settled mail; later, and False, when the broker or the database does not let us now."""
-    try:
-        try:
-            canvas.go_on(app, delivery)
-        except _transient_errors(app):
-            raise
-        except Exception as error:  # what follows is not a task, or does not take what it was given
-            name = type(error).__name__
-            logger.error("What follows delivery %s cannot be started (%s).", delivery.pk, name, extra=_of(delivery))
-            reason = _without_address() if isinstance(error, InvalidMail) else error
-            canvas.fail(app, canvas.request_of(delivery), reason)
-        continuation.done(delivery.pk)
-    except _transient_errors(app) as error:
-        name = type(error).__name__
-        logger.error("What follows delivery %s has to wait (%s).", delivery.pk, name, extra=_of(delivery))
-        continuation.later(delivery.pk)
-        return False
-    return True
-
-
-def _of(delivery: Delivery) -> dict[str, str]:
-    return {"delivery_id": delivery.pk}
-
-
-def _transient_errors(app: Any) -> tuple[type[Exception], ...]:
-    of_broker: tuple[type[Exception], ...] = app.connection_for_write().recoverable_connection_errors
-    return (OperationalError, OSError, DatabaseError, InterfaceError, *of_broker)
-
-
-def _without_address() -> InvalidMail:
-    """The reason may quote an address, and what a worker raises goes into logs and result rows."""
-    return InvalidMail("The mail cannot be sent as it was given; call send_email.delay() to see why.")
+    return dispatcher.dispatch(queue)
 
 
 @shared_task(name=names.REPEATED, acks_late=False)
@@ -320,11 +236,14 @@ def repeated(delivery_id: str) -> dict[str, Any]:
 
 @shared_task(name=names.SWEEP, ignore_result=True, acks_late=False)
 def sweep() -> int:
-    """Ring for every delivery that is due and that nothing is working on; returns how many."""
+    """Wake each queue that has mail due that nothing is working on; returns how many."""
+    # It has each sweep recover first; only where mail is sent.
+    from email_integration.sending import recovery  # noqa: F401
+
     began = time.monotonic()
-    rung = sweeper.sweep()
-    instrumentation.installed().swept(time.monotonic() - began, rung)
-    return rung
+    woken = sweeper.sweep()
+    instrumentation.installed().swept(time.monotonic() - began, woken)
+    return woken
 
 
 def _options(arguments: Mapping[str, Any], call: Call | None = None) -> MailOptions:
@@ -352,5 +271,5 @@ def _submit(
     return store(made, unless_known=delivery_id is not None)
 
 
-_doorbell = CeleryDoorbell(deliver, deliver_group, sweep)
-task_queue.install(_doorbell)
+_task_queue = CeleryTaskQueue(dispatch, sweep)
+task_queue.install(_task_queue)

@@ -1,8 +1,7 @@
 """The names of the tasks. They are in messages and in result rows: changing one loses what is under way."""
 
 SEND_EMAIL = "email_integration.tasks.send_email"
-DELIVER = "email_integration.tasks.deliver"
-DELIVER_GROUP = "email_integration.tasks.deliver_group"
+DISPATCH = "email_integration.tasks.dispatch"
 SEND_PREPARED = "email_integration.tasks.send_prepared"
 REPEATED = "email_integration.tasks.repeated"
 SWEEP = "email_integration.tasks.sweep"
@@ -10,7 +9,7 @@ PRUNE = "email_integration.tasks.prune"
 LOOK_FOR_ALERTS = "email_integration.tasks.look_for_alerts"
 
 #: What a worker must know, lest it throw messages away.
-ALL = frozenset({SEND_EMAIL, DELIVER, DELIVER_GROUP, SEND_PREPARED, REPEATED, SWEEP, PRUNE, LOOK_FOR_ALERTS})
+ALL = frozenset({SEND_EMAIL, DISPATCH, SEND_PREPARED, REPEATED, SWEEP, PRUNE, LOOK_FOR_ALERTS})
 
 #: A question that every worker answers, by Celery's remote control.
 SEES = "email_integration_sees"

@@ -17,13 +17,16 @@ from django.utils import timezone
 
 from email_integration.addresses import quoted
 from email_integration.exceptions import InvalidMail, refusal
-from email_integration.ledger import transitions
+from email_integration.ledger import rows, transitions
 from email_integration.message.options import MailKeywords, checked_time
 from email_integration.outcomes import schedule
 from email_integration.sync_only import sync_only
 from email_integration.timezones import as_stored
 
-from . import canvas
+from . import canvas, wake_ups
+
+#: Characters of the column.
+_LONGEST = 255
 
 
 class DeliveryResult(AsyncResult[Any]):
@@ -65,18 +68,32 @@ class Call:
         """When Celery's ``expires`` ends it. Raises ``InvalidMail``."""
         return moment("expires", self.options.get("expires"))
 
-    def kept(self, task_id: str | None = None) -> str:
-        """What the row keeps of it, with ``task_id`` if that is not the delivery's."""
-        for name in canvas.WAY:
-            if not canvas.is_way(name, self.options.get(name)):
-                kind = (
-                    "a number from 0 to 255" if name == "priority" else "text of 1 to 255 characters, without controls"
+    @property
+    def queue(self) -> str:
+        """What the row keeps of the queue that was chosen; '' when none was. Raises ``InvalidMail``."""
+        chosen = {name: self.options[name] for name in wake_ups.WAY if self.options.get(name) not in (None, "")}
+        if not chosen:
+            return ""  # as for most
+        for name, value in chosen.items():
+            if not rows.is_name(value):
+                raise InvalidMail(
+                    f"{name} of apply_async() must be text of 1 to 255 characters, without controls, not "
+                    f"{quoted(value)}."
                 )
-                raise InvalidMail(f"{name} of apply_async() must be {kind}, not {quoted(self.options[name])}.")
+        queue = wake_ups.as_queue(chosen)
+        if len(queue) > _LONGEST:
+            raise InvalidMail(f"{' and '.join(chosen)} of apply_async() must be shorter, not {quoted(queue)}.")
+        return queue
+
+    def kept(self, task_id: str | None = None) -> str:
+        """What the row keeps of the rest, with ``task_id`` if that is not the delivery's. Raises ``InvalidMail``."""
+        priority = self.options.get("priority")
+        if priority is not None and not canvas.is_priority(priority):
+            raise InvalidMail(f"priority of apply_async() must be a number from 0 to 255, not {quoted(priority)}.")
         try:
             return canvas.keep(self.options, task_id=task_id, link=self.link, link_error=self.link_error)
         except Exception as error:  # each serializer has its own
-            raise refusal("What follows the mail, or where it goes, cannot be kept as JSON", error) from error
+            raise refusal("What follows the mail cannot be kept as JSON", error) from error
 
 
 class OutboxTask(Task):  # type: ignore[type-arg]  # generic in its stubs; the two would only say Any

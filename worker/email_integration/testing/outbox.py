@@ -12,7 +12,7 @@ from email_integration.ledger import task_queue
 from email_integration.ledger.rows import database
 from email_integration.ledger.sql import Row
 from email_integration.models import Delivery
-from email_integration.tasks import deliver
+from email_integration.tasks import dispatch
 
 from .mails import SubmittedMail, submitted_mail
 
@@ -83,23 +83,32 @@ def capture_mail() -> Iterator[Outbox]:
 
 
 class _Muffled:
-    """The doorbell of a process whose broker nobody is to hear of; in eager mode there is none anyway."""
+    """The task queue of a process whose broker nobody is to hear of; in eager mode there is none anyway."""
 
-    def __init__(self, muffled: task_queue.Doorbell) -> None:
-        self._doorbell = muffled
+    def __init__(self, muffled: task_queue.TaskQueue) -> None:
+        self._muffled = muffled
 
-    def ring(self, deliveries: Sequence[Delivery]) -> None:
-        if deliver.app.conf.task_always_eager:
-            self._doorbell.ring(deliveries)
+    def notify(self, queues: Collection[str], *, priority: int | None = None) -> set[str]:
+        return self._muffled.notify(queues, priority=priority) if dispatch.app.conf.task_always_eager else set()
+
+    def wake(self, queues: Collection[str], *, priority: int | None = None) -> set[str]:
+        return self._muffled.wake(queues, priority=priority) if dispatch.app.conf.task_always_eager else set()
 
     def call_for_sweep(self) -> None:
-        pass
+        if dispatch.app.conf.task_always_eager:
+            self._muffled.call_for_sweep()
+
+    def priority_of(self, delivery: Delivery) -> int | None:
+        return self._muffled.priority_of(delivery)
 
     def report(self, delivery: Delivery) -> Sequence[Row]:
-        return self._doorbell.report(delivery)
+        return self._muffled.report(delivery)
 
     def report_elsewhere(self, delivery: Delivery) -> None:
-        self._doorbell.report_elsewhere(delivery)
+        self._muffled.report_elsewhere(delivery)
 
-    def has_follow_up(self, delivery: Delivery) -> bool:
-        return self._doorbell.has_follow_up(delivery)
+    def has_continuation(self, delivery: Delivery) -> bool:
+        return self._muffled.has_continuation(delivery)
+
+    def continue_(self, delivery: Delivery) -> None:
+        self._muffled.continue_(delivery)

@@ -10,9 +10,9 @@ from email_integration.queue.sweeper import sweep
 
 
 class Command(BaseCommand):
-    """Ring for every delivery that is due and that nothing is working on."""
+    """Wake the workers of every queue that has mail due which nothing is working on."""
 
-    help = "Ring for every delivery that is due and that nothing is working on."
+    help = "Wake the workers of every queue that has mail due which nothing is working on."
 
     def handle(self, *args: Any, **options: Any) -> None:
-        self.stdout.write(f"Deliveries rung for: {sweep()}.")
+        self.stdout.write(f"Queues woken: {sweep()}.")

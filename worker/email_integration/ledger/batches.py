@@ -1,0 +1,344 @@
+"""Batches: deliveries that a process claims together, records together, and that others take over when it is lost.
+
+A claim makes a row of the batch, and writes its id into each of its deliveries. As long as the row is there, only its
+owner records what happens to them; all others move them only in the transaction that deletes the row. Each writer
+locks the row before the deliveries.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import random
+import threading
+import time
+import uuid
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
+
+from django.db import InterfaceError, OperationalError, connections, transaction
+from django.db.models import Exists, OuterRef, Q
+from django.utils import timezone
+
+from email_integration import conf
+from email_integration.message.rendering import from_header_of
+from email_integration.models import Delivery, DeliveryBatch, Lane, database_time
+from email_integration.outcomes.causes import Cause
+from email_integration.outcomes.classification import InDoubt
+from email_integration.smtp import Relay
+
+from . import claiming, recording, transitions
+from .records import Change, Ended, Try, Untried
+from .rows import database
+
+logger = logging.getLogger(__name__)
+
+_Result = TypeVar("_Result")
+
+
+@dataclass(kw_only=True)
+class Batch:
+    """Deliveries that this process has claimed, in the order in which they are sent.
+
+    The owner may send final dots for the first ``permitted`` of them, until ``lease_ends`` by ``time.monotonic()``.
+    ``open`` are the ids of which nothing is recorded yet.
+    """
+
+    id: str
+    owner: str
+    relay: Relay | None = field(repr=False)
+    deliveries: list[Delivery] = field(repr=False)
+    permitted: int
+    lease_ends: float
+    is_full: bool
+    open: set[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recorded:
+    """Of each change whether it was made; which mails that are still open are to be cancelled; whether the batch is
+    still its owner's: if not, what is open belongs to others.
+    """
+
+    made: list[bool]
+    cancel_requested: set[str]
+    owned: bool
+
+
+def claim(
+    queue: str,
+    lanes: Collection[str],
+    *,
+    limit: int,
+    owner: str,
+    relay: Relay | None,
+    permitted: int | None = None,
+    only: Collection[str] = (),
+) -> Batch | None:
+    """Claim what is due of a broker's queue, the most urgent first; None when nothing is.
+
+    That is what has no queue of its own and one of ``lanes``, in their order, and what has ``queue`` for its own. At
+    most ``limit`` mails, and 4 MB of contents; a large or suspect mail goes alone. ``permitted`` None is all of them.
+    ``only`` restricts it to these ids.
+
+    Raises ``DatabaseError``. If the answer to the commit was lost, what was claimed is given back, now or by the next
+    claim of this process.
+    """
+    _release_unsure()
+    wanted = claiming.Wanted(queue=queue, lanes=tuple(lanes), limit=limit, only=tuple(only))
+    row = claiming.Row(
+        id="",
+        owner=owner[:255],
+        lease=float(conf.get("LEASE")),
+        permitted=permitted,
+        smtp_config=relay.name if relay else "",
+        config_version=relay.version if relay else "",
+        from_email=relay.from_email if relay else "",
+    )
+    batch = _repeated(lambda: _claim(wanted, replace(row, id=str(uuid.uuid4())), relay))
+    if batch is None and Lane.NORMAL in wanted.lanes and not only:
+        _mend_lanes()
+    return batch
+
+
+def _claim(wanted: claiming.Wanted, row: claiming.Row, relay: Relay | None) -> Batch | None:
+    using = database()
+    asked_at = time.monotonic()
+    try:
+        claimed = claiming.claim(wanted, row, asked_at=asked_at, using=using)
+    except BaseException as error:
+        if not connections[using].in_atomic_block and not _is_conflict(error):
+            _unsure.append(row.id)
+            _close_if_lost()
+            with contextlib.suppress(OperationalError, InterfaceError):
+                _release_unsure()
+        raise
+    if not claimed.deliveries:
+        return None
+    return Batch(
+        id=row.id,
+        owner=row.owner,
+        relay=relay,
+        deliveries=claimed.deliveries,
+        permitted=len(claimed.deliveries) if row.permitted is None else row.permitted,
+        lease_ends=asked_at + row.lease,
+        is_full=claimed.is_full,
+        open={one.pk for one in claimed.deliveries},
+    )
+
+
+def record(batch: Batch, changes: Sequence[Change], *, permitted: int | None = None, report: bool = True) -> Recorded:
+    """Record what happened to some of a batch's deliveries, all in one commit, and renew its lease.
+
+    ``permitted`` is for how many of its mails final dots may be sent from now on. Without ``report`` no results are
+    stored. After the commit signals and log lines tell of each. Raises ``DatabaseError``; then it is to be recorded
+    again, which does nothing to what was recorded in fact. With no changes the lease is renewed.
+    """
+    ids = [change.delivery.pk for change in changes]
+    if len(set(ids)) != len(ids):
+        raise ValueError("A delivery is recorded once at a time.")
+    closes = batch.open.issubset(ids)
+    asked_at = time.monotonic()
+    done = _repeated(lambda: recording.make(changes, batch=batch.id, permitted=permitted, closes=closes, report=report))
+    was_open = bool(batch.open)
+    batch.open.difference_update(ids)
+    owned = done.is_owned or (was_open and not batch.open and all(done.made))
+    if owned:
+        batch.lease_ends = asked_at + float(conf.get("LEASE"))
+        batch.permitted = max(batch.permitted, permitted or 0)
+    else:
+        batch.lease_ends = asked_at
+        batch.open.clear()
+    requested = _requested(batch, ids) if done.cancel_requested else set()
+    return Recorded(made=done.made, cancel_requested=requested, owned=owned)
+
+
+def _requested(batch: Batch, recorded: Collection[str]) -> set[str]:
+    """The open mails that are to be cancelled. Those that were recorded without an end are cancelled now."""
+    transitions.cancel_requested(recorded)
+    rows = Delivery.objects.using(database()).filter(pk__in=batch.open, cancel_requested=True)
+    requested = set(rows.values_list("pk", flat=True))
+    for one in batch.deliveries:
+        if one.pk in requested:
+            one.cancel_requested = True
+    return requested
+
+
+def renew(batch: Batch) -> bool:
+    """Renew the lease of a batch; False when it is not its owner's any more. Raises ``DatabaseError``."""
+    return record(batch, ()).owned if batch.open else False
+
+
+def release(batch: Batch | str) -> bool:
+    """Give back what is open of a batch, and delete its row; False when that is gone. Raises ``DatabaseError``."""
+    batch_id = batch if isinstance(batch, str) else batch.id
+    released = _repeated(lambda: _take_over(batch_id, lambda row, deliveries: (), waits=True)) is not None
+    if isinstance(batch, Batch):
+        batch.open.clear()
+    return released
+
+
+def take_over(batch_id: str, decide: Callable[[DeliveryBatch, list[Delivery]], Sequence[Change]]) -> list[Change]:
+    """Move the deliveries of a batch of another owner, in the transaction that deletes its row; return what was made.
+
+    ``decide`` is given the row, and those of its deliveries that are claimed with it still, in the order in which they
+    are sent and without their contents. What it says nothing of is given back. An owner that lives on does not own
+    them from then on. Nothing is done when the row is gone, or is locked. Raises ``DatabaseError``.
+    """
+    return _repeated(lambda: _take_over(batch_id, decide, waits=False)) or []
+
+
+def _take_over(
+    batch_id: str, decide: Callable[[DeliveryBatch, list[Delivery]], Sequence[Change]], *, waits: bool
+) -> list[Change] | None:
+    using = database()
+    with transaction.atomic(using=using):
+        row = _locked(batch_id, waits=waits)
+        if row is None:
+            return None
+        places = {pk: place for place, pk in enumerate(recording.ids(row))}
+        claimed = sorted(recording.of(row).defer("content"), key=lambda one: places[one.pk])
+        changes = list(decide(row, claimed))
+        decided = {change.delivery.pk for change in changes}
+        rest = [Untried(delivery=one, step=transitions.giving_back) for one in claimed if one.pk not in decided]
+        done = recording.make([*changes, *rest], batch=batch_id, closes=True)
+    if row.cancel_requested:
+        transitions.cancel_requested(list(places))
+    return [change for change, is_made in zip(changes, done.made, strict=False) if is_made]
+
+
+def _locked(batch_id: str, *, waits: bool) -> DeliveryBatch | None:
+    using = database()
+    rows = DeliveryBatch.objects.using(using).filter(pk=batch_id)
+    connection = transaction.get_connection(using)
+    if connection.vendor == "sqlite":
+        rows.update(suspected_at=timezone.now())  # a write first, which SQLite waits for
+    elif connection.features.has_select_for_update_skip_locked and not waits:
+        rows = rows.select_for_update(skip_locked=True)
+    else:
+        rows = rows.select_for_update()
+    return rows.first()
+
+
+def in_doubt(row: DeliveryBatch, delivery: Delivery, *, reason: str = "") -> Ended:
+    """The end of a mail of a lost batch whose final dot was sent, or may have been: pinned to what it was sent by."""
+    default = "the worker was lost after the claim and before the outcome"
+    from_header = sender = ""
+    if delivery.from_at is not None and not delivery.from_header and row.from_email:
+        from_header, sender = from_header_of(row.from_email), delivery.sender
+    attempt = Try(
+        route=None,
+        started_at=row.claimed_at,
+        worker_lost=True,
+        from_header=from_header,
+        sender=sender,
+        smtp_config=row.smtp_config,
+        config_version=row.config_version,
+        worker=row.owner,
+    )
+    outcome = InDoubt(cause=Cause.WORKER_LOST, reason=reason or default)
+    return Ended(delivery=delivery, outcome=outcome, attempt=attempt)
+
+
+def expired(*, suspected_for: float | None = None) -> list[DeliveryBatch]:
+    """The batches whose lease has run out by the database's clock. Raises ``DatabaseError``.
+
+    With ``suspected_for`` those alone that were marked by ``suspect`` so many seconds ago, and not heard of since.
+    """
+    rows = DeliveryBatch.objects.using(database()).filter(lease_until__lt=database_time.DatabaseTime())
+    if suspected_for is not None:
+        rows = rows.filter(suspected_at__lte=database_time.DatabaseTime(ahead=-suspected_for))
+    return list(rows.order_by("lease_until"))
+
+
+def suspect(batch_id: str) -> bool:
+    """Mark a batch whose lease has run out; False when it was marked before, renewed or is gone."""
+    now = database_time.DatabaseTime()
+    rows = DeliveryBatch.objects.using(database()).filter(pk=batch_id, suspected_at=None, lease_until__lt=now)
+    return bool(rows.update(suspected_at=now))
+
+
+def give_back_lost() -> int:
+    """Give back deliveries that are claimed with a batch whose row is gone, and return how many they were.
+
+    No transaction leaves that behind; a backup of single tables can. Raises ``DatabaseError``.
+    """
+    rows = Delivery.objects.using(database())
+    claimed = rows.filter(next_at__isnull=False).exclude(batch="")
+    lost = claimed.filter(~Exists(DeliveryBatch.objects.using(database()).filter(pk=OuterRef("batch"))))
+    found = list(lost.order_by().values_list("pk", "batch", "fence"))
+    # Each as it was seen: it may have been recorded and claimed anew since.
+    return sum(
+        rows.filter(pk=pk, batch=batch, fence=fence).update(batch="", fence=fence + 1) for pk, batch, fence in found
+    )
+
+
+# -- conflicts and lost answers -------------------------------------------------------------------------------------
+
+
+#: Batches of this process of which it is not known whether they were committed.
+_unsure: list[str] = []
+_releasing = threading.Lock()
+
+#: How often something is tried whose transaction was in conflict with another.
+_TRIES = 10
+
+
+def _repeated(act: Callable[[], _Result]) -> _Result:
+    """Do it again as long as it is in conflict with the transactions of others."""
+    for tries in range(1, _TRIES + 1):
+        try:
+            return act()
+        except OperationalError as error:
+            if tries == _TRIES or not _is_conflict(error) or connections[database()].in_atomic_block:
+                raise
+            time.sleep(random.uniform(0.5, 1) * 0.01 * tries)  # noqa: S311  # spreads load, guards nothing
+    raise AssertionError("unreachable")
+
+
+def _is_conflict(error: BaseException) -> bool:
+    """Whether the database has rolled back a transaction for what others did (serialization, deadlock, locks)."""
+    cause = error.__cause__
+    if getattr(cause, "sqlstate", None) in ("40001", "40P01"):
+        return True
+    if getattr(cause, "pgcode", None) in ("40001", "40P01"):
+        return True
+    vendor = connections[database()].vendor
+    if vendor == "mysql":
+        return bool(error.args) and error.args[0] in (1213, 1205)
+    return vendor == "sqlite" and isinstance(error, OperationalError) and "locked" in str(error)
+
+
+def _close_if_lost() -> None:
+    connection: Any = connections[database()]
+    if connection.connection is not None and not connection.is_usable():
+        connection.close()
+
+
+def _release_unsure() -> None:
+    """Give back what was claimed if its commit was done: the answer was lost."""
+    with _releasing:
+        while _unsure:
+            batch_id = _unsure[0]
+            if release(batch_id):
+                logger.warning("Batch %s was claimed and its answer lost; it is given back.", batch_id)
+            _unsure.pop(0)
+
+
+# -- damaged rows ---------------------------------------------------------------------------------------------------
+
+
+_mended_at = 0.0
+
+
+def _mend_lanes() -> None:
+    """Have what has a lane that is none of ours be a mail like any other; once a second, when nothing else is due."""
+    global _mended_at  # of this process
+    if time.monotonic() - _mended_at < 1.0:
+        return
+    _mended_at = time.monotonic()
+    low, middle, high = sorted(claiming.LANES)
+    between = Q(lane__lt=low) | Q(lane__gt=low, lane__lt=middle) | Q(lane__gt=middle, lane__lt=high) | Q(lane__gt=high)
+    rows = Delivery.objects.using(database()).filter(between, next_at__isnull=False, queue="")
+    rows.update(lane=Lane.NORMAL)

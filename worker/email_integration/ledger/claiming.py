@@ -1,0 +1,304 @@
+"""The statements by which a process claims deliveries: one on PostgreSQL, a transaction of three on the others."""
+
+# Names of tables and columns alone are put into the text, and numbers.
+# ruff: noqa: S608
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from django.db import connections, models, transaction
+from django.db.models.signals import post_init, pre_init
+
+from email_integration import django_internals
+from email_integration.models import FINAL, Delivery, DeliveryBatch, Lane, RevokedTask, Status, database_time
+
+from . import clock
+
+#: Octets of the contents of a batch, and from how many on a mail is a batch by itself.
+OCTETS = 4 * 1024 * 1024
+LARGE = 256 * 1024
+
+#: So often given back by recovery, a mail is a batch by itself.
+SUSPECT = 2
+
+#: Octets of a stored content up to which it is read with the claim.
+_SMALL = 32 * 1024
+
+#: All lanes, the most urgent first.
+LANES = (Lane.HIGH, Lane.NORMAL, Lane.BULK)
+
+#: States in which a delivery is not claimed, whatever was made of its row in the database.
+_NEVER = (*sorted(FINAL), Status.IN_DOUBT)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """What is claimed: of the queue of these lanes, and of ``queue`` itself where it is the choice of callers."""
+
+    queue: str
+    lanes: tuple[str, ...]
+    limit: int
+    only: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """The new row of the batch; ``permitted`` None is all of its mails, and ``lease`` is in seconds."""
+
+    id: str
+    owner: str
+    lease: float
+    permitted: int | None
+    smtp_config: str = ""
+    config_version: str = ""
+    from_email: str = field(default="", repr=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claimed:
+    """The deliveries in the order in which they are sent, and whether there may be more that are due."""
+
+    deliveries: list[Delivery]
+    is_full: bool
+
+
+def claim(wanted: Wanted, row: Row, *, asked_at: float, using: str) -> Claimed:
+    """Claim in one commit; nothing is written when nothing is due. Raises ``DatabaseError``."""
+    connection = connections[using]
+    if connection.vendor == "postgresql":
+        return _claim_in_one_statement(connection, wanted, row, asked_at)
+    with transaction.atomic(using=using):
+        return _claim_in_transaction(connection, wanted, row, asked_at)
+
+
+# -- PostgreSQL -----------------------------------------------------------------------------------------------------
+
+
+def _claim_in_one_statement(connection: Any, wanted: Wanted, row: Row, asked_at: float) -> Claimed:
+    shape = _shape(wanted)
+    text = _statement(connection.alias, shape, row.lease)
+    parameters: list[Any] = []
+    for is_own, _lane in shape.branches:
+        parameters += [wanted.queue] if is_own else []
+        parameters += [list(wanted.only)] if wanted.only else []
+    parameters += [row.id, row.id, row.owner, row.permitted]
+    parameters += [row.smtp_config, row.config_version, row.from_email]
+    with django_internals.cursor(connection) as cursor:
+        cursor.execute(text, parameters)
+        found = cursor.fetchall()
+    if not found:
+        return Claimed(deliveries=[], is_full=False)
+    *_, moment, candidates = found[0]
+    clock.learn(clock.as_moment(moment, using=connection.alias), asked_at=asked_at, using=connection.alias)
+    deliveries = [_instance(connection, values) for values in found]
+    return Claimed(deliveries=deliveries, is_full=candidates >= wanted.limit or candidates > len(deliveries))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Shape:
+    """What the text of a claim depends on: of which lanes' queue, and in which order the caller's own is looked at."""
+
+    lanes: tuple[str, ...]
+    own: bool
+    limit: int
+    by_ids: bool
+
+    @property
+    def branches(self) -> list[tuple[bool, str]]:
+        """Of each part in turn whether it is of the caller's own queue, and the lane; the most urgent first."""
+        order = list(dict.fromkeys((*self.lanes, *LANES))) if self.own else list(self.lanes)
+        found: list[tuple[bool, str]] = []
+        for lane in order:
+            found += [(False, lane)] if lane in self.lanes else []
+            found += [(True, lane)] if self.own else []
+        return found
+
+
+def _shape(wanted: Wanted) -> _Shape:
+    return _Shape(
+        lanes=wanted.lanes,
+        own=bool(wanted.queue),
+        limit=wanted.limit,
+        by_ids=bool(wanted.only),
+    )
+
+
+def _condition(vendor: str, quoted: Callable[[str], str], *, is_own: bool, lane: str, now: str, by_ids: str) -> str:
+    """Which deliveries are due in one lane of one queue, and not claimed."""
+    # To PostgreSQL as an expression, that it never prefers an index of states to that of what is due.
+    status = f"({quoted('status')} || '')" if vendor == "postgresql" else quoted("status")
+    never = ", ".join(f"'{status.value}'" for status in _NEVER)
+    return (
+        f"{quoted('queue')} = {'%s' if is_own else chr(39) * 2} AND {quoted('lane')} = '{Lane(lane).value}' "
+        f"AND {quoted('next_at')} <= {now} AND {quoted('batch')} = '' "
+        f"AND {status} NOT IN ({never}){by_ids}"
+    )
+
+
+@functools.lru_cache(maxsize=64)
+def _statement(alias: str, shape: _Shape, lease: float) -> str:
+    connection = connections[alias]
+    quoted = connection.ops.quote_name
+    deliveries, batches, revoked = (quoted(model._meta.db_table) for model in (Delivery, DeliveryBatch, RevokedTask))
+    now, until = database_time.sql("postgresql"), database_time.sql("postgresql", ahead=lease)
+    limit = int(shape.limit)
+    parts = []
+    by_ids = " AND id = ANY(%s)" if shape.by_ids else ""
+    for number, (is_own, lane) in enumerate(shape.branches):
+        condition = _condition(connection.vendor, quoted, is_own=is_own, lane=lane, now=now, by_ids=by_ids)
+        parts.append(
+            f"q{number} AS MATERIALIZED (SELECT id, next_at, content_size, returned FROM {deliveries} "
+            f"WHERE {condition} ORDER BY next_at LIMIT {limit} FOR UPDATE SKIP LOCKED)"
+        )
+    # A part is looked at only as long as those before it do not fill the batch.
+    every = " UNION ALL ".join(
+        f"SELECT id, {number} AS place, next_at, content_size, "
+        f"content_size > {LARGE} OR returned >= {SUSPECT} AS is_alone FROM q{number}"
+        for number in range(len(shape.branches))
+    )
+    columns = ", ".join(f"d.{quoted(column)}" for column in _columns()[:-1])
+    names = ", ".join(quoted(column) for column in _columns()[:-1])
+    content = quoted("content")
+    parts += [
+        f"c AS MATERIALIZED (SELECT *, row_number() OVER w AS n, first_value(is_alone) OVER w AS first_is_alone, "
+        f"sum(CASE WHEN is_alone THEN 0 ELSE content_size END) OVER w AS octets "
+        f"FROM ({every} LIMIT {limit}) e WINDOW w AS (ORDER BY place, next_at, id))",
+        f"p AS MATERIALIZED (SELECT id, n FROM c WHERE n = 1 OR NOT (is_alone OR first_is_alone OR octets > {OCTETS}))",
+        f"u AS (UPDATE {deliveries} d SET batch = %s::varchar, fence = fence + 1, "
+        f"cancel_requested = cancel_requested OR EXISTS (SELECT 1 FROM {revoked} r WHERE r.id = d.id) "
+        f"FROM p WHERE d.id = p.id RETURNING p.n, {columns}, "
+        f"CASE WHEN octet_length(d.{content}) <= {_SMALL} THEN d.{content} END AS {content})",
+        f"b AS (INSERT INTO {batches} (id, owner, claimed_at, lease_until, permitted, items, "
+        f"smtp_config, config_version, from_email) "
+        f"SELECT %s::varchar, %s::varchar, {now}, {until}, COALESCE(%s::int, count(*)), "
+        f"jsonb_agg(jsonb_build_array(id, fence) ORDER BY n), %s::varchar, %s::varchar, %s::text "
+        f"FROM u HAVING count(*) > 0)",
+    ]
+    return f"WITH {', '.join(parts)} SELECT {names}, {content}, {now}, (SELECT count(*) FROM c) FROM u ORDER BY n"
+
+
+# -- MariaDB, MySQL and SQLite --------------------------------------------------------------------------------------
+
+
+def _claim_in_transaction(connection: Any, wanted: Wanted, row: Row, asked_at: float) -> Claimed:
+    using = connection.alias
+    quoted = connection.ops.quote_name
+    batches = DeliveryBatch.objects.using(using)
+    if connection.vendor == "sqlite":
+        # A write to begin with, even of nothing: SQLite waits for its lock then, and refuses one after a question.
+        batches.filter(pk="").update(suspected_at=None)
+    now = database_time.sql(connection.vendor)
+    by_ids = f" AND id IN ({', '.join(['%s'] * len(wanted.only))})" if wanted.only else ""
+    names = ", ".join(quoted(column) for column in _columns()[:-1])
+    content = quoted("content")
+    locking = _locking(connection)
+    found: list[Any] = []
+    with connection.cursor() as cursor:
+        for is_own, lane in _shape(wanted).branches:
+            condition = _condition(connection.vendor, quoted, is_own=is_own, lane=lane, now=now, by_ids=by_ids)
+            cursor.execute(
+                f"SELECT {names}, CASE WHEN length({content}) <= {_SMALL} THEN {content} END, {now} "
+                f"FROM {quoted(Delivery._meta.db_table)} WHERE {condition} "
+                f"ORDER BY next_at LIMIT {int(wanted.limit) - len(found)} {locking}".rstrip(),
+                [*([wanted.queue] if is_own else []), *wanted.only],
+            )
+            found += cursor.fetchall()
+            if len(found) >= wanted.limit:
+                break
+    if not found:
+        return Claimed(deliveries=[], is_full=False)
+    clock.learn(clock.as_moment(found[0][-1], using=using), asked_at=asked_at, using=using)
+    candidates = [_instance(connection, values) for values in found]
+    taken = _chosen(candidates)
+    _take(taken, row, using=using)
+    return Claimed(deliveries=taken, is_full=len(candidates) >= wanted.limit or len(candidates) > len(taken))
+
+
+def _locking(connection: Any) -> str:
+    if connection.vendor == "sqlite":
+        return ""
+    return "FOR UPDATE SKIP LOCKED" if django_internals.can_skip_locked_rows(connection) else "FOR UPDATE"
+
+
+def _chosen(candidates: Sequence[Delivery]) -> list[Delivery]:
+    """Those that make a batch: what is large or suspect goes alone."""
+    first, *others = candidates
+    if _is_alone(first):
+        return [first]
+    chosen, octets = [first], first.content_size
+    for one in others:
+        if _is_alone(one):
+            continue
+        octets += one.content_size
+        if octets > OCTETS:
+            break
+        chosen.append(one)
+    return chosen
+
+
+def _is_alone(delivery: Delivery) -> bool:
+    return delivery.content_size > LARGE or delivery.returned >= SUSPECT
+
+
+def _take(deliveries: Collection[Delivery], row: Row, *, using: str) -> None:
+    ids = [one.pk for one in deliveries]
+    rows = Delivery.objects.using(using)
+    rows.filter(pk__in=ids).update(batch=row.id, fence=models.F("fence") + 1)
+    revoked = set(RevokedTask.objects.using(using).filter(pk__in=ids).values_list("pk", flat=True))
+    if revoked:
+        rows.filter(pk__in=revoked).update(cancel_requested=True)
+    for one in deliveries:
+        one.batch, one.fence = row.id, one.fence + 1
+        one.cancel_requested = one.cancel_requested or one.pk in revoked
+    DeliveryBatch.objects.using(using).bulk_create(
+        [
+            DeliveryBatch(
+                id=row.id,
+                owner=row.owner,
+                claimed_at=database_time.DatabaseTime(),
+                lease_until=database_time.DatabaseTime(ahead=row.lease),
+                permitted=len(ids) if row.permitted is None else row.permitted,
+                items=[[one.pk, one.fence] for one in deliveries],
+                smtp_config=row.smtp_config,
+                config_version=row.config_version,
+                from_email=row.from_email,
+            )
+        ]
+    )
+
+
+# -- instances ------------------------------------------------------------------------------------------------------
+
+
+@functools.cache
+def _fields() -> tuple[Any, ...]:
+    """The fields of a delivery, the content last."""
+    return tuple(sorted(Delivery._meta.concrete_fields, key=lambda one: one.attname == "content"))
+
+
+@functools.cache
+def _columns() -> tuple[str, ...]:
+    return tuple(str(one.column) for one in _fields())
+
+
+@functools.cache
+def _converters(alias: str) -> list[tuple[int, Any, Any]]:
+    return django_internals.converters(connections[alias], _fields(), Delivery._meta.db_table)
+
+
+def _instance(connection: Any, values: Sequence[Any]) -> Delivery:
+    """The delivery of a row; a content that was not read is read when it is asked for."""
+    row = list(values[: len(_fields())])
+    is_left_out = row[-1] is None
+    for place, column, convert in _converters(connection.alias):
+        row[place] = convert(row[place], column, connection)
+    names = [one.attname for one in _fields()]
+    if is_left_out:
+        names, row = names[:-1], row[:-1]
+    if pre_init.has_listeners(Delivery) or post_init.has_listeners(Delivery):
+        return Delivery.from_db(connection.alias, names, row)
+    return django_internals.stored_instance(Delivery, dict(zip(names, row, strict=True)), using=connection.alias)

@@ -1,0 +1,167 @@
+"""What a transition makes of the columns of a delivery, and the row of its attempt."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Collection
+from typing import Any
+
+from django.utils import timezone
+
+from email_integration import conf
+from email_integration.addresses import addresses_in
+from email_integration.message import content
+from email_integration.models import Delivery, DeliveryAttempt, InDoubtPolicy, Status
+from email_integration.outcomes import settlement
+from email_integration.outcomes.causes import Cause
+from email_integration.outcomes.classification import Accepted, Deferred, Failed, InDoubt, Outcome
+from email_integration.outcomes.schedule import seconds
+from email_integration.smtp import Phase, Relay
+
+from . import clock, sql, task_queue
+from .records import Ended
+
+
+def after_attempt(ended: Ended) -> dict[str, Any]:
+    """What the end of an attempt makes of its delivery; one that is to be cancelled ends with it, unless accepted."""
+    delivery, outcome, attempt = ended.delivery, ended.outcome, ended.attempt
+    recipients = settlement.settle(withheld(delivery.recipients, ended.withheld), outcome)
+    verdict = settlement.judge(recipients, outcome)
+    common = {
+        "recipients": recipients,
+        "attempts": delivery.attempts + 1,
+        "smtp_config": (attempt.route.name if attempt.route else "") or attempt.smtp_config or delivery.smtp_config,
+        "config_version": _version(ended) or delivery.config_version,
+        "worker": attempt.worker or this_worker(),
+        "returned": 0,
+        "waits_for_relay": False,
+        **_sent_with(ended),
+    }
+    if verdict.status is None and delivery.cancel_requested:
+        recipients = settlement.give_up(recipients, Cause.CANCELLED, Cause.CANCELLED.words)
+        verdict = cancelled(delivery, recipients)
+        common["recipients"] = recipients
+    if verdict.status is not None:
+        return common | finished(delivery, verdict, recipients)
+    due_at = clock.now() + seconds(attempt.wait)
+    policy = delivery.in_doubt_policy or conf.get("IN_DOUBT")
+    held = isinstance(outcome, InDoubt) and policy == InDoubtPolicy.HOLD
+    if verdict.cause == Cause.CONFIG_SENDER and settlement.accepted(recipients) is None:
+        common |= _without_sender(delivery)
+    return common | {
+        "status": Status.IN_DOUBT if held else Status.DEFERRED,
+        "code": verdict.code,
+        "cause": verdict.cause,
+        "reason": verdict.reason[:255],
+        "due_at": due_at,
+        # What expires before it is due is not left lying until then.
+        "next_at": None if held else min(due_at, delivery.expires_at),
+        "waits_for_relay": isinstance(outcome, Deferred) and outcome.relay_at_fault,
+    }
+
+
+def finished(
+    delivery: Delivery, verdict: settlement.Verdict, recipients: Any = None, *, continue_in: float | None = None
+) -> dict[str, Any]:
+    """What an end makes of a delivery; ``recipients`` are those of the delivery unless given.
+
+    What follows it is left to who records the end, for ``continue_in`` seconds (the setting LEASE); then the sweeper
+    publishes it.
+    """
+    follows = task_queue.installed().has_continuation(delivery)
+    lease = conf.get("LEASE") if continue_in is None else continue_in
+    drops_content = verdict.status == Status.ACCEPTED and not conf.get("CONTENT_RETENTION_DAYS")
+    found = delivery.recipients if recipients is None else recipients
+    return {
+        **(content.NONE if drops_content or settlement.names_erased(found) else {}),
+        "status": verdict.status,
+        "code": verdict.code,
+        "cause": verdict.cause,
+        "reason": verdict.reason[:255],
+        "finished_at": timezone.now(),
+        "next_at": None,
+        "cancel_requested": False,
+        "continue_after": clock.now() + seconds(lease) if follows else None,
+    }
+
+
+def cancelled(delivery: Delivery, recipients: list[settlement.Recipient]) -> settlement.Verdict:
+    """The verdict on a delivery that is cancelled: what the server took for anybody stays accepted."""
+    return settlement.accepted(recipients) or settlement.Verdict(
+        status=Status.CANCELLED, code=delivery.code, cause=Cause.CANCELLED.value, reason=Cause.CANCELLED.words
+    )
+
+
+def withheld(recipients: list[settlement.Recipient], addresses: Collection[str]) -> list[settlement.Recipient]:
+    """The recipients, with those of these addresses settled as withheld."""
+    if not addresses:
+        return recipients
+    return [
+        settlement.give_up([item], Cause.WITHHELD, Cause.WITHHELD.words)[0] if item["address"] in addresses else item
+        for item in recipients
+    ]
+
+
+def attempt_row(ended: Ended) -> sql.Row:
+    """The row of the attempt; the delivery is as it was recorded."""
+    delivery, outcome, attempt = ended.delivery, ended.outcome, ended.attempt
+    is_relay = isinstance(attempt.route, Relay)
+    return sql.Row(
+        model=DeliveryAttempt,
+        values={
+            "delivery": delivery.pk,
+            "number": delivery.attempts,
+            "started_at": attempt.started_at,
+            "finished_at": timezone.now(),
+            "duration": attempt.duration,
+            "outcome": _WORDS[type(outcome)],
+            "phase": (outcome.phase or Phase.CONNECT) if is_relay or isinstance(outcome, InDoubt) else "",
+            "code": outcome.code,
+            "cause": str(outcome.cause),
+            "reason": outcome.reason[:255],
+            "reply": outcome.reply,
+            "smtp_config": delivery.smtp_config,
+            "config_version": _version(ended),
+            "tls_version": attempt.tls_version,
+            "host": attempt.route.host if attempt.route else "",
+            "worker": attempt.worker or this_worker(),
+        },
+    )
+
+
+def this_worker() -> str:
+    """This process, as people read it."""
+    return f"{socket.gethostname()}:{os.getpid()}"
+
+
+def _version(ended: Ended) -> str:
+    route = ended.attempt.route
+    return route.version if isinstance(route, Relay) else ended.attempt.config_version
+
+
+def _sent_with(ended: Ended) -> dict[str, Any]:
+    delivery, attempt = ended.delivery, ended.attempt
+    values: dict[str, Any] = {}
+    if delivery.from_at is not None and attempt.from_header:
+        values |= {"from_header": attempt.from_header, "sender": attempt.sender}
+    if attempt.redirected_to:
+        # What was redirected once stays recorded: a mail may be tried again under other settings.
+        values["redirected_to"] = attempt.redirected_to
+    return values
+
+
+def _without_sender(delivery: Delivery) -> dict[str, Any]:
+    """Leave open again what was taken from a configuration: it is to go with the sender that is corrected."""
+    if delivery.from_at is None or not delivery.from_header:
+        return {"from_header": delivery.from_header, "sender": delivery.sender}
+    own = delivery.sender not in addresses_in(delivery.from_header)
+    return {"from_header": "", "sender": delivery.sender if own else ""}
+
+
+_WORDS: dict[type[Outcome], Status] = {
+    Accepted: Status.ACCEPTED,
+    Deferred: Status.DEFERRED,
+    Failed: Status.FAILED,
+    InDoubt: Status.IN_DOUBT,
+}

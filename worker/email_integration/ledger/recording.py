@@ -1,0 +1,238 @@
+"""Record what happened to claimed deliveries: all in one commit, and what the server accepted in any case."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from django.db import connections, transaction
+from django.db.models import F, Value
+from django.db.models.functions import Greatest
+
+from email_integration import conf
+from email_integration.models import FINAL, Delivery, DeliveryAttempt, DeliveryBatch, Status, database_time
+from email_integration.outcomes import settlement
+from email_integration.outcomes.causes import Cause
+from email_integration.outcomes.classification import Accepted
+
+from . import columns, events, instrumentation, record_statement, sql, steps, transitions
+from .records import Change, Ended
+from .rows import database, is_readable
+from .steps import Step
+
+#: Not needed to record how it ended, and may be large.
+_CONTENT = ("content",)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Done:
+    """Of each change whether it was made; whether the batch was there, and one of its mails is to be cancelled."""
+
+    made: list[bool]
+    is_owned: bool
+    cancel_requested: bool
+
+
+def make(
+    changes: Sequence[Change], *, batch: str, permitted: int | None = None, closes: bool = False, report: bool = True
+) -> Done:
+    """Make the changes, renew the batch, or delete it with ``closes``, all in one commit. Raises ``DatabaseError``.
+
+    A change that was made already, and whose commit's answer was lost, is made; whose delivery has been moved since is
+    not, unless the server accepted it. The instances of those made are brought up to date, and all told of it.
+    """
+    with contextlib.ExitStack() as undoing:
+        made_ready: list[Step] = []
+        for change in changes:
+            step = _step(change, report=report)
+            undoing.enter_context(step.undone_on_error())
+            made_ready.append(step)
+        answer = _record([step.move for step in made_ready], changes, batch=batch, permitted=permitted, closes=closes)
+    steps.finish(made_ready, answer.made)
+    made = list(answer.made)
+    missed = [number for number, is_made in enumerate(made) if not is_made]
+    for number in missed:
+        made[number] = _make_late(changes[number], batch=batch if answer.is_owned else None, report=report)
+    if missed and closes:
+        _delete_if_done(batch)
+    return Done(made=made, is_owned=answer.is_owned, cancel_requested=answer.cancel_requested)
+
+
+def _step(change: Change, *, report: bool) -> Step:
+    delivery = change.delivery
+    if isinstance(change, Ended):
+        return _of_ended(change, report=report)
+    step = change.step(delivery)
+    if delivery.cancel_requested and delivery.status not in FINAL:
+        step.undo()
+        return transitions.ending(delivery, Status.CANCELLED, Cause.CANCELLED)
+    return step
+
+
+def _of_ended(ended: Ended, *, report: bool, values: dict[str, Any] | None = None) -> Step:
+    before = ended.delivery.recipients
+
+    def tell(delivery: Delivery) -> None:
+        events.outcome(ended, before)
+        instrumentation.installed().attempted(ended)
+
+    return Step(
+        ended.delivery,
+        columns.after_attempt(ended) if values is None else values,
+        rows=lambda: (columns.attempt_row(ended),),
+        report=report,
+        not_among=FINAL if values is None else (),
+        tell=tell,
+    )
+
+
+def _record(
+    moves: Sequence[sql.Move], changes: Sequence[Change], *, batch: str, permitted: int | None, closes: bool
+) -> record_statement.Answer:
+    using, lease = database(), float(conf.get("LEASE"))
+    connection = connections[using]
+    if connection.vendor == "postgresql":
+        # In the transaction of another a savepoint, so that it survives what fails here.
+        together = transaction.atomic(using=using) if connection.in_atomic_block else contextlib.nullcontext()
+        with together:
+            pairs = [(move, change.delivery) for move, change in zip(moves, changes, strict=True)]
+            return record_statement.record(
+                pairs, batch=batch, lease=lease, permitted=permitted, closes=closes, using=using
+            )
+    with transaction.atomic(using=using):
+        batches = DeliveryBatch.objects.using(using).filter(pk=batch)
+        is_owned, requested = _lock(batches)
+        made = sql.make(moves, using=using) if is_owned and moves else [False] * len(moves)
+        if is_owned and closes and all(made):
+            batches.delete()
+        elif is_owned:
+            renew(batches, permitted=permitted, lease=lease)
+    return record_statement.Answer(is_owned=is_owned, cancel_requested=requested, made=made)
+
+
+def _lock(batches: Any) -> tuple[bool, bool]:
+    """Lock the row of a batch; say whether it is there, and whether one of its mails is to be cancelled."""
+    # By a write, which SQLite waits for; it would refuse one after a question.
+    if not batches.update(suspected_at=None):
+        return False, False
+    return True, bool(batches.values_list("cancel_requested", flat=True).get())
+
+
+def renew(batches: Any, *, permitted: int | None, lease: float) -> bool:
+    """Have the lease of these batches end ``lease`` seconds from now, and permit more; False when there are none."""
+    values: dict[str, Any] = {"suspected_at": None, "lease_until": database_time.DatabaseTime(ahead=lease)}
+    if permitted is not None:
+        values["permitted"] = Greatest(F("permitted"), Value(permitted))
+    return bool(batches.update(**values))
+
+
+# -- what was moved since -------------------------------------------------------------------------------------------
+
+
+def accept_late(ended: Ended, *, report: bool = True) -> bool:
+    """Record what the server accepted, although its delivery has been moved since; False when that was known.
+
+    Its recipients are settled, whoever sends to the others meanwhile.
+    """
+    return isinstance(ended.outcome, Accepted) and _make_late(ended, batch=None, report=report)
+
+
+def _make_late(change: Change, *, batch: str | None, report: bool) -> bool:
+    """Make a change whose delivery has another fence than it had: as said in ``make``.
+
+    ``batch`` is the one that it was claimed with, if that is there still.
+    """
+    delivery = change.delivery
+    with steps.unchanged_on_error(delivery), transaction.atomic(using=database()):
+        before = dict(delivery.__dict__)
+        number = delivery.attempts + 1
+        if not _reload_under_lock(delivery):
+            return False
+        if isinstance(change, Ended) and _is_logged(change, number):
+            # The answer to the commit was lost, and nothing has been told of it yet.
+            _tell_again(change, before)
+            return True
+        if batch is not None and delivery.batch == batch:
+            return steps.make([_step(change, report=report)])[0]
+        if isinstance(change, Ended) and isinstance(change.outcome, Accepted):
+            return _accept_under_lock(change, change.outcome, report=report)
+        delivery.__dict__.clear()
+        delivery.__dict__.update(before)
+        return False
+
+
+def _reload_under_lock(delivery: Delivery) -> bool:
+    recipients = delivery.recipients
+    names = [field.attname for field in Delivery._meta.concrete_fields if field.attname not in _CONTENT]
+    try:
+        delivery.refresh_from_db(fields=names, from_queryset=Delivery.objects.using(database()).select_for_update())
+    except Delivery.DoesNotExist:
+        return False
+    if not is_readable(delivery):
+        delivery.recipients = recipients
+    return True
+
+
+def _is_logged(ended: Ended, number: int) -> bool:
+    """Whether this attempt is recorded already."""
+    log = DeliveryAttempt.objects.using(database()).filter(delivery=ended.delivery.pk, number=number)
+    worker = ended.attempt.worker or columns.this_worker()
+    return log.filter(started_at=ended.attempt.started_at, worker=worker).exists()
+
+
+def _tell_again(ended: Ended, before: dict[str, Any]) -> None:
+    """Tell what was recorded of a delivery as it was ``before``."""
+    delivery = ended.delivery
+    now = dict(delivery.__dict__)
+    delivery.__dict__.update(before)
+    values = columns.after_attempt(ended)
+    delivery.__dict__.update(values)
+    events.outcome(ended, before["recipients"])
+    instrumentation.installed().attempted(ended)
+    delivery.__dict__.update(now)
+
+
+def _accept_under_lock(ended: Ended, outcome: Accepted, *, report: bool) -> bool:
+    delivery = ended.delivery
+    before = delivery.recipients
+    if settlement.settle(before, outcome) == before:
+        return False  # known already
+    values = columns.after_attempt(replace(ended, withheld=()))
+    if delivery.is_settled:  # what follows has gone its way already
+        values["continue_after"] = None
+    if delivery.batch and values["status"] not in FINAL:
+        # It may be sent to the rest at this moment: who has it in hand says how that ended, on top of this.
+        _settle_only(delivery, values)
+        logged = dict(columns.attempt_row(ended).values)
+        DeliveryAttempt.objects.using(database()).create(delivery_id=logged.pop("delivery"), **logged)
+        events.outcome(ended, before)
+        instrumentation.installed().attempted(ended)
+        return True
+    return steps.make([_of_ended(ended, report=report, values=values)])[0]
+
+
+def _settle_only(delivery: Delivery, values: dict[str, Any]) -> None:
+    kept = {name: values[name] for name in ("recipients", "attempts")}
+    delivery.__dict__.update(kept, fence=delivery.fence + 1)
+    Delivery.objects.using(database()).filter(pk=delivery.pk).update(**kept, fence=delivery.fence)
+
+
+def _delete_if_done(batch: str) -> None:
+    """Delete the row of a batch none of whose deliveries is claimed with it any more."""
+    using = database()
+    with transaction.atomic(using=using):
+        row = DeliveryBatch.objects.using(using).select_for_update().filter(pk=batch).first()
+        if row is not None and not of(row).exists():
+            row.delete()
+
+
+def of(row: DeliveryBatch) -> Any:
+    """The deliveries that are claimed with a batch still."""
+    return Delivery.objects.using(database()).filter(pk__in=ids(row), batch=row.pk)
+
+
+def ids(row: DeliveryBatch) -> Collection[str]:
+    """The ids that a batch was claimed with, in the order in which they are sent."""
+    return [pk for pk, _fence in row.items]

@@ -1,0 +1,25 @@
+"""Which installation this is: all processes that share the database are one."""
+
+from __future__ import annotations
+
+import uuid
+
+from django.db import models
+
+
+def new_identity() -> str:
+    """A random id."""
+    return str(uuid.uuid4())
+
+
+class Installation(models.Model):
+    """The one row with the random id of this installation, made by the first process that asks for it."""
+
+    id = models.PositiveSmallIntegerField(primary_key=True, default=1)
+    identity = models.CharField(max_length=36, default=new_identity)
+
+    class Meta:
+        default_permissions = ()
+
+    def __str__(self) -> str:
+        return self.identity

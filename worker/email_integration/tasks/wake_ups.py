@@ -1,0 +1,250 @@
+"""The task queue on Celery: wake-ups are short messages, each of which has a worker look for mail in one queue."""
+
+from __future__ import annotations
+
+import functools
+import json
+import logging
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+from celery import Task, states
+from celery.app.task import Context
+from celery.utils import uuid
+from django.db import DatabaseError, InterfaceError, transaction
+from kombu import Producer
+from kombu.exceptions import OperationalError
+
+from email_integration import conf
+from email_integration.exceptions import InvalidMail
+from email_integration.ledger import continuation, rows
+from email_integration.ledger.queues import queue_of
+from email_integration.ledger.sql import Row
+from email_integration.models import Delivery
+from email_integration.on_commit import after_commit
+from email_integration.queue import continuing, wakeups
+
+from . import canvas, names, results
+from .publishing import Publisher, hear_what_is_refused
+
+logger = logging.getLogger(__name__)
+
+#: Seconds for which a wake-up is of use, which bounds what piles up while no worker runs. Celery compares the clocks of
+#: two hosts for it, and those may be ten minutes apart.
+_EXPIRES = 660
+
+
+class CeleryTaskQueue(Publisher):
+    """Wakes workers by publishing ``dispatch``; reports to Celery's result backend."""
+
+    def __init__(self, dispatch: Task[Any, Any], sweep: Task[Any, Any]) -> None:
+        self._dispatch = dispatch
+        self._sweep = sweep
+        super().__init__(lambda: dispatch.app)
+
+    @property
+    def _is_eager(self) -> bool:
+        return bool(self._dispatch.app.conf.task_always_eager)
+
+    def notify(self, queues: Collection[str], *, priority: int | None = None) -> set[str]:
+        """Publish a wake-up for each queue that has none outstanding. In eager mode mail is sent here, each time."""
+        return self.wake(queues) if self._is_eager else wakeups.notify(queues, priority=priority)
+
+    def wake(self, queues: Collection[str], *, priority: int | None = None) -> set[str]:
+        """Publish a wake-up for each queue; return those that take none, though the broker is there.
+
+        Raises what the broker raises. In eager mode ``dispatch`` is run here.
+        """
+        if self._is_eager:
+            for queue in queues:
+                self._dispatch.apply((queue,), throw=False)
+            return set()
+        unheard = set()
+        for queue in queues:
+            options = way_of(queue) | ({} if priority is None else {"priority": priority})
+            message = functools.partial(_wake, self._dispatch, queue, options)
+            try:
+                self._publish([message, hear_what_is_refused])
+            except Exception as error:
+                if not self._is_of_the_queue(error):
+                    raise
+                # Not its text, which may be of anything that the project has put around publishing.
+                logger.error("Could not wake %s (%s).", _destination(options), type(error).__name__)
+                unheard.add(queue)
+        return unheard
+
+    def call_for_sweep(self) -> None:
+        """Publish one sweep; raises what the broker raises. In eager mode no more is done than what must be."""
+        if self._is_eager:
+            continuing.publish_due()
+        else:
+            self._publish([functools.partial(_call, self._sweep, (), sweep_options())])
+
+    def priority_of(self, delivery: Delivery) -> int | None:
+        """The number that ``apply_async`` was given."""
+        return canvas.priority_of(delivery.options)
+
+    def answer(self, task_id: str, first: Delivery, kept: str, repeated: Task[Any, Any], *, queue: str) -> None:
+        """Settle ``task_id``, the id of a repeated submission, with how the first one stands.
+
+        What follows it goes by way of ``queue``, the caller's own, or '' for that of the priority.
+        """
+        if canvas.follows(kept):
+            options = way_of(queue or queue_of(first.lane)) | {"task_id": task_id, **canvas.as_options(kept)}
+            answer = functools.partial(self._publish, [functools.partial(_call, repeated, (first.pk,), options)])
+            after_commit("answer for a repeated mail", answer, using=rows.database())
+        elif results.is_beside_deliveries(self._dispatch.backend):
+            self._settle(task_id, first)
+        else:
+            settle = functools.partial(self._settle, task_id, first)
+            after_commit("store a result", settle, using=rows.database())
+
+    def report(self, delivery: Delivery) -> Sequence[Row]:
+        """The result rows, where they lie in the database of deliveries."""
+        backend = self._dispatch.backend
+        if not results.is_beside_deliveries(backend):
+            return ()
+        return [results.row(backend, task_id, delivery) for task_id in _waited_for(delivery)]
+
+    def report_elsewhere(self, delivery: Delivery) -> None:
+        """Store the result where it is kept anywhere else."""
+        backend = self._dispatch.backend
+        if not results.is_beside_deliveries(backend):
+            state, result = results.state_of(delivery)
+            for task_id in _waited_for(delivery):
+                backend.store_result(task_id, result, state, request=canvas.request_of(delivery))
+
+    def _settle(self, task_id: str, delivery: Delivery) -> None:
+        """Have ``task_id`` end with how the delivery stands, be that its end or not."""
+        failure = results.failure_of(delivery)
+        state, result = (states.FAILURE, failure) if failure else (states.SUCCESS, results.summary(delivery))
+        request = Context(id=task_id, task=names.SEND_EMAIL)
+        self._dispatch.backend.store_result(task_id, result, state, request=request)
+
+    def has_continuation(self, delivery: Delivery) -> bool:
+        """Whether a callback, a step of a chain or a chord waits for the delivery."""
+        return canvas.follows(delivery.options)
+
+    def continue_(self, delivery: Delivery) -> None:
+        """Publish what follows a finished delivery, under the same task ids each time.
+
+        Raises what the broker, the database and the result backend raise when they are away.
+        """
+        if not canvas.is_in_chord(delivery.options) or not results.is_beside_deliveries(self._dispatch.backend):
+            self._continue(delivery)
+            return
+        # The backend counts the parts of a chord in this database, and each must count once. The caller may be killed
+        # before it has noted that this was done.
+        with transaction.atomic(using=rows.database()):
+            if _is_to_continue(delivery.pk):
+                self._continue(delivery)
+                continuation.done(delivery.pk)
+
+    def _continue(self, delivery: Delivery) -> None:
+        app = self._dispatch.app
+        try:
+            canvas.go_on(app, delivery)
+        except _transient_errors(app):
+            raise
+        except Exception as error:  # what follows is not a task, or does not take what it was given
+            name = type(error).__name__
+            of = {"delivery_id": delivery.pk}
+            logger.error("What follows delivery %s cannot be started (%s).", delivery.pk, name, extra=of)
+            canvas.fail(
+                app, canvas.request_of(delivery), without_address() if isinstance(error, InvalidMail) else error
+            )
+
+
+def _is_to_continue(delivery_id: str) -> bool:
+    """Whether nobody has noted that it was done; locks the row, and who else would do it waits for the commit."""
+    found = Delivery.objects.using(rows.database()).filter(pk=delivery_id, continue_after__isnull=False)
+    return bool(found.select_for_update().values_list("pk", flat=True).first())
+
+
+def _transient_errors(app: Any) -> tuple[type[Exception], ...]:
+    of_broker: tuple[type[Exception], ...] = app.connection_for_write().recoverable_connection_errors
+    return (OperationalError, OSError, DatabaseError, InterfaceError, *of_broker)
+
+
+def without_address() -> InvalidMail:
+    """The reason may quote an address, and what a worker raises goes into logs and result rows."""
+    return InvalidMail("The mail cannot be sent as it was given; call send_email.delay() to see why.")
+
+
+# -- the way of a message -------------------------------------------------------------------------------------------
+
+#: What a caller chooses: the queue, or how a message comes to it.
+WAY = ("queue", "exchange", "routing_key")
+
+
+def as_queue(chosen: Mapping[str, str]) -> str:
+    """Return what the row keeps of the way that a caller has chosen: the name of the queue, or the whole as JSON."""
+    if not chosen:
+        return ""
+    if chosen.keys() == {"queue"} and not chosen["queue"].startswith("{"):
+        return chosen["queue"]
+    return json.dumps(chosen, sort_keys=True)
+
+
+def way_of(queue: str) -> dict[str, Any]:
+    """Return the options of a message to a queue, as it is named by ``as_queue``; none for the one Celery chooses."""
+    if not queue.startswith("{"):
+        return {"queue": queue} if queue else {}
+    try:
+        chosen = json.loads(queue)
+    except ValueError:  # somebody has damaged it in the database: it is the name of no queue
+        return {"queue": queue}
+    return {name: value for name, value in chosen.items() if name in WAY and rows.is_name(value)}
+
+
+def _destination(options: dict[str, Any]) -> str:
+    """Where a message with these options goes, as the log says it."""
+    chosen = " ".join(options[name] for name in WAY if options.get(name))
+    return (chosen if chosen.isprintable() else repr(chosen)) or "its route"
+
+
+#: Settings of Celery's for all tasks that concern a message.
+_OF_ALL = ("serializer", "priority")
+
+
+def _call(task: Task[Any, Any], arguments: tuple[Any, ...], options: dict[str, Any], producer: Producer) -> None:
+    task.apply_async(arguments, producer=producer, add_to_parent=False, retry=False, **options)
+
+
+def _wake(dispatch: Task[Any, Any], queue: str, options: dict[str, Any], producer: Producer) -> None:
+    """Send what ``apply_async`` would, in two thirds of its time; nothing else takes the caller of a mail as long.
+
+    Left out is what a wake-up has no use for: a result, where to send it, and the task that it is called by. Routes and
+    signals of Celery's are as ever.
+    """
+    amqp = dispatch.app.amqp
+    of_all = {name: value for name in _OF_ALL if (value := getattr(dispatch, name)) is not None}
+    message = amqp.create_task_message(
+        task_id=uuid(),
+        name=dispatch.name,
+        args=(queue,),
+        expires=_EXPIRES,
+        time_limit=dispatch.time_limit,
+        soft_time_limit=dispatch.soft_time_limit,
+        create_sent_event=dispatch.app.conf.task_send_sent_event,
+        ignore_result=True,
+    )
+    route = amqp.router.route(of_all | options, dispatch.name, (queue,), {}, dispatch)  # type: ignore[arg-type]  # an instance here
+    amqp.send_task_message(producer, dispatch.name, message, retry=False, **route)
+
+
+def _waited_for(delivery: Delivery) -> set[str]:
+    """The ids whose results somebody may wait for."""
+    if canvas.as_options(delivery.options).get("ignore_result"):
+        return set()
+    return {delivery.pk, canvas.task_id_of(delivery)}
+
+
+def sweep_options() -> dict[str, Any]:
+    """Where the sweep's messages go.
+
+    They live for several sweeps: in a busy worker they wait behind the mail that it has fetched, and were there none
+    that is heard in time, nothing would be swept. What piles up while no worker runs is bounded all the same.
+    """
+    queue = conf.get("SWEEP_QUEUE")
+    return {"expires": max(60.0, 12 * conf.get("SWEEP_INTERVAL")), **({"queue": queue} if queue else {})}
