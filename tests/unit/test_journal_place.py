@@ -34,8 +34,8 @@ IN_MEMORY = (
 PRIVATE = (
     LAPTOP
     + """
-402 27 254:1 /tmp/systemd-private-0c5b8c-mail-worker.service-8Hd0pK/tmp /tmp rw,relatime shared:200 - ext4 /dev/mapper/root rw
-403 27 254:1 /var/tmp/systemd-private-0c5b8c-mail-worker.service-c0u2bY/tmp /var/tmp rw,relatime - ext4 /dev/mapper/root rw
+402 27 254:1 /tmp/systemd-private-0c5b8c-mail-worker.service-8Hd0pK/tmp /tmp rw,relatime shared:200 - ext4 /dev/root rw
+403 27 254:1 /var/tmp/systemd-private-0c5b8c-mail-worker.service-c0u2bY/tmp /var/tmp rw,relatime - ext4 /dev/root rw
 404 27 254:1 /var/lib/private/mail /var/lib/mail rw,relatime shared:1 - ext4 /dev/mapper/root rw
 """
 )
@@ -54,7 +54,7 @@ CONTAINER = """
 #: A pod: an emptyDir on the node's disk, and one in memory.
 POD = """
 900 800 0:150 / / ro,relatime - overlay overlay rw,lowerdir=/a,upperdir=/b,workdir=/c
-905 900 8:1 /var/lib/kubelet/pods/3f/volumes/kubernetes.io~empty-dir/journals /var/lib/mail rw,relatime - xfs /dev/sda1 rw
+905 900 8:1 /var/lib/kubelet/pods/3f/volumes/kubernetes.io~empty-dir/journals /var/lib/mail rw - xfs /dev/sda1 rw
 906 900 0:160 / /var/lib/memory rw,relatime - tmpfs tmpfs rw,size=524288k
 """
 
@@ -68,7 +68,11 @@ POD = """
         # A mount point is a folder, not the beginning of a name.
         (LAPTOP, "/running/mail", None),
         (LAPTOP, "/home/with blank/mail", None),
-        (LAPTOP.replace("254:2 / /home", "0:50 / /home").replace("ext4 /dev/mapper/home", "tmpfs tmpfs"), "/home/x", None),
+        (
+            LAPTOP.replace("254:2 / /home", "0:50 / /home").replace("ext4 /dev/mapper/home", "tmpfs tmpfs"),
+            "/home/x",
+            None,
+        ),
         (LAPTOP.replace("ext4 /dev/mapper/home", "tmpfs tmpfs"), "/home/with blank/mail", Loss.IN_MEMORY),
         (IN_MEMORY, "/tmp/email_integration-1000-a", Loss.IN_MEMORY),
         (IN_MEMORY, "/var/tmp/mail", None),
@@ -88,15 +92,13 @@ POD = """
         ("of another kind of system\n\n1 2 3\n - ext4\n", "/tmp", None),
     ],
 )
-def test_a_place_lasts_or_ends_with_what_it_is_mounted_from(
-    mountinfo: str, folder: str, expected: Loss | None
-) -> None:
+def test_a_place_lasts_or_ends_with_what_it_is_mounted_from(mountinfo: str, folder: str, expected: Loss | None) -> None:
     assert lost_with(mountinfo, folder) is expected
 
 
 @pytest.fixture
 def mounts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: Any) -> Path:
-    """A file in the place of /proc/self/mountinfo, with ``tmp_path`` on a disk; a temporary folder of the test's own."""
+    """A file in the place of /proc/self/mountinfo, by which ``tmp_path`` is on a disk; an own temporary folder."""
     file = tmp_path / "mountinfo"
     file.write_text(LAPTOP)
     monkeypatch.setattr(journal_place, "_MOUNTINFO", file)

@@ -1,4 +1,4 @@
-"""Says at a worker's start when it cannot do what it is there for: the wrong pool, no mail queue, no lasting journal."""
+"""Says at a worker's start what stands in its way: the wrong pool, no lasting journals, none of the mail queues."""
 
 from __future__ import annotations
 
@@ -42,6 +42,14 @@ def _refuse_other_pools(sender: Any = None, **kwargs: Any) -> None:
 
 
 @signals.worker_ready.connect(weak=False)
+def _say_if_journals_do_not_last(sender: Any = None, **kwargs: Any) -> None:
+    """Warn where it costs mail in doubt that this worker's journals cannot be kept, or end with it."""
+    if _served(sender.app) & set(health.mail_queues()):
+        for fault in journal_place.faults(in_worker=True):
+            logger.warning("%s %s", fault.text, fault.mend)
+
+
+@signals.worker_ready.connect(weak=False)
 def _say_if_no_mail_is_served(sender: Any = None, **kwargs: Any) -> None:
     """Warn of a worker that sends no mail: it may be one with other work, or one whose queues were forgotten."""
     served, wanted = _served(sender.app), health.mail_queues()
@@ -53,14 +61,6 @@ def _say_if_no_mail_is_served(sender: Any = None, **kwargs: Any) -> None:
             ", ".join(wanted),
             ",".join(wanted),
         )
-
-
-@signals.worker_ready.connect(weak=False)
-def _say_if_journals_do_not_last(sender: Any = None, **kwargs: Any) -> None:
-    """Warn where it costs mail in doubt that this worker's journals cannot be kept, or end with it."""
-    if _served(sender.app) & set(health.mail_queues()):
-        for fault in journal_place.faults(in_worker=True):
-            logger.warning("%s %s", fault.text, fault.mend)
 
 
 def _served(app: Any) -> set[str]:
