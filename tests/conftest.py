@@ -16,8 +16,9 @@ from hypothesis import settings as hypothesis_settings
 from config.local.certificates import Certificates
 from config.local.smtp_server import SMTPServer
 from config.local.valkey import Valkey
+from email_integration.queue import wakeups
 from email_integration.routing import forget
-from email_integration.sending.dispatch import pool
+from email_integration.sending.relaying import pool
 from tests import emptying, services, tables
 from tests.chromium import chromium  # noqa: F401  # a fixture, once: there can be one Playwright in a process
 from tests.stack import FAILED, FAST, Stack
@@ -80,8 +81,9 @@ def valkey() -> Iterator[Valkey]:
 
 @pytest.fixture
 def fresh_process(valkey: Valkey) -> Iterator[None]:
-    """An empty broker and cache, and nothing in this process of an earlier test: no relay, no SMTP session."""
+    """An empty broker and cache, and nothing in this process of an earlier test: no relay, session or wake-up."""
     forget()
+    wakeups.forget()
     yield
     pool.close()
     forget()

@@ -9,8 +9,8 @@ from __future__ import annotations
 from django.db import connection, transaction
 from django.test import TransactionTestCase
 
-#: Written by the migrations.
-KEPT = frozenset({"django_content_type", "auth_permission"})
+#: Written by the migrations, and the id of the installation, which every process keeps.
+KEPT = frozenset({"django_content_type", "auth_permission", "email_integration_installation"})
 
 
 def empty(_case: TransactionTestCase) -> None:

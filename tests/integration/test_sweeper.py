@@ -1,134 +1,310 @@
-"""The sweep: it finds what is due and nobody works on, and does not ring without need."""
+"""The sweep: it wakes the queues that have mail due which nothing has in hand, and no others."""
 
 from __future__ import annotations
 
 import datetime as dt
-import threading
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from django.db import connection
+from django.core.cache import cache
+from django.db import OperationalError, transaction
 from django.utils import timezone
 
-from config.local.processes import PATIENCE
-from email_integration.models import Delivery
-from email_integration.queue import sweeper
+from config.local.valkey import Valkey
+from email_integration.ledger import installation, task_queue
+from email_integration.models import Delivery, Installation
+from email_integration.queue import continuing, sweeper, wakeups
 from email_integration.queue.sweeper import sweep
-from tests import services
-from tests.deliveries import RecordingDoorbell, ago, pretend, submitted
+from tests.broker import messages
+from tests.deliveries import RecordingTaskQueue, ago, in_threads, pretend, submitted
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
 
 @pytest.fixture(autouse=True)
-def _bell(bell: RecordingDoorbell, settings: Any) -> None:
-    settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "RING_AFTER": 30.0}
+def _bell(bell: RecordingTaskQueue) -> None:
+    installation.identity()
 
 
-def lost(count: int = 1, **changes: Any) -> list[str]:
-    """The ids of deliveries whose ring got lost."""
-    ids = [submitted().pk for _ in range(count)]
-    Delivery.objects.filter(pk__in=ids).update(**{"ring_after": ago(1), **changes})
+def lost(count: int = 1, *, bell: RecordingTaskQueue, **how: Any) -> list[str]:
+    """The ids of deliveries whose wake-up got lost."""
+    ids = [submitted(**how).pk for _ in range(count)]
+    bell.woken.clear()
     return ids
 
 
-def pause(pk: str) -> float:
-    """How long, in seconds, until the delivery is rung for again."""
-    ring_after = Delivery.objects.get(pk=pk).ring_after
-    assert ring_after is not None
-    return (ring_after - timezone.now()).total_seconds()
+def finished(bell: RecordingTaskQueue, **changes: Any) -> str:
+    """The id of a finished delivery whose continuation is due, unless ``changes`` say otherwise."""
+    pk = submitted().pk
+    pretend(submitted(), status="accepted", next_at=None)
+    pretend(Delivery.objects.get(pk=pk), **{"status": "accepted", "next_at": None, "continue_after": ago(1)} | changes)
+    bell.woken.clear()
+    return pk
 
 
-def test_a_mail_just_submitted_is_left_to_its_own_ring(bell: RecordingDoorbell) -> None:
-    delivery = submitted()
-    assert sweep() == 0
-    assert pause(delivery.pk) == pytest.approx(30, abs=5)
+# -- queues ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_lost_ring_is_made_up_for_once(bell: RecordingDoorbell) -> None:
-    (pk,) = lost()
-    bell.rings.clear()
-    assert (sweep(), sweep()) == (1, 0)
-    assert bell.rings == [[pk]]
-
-
-@pytest.mark.parametrize(("rings", "seconds"), [(0, 30), (1, 60), (2, 120), (3, 240), (5, 900), (30_000, 900)])
-def test_the_pause_doubles_up_to_a_quarter_of_an_hour(bell: RecordingDoorbell, rings: int, seconds: float) -> None:
-    (pk,) = lost(rings=rings)
-    sweep()
-    assert pause(pk) == pytest.approx(seconds, abs=5)
-    assert Delivery.objects.get(pk=pk).rings == rings + 1
-
-
-def test_nothing_more_to_do_is_never_rung_for(bell: RecordingDoorbell) -> None:
-    delivery = submitted()
-    pretend(delivery, status="accepted", ring_after=None)
-    assert sweep() == 0
-
-
-def test_a_deep_queue_is_taken_in_batches_and_whole(bell: RecordingDoorbell, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sweeper, "BATCH", 10)
-    ids = lost(25)
-    bell.rings.clear()
-    assert sweep() == 25
-    assert [len(ring) for ring in bell.rings] == [10, 10, 5]
-    assert sorted(bell.rung) == sorted(ids)
-
-
-def test_the_longest_waiting_is_rung_for_first(bell: RecordingDoorbell) -> None:
-    young, old = lost(), lost(ring_after=ago(100))
-    bell.rings.clear()
-    sweep()
-    assert bell.rung == old + young
-
-
-def test_a_batch_costs_a_handful_of_queries(bell: RecordingDoorbell, django_assert_max_num_queries: Any) -> None:
-    lost(20)
-    with django_assert_max_num_queries(6):  # is there any; the gates; BEGIN, SELECT, UPDATE, COMMIT
-        sweep()
-    with django_assert_max_num_queries(1):  # nothing is left
-        sweep()
-
-
-def test_when_the_broker_is_dead_the_pause_does_not_grow(bell: RecordingDoorbell) -> None:
-    """Else an hour without a broker would cost another quarter of an hour once it is back."""
-    (pk,) = lost(rings=3)
-    bell.broken = ConnectionError()
-    assert sweep() == 0
-    assert Delivery.objects.get(pk=pk).rings == 3
-    bell.broken = None
-    bell.rings.clear()
+def test_a_lost_wake_up_is_made_up_for(bell: RecordingTaskQueue) -> None:
+    lost(bell=bell)
     assert sweep() == 1
-    assert bell.rung == [pk]
+    assert bell.woken == ["mail"]
 
 
-def test_concurrent_sweeps_ring_for_each_delivery_once(
-    bell: RecordingDoorbell, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if services.database == "postgresql":
-        monkeypatch.setattr(sweeper, "BATCH", 7)
-    ids = lost(40)
-    bell.rings.clear()
-    start = threading.Barrier(4)
+def test_each_queue_is_woken_once_however_much_waits_there(bell: RecordingTaskQueue) -> None:
+    for priority in ("normal", "bulk", "high"):
+        lost(20, priority=priority, bell=bell)
+    assert sweep() == 3
+    assert sorted(bell.woken) == ["mail", "mail.bulk", "mail.high"]
 
-    def work() -> None:
-        try:
-            start.wait(PATIENCE)
-            sweep()
-        finally:
-            connection.close()
 
-    threads = [threading.Thread(target=work) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(PATIENCE)
+def test_priorities_of_one_queue_are_one_wake_up(bell: RecordingTaskQueue, settings: Any) -> None:
+    settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "HIGH_QUEUE": "", "BULK_QUEUE": ""}
+    for priority in ("normal", "bulk", "high"):
+        lost(priority=priority, bell=bell)
+    assert sweep() == 1
+    assert bell.woken == ["mail"]
+
+
+def test_the_settings_of_now_say_which_queue_it_is(bell: RecordingTaskQueue, settings: Any) -> None:
+    lost(priority="bulk", bell=bell)
+    settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "BULK_QUEUE": "night"}
     sweep()
-    assert sorted(bell.rung) == sorted(ids)
+    assert bell.woken == ["night"]
 
 
-def test_what_is_due_later_is_rung_for_then(bell: RecordingDoorbell) -> None:
+def test_queues_that_callers_have_chosen_are_woken(bell: RecordingTaskQueue) -> None:
+    for queue in ("own", "another", "own", "mail.high"):
+        pretend(submitted(priority="bulk"), queue=queue)
+    pretend(submitted(), queue="later", next_at=ago(-60))
+    bell.woken.clear()
+    assert sweep() == 3
+    assert sorted(bell.woken) == ["another", "mail.high", "own"]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        pytest.param({"status": "accepted", "next_at": None}, id="finished"),
+        pytest.param({"next_at": ago(-60)}, id="not due yet"),
+        pytest.param({"batch": "0"}, id="in hand"),
+        pytest.param({"status": "in_doubt", "next_at": None}, id="held"),
+    ],
+)
+@pytest.mark.parametrize("queue", ["", "own"])
+def test_where_nothing_can_be_claimed_no_worker_is_woken(
+    bell: RecordingTaskQueue, changes: dict[str, Any], queue: str
+) -> None:
+    pretend(submitted(), queue=queue, **changes)
+    bell.woken.clear()
+    assert sweep() == 0
+    assert bell.woken == []
+
+
+def test_what_is_in_hand_hides_nothing_else_that_is_due(bell: RecordingTaskQueue) -> None:
+    ids = lost(30, bell=bell)
+    Delivery.objects.filter(pk__in=ids[:29]).update(batch="0", next_at=ago(100))
+    assert sweep() == 1
+
+
+def test_what_is_due_later_has_its_queue_woken_then(bell: RecordingTaskQueue) -> None:
     delivery = submitted(due_at=timezone.now() + dt.timedelta(seconds=60))
     assert sweep() == 0
-    pretend(delivery, ring_after=ago(0), due_at=ago(0))
+    pretend(delivery, next_at=ago(0), due_at=ago(0))
     assert sweep() == 1
+
+
+def test_what_expires_before_it_is_due_comes_to_its_end(bell: RecordingTaskQueue) -> None:
+    delivery = submitted(due_at=timezone.now() + dt.timedelta(seconds=60))
+    pretend(delivery, next_at=ago(1), expires_at=ago(1))
+    assert sweep() == 1
+
+
+@pytest.mark.parametrize("lane", ["", "fast", "HIGHER", "a", "zzz", "normal?"])
+@pytest.mark.parametrize(("queue", "woken"), [("", "mail"), ("own", "own")])
+def test_a_damaged_priority_becomes_a_normal_one(bell: RecordingTaskQueue, lane: str, queue: str, woken: str) -> None:
+    """No claim would ever ask for it."""
+    delivery = pretend(submitted(priority="high"), lane=lane[:6], queue=queue)
+    bell.woken.clear()
+    assert sweep() == 1
+    assert bell.woken == [woken]
+    assert Delivery.objects.get(pk=delivery.pk).lane == "normal"
+
+
+def test_an_idle_sweep_asks_one_question(bell: RecordingTaskQueue, django_assert_num_queries: Any) -> None:
+    pretend(submitted(), status="accepted", next_at=None)
+    submitted(due_at=timezone.now() + dt.timedelta(seconds=60))
+    with django_assert_num_queries(1):
+        sweep()
+
+
+def test_a_sweep_asks_a_few_questions_however_much_is_due(
+    bell: RecordingTaskQueue, django_assert_max_num_queries: Any
+) -> None:
+    for priority in ("normal", "bulk", "high"):
+        lost(20, priority=priority, bell=bell)
+    with django_assert_max_num_queries(2):  # is there any; is it late
+        sweep()
+
+
+def test_nothing_is_woken_for_what_was_rolled_back(bell: RecordingTaskQueue) -> None:
+    with pytest.raises(ZeroDivisionError), transaction.atomic():
+        submitted(priority="bulk")
+        raise ZeroDivisionError
+    assert (sweep(), bell.woken) == (0, [])
+
+
+def test_a_dead_broker_is_no_error(bell: RecordingTaskQueue) -> None:
+    lost(bell=bell)
+    bell.broken = ConnectionError()
+    assert sweep() == 0
+    bell.broken = None
+    assert sweep() == 1
+
+
+def test_a_queue_that_takes_no_message_delays_no_other(bell: RecordingTaskQueue) -> None:
+    for priority in ("normal", "bulk", "high"):
+        lost(priority=priority, bell=bell)
+    pretend(submitted(), queue="own")
+    bell.woken.clear()
+    bell.deaf = {"mail.high", "own"}
+    assert sweep() == 2
+    assert sorted(bell.woken) == ["mail", "mail.bulk"]
+
+
+def test_concurrent_sweeps_bear_one_another(bell: RecordingTaskQueue) -> None:
+    lost(40, bell=bell)
+    assert in_threads(*[sweep] * 4) == [1] * 4
+
+
+def test_without_the_row_of_the_installation_one_is_made(bell: RecordingTaskQueue) -> None:
+    """As after a test of the project's own that has emptied the tables."""
+    lost(bell=bell)
+    Installation.objects.all().delete()
+    assert sweep() == 1
+    assert Installation.objects.count() == 1
+
+
+# -- what is outstanding ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def celery_queue(bell: RecordingTaskQueue) -> Iterator[None]:
+    """Celery's, by which wake-ups that are outstanding count."""
+    from email_integration.tasks import mail
+
+    task_queue.install(mail._task_queue)
+    yield
+    task_queue.install(bell)
+
+
+def test_a_queue_where_a_dispatcher_stays_is_not_woken(celery_queue: None, valkey: Valkey) -> None:
+    stay = wakeups.Stay("mail")
+    submitted()
+    wakeups._asked.clear()
+    assert sweep() == 1
+    assert messages(valkey, "mail") == []
+    stay.failed()
+    wakeups._asked.clear()
+    sweep()
+    assert len(messages(valkey, "mail")) == 1
+
+
+def test_mail_that_is_late_has_its_queue_woken_whatever_the_cache_says(celery_queue: None, valkey: Valkey) -> None:
+    """A cache in a database, say, that goes by the clock of a host which is ahead."""
+    cache.set(f"email_integration:wake:{installation.identity()}:mail", 1, timeout=600)
+    delivery = submitted()
+    assert messages(valkey, "mail") == []
+    pretend(delivery, next_at=ago(sweeper.OVERDUE + 1))
+    sweep()
+    assert len(messages(valkey, "mail")) == 1
+
+
+# -- what follows -----------------------------------------------------------------------------------------------------
+
+
+def test_what_follows_a_finished_mail_is_published_when_its_owner_did_not(bell: RecordingTaskQueue) -> None:
+    pk = finished(bell)
+    assert sweep() == 0
+    assert bell.continued == [pk]
+    assert Delivery.objects.get(pk=pk).continue_after is None
+    sweep()
+    assert bell.continued == [pk]
+
+
+def test_what_follows_is_left_to_its_owner_for_a_lease(bell: RecordingTaskQueue) -> None:
+    finished(bell, continue_after=ago(-30))
+    sweep()
+    assert bell.continued == []
+
+
+def test_a_broker_that_is_away_leaves_what_follows_for_soon(bell: RecordingTaskQueue, settings: Any) -> None:
+    settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "RETRY_FIRST": 0.01, "LEASE": 600.0}
+    ids = {finished(bell) for _ in range(8)}
+    tried: list[str] = []
+    bell.broken = ConnectionError()
+    bell.continue_ = lambda one: tried.append(one.pk) or _raise(bell)  # type: ignore[method-assign,func-returns-value]
+    sweep()
+    assert len(tried) == continuing._AWAY_AFTER  # not each of them, of which each would wait for the broker
+    del bell.continue_
+    bell.broken = None
+    while len(bell.continued) < 8:
+        sweep()
+    assert set(bell.continued) == ids
+
+
+def _raise(bell: RecordingTaskQueue) -> None:
+    assert bell.broken is not None
+    raise bell.broken
+
+
+def test_one_that_cannot_be_continued_holds_up_no_other(bell: RecordingTaskQueue) -> None:
+    ill, *well = [finished(bell, continue_after=ago(10 - number)) for number in range(6)]
+    known = bell.continue_
+
+    def continue_(delivery: Delivery) -> None:
+        if delivery.pk == ill:
+            raise ValueError("kim@example.com")
+        known(delivery)
+
+    bell.continue_ = continue_  # type: ignore[method-assign]
+    sweep()
+    assert bell.continued == well
+    assert Delivery.objects.get(pk=ill).continue_after is not None
+
+
+# -- what lies above --------------------------------------------------------------------------------------------------
+
+
+def test_a_sweep_calls_what_recovers_first(bell: RecordingTaskQueue, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it gives back is due, and has its queue woken."""
+    monkeypatch.setattr(sweeper, "_also", [])
+    (pk,) = lost(bell=bell)
+    Delivery.objects.update(batch="0")
+    sweeper.also(lambda: Delivery.objects.filter(pk=pk).update(batch=""))
+    assert sweep() == 1
+
+
+def test_what_fails_to_recover_holds_up_no_mail(
+    bell: RecordingTaskQueue, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    called = []
+
+    @sweeper.also
+    def recover() -> None:
+        called.append(1)
+        raise OperationalError("kim@example.com")
+
+    monkeypatch.setattr(sweeper, "_also", [recover, recover])
+    lost(bell=bell)
+    assert sweep() == 1
+    assert len(called) == 2
+    assert "OperationalError" in caplog.text
+    assert "kim@example.com" not in caplog.text
+
+
+def test_a_sweep_leaves_its_mark(bell: RecordingTaskQueue) -> None:
+    assert sweeper.last_mark() is None
+    sweep()
+    assert sweeper.last_mark() is not None

@@ -159,8 +159,7 @@ def _text(alias: str, lease: float, kinds: tuple[_Kind, ...]) -> str:
     parts = [
         # Locked first, as by all who move a batch's mails.
         f"own AS MATERIALIZED (SELECT id, cancel_requested FROM {batches} WHERE id = %s FOR UPDATE)",
-        f"x AS MATERIALIZED (SELECT * FROM json_to_recordset(%s::json) "
-        f"AS t({columns}, _drops bool, _not_final bool))",
+        f"x AS MATERIALIZED (SELECT * FROM json_to_recordset(%s::json) AS t({columns}, _drops bool, _not_final bool))",
         # The status as an expression, that no index of states is ever preferred to the key.
         f"""moved AS (UPDATE {deliveries} d SET {assigned}, {of("fence")} = d.{of("fence")} + 1, {of("batch")} = '',
         {of("cancel_requested")} = d.{of("cancel_requested")} AND x.{quoted("finished_at")} IS NULL,

@@ -104,6 +104,16 @@ def installed() -> TaskQueue:
     return _installed
 
 
+def notify(queues: Collection[str], *, priority: int | None = None) -> set[str]:
+    """Wake these queues, as ``TaskQueue.notify`` does; return those that could not be woken. Never raises."""
+    with recursion.within_wake_up():
+        try:
+            return _installed.notify(queues, priority=priority)
+        except Exception as error:  # the mail is safe in the database, whatever this is
+            logger.warning("Could not wake %d queues (%s); the sweeper will.", len(queues), type(error).__name__)
+            return set(queues)
+
+
 def notify_on_commit(*deliveries: Delivery, using: str) -> None:
     """Wake the queues of these deliveries once the transaction is committed, each once in a transaction.
 
@@ -151,13 +161,8 @@ class _Notification:
                 together.setdefault(priority, {}).update(dict.fromkeys(queues))
             notification._queues = {}
         waiting.clear()
-        with recursion.within_wake_up():
-            for priority, found in together.items():
-                try:
-                    _installed.notify(list(found), priority=priority)
-                except Exception as error:  # the mail is safe in the database, whatever this is
-                    name = type(error).__name__
-                    logger.warning("Could not wake %d queues (%s); the sweeper will.", len(found), name)
+        for priority, found in together.items():
+            notify(list(found), priority=priority)
 
 
 def call_for_sweep(*, using: str) -> None:

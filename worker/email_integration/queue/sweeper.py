@@ -70,7 +70,7 @@ def _wake(due: Mapping[str, bool]) -> set[str]:
     late = [queue for queue, is_late in due.items() if is_late]
     with recursion.within_wake_up():
         unheard = wakeups.wake(late) if late else set()
-        return unheard | (task_queue.installed().notify(soon) if soon else set())
+    return unheard | (task_queue.notify(soon) if soon else set())
 
 
 def _have_the_relay_tried() -> None:

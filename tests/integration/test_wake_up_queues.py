@@ -1,4 +1,4 @@
-"""One queue that takes no message: the mail of all others is rung for as ever."""
+"""One queue that takes no message: the workers of all others are woken as ever."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from celery import current_app
 from django.core import checks
+from django.core.cache import cache
 from django.db import transaction
 from kombu import Producer
 from redis import Redis
@@ -17,26 +18,25 @@ from redis.exceptions import OutOfMemoryError
 from config.local.valkey import Valkey
 from email_integration import tasks
 from email_integration.exceptions import InvalidMail
-from email_integration.ledger import task_queue
+from email_integration.ledger import installation, task_queue
 from email_integration.models import Delivery
-from email_integration.queue import sweeper
+from email_integration.queue import wakeups
 from email_integration.queue.sweeper import sweep
-from email_integration.tasks import deliver, deliver_group, health, names, send_email, send_prepared
-from email_integration.tasks.ringing import CeleryDoorbell
+from email_integration.tasks import health, names, send_email, send_prepared
+from email_integration.tasks.wake_ups import CeleryTaskQueue
 from tests.broker import messages
 from tests.deliveries import ago, pretend, submitted
-from tests.integration.test_group import ids_of
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
 
 @pytest.fixture(autouse=True)
-def doorbell() -> Iterator[CeleryDoorbell]:
+def celery_queue() -> Iterator[CeleryTaskQueue]:
     """One that knows of no failure."""
     before = task_queue.installed()
-    doorbell = CeleryDoorbell(deliver, deliver_group, tasks.sweep)
-    task_queue.install(doorbell)
-    yield doorbell
+    fresh = CeleryTaskQueue(tasks.dispatch, tasks.sweep)
+    task_queue.install(fresh)
+    yield fresh
     task_queue.install(before)
 
 
@@ -60,8 +60,9 @@ def route_of(task: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(current_app.amqp.router, "routes", routes)
 
 
-def heard(valkey: Valkey, *queues: str) -> set[str]:
-    return {pk for queue in queues for pk in ids_of(messages(valkey, queue))}
+def woken(valkey: Valkey, *queues: str) -> list[str]:
+    """The queues that the wake-ups in these queues name."""
+    return [one.arguments[0] for queue in queues for one in messages(valkey, queue) if one.task == names.DISPATCH]
 
 
 def shut() -> bool:
@@ -69,27 +70,23 @@ def shut() -> bool:
     return bool(task_queue.installed()._shut_until > time.monotonic())  # type: ignore[attr-defined]
 
 
-def lost() -> None:
-    """Time has passed, and nothing was heard of what was submitted."""
-    Delivery.objects.update(ring_after=ago(1))
-
-
-def rings(pk: str) -> int:
-    return Delivery.objects.get(pk=pk).rings
+def lost(valkey: Valkey) -> None:
+    """Time has passed, and no worker was woken for what was submitted."""
+    valkey.flush()
+    wakeups.forget()
 
 
 def test_an_undeclared_queue_holds_up_no_other(bulk_is_undeclared: None, valkey: Valkey) -> None:
     with transaction.atomic():
-        ill = submitted(priority="bulk").pk
-        well = [submitted().pk, submitted(priority="high").pk]
-    assert heard(valkey, "mail", "mail.high") == set(well)
+        submitted(priority="bulk")
+        submitted()
+        submitted(priority="high")
+    assert woken(valkey, "mail", "mail.high") == ["mail", "mail.high"]
     assert not shut()
-    valkey.flush()
-    lost()
+    lost(valkey)
     assert sweep() == 2
-    assert heard(valkey, "mail", "mail.high") == set(well)
+    assert woken(valkey, "mail", "mail.high") == ["mail", "mail.high"]
     assert not shut()
-    assert rings(ill) == 1
 
 
 def test_it_is_said_which_queue_it_is(
@@ -101,50 +98,61 @@ def test_it_is_said_which_queue_it_is(
     assert "kim@example.com" not in caplog.text
 
 
-def test_many_of_it_use_up_no_sweep(bulk_is_undeclared: None, valkey: Valkey, monkeypatch: pytest.MonkeyPatch) -> None:
-    """They are the first of each sweep, and more than it takes at a time."""
-    monkeypatch.setattr(sweeper, "BATCH", 3)
+def test_many_of_it_are_said_once_in_a_transaction(
+    bulk_is_undeclared: None, valkey: Valkey, caplog: pytest.LogCaptureFixture
+) -> None:
+    with transaction.atomic():
+        for _ in range(7):
+            submitted(priority="bulk")
+    assert caplog.text.count("QueueNotFound") == 1
+
+
+def test_many_of_it_use_up_no_sweep(bulk_is_undeclared: None, valkey: Valkey) -> None:
+    """They have waited for longer than the others."""
     with transaction.atomic():
         ill = [submitted(priority="bulk").pk for _ in range(7)]
-        well = submitted().pk
-    valkey.flush()
-    lost()
-    Delivery.objects.filter(pk__in=ill).update(ring_after=ago(100))
+        submitted()
+    lost(valkey)
+    Delivery.objects.filter(pk__in=ill).update(next_at=ago(100))
     assert sweep() == 1
-    assert heard(valkey, "mail") == {well}
+    assert woken(valkey, "mail") == ["mail"]
 
 
-def test_it_is_rung_for_once_it_is_declared(bulk_is_undeclared: None, valkey: Valkey, settings: Any) -> None:
-    pk = submitted(priority="bulk").pk
-    lost()
-    sweep()
+def test_an_own_queue_that_is_gone_uses_up_no_sweep(strict: None, valkey: Valkey) -> None:
+    """Those that callers have chosen come after those of the priorities, by name."""
+    with transaction.atomic():
+        for queue in ("gone", "mail.high", "vanished"):
+            pretend(submitted(), queue=queue)
+    lost(valkey)
+    assert sweep() == 1
+    assert woken(valkey, "mail.high") == ["mail.high"]
+
+
+def test_it_is_woken_once_it_is_declared(bulk_is_undeclared: None, valkey: Valkey, settings: Any) -> None:
+    submitted(priority="bulk")
+    lost(valkey)
+    assert sweep() == 0
     settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "BULK_QUEUE": "mail.bulk"}
-    lost()
     assert sweep() == 1
-    assert heard(valkey, "mail.bulk") == {pk}
+    assert woken(valkey, "mail.bulk") == ["mail.bulk"]
 
 
 def test_a_queue_that_was_declared_when_the_mail_was_taken_and_is_no_more(strict: None, valkey: Valkey) -> None:
     with transaction.atomic():
-        ill, well = submitted(), submitted()
-        pretend(ill, options='{"queue": "gone"}')
-    valkey.flush()
-    lost()
+        pretend(submitted(), queue="gone")
+        submitted()
+    lost(valkey)
     assert sweep() == 1
-    assert heard(valkey, "mail") == {well.pk}
+    assert woken(valkey, "mail") == ["mail"]
 
 
-def test_mails_of_many_trees_go_out_together(valkey: Valkey, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mails_of_many_trees_are_of_one_wake_up(valkey: Valkey) -> None:
     """Each was called by a task of its own. That is no queue of its own."""
     with transaction.atomic():
         for number in range(20):
-            pretend(submitted(), options=f'{{"root_id": "r{number}", "parent_id": "p{number}"}}')
-    lost()
-    batches = []
-    batch = Producer.batch
-    monkeypatch.setattr(Producer, "batch", lambda self, **how: (batches.append(how), batch(self, **how))[1])
-    assert sweep() == 20
-    assert len(batches) == 1
+            options = {"root_id": f"r{number}", "parent_id": f"p{number}"}
+            send_email.apply_async(("Subject", "Text"), {"to": ["kim@example.com"]}, **options)
+    assert woken(valkey, "mail") == ["mail"]
 
 
 # -- the caller -----------------------------------------------------------------------------------------------------
@@ -162,13 +170,43 @@ def test_an_unknown_queue_is_the_callers_mistake(strict: None, valkey: Valkey) -
         prepared.apply_async(queue="typo")
     assert Delivery.objects.get().status == "prepared"
     assert prepared.type.name == send_prepared.name
-    result = send_email.apply_async(*mail, queue="mail.bulk")
-    assert heard(valkey, "mail.bulk") == {result.id}
+    send_email.apply_async(*mail, queue="mail.bulk")
+    assert woken(valkey, "mail.bulk") == ["mail.bulk"]
 
 
 def test_a_queue_that_celery_would_make_is_known(valkey: Valkey) -> None:
     result = send_email.apply_async(("Subject", "Text"), {"to": ["kim@example.com"]}, queue="own")
-    assert heard(valkey, "own") == {result.id}
+    assert woken(valkey, "own") == ["own"]
+    assert Delivery.objects.get(pk=result.id).queue == "own"
+
+
+def test_a_way_with_an_exchange_is_kept_whole(valkey: Valkey) -> None:
+    """The wake-up goes the same way, and names it: a dispatcher asks for mail of that way."""
+    way = {"queue": "own", "exchange": "own", "routing_key": "own"}
+    result = send_email.apply_async(("Subject", "Text"), {"to": ["kim@example.com"]}, **way)
+    kept = '{"exchange": "own", "queue": "own", "routing_key": "own"}'
+    assert Delivery.objects.get(pk=result.id).queue == kept
+    assert woken(valkey, "own") == [kept]
+
+
+@pytest.mark.parametrize("option", ["queue", "exchange", "routing_key"])
+@pytest.mark.parametrize("value", ["q" * 256, "a\nb", 5, ["mail"]])
+def test_a_way_that_no_broker_takes_is_refused(valkey: Valkey, option: str, value: Any) -> None:
+    with pytest.raises(InvalidMail, match=option):
+        send_email.apply_async(("Subject", "Text"), {"to": ["kim@example.com"]}, **{option: value})
+    assert not Delivery.objects.exists()
+
+
+def test_a_way_longer_than_the_row_takes_is_refused(valkey: Valkey) -> None:
+    way = {"exchange": "e" * 200, "routing_key": "r" * 200}
+    with pytest.raises(InvalidMail, match="shorter"):
+        send_email.apply_async(("Subject", "Text"), {"to": ["kim@example.com"]}, **way)
+
+
+def test_a_queue_whose_name_looks_like_a_way_is_itself(valkey: Valkey) -> None:
+    send_email.apply_async(("Subject", "Text"), {"to": ["kim@example.com"]}, queue='{"queue": "mail"}')
+    assert woken(valkey, "mail") == []
+    assert woken(valkey, '{"queue": "mail"}') == ['{"queue": "{\\"queue\\": \\"mail\\"}"}']
 
 
 # -- what the project has put around publishing ---------------------------------------------------------------------
@@ -188,8 +226,8 @@ def test_what_raises_at_one_message_keeps_no_other_from_being_published(
     monkeypatch.setattr(Producer, "publish", publishing)
     with transaction.atomic():
         submitted(priority="bulk")
-        well = submitted().pk
-    assert heard(valkey, "mail") == {well}
+        submitted()
+    assert woken(valkey, "mail") == ["mail"]
     assert not shut()
     assert "mail.bulk (ValueError)" in caplog.text
     assert "kim@example.com" not in caplog.text
@@ -207,24 +245,27 @@ def test_a_broker_that_fails_is_not_tried_for_each_queue(
 
     monkeypatch.setattr(Producer, "publish", publishing)
     with transaction.atomic():
-        pks = [submitted().pk, submitted(priority="high").pk, submitted(priority="bulk").pk]
+        submitted()
+        submitted(priority="high")
+        submitted(priority="bulk")
     assert len(set(tried)) == 1
     assert shut()
-    lost()
     assert sweep() == 0
-    assert [rings(pk) for pk in pks] == [0, 0, 0]
+    assert len(set(tried)) == 1
 
 
 def bulk_alone_waits(valkey: Valkey) -> None:
-    """The queue of bulk takes no message: other mail is rung for, also by the sweep."""
+    """The queue of bulk takes no message: the others are woken, also by the sweep."""
     with transaction.atomic():
-        ill = submitted(priority="bulk").pk
-        well = submitted().pk
-    assert heard(valkey, "mail") == {well}
+        submitted(priority="bulk")
+        submitted()
+    assert woken(valkey, "mail") == ["mail"]
     assert not shut()
-    lost()
+    wakeups.forget()
+    for key in ("mail", "mail.bulk"):
+        cache.delete(f"email_integration:wake:{installation.identity()}:{key}")
     assert sweep() == 1
-    assert rings(ill) == 1
+    assert woken(valkey, "mail") == ["mail", "mail"]
 
 
 def test_a_key_that_the_broker_does_not_let_us_write_is_of_that_queue(valkey: Valkey) -> None:
@@ -242,17 +283,6 @@ def test_a_key_of_another_type_is_of_that_queue(valkey: Valkey) -> None:
         client.set("mail.bulk", "no list")
         bulk_alone_waits(valkey)
         client.delete("mail.bulk")
-
-
-def test_a_route_of_groups_to_an_undeclared_queue_holds_up_no_single_ring(
-    strict: None, valkey: Valkey, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    route_of(names.DELIVER_GROUP, monkeypatch)
-    with transaction.atomic():
-        for _ in range(12):
-            submitted()
-        well = send_email.apply_async(("Subject", "Text"), {"to": ["kim@example.com"]}, root_id="another tree").id
-    assert heard(valkey, "mail") == {well}
 
 
 # -- the check ------------------------------------------------------------------------------------------------------
@@ -282,7 +312,7 @@ def test_a_route_to_an_undeclared_queue_is_found(strict: None, settings: Any, mo
     assert "elsewhere" not in health.queues()
 
 
-@pytest.mark.parametrize("task", [names.DELIVER, names.DELIVER_GROUP, names.SWEEP, names.PRUNE, names.SEND_EMAIL])
+@pytest.mark.parametrize("task", [names.DISPATCH, names.SWEEP, names.PRUNE, names.SEND_EMAIL])
 def test_a_route_is_looked_at_even_where_a_setting_names_the_queue(
     strict: None, monkeypatch: pytest.MonkeyPatch, task: str
 ) -> None:
