@@ -18,7 +18,7 @@ from config.local.processes import PATIENCE
 from email_integration.metrics import access, ledger
 from email_integration.models import Delivery, RelayGate, SendingPause, SMTPConfig, Status
 from email_integration.queue import sweeper
-from tests.deliveries import RecordingDoorbell, ago, submitted
+from tests.deliveries import RecordingTaskQueue, ago, submitted
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -26,7 +26,7 @@ TOKEN = "a-token-für-Prometheus"
 
 
 @pytest.fixture(autouse=True)
-def _token(settings: Any, bell: RecordingDoorbell) -> None:
+def _token(settings: Any, bell: RecordingTaskQueue) -> None:
     settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "METRICS_TOKEN": TOKEN}
 
 

@@ -24,7 +24,7 @@ from email_integration.delivery import orphans, retention
 from email_integration.delivery.retention import Pruned, prune
 from email_integration.message import content
 from email_integration.models import FINAL, Delivery, DeliveryAttempt, RelayGate, Status
-from tests.deliveries import RecordingDoorbell, ago, pretend, submitted
+from tests.deliveries import RecordingTaskQueue, ago, pretend, submitted
 from tests.stack import Stack
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -36,7 +36,7 @@ Keys = Callable[..., None]
 
 
 @pytest.fixture(autouse=True)
-def folder(bell: RecordingDoorbell, settings: Any, tmp_path: Path) -> Path:
+def folder(bell: RecordingTaskQueue, settings: Any, tmp_path: Path) -> Path:
     """A storage of the test's own, in which everything is, whatever its size."""
     options = {"location": tmp_path / "payloads"}
     backend = "django.core.files.storage.FileSystemStorage"
