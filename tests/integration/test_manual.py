@@ -16,7 +16,7 @@ from config.local.smtp_server import Fault, SMTPServer
 from email_integration import delivery as api
 from email_integration.delivery import cancel, discard, release, resend, send_now
 from email_integration.exceptions import ContentUnavailable
-from email_integration.ledger import transitions
+from email_integration.ledger import continuation, transitions
 from email_integration.message import content
 from email_integration.models import Delivery, RelayGate, Status
 from email_integration.outcomes import schedule
@@ -107,7 +107,7 @@ def test_what_is_in_doubt_is_sent_again_with_the_same_bytes(
     bell.woken.clear()
 
     assert decision(doubtful.pk)
-    assert bell.rung == [doubtful.pk]
+    assert bell.woken == ["mail"]
     attempt(doubtful.pk)
 
     assert stored(doubtful).status == Status.ACCEPTED
@@ -216,15 +216,14 @@ def test_of_a_damaged_row_nothing_is_sent_and_it_can_still_be_ended(damaged: Any
 
 @pytest.mark.parametrize("decision", [cancel, discard])
 def test_what_follows_an_end_is_told(decision: Decision, bell: RecordingTaskQueue) -> None:
-    """By a worker that is rung for, not by whoever decides."""
+    """By a sweep that is called for, not by whoever decides."""
     delivery = in_doubt()
     bell.followed.add(delivery.pk)
     bell.woken.clear()
     assert decision(delivery.pk)
     after = stored(delivery)
-    assert bell.rung == [delivery.pk]
-    assert (after.continued, after.lease_until) == (False, None)
-    assert after.ring_after is not None
+    assert (bell.sweeps, after.is_settled, after.next_at) == (1, False, None)
+    assert [one.pk for one in continuation.take_due(10)] == [delivery.pk]
 
 
 def test_what_was_partly_accepted_is_accepted_when_its_doubtful_rest_is_discarded() -> None:
@@ -251,7 +250,7 @@ def test_a_copy_is_a_mail_of_its_own_for_the_same_recipients(
     bell.woken.clear()
 
     copy = resend(delivery.pk)
-    assert bell.rung == [copy.pk]
+    assert bell.woken == ["mail"]
     attempt(copy.pk)
 
     assert row(delivery) == first
