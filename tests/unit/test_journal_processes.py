@@ -22,7 +22,7 @@ from email_integration.sending.journal import Dot, Journal, JournalEntry, SlotPh
 OURS = "4d1c2f5e-7c0a-4d7e-9f0e-2b8a6f1f1f11"
 NOBODY = 65534
 
-BEGIN = """
+BEGIN = r"""
 import json, os, resource, subprocess, sys, threading, time
 from pathlib import Path
 from email_integration.sending.journal import Journal, JournalUnavailable, SlotState, abandoned, files, layout
@@ -30,8 +30,8 @@ from email_integration.sending.journal import Journal, JournalUnavailable, SlotS
 folder = Path(sys.argv[1])
 INSTALLATION = sys.argv[2]
 
-def say(*words):
-    print(*words, flush=True)
+def say(word):
+    os.write(1, f"{word}\n".encode())  # in one write: a child may say something at the same time
 
 def stay():
     sys.stdin.read()
@@ -214,7 +214,7 @@ FORKS = {
 FORKING = """
 gate = int(os.environ["GATE"])
 pipe = gate
-CODE = f"import os; print('forked', flush=True); os.read({gate}, 1)"
+CODE = f"import os; os.write(1, b'forked' + bytes([10])); os.read({gate}, 1)"
 mine = journal()
 slot = mine.take("id", 1, "b")
 
@@ -298,7 +298,7 @@ time.sleep(600)
 
 
 def test_a_fork_during_the_opening_of_a_journal_copies_no_lock(folder: Path, child: Callable[..., Child]) -> None:
-    """A thread opens, closes and recovers journals while others fork: each copy of a lock is closed in the child."""
+    """A thread opens and closes journals while another forks: each child closes its copy of each lock."""
     owner = child("""
 gate, mine = os.pipe(), []
 
@@ -314,9 +314,8 @@ children = 0
 while thread.is_alive() and children < 60:
     children += 1
     if not os.fork():
-        os.read(gate[0], 1)
         os.close(gate[1])
-        os.read(gate[0], 1)
+        os.read(gate[0], 1)  # until the last descriptor of the gate is closed: the owner's, as all children close theirs
         os._exit(0)
 thread.join()
 say(children)
