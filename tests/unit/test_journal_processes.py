@@ -198,6 +198,30 @@ while True:
     assert seen[SlotState.IN_HAND] + seen[SlotState.DOT] > 0
 
 
+@pytest.mark.parametrize("pages", [1, 2, 5])
+def test_a_write_of_many_pages_that_is_cut_off_by_a_kill_leaves_the_state_before(
+    folder: Path, child: Callable[..., Child], pages: int
+) -> None:
+    """The kernel copies page by page, and looks for a SIGKILL in between."""
+    owner = child(f"""
+really = os.pwrite
+
+def cut_off(descriptor, octets, offset):
+    end = (offset // layout.PAGE + {pages}) * layout.PAGE
+    written = really(descriptor, octets[: end - offset], offset)
+    if written < len(octets):
+        os.kill(os.getpid(), 9)
+    return written
+
+os.pwrite = cut_off
+slot = journal().take("id", 1, "b")
+dot(slot, 10_000, {{n: 550 for n in range(5_000)}})
+""")
+    assert owner.end() == -9
+    (entry,) = entries(folder)
+    assert (entry.delivery_id, entry.state, entry.dot) == ("id", SlotState.IN_HAND, None)
+
+
 FORKS = {
     "fork": "child = os.fork() or in_child()",
     "multiprocessing": (
@@ -297,32 +321,60 @@ time.sleep(600)
     assert owner.heard() == '["the parent\'s"]'
 
 
-def test_a_fork_during_the_opening_of_a_journal_copies_no_lock(folder: Path, child: Callable[..., Child]) -> None:
-    """A thread opens and closes journals while another forks: each child closes its copy of each lock."""
+def test_a_fork_while_another_thread_opens_a_journal_copies_no_lock(folder: Path, child: Callable[..., Child]) -> None:
+    """The thread is held up between the opening and all that comes after it. A fork then waits, or closes the copy."""
     owner = child("""
-gate, mine = os.pipe(), []
+opened, forked = threading.Event(), threading.Event()
+
+def hold_up(frame, event, function):
+    if event == "c_return" and function is os.open and frame.f_code.co_name == "__init__":
+        opened.set()
+        forked.wait(0.5)  # the fork waits for this thread, where all is well
 
 def work():
-    while len(mine) < 150:
-        mine.append(journal(1))
-        mine[-1].take("id", 1, "b")
-        journal(1).close()
+    journal().take("id", 1, "b")
 
+threading.setprofile(hold_up)
 thread = threading.Thread(target=work)
 thread.start()
-children = 0
-while thread.is_alive() and children < 60:
-    children += 1
-    if not os.fork():
-        os.close(gate[1])
-        os.read(gate[0], 1)  # until the last descriptor of the gate is closed: the owner's, as all children close theirs
-        os._exit(0)
+opened.wait()
+if not os.fork():
+    say("forked")
+    stay()
+    os._exit(0)
+forked.set()
 thread.join()
-say(children)
-stay()
+say("there")
+time.sleep(600)
 """)
-    children = int(owner.heard())
-    assert children > 0
+    assert {owner.heard(), owner.heard()} == {"forked", "there"}
+    owner.kill()
+    (entry,) = entries(folder)
+    assert entry.delivery_id == "id"
+
+
+def test_forks_and_journals_of_many_threads(folder: Path, child: Callable[..., Child]) -> None:
+    owner = child("""
+def work():
+    for _ in range(50):
+        journal(1).take("id", 1, "b")
+        journal(1).close()
+
+threads = [threading.Thread(target=work) for _ in range(3)]
+for thread in threads:
+    thread.start()
+for _ in range(10):
+    if not os.fork():
+        own = journal(1)
+        own.close()
+        sys.stdin.read()
+        os._exit(0)
+for thread in threads:
+    thread.join()
+say("there")
+time.sleep(600)
+""")
+    assert owner.heard() == "there"
     owner.kill()
     assert len(entries(folder)) == 150
 
