@@ -12,14 +12,13 @@ COPY manage.py gunicorn.conf.py ./
 COPY worker worker
 COPY config config
 
-# The key is for this one command: nothing of it stays in the image. A volume at var/payloads takes the folder's owner.
+# The key is for this one command: nothing of it stays in the image.
 RUN SECRET_KEY=throwaway VAR_DIR=/app/var PYTHONPATH=/app/worker:/app /venv/bin/python manage.py collectstatic --noinput \
-    && /venv/bin/python -m compileall -q worker config \
-    && mkdir -p var/payloads
+    && /venv/bin/python -m compileall -q worker config
 
 FROM python:3.13.15-slim-trixie
 
-# All that is written lies in /tmp and in /app/var/payloads, so that the file system may be read-only.
+# All that is written lies in /tmp, /app/var/payloads and /app/var/journals, so that the file system may be read-only.
 ENV PATH=/venv/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \
@@ -33,7 +32,9 @@ WORKDIR /app
 
 COPY --from=builder /venv /venv
 COPY --from=builder /app /app
-COPY --from=builder --chown=10001:10001 /app/var/payloads /app/var/payloads
+
+# A new volume takes owner and mode of the folder that it covers. COPY would not change those of a folder that is there.
+RUN install --directory --owner=10001 --group=10001 --mode=700 var/payloads var/journals
 
 USER 10001:10001
 EXPOSE 8000

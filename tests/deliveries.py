@@ -13,10 +13,13 @@ from django.db import connections
 from django.utils import timezone
 
 from config.local.processes import PATIENCE
+from email_integration.ledger import rows
+from email_integration.ledger.queues import key_of
 from email_integration.ledger.sql import Row
 from email_integration.message.options import MailOptions
 from email_integration.models import Delivery
 from email_integration.queue.submission import make, store
+from email_integration.sending.dispatcher import send_inline
 
 
 class RecordingTaskQueue:
@@ -98,6 +101,12 @@ def pretend(delivery: Delivery, **changes: Any) -> Delivery:
     """Change the row behind everybody's back, and give it as it is then."""
     Delivery.objects.filter(pk=delivery.pk).update(**changes)
     return Delivery.objects.get(pk=delivery.pk)
+
+
+def attempt(delivery_id: str) -> Delivery | None:
+    """Try one delivery if it is due, in this thread; return it as it stands then, None if it was not claimed."""
+    found = rows.load(delivery_id)
+    return next(iter(send_inline(key_of(found), only=[delivery_id])), None) if found else None
 
 
 class Clock:

@@ -119,9 +119,9 @@ def prepare_environment(folder: Path, *, broker: str, certificates: Certificates
         SECRET_KEY=secrets.token_urlsafe(50),
         SMTP_PASSWORD_KEYS=Fernet.generate_key().decode(),
         VAR_DIR=str(folder / "var"),
+        JOURNAL_DIR=str(folder / "var" / "journals"),
         # Short enough to be watched.
         SWEEP_INTERVAL="0.5",
-        RING_AFTER="2",
         RETRY_FIRST="0.2",
         RETRY_MAX="2",
     )

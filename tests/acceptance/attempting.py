@@ -6,12 +6,13 @@ import sys
 
 import django
 
+from tests.deliveries import attempt
+
 
 def main() -> None:
     """Attempt each delivery once, in order, and say so."""
     django.setup()
-    from email_integration.sending.attempt import attempt
-
+    
     for line in sys.stdin:
         attempt(line.strip())
         print("attempted", flush=True)

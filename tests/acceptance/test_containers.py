@@ -99,7 +99,7 @@ class Host:
 
     def written(self) -> dict[str, float]:
         """Every file and folder of the image, but those where a volume lies, and when it was changed."""
-        paths = [path for path in self.app.rglob("*") if "payloads" not in path.parts]
+        paths = [path for path in self.app.rglob("*") if not {"payloads", "journals"} & {*path.parts}]
         return {str(path.relative_to(self.app)): path.lstat().st_mtime for path in paths}
 
     def _command(self, name: str) -> list[str]:

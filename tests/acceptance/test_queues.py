@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from celery import current_app
@@ -41,6 +42,17 @@ def test_a_worker_of_other_queues_says_that_it_serves_no_mail(stack: Callable[..
     running = stack(beat=False)
     other = running.start_worker(queues=("celery", "mail.sweep"))
     other.wait_for_log(f"{NO_MAIL}: it takes from celery, mail.sweep. Mail waits in mail.high, mail, mail.bulk;")
+
+
+def test_a_worker_that_can_keep_no_journal_says_so_if_it_serves_mail(
+    stack: Callable[..., Stack], tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    running = stack(beat=False, env={"JOURNAL_DIR": str(tmp_path / "file")})
+    running.worker.wait_for_log(f"No journal can be kept in {tmp_path / 'file'}: it is a link or a file")
+    other = running.start_worker(queues=("celery",))
+    other.wait_for_log(NO_MAIL)
+    assert "No journal can be kept" not in other.read_log()
 
 
 def test_one_message_to_each_queue_arrives_in_that_queue_alone(fresh_process: None) -> None:

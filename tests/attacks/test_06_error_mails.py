@@ -38,11 +38,10 @@ from email_integration.models import SMTPConfig
 from email_integration.models.oauth import Grant
 from email_integration.routing import families
 from email_integration.routing.token_endpoint import Account, fetch, redeem
-from email_integration.sending.attempt import attempt
 from email_integration.smtp import NoToken, Refused, Session
 from email_integration.tasks import deliver_group
+from tests.deliveries import attempt, submitted
 from tests.deliveries import mail as message
-from tests.deliveries import submitted
 from tests.integration.admin_site import config, form_of, url
 from tests.mail_settings import EMAIL_NAMES, of_mail
 from tests.private_keys import key, pem

@@ -18,10 +18,9 @@ from email_integration.diagnosis.trial import trial_mail
 from email_integration.models import Delivery
 from email_integration.routing import relay_of
 from email_integration.routing.token_endpoint import Account, fetch
-from email_integration.sending.attempt import attempt
 from email_integration.smtp import NoToken, Refused, Session
 from email_integration.smtp.probe import probe
-from tests.deliveries import RecordingDoorbell, submitted
+from tests.deliveries import RecordingDoorbell, attempt, submitted
 from tests.relays import config_for, relay_to
 from tests.scripted import Conversation, ScriptedServer
 from tests.token_endpoint import CLIENT, TokenEndpoint, error

@@ -16,9 +16,8 @@ from config.local.smtp_server import Fault, SMTPServer
 from email_integration.admin import whereabouts
 from email_integration.models import Delivery, RelayGate, SendingPause, SMTPConfig, Status
 from email_integration.routing import active_relay, gate, settings_relay
-from email_integration.sending.attempt import attempt
 from email_integration.smtp import Relay
-from tests.deliveries import RecordingDoorbell, pretend, submitted
+from tests.deliveries import RecordingDoorbell, attempt, pretend, submitted
 from tests.mail_settings import name_server
 
 from .admin_site import config, logged_in, said, url

@@ -20,8 +20,7 @@ from email_integration.alerts import channels, look
 from email_integration.diagnosis.configuration import telling
 from email_integration.models import Alert, Delivery, RelayGate, SMTPConfig
 from email_integration.outcomes.causes import REFUSED_LOGIN, Cause
-from email_integration.sending.attempt import attempt
-from tests.deliveries import RecordingDoorbell, ago, in_threads, pretend, submitted
+from tests.deliveries import RecordingDoorbell, ago, attempt, in_threads, pretend, submitted
 from tests.relays import config_for
 from tests.web_hook import Hook
 

@@ -24,10 +24,9 @@ from email_integration.outcomes.classification import Skipped
 from email_integration.queue import retry_now
 from email_integration.queue.sweeper import sweep
 from email_integration.sending import dispatch
-from email_integration.sending.attempt import attempt
-from email_integration.sending.dispatch import pool
+from email_integration.sending.relaying import pool
 from tests import services
-from tests.deliveries import Clock, RecordingDoorbell, ago, in_threads, pretend, statuses, submitted
+from tests.deliveries import Clock, RecordingDoorbell, ago, attempt, in_threads, pretend, statuses, submitted
 from tests.mail_settings import NO_SERVER
 from tests.relays import config_for, wait_longest
 from tests.scripted import Conversation, ScriptedServer

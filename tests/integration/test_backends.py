@@ -19,8 +19,7 @@ from django.utils.module_loading import import_string
 from config.local.smtp_server import Fault, SMTPServer
 from email_integration.exceptions import InvalidMail, NotSent
 from email_integration.models import Delivery
-from email_integration.sending.attempt import attempt
-from tests.deliveries import RecordingDoorbell
+from tests.deliveries import RecordingDoorbell, attempt
 from tests.mail_settings import HAS_MAILERS, NO_SERVER, make_backend, name_server
 from tests.relays import config_for
 

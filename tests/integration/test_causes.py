@@ -16,8 +16,7 @@ from email_integration.ledger import sql, transitions
 from email_integration.models import Delivery, DeliveryAttempt, RelayGate, SendingPause
 from email_integration.outcomes.causes import Cause
 from email_integration.sending import sandbox
-from email_integration.sending.attempt import attempt
-from tests.deliveries import ago, pretend, submitted
+from tests.deliveries import ago, attempt, pretend, submitted
 from tests.relays import config_for, relay_to, wait_longest
 from tests.scripted import ScriptedServer
 

@@ -82,10 +82,17 @@ def test_a_value_of_the_wrong_kind_is_named(found: Found, key: str, value: Any) 
 
 @pytest.mark.parametrize(
     "keys",
-    [{"CONFIG_CACHE_TTL": 0}, {"SESSION_MAX_IDLE": 0.0}, {"LEASE": 200, "REPLY_TIMEOUT": 60}, {"CONNECT_TRIES": 1}],
+    [
+        {"CONFIG_CACHE_TTL": 0},
+        {"SESSION_MAX_IDLE": 0.0},
+        {"LEASE": 200, "REPLY_TIMEOUT": 60},
+        {"CONNECT_TRIES": 1},
+        {"SESSIONS": 1, "IN_DOUBT_WINDOW": 1},
+        {"JOURNAL_DIR": Path("/var/lib/mail")},
+    ],
 )
 def test_what_has_a_meaning_is_let_through(found: Found, keys: dict[str, Any]) -> None:
-    """Zero for some times, whole numbers for all."""
+    """Zero for some times, whole numbers for all; a path where a folder is meant."""
     assert found(**keys) == {}
 
 
@@ -455,6 +462,25 @@ def test_brakes_are_found_before_a_deployment_only(found: Found) -> None:
 
     assert found(**keys) == {}
     assert {"W003", "W004", "W005"} <= found(deploy=True).keys()
+
+
+def test_journals_that_cannot_be_kept_are_found_before_a_deployment_only(found: Found, tmp_path: Path) -> None:
+    """By a folder in the place of a file; ``tests/unit/test_journal_place.py`` has the others."""
+    (tmp_path / "file").touch()
+
+    assert "W028" not in found(JOURNAL_DIR=str(tmp_path / "file"))
+    assert f"No journal can be kept in {tmp_path / 'file'}: " in found(deploy=True)["W028"]
+    assert "W028" not in found(deploy=True, JOURNAL_DIR=tmp_path / "made by the worker")
+
+
+@pytest.mark.django_db
+def test_validate_looks_at_the_place_of_journals_too(settings: Any, tmp_path: Path) -> None:
+    """Without an error: mail is sent all the same."""
+    (tmp_path / "file").touch()
+    settings.SILENCED_SYSTEM_CHECKS = []
+    settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "JOURNAL_DIR": tmp_path / "file"}
+
+    assert f"   ⚠ No journal can be kept in {tmp_path / 'file'}: it is a link or a file" in validate()[1]
 
 
 def test_manage_py_check_runs_them(settings: Any) -> None:

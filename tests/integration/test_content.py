@@ -24,8 +24,7 @@ from email_integration import conf
 from email_integration.exceptions import ContentUnavailable
 from email_integration.message import content, encryption
 from email_integration.models import Delivery
-from email_integration.sending.attempt import attempt
-from tests.deliveries import RecordingDoorbell, ago, pretend, submitted
+from tests.deliveries import RecordingDoorbell, ago, attempt, pretend, submitted
 from tests.relays import config_for
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -416,7 +415,6 @@ def test_a_mail_waits_for_its_key(given: list[str], keys: Keys, smtp_server: Ser
 SENDING = """
 import re, sys, django
 django.setup()
-from email_integration.sending.attempt import attempt
 def memory(which):
     return int(re.search(which + r":\\s*(\\d+) kB", open("/proc/self/status").read())[1])
 attempt(sys.argv[1])

@@ -21,8 +21,7 @@ from email_integration.ledger import records, rows, transitions
 from email_integration.message import content
 from email_integration.models import FINAL, Delivery, DeliveryAttempt, Status
 from email_integration.outcomes.classification import Accepted, Skipped
-from email_integration.sending.attempt import attempt
-from tests.deliveries import RecordingDoorbell, ago, pretend, submitted
+from tests.deliveries import RecordingDoorbell, ago, attempt, pretend, submitted
 from tests.relays import config_for, relay_to
 
 pytestmark = pytest.mark.django_db(transaction=True)

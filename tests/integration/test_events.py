@@ -18,9 +18,8 @@ from email_integration.models import Delivery
 from email_integration.outcomes.causes import Cause
 from email_integration.outcomes.classification import InDoubt
 from email_integration.queue import retry_now
-from email_integration.sending.attempt import attempt
 from email_integration.smtp import Relay
-from tests.deliveries import RecordingDoorbell, ago, pretend, submitted
+from tests.deliveries import RecordingDoorbell, ago, attempt, pretend, submitted
 from tests.relays import config_for
 
 Serve = Callable[..., SMTPServer]

@@ -22,8 +22,7 @@ from config.local.smtp_server.records import Message
 from email_integration.exceptions import InvalidMail
 from email_integration.models import Delivery
 from email_integration.queue.submission import submit
-from email_integration.sending.attempt import attempt
-from tests.deliveries import RecordingDoorbell, mail
+from tests.deliveries import RecordingDoorbell, attempt, mail
 from tests.made_up import made_up_alike
 from tests.mime_parts import MODERN, Part, bytes_part, image_part, text_part
 from tests.relays import config_for

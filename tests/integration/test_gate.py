@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from django.db import connection, transaction
 from django.utils import timezone
+from email_integration.sending.group import attempt_group
 
 from config.local.processes import PATIENCE
 from config.local.smtp_server import Fault, SMTPServer
@@ -23,10 +24,8 @@ from email_integration.queue import retry_now
 from email_integration.queue.sweeper import sweep
 from email_integration.routing import gate
 from email_integration.sending import direct
-from email_integration.sending.attempt import attempt
-from email_integration.sending.group import attempt_group
 from email_integration.smtp import Relay
-from tests.deliveries import RecordingDoorbell, ago, in_threads, mail, pretend, submitted
+from tests.deliveries import RecordingDoorbell, ago, attempt, in_threads, mail, pretend, submitted
 from tests.relays import config_for
 
 Serve = Callable[..., SMTPServer]

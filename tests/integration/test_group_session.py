@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from django.db import DataError, OperationalError, transaction
+from email_integration.sending.group import attempt_group
 
 from config.local.smtp_server import Fault, Message, SMTPServer
 from email_integration import conf
@@ -20,7 +21,6 @@ from email_integration.message import content
 from email_integration.models import Delivery, DeliveryAttempt, RelayGate, SendingPause, SMTPConfig, Status
 from email_integration.queue.sweeper import sweep
 from email_integration.sending import group
-from email_integration.sending.group import attempt_group
 from email_integration.tasks import deliver_group
 from tests.deliveries import Clock, RecordingDoorbell, ago, in_threads, pretend, statuses, submitted
 from tests.relays import config_for, patient_but

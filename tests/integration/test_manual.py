@@ -23,9 +23,8 @@ from email_integration.outcomes import schedule
 from email_integration.outcomes.causes import Cause
 from email_integration.queue import retry_now
 from email_integration.routing import active_relay, gate
-from email_integration.sending.attempt import attempt
 from email_integration.smtp import Relay
-from tests.deliveries import RecordingDoorbell, ago, pretend, statuses, submitted
+from tests.deliveries import RecordingDoorbell, ago, attempt, pretend, statuses, submitted
 
 from .validating import activate
 

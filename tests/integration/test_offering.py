@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from django.utils import timezone
+from email_integration.sending.group import attempt_group
 
 from config.local.processes import PATIENCE
 from email_integration import routing
@@ -18,11 +19,9 @@ from email_integration.outcomes.causes import Cause
 from email_integration.outcomes.classification import Deferred
 from email_integration.routing import gate
 from email_integration.sending import direct
-from email_integration.sending.attempt import attempt
-from email_integration.sending.dispatch import pool
-from email_integration.sending.group import attempt_group
+from email_integration.sending.relaying import pool
 from email_integration.smtp import Relay
-from tests.deliveries import RecordingDoorbell, mail, statuses, submitted
+from tests.deliveries import RecordingDoorbell, attempt, mail, statuses, submitted
 from tests.peculiar import HangUp, PeculiarServer, Peer
 from tests.relays import config_for
 

@@ -19,12 +19,12 @@ from email_integration.models import Delivery, SendingPause, SMTPConfig, Status
 from email_integration.outcomes.causes import Cause
 from email_integration.queue.submission import submit
 from email_integration.routing import Nowhere, active_relay
-from email_integration.sending.attempt import attempt
 from email_integration.smtp import Relay
 from tests.integration.validating import activate
 from tests.stack import Stack
 
 pytestmark = pytest.mark.django_db(transaction=True)
+from tests.deliveries import attempt
 
 
 def run(*arguments: str) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from django.db import OperationalError
 from django.utils import timezone
+from email_integration.tasks.ringing import CeleryDoorbell
 from redis import Redis
 
 from config.local.smtp_server import Fault, SMTPServer
@@ -21,9 +22,7 @@ from email_integration.models import Delivery, Status
 from email_integration.outcomes.classification import Accepted
 from email_integration.queue.sweeper import sweep
 from email_integration.sending import sandbox
-from email_integration.sending.attempt import attempt
-from email_integration.tasks.ringing import CeleryDoorbell
-from tests.deliveries import RecordingDoorbell, ago, pretend, submitted
+from tests.deliveries import RecordingDoorbell, ago, attempt, pretend, submitted
 from tests.relays import config_for, soon, wait_longest
 
 Serve = Callable[..., SMTPServer]

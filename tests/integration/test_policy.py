@@ -43,6 +43,8 @@ def run(arguments: list[str], var: Path, **variables: str) -> subprocess.Complet
             "PYTHONPATH": os.environ.get("PYTHONPATH", ""),
             "ENV_FILE": "",
             "VAR_DIR": str(var),
+            # Without the journals of the workers that other tests have started here.
+            "TMPDIR": str(var),
             **given,
         },
         capture_output=True,

@@ -244,11 +244,11 @@ def test_a_server_that_is_set_up_wrong_does_not_blame_the_sender() -> None:
 
 
 def test_too_many_connections_may_be_our_own(settings: Any) -> None:
-    settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "SESSION_POOL_SIZE": 7}
+    settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "SESSIONS": 7}
     found, text, _ = told(lambda talk: talk.say("421 4.7.0 Error: too many connections from 127.0.0.1"))
     assert found.key == "connections"
-    assert "SESSION_POOL_SIZE × worker processes" in text
-    assert "SESSION_POOL_SIZE is 7 now." in text
+    assert "as many as the setting SESSIONS says" in text
+    assert "It is 7 now." in text
 
 
 @pytest.mark.parametrize("verb", ["MAIL", "RCPT"])

@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 from django.db import OperationalError, models, transaction
 from django.utils import timezone
+from email_integration.sending.group import attempt_group
 
 from email_integration import routing
 from email_integration.models import ServerQuirks, SMTPConfig
 from email_integration.routing import gate
 from email_integration.routing.quirks import KEPT, SharedMemory
-from email_integration.sending.dispatch import pool
-from email_integration.sending.group import attempt_group
+from email_integration.sending.relaying import pool
 from email_integration.smtp import Envelope, Memory, Opening, OutOfStep, Pipelining, Quirks, Relay, Session
 from email_integration.smtp.quirks import Acquaintance
 from tests.deliveries import submitted

@@ -13,15 +13,14 @@ from django.core.management import call_command
 from django.db import transaction
 from django.test import Client
 from django.utils import timezone
+from email_integration.sending.group import attempt_group
 
 from config.local.smtp_server import SMTPServer
 from email_integration import routing
 from email_integration.models import Delivery, RelayGate, SMTPConfig
 from email_integration.queue.sweeper import sweep
-from email_integration.sending.attempt import attempt
-from email_integration.sending.dispatch import pool
-from email_integration.sending.group import attempt_group
-from tests.deliveries import RecordingDoorbell, ago, submitted
+from email_integration.sending.relaying import pool
+from tests.deliveries import RecordingDoorbell, ago, attempt, submitted
 from tests.mail_settings import name_server
 from tests.relays import config_for
 

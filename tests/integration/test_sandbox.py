@@ -21,7 +21,6 @@ from email_integration.message import content
 from email_integration.models import Delivery, SendingPause, Status
 from email_integration.queue.submission import submit
 from email_integration.routing import active_relay
-from email_integration.sending.attempt import attempt
 from email_integration.smtp import Relay
 from tests.integration.validating import activate, validate
 from tests.mail_settings import make_backend
@@ -32,6 +31,7 @@ pytestmark = pytest.mark.django_db(transaction=True)
 TO, CC, BCC = "Kim@Customer.com", "lee@customer.com", "boss@us.com"
 WITHHELD = "withheld: not in ALLOWED_RECIPIENTS"
 Set = Callable[..., None]
+from tests.deliveries import attempt
 
 
 @pytest.fixture

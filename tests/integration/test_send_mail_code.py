@@ -21,9 +21,8 @@ from config.local.smtp_server.records import Message
 from email_integration.backends import direct, queued
 from email_integration.exceptions import InvalidMail
 from email_integration.models import Delivery
-from email_integration.sending.attempt import attempt
 from email_integration.tasks import send_email
-from tests.deliveries import RecordingDoorbell
+from tests.deliveries import RecordingDoorbell, attempt
 from tests.made_up import made_up_alike
 from tests.mime_parts import MODERN
 from tests.relays import config_for

@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 from django.db import transaction
 from django.utils import timezone
+from email_integration.sending.group import attempt_group
 
 from email_integration.models import Delivery, DeliveryAttempt, RelayGate, ServerQuirks
-from email_integration.sending.dispatch import pool
-from email_integration.sending.group import attempt_group
+from email_integration.sending.relaying import pool
 from tests.deliveries import RecordingDoorbell, submitted
 from tests.peculiar import HangUp, PeculiarServer, Peer
 from tests.relays import config_for, patient_but

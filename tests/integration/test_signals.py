@@ -17,9 +17,8 @@ from email_integration.ledger import records, rows, task_queue, transitions
 from email_integration.models import Delivery, Status
 from email_integration.outcomes.causes import Cause
 from email_integration.outcomes.classification import Accepted, Deferred, InDoubt
-from email_integration.sending.attempt import attempt
 from email_integration.smtp import Relay
-from tests.deliveries import RecordingDoorbell, ago, in_threads, pretend, statuses, submitted
+from tests.deliveries import RecordingDoorbell, ago, attempt, in_threads, pretend, statuses, submitted
 from tests.relays import config_for
 
 Serve = Callable[..., SMTPServer]

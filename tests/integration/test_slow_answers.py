@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from django.core.cache import caches
 from django.db import transaction
+from email_integration.sending.group import attempt_group
 
 from config.local.smtp_server import Fault, SMTPServer
 from email_integration import conf
@@ -20,10 +21,8 @@ from email_integration.ledger import transitions
 from email_integration.models import SendingPause, SMTPConfig
 from email_integration.routing import Nowhere, active_relay, resolver, stamp
 from email_integration.sending import dispatch, group
-from email_integration.sending.attempt import attempt
-from email_integration.sending.group import attempt_group
 from email_integration.smtp import Opening, Relay, Session, Started
-from tests.deliveries import RecordingDoorbell, submitted
+from tests.deliveries import RecordingDoorbell, attempt, submitted
 from tests.relays import config_for
 
 pytestmark = pytest.mark.django_db(transaction=True)

@@ -12,9 +12,8 @@ from email_integration.models import Delivery, Status
 from email_integration.outcomes.causes import Cause
 from email_integration.outcomes.classification import Skipped
 from email_integration.queue import sweeper
-from email_integration.sending.attempt import attempt
 from email_integration.tasks import canvas
-from tests.deliveries import RecordingDoorbell, ago, pretend, submitted
+from tests.deliveries import RecordingDoorbell, ago, attempt, pretend, submitted
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from django.core.checks import run_checks
 from django.core.mail import EmailMessage
+from email_integration.sending.group import attempt_group
 from opentelemetry import trace
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
@@ -24,9 +25,7 @@ from email_integration.checks import optional
 from email_integration.ledger import instrumentation
 from email_integration.ledger.instrumentation import Observer
 from email_integration.models import Delivery
-from email_integration.sending.attempt import attempt
-from email_integration.sending.group import attempt_group
-from tests.deliveries import RecordingDoorbell, ago, in_threads, pretend, submitted
+from tests.deliveries import RecordingDoorbell, ago, attempt, in_threads, pretend, submitted
 from tests.relays import config_for
 
 Serve = Callable[..., SMTPServer]

@@ -10,13 +10,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from django.utils import timezone
+from email_integration.sending.group import attempt_group
 
 from config.local.processes import LOOPBACK, wait_until
 from email_integration.models import FINAL, Delivery, RelayGate, SMTPConfig
 from email_integration.queue import retry_now
 from email_integration.routing import gate
-from email_integration.sending.dispatch import pool
-from email_integration.sending.group import attempt_group
+from email_integration.sending.relaying import pool
 
 from .server import PASSWORD, USER, Options, Server
 

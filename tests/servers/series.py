@@ -10,14 +10,14 @@ from collections.abc import Callable
 from typing import Any, Self
 
 from django.db import transaction
+from email_integration.sending.group import attempt_group
 
 from config.local.processes import PATIENCE, wait_until
 from email_integration.models import Delivery, DeliveryAttempt
 from email_integration.queue.submission import submit
-from email_integration.sending.attempt import attempt
-from email_integration.sending.dispatch import pool
-from email_integration.sending.group import attempt_group
+from email_integration.sending.relaying import pool
 from email_integration.signals import delivery_accepted
+from tests.deliveries import attempt
 from tests.integration.validating import validate
 from tests.made_up import made_up_alike
 from tests.tables import SERVERS

@@ -6,7 +6,7 @@ import configparser
 import re
 import shlex
 import tomllib
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -80,7 +80,7 @@ def commands_of(place: str) -> dict[str, list[str]]:
         return {name: service.get("command") or yaml.safe_load(image) for name, service in services.items()}
     if place == "Procfile":
         lines = [line.split(": ", 1) for line in (ROOT / "Procfile").read_text().splitlines()]
-        return {name.replace("_", "-"): shlex.split(line.removeprefix("exec ")) for name, line in lines}
+        return {name.replace("_", "-"): shlex.split(line.partition("exec ")[2]) for name, line in lines}
     if place == "systemd":
         return {name: shlex.split(unit["ExecStart"]) for name, unit in units().items()}
     return {name: pod["containers"][0]["command"] for name, pod in pods().items()}
@@ -149,6 +149,91 @@ def test_containers_may_do_nothing_more_than_they_need_and_none_takes_all_of_the
             assert "/tmp" in {mount.split(":")[0] for mount in service["tmpfs"]}, name
 
 
+def variables_of(place: str) -> dict[str, dict[str, str]]:
+    """What the place itself sets in the environment of each process, by the names of ``commands_of``."""
+    if place == "compose":
+        services = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
+        return {name: service.get("environment", {}) for name, service in services.items()}
+    if place == "Procfile":
+        lines = [line.split(": ", 1) for line in (ROOT / "Procfile").read_text().splitlines()]
+        words = {name.replace("_", "-"): shlex.split(line.partition("exec ")[0]) for name, line in lines}
+    elif place == "systemd":
+        words = {name: unit["Environment"].split() for name, unit in units().items()}
+    else:
+        containers = {name: pod["containers"][0] for name, pod in pods().items()}
+        return {
+            name: {variable["name"]: variable["value"] for variable in container.get("env", ())}
+            for name, container in containers.items()
+        }
+    return {name: dict(word.split("=", 1) for word in found) for name, found in words.items()}
+
+
+def journals_of(place: str) -> dict[str, PurePosixPath]:
+    """The folder of the journals of each worker in this place."""
+    return {
+        name: PurePosixPath(variables_of(place)[name]["JOURNAL_DIR"])
+        for name, command in commands_of(place).items()
+        if "worker" in command
+    }
+
+
+@pytest.mark.parametrize("place", ["Procfile", "compose", "systemd", "kubernetes"])
+def test_workers_alone_have_a_place_for_journals(place: str) -> None:
+    """What sends no mail keeps none, and would be warned of a folder that it does not need."""
+    named = {name for name, variables in variables_of(place).items() if "JOURNAL_DIR" in variables}
+    assert named == journals_of(place).keys() == {"worker", "worker-high", "worker-bulk"}
+
+
+def test_the_journals_of_units_outlive_the_private_tmp() -> None:
+    """In the state directory, where the worker makes the folder itself: systemd's own would have mode 0755."""
+    for name, folder in journals_of("systemd").items():
+        unit = units()[name]
+        state = [PurePosixPath("/var/lib") / one for one in unit["StateDirectory"].split()]
+        assert any(one in folder.parents for one in state), name
+        assert folder not in state, name
+        assert unit["User"] == "mail-dispatch", name
+
+
+def test_the_journals_of_containers_lie_in_a_volume_that_lasts() -> None:
+    """With a name, and at the very folder: one that is made anew with the container would be gone with it."""
+    file = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+    for name, folder in journals_of("compose").items():
+        service = file["services"][name]
+        volumes = dict(reversed(mount.split(":")[:2]) for mount in service["volumes"])
+        assert volumes[str(folder)] in file["volumes"], name
+        assert service["read_only"], name
+        tmpfs = [PurePosixPath(mount.split(":")[0]) for mount in service["tmpfs"]]
+        assert not {*tmpfs} & {folder, *folder.parents}, name
+        # What all services of ours have stays there for workers.
+        assert service["environment"].items() > file["services"]["web"]["environment"].items(), name
+        assert {*file["services"]["web"]["volumes"]} < {*service["volumes"]}, name
+
+
+def test_the_image_has_a_private_folder_of_its_user_where_each_volume_comes() -> None:
+    """A new volume takes owner and mode of what it covers. No later instruction may copy over it."""
+    lines = (ROOT / "Dockerfile").read_text().replace("\\\n", " ").splitlines()
+    (making,) = [number for number, line in enumerate(lines) if line.startswith("RUN install ")]
+    _, *words = shlex.split(lines[making].removeprefix("RUN "))
+    made = {str(PurePosixPath("/app") / word) for word in words if not word.startswith("-")}
+    (user,) = re.findall(r"^USER (\d+):(\d+)$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+    assert {f"--owner={user[0]}", f"--group={user[1]}", "--mode=700", "--directory"} <= {*words}
+    assert not [line for line in lines[making:] if line.startswith(("COPY", "ADD"))]
+    services = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"].values()
+    ours = [service for service in services if "build" in service]
+    assert made == {mount.split(":")[1] for service in ours for mount in service["volumes"]}
+
+
+def test_the_journals_of_pods_lie_in_a_volume_of_their_own_on_disk() -> None:
+    """One folder below it: its own belongs to root and can be written by all, and no journal is kept in such a one."""
+    for name, folder in journals_of("kubernetes").items():
+        pod = pods()[name]
+        volumes = {volume["name"]: volume for volume in pod["volumes"]}
+        mounts = {mount["mountPath"]: mount["name"] for mount in pod["containers"][0]["volumeMounts"]}
+        (volume,) = [mounts[str(parent)] for parent in folder.parents if str(parent) in mounts]
+        assert volumes[volume] == {"name": volume, "emptyDir": {}}, name
+        assert volume != mounts["/tmp"], name
+
+
 def compose_images() -> dict[str, str]:
     """The tag of each image that compose takes from a registry, by the image's name."""
     services = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"].values()
@@ -211,8 +296,10 @@ def test_the_variables_are_those_that_the_project_reads() -> None:
     page = (ROOT / "docs" / "deployment.md").read_text()
     secret = set(re.findall(r"--from-literal=([A-Z_]+)=", page))
     assert {"DATABASE_URL", "SECRET_KEY", "SMTP_PASSWORD_KEYS"} == secret <= known
-    for unit in units().values():
-        assert {word.split("=")[0] for word in unit["Environment"].split()} <= known
+    for place in ("compose", "Procfile", "systemd", "kubernetes"):
+        for name in commands_of(place).keys() - {"db", "rabbitmq"}:  # other people's images
+            files = {f"{secret}_FILE" for secret in env.SECRETS}
+            assert {*variables_of(place)[name]} <= known | files, f"{place}: {name}"
 
 
 def test_what_a_pod_names_is_there_and_it_may_do_nothing_more_than_it_needs() -> None:

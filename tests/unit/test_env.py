@@ -413,18 +413,19 @@ def test_the_password_of_the_playground_can_be_chosen(tmp_path: Path) -> None:
 
 def test_keys_of_the_app_keep_the_type_of_their_default(tmp_path: Path) -> None:
     """'5' is 5.0 where a time is meant; the queues have names of their own here."""
-    keys = ("RING_AFTER", "CONNECT_TRIES", "CONFIG_CACHE_TTL", "QUEUE", "SWEEP_QUEUE", "IN_DOUBT")
+    keys = ("RETRY_FIRST", "SESSIONS", "CONFIG_CACHE_TTL", "QUEUE", "JOURNAL_DIR", "IN_DOUBT")
     shown = show(
         f"[s.EMAIL_INTEGRATION[key] for key in {keys}]",
         tmp_path,
         DEBUG="1",
-        RING_AFTER="5",
-        CONNECT_TRIES="3",
+        RETRY_FIRST="5",
+        SESSIONS="3",
+        JOURNAL_DIR="/var/lib/mail",
         CONFIG_CACHE_TTL="0",
         IN_DOUBT="HOLD",
     )
 
-    assert shown == [5.0, 3, 0.0, "mail", "mail.sweep", "hold"]
+    assert shown == [5.0, 3, 0.0, "mail", "/var/lib/mail", "hold"]
 
 
 def test_where_passwords_may_be_kept_is_read_from_variables(tmp_path: Path) -> None:

@@ -10,9 +10,8 @@ import pytest
 from config.local.smtp_server import SMTPServer
 from email_integration import routing
 from email_integration.models import Delivery, Grant, OAuthToken, SMTPConfig
-from email_integration.sending.attempt import attempt
 from email_integration.smtp import Relay
-from tests.deliveries import ago, submitted
+from tests.deliveries import ago, attempt, submitted
 from tests.private_keys import certificate, key, pem, pem_of, service_account
 from tests.token_endpoint import ACCOUNT, TokenEndpoint
 

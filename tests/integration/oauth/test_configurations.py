@@ -15,10 +15,9 @@ from email_integration.admin.trials import run_stored, run_typed
 from email_integration.dashboard import standing
 from email_integration.diagnosis import configuration
 from email_integration.models import Delivery, OAuthToken, RelayGate, SMTPConfig, rotation
-from email_integration.sending.attempt import attempt
 from email_integration.smtp import NoToken
 from tests.acceptance.test_password_nowhere import everything_stored
-from tests.deliveries import ago
+from tests.deliveries import ago, attempt
 from tests.integration.admin_site import form_of, logged_in, said, url
 from tests.token_endpoint import REFRESH, SECRET, TokenEndpoint, error
 

@@ -20,11 +20,10 @@ from email_integration.models.login import token_digest
 from email_integration.routing import gate, token_endpoint
 from email_integration.routing.tokens import Tokens
 from email_integration.sending import direct
-from email_integration.sending.attempt import attempt
-from email_integration.sending.dispatch import pool
+from email_integration.sending.relaying import pool
 from email_integration.smtp import NoToken
 from tests.acceptance.test_password_nowhere import everything_stored
-from tests.deliveries import ago, in_threads
+from tests.deliveries import ago, attempt, in_threads
 from tests.token_endpoint import CLIENT, REFRESH, SCOPE, SECRET, Response, TokenEndpoint, error
 from tests.token_endpoint import said as answered
 

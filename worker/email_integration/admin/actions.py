@@ -109,6 +109,7 @@ class ConfigActions(ConfigModelAdmin):
                 ehlo_name=config.ehlo_name,
                 pipelining=config.pipelining,
                 max_recipients=config.max_recipients,
+                max_connections=config.max_connections,
                 from_email=config.from_email,
                 timeout=config.timeout,
             )

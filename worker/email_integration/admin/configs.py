@@ -168,6 +168,7 @@ class SMTPConfigAdmin(  # type: ignore[misc]  # the last is untyped
                         "ehlo_name",
                         "pipelining",
                         "max_recipients",
+                        "max_connections",
                         *(("learned",) if obj else ()),
                     ),
                     "classes": ("collapse",),

@@ -67,7 +67,7 @@ class DecisionActions(DeliveryModelAdmin):
                 decided, why = bool(decision(pk)), ""
             except (ContentUnavailable, Delivery.DoesNotExist) as error:
                 decided, why = False, why_unavailable(error)
-            now = Delivery.objects.using(rows.database()).only("status").filter(pk=pk).first()
+            now = Delivery.objects.using(rows.database()).only("status", "batch").filter(pk=pk).first()
             if decided:
                 done += 1
                 if now is not None:
@@ -87,5 +87,4 @@ class DecisionActions(DeliveryModelAdmin):
 
 
 def _state(delivery: Delivery | None) -> str:
-    # A damaged row may have any.
-    return str(delivery.get_status_display()) if delivery is not None else _("deleted meanwhile")
+    return delivery.get_current_status_display() if delivery is not None else _("deleted meanwhile")

@@ -120,7 +120,7 @@ class DeliveryAdmin(UnreportedViews, OfferedLookups, DashboardViews, ContentView
     def state(self, delivery: Delivery) -> SafeString:
         """And why."""
         why = format_html('<span class="email-mark">{}</span>', delivery.reason) if delivery.reason else ""
-        return format_html("{}{}", delivery.get_status_display(), why)
+        return format_html("{}{}", delivery.get_current_status_display(), why)
 
     @admin.display(description=gettext_lazy("subject"))
     def subject(self, delivery: Any) -> SafeString | str:
@@ -162,6 +162,11 @@ class DeliveryAdmin(UnreportedViews, OfferedLookups, DashboardViews, ContentView
 
     # -- the page of one ----------------------------------------------------------------------------------------
 
+    @admin.display(description=gettext_lazy("status"))
+    def current_status(self, delivery: Delivery) -> str:
+        """As in the list: what is claimed is being sent."""
+        return delivery.get_current_status_display()
+
     @admin.display(description=gettext_lazy("recipients"))
     def recipients_and_replies(self, delivery: Delivery) -> str:
         """Who gets it, what became of each and why, and the server's own words."""
@@ -193,7 +198,7 @@ class DeliveryAdmin(UnreportedViews, OfferedLookups, DashboardViews, ContentView
 
     def get_fieldsets(self, request: HttpRequest, obj: Any = None) -> Any:
         """Addresses are for those who may see them."""
-        outcome = ("id", "message_id", "status", "code", "reason", "attempts", "smtp_config", "lane")
+        outcome = ("id", "message_id", "current_status", "code", "reason", "attempts", "smtp_config", "lane")
         addresses = ("recipients_and_replies", "from_header", "redirected_to")
         return [
             (None, {"fields": (*outcome, "when_in_doubt", "kept_content")}),

@@ -37,6 +37,7 @@ _OF_THE_SERVER = (
     "timeout",
     "pipelining",
     "max_recipients",
+    "max_connections",
 )
 
 #: What is pasted, and has no space or unseen character at its ends.

@@ -88,4 +88,4 @@ def _moment(version: str) -> str:
 
 def next_attempt(delivery: Delivery) -> dt.datetime | None:
     """When it is tried next by itself; None when it is not, or is being tried."""
-    return delivery.due_at if delivery.status in (Status.QUEUED, Status.DEFERRED) else None
+    return delivery.due_at if delivery.current_status in (Status.QUEUED, Status.DEFERRED) else None

@@ -13,7 +13,7 @@ from email_integration import conf
 from email_integration.ledger import rows
 from email_integration.models import Alert, Delivery, Lane, RelayGate, SMTPConfig, Status, login
 from email_integration.outcomes.causes import REFUSED_LOGIN
-from email_integration.queue.waiting import WAITING, oldest_due
+from email_integration.queue.waiting import oldest_due, unclaimed
 from email_integration.routing import gate
 
 
@@ -30,7 +30,7 @@ def anything() -> bool:
     """Whether anything may be wrong, or was: one question, as most looks find nothing. Raises ``DatabaseError``."""
     late = timezone.now() - dt.timedelta(seconds=conf.get("QUEUE_AGE_LIMIT"))
     deliveries = Delivery.objects.using(rows.database()).order_by()
-    waiting = deliveries.filter(ring_after__isnull=False, due_at__lte=late, status__in=WAITING)
+    waiting = unclaimed().filter(due_at__lte=late).order_by()
     questions = [
         RelayGate.objects.using(gate.database()).order_by().values_list("key"),
         waiting.values_list("pk"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from typing import Any
 
 from django.conf import settings
@@ -11,6 +12,9 @@ from django.core.exceptions import ImproperlyConfigured
 
 from email_integration import conf, fields
 from email_integration.sending import sandbox
+
+#: Folders: settings often have them as ``pathlib.Path``.
+_PATHS = frozenset({"JOURNAL_DIR"})
 
 
 @register("email_integration")
@@ -70,6 +74,8 @@ def wrong_with(key: str, value: Any) -> str:
             return "" if isinstance(value, list | tuple) else "a list"
         case dict():
             return "" if isinstance(value, dict) else "a dictionary"
+        case _ if key in _PATHS:
+            return "" if isinstance(value, str | os.PathLike) else "text, or a path"
         case _:
             return "" if isinstance(value, str) else "text"
 

@@ -21,6 +21,7 @@ from email_integration.diagnosis import configuration
 from email_integration.django_internals import is_set, read_setting
 from email_integration.exceptions import InvalidMail
 from email_integration.message import content
+from email_integration.sending import journal_place
 from email_integration.tasks import health
 
 
@@ -224,6 +225,15 @@ def _wrong_with_mailer(alias: str, entry: Mapping[str, Any]) -> str:
     except (InvalidMail, ImproperlyConfigured, TypeError) as error:
         return str(error).removeprefix(f"MAILERS[{alias!r}]: ")
     return ""
+
+
+@register("email_integration", deploy=True)
+def check_journals(**kwargs: Any) -> list[CheckMessage]:
+    """Check that the journals of workers can be kept, and outlive them; only with ``check --deploy``.
+
+    It is of use where workers run, as their user; ``validate_notification_setup`` does it too.
+    """
+    return [Warning(fault.text, hint=fault.mend, id="email_integration.W028") for fault in journal_place.faults()]
 
 
 @register(Tags.security, deploy=True)

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from django.utils import timezone
 
 from email_integration.diagnosis.probing import Panel
-from email_integration.ledger.rows import database
+from email_integration.ledger.rows import database, in_status
 from email_integration.models import Delivery, Status
+from email_integration.queue.waiting import unclaimed
 from email_integration.tasks import health
 
 #: Counted no further, as in the list of deliveries.
@@ -30,8 +31,7 @@ class Waiting:
 
 def number(status: Status, *, finished_since: dt.datetime | None = None) -> int:
     """How many deliveries are in this state, which is not 'accepted'; COUNTED and one more stand for all above."""
-    # The first condition is the index's own: SQLite does not see that it follows from the second.
-    found = Delivery.objects.using(database()).exclude(status=Status.ACCEPTED).filter(status=status).order_by()
+    found = in_status(Delivery.objects.using(database()), status).order_by()
     if finished_since is not None:
         found = found.filter(finished_at__gte=finished_since)
     return int(found[: COUNTED + 1].count())
@@ -39,9 +39,7 @@ def number(status: Status, *, finished_since: dt.datetime | None = None) -> int:
 
 def oldest_waiting() -> Waiting | None:
     """What waits for nobody but a worker; None when there is nothing."""
-    waiting = Delivery.objects.using(database()).filter(
-        ring_after__isnull=False, due_at__lte=timezone.now(), status__in=(Status.QUEUED, Status.DEFERRED)
-    )
+    waiting = unclaimed().filter(due_at__lte=timezone.now())
     found = waiting.order_by("due_at").values("due_at", "status").first()
     return None if found is None else Waiting(since=found["due_at"], status=found["status"])
 

@@ -18,9 +18,9 @@ from django.db.models import Q
 
 from email_integration.addresses import addresses_in, mail_address, quoted
 from email_integration.exceptions import InvalidMail
-from email_integration.ledger import continuation, rows, transitions
+from email_integration.ledger import rows, transitions
 from email_integration.message import content
-from email_integration.models import FINAL, Delivery, DeliveryAttempt, Status
+from email_integration.models import FINAL, Delivery, DeliveryAttempt
 from email_integration.outcomes.causes import Cause
 from email_integration.outcomes.settlement import ERASED, is_pending
 from email_integration.sync_only import sync_only
@@ -188,7 +188,9 @@ class _Run:
         delivery = rows.load(pk)
         if delivery is None or not (changes := _changes(delivery, self._person)):
             return True
-        if delivery.status == Status.SENDING:
+        if delivery.batch:
+            if not self._dry_run:
+                self._stop(delivery, changes)
             self._left.append(pk)
             return True
         was_finished = delivery.status in FINAL
@@ -206,15 +208,15 @@ class _Run:
             changes = keeps_going
         elif drops:
             # What followed has been given what it was given; the same may be among it.
-            changes |= {**content.NONE, **({"options": ""} if delivery.continued else {})}
+            changes |= {**content.NONE, **({"options": ""} if delivery.is_settled else {})}
         count = Counter(
             deliveries=int(ends),
             stopped=int(to_them and not was_finished),
             contents=int(drops and delivery.has_content),
         )
         with transaction.atomic(using=self._using):
-            if not self._dry_run and not self._write(delivery, recipients, changes):
-                return False
+            if not self._dry_run and not transitions.erase(delivery, recipients, **changes):
+                return False  # it was moved since
             if to_them:
                 count["replies"] = self._erase_replies(pk)
         self._count += count
@@ -222,14 +224,10 @@ class _Run:
             self._left.append(pk)
         return True
 
-    def _write(self, delivery: Delivery, recipients: Any, changes: dict[str, Any]) -> bool:
-        """Have the ledger write it; False when somebody was faster."""
-        was_finished = delivery.status in FINAL
-        if not transitions.erase(delivery, recipients, **changes):
-            return False
-        if delivery.status in FINAL and not was_finished:
-            continuation.leave(delivery)
-        return True
+    def _stop(self, delivery: Delivery, changes: dict[str, Any]) -> None:
+        """Have what is being sent end before the server takes it, where nobody else is to get it."""
+        if rows.is_readable(delivery):
+            transitions.erase(delivery, changes.get("recipients", delivery.recipients))
 
     def _erase_replies(self, pk: str) -> int:
         """Those to a mail to the person: they may have a name in them, or the address in other words."""

@@ -9,12 +9,11 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Collection
 
-from django.db import transaction
 from django.utils import timezone
 
 from email_integration import conf
 from email_integration.exceptions import ContentUnavailable
-from email_integration.ledger import continuation, events, instrumentation, rows, task_queue, transitions
+from email_integration.ledger import clock, instrumentation, rows, transitions
 from email_integration.message import content
 from email_integration.models import Delivery, Status
 from email_integration.outcomes import schedule, settlement
@@ -29,7 +28,11 @@ CAN_BE_SENT = (Status.QUEUED, Status.DEFERRED, Status.IN_DOUBT, Status.QUARANTIN
 
 @sync_only("cancel()", instead="email_integration.acancel()")
 def cancel(delivery_id: str) -> bool:
-    """Cancel a delivery; False when it does not exist, is finished or is being sent at this moment."""
+    """Cancel a delivery; False when it does not exist yet, or is finished.
+
+    One that is being sent at this moment ends cancelled unless the server takes it. An id that is not known is kept for
+    a day: a delivery that turns up with it is cancelled then.
+    """
     return transitions.cancel(delivery_id) is not None
 
 
@@ -64,10 +67,7 @@ def discard(delivery_id: str) -> bool:
     if delivery is None or delivery.status != Status.IN_DOUBT:
         return False
     reason = f"{Cause.DISCARDED.words}: the server may or may not have it"
-    if not transitions.end(delivery, Status.FAILED, Cause.DISCARDED, reason):
-        return False
-    continuation.leave(delivery)
-    return True
+    return transitions.end(delivery, Status.FAILED, Cause.DISCARDED, reason)
 
 
 @sync_only("resend()", instead="email_integration.aresend()")
@@ -101,15 +101,10 @@ def resend(delivery_id: str) -> Delivery:
         created_at=now,
         due_at=now,
         expires_at=now + schedule.seconds(conf.get("GIVE_UP_AFTER")),
-        ring_after=now + schedule.seconds(conf.get("RING_AFTER")),
     )
     content.store(copy, b"".join(content.stored(original).blocks()))
     instrumentation.installed().submitting(copy)
-    with transaction.atomic(using=using):
-        copy.save(using=using, force_insert=True)
-        events.submitted(copy)
-        task_queue.ring_on_commit(copy, using=using)
-    return copy
+    return submission.store(copy, unless_known=False)
 
 
 def _send(delivery_id: str, statuses: Collection[Status]) -> bool:
@@ -131,14 +126,15 @@ def _require_readable(delivery: Delivery) -> None:
 
 
 def _changes(delivery: Delivery) -> dict[str, object]:
-    now = timezone.now()
+    now = clock.now()
     changes: dict[str, object] = {"status": Status.QUEUED if delivery.status == Status.QUEUED else Status.DEFERRED}
     if delivery.status == Status.QUARANTINED:
         changes |= {
             "recipients": [_pending_again(item) for item in delivery.recipients],
             "finished_at": None,
-            "options": "" if delivery.continued else delivery.options,
-            "continued": False,
+            # What followed has been told of the failure, or is not to be told of it any more.
+            "options": "" if delivery.is_settled else delivery.options,
+            "continue_after": None,
         }
     if delivery.expires_at <= now:
         changes["expires_at"] = now + schedule.seconds(conf.get("GIVE_UP_AFTER"))

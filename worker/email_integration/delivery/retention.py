@@ -21,9 +21,10 @@ from django.utils import timezone
 
 from email_integration import conf
 from email_integration.django_internals import can_skip_locked_rows
+from email_integration.ledger import batches
 from email_integration.ledger.rows import database
 from email_integration.message import content
-from email_integration.models import Delivery, RelayGate, Status
+from email_integration.models import Delivery, RelayGate, RevokedTask, Status
 from email_integration.on_commit import after_commit
 
 from . import orphans
@@ -33,6 +34,9 @@ BATCH = 500
 
 #: The gate of a relay that nobody has tried for so long is that of one that nobody uses.
 _FORGOTTEN = dt.timedelta(days=30)
+
+#: For how long a revoked task is remembered of which there is no delivery.
+_UNKNOWN = dt.timedelta(days=1)
 
 #: How the names of this app's tasks begin, in results that have names (CELERY_RESULT_EXTENDED).
 _TASKS = "email_integration.tasks."
@@ -67,6 +71,8 @@ def prune(*, dry_run: bool = False) -> Pruned:
         if results is not None:
             count += _in_batches(results, "date_done", _delete_results)
         count["gates"] = gates.delete()[0]
+        _revoked().delete()
+        batches.give_back_lost()
     return Pruned(**{name: count[name] for name in Pruned.__dataclass_fields__})
 
 
@@ -76,7 +82,7 @@ def prune(*, dry_run: bool = False) -> Pruned:
 def _deliveries() -> QuerySet[Delivery]:
     """Finished ones, after RETENTION_DAYS; those that something has still to follow are not finished in full."""
     rows = Delivery.objects.using(database())
-    return rows.filter(finished_at__lt=_ago(conf.get("RETENTION_DAYS")), continued=True)
+    return rows.filter(finished_at__lt=_ago(conf.get("RETENTION_DAYS")), continue_after=None)
 
 
 def _contents() -> QuerySet[Delivery]:
@@ -104,6 +110,10 @@ def _result_model() -> Any:
 def _gates() -> QuerySet[RelayGate]:
     rows = RelayGate.objects.using(router.db_for_write(RelayGate))
     return rows.filter(probe_at__lt=timezone.now() - _FORGOTTEN)
+
+
+def _revoked() -> QuerySet[RevokedTask]:
+    return RevokedTask.objects.using(database()).filter(created_at__lt=timezone.now() - _UNKNOWN)
 
 
 def _ago(days: int) -> dt.datetime:

@@ -60,7 +60,8 @@ def _more(key: str, failure: SMTPFailure, relay: Relay) -> _StrOrPromise:
     if key == "not-smtp":
         return format_lazy(_("What answered: {answer}."), answer=_answer(failure))
     if key == "connections":
-        return format_lazy(_("SESSION_POOL_SIZE is {size} now."), size=conf.get("SESSION_POOL_SIZE"))
+        size = min(conf.get("SESSIONS"), relay.max_connections or conf.get("SESSIONS"))
+        return format_lazy(_("It is {size} now."), size=size)
     if key in ("password", "app-password") and relay.tokens is None:
         doubt = validators.doubt_about_secret(relay.password)
         return format_lazy(_("The password that was tried is doubtful. {doubt}"), doubt=doubt) if doubt else ""

@@ -11,12 +11,12 @@ _TOLD_ELSEWHERE = frozenset({"email_integration.W001", "email_integration.E013"}
 
 
 def project_settings() -> list[Finding]:
-    """What ``manage.py check`` says about this app."""
+    """What ``manage.py check`` says about this app, and with ``--deploy`` about the place of the journals."""
     found = [
         (error if message.is_serious(checks.ERROR) else warning)(
             f"settings.{message.id}", str(message.msg).rstrip("."), str(message.hint or "Correct the settings.")
         )
-        for message in checks.run_checks(tags=["email_integration"])
+        for message in checks.run_checks(tags=["email_integration"], include_deployment_checks=True)
         if message.id not in _TOLD_ELSEWHERE and not message.is_silenced()
     ]
     return found or [ok("settings", "The settings fit together")]

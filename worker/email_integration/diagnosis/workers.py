@@ -11,12 +11,11 @@ from django.core.cache import caches
 from django.core.cache.backends.base import InvalidCacheBackendError
 from django.core.exceptions import ImproperlyConfigured
 from django.db import DatabaseError
-from django.utils import timezone
 
 from email_integration import conf
 from email_integration.fields import fingerprints
-from email_integration.ledger import rows
-from email_integration.models import Delivery
+from email_integration.ledger import clock, rows
+from email_integration.models import Delivery, DeliveryBatch
 from email_integration.outcomes import schedule
 from email_integration.queue import sweeper
 from email_integration.shared_cache import databases, shared_cache
@@ -209,8 +208,10 @@ def beat() -> Finding:
 
 def _overdue(patience: float) -> int:
     try:
-        limit = timezone.now() - schedule.seconds(patience)
-        return Delivery.objects.using(rows.database()).filter(ring_after__lt=limit).count()
+        if DeliveryBatch.objects.using(rows.database()).exists():
+            return 0  # there is more than can be sent at once, and it is being sent
+        limit = clock.now() - schedule.seconds(patience)
+        return Delivery.objects.using(rows.database()).filter(next_at__lt=limit, batch="").count()
     except DatabaseError:  # said under 'database'
         return 0
 

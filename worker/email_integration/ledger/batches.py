@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from django.db import InterfaceError, OperationalError, connections, transaction
-from django.db.models import Q
+from django.db.models import Exists, OuterRef, Q
 from django.utils import timezone
 
 from email_integration import conf
@@ -257,6 +257,21 @@ def suspect(batch_id: str) -> bool:
     now = database_time.DatabaseTime()
     rows = DeliveryBatch.objects.using(database()).filter(pk=batch_id, suspected_at=None, lease_until__lt=now)
     return bool(rows.update(suspected_at=now))
+
+
+def give_back_lost() -> int:
+    """Give back deliveries that are claimed with a batch whose row is gone, and return how many they were.
+
+    No transaction leaves that behind; a backup of single tables can. Raises ``DatabaseError``.
+    """
+    rows = Delivery.objects.using(database())
+    claimed = rows.filter(next_at__isnull=False).exclude(batch="")
+    lost = claimed.filter(~Exists(DeliveryBatch.objects.using(database()).filter(pk=OuterRef("batch"))))
+    found = list(lost.order_by().values_list("pk", "batch", "fence"))
+    # Each as it was seen: it may have been recorded and claimed anew since.
+    return sum(
+        rows.filter(pk=pk, batch=batch, fence=fence).update(batch="", fence=fence + 1) for pk, batch, fence in found
+    )
 
 
 # -- conflicts and lost answers -------------------------------------------------------------------------------------

@@ -159,8 +159,7 @@ def _text(alias: str, lease: float, kinds: tuple[_Kind, ...]) -> str:
     parts = [
         # Locked first, as by all who move a batch's mails.
         f"own AS MATERIALIZED (SELECT id, cancel_requested FROM {batches} WHERE id = %s FOR UPDATE)",
-        f"x AS MATERIALIZED (SELECT * FROM jsonb_to_recordset(%s::jsonb) "
-        f"AS t({columns}, _drops bool, _not_final bool))",
+        f"x AS MATERIALIZED (SELECT * FROM json_to_recordset(%s::json) AS t({columns}, _drops bool, _not_final bool))",
         # The status as an expression, that no index of states is ever preferred to the key.
         f"""moved AS (UPDATE {deliveries} d SET {assigned}, {of("fence")} = d.{of("fence")} + 1, {of("batch")} = '',
         {of("cancel_requested")} = d.{of("cancel_requested")} AND x.{quoted("finished_at")} IS NULL,
@@ -195,7 +194,7 @@ def _insert(connection: Any, kind: _Kind) -> str:
     insert_into, over = django_internals.insert_words(connection, fields, unique=rival, updated=changed)
     table = quoted(kind.model._meta.db_table)
     return (
-        f"{insert_into} {table} ({names}) SELECT {values} FROM jsonb_to_recordset(%s::jsonb) "
+        f"{insert_into} {table} ({names}) SELECT {values} FROM json_to_recordset(%s::json) "
         f"AS r(_of text, {columns}) JOIN moved ON moved.id = r._of {over}"
     )
 

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from django.db import InterfaceError, OperationalError, connections, router
+from django.db.models import QuerySet
 
 from email_integration.addresses import LONGEST
-from email_integration.models import Delivery, Status
+from email_integration.models import FINAL, Delivery, DeliveryBatch, Status
 from email_integration.outcomes import settlement
 from email_integration.outcomes.causes import Cause
 
@@ -54,6 +55,17 @@ def load_all(delivery_ids: Sequence[str]) -> list[Delivery]:
             raise
         connection.close()
     return sql.load(delivery_ids, using=using)
+
+
+def in_status(deliveries: QuerySet[Delivery], status: str) -> QuerySet[Delivery]:
+    """Those of these that have this status as people see it: what is claimed is 'sending', whatever its row says."""
+    # Says to the database what it cannot know by itself: that the index without accepted mail has them all.
+    found = deliveries if status == Status.ACCEPTED else deliveries.exclude(status=Status.ACCEPTED)
+    if status != Status.SENDING:
+        return found.filter(status=status, **({} if status in FINAL else {"batch": ""}))
+    # There is no index of what is claimed, but the batches know.
+    batches = DeliveryBatch.objects.using(database()).values_list("items", flat=True)
+    return found.filter(pk__in=[pk for items in batches for pk, _fence in items]).exclude(batch="")
 
 
 def pending(delivery: Delivery) -> tuple[str, ...]:

@@ -530,6 +530,16 @@ class Migration(migrations.Migration):
                         verbose_name="recipients at a time",
                     ),
                 ),
+                (
+                    "max_connections",
+                    models.PositiveIntegerField(
+                        blank=True,
+                        help_text="So many connections to the server each worker process has open at most. Blank: as many as the setting SESSIONS says.",
+                        null=True,
+                        validators=[django.core.validators.MinValueValidator(1)],
+                        verbose_name="connections at a time",
+                    ),
+                ),
                 ("is_active", models.BooleanField(default=False, verbose_name="active")),
                 ("created_at", models.DateTimeField(blank=True, editable=False, verbose_name="created at")),
                 ("updated_at", models.DateTimeField(blank=True, editable=False, verbose_name="updated at")),
@@ -743,6 +753,16 @@ class Migration(migrations.Migration):
                         null=True,
                         validators=[django.core.validators.MinValueValidator(1)],
                         verbose_name="recipients at a time",
+                    ),
+                ),
+                (
+                    "max_connections",
+                    models.PositiveIntegerField(
+                        blank=True,
+                        help_text="So many connections to the server each worker process has open at most. Blank: as many as the setting SESSIONS says.",
+                        null=True,
+                        validators=[django.core.validators.MinValueValidator(1)],
+                        verbose_name="connections at a time",
                     ),
                 ),
                 ("is_active", models.BooleanField(default=False, verbose_name="active")),

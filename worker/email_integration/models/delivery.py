@@ -141,9 +141,14 @@ class Delivery(models.Model):
         return f"{self.id} ({self.status})"
 
     @property
-    def current_status(self) -> Status:
+    def current_status(self) -> str:
         """Its status as people see it: 'sending' while a process has it in hand."""
-        return Status.SENDING if self.batch else Status(self.status)
+        return Status.SENDING.value if self.batch else str(self.status)
+
+    def get_current_status_display(self) -> str:
+        """The same in words."""
+        # A damaged row may have any.
+        return str(dict(Status.choices).get(self.current_status, self.current_status))
 
     @property
     def is_settled(self) -> bool:

@@ -148,6 +148,16 @@ class ServerSettings(SealedRow):
             "server takes."
         ),
     )
+    max_connections = models.PositiveIntegerField(
+        _("connections at a time"),
+        null=True,
+        blank=True,
+        validators=[MinValueValidator(1)],
+        help_text=_(
+            "So many connections to the server each worker process has open at most. Blank: as many as the setting "
+            "SESSIONS says."
+        ),
+    )
     is_active = models.BooleanField(_("active"), default=False)
     # The last connection test: when, how it ended, and a digest of the settings it was made with.
     tested_at = models.DateTimeField(_("last check"), null=True, editable=False)

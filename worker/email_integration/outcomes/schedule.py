@@ -1,12 +1,10 @@
-"""When to try again: after an attempt, and after a ring that nobody answered."""
+"""When to try again."""
 
 from __future__ import annotations
 
 import datetime as dt
 import math
 import re
-
-from email_integration import conf
 
 #: No server is believed to want a longer wait than this, in seconds: a week.
 LONGEST_HINT = 7 * 86400.0
@@ -26,7 +24,7 @@ _ASKS = re.compile(r"again|retry|come back|gr[ea]y|delay|wait|later|defer", re.I
 def doubled(first: float, times: int, *, longest: float = math.inf) -> float:
     """Return ``first`` seconds, doubled so many times (at most 30), and no more than ``longest``.
 
-    So the waits grow between attempts, rings, probes of a server at fault, and tries to tell of an alert.
+    So the waits grow between attempts, probes of a server at fault, and tries to tell of an alert.
     """
     return float(min(longest, first * 2.0 ** min(times, 30)))
 
@@ -66,17 +64,3 @@ def _seconds_of_clock(hours: str, minutes: str, seconds: str) -> float:
 
 def seconds(value: float) -> dt.timedelta:
     return dt.timedelta(seconds=value)
-
-
-#: A delivery is rung for at least this often, in seconds, however often it was before.
-_LONGEST_PAUSE = 900.0
-
-
-def pause(rings: int) -> float:
-    """How many seconds to wait after the ring that follows ``rings`` others in vain."""
-    return doubled(conf.get("RING_AFTER"), rings, longest=_LONGEST_PAUSE)
-
-
-def first_ring(due_at: dt.datetime, expires_at: dt.datetime, now: dt.datetime) -> dt.datetime:
-    """When the sweep looks at a delivery first: when it is due; if that is now, when the ring of now seems lost."""
-    return min(due_at, expires_at) if due_at > now else now + seconds(conf.get("RING_AFTER"))

@@ -1,4 +1,4 @@
-"""How much mail is not finished, and how late the oldest of it is: asked of the index that the sweep uses.
+"""How much mail is not finished, and how late the oldest of it is: asked of the index that claims use.
 
 What is finished is never counted here: there may be millions of it.
 """
@@ -9,7 +9,7 @@ import datetime as dt
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from django.db.models import Count, Min, Q
+from django.db.models import Case, Count, F, Min, Q, QuerySet, Value, When
 from django.utils import timezone
 
 from email_integration.ledger.rows import database
@@ -38,17 +38,19 @@ def backlog() -> Backlog:
     """What is not finished, now. Raises ``DatabaseError``."""
     now = timezone.now()
     rows = Delivery.objects.using(database())
-    counted = rows.filter(ring_after__isnull=False).exclude(status__in=FINAL).order_by().values("status", "lane")
+    open_ = rows.filter(next_at__isnull=False).exclude(status__in=FINAL).order_by()
+    # What is claimed is 'sending', whatever its row says.
+    counted = open_.annotate(now=Case(When(batch="", then=F("status")), default=Value(Status.SENDING.value)))
     found = list(
-        counted.annotate(
+        counted.values("now", "lane").annotate(
             number=Count("pk"),
-            due=Min("due_at", filter=Q(due_at__lte=now, status__in=WAITING)),
-            created=Min("created_at", filter=Q(status=Status.DEFERRED)),
+            due=Min("due_at", filter=Q(due_at__lte=now, now__in=WAITING)),
+            created=Min("created_at", filter=Q(now=Status.DEFERRED)),
         )
     )
     unfinished: dict[tuple[str, str], int] = {}
     for row in found:
-        key = (row["status"] if row["status"] in Status.values else "damaged", lane_of(row["lane"]))
+        key = (row["now"] if row["now"] in Status.values else "damaged", lane_of(row["lane"]))
         unfinished[key] = unfinished.get(key, 0) + row["number"]
     return Backlog(
         unfinished=unfinished,
@@ -62,8 +64,13 @@ def backlog() -> Backlog:
 def oldest_due() -> Mapping[str, float]:
     """For how many seconds the oldest mail of each lane that is due has been due. Raises ``DatabaseError``."""
     now = timezone.now()
-    due = Delivery.objects.using(database()).filter(ring_after__isnull=False, due_at__lte=now, status__in=WAITING)
+    due = unclaimed().filter(due_at__lte=now)
     return _ages(list(due.order_by().values_list("lane").annotate(Min("due_at"))), now)
+
+
+def unclaimed() -> QuerySet[Delivery]:
+    """What waits for its time or a worker, and is not being sent."""
+    return Delivery.objects.using(database()).filter(next_at__isnull=False, status__in=WAITING, batch="")
 
 
 def lane_of(lane: str) -> str:

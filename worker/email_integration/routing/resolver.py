@@ -177,6 +177,7 @@ def relay_of(config: SMTPConfig, *, anew: bool = False, keeps_token: bool = True
         timeout=float(config.timeout),
         pipelining=config.pipelining != PipeliningChoice.OFF,
         max_recipients=config.max_recipients,
+        max_connections=config.max_connections,
         tokens=_tokens_of(config, kept=keeps_token) if config.by_token else None,
     )
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from dataclasses import replace
 
 from django.core.mail import EmailMessage
 
+from email_integration import routing
 from email_integration.exceptions import DeliveryDeferred, DeliveryFailed
 from email_integration.message.content import of_rendered
 from email_integration.message.rendering import render
@@ -15,11 +17,11 @@ from email_integration.outcomes.causes import Cause
 from email_integration.outcomes.classification import Accepted, Deferred, Failed, InDoubt, Outcome, Skipped
 from email_integration.routing import gate
 from email_integration.secrecy import with_secrets
-from email_integration.smtp import Relay
 
 from . import sandbox
-from .dispatch import Mail, dispatch
 from .offering import goes_on
+from .relaying import Guard, Mail, nowhere, transmit
+from .sessions import Replaced
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +52,7 @@ def _offer_to_all(mail: Mail) -> Outcome | Skipped:
     rest = mail.recipients
     while True:
         try:
-            outcome = dispatch(replace(mail, recipients=rest), _always).outcome
+            outcome = _transmit(replace(mail, recipients=rest))
         except gate.GateClosed as closed:
             if taken is None:
                 raise
@@ -65,6 +67,16 @@ def _offer_to_all(mail: Mail) -> Outcome | Skipped:
         if _is_answered(taken, mail, outcome):
             return taken
         raise _taken_for_some(taken, mail, outcome)
+
+
+def _transmit(mail: Mail) -> Outcome | Skipped:
+    """Send it by the relay that is active. Raises what ``transmit`` raises, but for ``Replaced``."""
+    while True:
+        route = routing.active_relay()
+        if isinstance(route, routing.Nowhere):
+            return nowhere(route)
+        with contextlib.suppress(Replaced):
+            return transmit(mail, route, Guard()).outcome
 
 
 def _together(taken: Accepted | None, outcome: Accepted | Deferred | Failed) -> Accepted | None:
@@ -112,10 +124,6 @@ def _mail(message: EmailMessage, *, default_from_is_open: bool) -> tuple[Mail, s
         content=of_rendered(rendered),
     )
     return mail, plan
-
-
-def _always(relay: Relay, from_header: str, sender: str) -> bool:
-    return True
 
 
 def _accepted(outcome: Outcome | Skipped) -> Accepted:

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
+import functools
 import logging
 import random
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import tenacity
 from django.db import DatabaseError, InterfaceError, InternalError, OperationalError, connections
 
 from email_integration import conf, routing
-from email_integration.ledger import records, rows, transitions
-from email_integration.models import Delivery, Status
+from email_integration.ledger import batches, records, rows
+from email_integration.ledger.batches import Batch, Recorded
+from email_integration.ledger.records import Change
+from email_integration.models import Delivery
 from email_integration.outcomes.classification import Accepted, InDoubt, Outcome
 from email_integration.outcomes.schedule import backoff
 from email_integration.queue import retry_now
@@ -27,6 +31,9 @@ logger = logging.getLogger(__name__)
 
 #: How a database says that it is out of reach, or will not be written to for a while: a standby is an InternalError.
 AWAY = (OperationalError, InterfaceError, InternalError)
+
+#: Seconds that a mail waits at least that may be tried at once, but not with what is left of its recipients.
+_SHORTEST = 1.0
 
 
 def chance() -> float:
@@ -45,8 +52,19 @@ class Begun:
     counted_from: float
     waited: bool
 
-    def ended(self, outcome: Outcome, *, route: routing.Route | None, tls_version: str = "") -> records.Ended:
-        """How it ended, with the time to wait before the next."""
+    def ended(
+        self,
+        outcome: Outcome,
+        *,
+        route: routing.Route | None,
+        tls_version: str = "",
+        sent_from: tuple[str, str] = ("", ""),
+        redirected_to: str = "",
+    ) -> records.Ended:
+        """How it ended, with the time to wait before the next.
+
+        ``sent_from`` are the From header and the sender that a final dot was said for.
+        """
         wait = backoff(
             self.delivery.attempts + 1,
             first=conf.get("RETRY_FIRST"),
@@ -54,35 +72,28 @@ class Begun:
             chance=chance(),
             hint=None if isinstance(outcome, InDoubt) else outcome.retry_in,
         )
+        if not wait and not offering.goes_on(outcome):
+            wait = _SHORTEST
         this = records.Try(
             route=route,
             started_at=self.at,
             duration=time.monotonic() - self.counted_from,
             tls_version=tls_version,
+            from_header=sent_from[0],
+            sender=sent_from[1],
+            redirected_to=redirected_to,
             wait=wait,
+            waited=self.waited,
             late=(self.at - max(self.delivery.due_at, self.delivery.created_at)).total_seconds(),
         )
         return records.Ended(delivery=self.delivery, outcome=outcome, attempt=this)
 
-    def see_to_others(self, ended: records.Ended) -> None:
-        """Wake whoever waits for what this has shown, once it is recorded."""
-        route = ended.attempt.route
-        with contextlib.suppress(DatabaseError, InterfaceError):  # then they wait for their time, or for the next one
-            if self.delivery.waits_for_relay:
-                _wake_if_mended(self.delivery, route)
-            elif self.waited and isinstance(ended.outcome, Accepted) and isinstance(route, Relay):
-                _wake_others(route)
 
+def record(batch: Batch, changes: Sequence[Change], *, permitted: int | None = None) -> Recorded:
+    """Record what happened to deliveries of the batch, again and again while the database is out of reach.
 
-def goes_on(ended: records.Ended) -> bool:
-    """Whether the rest of the recipients is to be tried at once, if there is one."""
-    return ended.delivery.status == Status.DEFERRED and offering.goes_on(ended.outcome)
-
-
-def record(ended: records.Ended) -> bool:
-    """Record how it ended, again and again until the lease ends when the database is out of reach.
-
-    False when somebody else has moved the delivery. Raises what the database raises.
+    What it refuses to write is written by itself, at last without the result that Celery is to have: how a mail stands
+    matters more. ``permitted`` is ``batches.record``'s.
     """
 
     def reconnect(state: tenacity.RetryCallState) -> None:
@@ -90,40 +101,42 @@ def record(ended: records.Ended) -> bool:
 
     recording = tenacity.Retrying(
         retry=tenacity.retry_if_exception_type(AWAY),
-        wait=tenacity.wait_exponential(multiplier=0.1, max=5),
-        stop=tenacity.stop_after_delay(conf.get("LEASE")),
+        wait=tenacity.wait_exponential(multiplier=0.1, max=1),
         before_sleep=reconnect,
         reraise=True,
     )
-    delivery, outcome, attempt = ended.delivery, ended.outcome, ended.attempt
+    write = functools.partial(recording, batches.record, batch, permitted=permitted)
     try:
-        return recording(transitions.record, delivery, outcome, attempt)
-    except AWAY:
-        raise
-    except Exception as error:  # of whoever stores results; how the mail stands matters more
-        name = type(error).__name__
-        extra = {"delivery_id": delivery.pk}
-        logger.error("The result of delivery %s cannot be stored (%s).", delivery.pk, name, extra=extra)
-        return recording(transitions.record, delivery, outcome, attempt, report=False)
+        return write(changes)
+    except Exception as error:
+        if len(changes) > 1:
+            half = len(changes) // 2
+            first, second = (record(batch, part, permitted=permitted) for part in (changes[:half], changes[half:]))
+            return Recorded(made=first.made + second.made, cancel_requested=second.cancel_requested, owned=second.owned)
+        name, extra = type(error).__name__, {"delivery_id": changes[0].delivery.pk}
+        logger.error("The result of delivery %s cannot be stored (%s).", changes[0].delivery.pk, name, extra=extra)
+        return write(changes, report=False)
 
 
-def forgive(*deliveries: Delivery) -> None:
-    """Take back what was counted of those that wait still: no worker was lost with them. The database may be away."""
-    counted = [one for one in deliveries if one.unfinished and one.status in transitions.CLAIMABLE]
-    if counted:
-        with contextlib.suppress(DatabaseError, InterfaceError):  # if it can be had again already
-            connections[rows.database()].close_if_unusable_or_obsolete()
-            transitions.forgive(*counted)
+def wake_others(change: Change, closed: Relay | None) -> None:
+    """Wake what waits for what this has shown, once it is recorded. ``closed`` is a relay whose gate was found closed."""
+    delivery = change.delivery
+    with contextlib.suppress(DatabaseError, InterfaceError):  # then they wait for their time, or for the next one
+        if delivery.waits_for_relay:
+            _wake_if_mended(delivery, closed or (change.attempt.route if isinstance(change, records.Ended) else None))
+        elif isinstance(change, records.Ended) and change.attempt.waited and isinstance(change.outcome, Accepted):
+            _open_gate(change.attempt.route)
 
 
 def _wake_if_mended(delivery: Delivery, route: routing.Route | None) -> None:
-    """Have it tried at once if what it waits for came before it was recorded, so that nobody woke it."""
+    """Have it tried at once if what it waits for came before it was recorded, so that nothing woke it."""
     now = routing.active_relay()
-    if not isinstance(now, routing.Nowhere) and now != route:
+    is_open = isinstance(route, Relay) and now == route and not gate.is_closed(route)
+    if not isinstance(now, routing.Nowhere) and (now != route or is_open):
         retry_now.wake(delivery.pk)
 
 
-def _wake_others(relay: Relay) -> None:
-    """Open the gate if it is closed still: over a session that was open nobody has been asked for it."""
-    if gate.is_closed(relay):
+def _open_gate(relay: routing.Route | None) -> None:
+    """Open the gate if it is closed still: over a session that was open it has not been asked."""
+    if isinstance(relay, Relay) and gate.is_closed(relay):
         retry_now.reopen(relay)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from email_integration import routing
 from email_integration.outcomes.causes import Cause
 from email_integration.outcomes.recognition import recognise
@@ -11,6 +13,7 @@ from email_integration.smtp import (
     OutOfStep,
     Phase,
     Refused,
+    Relay,
     Reply,
     Session,
     SMTPFailure,
@@ -19,20 +22,20 @@ from email_integration.smtp import (
 
 
 class Replaced(Exception):
-    """Another relay is active by now than the one of the session; nothing was said."""
+    """Another relay is active by now; nothing was said."""
 
 
-def require_active(session: Session) -> None:
+def require_active(relay: Relay) -> None:
     """Raise ``Replaced`` when another relay is active by now; asked at the last moment before MAIL."""
-    if routing.active_relay() != session.relay:
+    if routing.active_relay() != relay:
         raise Replaced
 
 
-def begin(session: Session, opening: Opening) -> Started:
-    """Begin a transaction. Raises what ``Session.begin`` raises, and ``Refused`` when a session that has carried mail
-    may have no more recipients.
+def begin(session: Session, opening: Opening, *, heard: Callable[[], object] | None = None) -> Started:
+    """Begin a transaction; ``heard`` is called after each reply. Raises what ``Session.begin`` raises, and ``Refused``
+    when a session that has carried mail may have no more recipients.
     """
-    started = session.begin(opening)
+    started = session.begin(opening, heard=heard)
     if not started.accepted and session.carried and all(map(_is_limit, started.refused.values())):
         raise Refused(Phase.RCPT, "", next(iter(started.refused.values())))
     return started

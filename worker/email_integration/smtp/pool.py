@@ -30,7 +30,7 @@ class Limits:
     """How long a session lives: ``idle`` and ``age`` in seconds; ``tries`` is how often opening one is tried.
 
     Opening is tried again only when the network, not the server's word, was in the way. ``size`` is how many sessions
-    with one relay may be open in this process, those lent included.
+    with one relay may be open in this process, those lent included; a relay's own ``max_connections`` may be fewer.
     """
 
     idle: float
@@ -134,7 +134,7 @@ class Pool:
 
     def _reserve(self, relay: Relay) -> None:
         """Count one more as lent, as soon as there may be one more."""
-        size = self._limits().size
+        size = self._size(relay)
         with self._changed:
             if not self._changed.wait_for(lambda: self._lent[relay] < size, relay.timeout):
                 raise PoolBusy(Phase.CONNECT, f"no session became free within {relay.timeout:g} s")
@@ -152,13 +152,18 @@ class Pool:
             self._tell()
             self._changed.notify_all()
 
+    def _size(self, relay: Relay) -> int:
+        """How many sessions with it may be open."""
+        size = self._limits().size
+        return size if relay.max_connections is None else min(size, relay.max_connections)
+
     def _tell(self) -> None:
         """Say how many there are. Holds the lock."""
         self._watch().holds(idle=sum(map(len, self._idle.values())), lent=self._lent.total())
 
     def _take(self, relay: Relay, *, only_a_surplus: bool) -> Session | None:
         """Take an idle session, the one used last, out of the pool; or only if there are too many now."""
-        size = self._limits().size
+        size = self._size(relay)
         with self._changed:
             waiting = self._idle.get(relay, [])
             if not waiting or (only_a_surplus and len(waiting) + self._lent[relay] <= size):

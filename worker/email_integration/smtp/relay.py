@@ -41,6 +41,7 @@ class Relay:
     ehlo_name: str = ""
     pipelining: bool = True
     max_recipients: int | None = None
+    max_connections: int | None = None
     version: str = ""
     tokens: Tokens | None = field(default=None, repr=False, compare=False)
 

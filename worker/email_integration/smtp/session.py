@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from email_integration.secrecy import with_secrets
 
@@ -55,6 +55,8 @@ class Session:
         self._said_ahead: list[Command] = []
         # Whether something said ahead was taken: what is refused then is refused for what it says.
         self._heeds_ahead = False
+        # Called after each reply to what begins a transaction.
+        self._heard: Callable[[], object] | None = None
         self._smtp = connection
 
     def __repr__(self) -> str:
@@ -72,11 +74,12 @@ class Session:
 
     # -- one transaction ----------------------------------------------------------------------------------------
 
-    def begin(self, opening: Opening) -> Started:
+    def begin(self, opening: Opening, *, heard: Callable[[], object] | None = None) -> Started:
         """Say MAIL, RCPT for each recipient and, when at least one was taken, DATA; in one go where the server offers
         PIPELINING (RFC 2920). What ``finish`` has said ahead is only listened for.
 
-        A server that takes no more recipients is asked for no others; they are ``left``.
+        A server that takes no more recipients is asked for no others; they are ``left``. ``heard`` is called after each
+        reply.
 
         Raises ``Refused`` for MAIL and DATA, and for a 421 to any; ``ConnectionLost`` for all, ``OutOfStep`` where the
         replies may not be those to the commands; and ``NotOffered``, with nothing said yet, for addresses that need
@@ -87,18 +90,19 @@ class Session:
         if self._said_ahead and self._said_ahead != said:
             self.close()
             raise ValueError("another transaction has been begun already")
+        self._heard = heard
         self._in_transaction = True
         was_ahead = bool(self._said_ahead)
         if not was_ahead:
             self._heed_early_reply(Phase.MAIL)
             self.transactions += 1
             self._begun_at = time.monotonic()
-        heard = self._exchange(said)
-        if was_ahead and heard.were_refused and (heard.mail_was_refused or not self._heeds_ahead):
-            heard = self._repeat(said, heard)
-        elif was_ahead and heard.somebody_was_accepted and heard.awaits_content:
+        answers = self._exchange(said)
+        if was_ahead and answers.were_refused and (answers.mail_was_refused or not self._heeds_ahead):
+            answers = self._repeat(said, answers)
+        elif was_ahead and answers.somebody_was_accepted and answers.awaits_content:
             self._heeds_ahead = True
-        return self._started(opening.envelope.recipients, heard)
+        return self._started(opening.envelope.recipients, answers)
 
     def _repeat(self, said: Sequence[Command], heard: Answers) -> Answers:
         """Say once more what was refused when it was said ahead: the server may have refused just that."""
@@ -249,6 +253,8 @@ class Session:
                         heard.end = Refused(phase, "", reply)
                         return heard
                     heard.add(phase, reply)
+                    if self._heard is not None:
+                        self._heard()
                     if phase is Phase.MAIL and reply.is_out_of_turn and len(group) > 1 and not said_ahead:
                         raise self._out_of_step(phase, "", reply, ahead=False)  # no other reply need come
             except OutOfStep:

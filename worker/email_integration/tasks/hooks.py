@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import logging
 import math
+import threading
 from typing import Any
 
 from celery import Celery, signals
@@ -21,7 +22,6 @@ from email_integration.fields import fingerprints
 from email_integration.ledger import pooler, rows, transitions
 from email_integration.message import content
 from email_integration.metrics.exporter import exporter
-from email_integration.sending.dispatch import pool
 
 from . import names, periodic, serving  # noqa: F401  # importing them registers tasks and hooks
 from .mail import sweep
@@ -144,8 +144,29 @@ def _cancel(*delivery_ids: str) -> None:
 @signals.worker_process_shutdown.connect(weak=False)  # prefork
 @signals.worker_shutdown.connect(weak=False)  # every other pool
 def _say_quit(**kwargs: Any) -> None:
-    """Leave no SMTP server waiting for a session that will not come back."""
+    """Leave no SMTP server waiting for a session that will not come back, and no journal for others to look at."""
+    # Only where mail is sent, as below.
+    from email_integration.sending import own_journal
+    from email_integration.sending.relaying import pool
+
     pool.close()
+    own_journal.close()
+
+
+@signals.worker_process_init.connect(weak=False)  # prefork, whose processes are given four seconds for this
+@signals.worker_ready.connect(weak=False)
+def _recover_at_start(**kwargs: Any) -> None:
+    """Have what processes of this machine had in hand that have died: the one before this may be one of them."""
+    threading.Thread(target=_recover, name="email_integration recovery", daemon=True).start()
+
+
+def _recover() -> None:
+    from email_integration.sending import recovery
+
+    try:
+        recovery.look_for_journals()
+    finally:
+        connections.close_all()
 
 
 @signals.worker_init.connect(weak=False)

@@ -237,6 +237,9 @@ def repeated(delivery_id: str) -> dict[str, Any]:
 @shared_task(name=names.SWEEP, ignore_result=True, acks_late=False)
 def sweep() -> int:
     """Wake each queue that has mail due that nothing is working on; returns how many."""
+    # It has each sweep recover first; only where mail is sent.
+    from email_integration.sending import recovery  # noqa: F401
+
     began = time.monotonic()
     woken = sweeper.sweep()
     instrumentation.installed().swept(time.monotonic() - began, woken)

@@ -1,4 +1,4 @@
-"""Says at a worker's start when it cannot do what it is there for: the wrong pool, or none of the mail queues."""
+"""Says at a worker's start what stands in its way: the wrong pool, no lasting journals, none of the mail queues."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import logging
 from typing import Any
 
 from celery import concurrency, signals
+
+from email_integration.sending import journal_place
 
 from . import health
 
@@ -37,6 +39,14 @@ def _refuse_other_pools(sender: Any = None, **kwargs: Any) -> None:
             f"email_integration cannot send mail under the pool {name!r}. Start the worker with "
             f"--pool {', '.join(list(POOLS)[:-1])} or {list(POOLS)[-1]}, or with --queues that carry no mail."
         )
+
+
+@signals.worker_ready.connect(weak=False)
+def _say_if_journals_do_not_last(sender: Any = None, **kwargs: Any) -> None:
+    """Warn where it costs mail in doubt that this worker's journals cannot be kept, or end with it."""
+    if _served(sender.app) & set(health.mail_queues()):
+        for fault in journal_place.faults(in_worker=True):
+            logger.warning("%s %s", fault.text, fault.mend)
 
 
 @signals.worker_ready.connect(weak=False)

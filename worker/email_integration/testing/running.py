@@ -7,17 +7,17 @@ from collections.abc import Iterator
 from unittest import mock
 
 from django.db import transaction
-from django.db.models import Q
 from django.test import TestCase
-from django.utils import timezone
 
 from email_integration.django_internals import waiting_for_commit
-from email_integration.ledger import task_queue, transitions
+from email_integration.ledger import clock, task_queue, transitions
+from email_integration.ledger.queues import key_of
 from email_integration.ledger.rows import database
-from email_integration.models import FINAL, Delivery
+from email_integration.models import DatabaseTime, Delivery
 from email_integration.routing import gate
 from email_integration.sending import recording
-from email_integration.tasks import deliver
+from email_integration.sending.dispatcher import send_inline
+from email_integration.tasks import send_email
 
 from .relay import FakeRelay, any_relay
 
@@ -31,13 +31,13 @@ def run_deliveries(*, due_only: bool = True) -> list[Delivery]:
     real server.
     """
     tried: list[str] = []
-    # Nobody is rung for: what is submitted meanwhile is found in the database, and returned like the rest.
-    with any_relay(), _eager(), mock.patch.object(task_queue, "ring_on_commit", _ring_nobody):
+    # Nothing is woken: what is submitted meanwhile is found in the database, and returned like the rest.
+    with any_relay(), _eager(), mock.patch.object(task_queue, "notify_on_commit", _notify_nobody):
         while found := _due(tried, due_only=due_only):
-            for delivery_id in found:
-                tried.append(delivery_id)
+            for delivery in found:
+                tried.append(delivery.pk)
                 with _committed():
-                    deliver.apply((delivery_id,), task_id=delivery_id, throw=False)
+                    send_inline(key_of(delivery), only=[delivery.pk])
     rows = Delivery.objects.using(database()).in_bulk(tried)
     return [rows[delivery_id] for delivery_id in tried if delivery_id in rows]
 
@@ -50,23 +50,24 @@ def eager_mail() -> Iterator[FakeRelay]:
     later, or was put off, waits for ``run_deliveries``. Mail goes where it goes for ``run_deliveries``; the relay is
     what is given.
     """
-    with any_relay() as relay, _eager(), mock.patch.object(task_queue, "ring_on_commit", _ring_now):
+    with any_relay() as relay, _eager(), mock.patch.object(task_queue, "notify_on_commit", _notify_now):
         yield relay
 
 
-def _ring_now(*deliveries: Delivery, using: str) -> None:
+def _notify_now(*deliveries: Delivery, using: str) -> None:
     with _committed():
-        task_queue.ring(deliveries)
+        for delivery in deliveries:
+            send_inline(key_of(delivery), only=[delivery.pk])
 
 
-def _ring_nobody(*deliveries: Delivery, using: str) -> None:
+def _notify_nobody(*deliveries: Delivery, using: str) -> None:
     pass
 
 
 @contextlib.contextmanager
 def _eager() -> Iterator[None]:
     """Run every task where it is called, and have each retry wait as long as it may."""
-    celery_conf = deliver.app.conf
+    celery_conf = send_email.app.conf
     before = celery_conf.task_always_eager
     celery_conf.task_always_eager = True
     try:
@@ -87,11 +88,11 @@ def _committed() -> Iterator[None]:
     del waiting_for_commit(connection)[before:]
 
 
-def _due(tried: list[str], *, due_only: bool) -> list[str]:
-    now = timezone.now()
-    rows = Delivery.objects.using(database()).filter(ring_after__isnull=False).exclude(pk__in=tried)
+def _due(tried: list[str], *, due_only: bool) -> list[Delivery]:
+    rows = Delivery.objects.using(database()).filter(next_at__isnull=False).exclude(pk__in=tried)
     if not due_only:
         gate.open_all()
-        rows.filter(status__in=transitions.CLAIMABLE).update(due_at=now)
-    due = rows.filter(Q(due_at__lte=now) | Q(expires_at__lte=now) | Q(status__in=FINAL))
-    return list(due.order_by("created_at", "pk").values_list("pk", flat=True))
+        now = clock.now()
+        rows.filter(status__in=transitions.CLAIMABLE).update(due_at=now, next_at=now)
+    due = rows.filter(next_at__lte=DatabaseTime())
+    return list(due.order_by("created_at", "pk").only("queue", "lane"))

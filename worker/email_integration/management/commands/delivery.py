@@ -99,19 +99,19 @@ def _found(pk: str) -> Delivery:
 
 def _state(pk: str) -> str:
     delivery = rows.load(pk)
-    return UNKNOWN if delivery is None else f"it is {_words(delivery.status)}"
+    return UNKNOWN if delivery is None else f"it is {_words(delivery.current_status)}"
 
 
 def _listed(status: str | None, limit: int) -> Iterator[str]:
     deliveries = Delivery.objects.using(rows.database()).defer("content", "options")
     if status is not None:
-        deliveries = deliveries.filter(status=status)
+        deliveries = rows.in_status(deliveries, status)
     found = list(deliveries[:limit])
     if not found:
         yield "None."
     for delivery in found:
         said = f"  {delivery.reason}" if delivery.reason else ""
-        yield f"{delivery.pk}  {_time(delivery.created_at)}  {_words(delivery.status):<11}{said}"
+        yield f"{delivery.pk}  {_time(delivery.created_at)}  {_words(delivery.current_status):<11}{said}"
 
 
 def _shown(delivery: Delivery, *, addresses: bool) -> Iterator[str]:
@@ -119,7 +119,7 @@ def _shown(delivery: Delivery, *, addresses: bool) -> Iterator[str]:
     kept = "kept" if delivery.has_content else "kept no longer"
     for name, value in (
         ("id", delivery.pk),
-        ("status", _words(delivery.status)),
+        ("status", _words(delivery.current_status)),
         ("reason", delivery.reason),
         ("priority", delivery.lane),
         ("attempts", delivery.attempts),

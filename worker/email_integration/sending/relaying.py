@@ -1,4 +1,4 @@
-"""Hand one mail to the active relay: find it, borrow a session, run the transaction, say how it ended."""
+"""Hand one mail to its relay: borrow a session, run the transaction, say how it ended."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ import dataclasses
 import functools
 import itertools
 import logging
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Self, TypeVar
 
@@ -49,7 +48,7 @@ from email_integration.smtp import (
 )
 
 from .offering import Offering
-from .sessions import Replaced, begin, is_about_session, require_active
+from .sessions import begin, is_about_session, require_active
 
 logger = logging.getLogger(__name__)
 
@@ -129,21 +128,49 @@ class Letter:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Dispatched:
-    """What became of a mail, and where it went: the relay, nowhere, or None when nobody asked; '' is no TLS."""
+class Transmitted:
+    """How it ended, and where it went: the relay, nowhere, or None when none was asked; '' is no TLS.
+
+    ``redirected_to`` are those who got it instead of its recipients.
+    """
 
     route: routing.Route | None
     outcome: Outcome | Skipped
     tls_version: str = ""
+    redirected_to: str = ""
 
 
-#: Asked just before the final dot, with the relay, the From header and the sender: may it be sent?
-Claim = Callable[[Relay, str, str], bool]
+def nowhere(route: routing.Nowhere) -> Deferred:
+    """How an attempt ends while there is no relay."""
+    return Deferred(cause=route.cause, reason=route.reason, relay_at_fault=True)
+
+
+class Guard:
+    """What a transmission asks and reports on its way. This one lets everything pass, and keeps nothing."""
+
+    def begins(self) -> None:
+        """MAIL is about to be said; from now on replies are waited for."""
+
+    def progressed(self) -> None:
+        """The server has answered a command, or taken a part of the content."""
+
+    def writes(self) -> None:
+        """The content is about to be written."""
+
+    def before_dot(self, session: Session, started: Started, letter: Letter) -> Outcome | Skipped | None:
+        """All but the final dot is said. What this returns, unless None, is how it ends, without the dot."""
+
+    def answered(self, reply: Reply) -> None:
+        """The server has replied to the final dot."""
+
+    def judged(self, outcome: Outcome) -> Outcome:
+        """Give the outcome of the attempt, or what it is amid others."""
+        return outcome
 
 
 def _limits() -> Limits:
     return Limits(
-        size=conf.get("SESSION_POOL_SIZE"),
+        size=conf.get("SESSIONS"),
         idle=conf.get("SESSION_MAX_IDLE"),
         age=conf.get("SESSION_MAX_AGE"),
         transactions=conf.get("SESSION_MAX_TRANSACTIONS"),
@@ -234,64 +261,56 @@ _TRIES = 20
 
 
 @with_secrets
-def dispatch(mail: Mail, claim: Claim) -> Dispatched:
-    """Send ``mail`` through the relay that is active now.
+def transmit(mail: Mail, relay: Relay, guard: Guard) -> Transmitted:
+    """Send ``mail`` through ``relay``.
 
-    Raises ``GateClosed`` when that one is at fault, ``ContentUnavailable``, and ``InvalidMail`` when the mail's own
-    sender is none; no server was told of the mail then.
+    Raises ``Replaced`` when another one is to be used by now, ``GateClosed`` when it is at fault,
+    ``ContentUnavailable``, and ``InvalidMail`` when the mail's own sender is none; no server was told of the mail then.
     """
     fresh = renewed = False
     tries = 0
-    offering = Offering(mail.recipients, mail.put_off)
+    tls_version = ""
+    offering = Offering(mail.recipients, mail.put_off, own_sender=mail.has_sender_of(relay, Phase.RCPT))
+    outcome: Outcome | Skipped
     while True:
-        route = routing.active_relay()
-        if isinstance(route, routing.Nowhere):
-            nowhere = Deferred(cause=route.cause, reason=route.reason, relay_at_fault=True)
-            return Dispatched(route=route, outcome=nowhere)
-        tls_version = ""
-        offering.own_sender = mail.has_sender_of(route, Phase.RCPT)
-        outcome: Outcome | Skipped
-        with Way(route) as way:
+        with Way(relay) as way:
             try:
-                with pool.session(route, fresh=fresh, before_opening=way.enter) as session:
+                with pool.session(relay, fresh=fresh, before_opening=way.enter) as session:
                     tls_version = session.tls_version
                     tries += 1
                     try:
-                        outcome = transact(session, mail, claim, offering)
-                    except Replaced:  # while the session was opened, the content read, or others were refused
-                        offering = Offering(mail.recipients, mail.put_off)  # what the old one said is not the new one's
-                        tries -= 1
-                        continue
+                        outcome = _transact(session, mail, guard, offering)
                     except SMTPFailure as failure:
                         fresh = is_about_session(failure, session, sender_was_taken=offering.sender_was_taken)
                         if (fresh or offering.narrow(failure, session)) and tries < _TRIES:
                             continue
-                        outcome = classify(failure, own_sender=mail.has_sender_of(route, failure.phase))
+                        outcome = classify(failure, own_sender=mail.has_sender_of(relay, failure.phase))
                         if fresh and isinstance(outcome, Failed):  # it was not of this mail
                             cause = Cause.SESSION_ENDED
                             outcome = Deferred(cause=cause, reason=cause.words, phase=failure.phase)
                     if not isinstance(outcome, Skipped):
                         outcome = offering.split(outcome, session)
             except SMTPFailure as failure:
-                if failure.phase.before_mail and not _still_active(route):
-                    continue  # replaced while it was tried: the mail need not wait for what is wrong with the old one
+                if failure.phase.before_mail:
+                    require_active(relay)  # the mail need not wait for what is wrong with one that was replaced
                 if not renewed and way.has_another_password(failure):
+                    require_active(relay)
                     renewed = True
                     continue
-                outcome = classify(failure, own_sender=mail.has_sender_of(route, failure.phase))
+                outcome = classify(failure, own_sender=mail.has_sender_of(relay, failure.phase))
             except InvalidMail:
                 if mail.names_sender:
                     raise
-                reason = f"the sender of {route.name} is not an address; correct its from_email"
+                reason = f"the sender of {relay.name} is not an address; correct its from_email"
                 outcome = Deferred(cause=Cause.UNUSABLE, reason=reason, relay_at_fault=True)
             if not isinstance(outcome, Skipped):
-                outcome = offering.complete(outcome)
+                outcome = guard.judged(offering.complete(outcome))
             outcome = way.tell(outcome)
-        return Dispatched(route=route, outcome=outcome, tls_version=tls_version)
+        return Transmitted(route=relay, outcome=outcome, tls_version=tls_version)
 
 
 @with_secrets
-def transact(session: Session, mail: Mail, claim: Claim, offering: Offering) -> Outcome | Skipped:
+def _transact(session: Session, mail: Mail, guard: Guard, offering: Offering) -> Outcome | Skipped:
     """Run one transaction on ``session``, with those of the recipients whose turn it is.
 
     Raises ``SMTPFailure``, ``ContentUnavailable``, ``InvalidMail`` for a sender that is none, and ``Replaced``.
@@ -299,37 +318,30 @@ def transact(session: Session, mail: Mail, claim: Claim, offering: Offering) -> 
     while True:
         named = offering.over(session)
         with Letter(dataclasses.replace(mail, recipients=named), session.relay) as letter:
-            require_active(session)
-            started = begin(session, letter.opening)
+            guard.begins()
+            require_active(session.relay)  # the last before MAIL: nothing that may take time comes between
+            started = begin(session, letter.opening, heard=guard.progressed)
             others = offering.begun(started)
             if started.accepted:
-                session.write(letter.blocks)
+                guard.writes()
+                session.write(_watched(letter.blocks, guard))
                 break
         if not others or not session.is_idle:
             own_sender = mail.has_sender_of(session.relay, Phase.RCPT)
             return classify_recipients(offering.all_refused(), own_sender=own_sender)
-    asked_at = time.monotonic()
-    if not claim(session.relay, letter.from_header, letter.sender):
+    ended = guard.before_dot(session, started, letter)
+    if ended is not None:
         session.close()  # without the final dot the server has taken nothing
-        return Skipped(reason="another worker was faster")
-    if time.monotonic() - asked_at > conf.get("LEASE") - conf.get("REPLY_TIMEOUT"):
-        # The lease may end before the reply comes, and another worker would send it too.
-        session.close()
-        why = "it took too long to claim it in the database"
-        return Deferred(cause=Cause.TOO_SLOW, reason=why, phase=Phase.CONTENT)
+        return ended
     reply = session.finish(timeout=conf.get("REPLY_TIMEOUT"))
-    return judge(started, reply, own_sender=mail.has_sender_of(session.relay, Phase.FINAL_DOT))
-
-
-def judge(started: Started, reply: Reply, *, own_sender: bool) -> Outcome:
-    """What the reply to the final dot means for those who may get the mail, and those who may not.
-
-    ``own_sender`` is ``classify``'s.
-    """
+    guard.answered(reply)
+    own_sender = mail.has_sender_of(session.relay, Phase.FINAL_DOT)
     if not reply.positive:
         return classify(Refused(Phase.FINAL_DOT, "", reply), own_sender=own_sender)
     return accepted(reply.code, started.accepted, started.refused, reply=reply)
 
 
-def _still_active(route: Relay) -> bool:
-    return routing.active_relay() == route
+def _watched(blocks: Iterator[bytes], guard: Guard) -> Iterator[bytes]:
+    for block in blocks:
+        yield block
+        guard.progressed()

@@ -1,0 +1,131 @@
+"""One attempt at one claimed delivery: from its row to what is to be recorded of it."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import random
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import replace
+
+from django.core.exceptions import ImproperlyConfigured
+from django.db import DatabaseError, InterfaceError
+
+from email_integration import conf, recursion, routing
+from email_integration.exceptions import ContentUnavailable, InvalidMail
+from email_integration.ledger import clock, rows, transitions
+from email_integration.ledger.records import Change, Untried
+from email_integration.ledger.steps import Step
+from email_integration.message import content
+from email_integration.models import Delivery, Status
+from email_integration.outcomes.causes import Cause
+from email_integration.outcomes.classification import Deferred, Failed, InDoubt, Skipped
+from email_integration.routing import gate
+from email_integration.secrecy import with_secrets
+
+from . import sandbox
+from .in_hand import InHand
+from .journal import JournalUnavailable
+from .recording import Begun
+from .relaying import Mail, Transmitted, nowhere, transmit
+from .sessions import Replaced
+
+logger = logging.getLogger(__name__)
+
+
+@with_secrets
+def attempt(delivery: Delivery, route: routing.Route, hand: InHand) -> Change | None:
+    """Try the delivery by ``route``, and return what is to be recorded; None when it is another process's by now.
+
+    Raises ``Replaced`` when another relay is to be used, and ``JournalUnavailable``: it was not sent then.
+    """
+    recursion.comes_to(delivery.options)
+    begun = Begun(delivery=delivery, at=clock.now(), counted_from=time.monotonic(), waited=delivery.waits_for_relay)
+    step = _without_attempt(delivery)
+    if step is not None:
+        return Untried(delivery=delivery, step=step)
+    try:
+        sent, withheld = _send(delivery, route, hand)
+    except gate.GateClosed as closed:
+        hand.closed = closed.relay
+        wait = conf.get("RETRY_MAX") * (1 + random.random())  # noqa: S311  # spreads load, guards nothing
+        return Untried(
+            delivery=delivery, step=functools.partial(transitions.waiting_for_relay, closed=closed, wait=wait)
+        )
+    except InvalidMail:
+        reason = "its sender cannot be read"
+        return Untried(delivery=delivery, step=functools.partial(transitions.setting_aside, reason=reason))
+    except (DatabaseError, InterfaceError) as error:
+        logger.error("Delivery %s: the database failed (%s).", delivery.pk, type(error).__name__, extra=_of(delivery))
+        return Untried(delivery=delivery, step=transitions.giving_back)
+    if isinstance(sent.outcome, Skipped):
+        logger.debug("Delivery %s: %s", delivery.pk, sent.outcome.reason, extra=_of(delivery))
+        return None
+    ended = begun.ended(
+        sent.outcome,
+        route=sent.route,
+        tls_version=sent.tls_version,
+        sent_from=hand.sent_from or ("", ""),
+        redirected_to=sent.redirected_to,
+    )
+    return replace(ended, withheld=withheld)
+
+
+def _without_attempt(delivery: Delivery) -> Callable[[Delivery], Step] | None:
+    """What becomes of a delivery that is not to be tried; None when it is."""
+    if not rows.is_readable(delivery):
+        return functools.partial(transitions.setting_aside, reason="its row is damaged")
+    if delivery.cancel_requested:
+        return functools.partial(transitions.ending, status=Status.CANCELLED, cause=Cause.CANCELLED)
+    if delivery.expires_at <= clock.now():
+        return functools.partial(transitions.ending, status=Status.EXPIRED, cause=Cause.EXPIRED)
+    if not rows.pending(delivery):
+        return functools.partial(transitions.ending, status=Status.FAILED, cause=Cause.NO_RECIPIENTS)
+    return None
+
+
+def _send(delivery: Delivery, route: routing.Route, hand: InHand) -> tuple[Transmitted, tuple[str, ...]]:
+    """Send it, and say how that ended, and who must not be written to."""
+    withheld: tuple[str, ...] = ()
+    try:
+        if isinstance(route, routing.Nowhere):
+            return Transmitted(route=route, outcome=nowhere(route)), ()
+        plan = sandbox.plan_now(rows.pending(delivery))
+        withheld = plan.withheld
+        if not plan.envelope:
+            failed = Failed(cause=Cause.WITHHELD, reason=Cause.WITHHELD.words)
+            return Transmitted(route=None, outcome=failed), withheld
+        if plan.redirected:
+            hand.redirected_from = plan.recipients
+        mail = Mail(
+            from_header=delivery.from_header,
+            from_at=delivery.from_at,
+            sender=delivery.sender,
+            recipients=plan.envelope,
+            put_off=rows.put_off(delivery),
+            content=content.stored(delivery),
+        )
+        sent = transmit(mail, route, hand)
+        return replace(sent, outcome=plan.of_recipients(sent.outcome), redirected_to=plan.redirected_to), withheld
+    except (InvalidMail, gate.GateClosed, Replaced, JournalUnavailable):
+        raise
+    except ImproperlyConfigured as error:
+        return Transmitted(route=None, outcome=Deferred(cause=Cause.SETTINGS, reason=str(error))), ()
+    except ContentUnavailable as error:
+        unavailable = Deferred(cause=Cause.CONTENT_UNAVAILABLE, reason=str(error))
+        return Transmitted(route=None, outcome=unavailable), withheld
+    except Exception as error:  # whatever it is, the mail is kept and the fault is shown
+        if isinstance(error, DatabaseError | InterfaceError) and hand.sent_from is None:
+            raise
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        what = f"unexpected {type(error).__name__} in {frame.name}, line {frame.lineno}"
+        # The error's own text may quote the mail, so it is not logged.
+        logger.error("Delivery %s: %s of %s", delivery.pk, what, frame.filename, extra=_of(delivery))
+        kind = InDoubt if hand.sent_from is not None else Deferred
+        return Transmitted(route=None, outcome=kind(cause=Cause.INTERNAL_ERROR, reason=what)), withheld
+
+
+def _of(delivery: Delivery) -> dict[str, str]:
+    return {"delivery_id": delivery.pk}

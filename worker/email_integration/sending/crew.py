@@ -1,0 +1,289 @@
+"""The threads that send what a process has claimed, each over a session of its own, and what they have done so far.
+
+They speak SMTP and write the journal; the dispatcher, in its own thread, claims and records.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import functools
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+from types import TracebackType
+from typing import Self
+
+from django.db import connections
+
+from email_integration.ledger import clock, transitions
+from email_integration.ledger.batches import Batch
+from email_integration.ledger.records import Change, Ended, Try, Untried
+from email_integration.models import Delivery
+from email_integration.outcomes.causes import Cause
+from email_integration.outcomes.classification import Deferred, InDoubt, Outcome
+from email_integration.routing import Route
+from email_integration.smtp import Relay
+
+from .attempts import attempt
+from .in_hand import InHand, Others
+from .journal import Journal, JournalUnavailable, Slot
+from .sessions import Replaced
+
+logger = logging.getLogger(__name__)
+
+#: Outcomes in one record, and the seconds that the first of them waits for others.
+MOST_RECORDED = 100
+RECORD_WITHIN = 0.05
+
+#: Unrecorded outcomes with which no further mail is begun: the database is away.
+_MOST_UNRECORDED = 200
+
+#: Mails in a row, none of them to a recipient of the others, that a limit has put off: it is not their recipients'.
+_LIMITED_IN_A_ROW = 3
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Work:
+    """A claimed delivery, and its place in its batch."""
+
+    delivery: Delivery
+    batch: Batch
+    place: int
+    route: Route
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Done:
+    """What is to be recorded of one; None of a mail that is another process's by now."""
+
+    work: Work
+    change: Change | None
+    slot: Slot | None = None
+    #: The relay whose gate was found closed.
+    closed: Relay | None = None
+
+
+def try_one(work: Work, *, journal: Journal | None, others: Others) -> Done:
+    """Try a claimed delivery. Raises ``Replaced`` and ``JournalUnavailable``: it was not sent then."""
+    delivery = work.delivery
+    hand = InHand(
+        delivery,
+        work.batch,
+        journal=journal if isinstance(work.route, Relay) else None,
+        started_at=time.time(),
+        others=others,
+    )
+    change: Change | None
+    try:
+        change = attempt(delivery, work.route, hand)
+    except (Replaced, JournalUnavailable):
+        if hand.slot is not None:
+            hand.slot.free()
+        raise
+    except Exception as error:
+        # Not its text, which may quote the mail.
+        what = f"unexpected {type(error).__name__} {'after' if hand.sent_from else 'before'} its final dot"
+        logger.error("Delivery %s: %s", delivery.pk, what, extra={"delivery_id": delivery.pk})
+        change = Untried(delivery=delivery, step=functools.partial(transitions.setting_aside, reason=what))
+        if hand.sent_from is not None:
+            doubt = InDoubt(cause=Cause.INTERNAL_ERROR, reason=what)
+            change = Ended(delivery=delivery, outcome=doubt, attempt=Try(route=work.route, started_at=clock.now()))
+    return Done(work=work, change=change, slot=hand.slot, closed=hand.closed)
+
+
+class LimitedInARow:
+    """Sees outcomes in turn: that of a limit is for everybody where several in a row have come to it."""
+
+    def __init__(self) -> None:
+        self._limited: list[frozenset[str]] = []
+
+    def see(self, recipients: Collection[str], outcome: Outcome) -> Outcome:
+        """The outcome of the next mail, which went to these recipients."""
+        if not isinstance(outcome, Deferred) or outcome.cause is not Cause.LIMIT:
+            self._limited.clear()
+            return outcome
+        named = frozenset(recipients)
+        if not any(named & others for others in self._limited):
+            self._limited.append(named)
+        return replace(outcome, for_everybody=True) if len(self._limited) >= _LIMITED_IN_A_ROW else outcome
+
+
+class Crew(Others):
+    """``sessions`` threads; a context, at whose end they have come to theirs.
+
+    All state is changed under the lock of ``_changed``: what is to be done, how many mails are in hand, what is done.
+    One goes ahead until it has come to a session: a server that refuses logins is not asked by all of them.
+    """
+
+    def __init__(self, *, sessions: int, journal: Journal | None) -> None:
+        self._sessions = sessions
+        self._journal = journal
+        self._changed = threading.Condition()
+        self._todo: deque[Work] = deque()
+        self._in_hand = 0
+        self._done: list[Done] = []
+        self._first_done_at = 0.0
+        self._threads: list[threading.Thread] = []
+        self._ends = False
+        self._limited = LimitedInARow()
+        self._has_session = False
+        self._journal_failed = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self._changed:
+            self._ends = True
+            self._todo.clear()
+            self._changed.notify_all()
+        for thread in self._threads:
+            thread.join()
+
+    def take_on(self, batch: Batch, route: Route) -> None:
+        """Have the deliveries of a batch tried by ``route``, in their order."""
+        works = [Work(delivery=one, batch=batch, place=at, route=route) for at, one in enumerate(batch.deliveries)]
+        with self._changed:
+            self._todo.extend(works)
+            wanted = min(self._sessions, self._in_hand + len(self._todo))
+            self._changed.notify_all()
+        while len(self._threads) < wanted:
+            # What is logged meanwhile is about mail, which the context knows.
+            work = contextvars.copy_context().run
+            thread = threading.Thread(target=work, args=(self._work,), name="email_integration sender", daemon=True)
+            self._threads.append(thread)
+            thread.start()
+
+    @property
+    def has_journal(self) -> bool:
+        """Whether what is in hand is noted in a journal."""
+        return self._journal is not None
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is left to do, nor to record."""
+        with self._changed:
+            return not (self._todo or self._in_hand or self._done)
+
+    @property
+    def wants_more(self) -> bool:
+        """Whether a session has nothing to do, or will have soon."""
+        with self._changed:
+            return len(self._todo) < self._sessions and len(self._done) < _MOST_UNRECORDED
+
+    def give_back(self, batch: Batch) -> None:
+        """Begin none of its deliveries any more."""
+        with self._changed:
+            self._give_back(batch)
+
+    def cancel(self, batch: Batch, ids: Collection[str]) -> None:
+        """Have those of its deliveries that are not begun end as cancelled, of which these are the ids."""
+        with self._changed:
+            for work in self._todo:
+                if work.batch is batch and work.delivery.pk in ids:
+                    work.delivery.cancel_requested = True
+
+    def leave(self, batch: Batch) -> None:
+        """Begin and record none of its deliveries any more: another process has taken them over."""
+        with self._changed:
+            self._todo = deque(work for work in self._todo if work.batch is not batch)
+            self._changed.notify_all()
+
+    def permitted(self) -> None:
+        """More of a batch may be sent than before."""
+        with self._changed:
+            self._changed.notify_all()
+
+    def done(self, *, within: float) -> list[Done]:
+        """Wait, ``within`` so many seconds, until something is to be recorded; take and return it.
+
+        That is when there is enough of it, when it has waited long enough, or when nothing else is under way.
+        """
+        until = time.monotonic() + within
+        with self._changed:
+            while (left := min(until, self._record_at()) - time.monotonic()) > 0:
+                self._changed.wait(left)
+            if self._record_at() > time.monotonic():
+                return []
+            taken, self._done = self._done[:MOST_RECORDED], self._done[MOST_RECORDED:]
+            return taken
+
+    def _record_at(self) -> float:
+        """When what is done is to be recorded, by ``time.monotonic()``."""
+        if not self._done:
+            return float("inf")
+        waits = self._todo and all(work.place >= work.batch.permitted for work in self._todo)
+        if waits or len(self._done) >= MOST_RECORDED or not (self._todo or self._in_hand):
+            return 0.0
+        return self._first_done_at + RECORD_WITHIN
+
+    # -- in the threads -----------------------------------------------------------------------------------------
+
+    def _work(self) -> None:
+        try:
+            while (work := self._take()) is not None:
+                done = self._try(work)
+                with self._changed:
+                    self._in_hand -= 1
+                    self._add(done)
+        finally:
+            connections.close_all()
+
+    def _take(self) -> Work | None:
+        with self._changed:
+            while not self._ends:
+                work = self._next() if len(self._done) < _MOST_UNRECORDED else None
+                if work is not None:
+                    self._todo.remove(work)
+                    self._in_hand += 1
+                    return work
+                self._changed.wait()
+        return None
+
+    def _next(self) -> Work | None:
+        """The first whose final dot is permitted, unless another one goes ahead."""
+        if self._in_hand and not self._has_session:
+            return None
+        return next((work for work in self._todo if work.place < work.batch.permitted), None)
+
+    def _try(self, work: Work) -> Done:
+        try:
+            return try_one(work, journal=self._journal, others=self)
+        except Replaced:
+            self.give_back(work.batch)
+        except JournalUnavailable as error:
+            with self._changed:
+                if not self._journal_failed:
+                    logger.error("The journal cannot be written to (%s): fewer mails are sent at a time.", error)
+                self._journal_failed = True
+                self._journal = None
+                self._give_back(work.batch)
+        return Done(work=work, change=Untried(delivery=work.delivery, step=transitions.giving_back))
+
+    def begun(self) -> None:
+        if not self._has_session:
+            with self._changed:
+                self._has_session = True
+                self._changed.notify_all()
+
+    def judged(self, recipients: Collection[str], outcome: Outcome) -> Outcome:
+        with self._changed:
+            return self._limited.see(recipients, outcome)
+
+    # -- under the lock -----------------------------------------------------------------------------------------
+
+    def _add(self, done: Done) -> None:
+        if not self._done:
+            self._first_done_at = time.monotonic()
+        self._done.append(done)
+        self._changed.notify_all()
+
+    def _give_back(self, batch: Batch) -> None:
+        for work in [one for one in self._todo if one.batch is batch]:
+            self._todo.remove(work)
+            self._add(Done(work=work, change=Untried(delivery=work.delivery, step=transitions.giving_back)))

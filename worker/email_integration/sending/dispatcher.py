@@ -1,0 +1,224 @@
+"""Send what is due in a queue: claim a batch, have the crew try it, record how that ended; until nothing is due.
+
+A dispatcher stays for a while after the last mail, and hands over after a slice of time, so that other tasks of its
+worker have their turn and urgent mail waits behind no more than a batch.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import Counter
+from collections.abc import Sequence
+
+from django.db import DatabaseError, InterfaceError, connections
+
+from email_integration import conf, routing
+from email_integration.ledger import batches, rows, transitions
+from email_integration.ledger.batches import Batch
+from email_integration.ledger.records import Untried
+from email_integration.models import Delivery
+from email_integration.queue import continuing, wakeups
+from email_integration.routing import Route
+from email_integration.smtp import Relay
+
+from . import own_journal, points, recovery
+from .crew import Crew, Done, Work, try_one
+from .in_hand import Others
+from .recording import record, wake_others
+from .sessions import Replaced
+
+logger = logging.getLogger(__name__)
+
+#: Seconds: for how long a dispatcher takes mail, how long it stays when there is none, and how often it looks then.
+SLICE = 0.5
+STAY = 0.1
+LOOK = 0.02
+
+#: What one claim takes: so many seconds' work at the pace so far, and no more mails than this.
+_WORK = 0.25
+_MOST = 100
+
+
+#: Claims in eager mode, where what is claimed may be due again at once.
+_MOST_INLINE = 100
+
+
+class _Pace:
+    """How many mails a second this process sends, by what it did lately."""
+
+    def __init__(self) -> None:
+        self._rate = 0.0
+
+    def claims(self, sessions: int) -> int:
+        """How many mails to claim next: at least one for each session."""
+        return max(2 * sessions, min(_MOST, round(self._rate * _WORK)))
+
+    def sent(self, mails: int, seconds: float) -> None:
+        """So many mails were sent in so many seconds."""
+        if mails and seconds > 0:
+            self._rate = (self._rate + mails / seconds) / 2 if self._rate else mails / seconds
+
+
+_pace = _Pace()
+_running: dict[str, bool] = {}
+_lock = threading.Lock()
+
+
+def dispatch(queue: str) -> dict[str, int]:
+    """Send what is due in a broker queue, '' being the one that Celery chooses; return how many ended with which status.
+
+    Nothing where this process is at it already: that one looks once more before it ends.
+    """
+    with _lock:
+        if queue in _running:
+            _running[queue] = True
+            return {}
+        _running[queue] = False
+    found: Counter[str] = Counter()
+    try:
+        while True:
+            found += _Dispatcher(queue).run()
+            with _lock:
+                if not _running[queue]:
+                    del _running[queue]
+                    return dict(found)
+                _running[queue] = False
+    except BaseException:
+        with _lock:
+            _running.pop(queue, None)
+        raise
+
+
+class _Dispatcher:
+    """One stay in a queue."""
+
+    def __init__(self, queue: str) -> None:
+        self._queue = queue
+        self._stay = wakeups.Stay(queue)
+        self._ended: Counter[str] = Counter()
+        self._until = time.monotonic() + SLICE
+        self._last_mail = time.monotonic()
+        self._handed_over = self._failed = False
+
+    def run(self) -> Counter[str]:
+        recovery.look_for_journals()
+        with Crew(sessions=conf.get("SESSIONS"), journal=own_journal.opened()) as crew:
+            while True:
+                claimed = self._may_claim and crew.wants_more and self._claim(crew)
+                self._settle(crew, crew.done(within=0.0 if claimed else LOOK))
+                if not self._handed_over and not self._failed:
+                    self._stay.refresh()
+                    if time.monotonic() > self._until:
+                        self._hand_over(crew)
+                if crew.is_idle and (self._handed_over or self._failed or self._has_ended(crew)):
+                    return self._ended
+
+    @property
+    def _may_claim(self) -> bool:
+        return not (self._handed_over or self._failed)
+
+    def _claim(self, crew: Crew) -> bool:
+        """Claim a batch for the crew; False when nothing is due. A failing database ends the stay."""
+        try:
+            batch, route = claim(self._queue, with_journal=crew.has_journal)
+        except (DatabaseError, InterfaceError) as error:
+            logger.error(
+                "The database failed at a claim (%s); the sweep wakes %r again.", type(error).__name__, self._queue
+            )
+            connections[rows.database()].close_if_unusable_or_obsolete()
+            self._failed = True
+            self._stay.failed()
+            return False
+        if batch is None:
+            return False
+        self._last_mail = time.monotonic()
+        crew.take_on(batch, route)
+        if batch.is_full:
+            self._stay.join()
+        return True
+
+    def _settle(self, crew: Crew, done: Sequence[Done]) -> None:
+        by_batch: dict[str, list[Done]] = {}
+        for one in done:
+            by_batch.setdefault(one.work.batch.id, []).append(one)
+        for together in by_batch.values():
+            batch = together[0].work.batch
+            recorded = settle(batch, together)
+            crew.cancel(batch, recorded.cancel_requested)
+            if recorded.owned:
+                crew.permitted()
+            else:
+                crew.leave(batch)
+            self._ended.update(str(one.work.delivery.current_status) for one in together)
+            self._last_mail = time.monotonic()
+
+    def _hand_over(self, crew: Crew) -> None:
+        if crew.is_idle and time.monotonic() - self._last_mail > LOOK:
+            return  # it ends by itself
+        self._handed_over = True
+        self._stay.handed_over()
+
+    def _has_ended(self, crew: Crew) -> bool:
+        """Whether there was no mail for long enough, and a last look finds none."""
+        return time.monotonic() - self._last_mail >= STAY and not self._stay.ended(lambda: self._claim(crew))
+
+
+def claim(queue: str, *, with_journal: bool, only: Sequence[str] = ()) -> tuple[Batch | None, Route]:
+    """Claim what is due in a broker queue, and say by which route it goes. Raises ``DatabaseError``."""
+    route = routing.active_relay()
+    batch = batches.claim(
+        queue,
+        wakeups.lanes_of(queue),
+        limit=_pace.claims(conf.get("SESSIONS")),
+        owner=own_journal.owner(),
+        relay=route if isinstance(route, Relay) else None,
+        permitted=None if with_journal else conf.get("IN_DOUBT_WINDOW"),
+        only=only,
+    )
+    if batch is not None:
+        points.reached("claimed", *(one.pk for one in batch.deliveries))
+    return batch, route
+
+
+def settle(batch: Batch, done: Sequence[Done]) -> batches.Recorded:
+    """Record what is done of a batch, and do what follows from that."""
+    changed = [one for one in done if one.change is not None]
+    permitted = None if batch.permitted >= len(batch.deliveries) else batch.permitted + len(done)
+    ids = [one.work.delivery.pk for one in changed]
+    points.reached("before the record", *ids)
+    recorded = record(batch, [one.change for one in changed], permitted=permitted)
+    points.reached("recorded", *ids)
+    for one, made in zip(changed, recorded.made, strict=True):
+        if made:
+            wake_others(one.change, one.closed)
+            if one.change.delivery.continue_after is not None:
+                if one.slot is not None:
+                    one.slot.continuing()
+                continuing.publish(one.change.delivery)
+    for one in done:
+        if one.slot is not None:
+            one.slot.free()
+    return recorded
+
+
+def send_inline(queue: str, *, only: Sequence[str] = ()) -> list[Delivery]:
+    """Send what is due in a broker queue, of ``only`` these ids if there are any, in this thread: Celery's eager mode.
+
+    One after the other, without a journal. Returns them as they stand then. Raises ``DatabaseError``.
+    """
+    tried: dict[str, Delivery] = {}
+    for _ in range(_MOST_INLINE):
+        batch, route = claim(queue, with_journal=False, only=only)
+        if batch is None:
+            break
+        for place, delivery in enumerate(batch.deliveries):
+            work = Work(delivery=delivery, batch=batch, place=place, route=route)
+            try:
+                done = try_one(work, journal=None, others=Others())
+            except Replaced:
+                done = Done(work=work, change=Untried(delivery=delivery, step=transitions.giving_back))
+            if settle(batch, [done]).owned:
+                tried[delivery.pk] = delivery
+    return list(tried.values())

@@ -1,0 +1,130 @@
+"""One claimed mail while a session carries it: what the journal has of it, and whether its final dot may be said."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Collection
+
+from django.db import DatabaseError, InterfaceError
+
+from email_integration import conf
+from email_integration.ledger import batches, rows
+from email_integration.ledger.batches import Batch
+from email_integration.models import Delivery
+from email_integration.outcomes.causes import Cause
+from email_integration.outcomes.classification import Deferred, Outcome, Skipped
+from email_integration.smtp import Phase, Relay, Reply, Session, Started
+
+from . import points
+from .journal import Journal, Slot
+from .relaying import Guard, Letter
+
+logger = logging.getLogger(__name__)
+
+
+class Others:
+    """The mails that are sent beside one. There are none."""
+
+    def begun(self) -> None:
+        """A session is open, and its transaction begins."""
+
+    def judged(self, recipients: Collection[str], outcome: Outcome) -> Outcome:
+        """Give the outcome of a mail to these recipients, or what it is amid the others'."""
+        return outcome
+
+
+class InHand(Guard):
+    """Notes in the journal, if there is one, how far the mail came, and renews the lease while it makes progress.
+
+    Making one raises ``JournalUnavailable``, as does whatever writes to the journal.
+    """
+
+    def __init__(
+        self,
+        delivery: Delivery,
+        batch: Batch,
+        *,
+        journal: Journal | None,
+        started_at: float,
+        others: Others,
+    ) -> None:
+        """``started_at`` is in seconds since the epoch."""
+        self._delivery = delivery
+        self._batch = batch
+        self._others = others
+        self.slot: Slot | None = None
+        if journal is not None:
+            self.slot = journal.take(delivery.pk, delivery.fence, batch.id, started_at=started_at)
+        points.reached("in hand", delivery.pk)
+        #: The From header and the sender of the envelope that it went with; None before its final dot.
+        self.sent_from: tuple[str, str] | None = None
+        #: The relay whose gate was found closed.
+        self.closed: Relay | None = None
+        #: The addresses that stand for recipients in the envelope; None when these are the recipients themselves.
+        self.redirected_from: Collection[str] | None = None
+
+    def begins(self) -> None:
+        self._others.begun()
+        if self.slot is not None:
+            self.slot.waiting()
+        points.reached("before MAIL", self._delivery.pk)
+
+    def progressed(self) -> None:
+        self._keep_lease()
+
+    def writes(self) -> None:
+        if self.slot is not None:
+            self.slot.writing()
+        points.reached("before the content", self._delivery.pk)
+
+    def before_dot(self, session: Session, started: Started, letter: Letter) -> Outcome | Skipped | None:
+        points.reached("before the dot", self._delivery.pk)
+        kept = self._keep_lease()
+        if kept is None:
+            return Skipped(reason="another process has taken the batch over")
+        if not kept:
+            return Deferred(cause=Cause.TOO_SLOW, reason=Cause.TOO_SLOW.words, phase=Phase.CONTENT)
+        if self.slot is not None:
+            # The dot is said only once it is noted to whom: after a death here the mail is in doubt for them.
+            self._note_dot(self.slot, started)
+        self.sent_from = letter.from_header, letter.sender
+        points.reached("dot noted", self._delivery.pk)
+        return None
+
+    def answered(self, reply: Reply) -> None:
+        points.reached("answered", self._delivery.pk)
+        if self.slot is not None:
+            self.slot.answered(reply.code)
+        points.reached("answer noted", self._delivery.pk)
+
+    def judged(self, outcome: Outcome) -> Outcome:
+        return self._others.judged(rows.pending(self._delivery), outcome)
+
+    def _note_dot(self, slot: Slot, started: Started) -> None:
+        places = {item["address"]: place for place, item in enumerate(self._delivery.recipients)}
+        accepted = started.accepted if self.redirected_from is None else self.redirected_from
+        refused = started.refused if self.redirected_from is None else {}
+        relay = self._batch.relay
+        slot.dot(
+            recipients=[places[to] for to in accepted],
+            refused={places[to]: reply.code for to, reply in refused.items()},
+            count=len(places),
+            configuration=relay.name if relay else "",
+            version=relay.version if relay else "",
+        )
+
+    def _keep_lease(self) -> bool | None:
+        """Whether the lease lasts for a reply to the final dot; None when the batch is ours no longer.
+
+        It is renewed once no more is left of it than a third beyond that.
+        """
+        patience, lease = conf.get("REPLY_TIMEOUT"), conf.get("LEASE")
+        left = self._batch.lease_ends - time.monotonic()
+        if left > patience + (lease - patience) / 3:
+            return True
+        try:
+            return True if batches.renew(self._batch) else None
+        except (DatabaseError, InterfaceError) as error:
+            logger.warning("The lease of a batch could not be renewed (%s).", type(error).__name__)
+        return self._batch.lease_ends - time.monotonic() > patience

@@ -1,0 +1,293 @@
+"""The octets of a journal: a header of one page, then slots of a fixed size.
+
+Slots begin at a page. A slot is a head and, from its DOT on, a body. The head keeps its length while a mail has the
+slot, so that each later state overwrites octets which are there already. Both have a checksum. A slot whose head is all
+zeros is free, as is one that was never written (the file is sparse).
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from enum import IntEnum
+from zlib import crc32
+
+#: Octets that the kernel copies at once: a write within one page is there as a whole or not at all after a SIGKILL.
+PAGE = 4096
+
+#: Recipients that one delivery may have.
+MOST_RECIPIENTS = 10_000
+
+#: Characters of the texts.
+LONGEST_DELIVERY_ID = 255
+LONGEST_BATCH_ID = 36
+LONGEST_CONFIGURATION = 100
+LONGEST_VERSION = 40
+LONGEST_INSTALLATION = 64
+LONGEST_OWNER = 255
+_LONGEST_BOOT_ID = 64
+
+_MAGIC = b"EIJOURNL"
+_FORMAT = 1
+
+# Magic, format, checksum of what follows in the page: the part that every format has.
+_PREFIX = struct.Struct("<8sHI")
+# Process id, slots, octets of a slot, octets of the three texts.
+_HEADER = struct.Struct("<qIIHHH")
+# State, phase, code, octets and checksum of the body, version, started at, octets of the two ids.
+_HEAD = struct.Struct("<BBHIIqdHH")
+_CHECKSUM = struct.Struct("<I")
+# Recipients, refused ones, octets of the configuration and of its version.
+_BODY = struct.Struct("<HHHH")
+
+#: Octets at the begin of a slot that are all zeros when it is free.
+FREE_HEAD = bytes(_CHECKSUM.size + _HEAD.size)
+
+_LARGEST_HEAD = len(FREE_HEAD) + 4 * (LONGEST_DELIVERY_ID + LONGEST_BATCH_ID)
+_LARGEST_BODY = (
+    _BODY.size + 4 * (LONGEST_CONFIGURATION + LONGEST_VERSION) + (MOST_RECIPIENTS + 7) // 8 + 4 * MOST_RECIPIENTS
+)
+
+#: Octets of a slot: enough for the most recipients, all of them refused, in whole pages. Only what is used is written.
+SLOT_SIZE = -(-(_LARGEST_HEAD + _LARGEST_BODY) // PAGE) * PAGE
+
+
+class SlotState(IntEnum):
+    """How far the mail of a slot is; ``UNREADABLE`` is never written, a reader finds it."""
+
+    FREE = 0
+    IN_HAND = 1
+    DOT = 2
+    ANSWERED = 3
+    CONTINUING = 4
+    UNREADABLE = 255
+
+
+class SlotPhase(IntEnum):
+    """What the process does with a mail in hand."""
+
+    PREPARING = 1
+    WAITING = 2
+    WRITING = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dot:
+    """A transaction whose final dot is about to be sent.
+
+    ``recipients`` are those in the transaction, by their position among the ``count`` recipients of the delivery, in
+    ascending order; ``refused`` has the reply code to the RCPT of each refused one. ``configuration`` and ``version``
+    name the SMTP configuration in use.
+    """
+
+    recipients: tuple[int, ...]
+    refused: Mapping[int, int]
+    count: int
+    configuration: str
+    version: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class JournalEntry:
+    """A slot that was in use. Of an ``UNREADABLE`` one, all but ``slot`` may be missing.
+
+    ``started_at`` is in seconds since the epoch. ``code`` is the reply code to the final dot, None without a reply.
+    ``dot`` is there from the DOT on; None says that there was no dot before the mail continued.
+    """
+
+    slot: int
+    state: SlotState
+    phase: SlotPhase | None = None
+    delivery_id: str | None = None
+    version: int | None = None
+    batch_id: str | None = None
+    started_at: float | None = None
+    code: int | None = None
+    dot: Dot | None = None
+
+    @property
+    def torn(self) -> bool:
+        """Whether the slot is unreadable: its write was cut off, or the file is damaged."""
+        return self.state is SlotState.UNREADABLE
+
+
+@dataclass(frozen=True, kw_only=True)
+class JournalHeader:
+    """What a journal says of its process. ``slot_size`` is in octets; ``boot_id`` is '' where there is none."""
+
+    installation: str
+    owner: str
+    pid: int
+    boot_id: str
+    slots: int
+    slot_size: int = field(default=SLOT_SIZE)
+
+    def offset(self, slot: int) -> int:
+        """Return where the slot begins, in octets."""
+        return PAGE + slot * self.slot_size
+
+
+def encode_header(header: JournalHeader) -> bytes:
+    """Return the first page. Raises ``ValueError`` when a text is too long."""
+    texts = (
+        _octets("The installation id", header.installation, LONGEST_INSTALLATION),
+        _octets("The owner", header.owner, LONGEST_OWNER),
+        _octets("The boot id", header.boot_id, _LONGEST_BOOT_ID),
+    )
+    numbers = _HEADER.pack(header.pid, header.slots, header.slot_size, *map(len, texts))
+    rest = (numbers + b"".join(texts)).ljust(PAGE - _PREFIX.size, b"\0")
+    return _PREFIX.pack(_MAGIC, _FORMAT, crc32(rest)) + rest
+
+
+def decode_header(page: bytes) -> JournalHeader | None:
+    """Return the header; None when it is no journal, one of another format, or damaged."""
+    if len(page) < PAGE:
+        return None
+    magic, version, checksum = _PREFIX.unpack_from(page)
+    rest = page[_PREFIX.size : PAGE]
+    if (magic, version, checksum) != (_MAGIC, _FORMAT, crc32(rest)):
+        return None
+    pid, slots, slot_size, *lengths = _HEADER.unpack_from(rest)
+    installation, owner, boot_id = _texts(rest, _HEADER.size, lengths)
+    return JournalHeader(
+        installation=installation, owner=owner, pid=pid, boot_id=boot_id, slots=slots, slot_size=slot_size
+    )
+
+
+def was_never_written(page: bytes) -> bool:
+    """Whether it is the first page of a journal whose process died before it wrote the header."""
+    return len(page) < PAGE or not any(page)
+
+
+def encode_ids(delivery_id: str, batch_id: str) -> tuple[int, int, bytes]:
+    """Return the ids as ``encode_head`` takes them. Raises ``ValueError`` when one is too long."""
+    delivery = _octets("The delivery's id", delivery_id, LONGEST_DELIVERY_ID)
+    batch = _octets("The batch's id", batch_id, LONGEST_BATCH_ID)
+    return len(delivery), len(batch), delivery + batch
+
+
+def encode_head(
+    state: SlotState,
+    phase: SlotPhase,
+    code: int,
+    body: tuple[int, int],
+    version: int,
+    started_at: float,
+    ids: tuple[int, int, bytes],
+) -> bytes:
+    """Return the head of a slot. ``code`` is 0 without a reply; ``body`` is the body's length and checksum.
+
+    Raises ``ValueError`` when the version does not fit into 64 bits.
+    """
+    try:
+        rest = _HEAD.pack(state, phase, code, *body, version, started_at, ids[0], ids[1]) + ids[2]
+    except struct.error as error:
+        raise ValueError(f"The journal cannot hold version {version}, code {code}: {error}") from None
+    return _CHECKSUM.pack(crc32(rest)) + rest
+
+
+def encode_dot(
+    recipients: Collection[int], refused: Mapping[int, int], count: int, configuration: str, version: str
+) -> bytes:
+    """Return the body of a slot, of what ``Dot`` describes. Raises ``ValueError`` when one is out of its range."""
+    if not 0 <= count <= MOST_RECIPIENTS:
+        raise ValueError(f"A delivery has at most {MOST_RECIPIENTS} recipients, not {count}.")
+    bits = bytearray((count + 7) // 8)
+    for position in recipients:
+        _require_position(position, count)
+        bits[position >> 3] |= 1 << (position & 7)
+    codes: list[int] = []
+    for position, code in refused.items():
+        _require_position(position, count)
+        if not 0 <= code <= 999:
+            raise ValueError(f"A reply code has three digits, not {code}.")
+        codes += (position, code)
+    name = _octets("The configuration's name", configuration, LONGEST_CONFIGURATION)
+    version_octets = _octets("The configuration's version", version, LONGEST_VERSION)
+    numbers = _BODY.pack(count, len(refused), len(name), len(version_octets))
+    return b"".join((numbers, name, version_octets, bits, struct.pack(f"<{len(codes)}H", *codes)))
+
+
+def used(page: bytes, slot_size: int) -> int:
+    """Return how many octets of a slot are in use by its head in ``page``; at most a page when it cannot be read."""
+    if len(page) < len(FREE_HEAD):
+        return len(page)
+    *_, body, _, _, _, delivery, batch = _HEAD.unpack_from(page, _CHECKSUM.size)
+    in_use: int = len(FREE_HEAD) + delivery + batch + body
+    return min(in_use, slot_size)
+
+
+def decode_slot(slot: int, octets: bytes) -> JournalEntry | None:
+    """Return what is in a slot, None when it is free; ``octets`` are those in use."""
+    if len(octets) >= len(FREE_HEAD) and octets.startswith(FREE_HEAD):
+        return None
+    unreadable = JournalEntry(slot=slot, state=SlotState.UNREADABLE)
+    if len(octets) < len(FREE_HEAD):
+        return unreadable
+    try:
+        return _decode_slot(slot, octets) or unreadable
+    except (ValueError, struct.error):  # with a checksum that fits: not written by this code
+        return unreadable
+
+
+def _decode_slot(slot: int, octets: bytes) -> JournalEntry | None:
+    (checksum,) = _CHECKSUM.unpack_from(octets)
+    state, phase, code, *body, version, started_at, delivery, batch = _HEAD.unpack_from(octets, _CHECKSUM.size)
+    head = octets[: len(FREE_HEAD) + delivery + batch]
+    if crc32(head[_CHECKSUM.size :]) != checksum:
+        return None
+    delivery_id, batch_id = _texts(head, len(FREE_HEAD), (delivery, batch))
+    dot = None
+    if body[0]:
+        rest = octets[len(head) : len(head) + body[0]]
+        if [len(rest), crc32(rest)] != body:
+            state = SlotState.UNREADABLE
+        else:
+            dot = _decode_dot(rest)
+    return JournalEntry(
+        slot=slot,
+        state=SlotState(state),
+        phase=SlotPhase(phase),
+        delivery_id=delivery_id,
+        version=version,
+        batch_id=batch_id,
+        started_at=started_at,
+        code=code or None,
+        dot=dot,
+    )
+
+
+def _decode_dot(body: bytes) -> Dot:
+    count, refused, *lengths = _BODY.unpack_from(body)
+    configuration, version = _texts(body, _BODY.size, lengths)
+    begin = _BODY.size + sum(lengths)
+    end = begin + (count + 7) // 8
+    bits = body[begin:end]
+    codes = struct.unpack_from(f"<{2 * refused}H", body, end)
+    return Dot(
+        recipients=tuple(position for position in range(count) if bits[position >> 3] >> (position & 7) & 1),
+        refused=dict(zip(codes[::2], codes[1::2], strict=True)),
+        count=count,
+        configuration=configuration,
+        version=version,
+    )
+
+
+def _require_position(position: int, count: int) -> None:
+    if not 0 <= position < count:
+        raise ValueError(f"The position {position} is not that of one of {count} recipients.")
+
+
+def _octets(what: str, text: str, longest: int) -> bytes:
+    if len(text) > longest:
+        raise ValueError(f"{what} has {len(text)} characters; it may have at most {longest}.")
+    return text.encode()
+
+
+def _texts(octets: bytes, begin: int, lengths: Collection[int]) -> list[str]:
+    found = []
+    for length in lengths:
+        found.append(octets[begin : begin + length].decode())
+        begin += length
+    return found

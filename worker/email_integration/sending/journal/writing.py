@@ -1,0 +1,271 @@
+"""Keeping a process's own journal: a slot for each mail in hand, one ``pwrite`` for each step."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import time
+from collections import deque
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from zlib import crc32
+
+from .files import SUFFIX, JournalFile, JournalUnavailable, boot_id, opened, unavailable
+from .layout import (
+    FREE_HEAD,
+    PAGE,
+    JournalHeader,
+    SlotPhase,
+    SlotState,
+    encode_dot,
+    encode_head,
+    encode_header,
+    encode_ids,
+)
+
+#: How often another file is made, when one was removed before its lock was taken.
+_TRIES = 3
+
+_MOST_SLOTS = 65_535
+
+
+class Journal:
+    """The journal of this process. Threads may share it, each with slots of its own; a forked child has none."""
+
+    def __init__(self, file: JournalFile, folder: Path, header: JournalHeader) -> None:
+        self.path = folder / file.name
+        self._file = file
+        self._header = header
+        # The slot that was freed last is taken first, so that few pages of the file are ever used.
+        self._free = deque(reversed(range(header.slots)))
+
+    @classmethod
+    def open(cls, folder: Path, *, installation: str, owner: str, slots: int = 256) -> Journal:
+        """Make the journal of this process and lock it; call it after the fork.
+
+        ``folder`` is made with mode 0700 when it is missing, and those above it too. ``installation`` (at most 64
+        characters) keeps apart what shares a folder; ``owner`` (at most 255) is given to the process that recovers.
+        ``slots`` bounds the mails that are in hand or not recorded yet.
+
+        Raises ``JournalUnavailable``; ``ValueError`` when a text is too long or ``slots`` is not 1 to 65,535.
+        """
+        if not 1 <= slots <= _MOST_SLOTS:
+            raise ValueError(f"A journal has 1 to {_MOST_SLOTS} slots, not {slots}.")
+        header = JournalHeader(installation=installation, owner=owner, pid=os.getpid(), boot_id=boot_id(), slots=slots)
+        page = encode_header(header)
+        folder = Path(folder).absolute()
+        with opened(folder, make=True) as descriptor:
+            assert descriptor is not None  # noqa: S101  # it was made
+            for _ in range(_TRIES):
+                try:
+                    file = _made(descriptor, header, page)
+                except OSError as error:
+                    raise unavailable(f"No journal can be made in {folder}", error) from None
+                if file is not None:
+                    return cls(file, folder, header)
+        raise JournalUnavailable(f"No journal can be made in {folder}: each one is removed at once.")
+
+    @property
+    def in_use(self) -> int:
+        """How many slots are taken."""
+        return self._header.slots - len(self._free)
+
+    @property
+    def is_in_place(self) -> bool:
+        """Whether the file is still where recovery looks for it; a cleaner of temporary folders may have removed it.
+
+        Asked before each batch (a few microseconds): where it is not, another journal has to be opened.
+        """
+        try:
+            return os.path.samestat(os.stat(self.path, follow_symlinks=False), self._file.stat())
+        except OSError:
+            return False
+
+    def take(self, delivery_id: str, version: int, batch_id: str, started_at: float | None = None) -> Slot:
+        """Record that the mail is in hand, in the phase PREPARING, and return its slot.
+
+        ``delivery_id`` has at most 255 characters, ``batch_id`` at most 36; ``started_at`` is in seconds since the
+        epoch, now unless it is given. Raises ``JournalUnavailable``, when no slot is free too; ``ValueError`` when a
+        text is too long.
+        """
+        ids = encode_ids(delivery_id, batch_id)
+        try:
+            number = self._free.pop()
+        except IndexError:
+            why = f"has all its {self._header.slots} slots in use" if self._file.is_open else "is closed"
+            raise JournalUnavailable(f"The journal {self.path} {why}.") from None
+        slot = Slot(self, number, version, time.time() if started_at is None else started_at, ids)
+        try:
+            slot._write_head(SlotState.IN_HAND)
+        except BaseException:
+            self._put_back(number)
+            raise
+        return slot
+
+    def close(self) -> None:
+        """Remove the file when no slot is in use, else leave it to recovery; the lock is free afterwards. Never raises.
+
+        From here on no slot can be written. In a forked child it does nothing.
+        """
+        if not self._file.is_open:
+            return
+        taken_away = 0  # one by one, so that no thread can take one of them afterwards
+        with contextlib.suppress(IndexError):
+            while True:
+                self._free.pop()
+                taken_away += 1
+        if taken_away == self._header.slots:
+            with (
+                contextlib.suppress(OSError, JournalUnavailable),  # then recovery removes it
+                opened(self.path.parent, make=False) as folder,
+            ):
+                if folder is not None and self._file.is_at_its_name(folder):
+                    os.unlink(self._file.name, dir_fd=folder)
+        self._file.release()
+
+    def _put_back(self, slot: int) -> None:
+        """Free a slot whose first write failed; one of which a part stays in the file is out of use."""
+        with contextlib.suppress(JournalUnavailable):
+            self._write(FREE_HEAD, slot)
+        # A full disk does not take zeros where nothing has been written either, and none are needed there.
+        with contextlib.suppress(OSError):
+            if self._file.read(len(FREE_HEAD), self._header.offset(slot)) == FREE_HEAD:
+                self._free.append(slot)
+
+    def _write(self, octets: bytes, slot: int, begin: int = 0) -> None:
+        try:
+            self._file.write(octets, self._header.offset(slot) + begin)
+        except OSError as error:
+            if not self._file.is_open:
+                raise JournalUnavailable(f"The journal {self.path} is closed in this process.") from None
+            raise unavailable(f"The journal {self.path} cannot be written", error) from None
+
+
+class Slot:
+    """One mail in hand. One thread at a time uses it.
+
+    Each method is on record, for every process of the machine, when it returns. All raise ``JournalUnavailable`` when
+    they cannot write, and leave the state before on record; ``RuntimeError`` when the step does not follow the last.
+
+    IN_HAND writes the head, which all later states overwrite in place: a file system that allocates blocks once
+    reports a full disk at IN_HAND, or at DOT, which writes the body, and never after the dot. One that copies on write
+    (btrfs, ZFS) promises no such thing.
+    """
+
+    __slots__ = ("_body", "_code", "_ids", "_journal", "_number", "_phase", "_started_at", "_state", "_version")
+
+    def __init__(
+        self, journal: Journal, number: int, version: int, started_at: float, ids: tuple[int, int, bytes]
+    ) -> None:
+        self._journal = journal
+        self._number = number
+        self._version = version
+        self._started_at = started_at
+        self._ids = ids
+        self._state = SlotState.IN_HAND
+        self._phase = SlotPhase.PREPARING
+        self._code = 0
+        self._body = (0, 0)
+
+    @property
+    def state(self) -> SlotState:
+        """The state on record."""
+        return self._state
+
+    def preparing(self) -> None:
+        """Record that the content is being read and prepared."""
+        self._enter(SlotPhase.PREPARING)
+
+    def waiting(self) -> None:
+        """Record that the process waits: for a session, or for a reply of the server."""
+        self._enter(SlotPhase.WAITING)
+
+    def writing(self) -> None:
+        """Record that the content is being written to the server."""
+        self._enter(SlotPhase.WRITING)
+
+    def dot(
+        self, *, recipients: Collection[int], refused: Mapping[int, int], count: int, configuration: str, version: str
+    ) -> None:
+        """Record the transaction whose final dot is sent next; when this raises, the dot must not be sent.
+
+        ``recipients`` are the positions, from 0, of those in the transaction among the ``count`` recipients of the
+        delivery (at most 10,000). ``refused`` has the reply code for the position of each refused one.
+        ``configuration`` (at most 100 characters) and ``version`` (at most 40) name the SMTP configuration. Raises
+        ``ValueError`` when one is out of its range.
+        """
+        self._require(SlotState.IN_HAND)
+        body = encode_dot(recipients, refused, count, configuration, version)
+        described = (len(body), crc32(body))
+        head = self._head(SlotState.DOT, self._phase, self._code, described)
+        try:
+            if len(head) + len(body) <= PAGE:
+                self._journal._write(head + body, self._number)
+            else:
+                # A kill may cut off a write of several pages: until the body is complete the head says IN_HAND.
+                self._journal._write(body, self._number, len(head))
+                self._journal._write(head, self._number)
+        except BaseException:
+            with contextlib.suppress(JournalUnavailable):  # its octets are there, so that a full disk takes them
+                self._write_head(SlotState.IN_HAND)
+            raise
+        self._state, self._body = SlotState.DOT, described
+
+    def answered(self, code: int) -> None:
+        """Record the reply ``code`` to the final dot, before anything else is done. Raises ``ValueError``."""
+        self._require(SlotState.DOT)
+        if not 0 < code <= 999:
+            raise ValueError(f"A reply code has three digits, not {code}.")
+        self._write_head(SlotState.ANSWERED, code=code)
+
+    def continuing(self) -> None:
+        """Record that the outcome is committed, and that what follows the mail is being published."""
+        self._require(SlotState.IN_HAND, SlotState.DOT, SlotState.ANSWERED)
+        self._write_head(SlotState.CONTINUING)
+
+    def free(self) -> None:
+        """Give the slot back; nothing can be recorded in it any more."""
+        self._require(SlotState.IN_HAND, SlotState.DOT, SlotState.ANSWERED, SlotState.CONTINUING)
+        self._journal._write(FREE_HEAD, self._number)
+        self._state = SlotState.FREE
+        self._journal._free.append(self._number)
+
+    def _enter(self, phase: SlotPhase) -> None:
+        self._require(SlotState.IN_HAND)
+        if phase is not self._phase:
+            self._write_head(SlotState.IN_HAND, phase=phase)
+
+    def _require(self, *states: SlotState) -> None:
+        if self._state not in states:
+            raise RuntimeError(
+                f"The slot is {self._state.name}; this step follows {', '.join(s.name for s in states)}."
+            )
+
+    def _write_head(self, state: SlotState, *, phase: SlotPhase | None = None, code: int | None = None) -> None:
+        phase = phase or self._phase
+        code = code or self._code
+        self._journal._write(self._head(state, phase, code, self._body), self._number)
+        self._state, self._phase, self._code = state, phase, code
+
+    def _head(self, state: SlotState, phase: SlotPhase, code: int, body: tuple[int, int]) -> bytes:
+        return encode_head(state, phase, code, body, self._version, self._started_at, self._ids)
+
+
+def _made(folder: int, header: JournalHeader, page: bytes) -> JournalFile | None:
+    """Return a new journal, locked; None when another process took it for rubbish. Raises ``OSError``."""
+    file = JournalFile(folder, f"{header.pid}-{secrets.token_hex(8)}{SUFFIX}", new=True)
+    try:
+        if file.lock():
+            # The size first: a file with a header is complete, and one without is left over of a death in between.
+            file.resize(header.offset(header.slots))
+            file.write(page, 0)
+            if file.is_at_its_name(folder):
+                return file
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(file.name, dir_fd=folder)
+        file.release()
+        raise
+    file.release()
+    return None
