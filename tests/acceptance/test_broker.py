@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 from celery import group
 from django.db import transaction
-from email_integration.tasks.wake_ups import CeleryTaskQueue
 
 from config.local.processes import wait_until
 from config.local.smtp_server import SMTPServer
 from config.local.valkey import Valkey
 from email_integration.models import Delivery
 from email_integration.tasks import send_email
+from email_integration.tasks.wake_ups import CeleryTaskQueue
 from tests import services
 from tests.rabbitmq import RabbitMQ
 from tests.relays import soon
