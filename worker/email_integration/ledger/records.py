@@ -17,7 +17,7 @@ from .steps import Step
 class Try:
     """One attempt: by which route, since when, how many seconds it took, and how many to wait before the next.
 
-    ``late`` is for how many seconds it had been due when it began. ``worker_lost`` is one whose end is not known,
+    ``late`` is for how many seconds it had been due when it began, and ``waited`` whether it had waited for its relay. ``worker_lost`` is one whose end is not known,
     because its process died.
 
     The rest is what it was sent with. ``from_header`` and ``sender`` are pinned on a mail that has none of its own:
@@ -31,6 +31,7 @@ class Try:
     tls_version: str = ""
     wait: float = 0.0
     late: float | None = None
+    waited: bool = False
     worker_lost: bool = False
     from_header: str = field(default="", repr=False)
     sender: str = field(default="", repr=False)

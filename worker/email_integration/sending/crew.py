@@ -18,12 +18,12 @@ from typing import Self
 
 from django.db import connections
 
-from email_integration.ledger import transitions
+from email_integration.ledger import clock, transitions
 from email_integration.ledger.batches import Batch
-from email_integration.ledger.records import Change, Untried
+from email_integration.ledger.records import Change, Ended, Try, Untried
 from email_integration.models import Delivery
 from email_integration.outcomes.causes import Cause
-from email_integration.outcomes.classification import Deferred, Outcome
+from email_integration.outcomes.classification import Deferred, InDoubt, Outcome
 from email_integration.routing import Route
 from email_integration.smtp import Relay
 
@@ -85,9 +85,12 @@ def try_one(work: Work, *, journal: Journal | None, others: Others) -> Done:
         raise
     except Exception as error:
         # Not its text, which may quote the mail.
-        what = f"unexpected {type(error).__name__} before it could be sent"
+        what = f"unexpected {type(error).__name__} {'after' if hand.sent_from else 'before'} its final dot"
         logger.error("Delivery %s: %s", delivery.pk, what, extra={"delivery_id": delivery.pk})
         change = Untried(delivery=delivery, step=functools.partial(transitions.setting_aside, reason=what))
+        if hand.sent_from is not None:
+            doubt = InDoubt(cause=Cause.INTERNAL_ERROR, reason=what)
+            change = Ended(delivery=delivery, outcome=doubt, attempt=Try(route=work.route, started_at=clock.now()))
     return Done(work=work, change=change, slot=hand.slot, closed=hand.closed)
 
 

@@ -1,0 +1,39 @@
+"""The dispatcher: what is claimed is sent over several sessions, and recorded together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from config.local.smtp_server import SMTPServer
+from email_integration.ledger.queues import queue_of
+from email_integration.models import Delivery, DeliveryAttempt, DeliveryBatch
+from email_integration.sending.dispatcher import dispatch, send_inline
+from tests.deliveries import submitted
+from tests.relays import config_for
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+Serve = Callable[..., SMTPServer]
+
+
+def test_what_is_due_is_sent(smtp_server: Serve) -> None:
+    """All of it, each once, and nothing of the batches is left."""
+    server = smtp_server(security="plain", user=None)
+    config_for(server)
+    ids = [submitted().pk for _ in range(30)]
+
+    assert dispatch(queue_of("normal")) == {"accepted": 30}
+
+    assert sorted(Delivery.objects.filter(status="accepted").values_list("pk", flat=True)) == sorted(ids)
+    assert (len(server.messages), DeliveryAttempt.objects.count(), DeliveryBatch.objects.count()) == (30, 30, 0)
+
+
+def test_inline(smtp_server: Serve) -> None:
+    """One after the other, in this thread."""
+    server = smtp_server(security="plain", user=None)
+    config_for(server)
+    ids = [submitted().pk for _ in range(5)]
+    assert [one.pk for one in send_inline(queue_of("normal"))] == ids
+    assert len(server.messages) == 5
