@@ -128,9 +128,9 @@ def _fault(folder: Path) -> Fault | None:
         return Fault(
             text=f"The folder of the journals, {folder}, {loss}.",
             mend="If a worker process is killed and its journal is gone, all mails of each batch that it had in hand, "
-            "up to a hundred, are in doubt at the end of its lease (LEASE). Name a folder in EMAIL_INTEGRATION['JOURNAL_DIR'] "
-            "that outlives the worker, such as a StateDirectory of systemd or a volume of its container. "
-            "See docs/deployment.md.",
+            "up to a hundred, are in doubt at the end of its lease (LEASE). Name a folder in "
+            "EMAIL_INTEGRATION['JOURNAL_DIR'] that outlives the worker, such as a StateDirectory of systemd or a "
+            "volume of its container. See docs/deployment.md.",
         )
     return None
 
