@@ -53,6 +53,7 @@ def made(text: str = "", **values: Any) -> Delivery:
             "lane": Lane.BULK,
             "created_at": timezone.now(),
             "due_at": _NOW,
+            "next_at": _NOW,
             "expires_at": _NOW + dt.timedelta(days=5),
             "options": text,
             "content": text.encode() + bytes(range(256)),
@@ -73,6 +74,22 @@ def kinds() -> list[Delivery]:
         made(reason="r", smtp_config="s", config_version="c", worker="w", finished_at=_NOW),
         made(waits_for_relay=True, continue_after=_NOW, recipients=[], queue="own", cancel_requested=True),
     ]
+
+
+def test_what_is_due_at_once_has_its_time_from_the_database(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A host whose clock is ahead loses none by it; however many are inserted."""
+    real = timezone.now
+    ahead = real() + dt.timedelta(minutes=10)
+    for count in (1, 20):
+        deliveries = [made(due_at=ahead, created_at=ahead) for _ in range(count)]
+        given = Delivery._meta.get_field("next_at").get_default()
+        for one in deliveries:
+            one.next_at = given
+        together(deliveries)
+        assert "next_at" in deliveries[0].get_deferred_fields()
+        stored = Delivery.objects.get(pk=deliveries[0].pk)
+        assert deliveries[0].next_at == stored.next_at
+        assert abs((stored.next_at - real()).total_seconds()) < 60
 
 
 def rows(deliveries: list[Delivery]) -> list[dict[str, Any]]:
