@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from email_integration.models import Delivery
 from email_integration.smtp import Relay, Watch
 
-from .records import Ended
+from .records import Change, Ended
 
 
 class Observer(Watch):
@@ -16,6 +18,9 @@ class Observer(Watch):
 
     def attempted(self, ended: Ended) -> None:
         """An attempt is recorded; the delivery is as it was recorded."""
+
+    def recorded(self, changes: Sequence[Change]) -> None:
+        """These are recorded, in one commit."""
 
     def swept(self, seconds: float, woken: int) -> None:
         """A sweep took so many seconds, and woke so many queues."""
@@ -34,6 +39,10 @@ class _Several(Observer):
     def attempted(self, ended: Ended) -> None:
         for observer in self._observers:
             observer.attempted(ended)
+
+    def recorded(self, changes: Sequence[Change]) -> None:
+        for observer in self._observers:
+            observer.recorded(changes)
 
     def swept(self, seconds: float, woken: int) -> None:
         for observer in self._observers:

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from django.db import DatabaseError, InterfaceError, connections
 
 from email_integration import conf, routing
-from email_integration.ledger import batches, rows, transitions
+from email_integration.ledger import batches, instrumentation, rows, transitions
 from email_integration.ledger.batches import Batch
 from email_integration.ledger.records import Untried
 from email_integration.models import Delivery
@@ -190,6 +190,7 @@ def settle(batch: Batch, done: Sequence[Done]) -> batches.Recorded:
     points.reached("before the record", *ids)
     recorded = record(batch, [one.change for one in changed], permitted=permitted)
     points.reached("recorded", *ids)
+    instrumentation.installed().recorded([one.change for one, made in zip(changed, recorded.made, strict=True) if made])
     for one, made in zip(changed, recorded.made, strict=True):
         if made:
             wake_others(one.change, one.closed)

@@ -202,6 +202,7 @@ def _as_it_stands(delivery: Delivery) -> dict[str, Any]:
 
 
 @shared_task(
+    bind=True,
     name=names.DISPATCH,
     # The result of a mail is stored with its outcome, in one commit. Nothing that befalls this task, such as the loss
     # of its process, is a mail's result.
@@ -214,11 +215,14 @@ def _as_it_stands(delivery: Delivery) -> dict[str, Any]:
     soft_time_limit=_NO_LIMIT,
 )
 @recursion.within_attempts()
-def dispatch(queue: str) -> Any:
+def dispatch(self: Any, queue: str) -> dict[str, int] | None:
     """Send the mail that waits in a queue; the name is '' for the queue that Celery chooses."""
     # Only where mail is sent: it keeps a journal.
     from email_integration.sending import dispatcher
 
+    if self.request.is_eager:
+        dispatcher.send_inline(queue)
+        return None
     return dispatcher.dispatch(queue)
 
 
