@@ -67,7 +67,7 @@ _lock = threading.Lock()
 
 
 def dispatch(queue: str) -> dict[str, int]:
-    """Send what is due in a broker queue, '' being the one that Celery chooses; return how many ended with which status.
+    """Send what is due in a broker queue, '' being the one that Celery chooses; return how many have which status then.
 
     Nothing where this process is at it already: that one looks once more before it ends.
     """

@@ -119,7 +119,7 @@ def record(batch: Batch, changes: Sequence[Change], *, permitted: int | None = N
 
 
 def wake_others(change: Change, closed: Relay | None) -> None:
-    """Wake what waits for what this has shown, once it is recorded. ``closed`` is a relay whose gate was found closed."""
+    """Wake what waits for what this has shown, once it is recorded; ``closed`` is a relay whose gate was closed."""
     delivery = change.delivery
     with contextlib.suppress(DatabaseError, InterfaceError):  # then they wait for their time, or for the next one
         if delivery.waits_for_relay:

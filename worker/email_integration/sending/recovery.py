@@ -69,7 +69,7 @@ def recover_journals() -> None:
 
 
 def recover_leases() -> None:
-    """Take over the batches whose lease has run out and whose owner was not heard of since. Raises ``DatabaseError``."""
+    """Take over the batches whose lease has run out, if nothing was heard since. Raises ``DatabaseError``."""
     for row in batches.expired():
         batches.suspect(row.pk)
     for row in batches.expired(suspected_for=SUSPECTED_FOR):
@@ -96,7 +96,7 @@ def _take_over(pk: str, decide: Callable[[DeliveryBatch, Sequence[Delivery]], Se
 
 
 def _see_to_the_rest(entry: JournalEntry) -> None:
-    """What is known of a mail that was no longer claimed: a reply that is not recorded, or something to be published."""
+    """What is known of a mail that was no longer claimed: a reply that is not recorded, or what follows it."""
     if entry.state not in (SlotState.ANSWERED, SlotState.CONTINUING):
         return
     delivery = rows.load(entry.delivery_id)
