@@ -81,7 +81,7 @@ def _woken_late(run: Run) -> None:
 
 
 def _piled_up(run: Run) -> None:
-    """No worker takes anything for a while: no more than one message is published for 2 seconds."""
+    """No worker takes anything for a while: one message is published for 2 seconds, and each sweep may add one."""
     for worker in run.world.workers:
         os.killpg(worker.pid, signal.SIGSTOP)
     began = time.monotonic()
