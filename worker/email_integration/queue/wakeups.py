@@ -173,8 +173,8 @@ def _is_first(queue: str) -> bool:
     def add(cache: BaseCache) -> bool:
         nonlocal tries
         tries += 1
-        # When asked again it may be the key of the first time. And some say that they have added nothing when they could
-        # not write.
+        # When asked again, the key may be that of the first time. And some caches say that they have added nothing
+        # when they could not write.
         return cache.add(key, 1, timeout=KEPT) or tries > 1 or cache.get(key) is None
 
     return _in_cache(add) is not False
