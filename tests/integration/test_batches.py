@@ -11,7 +11,7 @@ from email_integration.ledger.records import Ended, Try, Untried
 from email_integration.models import Delivery, DeliveryAttempt, DeliveryBatch
 from email_integration.outcomes.classification import Accepted
 from email_integration.smtp import Relay
-from tests.deliveries import RecordingDoorbell, submitted
+from tests.deliveries import RecordingTaskQueue, submitted
 
 pytestmark = pytest.mark.django_db(transaction=True)
 RELAY = Relay(name="first", host="smtp.example.com", from_email="noreply@example.com", version="v1")
@@ -30,7 +30,7 @@ def accepted(delivery: Delivery) -> Ended:
     return Ended(delivery=delivery, outcome=outcome, attempt=Try(route=RELAY, started_at=timezone.now()))
 
 
-def test_a_batch_is_claimed_and_recorded(bell: RecordingDoorbell) -> None:
+def test_a_batch_is_claimed_and_recorded(bell: RecordingTaskQueue) -> None:
     ids = [submitted(f"kim{number}@example.com").pk for number in range(3)]
     batch = claimed()
     assert [one.pk for one in batch.deliveries] == ids

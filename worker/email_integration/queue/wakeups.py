@@ -84,7 +84,7 @@ def _publish(queues: Collection[str], wants: Callable[[str], bool], *, priority:
                 over.add(queue)
     except Exception as error:  # the broker is away: not tried for each queue
         count = len(set(queues) - over)
-        logger.warning("Could not wake %d queues (%s); the sweeper will.", count, type(error).__name__)
+        logger.warning("Could not wake %d queue(s) (%s); the sweeper will.", count, type(error).__name__)
     finally:  # also of what ends the process, or the task
         for queue in set(queues) - over:
             _asked.pop((queue, priority), None)
