@@ -15,7 +15,7 @@ import tenacity
 from django.db import DatabaseError, InterfaceError, InternalError, OperationalError, connections
 
 from email_integration import conf, routing
-from email_integration.ledger import batches, records, rows
+from email_integration.ledger import batches, instrumentation, records, rows
 from email_integration.ledger.batches import Batch, Recorded
 from email_integration.ledger.records import Change
 from email_integration.models import Delivery
@@ -74,10 +74,12 @@ class Begun:
         )
         if not wait and not offering.goes_on(outcome):
             wait = _SHORTEST
+        duration = time.monotonic() - self.counted_from
+        instrumentation.installed().tried(self.delivery, duration)
         this = records.Try(
             route=route,
             started_at=self.at,
-            duration=time.monotonic() - self.counted_from,
+            duration=duration,
             tls_version=tls_version,
             from_header=sent_from[0],
             sender=sent_from[1],
@@ -119,7 +121,10 @@ def record(batch: Batch, changes: Sequence[Change], *, permitted: int | None = N
 
 
 def wake_others(change: Change, closed: Relay | None) -> None:
-    """Wake what waits for what this has shown, once it is recorded. ``closed`` is a relay whose gate was found closed."""
+    """Wake what waits for what this has shown, once it is recorded.
+
+    ``closed`` is a relay whose gate was found closed.
+    """
     delivery = change.delivery
     ended = change if isinstance(change, records.Ended) else None
     with contextlib.suppress(DatabaseError, InterfaceError):  # then they wait for their time, or for the next one
