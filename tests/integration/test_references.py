@@ -19,7 +19,7 @@ from email_integration import routing
 from email_integration.models import Delivery, RelayGate, SMTPConfig
 from email_integration.queue.sweeper import sweep
 from email_integration.sending.relaying import pool
-from tests.deliveries import RecordingTaskQueue, ago, attempt, send_due, submitted
+from tests.deliveries import RecordingTaskQueue, ago, attempt, due_again, send_due, submitted
 from tests.mail_settings import name_server
 from tests.relays import config_for
 
@@ -206,7 +206,7 @@ def test_without_the_secret_mail_waits_and_says_why(
     assert server.sessions == []
     secret.write_text(OLD)
     routing.forget()
-    Delivery.objects.update(due_at=ago(0))
+    due_again()
     attempt_all()
     assert each_once(server, 1)
     assert OLD not in caplog.text

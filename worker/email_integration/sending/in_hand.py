@@ -128,4 +128,4 @@ class InHand(Guard):
                 return None  # else it may have taken long
         except (DatabaseError, InterfaceError) as error:
             logger.warning("The lease of a batch could not be renewed (%s).", type(error).__name__)
-        return self._batch.lease_ends - time.monotonic() > patience
+        return bool(self._batch.lease_ends - time.monotonic() > patience)
