@@ -53,7 +53,7 @@ class _Part:
 
 @dataclass(frozen=True, kw_only=True)
 class _Tried:
-    """An attempt: from when to when, by the clock of this machine, as its parts. Its start on record is the database's."""
+    """An attempt: from when to when, by the clock of its parts; what is on record of it goes by the database's."""
 
     began: int
     ended: int

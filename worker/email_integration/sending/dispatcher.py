@@ -6,6 +6,7 @@ worker have their turn and urgent mail waits behind no more than a batch.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
@@ -26,6 +27,7 @@ from email_integration.smtp import Relay
 from . import own_journal, points, recovery
 from .crew import Crew, Done, Work, try_one
 from .in_hand import Others
+from .journal import JournalUnavailable
 from .recording import record, wake_others
 from .sessions import Replaced
 
@@ -196,11 +198,13 @@ def settle(batch: Batch, done: Sequence[Done]) -> batches.Recorded:
             wake_others(change, one.closed)
             if change.delivery.continue_after is not None:
                 if one.slot is not None:
-                    one.slot.continuing()
+                    with contextlib.suppress(JournalUnavailable):  # without it the mark in the database tells
+                        one.slot.continuing()
                 continuing.publish(change.delivery)
     for one in done:
         if one.slot is not None:
-            one.slot.free()
+            with contextlib.suppress(JournalUnavailable):  # what it says was of a batch that is over
+                one.slot.free()
     return recorded
 
 

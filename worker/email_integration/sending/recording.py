@@ -41,6 +41,18 @@ def chance() -> float:
     return random.random()  # noqa: S311  # spreads load, guards nothing
 
 
+def wait_after(delivery: Delivery, outcome: Outcome) -> float:
+    """Return how many seconds the delivery waits after its next attempt, if that ends so."""
+    wait = backoff(
+        delivery.attempts + 1,
+        first=conf.get("RETRY_FIRST"),
+        longest=conf.get("RETRY_MAX"),
+        chance=chance(),
+        hint=None if isinstance(outcome, InDoubt) else outcome.retry_in,
+    )
+    return wait if wait or offering.goes_on(outcome) else _SHORTEST
+
+
 @dataclass(frozen=True, kw_only=True)
 class Begun:
     """When an attempt at a delivery began, by the clock and by ``time.monotonic()``, and whether it had waited for its
@@ -65,15 +77,6 @@ class Begun:
 
         ``sent_from`` are the From header and the sender that a final dot was said for.
         """
-        wait = backoff(
-            self.delivery.attempts + 1,
-            first=conf.get("RETRY_FIRST"),
-            longest=conf.get("RETRY_MAX"),
-            chance=chance(),
-            hint=None if isinstance(outcome, InDoubt) else outcome.retry_in,
-        )
-        if not wait and not offering.goes_on(outcome):
-            wait = _SHORTEST
         duration = time.monotonic() - self.counted_from
         instrumentation.installed().tried(self.delivery, duration)
         this = records.Try(
@@ -84,7 +87,7 @@ class Begun:
             from_header=sent_from[0],
             sender=sent_from[1],
             redirected_to=redirected_to,
-            wait=wait,
+            wait=wait_after(self.delivery, outcome),
             waited=self.waited,
             late=(self.at - max(self.delivery.due_at, self.delivery.created_at)).total_seconds(),
         )

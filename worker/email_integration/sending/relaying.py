@@ -148,6 +148,12 @@ def nowhere(route: routing.Nowhere) -> Deferred:
 class Guard:
     """What a transmission asks and reports on its way. This one lets everything pass, and keeps nothing."""
 
+    def opens(self) -> None:
+        """A session is about to be opened, which is waited for."""
+
+    def prepares(self) -> None:
+        """There is a session, and the content is about to be read."""
+
     def begins(self) -> None:
         """MAIL is about to be said; from now on replies are waited for."""
 
@@ -202,7 +208,7 @@ class Way:
                 gate.give_up_probe(self.relay)
 
     def enter(self) -> None:
-        """Ask for a new session. Raises ``GateClosed``, and ``Replaced``: no server is logged in to as one was before."""
+        """Ask for a new session. Raises ``GateClosed``, and ``Replaced``: nobody logs in with what holds no longer."""
         require_active(self.relay)
         if not self._probing:
             self._probing = gate.enter(self.relay)
@@ -268,6 +274,11 @@ def transmit(mail: Mail, relay: Relay, guard: Guard) -> Transmitted:
     Raises ``Replaced`` when another one is to be used by now, ``GateClosed`` when it is at fault,
     ``ContentUnavailable``, and ``InvalidMail`` when the mail's own sender is none; no server was told of the mail then.
     """
+
+    def before_opening(way: Way) -> None:
+        way.enter()
+        guard.opens()
+
     fresh = renewed = False
     tries = 0
     tls_version = ""
@@ -276,7 +287,8 @@ def transmit(mail: Mail, relay: Relay, guard: Guard) -> Transmitted:
     while True:
         with Way(relay) as way:
             try:
-                with pool.session(relay, fresh=fresh, before_opening=way.enter) as session:
+                opening = functools.partial(before_opening, way)
+                with pool.session(relay, fresh=fresh, before_opening=opening) as session:
                     tls_version = session.tls_version
                     tries += 1
                     try:
@@ -330,6 +342,7 @@ def _transact(session: Session, mail: Mail, guard: Guard, offering: Offering) ->
     """
     while True:
         named = offering.over(session)
+        guard.prepares()
         with Letter(dataclasses.replace(mail, recipients=named), session.relay) as letter:
             guard.begins()
             require_active(session.relay)  # the last before MAIL: nothing that may take time comes between
