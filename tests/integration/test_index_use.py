@@ -66,9 +66,7 @@ def fill(doublings: int) -> None:
     waiting = [submitted().pk for _ in range(3)]
     Delivery.objects.filter(pk__in=waiting).update(status=Status.DEFERRED, waits_for_relay=True)
     old = [submitted().pk for _ in range(3)]
-    Delivery.objects.filter(pk__in=old).update(
-        status=Status.ACCEPTED, finished_at=ago(40 * DAY), next_at=None
-    )
+    Delivery.objects.filter(pk__in=old).update(status=Status.ACCEPTED, finished_at=ago(40 * DAY), next_at=None)
     analyse()
 
 

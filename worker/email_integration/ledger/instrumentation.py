@@ -16,6 +16,9 @@ class Observer(Watch):
     def submitting(self, delivery: Delivery) -> None:
         """A mail is about to be stored; its ``traceparent`` may be set."""
 
+    def tried(self, delivery: Delivery, seconds: float) -> None:
+        """An attempt of this thread has ended, which took so many seconds. Another may record it, and tell of that."""
+
     def attempted(self, ended: Ended) -> None:
         """An attempt is recorded; the delivery is as it was recorded."""
 
@@ -35,6 +38,10 @@ class _Several(Observer):
     def submitting(self, delivery: Delivery) -> None:
         for observer in self._observers:
             observer.submitting(delivery)
+
+    def tried(self, delivery: Delivery, seconds: float) -> None:
+        for observer in self._observers:
+            observer.tried(delivery, seconds)
 
     def attempted(self, ended: Ended) -> None:
         for observer in self._observers:

@@ -6,6 +6,7 @@ worker have their turn and urgent mail waits behind no more than a batch.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
@@ -26,6 +27,7 @@ from email_integration.smtp import Relay
 from . import own_journal, points, recovery
 from .crew import Crew, Done, Work, try_one
 from .in_hand import Others
+from .journal import JournalUnavailable
 from .recording import record, wake_others
 from .sessions import Replaced
 
@@ -67,9 +69,10 @@ _lock = threading.Lock()
 
 
 def dispatch(queue: str) -> dict[str, int]:
-    """Send what is due in a broker queue, '' being the one that Celery chooses; return how many have which status then.
+    """Send what is due in a broker queue, '' being the one that Celery chooses.
 
-    Nothing where this process is at it already: that one looks once more before it ends.
+    Returns how many ended with which status. Does nothing where this process is at it already: that one looks once more
+    before it ends.
     """
     with _lock:
         if queue in _running:
@@ -184,23 +187,27 @@ def claim(queue: str, *, with_journal: bool, only: Sequence[str] = ()) -> tuple[
 
 def settle(batch: Batch, done: Sequence[Done]) -> batches.Recorded:
     """Record what is done of a batch, and do what follows from that."""
-    changed = [one for one in done if one.change is not None]
+    changed = [(one, one.change) for one in done if one.change is not None]
     permitted = None if batch.permitted >= len(batch.deliveries) else batch.permitted + len(done)
-    ids = [one.work.delivery.pk for one in changed]
+    ids = [change.delivery.pk for _, change in changed]
     points.reached("before the record", *ids)
-    recorded = record(batch, [one.change for one in changed], permitted=permitted)
+    recorded = record(batch, [change for _, change in changed], permitted=permitted)
     points.reached("recorded", *ids)
-    instrumentation.installed().recorded([one.change for one, made in zip(changed, recorded.made, strict=True) if made])
-    for one, made in zip(changed, recorded.made, strict=True):
+    instrumentation.installed().recorded(
+        [change for (_, change), made in zip(changed, recorded.made, strict=True) if made]
+    )
+    for (one, change), made in zip(changed, recorded.made, strict=True):
         if made:
-            wake_others(one.change, one.closed)
-            if one.change.delivery.continue_after is not None:
+            wake_others(change, one.closed)
+            if change.delivery.continue_after is not None:
                 if one.slot is not None:
-                    one.slot.continuing()
-                continuing.publish(one.change.delivery)
+                    with contextlib.suppress(JournalUnavailable):  # without it the mark in the database tells
+                        one.slot.continuing()
+                continuing.publish(change.delivery)
     for one in done:
         if one.slot is not None:
-            one.slot.free()
+            with contextlib.suppress(JournalUnavailable):  # what it says was of a batch that is over
+                one.slot.free()
     return recorded
 
 

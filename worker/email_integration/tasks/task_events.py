@@ -76,7 +76,7 @@ def _follow_switches(**kwargs: Any) -> None:
 def _follow_switch(control: Any, name: str) -> None:
     switch = getattr(control, name)
 
-    @control.control_command(name=name)
+    @control.control_command(name=name)  # type: ignore[untyped-decorator]  # its stubs lack it
     def switch_and_note(state: Any, **kwargs: Any) -> Any:
         answer = switch(state, **kwargs)
         _note(state.consumer.event_dispatcher)
@@ -100,7 +100,7 @@ class _Sender:
                         hostname=_hostname,
                         app=current_app,
                         buffer_while_offline=False,
-                        buffer_group=("task",),
+                        buffer_group=["task"],
                         buffer_limit=_AT_ONCE,
                     )
                 for kind, fields in events:
