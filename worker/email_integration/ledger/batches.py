@@ -261,11 +261,6 @@ def expired(*, suspected_for: float | None = None) -> list[DeliveryBatch]:
     return list(rows.order_by("lease_until"))
 
 
-def owned_by(owner: str) -> list[str]:
-    """The ids of the batches of an owner. Raises ``DatabaseError``."""
-    return list(DeliveryBatch.objects.using(database()).filter(owner=owner[:255]).values_list("pk", flat=True))
-
-
 def suspect(batch_id: str) -> bool:
     """Mark a batch whose lease has run out; False when it was marked before, renewed or is gone."""
     now = database_time.DatabaseTime()

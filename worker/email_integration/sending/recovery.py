@@ -71,7 +71,7 @@ def recover_journals() -> None:
 
 
 def recover_leases() -> None:
-    """Take over the batches whose lease has run out and whose owner was not heard of since. Raises ``DatabaseError``."""
+    """Take over the batches whose lease has run out, if nothing was heard since. Raises ``DatabaseError``."""
     for row in batches.expired():
         batches.suspect(row.pk)
     for row in batches.expired(suspected_for=SUSPECTED_FOR):
@@ -100,7 +100,7 @@ def _take_over(
 
 
 def _see_to_the_rest(entry: JournalEntry) -> None:
-    """What is known of a mail that was no longer claimed: a reply that is not recorded, or something to be published."""
+    """What is known of a mail that was no longer claimed: a reply that is not recorded, or what follows it."""
     delivery = rows.load(entry.delivery_id) if entry.delivery_id else None
     if delivery is None:
         return
