@@ -1,12 +1,15 @@
 """Every test here starts with an empty broker and cache, and a process that remembers nothing."""
 
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 from django.utils import translation
 
 from email_integration.ledger import task_queue
 from email_integration.routing import stamp
+from email_integration.sending import own_journal
 from tests.deliveries import RecordingTaskQueue
 
 
@@ -28,3 +31,13 @@ def bell() -> Iterator[RecordingTaskQueue]:
     task_queue.install(recording)
     yield recording
     task_queue.install(before)
+
+
+@pytest.fixture
+def journals(settings: Any, tmp_path: Path) -> Iterator[Path]:
+    """The folder of the journals of a test's processes; this one has none yet."""
+    own_journal.close()
+    folder = tmp_path / "journals"
+    settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "JOURNAL_DIR": str(folder)}
+    yield folder
+    own_journal.close()

@@ -14,6 +14,7 @@ from django.core.cache import caches
 from django.core.cache.backends.redis import RedisCache
 from django.db import DatabaseError, connection, transaction
 from django.test import TestCase
+from redis import Redis
 
 from config.local.processes import PATIENCE
 from config.local.valkey import Valkey
@@ -275,12 +276,51 @@ def test_a_cache_that_is_away_is_not_asked_by_each(published: Published, clock: 
         submitted()
         clock.passes(QUIET)
     assert len(published.woken) == 10
-    assert len(asked) == 1
+    assert len(asked) == 2  # the first may have been a connection that had been closed
     monkeypatch.undo()
     monkeypatch.setattr(wakeups, "time", clock)
     clock.passes(wakeups._PAUSE)
     submitted()
     assert is_kept()
+
+
+def test_a_connection_that_was_cut_is_no_failure_of_the_cache(published: Published, valkey: Valkey) -> None:
+    submitted()
+    with Redis.from_url(valkey.url) as client:
+        client.execute_command("CLIENT", "KILL", "TYPE", "normal")
+    wakeups._asked.clear()
+    submitted()
+    assert published.woken == ["mail"]
+
+
+def test_a_key_whose_reply_was_lost_silences_nobody(published: Published, monkeypatch: Any) -> None:
+    """The cache has it, and it was put there by the process that asks again."""
+    add = RedisCache.add
+    asked: list[int] = []
+
+    def loses(self: Any, *given: Any, **how: Any) -> Any:
+        added = add(self, *given, **how)
+        asked.append(1)
+        if len(asked) == 1:
+            raise ConnectionError
+        return added
+
+    monkeypatch.setattr(RedisCache, "add", loses)
+    submitted()
+    assert (len(asked), published.woken) == (2, ["mail"])
+
+
+def test_a_cache_that_takes_long_to_fail_is_asked_once(published: Published, clock: Clock, monkeypatch: Any) -> None:
+    asked: list[int] = []
+
+    def away(*_: Any, **__: Any) -> Any:
+        asked.append(1)
+        clock.passes(1)
+        raise TimeoutError
+
+    monkeypatch.setattr(RedisCache, "add", away)
+    submitted()
+    assert (len(asked), published.woken) == (1, ["mail"])
 
 
 @pytest.mark.parametrize("backend", ["locmem.LocMemCache", "dummy.DummyCache"])

@@ -176,14 +176,17 @@ def release(batch: Batch | str) -> bool:
     return released
 
 
-def take_over(batch_id: str, decide: Callable[[DeliveryBatch, list[Delivery]], Sequence[Change]]) -> list[Change]:
+def take_over(
+    batch_id: str, decide: Callable[[DeliveryBatch, list[Delivery]], Sequence[Change]], *, waits: bool = False
+) -> list[Change]:
     """Move the deliveries of a batch of another owner, in the transaction that deletes its row; return what was made.
 
     ``decide`` is given the row, and those of its deliveries that are claimed with it still, in the order in which they
     are sent and without their contents. What it says nothing of is given back. An owner that lives on does not own
-    them from then on. Nothing is done when the row is gone, or is locked. Raises ``DatabaseError``.
+    them from then on. Nothing is done when the row is gone, or, unless it ``waits`` for that, is locked. Raises
+    ``DatabaseError``.
     """
-    return _repeated(lambda: _take_over(batch_id, decide, waits=False)) or []
+    return _repeated(lambda: _take_over(batch_id, decide, waits=waits)) or []
 
 
 def _take_over(
@@ -236,6 +239,12 @@ def in_doubt(row: DeliveryBatch, delivery: Delivery, *, reason: str = "") -> End
     )
     outcome = InDoubt(cause=Cause.WORKER_LOST, reason=reason or default)
     return Ended(delivery=delivery, outcome=outcome, attempt=attempt)
+
+
+def owned_by(owner: str) -> list[str]:
+    """The ids of the batches of an owner. Raises ``DatabaseError``."""
+    rows = DeliveryBatch.objects.using(database()).filter(owner=owner[:255])
+    return list(rows.order_by("claimed_at").values_list("pk", flat=True))
 
 
 def expired(*, suspected_for: float | None = None) -> list[DeliveryBatch]:

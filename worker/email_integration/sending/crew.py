@@ -20,6 +20,7 @@ from django.db import connections
 
 from email_integration.ledger import clock, transitions
 from email_integration.ledger.batches import Batch
+from email_integration.ledger.claiming import SUSPECT
 from email_integration.ledger.records import Change, Ended, Try, Untried
 from email_integration.models import Delivery
 from email_integration.outcomes.causes import Cause
@@ -94,6 +95,10 @@ def try_one(work: Work, *, journal: Journal | None, others: Others) -> Done:
     return Done(work=work, change=change, slot=hand.slot, closed=hand.closed)
 
 
+def _is_suspect(work: Work) -> bool:
+    return work.delivery.returned >= SUSPECT
+
+
 class LimitedInARow:
     """Sees outcomes in turn: that of a limit is for everybody where several in a row have come to it."""
 
@@ -130,6 +135,7 @@ class Crew(Others):
         self._ends = False
         self._limited = LimitedInARow()
         self._has_session = False
+        self._is_alone = False
         self._journal_failed = False
 
     def __enter__(self) -> Self:
@@ -199,14 +205,17 @@ class Crew(Others):
         with self._changed:
             self._changed.notify_all()
 
-    def done(self, *, within: float) -> list[Done]:
+    def done(self, *, within: float, unless_it_wants_more: bool = False) -> list[Done]:
         """Wait, ``within`` so many seconds, until something is to be recorded; take and return it.
 
-        That is when there is enough of it, when it has waited long enough, or when nothing else is under way.
+        That is when there is enough of it, when it has waited long enough, or when nothing else is under way. It is not
+        waited for ``unless_it_wants_more`` than it has to do.
         """
         until = time.monotonic() + within
         with self._changed:
             while (left := min(until, self._record_at()) - time.monotonic()) > 0:
+                if unless_it_wants_more and self.wants_more:
+                    break
                 self._changed.wait(left)
             if self._record_at() > time.monotonic():
                 return []
@@ -226,34 +235,43 @@ class Crew(Others):
 
     def _work(self) -> None:
         try:
-            while (work := self._take()) is not None:
-                done = self._try(work)
+            while (taken := self._take()) is not None:
+                done = self._try(*taken)
                 with self._changed:
                     self._in_hand -= 1
+                    self._is_alone = False
                     self._add(done)
         finally:
             connections.close_all()
 
-    def _take(self) -> Work | None:
+    def _take(self) -> tuple[Work, Journal | None] | None:
+        """What to do next, and the journal for it: one that was claimed while there was a journal goes with it."""
         with self._changed:
             while not self._ends:
                 work = self._next() if len(self._done) < _MOST_UNRECORDED else None
                 if work is not None:
                     self._todo.remove(work)
                     self._in_hand += 1
-                    return work
+                    self._is_alone = _is_suspect(work)
+                    if len(self._todo) == self._sessions - 1:
+                        self._changed.notify_all()  # it wants more
+                    return work, self._journal
                 self._changed.wait()
         return None
 
     def _next(self) -> Work | None:
-        """The first whose final dot is permitted, unless another one goes ahead."""
-        if self._in_hand and not self._has_session:
-            return None
-        return next((work for work in self._todo if work.place < work.batch.permitted), None)
+        """The first whose final dot is permitted, unless another one goes ahead.
 
-    def _try(self, work: Work) -> Done:
+        One that may kill the process is alone in it, so that none of the others dies of it, or is taken for it.
+        """
+        if self._in_hand and (self._is_alone or not self._has_session):
+            return None
+        work = next((work for work in self._todo if work.place < work.batch.permitted), None)
+        return None if self._in_hand and work is not None and _is_suspect(work) else work
+
+    def _try(self, work: Work, journal: Journal | None) -> Done:
         try:
-            return try_one(work, journal=self._journal, others=self)
+            return try_one(work, journal=journal, others=self)
         except Replaced:
             self.give_back(work.batch)
         except JournalUnavailable as error:
@@ -262,7 +280,9 @@ class Crew(Others):
                     logger.error("The journal cannot be written to (%s): fewer mails are sent at a time.", error)
                 self._journal_failed = True
                 self._journal = None
-                self._give_back(work.batch)
+                # All of them were claimed with a journal, and more may be sent of them than without one.
+                for batch in {one.batch.id: one.batch for one in self._todo}.values():
+                    self._give_back(batch)
         return Done(work=work, change=Untried(delivery=work.delivery, step=transitions.giving_back))
 
     def begun(self) -> None:

@@ -17,7 +17,7 @@ from email_integration.outcomes.classification import Deferred, Outcome, Skipped
 from email_integration.smtp import Phase, Relay, Reply, Session, Started
 
 from . import points
-from .journal import Journal, Slot
+from .journal import Journal, JournalUnavailable, Slot
 from .relaying import Guard, Letter
 
 logger = logging.getLogger(__name__)
@@ -64,6 +64,16 @@ class InHand(Guard):
         #: The addresses that stand for recipients in the envelope; None when these are the recipients themselves.
         self.redirected_from: Collection[str] | None = None
 
+    def opens(self) -> None:
+        if self.slot is not None:
+            self.slot.waiting()
+        points.reached("before a session", self._delivery.pk)
+
+    def prepares(self) -> None:
+        if self.slot is not None:
+            self.slot.preparing()
+        points.reached("before it is read", self._delivery.pk)
+
     def begins(self) -> None:
         self._others.begun()
         if self.slot is not None:
@@ -95,7 +105,12 @@ class InHand(Guard):
     def answered(self, reply: Reply) -> None:
         points.reached("answered", self._delivery.pk)
         if self.slot is not None:
-            self.slot.answered(reply.code)
+            try:
+                self.slot.answered(reply.code)
+            except (
+                JournalUnavailable
+            ) as error:  # it was sent, and is recorded: only its death in between leaves a doubt
+                logger.error("The reply to a final dot could not be noted (%s).", error)
         points.reached("answer noted", self._delivery.pk)
 
     def judged(self, outcome: Outcome) -> Outcome:
@@ -124,7 +139,8 @@ class InHand(Guard):
         if left > patience + (lease - patience) / 3:
             return True
         try:
-            return True if batches.renew(self._batch) else None
+            if not batches.renew(self._batch):
+                return None  # else it may have taken long
         except (DatabaseError, InterfaceError) as error:
             logger.warning("The lease of a batch could not be renewed (%s).", type(error).__name__)
-        return self._batch.lease_ends - time.monotonic() > patience
+        return bool(self._batch.lease_ends - time.monotonic() > patience)

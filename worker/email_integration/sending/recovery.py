@@ -10,13 +10,14 @@ import functools
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from django.db import DatabaseError, InterfaceError, connections
 
 from email_integration import conf
 from email_integration.ledger import batches, clock, continuation, installation, recording, rows, transitions
+from email_integration.ledger.claiming import SUSPECT
 from email_integration.ledger.records import Change, Ended, Try, Untried
 from email_integration.models import Delivery, DeliveryBatch, Status
 from email_integration.outcomes.causes import Cause
@@ -27,6 +28,7 @@ from email_integration.timezones import as_stored
 
 from . import own_journal
 from .journal import AbandonedJournal, JournalEntry, JournalUnavailable, SlotPhase, SlotState, abandoned
+from .recording import wait_after
 
 logger = logging.getLogger(__name__)
 
@@ -69,7 +71,7 @@ def recover_journals() -> None:
 
 
 def recover_leases() -> None:
-    """Take over the batches whose lease has run out and whose owner was not heard of since. Raises ``DatabaseError``."""
+    """Take over the batches whose lease has run out, if nothing was heard since. Raises ``DatabaseError``."""
     for row in batches.expired():
         batches.suspect(row.pk)
     for row in batches.expired(suspected_for=SUSPECTED_FOR):
@@ -77,18 +79,20 @@ def recover_leases() -> None:
 
 
 def _recover(found: AbandonedJournal) -> None:
-    by_id = {entry.delivery_id: entry for entry in found.entries if entry.delivery_id and not entry.torn}
     if found.boot_is_ours:
-        decide = functools.partial(_by_journal, by_id, any(entry.torn for entry in found.entries))
+        decide = functools.partial(_by_journal, found.entries)
         for pk in batches.owned_by(found.owner):
-            _take_over(pk, decide)
-    for entry in by_id.values():
+            # It waits for who has it locked: the journal, which is removed after this, is all that is known.
+            _take_over(pk, decide, waits=True)
+    for entry in found.entries:
         _see_to_the_rest(entry)
-    logger.warning("What process %s had in hand is recovered: %d mails.", found.owner, len(by_id))
+    logger.warning("What process %s had in hand is recovered: %d mails.", found.owner, len(found.entries))
 
 
-def _take_over(pk: str, decide: Callable[[DeliveryBatch, Sequence[Delivery]], Sequence[Change]]) -> None:
-    changed = batches.take_over(pk, decide)
+def _take_over(
+    pk: str, decide: Callable[[DeliveryBatch, Sequence[Delivery]], Sequence[Change]], *, waits: bool = False
+) -> None:
+    changed = batches.take_over(pk, decide, waits=waits)
     for change in changed:
         if change.delivery.continue_after is not None:
             continuing.publish(change.delivery)
@@ -96,32 +100,31 @@ def _take_over(pk: str, decide: Callable[[DeliveryBatch, Sequence[Delivery]], Se
 
 
 def _see_to_the_rest(entry: JournalEntry) -> None:
-    """What is known of a mail that was no longer claimed: a reply that is not recorded, or something to be published."""
-    if entry.state not in (SlotState.ANSWERED, SlotState.CONTINUING):
-        return
-    delivery = rows.load(entry.delivery_id)
+    """What is known of a mail that was no longer claimed: a reply that is not recorded, or what follows it."""
+    delivery = rows.load(entry.delivery_id) if entry.delivery_id else None
     if delivery is None:
         return
     if entry.state is SlotState.ANSWERED:
         recording.accept_late(_answered(delivery, entry))
+    # Of whatever it had in hand: what ended without a dot has its end recorded before the slot says so.
     if delivery.continue_after is not None:
         continuation.later(delivery.pk, 0)
 
 
-def _by_journal(
-    entries: Mapping[str, JournalEntry], is_torn: bool, row: DeliveryBatch, deliveries: Sequence[Delivery]
-) -> list[Change]:
-    alone = len(row.items) == 1
+def _by_journal(entries: Sequence[JournalEntry], row: DeliveryBatch, deliveries: Sequence[Delivery]) -> list[Change]:
+    # By its batch, in which a mail has one slot, and not by its version: a late reply may have moved that meanwhile.
+    found = {entry.delivery_id: entry for entry in entries if entry.batch_id == row.pk}
+    is_torn = any(entry.torn and not entry.delivery_id for entry in entries)
+    alone = sum(map(_may_have_killed, entries)) == 1
     changes: list[Change] = []
     for delivery in deliveries:
-        entry = entries.get(delivery.pk)
-        if entry is None or entry.version != delivery.fence:
+        entry = found.get(delivery.pk)
+        if entry is None:
             # One of which the journal cannot be read may be any of these.
             changes.append(_in_doubt(delivery, row, None) if is_torn else _given_back(delivery))
         elif entry.state is SlotState.IN_HAND:
-            waited = entry.phase is SlotPhase.WAITING
-            changes.append(_given_back(delivery) if waited else _suspect(delivery, alone=alone))
-        elif entry.state is SlotState.DOT:
+            changes.append(_suspect(delivery, alone=alone) if _may_have_killed(entry) else _given_back(delivery))
+        elif entry.state is SlotState.DOT or entry.torn:
             changes.append(_in_doubt(delivery, row, entry))
         else:
             changes.append(_answered(delivery, entry, row))
@@ -138,10 +141,20 @@ def _given_back(delivery: Delivery) -> Change:
     return Untried(delivery=delivery, step=transitions.giving_back)
 
 
+def _may_have_killed(entry: JournalEntry) -> bool:
+    """Whether its process was killed while it prepared or wrote it; not while it waited for a reply."""
+    return entry.state is SlotState.IN_HAND and entry.phase is not SlotPhase.WAITING
+
+
 def _suspect(delivery: Delivery, *, alone: bool) -> Change:
-    """One whose process was killed while it prepared or wrote it; it is to blame only where it was alone."""
-    returned = delivery.returned + 1
-    if alone and returned >= conf.get("QUARANTINE_AFTER"):
+    """One that may have killed its process; it is to blame only where no other may have.
+
+    Up to SUSPECT it is counted how often it may have been one of several. From there on it is tried alone, and each
+    such death counts towards its quarantine.
+    """
+    returned = max(delivery.returned, SUSPECT) + 1 if alone else min(delivery.returned + 1, SUSPECT)
+    returned = max(returned, delivery.returned)
+    if alone and returned - SUSPECT >= conf.get("QUARANTINE_AFTER"):
         reason = "its worker was lost every time it was tried"
         quarantining = functools.partial(
             transitions.ending, status=Status.QUARANTINED, cause=Cause.WORKER_LOST, reason=reason
@@ -168,7 +181,8 @@ def _answered(delivery: Delivery, entry: JournalEntry, row: DeliveryBatch | None
         outcome = classify(Refused(Phase.FINAL_DOT, "", reply), own_sender=delivery.from_at is not None)
     # As one in doubt it has all that is known of the attempt.
     known = batches.in_doubt(row, delivery).attempt if row is not None else Try(route=None, started_at=clock.now())
-    return Ended(delivery=delivery, outcome=outcome, attempt=_as_noted(replace(known, worker_lost=False), entry))
+    known = replace(known, worker_lost=False, wait=wait_after(delivery, outcome))
+    return Ended(delivery=delivery, outcome=outcome, attempt=_as_noted(known, entry))
 
 
 def _as_noted(attempt: Try, entry: JournalEntry) -> Try:

@@ -48,7 +48,7 @@ from email_integration.smtp import (
 )
 
 from .offering import Offering
-from .sessions import begin, is_about_session, require_active
+from .sessions import Replaced, begin, is_about_session, require_active
 
 logger = logging.getLogger(__name__)
 
@@ -148,6 +148,12 @@ def nowhere(route: routing.Nowhere) -> Deferred:
 class Guard:
     """What a transmission asks and reports on its way. This one lets everything pass, and keeps nothing."""
 
+    def opens(self) -> None:
+        """A session is about to be opened, which is waited for."""
+
+    def prepares(self) -> None:
+        """There is a session, and the content is about to be read."""
+
     def begins(self) -> None:
         """MAIL is about to be said; from now on replies are waited for."""
 
@@ -202,7 +208,8 @@ class Way:
                 gate.give_up_probe(self.relay)
 
     def enter(self) -> None:
-        """Ask for a new session. Raises ``GateClosed``."""
+        """Ask for a new session. Raises ``GateClosed``, and ``Replaced``: nobody logs in with what holds no longer."""
+        require_active(self.relay)
         if not self._probing:
             self._probing = gate.enter(self.relay)
 
@@ -267,6 +274,11 @@ def transmit(mail: Mail, relay: Relay, guard: Guard) -> Transmitted:
     Raises ``Replaced`` when another one is to be used by now, ``GateClosed`` when it is at fault,
     ``ContentUnavailable``, and ``InvalidMail`` when the mail's own sender is none; no server was told of the mail then.
     """
+
+    def before_opening(way: Way) -> None:
+        way.enter()
+        guard.opens()
+
     fresh = renewed = False
     tries = 0
     tls_version = ""
@@ -275,7 +287,8 @@ def transmit(mail: Mail, relay: Relay, guard: Guard) -> Transmitted:
     while True:
         with Way(relay) as way:
             try:
-                with pool.session(relay, fresh=fresh, before_opening=way.enter) as session:
+                opening = functools.partial(before_opening, way)
+                with pool.session(relay, fresh=fresh, before_opening=opening) as session:
                     tls_version = session.tls_version
                     tries += 1
                     try:
@@ -294,7 +307,7 @@ def transmit(mail: Mail, relay: Relay, guard: Guard) -> Transmitted:
                 if failure.phase.before_mail:
                     require_active(relay)  # the mail need not wait for what is wrong with one that was replaced
                 if not renewed and way.has_another_password(failure):
-                    require_active(relay)
+                    relay = _with_its_password(relay)
                     renewed = True
                     continue
                 outcome = classify(failure, own_sender=mail.has_sender_of(relay, failure.phase))
@@ -310,6 +323,18 @@ def transmit(mail: Mail, relay: Relay, guard: Guard) -> Transmitted:
 
 
 @with_secrets
+def _with_its_password(relay: Relay) -> Relay:
+    """The same relay with the password that it has now. Raises ``Replaced`` when another one is to be used.
+
+    For this attempt alone: one whose password is another each time it is asked for would be ``Replaced`` without end.
+    """
+    now = routing.active_relay()
+    if not isinstance(now, Relay) or dataclasses.replace(now, password=relay.password) != relay:
+        raise Replaced
+    return now
+
+
+@with_secrets
 def _transact(session: Session, mail: Mail, guard: Guard, offering: Offering) -> Outcome | Skipped:
     """Run one transaction on ``session``, with those of the recipients whose turn it is.
 
@@ -317,6 +342,7 @@ def _transact(session: Session, mail: Mail, guard: Guard, offering: Offering) ->
     """
     while True:
         named = offering.over(session)
+        guard.prepares()
         with Letter(dataclasses.replace(mail, recipients=named), session.relay) as letter:
             guard.begins()
             require_active(session.relay)  # the last before MAIL: nothing that may take time comes between

@@ -1,0 +1,441 @@
+"""What others do between two steps of a mail: saving a configuration, cancelling, pausing, taking over a batch.
+
+A hook at a named point does it there; each test says in which order.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.core.cache import caches
+from django.db import OperationalError, connections
+
+from config.local.processes import PATIENCE
+from config.local.smtp_server import Fault, SMTPServer
+from email_integration import conf
+from email_integration.delivery import erasure, manual
+from email_integration.ledger import batches, claiming, recording
+from email_integration.models import Delivery, DeliveryAttempt, DeliveryBatch, SendingPause, SMTPConfig
+from email_integration.routing import resolver, stamp
+from email_integration.sending import dispatcher, in_hand, points
+from tests.children import (
+    Child,
+    at,
+    die,
+    due_now,
+    mails,
+    recover,
+    recover_by_lease,
+    require_settled,
+    send,
+    standing,
+    stop,
+)
+from tests.deliveries import Clock, RecordingTaskQueue, submitted
+from tests.relays import config_for
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+Serve = Callable[..., SMTPServer]
+
+
+@pytest.fixture(autouse=True)
+def _one_session(
+    journals: Path, bell: RecordingTaskQueue, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[None]:
+    monkeypatch.setattr(dispatcher._Pace, "claims", lambda self, sessions: 100)
+    settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "SESSIONS": 1, "IN_DOUBT": "hold"}
+    yield
+    points.hook = None
+
+
+@pytest.fixture
+def server(smtp_server: Serve) -> SMTPServer:
+    server = smtp_server(security="plain", user=None)
+    config_for(server)
+    return server
+
+
+@pytest.fixture
+def other(smtp_server: Serve) -> SMTPServer:
+    """The server that another configuration names."""
+    server = smtp_server(security="plain", user=None)
+    config_for(server, name="Other", is_active=False, from_email="other@example.com")
+    return server
+
+
+def activate_other() -> None:
+    SMTPConfig.objects.activate(SMTPConfig.objects.get(name="Other"))
+
+
+def in_a_thread(act: Callable[[], object]) -> None:
+    """Do it, and wait for it: another thread has connections and a transaction of its own."""
+
+    def run() -> None:
+        try:
+            act()
+        finally:
+            connections.close_all()
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join(PATIENCE)
+
+
+def outcomes(delivery_id: str) -> list[str]:
+    attempts = DeliveryAttempt.objects.filter(delivery=delivery_id)
+    return list(attempts.order_by("number").values_list("outcome", flat=True))
+
+
+# -- the live switch ------------------------------------------------------------------------------------------------
+
+
+def test_saved_between_claim_and_mail(server: SMTPServer, other: SMTPServer) -> None:
+    """Three are claimed · Save · not one MAIL is said to the old server; they are given back and claimed anew."""
+    ids = mails(3)
+    points.hook = at("claimed", activate_other)
+    send()
+    assert standing(*ids) == ["accepted"] * 3
+    assert (len(server.messages), len(other.messages)) == (0, 3)
+    assert not any("MAIL" in session.verbs for session in server.sessions)
+    assert [outcomes(pk) for pk in ids] == [["accepted"]] * 3
+    require_settled()
+
+
+def test_saved_amid_a_batch(server: SMTPServer, other: SMTPServer) -> None:
+    """The third of five is about to be offered · Save · that one and the rest go by the new server."""
+    ids = mails(5)
+    points.hook = at("before MAIL", activate_other, of=ids[2])
+    send()
+    assert standing(*ids) == ["accepted"] * 5
+    assert [one.subject for one in server.messages] == ["0", "1"]
+    assert sorted(one.subject for one in other.messages) == ["2", "3", "4"]
+    assert Delivery.objects.get(pk=ids[2]).attempts == 1
+    require_settled()
+
+
+def test_a_generation_whose_read_takes_long_is_not_used(
+    server: SMTPServer, other: SMTPServer, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The stamp is asked for before MAIL · Save · the answer, of before that, takes 0.3 s · no MAIL to the old server."""
+    settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "CONFIG_CACHE_TTL": 3600.0}
+    clock, cached = Clock(), caches[conf.get("CACHE")]
+    for module in (stamp, resolver):
+        monkeypatch.setattr(module, "time", clock)
+    monkeypatch.setattr(stamp, "TRUSTED", 0.1)
+    monkeypatch.setattr(stamp, "PROMPT", 0.1)
+    is_asked, saved = threading.Event(), []
+    read = stamp._ask
+
+    def slow() -> str | None:
+        answer = read()
+        if is_asked.is_set():
+            is_asked.clear()
+            known, copy = stamp._last, resolver._copy
+            in_a_thread(activate_other)
+            stamp._last, resolver._copy = known, copy  # it was another process that saved it
+            saved.append(answer)
+            clock.ahead += 0.3
+        return answer
+
+    def about_to(name: str, *ids: str) -> None:
+        if name == "before MAIL" and not saved:
+            clock.ahead += 1  # what was read last is not relied on
+            is_asked.set()
+
+    monkeypatch.setattr(stamp, "_ask", slow)
+    points.hook = about_to
+    (one,) = mails(1)
+    send()
+    assert saved
+    assert saved != [cached.get(stamp.KEY)]
+    assert standing(one) == ["accepted"]
+    assert (len(server.messages), len(other.messages)) == (0, 1)
+    assert not any("MAIL" in session.verbs for session in server.sessions)
+
+
+def test_paused_amid_a_batch(server: SMTPServer) -> None:
+    """The third of five is about to be offered · a pause · two have gone, and three wait for its end."""
+    ids = mails(5)
+    points.hook = at("before MAIL", SendingPause.begin, of=ids[2])
+    send()
+    assert standing(*ids) == ["accepted"] * 2 + ["deferred"] * 3
+    assert set(Delivery.objects.filter(pk__in=ids[2:]).values_list("cause", flat=True)) == {"paused"}
+    assert len(server.messages) == 2
+    require_settled()
+    SendingPause.end()
+    send()
+    assert standing(*ids) == ["accepted"] * 5
+    assert len(server.messages) == 5
+
+
+# -- cancelling -----------------------------------------------------------------------------------------------------
+
+
+def _cancel(pk: str) -> None:
+    assert manual.cancel(pk)
+
+
+def _erase(pk: str) -> None:
+    erasure.erase_recipient(Delivery.objects.get(pk=pk).recipients[0]["address"])
+
+
+@pytest.mark.parametrize("how", [_cancel, _erase])
+def test_cancelled_while_claimed(server: SMTPServer, how: Callable[[str], None]) -> None:
+    """Two are claimed, the first is sent · the second is cancelled · the record of the first tells it · no MAIL for it."""
+    first, second = mails(2)
+    recorded = threading.Event()
+
+    def hook(name: str, *ids: str) -> None:
+        if name == "before the record" and first in ids and not recorded.is_set():
+            how(second)
+        elif name == "recorded" and first in ids:
+            recorded.set()
+        elif name == "in hand" and second in ids:
+            assert recorded.wait(PATIENCE)
+
+    points.hook = hook
+    send()
+    assert standing(first, second) == ["accepted", "cancelled"]
+    assert [one.subject for one in server.messages] == ["0"]
+    require_settled()
+
+
+def test_cancelled_before_it_is_recorded_as_put_off(server: SMTPServer, settings: Any) -> None:
+    """It is in hand · cancelled · the server puts it off · it ends cancelled, and is not tried again."""
+    server.inject(Fault(verb="DOT", reply="451 4.3.0 Try again later"))
+    (one,) = mails(1)
+    points.hook = at("dot noted", lambda: _cancel(one))
+    send()
+    assert standing(one) == ["cancelled"]
+    require_settled()
+
+
+@pytest.mark.parametrize("how", [_cancel, _erase])
+def test_cancelled_after_the_dot(server: SMTPServer, how: Callable[[str], None]) -> None:
+    """The dot is noted · it is cancelled · the server takes it: accepted."""
+    (one,) = mails(1)
+    points.hook = at("answered", lambda: how(one))
+    send()
+    assert (standing(one), len(server.messages)) == (["accepted"], 1)
+    require_settled()
+
+
+def test_revoked_before_it_is_there(server: SMTPServer) -> None:
+    """An unknown id is revoked · a mail comes with it · the claim honours what was kept of it."""
+    manual.cancel("to-come")
+    submitted(delivery_id="to-come")
+    send()
+    assert (standing("to-come"), len(server.messages)) == (["cancelled"], 0)
+    require_settled()
+
+
+@pytest.mark.parametrize(("point", "status"), [("claimed", "cancelled"), ("answer noted", "accepted")])
+def test_cancelled_while_claimed_by_who_is_killed(server: SMTPServer, point: str, status: str) -> None:
+    """It is in hand · its process stops, and it is cancelled · killed · recovery ends it, unless it was accepted."""
+    (one,) = mails(1)
+    child = Child(send, hook=at(point, stop, of=one))
+    child.stopped()
+    _cancel(one)
+    child.kill()
+    recover()
+    require_settled()
+    assert standing(one) == [status]
+
+
+# -- answers that are lost ------------------------------------------------------------------------------------------
+
+
+def test_the_answer_to_the_commit_of_a_claim_is_lost(server: SMTPServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The claim is committed · the connection breaks before it is told · the batch of that id is given back at once, and
+    all is claimed anew.
+    """
+    ids, claim, lost = mails(3), claiming.claim, []
+
+    def losing(*given: Any, using: str, **more: Any) -> claiming.Claimed:
+        claimed = claim(*given, using=using, **more)
+        if not lost:
+            lost.extend(claimed.deliveries)
+            connections[using].close()
+            raise OperationalError("server closed the connection unexpectedly")
+        return claimed
+
+    monkeypatch.setattr(claiming, "claim", losing)
+    send()
+    assert [one.pk for one in lost] == ids
+    require_settled()
+    assert standing(*ids) == ["queued"] * 3
+    send()
+    assert standing(*ids) == ["accepted"] * 3
+    assert len(server.messages) == 3
+
+
+@pytest.mark.parametrize("number", [1, 3])
+def test_the_answer_to_the_commit_of_a_record_is_lost(
+    server: SMTPServer, bell: RecordingTaskQueue, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """The record is committed · the connection breaks before that is told · it is recorded again, which changes nothing:
+    one attempt each, and what follows is published once.
+    """
+    ids, make, lost = mails(number), recording._record, []
+    bell.followed.update(ids)
+
+    def losing(*given: Any, **more: Any) -> Any:
+        answer = make(*given, **more)
+        if not lost and any(answer.made):
+            lost.append(answer)
+            connections["default"].close()
+            raise OperationalError("server closed the connection unexpectedly")
+        return answer
+
+    monkeypatch.setattr(recording, "_record", losing)
+    assert send() == {"accepted": number}
+    assert lost
+    assert standing(*ids) == ["accepted"] * number
+    assert [outcomes(pk) for pk in ids] == [["accepted"]] * number
+    assert sorted(bell.continued) == sorted(ids)
+    assert len(server.messages) == number
+    require_settled()
+
+
+def test_killed_after_the_answer_to_the_commit_of_a_record_was_lost(
+    server: SMTPServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The record is committed · the connection breaks before that is told · killed · recovery finds it recorded."""
+    (one,) = mails(1)
+    make = recording._record
+
+    def losing(*given: Any, **more: Any) -> Any:
+        make(*given, **more)
+        die()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(recording, "_record", losing)
+        Child(send).killed()
+    recover()
+    require_settled()
+    assert (standing(one), outcomes(one)) == (["accepted"], ["accepted"])
+
+
+# -- taken over from who lives on -----------------------------------------------------------------------------------
+
+
+def test_the_lease_expires_while_the_owner_retries_its_record(
+    server: SMTPServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server has taken it · the record fails · the lease ends, and it is put in doubt · the database is back: the
+    late 250 wins.
+    """
+    (one,) = mails(1)
+    make, failed = recording._record, []
+
+    def failing(*given: Any, **more: Any) -> Any:
+        if not failed:
+            failed.append(True)
+            stop()
+            raise OperationalError("the database is starting up")
+        return make(*given, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(recording, "_record", failing)
+        child = Child(send)
+    child.stopped()
+    recover_by_lease()
+    require_settled()
+    assert standing(one) == ["in_doubt"]
+    child.go_on()
+    assert child.ended() == 0
+    assert (standing(one), outcomes(one)) == (["accepted"], ["in_doubt", "accepted"])
+    assert len(server.messages) == 1
+    require_settled()
+
+
+def test_an_answer_in_the_journal_wins_over_the_lease(server: SMTPServer) -> None:
+    """The server has taken it · killed · its batch is taken over by the lease: in doubt · its journal is found: accepted."""
+    (one,) = mails(1)
+    Child(send, hook=at("answer noted", die)).killed()
+    recover_by_lease()
+    assert standing(one) == ["in_doubt"]
+    recover()
+    assert (standing(one), outcomes(one)) == (["accepted"], ["in_doubt", "accepted"])
+    require_settled()
+
+
+@pytest.mark.parametrize(("point", "copies"), [("before the dot", 1), ("dot noted", 2)])
+def test_stopped_past_its_lease_and_continued(
+    server: SMTPServer, settings: Any, monkeypatch: pytest.MonkeyPatch, point: str, copies: int
+) -> None:
+    """SIGSTOP, before the lease is checked or between that and the dot · the lease ends, in doubt, and another process
+    sends it again · SIGCONT · there is a second dot only in the second case, and there is a record of doubt.
+    """
+    settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "IN_DOUBT": "resend"}
+    (one,) = mails(1)
+    clock = Clock()
+
+    def pause() -> None:
+        stop()
+        clock.ahead += 1000  # for so long
+
+    def act() -> None:
+        in_hand.time = clock  # type: ignore[assignment]  # in the child alone
+        send()
+
+    child = Child(act, hook=at(point, pause))
+    child.stopped()
+    recover_by_lease()
+    assert outcomes(one) == ["in_doubt"]
+    send()
+    assert (standing(one), len(server.messages)) == (["accepted"], 1)
+    child.go_on()
+    assert child.ended() == 0
+    assert len(server.messages) == copies
+    assert (standing(one), outcomes(one)) == (["accepted"], ["in_doubt", "accepted"])
+    require_settled()
+
+
+def test_a_late_answer_does_not_hide_the_dot_of_another(server: SMTPServer, settings: Any) -> None:
+    """The server takes a mail for one of two · stopped, taken over, in doubt · another process sends it anew and is
+    stopped after its dot · the first records its 250 · the other is killed: it had a dot, and the mail is in doubt.
+    """
+    settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "IN_DOUBT": "resend"}
+    server.inject(Fault(verb="RCPT", reply="450 4.2.0 Mailbox busy", match="lee@", times=1))
+    one = submitted("kim@example.com", "lee@example.com").pk
+    first = Child(send, hook=at("answer noted", stop))
+    first.stopped()
+    recover_by_lease()
+    due_now()
+    second = Child(send, hook=at("dot noted", stop))
+    second.stopped()
+    first.go_on()
+    assert first.ended() == 0
+    second.kill()
+    recover()
+    require_settled()
+    assert outcomes(one).count("in_doubt") == 2
+
+
+def test_a_batch_that_was_taken_over_is_not_gone_on_with(server: SMTPServer) -> None:
+    """Three are claimed, the first is sent · all are taken over · its record learns it · no dot for the rest."""
+    ids = mails(3)
+    taken = threading.Event()
+
+    def hook(name: str, *given: str) -> None:
+        if name == "before the record" and not taken.is_set():
+            recover_by_lease()
+        elif name == "recorded":
+            taken.set()
+        elif name == "in hand" and ids[1] in given:
+            assert taken.wait(PATIENCE)
+
+    points.hook = hook
+    send()
+    require_settled()
+    assert DeliveryBatch.objects.count() == 0
+    assert standing(*ids)[0] == "accepted"
+    assert standing(*ids)[2] == "in_doubt"
+    assert "2" not in {one.subject for one in server.messages}
+    assert batches.expired() == []
