@@ -5,8 +5,10 @@ from __future__ import annotations
 import datetime as dt
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
+from unittest import mock
 
 from django.core.mail import EmailMessage
 from django.db import connections
@@ -14,11 +16,12 @@ from django.utils import timezone
 
 from config.local.processes import PATIENCE
 from email_integration.ledger import rows
-from email_integration.ledger.queues import key_of
+from email_integration.ledger.queues import key_of, queue_of
 from email_integration.ledger.sql import Row
 from email_integration.message.options import MailOptions
 from email_integration.models import Delivery
 from email_integration.queue.submission import make, store
+from email_integration.sending import dispatcher
 from email_integration.sending.dispatcher import send_inline
 
 
@@ -107,6 +110,23 @@ def attempt(delivery_id: str) -> Delivery | None:
     """Try one delivery if it is due, in this thread; return it as it stands then, None if it was not claimed."""
     found = rows.load(delivery_id)
     return next(iter(send_inline(key_of(found), only=[delivery_id])), None) if found else None
+
+
+def send_due(lane: str = "normal") -> Counter[str]:
+    """Have a dispatcher send what is due, over SESSIONS sessions, until nothing is; how many ended with which status.
+
+    What is tried several times counts each time. Its threads need ``django_db(transaction=True)``.
+    """
+    with mock.patch.object(dispatcher, "SLICE", 10 * PATIENCE):  # a busy machine makes no other of it
+        return Counter(dispatcher.dispatch(queue_of(lane)))
+
+
+def due_again(*delivery_ids: str) -> None:
+    """Let the time pass that these, or all that are put off, have to wait for."""
+    rows = Delivery.objects.filter(next_at__isnull=False)
+    if delivery_ids:
+        rows = rows.filter(pk__in=delivery_ids)
+    rows.update(due_at=ago(1), next_at=ago(1))
 
 
 class Clock:

@@ -37,7 +37,6 @@ def ended(
                 "created_at": moment - dt.timedelta(seconds=took),
                 "finished_at": moment,
                 "has_content": False,
-                "continued": True,
                 "attempts": 1,
                 "smtp_config": "Primary",
                 **values,

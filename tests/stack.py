@@ -21,7 +21,6 @@ ROOT = Path(__file__).resolve().parent.parent
 #: Times short enough for a test to wait for, in the environment's spelling.
 FAST: dict[str, float] = {
     "SWEEP_INTERVAL": 0.5,
-    "RING_AFTER": 2.0,
     "RETRY_FIRST": 0.2,
     "RETRY_MAX": 2.0,
     # Longer than a busy machine needs: a reply that is given up too soon is another doubt than the test's.
@@ -29,8 +28,8 @@ FAST: dict[str, float] = {
     "LEASE": 15.0,
 }
 
-#: For a queue that takes its time on a busy machine: nothing in it is rung for again, and no reply is given up.
-PATIENT = {"RING_AFTER": "30", "REPLY_TIMEOUT": "20", "LEASE": "30"}
+#: For a queue that takes its time on a busy machine: no reply is given up.
+PATIENT = {"REPLY_TIMEOUT": "20", "LEASE": "30"}
 
 
 class Stack:

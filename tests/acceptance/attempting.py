@@ -12,7 +12,7 @@ from tests.deliveries import attempt
 def main() -> None:
     """Attempt each delivery once, in order, and say so."""
     django.setup()
-    
+
     for line in sys.stdin:
         attempt(line.strip())
         print("attempted", flush=True)

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 from celery import group
 from django.db import transaction
-from email_integration.tasks.ringing import CeleryDoorbell
 
 from config.local.processes import wait_until
 from config.local.smtp_server import SMTPServer
 from config.local.valkey import Valkey
 from email_integration.models import Delivery
 from email_integration.tasks import send_email
+from email_integration.tasks.wake_ups import CeleryTaskQueue
 from tests import services
 from tests.rabbitmq import RabbitMQ
 from tests.relays import soon
@@ -37,16 +37,16 @@ def broker() -> Iterator[Broker]:
 def tries(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """How long, in seconds, each try of ours at the broker took."""
     took: list[float] = []
-    publish = CeleryDoorbell._publish_now
+    publish = CeleryTaskQueue._publish_now
 
-    def publishing(bell: CeleryDoorbell, messages: Any) -> None:
+    def publishing(ours: CeleryTaskQueue, messages: Any) -> None:
         started = time.monotonic()
         try:
-            publish(bell, messages)
+            publish(ours, messages)
         finally:
             took.append(time.monotonic() - started)
 
-    monkeypatch.setattr(CeleryDoorbell, "_publish_now", publishing)
+    monkeypatch.setattr(CeleryTaskQueue, "_publish_now", publishing)
     return took
 
 

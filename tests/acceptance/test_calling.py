@@ -20,7 +20,7 @@ from django.utils import timezone
 from config.local.processes import PATIENCE, wait_until
 from config.local.smtp_server import Fault, SMTPServer
 from email_integration.exceptions import DeliveryDeferred, DeliveryFailed, InvalidMail
-from email_integration.models import Delivery, SMTPConfig
+from email_integration.models import Delivery, RevokedTask, SMTPConfig
 from email_integration.tasks import send_email
 from tests import services
 from tests.acceptance.tasks import note, note_error, send_from_within
@@ -227,7 +227,7 @@ def test_a_mail_that_expires_before_it_is_due_fails(server: SMTPServer, notes: N
 
 @at_worker
 def test_what_is_revoked_is_cancelled(server: SMTPServer, notes: Notes, tag: str) -> None:
-    """At once, though its ring may be an hour away: by the result's own ``revoke()`` and by ``control.revoke()``."""
+    """At once, though it may be due in an hour: by the result's own ``revoke()`` and by ``control.revoke()``."""
     options = {"link_error": note_error.s(tag=tag), "link": note.s(tag=f"{tag}-link")}
     at_once = send_email.apply_async(("revoked", "Text"), TO, countdown=3600, **options)
     at_once.revoke()
@@ -240,20 +240,32 @@ def test_what_is_revoked_is_cancelled(server: SMTPServer, notes: Notes, tag: str
             AsyncResult(result.id).get(timeout=PATIENCE)
         assert (caught.value.status, caught.value.reason) == ("cancelled", "cancelled")
     wait_until(lambda: len(notes(tag)) == 2, what="link_error")
-    wait_until(lambda: not Delivery.objects.filter(continued=False).exists(), what="its record")
+    wait_until(lambda: not Delivery.objects.filter(continue_after__isnull=False).exists(), what="its record")
     assert sorted(found[0] for found in notes(tag)) == sorted([at_once.id, by_worker.id])
     assert notes(f"{tag}-link") == []
     assert server.messages == []
 
 
 @at_worker
-def test_a_queue_of_ones_own_and_a_priority_are_the_rings(server: SMTPServer, app: Stack) -> None:
+def test_a_queue_of_ones_own_and_a_priority_are_the_wake_ups(server: SMTPServer, app: Stack) -> None:
     result = send_email.apply_async(("queue", "Text"), TO, queue="celery", priority=3)
     result.get(timeout=PATIENCE)
-    assert '"queue": "celery"' in Delivery.objects.get(pk=result.id).options
-    elsewhere = send_email.apply_async(("nobody", "Text"), TO, queue="nobody-listens", countdown=0.1)
-    wait_until(lambda: Delivery.objects.get(pk=elsewhere.id).rings >= 1, what="a ring")
+    assert Delivery.objects.get(pk=result.id).queue == "celery"
+    send_email.apply_async(("nobody", "Text"), TO, queue="nobody-listens", countdown=0.1)
+    wait_until(lambda: messages(services.broker, "nobody-listens"), what="a wake-up")
+    assert {message.arguments[0] for message in messages(services.broker, "nobody-listens")} == {"nobody-listens"}
     assert count(server, "nobody") == 0
+
+
+@at_worker
+def test_what_is_revoked_before_it_is_submitted_is_cancelled(server: SMTPServer, app: Stack) -> None:
+    """As a task of that id would be, whose message comes later than the order."""
+    task_id = "revoked-before"
+    current_app.control.revoke(task_id)
+    wait_until(RevokedTask.objects.filter(pk=task_id).exists, what="the order to be noted")
+    send_email.apply_async(("revoked", "Text"), TO, task_id=task_id)
+    wait_until(lambda: Delivery.objects.get(pk=task_id).status == "cancelled", what="cancelled")
+    assert server.messages == []
 
 
 @at_worker

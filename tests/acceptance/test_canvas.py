@@ -11,6 +11,7 @@ import pytest
 from celery import chain, chord, group
 from celery.exceptions import ChordError
 from celery.result import AsyncResult, GroupResult
+from django.db.models import Q
 from django.utils import timezone
 
 from config.local.processes import PATIENCE, wait_until
@@ -18,7 +19,7 @@ from config.local.smtp_server import Fault, SMTPServer
 from email_integration.delivery import cancel, discard, release
 from email_integration.exceptions import DeliveryFailed
 from email_integration.models import Delivery
-from email_integration.tasks import deliver, send_email
+from email_integration.tasks import dispatch, send_email
 from tests.acceptance.tasks import become_a_mail, fail, note, note_error, note_failed_id
 from tests.stack import Stack
 
@@ -33,24 +34,26 @@ def mail(subject: str = "Subject", to: str = "kim@example.com", **more: Any) -> 
     return send_email.si(subject, "Text", to=[to], **more)
 
 
+_UNSETTLED = Q(next_at__isnull=False) | Q(continue_after__isnull=False)
+
+
 def quiet() -> None:
     """Wait until nothing more is to be done for any mail."""
-    wait_until(lambda: not Delivery.objects.filter(ring_after__isnull=False).exists(), what="quiet")
+    wait_until(lambda: not Delivery.objects.filter(_UNSETTLED).exists(), what="quiet")
 
 
 @pytest.mark.parametrize("faults", [[], [DEFERRED_FIRST]], ids=["at once", "after a deferral"])
 def test_a_chain_goes_on_once_from_its_first_middle_and_last_mail(
     server: SMTPServer, notes: Notes, tag: str, faults: list[Fault]
 ) -> None:
-    """Rings that repeat a finished mail change nothing."""
+    """Wake-ups for nothing change nothing."""
     server.inject(*faults)
     result = chain(
         mail("first"), note.s(tag=f"{tag}-1"), mail("middle"), note.si("two", tag=f"{tag}-2"), mail("last")
     ).apply_async()
     assert result.get(timeout=PATIENCE)["status"] == "accepted"
-    for delivery in Delivery.objects.all():
-        deliver.apply_async((delivery.pk,), task_id=delivery.pk, queue="mail")
-        deliver.apply_async((delivery.pk,), queue="mail")
+    for _ in range(6):
+        dispatch.apply_async(("mail",), queue="mail")
     last = note.apply_async(("end",), {"tag": f"{tag}-end"}, queue="mail")
     last.get(timeout=PATIENCE)
     quiet()

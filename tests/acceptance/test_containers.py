@@ -66,6 +66,9 @@ class Host:
                     shutil.copytree(ROOT / source, to, ignore=self._leave_out(left_out))
         (build,) = [line for line in instructions("RUN") if "collectstatic" in line]
         self._run(["sh", "-c", self._here(build)], {})
+        # The folders that volumes cover. They are this user's, as which the processes run here.
+        (folders,) = [line for line in instructions("RUN") if line.startswith("install ")]
+        self._run([word for word in shlex.split(folders) if not word.startswith(("--owner=", "--group="))], {})
 
     def _leave_out(self, patterns: list[str]) -> Callable[[str, list[str]], set[str]]:
         def ignored(folder: str, names: list[str]) -> set[str]:
@@ -189,4 +192,6 @@ def test_the_whole_stack_runs_and_sends_and_writes_nowhere_but_where_it_may(
     assert "Traceback" not in "".join(process.read_log() for process in running.values())
     changed = {name for name, when in host.written().items() if before.get(name) != when}
     assert changed == set()
+    for folder in ("payloads", "journals"):
+        assert stat.S_IMODE((host.app / "var" / folder).stat().st_mode) == 0o700
     assert (host.tmp / "celerybeat-schedule").exists() or list(host.tmp.glob("celerybeat-schedule*"))

@@ -22,14 +22,14 @@ Start = Callable[..., Stack]
 Activate = Callable[..., SMTPConfig]
 
 #: As long as in production: what is counted is how often the server is bothered meanwhile.
-ENV = {"RETRY_FIRST": "5", "RETRY_MAX": "900", "RING_AFTER": "30", "LEASE": "30", "REPLY_TIMEOUT": "20"}
+ENV = {"RETRY_FIRST": "5", "RETRY_MAX": "900", "LEASE": "30", "REPLY_TIMEOUT": "20"}
 
 
 def put_into_the_queue(count: int) -> None:
-    """Copies of one mail, all due. One message rings for the first, the next sweep for the others."""
+    """Copies of one mail, all due. One wake-up is for all."""
     with transaction.atomic():
         first = submitted("kim@example.com")
-        columns = Delivery.objects.values().get(pk=first.pk) | {"ring_after": timezone.now()}
+        columns = Delivery.objects.values().get(pk=first.pk) | {"next_at": timezone.now()}
         octets = b"".join(content.stored(first).blocks())
         copies = [Delivery(**{**columns, "id": f"mail-{number}"}) for number in range(1, count)]
         for copy in copies:
@@ -66,7 +66,7 @@ def test_a_wrong_password_makes_a_handful_of_logins_and_a_mended_one_drains_the_
     # So that nothing but the mended configuration wakes them while the test goes on.
     later = timezone.now() + dt.timedelta(hours=1)
     RelayGate.objects.update(probe_at=later)
-    Delivery.objects.update(due_at=later, ring_after=later)
+    Delivery.objects.update(due_at=later, next_at=later)
     config.password = "password"
     mended = time.monotonic()
     config.save()

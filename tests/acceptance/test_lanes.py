@@ -1,4 +1,4 @@
-"""Lanes at work: what is urgent does not wait behind what is many."""
+"""Priorities at work: what is urgent does not wait behind what is many."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_a_high_mail_leaves_before_thousands_of_bulk_that_came_first(
     """
     server = smtp_server(security="plain", user=None, faults=[Fault(verb="DOT", delay=0.1)])
     activate(server)
-    current = stack(beat=False, env={"RING_AFTER": "600"})
+    current = stack(beat=False)
     current.worker.end()
     current.start_worker(queues=("mail.bulk",))
     current.start_worker(queues=("mail.high",))

@@ -22,7 +22,7 @@ from email_integration.exceptions import DeliveryFailed, InvalidMail
 from email_integration.ledger import transitions
 from email_integration.models import Delivery
 from email_integration.queue import retry_now
-from email_integration.tasks import deliver, send_email, send_prepared
+from email_integration.tasks import dispatch, send_email, send_prepared
 from tests import services
 from tests.acceptance.tasks import NOTES, become_a_prepared_mail, note, note_error
 from tests.acceptance.test_canvas import DEFERRED_FIRST, REFUSED, quiet
@@ -67,12 +67,12 @@ def test_a_chain_goes_on_from_a_prepared_mail_and_the_broker_holds_nothing_of_it
 
 
 def test_until_it_is_run_nothing_sends_it(server: SMTPServer) -> None:
-    """No ring, no sweep, no mended configuration and no person."""
+    """No wake-up, no sweep, no mended configuration and no person."""
     mail = prepare("not yet")
-    deliver.apply_async((mail.kwargs["delivery_id"],), queue="mail")
+    dispatch.apply_async(("mail",), queue="mail")
     retry_now.wake()
     retry_now.wake_on_commit()
-    assert not Delivery.objects.filter(ring_after__lte=timezone.now()).exists()
+    assert not Delivery.objects.filter(next_at__lte=timezone.now()).exists()
     send_email.delay("another", "Text", to=["kim@example.com"]).get(timeout=PATIENCE)
     prepared = delivery_of(mail)
     assert (prepared.status, prepared.due_at) == ("prepared", prepared.expires_at)

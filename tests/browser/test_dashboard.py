@@ -48,7 +48,7 @@ def a_day() -> None:
     for _ in range(3):
         submitted()
     doubtful = submitted()
-    Delivery.objects.filter(pk=doubtful.pk).update(status=Status.IN_DOUBT, ring_after=None)
+    Delivery.objects.filter(pk=doubtful.pk).update(status=Status.IN_DOUBT, next_at=None)
 
 
 def test_it_is_read_without_a_manual(page: Page, shot: Shot) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import re
+import signal
 import time
 
 import redis
@@ -56,21 +59,40 @@ def _cut(run: Run) -> None:
     run.finish_submitting()
 
 
-def _rung_twice(run: Run) -> None:
+def _woken_often(run: Run) -> None:
     run.world.smtp.slow = 0.05
     run.submit(20)
     for _ in range(3):
-        run.ring_again()
+        run.wake_again()
     run.wait(run.is_over, "the end of all")
     run.world.smtp.slow = 0.0
 
 
-def _rung_late(run: Run) -> None:
+def _woken_late(run: Run) -> None:
     run.submit(10)
     run.wait(run.is_over, "the end of all")
-    before = run.world.logs().count("already accepted")
-    run.ring_again()
-    run.wait(lambda: run.world.logs().count("already accepted") >= before + 10, "the rings to be heard")
+
+    def heard() -> int:
+        return len(re.findall(r"tasks\.dispatch\[[^]]*\] succeeded", run.world.logs()))
+
+    before = heard()
+    run.wake_again()
+    run.wait(lambda: heard() >= before + 10, "the wake-ups to be heard")
+
+
+def _piled_up(run: Run) -> None:
+    """No worker takes anything for a while: one message is published for 2 seconds, and each sweep may add one."""
+    for worker in run.world.workers:
+        os.killpg(worker.pid, signal.SIGSTOP)
+    began = time.monotonic()
+    run.submit(300)
+    seconds = time.monotonic() - began
+    with redis.Redis.from_url(run.world.valkey.url) as broker:
+        waiting = broker.llen("mail")
+    for worker in run.world.workers:
+        os.killpg(worker.pid, signal.SIGCONT)
+    run.remark(f"{waiting} wake-ups for 300 mails in {seconds:.1f} s")
+    run.promise(waiting <= 2 + seconds, f"{waiting} wake-ups for 300 mails in {seconds:.1f} s")
 
 
 def _half_open(run: Run) -> None:
@@ -91,8 +113,9 @@ CASES = [
         ("emptied three times", _emptied, False),
         ("frozen and thawed", _frozen, True),
         ("all connections cut", _cut, False),
-        ("every ring four times", _rung_twice, False),
-        ("rings for what is finished", _rung_late, False),
+        ("many wake-ups for each mail", _woken_often, False),
+        ("wake-ups for what is finished", _woken_late, False),
+        ("300 mails while no worker takes anything", _piled_up, False),
         ("half open for 100 mails at once", _half_open, False),
     )
 ]

@@ -147,9 +147,9 @@ class Run:
         self.refused += answer["refused"]
         return float(answer["seconds"])
 
-    def ring_again(self) -> None:
-        """Ring by hand for all that was submitted."""
-        self.world.application.tell(do="ring", ids=self.ids)
+    def wake_again(self) -> None:
+        """Wake workers by hand, once for each mail that was submitted."""
+        self.world.application.tell(do="wake", times=len(self.ids))
 
     def wait(self, condition: Callable[[], object], what: str, *, seconds: float = PATIENCE) -> None:
         """Wait for what must have happened for the case to mean anything."""

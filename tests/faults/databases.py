@@ -134,7 +134,7 @@ def rows(database: Database, ids: Sequence[str]) -> dict[str, Row]:
     """Give the deliveries of these ids; one that is not there is left out. Raises ``CannotCount``."""
     wanted = set(ids)
     try:
-        deliveries = database.query("SELECT id, message_id, status, continued FROM email_integration_delivery")
+        deliveries = database.query("SELECT id, message_id, status, continue_after FROM email_integration_delivery")
         doubts = database.query(
             "SELECT delivery_id, count(*) FROM email_integration_deliveryattempt"
             " WHERE outcome = 'in_doubt' GROUP BY delivery_id"
@@ -143,7 +143,7 @@ def rows(database: Database, ids: Sequence[str]) -> dict[str, Row]:
         raise CannotCount(str(error)) from error
     times = {str(delivery_id): int(count) for delivery_id, count in doubts}
     return {
-        pk: Row(message_id=message_id, status=status, continued=bool(continued), doubts=times.get(pk, 0))
-        for pk, message_id, status, continued in deliveries
+        pk: Row(message_id=message_id, status=status, continued=continue_after is None, doubts=times.get(pk, 0))
+        for pk, message_id, status, continue_after in deliveries
         if pk in wanted
     }

@@ -17,7 +17,7 @@ _SOFT = Setting(extra=(("FAULTS_SOFT_SHUTDOWN", "3"),))
 
 def _many(run: Run) -> None:
     run.submit(120)
-    run.ring_again()
+    run.wake_again()
 
 
 def _told(number: signal.Signals) -> Callable[[Run], None]:
@@ -39,7 +39,12 @@ def _told(number: signal.Signals) -> Callable[[Run], None]:
 CASES = [
     *(
         Case(
-            group="workers", name="three, and every ring twice", setting=setting, act=_many, slow=slow, doubts=range(1)
+            group="workers",
+            name="three, and a wake-up for each mail",
+            setting=setting,
+            act=_many,
+            slow=slow,
+            doubts=range(1),
         )
         for setting, slow in ((_THREE, False), (Setting(workers=3, database="postgresql"), True))
     ),

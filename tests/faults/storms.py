@@ -46,7 +46,7 @@ def _storm(mails: int, seed: int, *, bulk: bool = False) -> Callable[[Run], None
         run.promise(not innocent, f"{innocent} in quarantine, that killed nobody")
         run.promise(doubts <= run.killed * run.at_once, f"{doubts} in doubt of {run.killed} killed processes")
         run.promise(run.kills >= mails // 200, f"only {run.kills} kills")
-        # Busy workers sweep too, or what was rung for in vain would wait for the end of the storm.
+        # Busy workers sweep too, or what was lost would wait for the end of the storm.
         run.promise(sweeps >= seconds / _SWEEP_EVERY, f"only {sweeps} sweeps in {seconds:.0f} s")
 
     return act

@@ -17,7 +17,7 @@ def main() -> None:
     django.setup()
     call_command("migrate", verbosity=0, interactive=False)
     print(json.dumps({"ready": True}), flush=True)
-    actions = {"activate": activate, "submit": submit, "ring": ring}
+    actions = {"activate": activate, "submit": submit, "wake": wake}
     for line in sys.stdin:
         told = json.loads(line)
         print(json.dumps(actions[told.pop("do")](**told)), flush=True)
@@ -74,13 +74,13 @@ def _submit_many(mails: int, size: int) -> dict[str, Any]:
     return {"ids": ids, "refused": 0, "seconds": time.monotonic() - started}
 
 
-def ring(*, ids: list[str]) -> dict[str, Any]:
-    """Ring for these by hand."""
+def wake(*, times: int) -> dict[str, Any]:
+    """Wake workers by hand, as a broker that delivers each message several times, or late."""
     from email_integration import conf
-    from email_integration.tasks import deliver
+    from email_integration.tasks import dispatch
 
-    for delivery_id in ids:
-        deliver.apply_async((delivery_id,), task_id=delivery_id, queue=conf.get("QUEUE"))
+    for _ in range(times):
+        dispatch.apply_async((conf.get("QUEUE"),), queue=conf.get("QUEUE"))
     return {}
 
 

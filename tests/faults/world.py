@@ -35,7 +35,6 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 #: Times short enough to wait for, in the environment's spelling.
 TIMES = {
     "SWEEP_INTERVAL": "0.5",
-    "RING_AFTER": "1.5",
     "RETRY_FIRST": "0.1",
     "RETRY_MAX": "0.5",
     "REPLY_TIMEOUT": "3",

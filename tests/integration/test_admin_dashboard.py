@@ -16,7 +16,7 @@ from email_integration.dashboard import figures, shares, standing
 from email_integration.dashboard.spans import SPANS
 from email_integration.models import Delivery, Lane, SendingPause, Status
 from email_integration.outcomes.causes import Cause
-from tests.deliveries import RecordingDoorbell, ago, pretend, submitted
+from tests.deliveries import RecordingTaskQueue, ago, pretend, submitted
 from tests.history import ended, tried
 
 from .admin_site import config, logged_in
@@ -146,7 +146,7 @@ def test_what_waits_and_what_needs_a_person_is_counted_and_listed() -> None:
     submitted()
     pretend(submitted(), due_at=ago(3 * HOUR))
     for status in (Status.IN_DOUBT, Status.QUARANTINED, Status.QUARANTINED):
-        pretend(submitted(), status=status, ring_after=None)
+        pretend(submitted(), status=status, next_at=None)
     ended(2, at=timezone.now(), status=Status.FAILED, took=100 * HOUR)
     ended(1, at=timezone.now() - dt.timedelta(days=2), status=Status.FAILED)
     page = shown()
@@ -236,9 +236,9 @@ def test_the_number_of_questions_does_not_depend_on_the_number_of_mails() -> Non
     assert len(set(counts.values())) == 1, counts
 
 
-def test_doorbell_is_not_rung(bell: RecordingDoorbell) -> None:
+def test_nothing_is_woken(bell: RecordingTaskQueue) -> None:
     """Looking changes nothing."""
     submitted()
-    before = list(bell.rings), Delivery.objects.values_list("status", "fence").get()
+    before = list(bell.woken), Delivery.objects.values_list("status", "fence").get()
     shown()
-    assert (list(bell.rings), Delivery.objects.values_list("status", "fence").get()) == before
+    assert (list(bell.woken), Delivery.objects.values_list("status", "fence").get()) == before

@@ -183,9 +183,8 @@ def test_what_was_quarantined_is_tried_as_if_for_the_first_time(bell_and_admin: 
     reason = "its worker was lost every time it was tried"
     aside = delivery(
         Status.QUARANTINED,
-        unfinished=5,
+        returned=5,
         finished_at=timezone.now(),
-        continued=True,
         expires_at=timezone.now(),
         recipients=[
             {"address": ADDRESS, "status": "failed", "cause": "worker_lost", "reply": reason},
@@ -195,7 +194,7 @@ def test_what_was_quarantined_is_tried_as_if_for_the_first_time(bell_and_admin: 
     )
     decide(client, "send_now", aside)
     fresh = Delivery.objects.get(pk=aside.pk)
-    assert (fresh.status, fresh.unfinished, fresh.finished_at) == (Status.DEFERRED, 0, None)
+    assert (fresh.status, fresh.returned, fresh.finished_at) == (Status.DEFERRED, 0, None)
     assert [item["status"] for item in fresh.recipients] == ["pending", "failed", "failed"]
     assert fresh.expires_at > timezone.now()
 

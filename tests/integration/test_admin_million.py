@@ -18,7 +18,7 @@ from playwright.sync_api import Page
 from email_integration.dashboard import standing
 from email_integration.models import Delivery, DeliveryAttempt
 from tests.chromium import browsing
-from tests.deliveries import RecordingDoorbell, submitted
+from tests.deliveries import RecordingTaskQueue, submitted
 from tests.history import ended, tried
 
 from .admin_site import config, logged_in
@@ -50,7 +50,7 @@ TAKEN = "performance.getEntriesByType('navigation')[0].duration"
 
 
 @pytest.fixture(autouse=True)
-def _tidy(bell: RecordingDoorbell) -> Iterator[None]:
+def _tidy(bell: RecordingTaskQueue) -> Iterator[None]:
     yield
     with connection.cursor() as cursor:
         for table in (ATTEMPTS, DELIVERIES):
@@ -159,5 +159,5 @@ def test_a_page_of_a_million_asks_no_more_than_one_of_a_thousand(
                 steps = plan(query)
                 assert not re.search(rf"Seq Scan on ({DELIVERIES}|{ATTEMPTS})\b", steps), f"{query}\n{steps}"
                 assert not re.search(rf"SCAN ({DELIVERIES}|{ATTEMPTS})(?! USING)", steps), f"{query}\n{steps}"
-                bounded = "LIMIT" in query or "finished_at" in query or "ring_after" in query or "waits_for" in query
+                bounded = "LIMIT" in query or "finished_at" in query or "next_at" in query or "waits_for" in query
                 assert bounded or "COUNT(" not in query, query

@@ -20,7 +20,7 @@ from email_integration.alerts import channels, look
 from email_integration.diagnosis.configuration import telling
 from email_integration.models import Alert, Delivery, RelayGate, SMTPConfig
 from email_integration.outcomes.causes import REFUSED_LOGIN, Cause
-from tests.deliveries import RecordingDoorbell, ago, attempt, in_threads, pretend, submitted
+from tests.deliveries import RecordingTaskQueue, ago, attempt, in_threads, pretend, submitted
 from tests.relays import config_for
 from tests.web_hook import Hook
 
@@ -60,7 +60,7 @@ def heard() -> Iterator[list[tuple[str, str]]]:
 
 
 @pytest.fixture(autouse=True)
-def _bell(bell: RecordingDoorbell) -> None:
+def _bell(bell: RecordingTaskQueue) -> None:
     pass
 
 
@@ -77,7 +77,7 @@ def refuse_login(smtp_server: Serve) -> SMTPConfig:
 
 def hold(status: str = "in_doubt") -> Delivery:
     """A mail that waits for a person."""
-    return pretend(submitted("kim@example.com", subject="tell-nobody"), status=status, ring_after=None)
+    return pretend(submitted("kim@example.com", subject="tell-nobody"), status=status, next_at=None)
 
 
 def make_due() -> None:

@@ -18,15 +18,25 @@ from django.utils import timezone
 from config.local.processes import PATIENCE, wait_until
 from config.local.smtp_server import Fault, Message, SMTPServer
 from email_integration import conf, routing
-from email_integration.ledger import transitions
-from email_integration.models import Delivery, DeliveryAttempt, SMTPConfig
-from email_integration.outcomes.classification import Skipped
+from email_integration.ledger import batches, claiming
+from email_integration.models import Delivery, DeliveryAttempt, DeliveryBatch, SMTPConfig
 from email_integration.queue import retry_now
 from email_integration.queue.sweeper import sweep
-from email_integration.sending import dispatch
+from email_integration.sending import in_hand, recovery
 from email_integration.sending.relaying import pool
 from tests import services
-from tests.deliveries import Clock, RecordingDoorbell, ago, attempt, in_threads, pretend, statuses, submitted
+from tests.claims import claimed
+from tests.deliveries import (
+    Clock,
+    RecordingTaskQueue,
+    ago,
+    attempt,
+    due_again,
+    in_threads,
+    pretend,
+    statuses,
+    submitted,
+)
 from tests.mail_settings import NO_SERVER
 from tests.relays import config_for, wait_longest
 from tests.scripted import Conversation, ScriptedServer
@@ -39,7 +49,7 @@ KIM, LEE = "kim@example.com", "lee@example.com"
 
 
 @pytest.fixture(autouse=True)
-def _slow_to_try_again(bell: RecordingDoorbell, settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def _slow_to_try_again(bell: RecordingTaskQueue, settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     wait_longest(monkeypatch)
     settings.EMAIL_INTEGRATION = {
         **settings.EMAIL_INTEGRATION,
@@ -68,21 +78,15 @@ def short_reply(settings: Any) -> ShortReply:
 def tried(delivery: Delivery) -> Delivery:
     """Attempt it, and give the row as it is then."""
     result = attempt(delivery.pk)
-    assert isinstance(result, Delivery), result
+    assert result is not None
     row = Delivery.objects.get(pk=delivery.pk)
     assert (row.status, row.fence, row.code) == (result.status, result.fence, result.code)
     return row
 
 
-def skipped(delivery: Delivery) -> str:
-    result = attempt(delivery.pk)
-    assert isinstance(result, Skipped), result
-    return result.reason
-
-
 def due(delivery: Delivery) -> Delivery:
     """Let the time pass that it was put off for."""
-    return pretend(delivery, due_at=ago(0))
+    return pretend(delivery, due_at=ago(1), next_at=ago(1))
 
 
 def session_ends(server: SMTPServer, number: int = 1) -> None:
@@ -92,13 +96,13 @@ def session_ends(server: SMTPServer, number: int = 1) -> None:
 # -- it goes well ---------------------------------------------------------------------------------------------------
 
 
-def test_a_mail_is_accepted_once_however_often_it_is_rung_for(smtp_server: Serve) -> None:
+def test_a_mail_is_accepted_once_however_often_it_is_tried(smtp_server: Serve) -> None:
     server = smtp_server()
     config_for(server)
     delivery = submitted(subject="Grüße")
     row = tried(delivery)
     assert (row.status, row.smtp_config, row.attempts) == ("accepted", "Primary Mail Server", 1)
-    assert skipped(delivery) == "already accepted"
+    assert attempt(delivery.pk) is None
     (message,) = server.messages
     assert (message.subject, message.message_id) == ("Grüße", delivery.message_id)
 
@@ -128,8 +132,8 @@ def test_many_mails_go_over_one_session_and_ask_for_the_configuration_once(
     deliveries = [submitted() for _ in range(5)]
     tried(deliveries[0])
     for delivery in deliveries[1:]:
-        # SELECT; claim; BEGIN, outcome, log, COMMIT, which PostgreSQL takes as one.
-        with django_assert_num_queries(3 if connection.vendor == "postgresql" else 6):
+        # SELECT; claim; record; and a claim that finds nothing more.
+        with django_assert_num_queries({"postgresql": 4, "sqlite": 27, "mysql": 25}[connection.vendor]):
             attempt(delivery.pk)
     assert len(server.messages) == 5
     assert (len(server.sessions), server.auths) == (1, 1)
@@ -171,7 +175,7 @@ def many(count: int) -> list[str]:
 )
 @pytest.mark.parametrize("pipelining", [True, False])
 def test_a_server_that_takes_so_many_recipients_at_a_time_gets_the_rest_at_once(
-    bell: RecordingDoorbell, reply: str, pipelining: bool
+    bell: RecordingTaskQueue, reply: str, pipelining: bool
 ) -> None:
     """RFC 5321 §4.5.3.1.10. The server is asked for no more than it takes, once that is known."""
     taken: list[list[bytes]] = []
@@ -364,7 +368,7 @@ def test_what_is_in_doubt_can_be_held_for_a_person(smtp_server: Serve, settings:
     config_for(server)
     delivery = submitted()
     assert tried(delivery).status == "in_doubt"
-    assert skipped(delivery) == "in doubt, held for a person"
+    assert attempt(delivery.pk) is None
     assert len(server.messages) == 1
 
 
@@ -372,51 +376,70 @@ def test_what_is_in_doubt_can_be_held_for_a_person(smtp_server: Serve, settings:
 def test_a_worker_killed_after_its_claim_leaves_a_doubt(
     smtp_server: Serve, settings: Any, policy: str, sent: int
 ) -> None:
+    """Where it left no journal, and was allowed to say the final dot."""
     settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "IN_DOUBT": policy}
     server = smtp_server()
     config_for(server)
     delivery = submitted()
-    route = routing.active_relay()
-    assert not isinstance(route, routing.Nowhere)
-    assert transitions.claim(delivery, route, from_header="a@example.com", sender="a@example.com")
-    assert skipped(delivery) == "another worker is sending it"
-    pretend(delivery, lease_until=ago(1))
+    lost = claimed(delivery)
+    assert attempt(delivery.pk) is None, "another worker is sending it"
+    DeliveryBatch.objects.update(lease_until=ago(1))
+    recovery.recover_leases()
+    assert attempt(delivery.pk) is None, "its owner may only be slow"
+    DeliveryBatch.objects.update(suspected_at=ago(recovery.SUSPECTED_FOR + 1))
+    recovery.recover_leases()
+    assert DeliveryAttempt.objects.get().outcome == "in_doubt"
+    assert not batches.renew(lost)
+    due_again()
     result = attempt(delivery.pk)
-    assert isinstance(result, Skipped) == (policy == "hold")
+    assert (result is None) == (policy == "hold")
     assert len(server.messages) == sent
     assert Delivery.objects.get().status == ("accepted" if sent else "in_doubt")
+
+
+def test_what_a_killed_worker_was_not_allowed_yet_is_in_no_doubt(smtp_server: Serve) -> None:
+    """It goes back as it was."""
+    config_for(smtp_server())
+    ids = [submitted().pk for _ in range(3)]
+    claimed(permitted=1)
+    DeliveryBatch.objects.update(lease_until=ago(60), suspected_at=ago(recovery.SUSPECTED_FOR + 1))
+    recovery.recover_leases()
+    assert list(DeliveryAttempt.objects.values_list("delivery", "outcome")) == [(ids[0], "in_doubt")]
+    rows = Delivery.objects.filter(pk__in=ids[1:]).values_list("status", "batch", "attempts", "returned")
+    assert set(rows) == {("queued", "", 0, 0)}
+    assert [tried(Delivery.objects.get(pk=pk)).status for pk in ids[1:]] == ["accepted"] * 2
 
 
 # -- races ----------------------------------------------------------------------------------------------------------
 
 
-def test_who_loses_the_claim_sends_no_final_dot(smtp_server: Serve) -> None:
-    """Another worker claims while the content is on its way."""
+def take_over() -> None:
+    """What a sweeper does with a batch whose owner was not heard of."""
+    batch = DeliveryBatch.objects.get()
+    batches.take_over(batch.pk, lambda row, deliveries: [])
+
+
+def test_who_has_lost_the_claim_sends_no_final_dot(smtp_server: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another worker takes over while the content is on its way: that took so long that the lease has to be renewed."""
+    clock = Clock()
+    monkeypatch.setattr(in_hand, "time", clock)
     server = smtp_server()
     config_for(server)
     delivery = submitted()
-    claimed = threading.Event()
-    server.inject(Fault(verb="DATA", until=claimed, times=1))
-    results: list[Any] = []
-
-    def work() -> None:
-        try:
-            results.append(attempt(delivery.pk))
-        finally:
-            connection.close()
-
-    worker = threading.Thread(target=work)
-    worker.start()
+    lost = threading.Event()
+    server.inject(Fault(verb="DATA", until=lost, times=1))
+    worker, results = in_thread(lambda: attempt(delivery.pk))
     wait_until(lambda: server.sessions and "DATA" in server.sessions[0].verbs, what="DATA")
-    route = routing.active_relay()
-    assert not isinstance(route, routing.Nowhere)
-    assert transitions.claim(delivery, route, from_header="a@example.com", sender="a@example.com")
-    claimed.set()
+    take_over()
+    before = claimed(delivery)
+    clock.ahead += conf.get("LEASE")
+    lost.set()
     worker.join(PATIENCE)
-    assert results == [Skipped(reason="another worker was faster")]
+    assert results == [None]
     session_ends(server)
     assert server.messages == []
-    assert Delivery.objects.get().status == "sending"
+    assert Delivery.objects.get().batch == before.id
+    assert not DeliveryAttempt.objects.exists()
 
 
 def test_two_workers_with_one_mail_send_it_once(smtp_server: Serve) -> None:
@@ -439,7 +462,7 @@ def test_two_workers_with_one_mail_send_it_once(smtp_server: Serve) -> None:
     for thread in threads:
         thread.join(PATIENCE)
     assert len(server.messages) == 1
-    assert sum(isinstance(result, Delivery) for result in results) == 1
+    assert sorted(result is None for result in results) == [False, True, True]
     assert Delivery.objects.get().status == "accepted"
 
 
@@ -490,33 +513,60 @@ def in_thread(work: Callable[[], Any]) -> tuple[threading.Thread, list[Any]]:
     return thread, results
 
 
-def test_workers_that_have_claimed_too_slowly_send_nothing(smtp_server: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The lease might end before the server answers, and another worker would send the mail too."""
+@pytest.mark.parametrize("slow", ["to renew", "and cannot renew"])
+def test_workers_whose_lease_may_end_before_the_reply_send_nothing(
+    smtp_server: Serve, monkeypatch: pytest.MonkeyPatch, slow: str
+) -> None:
+    """Another worker would send the mail too."""
     clock = Clock()
-    monkeypatch.setattr(dispatch, "time", clock)
+    monkeypatch.setattr(in_hand, "time", clock)
     server = smtp_server()
     config_for(server)
-    claim = transitions.claim
+    renew = batches.renew
 
-    def slow(*args: Any, **kwargs: Any) -> bool:
+    def renewing(batch: Any) -> bool:
+        if slow == "and cannot renew":
+            raise OperationalError("gone")
+        renewed = renew(batch)
         clock.ahead += conf.get("LEASE") - conf.get("REPLY_TIMEOUT") + 1
-        return claim(*args, **kwargs)
+        return renewed
 
     delivery = submitted()
     with monkeypatch.context() as patch:
-        patch.setattr(transitions, "claim", slow)
+        patch.setattr(batches, "renew", renewing)
+        server.inject(Fault(verb="MAIL", times=1))
+        clock.ahead += conf.get("LEASE") - conf.get("REPLY_TIMEOUT") + 1
         row = tried(delivery)
-    assert (row.status, row.reason) == ("deferred", "it took too long to claim it in the database")
+    assert (row.status, row.cause) == ("deferred", "too_slow")
     assert server.messages == []
     session_ends(server)
+    clock.ahead = 0.0
     assert tried(due(delivery)).status == "accepted"
 
 
+def test_a_lease_that_nears_its_end_is_renewed(smtp_server: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As long as the mail makes progress, and no more often than it has to be."""
+    clock = Clock()
+    monkeypatch.setattr(in_hand, "time", clock)
+    config_for(smtp_server())
+    renewed: list[str] = []
+
+    def renewing(batch: Any) -> bool:
+        renewed.append(batch.id)
+        batch.lease_ends += conf.get("LEASE")
+        return True
+
+    monkeypatch.setattr(batches, "renew", renewing)
+    assert tried(submitted()).status == "accepted"
+    assert renewed == []
+    clock.ahead = conf.get("LEASE") - conf.get("REPLY_TIMEOUT")
+    assert tried(submitted()).status == "accepted"
+    assert len(renewed) == 1
+
+
 def test_many_attempts_sweeps_and_changes_at_once_come_to_no_deadlock(
-    smtp_server: Serve, bell: RecordingDoorbell, settings: Any
+    smtp_server: Serve, bell: RecordingTaskQueue
 ) -> None:
-    # Each ring that follows another at once counts as a worker lost: otherwise a lease lies between them.
-    settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "QUARANTINE_AFTER": 1000}
     server = smtp_server(faults=[Fault(verb="RCPT", reply="450 4.2.0 Later", match="later")])
     config = config_for(server)
     ids = [submitted("later@example.com" if number % 3 else KIM).pk for number in range(30)]
@@ -531,23 +581,18 @@ def test_many_attempts_sweeps_and_changes_at_once_come_to_no_deadlock(
 
     def look() -> None:
         for _ in range(5):
-            Delivery.objects.filter(ring_after__isnull=False).update(ring_after=ago(1))
+            due_again()
             sweep()
             retry_now.wake()
 
     found = in_threads(*[functools.partial(work, turn) for turn in (0, 10, 20)], change, look)
     assert [one for one in found if isinstance(one, Exception)] == []
-    print(
-        list(
-            Delivery.objects.values_list(
-                "status", "reason", "rings", "unfinished", "fence", "due_at", "attempts"
-            ).exclude(status="deferred")
-        )
-    )
     assert len(server.messages) == Delivery.objects.filter(status="accepted").count() == 10
+    assert not Delivery.objects.exclude(batch="").exists()
+    assert not DeliveryBatch.objects.exists()
 
 
-def test_a_result_that_cannot_be_stored_does_not_make_a_doubt(smtp_server: Serve, bell: RecordingDoorbell) -> None:
+def test_a_result_that_cannot_be_stored_does_not_make_a_doubt(smtp_server: Serve, bell: RecordingTaskQueue) -> None:
     """Else the mail would be sent again whenever its lease ran out."""
 
     def refuse(delivery: Delivery) -> None:
@@ -609,11 +654,10 @@ def test_a_database_that_fails_at_the_claim_costs_nothing_but_time(
         raise OperationalError("gone")
 
     with monkeypatch.context() as patch:
-        patch.setattr(transitions, "claim", gone)
+        patch.setattr(claiming, "claim", gone)
         with pytest.raises(OperationalError):
             attempt(delivery.pk)
-    session_ends(server)
-    assert server.messages == []
+    assert server.sessions == []
     assert tried(delivery).status == "accepted"
 
 
@@ -621,49 +665,24 @@ def test_a_database_that_fails_at_the_claim_costs_nothing_but_time(
 
 
 def test_what_is_not_there_is_skipped() -> None:
-    assert isinstance(attempt("unknown"), Skipped)
+    assert attempt("unknown") is None
 
 
 def test_what_is_not_due_is_skipped(smtp_server: Serve) -> None:
-    delivery = submitted(due_at=timezone.now() + dt.timedelta(minutes=1))
-    assert skipped(delivery) == "not due yet"
+    server = smtp_server()
+    config_for(server)
+    assert attempt(submitted(due_at=timezone.now() + dt.timedelta(minutes=1)).pk) is None
+    assert server.sessions == []
 
 
 @pytest.mark.parametrize("is_due", [True, False])
-def test_what_has_expired_ends_even_if_it_is_not_due(is_due: bool, bell: RecordingDoorbell) -> None:
+def test_what_has_expired_ends_even_if_it_is_not_due(is_due: bool, bell: RecordingTaskQueue) -> None:
     delivery = submitted(expires_at=ago(1))
     if not is_due:
         pretend(delivery, due_at=timezone.now() + dt.timedelta(minutes=1))
     row = tried(delivery)
     assert (row.status, row.reason) == ("expired", "not accepted in time")
     assert bell.reports == [(delivery.pk, "expired")]
-
-
-def test_a_mail_that_kills_its_worker_each_time_is_put_aside(settings: Any, bell: RecordingDoorbell) -> None:
-    settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "QUARANTINE_AFTER": 3}
-    delivery = pretend(submitted(), rings=1)
-    for _ in range(3):
-        assert transitions.begin_again(delivery)  # and then the worker dies
-    row = tried(delivery)
-    assert (row.status, row.reason) == ("quarantined", "its worker was lost every time it was tried")
-
-
-def test_while_workers_die_over_other_mails_too_it_takes_twice_as_many(settings: Any, bell: RecordingDoorbell) -> None:
-    """Somebody kills them, or the machine is short of memory: a mail was only there when it happened."""
-    settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "QUARANTINE_AFTER": 3}
-    delivery = pretend(submitted(), unfinished=5)
-    others = [pretend(submitted(), status="sending", lease_until=ago(1)) for _ in range(2)]
-    assert all(map(transitions.lease_ran_out, others))
-    assert tried(delivery).status == "deferred"  # for there is no server: it was tried
-    assert tried(pretend(delivery, unfinished=6, due_at=ago(1))).status == "quarantined"
-    DeliveryAttempt.objects.filter(delivery=others[0]).delete()  # the other may have been in a group with it
-    assert tried(pretend(submitted(), unfinished=3)).status == "quarantined"
-
-
-def test_an_outcome_forgives_the_workers_that_died(smtp_server: Serve) -> None:
-    config_for(smtp_server(faults=[Fault(verb="RCPT", reply="450 4.2.0 Later", times=1)]))
-    delivery = pretend(submitted(), rings=1, unfinished=1)
-    assert tried(delivery).unfinished == 0
 
 
 # -- what is said ---------------------------------------------------------------------------------------------------
@@ -708,14 +727,14 @@ def test_an_unexpected_error_keeps_the_mail_and_shows_only_its_kind(
     def broken(*args: Any, **kwargs: Any) -> None:
         raise KeyError("kim@example.com")
 
-    monkeypatch.setattr("email_integration.sending.dispatch.from_line", broken)
+    monkeypatch.setattr("email_integration.sending.relaying.from_line", broken)
     row = tried(submitted())
     assert (row.status, row.waits_for_relay) == ("deferred", False)
     assert row.reason.startswith("unexpected KeyError in broken, line ")
     assert "kim@" not in caplog.text
 
 
-def test_an_unexpected_error_after_the_claim_is_a_doubt(smtp_server: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unexpected_error_at_the_final_dot_is_a_doubt(smtp_server: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     config_for(smtp_server())
 
     def broken(*args: Any, **kwargs: Any) -> None:

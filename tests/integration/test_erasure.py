@@ -17,11 +17,11 @@ from config.local.smtp_server import Fault, SMTPServer
 from email_integration.delivery import erasure, manual
 from email_integration.delivery.erasure import Erased, erase_recipient
 from email_integration.exceptions import ContentUnavailable, InvalidMail
-from email_integration.ledger import records, rows, transitions
+from email_integration.ledger import continuation, records, rows, transitions
 from email_integration.message import content
 from email_integration.models import FINAL, Delivery, DeliveryAttempt, Status
-from email_integration.outcomes.classification import Accepted, Skipped
-from tests.deliveries import RecordingDoorbell, ago, attempt, pretend, submitted
+from email_integration.outcomes.classification import Accepted
+from tests.deliveries import RecordingTaskQueue, ago, attempt, pretend, submitted
 from tests.relays import config_for, relay_to
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -33,7 +33,7 @@ Serve = Callable[..., SMTPServer]
 
 
 @pytest.fixture(autouse=True)
-def _bell(bell: RecordingDoorbell) -> None:
+def _bell(bell: RecordingTaskQueue) -> None:
     pass
 
 
@@ -47,7 +47,7 @@ def finished(*to: str, status: Status = Status.FAILED, **how: Any) -> Delivery:
     DeliveryAttempt.objects.create(
         delivery=delivery, number=1, started_at=ago(0), outcome=status, reply=f"550 no mailbox <{to[0]}>"
     )
-    return pretend(delivery, status=status, recipients=recipients, finished_at=ago(0), ring_after=None, continued=True)
+    return pretend(delivery, status=status, recipients=recipients, finished_at=ago(0), next_at=None)
 
 
 def dump() -> str:
@@ -167,7 +167,7 @@ def test_what_a_server_said_of_somebody_in_another_mail_is_erased() -> None:
 
 
 @pytest.mark.parametrize("status", [Status.QUEUED, Status.DEFERRED, Status.IN_DOUBT])
-def test_a_mail_on_its_way_is_stopped(bell: RecordingDoorbell, smtp_server: Serve, status: Status) -> None:
+def test_a_mail_on_its_way_is_stopped(bell: RecordingTaskQueue, smtp_server: Serve, status: Status) -> None:
     server = smtp_server()
     config_for(server)
     delivery = pretend(submitted(KIM), status=status)
@@ -175,21 +175,22 @@ def test_a_mail_on_its_way_is_stopped(bell: RecordingDoorbell, smtp_server: Serv
     assert erase_recipient(KIM) == Erased(deliveries=1, stopped=1, contents=1, replies=0, left=())
 
     row = Delivery.objects.get()
-    assert (row.status, row.reason, row.has_content, row.ring_after) == ("cancelled", "erased", False, None)
+    assert (row.status, row.reason, row.has_content, row.next_at) == ("cancelled", "erased", False, None)
     assert bell.reports == [(delivery.pk, "cancelled")]
-    assert isinstance(attempt(delivery.pk), Skipped)
+    assert attempt(delivery.pk) is None
     assert not server.messages
     assert "kim" not in dump()
 
 
-def test_what_follows_a_mail_that_was_stopped_is_seen_to_by_a_worker(bell: RecordingDoorbell) -> None:
+def test_what_follows_a_mail_that_was_stopped_is_seen_to_by_a_worker(bell: RecordingTaskQueue) -> None:
     delivery = submitted(KIM)
     bell.followed.add(delivery.pk)
-    bell.rings.clear()
+    bell.woken.clear()
     erase_recipient(KIM)
     row = Delivery.objects.get()
-    assert (row.status, row.continued, row.lease_until) == ("cancelled", False, None)
-    assert bell.rung == [delivery.pk]
+    assert (row.status, row.is_settled) == ("cancelled", False)
+    assert bell.sweeps == 1
+    assert [one.pk for one in continuation.take_due(10)] == [delivery.pk]
 
 
 def test_a_mail_to_several_goes_on_to_the_others(smtp_server: Serve) -> None:
@@ -219,7 +220,7 @@ def test_its_content_goes_however_it_ends(how: str, smtp_server: Serve, settings
     if how == "cancelled":
         assert transitions.cancel(delivery.pk)
     else:
-        changes: dict[str, Any] = {"expired": {"expires_at": ago(1)}, "quarantined": {"unfinished": 9}}.get(how, {})
+        changes: dict[str, Any] = {"expired": {"expires_at": ago(1)}, "quarantined": {"returned": 9}}.get(how, {})
         pretend(delivery, **changes)
         attempt(delivery.pk)
     row = Delivery.objects.get()

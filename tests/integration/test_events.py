@@ -19,7 +19,7 @@ from email_integration.outcomes.causes import Cause
 from email_integration.outcomes.classification import InDoubt
 from email_integration.queue import retry_now
 from email_integration.smtp import Relay
-from tests.deliveries import RecordingDoorbell, ago, attempt, pretend, submitted
+from tests.deliveries import RecordingTaskQueue, ago, attempt, pretend, submitted
 from tests.relays import config_for
 
 Serve = Callable[..., SMTPServer]
@@ -30,7 +30,7 @@ KIM = "kim@example.com"
 
 
 @pytest.fixture(autouse=True)
-def _log(bell: RecordingDoorbell, caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+def _log(bell: RecordingTaskQueue, caplog: pytest.LogCaptureFixture) -> Iterator[None]:
     with caplog.at_level(logging.DEBUG, "email_integration"):
         yield
 

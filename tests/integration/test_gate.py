@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 from django.db import connection, transaction
 from django.utils import timezone
-from email_integration.sending.group import attempt_group
 
 from config.local.processes import PATIENCE
 from config.local.smtp_server import Fault, SMTPServer
 from email_integration import conf, routing
 from email_integration.exceptions import DeliveryDeferred
-from email_integration.ledger import transitions
+from email_integration.ledger import batches
+from email_integration.ledger.queues import queue_of
 from email_integration.models import Delivery, RelayGate, SMTPConfig
 from email_integration.outcomes import schedule
 from email_integration.outcomes.causes import Cause
@@ -23,9 +23,9 @@ from email_integration.outcomes.classification import Deferred
 from email_integration.queue import retry_now
 from email_integration.queue.sweeper import sweep
 from email_integration.routing import gate
-from email_integration.sending import direct
+from email_integration.sending import direct, in_hand, points
 from email_integration.smtp import Relay
-from tests.deliveries import RecordingDoorbell, ago, attempt, in_threads, mail, pretend, submitted
+from tests.deliveries import Clock, RecordingTaskQueue, ago, attempt, in_threads, mail, pretend, send_due, submitted
 from tests.relays import config_for
 
 Serve = Callable[..., SMTPServer]
@@ -37,8 +37,13 @@ LONG = 60.0
 
 
 @pytest.fixture(autouse=True)
-def _patient(bell: RecordingDoorbell, settings: Any) -> None:
-    settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "RETRY_FIRST": 5.0, "RETRY_MAX": 900.0}
+def _patient(bell: RecordingTaskQueue, settings: Any) -> None:
+    settings.EMAIL_INTEGRATION = {
+        **settings.EMAIL_INTEGRATION,
+        "RETRY_FIRST": 5.0,
+        "RETRY_MAX": 900.0,
+        "SESSIONS": 1,
+    }
 
 
 def relay() -> Relay:
@@ -61,6 +66,12 @@ def probe_is_due() -> None:
 def attempt_all() -> None:
     for pk in Delivery.objects.filter(due_at__lte=timezone.now()).order_by("created_at").values_list("pk", flat=True):
         attempt(pk)
+
+
+def put_off_all() -> None:
+    """Until long after the test."""
+    later = timezone.now() + schedule.seconds(LONG)
+    Delivery.objects.filter(next_at__isnull=False).update(due_at=later, next_at=later)
 
 
 def waiting() -> int:
@@ -94,7 +105,7 @@ def test_what_was_put_off_expires_in_time_all_the_same(smtp_server: Serve) -> No
     soon = timezone.now() + schedule.seconds(30)
     delivery = submitted(expires_at=soon)
     attempt(delivery.pk)
-    assert Delivery.objects.get(pk=delivery.pk).ring_after == soon
+    assert Delivery.objects.get(pk=delivery.pk).next_at == soon
 
 
 @pytest.mark.parametrize("verb", ["MAIL", "RCPT", "DATA"])
@@ -117,16 +128,17 @@ def test_a_sender_of_the_configurations_own_that_it_may_not_use_closes_the_gate(
 
 
 @pytest.mark.parametrize("verb", ["MAIL", "RCPT", "DATA"])
-@pytest.mark.parametrize("grouped", [False, True])
+@pytest.mark.parametrize("along", [False, True])
 def test_an_envelope_sender_of_a_mails_own_is_not_the_configurations(
-    smtp_server: Serve, verb: Any, grouped: bool
+    smtp_server: Serve, verb: Any, along: bool
 ) -> None:
     """The From header, which is the configuration's, is not known to the server by then."""
     server = smtp_server(faults=[Fault(verb=verb, reply="553 5.7.1 Sender rejected: not your address", times=1)])
     config_for(server)
     own = submitted(envelope_sender="bounces+17@example.com")
-    if grouped:
-        list(attempt_group([own.pk, submitted(from_email="other@example.com").pk]))
+    if along:
+        submitted(from_email="other@example.com")
+        send_due()
     else:
         attempt(own.pk)
     own.refresh_from_db()
@@ -146,7 +158,7 @@ def test_mail_goes_with_the_sender_that_was_corrected(smtp_server: Serve, envelo
     assert (refused.status, refused.cause) == ("deferred", "config_sender")
     config.from_email = "present@example.com"
     config.save()
-    attempt(pretend(refused, due_at=ago(0)).pk)
+    attempt(pretend(refused, due_at=ago(1), next_at=ago(1)).pk)
     (message,) = server.messages
     assert message.parsed["From"] == "present@example.com"
     assert message.mail_from == envelope.get("envelope_sender", "present@example.com")
@@ -275,27 +287,27 @@ def test_a_probe_in_vain_keeps_the_gate_closed_for_twice_as_long(smtp_server: Se
 
 
 def test_a_probe_that_meets_the_same_limit_at_its_recipient_keeps_the_gate_closed(
-    smtp_server: Serve, bell: RecordingDoorbell
+    smtp_server: Serve, bell: RecordingTaskQueue
 ) -> None:
     """Some servers count at RCPT, where it might be said of this recipient: so each probe is by another mail."""
     config_for(smtp_server(faults=[Fault(verb="RCPT", reply="450 rcpt rate limit exceeded", times=6)]))
     ids = [submitted(f"u{place}@example.com").pk for place in range(6)]
-    list(attempt_group(ids))
+    send_due()
     assert Delivery.objects.filter(attempts=1).count() == 3
     waits = [round(seconds_until_probe())]
     for _ in range(3):
-        later = timezone.now() + schedule.seconds(LONG)
-        Delivery.objects.update(due_at=later, ring_after=later)
-        bell.rings.clear()
+        put_off_all()
+        bell.woken.clear()
         probe_is_due()
         sweep()
-        list(attempt_group(list(bell.rung)))
+        assert bell.woken
+        send_due()
         waits.append(round(seconds_until_probe()))
     assert waits == pytest.approx([5, 10, 20, 40], abs=2)
     assert list(Delivery.objects.values_list("attempts", flat=True)) == [1] * 6
     assert waiting() == 6
     probe_is_due()
-    Delivery.objects.filter(pk=ids[0]).update(due_at=ago(0))
+    Delivery.objects.filter(pk=ids[0]).update(due_at=ago(1), next_at=ago(1))
     attempt(ids[0])
     assert not RelayGate.objects.exists()
 
@@ -319,19 +331,19 @@ def test_of_many_at_once_one_probes(smtp_server: Serve) -> None:
     assert RelayGate.objects.get().failures == 2
 
 
-def test_sweeps_have_one_mail_try_a_relay_whatever_comes_of_it(bell: RecordingDoorbell, smtp_server: Serve) -> None:
-    """Were nobody to take what is rung for, each sweep would else wake one more, and call for the next."""
+def test_sweeps_have_one_mail_try_a_relay_whatever_comes_of_it(bell: RecordingTaskQueue, smtp_server: Serve) -> None:
+    """Were nobody to take what is due, each sweep would else wake one more, and call for the next."""
     config_for(smtp_server())
     closed = gate.close(relay(), Deferred(cause=Cause.LOGIN, code=535, reason="the login is wrong"), probing=False)
     assert closed
     for _ in range(3):
-        pretend(submitted(), status="deferred", waits_for_relay=True, due_at=timezone.now() + schedule.seconds(LONG))
-    Delivery.objects.update(ring_after=timezone.now() + schedule.seconds(LONG))
+        pretend(submitted(), status="deferred", waits_for_relay=True)
+    put_off_all()
     RelayGate.objects.update(probe_at=ago(1))
-    bell.rings.clear()
+    bell.woken.clear()
     for _ in range(3):
         sweep()
-    assert (len(bell.rung), bell.sweeps) == (1, 0)
+    assert (waiting(), bell.woken, bell.sweeps) == (2, [queue_of("normal")] * 3, 0)
 
 
 def test_a_prober_that_is_killed_is_replaced(smtp_server: Serve) -> None:
@@ -365,8 +377,9 @@ def test_a_success_over_a_session_that_was_open_opens_the_gate_too(smtp_server: 
     first, second = submitted(), submitted()
     direct.send_now(mail())
     gate.close(relay(), Deferred(cause=Cause.LIMIT, code=421, reason="too many connections"), probing=False)
-    pretend(second, status="deferred", waits_for_relay=True, due_at=timezone.now() + schedule.seconds(LONG))
-    pretend(first, status="deferred", waits_for_relay=True)
+    pretend(second, status="deferred", waits_for_relay=True)
+    put_off_all()
+    pretend(first, status="deferred", waits_for_relay=True, due_at=ago(1), next_at=ago(1))
     attempt(first.pk)
     assert len(server.sessions) == 1
     assert not RelayGate.objects.exists()
@@ -380,41 +393,44 @@ def test_a_probe_that_loses_its_mail_to_another_worker_opens_the_gate(
     attempt(submitted().pk)
     server.password = "s3cret"
     probe_is_due()
-    monkeypatch.setattr(transitions, "claim", lambda *args, **kwargs: False)
+    clock = Clock()
+    clock.ahead = conf.get("LEASE")
+    monkeypatch.setattr(in_hand, "time", clock)
+    monkeypatch.setattr(batches, "renew", lambda batch: False)
     attempt(submitted().pk)
+    assert server.messages == []
     assert not RelayGate.objects.exists()
 
 
-def test_the_sweep_has_a_relay_tried_that_may_be(smtp_server: Serve, bell: RecordingDoorbell) -> None:
+def test_the_sweep_has_a_relay_tried_that_may_be(smtp_server: Serve, bell: RecordingTaskQueue) -> None:
     """Everybody else waits for up to half an hour, and whoever was to probe may be gone."""
     wrong_password(smtp_server)
     for _ in range(4):
         submitted()
     attempt_all()
-    Delivery.objects.update(ring_after=timezone.now() + schedule.seconds(LONG))
-    bell.rings.clear()
+    put_off_all()
+    bell.woken.clear()
     assert sweep() == 0  # it is not time yet
     probe_is_due()
     assert sweep() == 1
     assert waiting() == 3
-    attempt(*bell.rung)
+    attempt_all()
     assert RelayGate.objects.get().failures == 2
 
 
-def test_the_sweep_lets_rest_who_waits_for_another_relay(smtp_server: Serve, bell: RecordingDoorbell) -> None:
+def test_the_sweep_lets_rest_who_waits_for_another_relay(smtp_server: Serve, bell: RecordingTaskQueue) -> None:
     wrong_password(smtp_server)
     attempt(submitted().pk)
     probe_is_due()
     RelayGate.objects.update(key="of one that was replaced")
-    bell.rings.clear()
-    Delivery.objects.update(ring_after=timezone.now() + schedule.seconds(LONG))
+    put_off_all()
     assert sweep() == 0
 
 
 # -- opening --------------------------------------------------------------------------------------------------------
 
 
-def test_the_first_success_opens_the_gate_and_wakes_everybody(smtp_server: Serve, bell: RecordingDoorbell) -> None:
+def test_the_first_success_opens_the_gate_and_wakes_everybody(smtp_server: Serve, bell: RecordingTaskQueue) -> None:
     server, _ = wrong_password(smtp_server)
     for _ in range(10):
         submitted()
@@ -430,7 +446,7 @@ def test_the_first_success_opens_the_gate_and_wakes_everybody(smtp_server: Serve
     assert (len(server.messages), len(server.sessions)) == (11, 2)
 
 
-def test_a_mended_configuration_drains_the_queue_at_once(smtp_server: Serve, bell: RecordingDoorbell) -> None:
+def test_a_mended_configuration_drains_the_queue_at_once(smtp_server: Serve, bell: RecordingTaskQueue) -> None:
     server, config = wrong_password(smtp_server)
     for _ in range(10):
         submitted()
@@ -479,13 +495,12 @@ def test_a_mail_that_is_put_off_just_after_the_gate_opened_does_not_sleep(
     """It has seen the gate closed, and is recorded only when everybody else has been woken."""
     wrong_password(smtp_server)
     attempt(submitted().pk)
-    put_off = transitions.wait_for_relay
 
-    def late(*args: Any, **kwargs: Any) -> bool:
-        in_threads(lambda: retry_now.reopen(relay()))
-        return put_off(*args, **kwargs)
+    def late(point: str, *delivery_ids: str) -> None:
+        if point == "before the record":
+            in_threads(lambda: retry_now.reopen(relay()))
 
-    monkeypatch.setattr(transitions, "wait_for_relay", late)
+    monkeypatch.setattr(points, "hook", late)
     delivery = submitted()
     attempt(delivery.pk)
     assert Delivery.objects.get(pk=delivery.pk).due_at <= timezone.now()

@@ -26,7 +26,7 @@ from email_integration.models import FINAL, Delivery, Status
 from email_integration.queue import retry_now
 from email_integration.queue.sweeper import sweep
 from email_integration.queue.waiting import backlog, oldest_due
-from tests.deliveries import RecordingDoorbell, ago, submitted
+from tests.deliveries import RecordingTaskQueue, ago, submitted
 
 from .admin_site import logged_in
 
@@ -37,7 +37,7 @@ TABLE = Delivery._meta.db_table
 
 
 @pytest.fixture(autouse=True)
-def _tidy(bell: RecordingDoorbell) -> Iterator[None]:
+def _tidy(bell: RecordingTaskQueue) -> Iterator[None]:
     yield
     empty()
     analyse()
@@ -52,7 +52,7 @@ def fill(doublings: int) -> None:
     """Sixteen finished deliveries of as many days, doubled so often, and a few that wait or are old."""
     for days in range(16):
         pk = submitted().pk
-        changes = {"has_content": False, "content": b"", "continued": True, "ring_after": None, "recipients": []}
+        changes = {"has_content": False, "content": b"", "next_at": None, "recipients": []}
         Delivery.objects.filter(pk=pk).update(status=Status.ACCEPTED, finished_at=ago((days + 1) * DAY), **changes)
     names = [field.column for field in Delivery._meta.concrete_fields if not field.primary_key]
     columns = ", ".join(map(connection.ops.quote_name, names))
@@ -62,13 +62,11 @@ def fill(doublings: int) -> None:
             cursor.execute(f"INSERT INTO {TABLE} (id, {columns}) SELECT {longer}, {columns} FROM {TABLE}")
     submitted()
     due = [submitted().pk for _ in range(3)]
-    Delivery.objects.filter(pk__in=due).update(ring_after=ago(1))
+    Delivery.objects.filter(pk__in=due).update(next_at=ago(1))
     waiting = [submitted().pk for _ in range(3)]
     Delivery.objects.filter(pk__in=waiting).update(status=Status.DEFERRED, waits_for_relay=True)
     old = [submitted().pk for _ in range(3)]
-    Delivery.objects.filter(pk__in=old).update(
-        status=Status.ACCEPTED, finished_at=ago(40 * DAY), continued=True, ring_after=None
-    )
+    Delivery.objects.filter(pk__in=old).update(status=Status.ACCEPTED, finished_at=ago(40 * DAY), next_at=None)
     analyse()
 
 
@@ -109,16 +107,16 @@ def _lately() -> Interval:
 
 #: What is asked, by which words in its condition it is known, and by which index it is to be answered, or which other.
 QUESTIONS: list[tuple[Callable[[], object], str, str]] = [
-    (sweep, '"ring_after" <=', "delivery_ring_after"),
-    (backlog, '"ring_after" IS NOT NULL', "delivery_ring_after|delivery_not_accepted"),
-    (oldest_due, '"ring_after" IS NOT NULL', "delivery_ring_after|delivery_not_accepted"),
+    (sweep, '"next_at" <=', "delivery_next_at"),
+    (backlog, '"next_at" IS NOT NULL', "delivery_next_at|delivery_not_accepted"),
+    (oldest_due, '"next_at" IS NOT NULL', "delivery_next_at|delivery_not_accepted"),
     (backlog, f"\"status\" = '{Status.IN_DOUBT}'", "delivery_not_accepted"),
     (retry_now.wake, '"waits_for_relay"', "delivery_waits_for_relay"),
     (retention.prune, '"finished_at" <', "delivery_finished_at"),
     (retention.prune, '"has_content"', "delivery_finished_content"),
     (lambda: flows([_lately()]), '"finished_at" >=', "delivery_finished_otherwise|delivery_finished_at"),
     (lambda: times(Choice(), [_lately()]), '"finished_at" >=', "delivery_finished_at|delivery_finished_content"),
-    (oldest_waiting, '"ring_after" IS NOT NULL', "delivery_ring_after|delivery_not_accepted"),
+    (oldest_waiting, '"next_at" IS NOT NULL', "delivery_next_at|delivery_not_accepted"),
     (lambda: orphans._known([str(number) for number in range(300)]), '"content_file" IN', "delivery_content_file"),
     (lambda: listed(status__exact=Status.QUARANTINED), f"\"status\" = '{Status.QUARANTINED}'", "delivery_not_accepted"),
     (lambda: listed(q="<1@example.com>"), '"message_id" IN', "delivery_message_id"),
@@ -177,7 +175,7 @@ def work_of_a_sweep() -> int:
             connection.connection.set_progress_handler(None, 1)
         return steps
     if connection.vendor == "postgresql":
-        query = asked(sweep, '"ring_after" <=')
+        query = asked(sweep, '"next_at" <=')
         (plan,) = rows_of(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {query}")
         top = plan["QUERY PLAN"][0]["Plan"]
         return int(top["Shared Hit Blocks"] + top["Shared Read Blocks"])

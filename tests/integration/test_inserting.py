@@ -66,12 +66,12 @@ def kinds() -> list[Delivery]:
     """Of each kind of value, and all attributes at least once other than usual."""
     return [
         *map(made, ODD),
-        made(from_at=0, ring_after=_NOW, eight_bit=True, content=b"", content_file="a/b", content_seal="gcm$1$"),
+        made(from_at=0, next_at=_NOW, eight_bit=True, content=b"", content_file="a/b", content_seal="gcm$1$"),
         made(idempotency_key="None", traceparent="00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"),
         made(sender="<>", in_doubt_policy="hold", status="prepared", lane="high", redirected_to="x@example.com"),
-        made(fence=1, has_content=False, rings=2, unfinished=3, lease_until=_NOW, attempts=4, code=550, cause="full"),
+        made(fence=1, has_content=False, returned=3, batch="b", next_at=None, attempts=4, code=550, cause="full"),
         made(reason="r", smtp_config="s", config_version="c", worker="w", finished_at=_NOW),
-        made(waits_for_relay=True, continued=True, recipients=[]),
+        made(waits_for_relay=True, continue_after=_NOW, recipients=[], queue="own", cancel_requested=True),
     ]
 
 

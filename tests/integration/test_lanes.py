@@ -1,20 +1,21 @@
-"""Lanes: a mail's priority chooses the queue that its ring goes to."""
+"""Priorities: a mail's priority chooses the queue whose workers are woken."""
 
 from __future__ import annotations
 
+import datetime as dt
 from typing import Any
 
 import pytest
 from celery import current_app
 from django.core.mail import EmailMessage
-from django.utils import timezone
+from django.db import transaction
 from redis import Redis
 
 from config.local.valkey import Valkey
 from email_integration.delivery import manual
 from email_integration.exceptions import InvalidMail
 from email_integration.models import Delivery, Lane
-from email_integration.queue import sweeper
+from email_integration.queue import sweeper, wakeups
 from email_integration.tasks import health, names, send_email
 from tests.broker import messages
 from tests.deliveries import RecordingDoorbell, submitted
@@ -26,37 +27,49 @@ QUEUES = {"high": "mail.high", "normal": "mail", "bulk": "mail.bulk"}
 TO = {"to": ["kim@example.com"]}
 
 
-def rung(valkey: Valkey) -> dict[str, list[str]]:
-    """The ids that each lane's queue was rung with."""
+def woken(valkey: Valkey) -> dict[str, list[str]]:
+    """The queues that the wake-ups in each priority's queue name."""
     return {lane: [message.arguments[0] for message in messages(valkey, queue)] for lane, queue in QUEUES.items()}
 
 
+def only(lane: str) -> dict[str, list[str]]:
+    """One wake-up, in the queue of this priority."""
+    return {other: [QUEUES[other]] if other == lane else [] for other in QUEUES}
+
+
+def lost(valkey: Valkey) -> None:
+    """No worker was woken for what was submitted."""
+    valkey.flush()
+    wakeups.forget()
+
+
 @pytest.mark.parametrize("lane", Lane.values)
-def test_a_mail_rings_in_the_queue_of_its_lane(valkey: Valkey, lane: str) -> None:
+def test_a_mail_wakes_the_queue_of_its_priority(valkey: Valkey, lane: str) -> None:
     result = send_email.delay("S", "B", **TO, priority=lane)
     assert Delivery.objects.get(pk=result.id).lane == lane
-    assert rung(valkey) == {**{other: [] for other in QUEUES}, lane: [result.id]}
+    assert woken(valkey) == only(lane)
 
 
 def test_a_mail_without_priority_is_a_normal_one(valkey: Valkey) -> None:
-    result = send_email.delay("S", "B", **TO)
-    assert rung(valkey)["normal"] == [result.id]
+    send_email.delay("S", "B", **TO)
+    assert woken(valkey) == only("normal")
 
 
 @pytest.mark.parametrize("lane", Lane.values)
-def test_the_sweep_rings_in_the_lane(valkey: Valkey, lane: str) -> None:
-    delivery = submitted(priority=lane)
-    valkey.flush()
-    Delivery.objects.update(ring_after=timezone.now())
+def test_the_sweep_wakes_the_queue_of_the_priority(valkey: Valkey, lane: str) -> None:
+    submitted(priority=lane)
+    lost(valkey)
     sweeper.sweep()
-    assert rung(valkey)[lane] == [delivery.pk]
+    assert woken(valkey) == only(lane)
 
 
-def test_a_prepared_mail_and_a_copy_stay_in_the_lane(valkey: Valkey) -> None:
+def test_a_prepared_mail_and_a_copy_keep_the_priority(valkey: Valkey) -> None:
     prepared = send_email.prepare("S", "B", **TO, priority="high")
     prepared.apply_async()
+    assert woken(valkey) == only("high")
+    lost(valkey)
     copy = manual.resend(prepared.kwargs["delivery_id"])
-    assert rung(valkey)["high"] == [prepared.kwargs["delivery_id"], copy.pk]
+    assert (copy.lane, woken(valkey)) == ("high", only("high"))
 
 
 @pytest.mark.parametrize("priority", ["urgent", "", "HIGH", None, 3, ["high"]])
@@ -72,19 +85,32 @@ def test_the_word_as_an_option_of_celery_is_refused_and_not_lost(bell: Recording
 
 
 def test_celerys_own_queue_and_priority_win(valkey: Valkey) -> None:
-    """The queue over that of the lane; a number is a priority within it."""
-    own = send_email.apply_async(("S", "B"), {**TO, "priority": "bulk"}, queue="own")
+    """The queue over that of the mail's priority; a number is a priority within it."""
+    send_email.apply_async(("S", "B"), {**TO, "priority": "bulk"}, queue="own")
     [message] = messages(valkey, "own")
-    assert message.arguments == [own.id]
+    assert message.arguments == ["own"]
     send_email.apply_async(("S", "B"), {**TO, "priority": "bulk"}, priority=6)
-    assert len(messages(valkey, "mail.bulk\x06\x166")) == 1
+    [message] = messages(valkey, "mail.bulk\x06\x166")
+    assert message.arguments == ["mail.bulk"]
+
+
+def test_a_mail_with_celerys_number_waits_for_no_other_wake_up(valkey: Valkey) -> None:
+    """One that is outstanding may lie behind other tasks. Those with the same number are one wake-up all the same."""
+    send_email.apply_async(("S", "B"), TO)
+    for _ in range(3):
+        with transaction.atomic():
+            for number in (3, 6, None, 3):
+                send_email.apply_async(("S", "B"), TO, **({} if number is None else {"priority": number}))
+        wakeups._asked.update(dict.fromkeys(wakeups._asked, float("inf")))  # no time passes
+    queues = ("mail", "mail\x06\x163", "mail\x06\x166")
+    assert [len(messages(valkey, queue)) for queue in queues] == [1, 1, 1]
 
 
 def test_a_backend_has_the_priority_of_all_its_messages(valkey: Valkey) -> None:
     connection = make_backend(priority="bulk")
     assert connection.send_messages([EmailMessage("S", "B", to=["kim@example.com"]) for _ in range(2)]) == 2
     assert set(Delivery.objects.values_list("lane", flat=True)) == {"bulk"}
-    assert len(rung(valkey)["bulk"]) == 2
+    assert woken(valkey) == only("bulk")
 
 
 def test_a_backend_of_another_priority_is_refused_even_when_it_should_fail_silently() -> None:
@@ -92,42 +118,64 @@ def test_a_backend_of_another_priority_is_refused_even_when_it_should_fail_silen
         make_backend(priority="urgent", fail_silently=True)
 
 
-def test_without_queues_of_their_own_all_lanes_have_that_of_deliveries(valkey: Valkey, settings: Any) -> None:
+def test_without_queues_of_their_own_all_priorities_have_that_of_deliveries(valkey: Valkey, settings: Any) -> None:
     settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "HIGH_QUEUE": "", "BULK_QUEUE": ""}
-    ids = [send_email.delay("S", "B", **TO, priority=lane).id for lane in Lane.values]
-    assert rung(valkey)["normal"] == ids
+    with transaction.atomic():
+        for lane in Lane.values:
+            send_email.delay("S", "B", **TO, priority=lane)
+    assert woken(valkey) == only("normal")
+    assert wakeups.lanes_of("mail") == ("high", "normal", "bulk")
     assert "mail.bulk" not in health.queues()
 
 
 def test_without_any_queue_celery_chooses(valkey: Valkey, settings: Any) -> None:
-    """A plain worker of a project that knows nothing of lanes serves them all."""
+    """A plain worker of a project that knows nothing of priorities serves them all."""
     empty = {"QUEUE": "", "HIGH_QUEUE": "", "BULK_QUEUE": "", "SWEEP_QUEUE": ""}
     settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, **empty}
-    ids = [send_email.delay("S", "B", **TO, priority=lane).id for lane in Lane.values]
+    with transaction.atomic():
+        for lane in Lane.values:
+            send_email.delay("S", "B", **TO, priority=lane)
     default = current_app.conf.task_default_queue
-    assert [message.arguments[0] for message in messages(valkey, default)] == ids
+    assert [message.arguments for message in messages(valkey, default)] == [[""]]
+    assert wakeups.lanes_of("") == ("high", "normal", "bulk")
     assert health.queues() == [default]
 
 
-def test_the_queue_of_each_lane_must_have_a_worker() -> None:
+def test_the_queue_of_each_priority_must_have_a_worker() -> None:
     assert set(QUEUES.values()) < set(health.queues())
 
 
-def test_a_lane_that_is_damaged_in_the_database_is_a_normal_one(valkey: Valkey) -> None:
-    delivery = submitted(priority="high")
-    valkey.flush()
-    Delivery.objects.update(ring_after=timezone.now(), lane="fast")
+def test_a_priority_that_is_damaged_in_the_database_is_a_normal_one(valkey: Valkey) -> None:
+    submitted(priority="high")
+    lost(valkey)
+    Delivery.objects.update(lane="fast")
     sweeper.sweep()
-    assert rung(valkey)["normal"] == [delivery.pk]
+    assert woken(valkey) == only("normal")
 
 
-def test_the_message_of_one_delivery_is_short_and_says_the_id_and_the_lane(valkey: Valkey) -> None:
+def test_lanes_of_a_queue_come_most_urgent_first(settings: Any) -> None:
+    assert {queue: wakeups.lanes_of(queue) for queue in ("mail", "mail.high", "mail.bulk", "own")} == {
+        "mail": ("normal",),
+        "mail.high": ("high",),
+        "mail.bulk": ("bulk",),
+        "own": (),
+    }
+    settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "BULK_QUEUE": "mail.high"}
+    assert wakeups.lanes_of("mail.high") == ("high", "bulk")
+
+
+def test_a_wake_up_is_short_and_says_the_queue_and_no_mail(valkey: Valkey) -> None:
     """Less than a kilobyte, without the name of this host; Flower shows what its header says."""
     result = send_email.delay("S", "B", **TO)
     [message] = messages(valkey, "mail")
-    assert message.task == names.DELIVER
-    assert (message.headers["id"], message.headers["argsrepr"]) == (result.id, "")
-    assert message.headers["kwargsrepr"] == "{'lane': 'normal'}"
+    assert message.task == names.DISPATCH
+    assert message.headers["argsrepr"] == "('mail',)"
+    assert message.headers["kwargsrepr"] == "{}"
+    expires = dt.datetime.fromisoformat(message.headers["expires"])
+    # For ten minutes at least: the clocks of two hosts are compared.
+    assert 600 < (expires - dt.datetime.now(dt.UTC)).total_seconds() < 3600
+    assert min(message.headers["timelimit"]) >= 3600
     with Redis.from_url(valkey.url) as client:
         [text] = client.lrange("mail", 0, -1)
     assert len(text.replace(message.headers["origin"].encode(), b"")) < 1000
+    assert result.id.encode() not in text

@@ -16,7 +16,7 @@ from config.local.smtp_server import Fault, SMTPServer
 from email_integration import delivery as api
 from email_integration.delivery import cancel, discard, release, resend, send_now
 from email_integration.exceptions import ContentUnavailable
-from email_integration.ledger import transitions
+from email_integration.ledger import continuation, transitions
 from email_integration.message import content
 from email_integration.models import Delivery, RelayGate, Status
 from email_integration.outcomes import schedule
@@ -24,7 +24,7 @@ from email_integration.outcomes.causes import Cause
 from email_integration.queue import retry_now
 from email_integration.routing import active_relay, gate
 from email_integration.smtp import Relay
-from tests.deliveries import RecordingDoorbell, ago, attempt, pretend, statuses, submitted
+from tests.deliveries import RecordingTaskQueue, ago, attempt, pretend, statuses, submitted
 
 from .validating import activate
 
@@ -35,7 +35,7 @@ NOTHING = {"content": b"", "content_seal": "", "content_file": "", "has_content"
 
 
 @pytest.fixture(autouse=True)
-def _bell(bell: RecordingDoorbell) -> None:
+def _bell(bell: RecordingTaskQueue) -> None:
     pass
 
 
@@ -48,7 +48,7 @@ def row(delivery: Delivery) -> dict[str, Any]:
 
 
 def in_doubt(*to: str, **changes: Any) -> Delivery:
-    return pretend(submitted(*to, from_email="noreply@example.com"), status=Status.IN_DOUBT, ring_after=None, **changes)
+    return pretend(submitted(*to, from_email="noreply@example.com"), status=Status.IN_DOUBT, next_at=None, **changes)
 
 
 # -- what is offered ------------------------------------------------------------------------------------------------
@@ -98,16 +98,16 @@ def test_each_decision_has_its_states(decision: Decision, status: Status) -> Non
 
 @pytest.mark.parametrize("decision", [send_now, release])
 def test_what_is_in_doubt_is_sent_again_with_the_same_bytes(
-    decision: Decision, smtp_server: Callable[..., SMTPServer], bell: RecordingDoorbell
+    decision: Decision, smtp_server: Callable[..., SMTPServer], bell: RecordingTaskQueue
 ) -> None:
     server = smtp_server()
     activate(server)
     doubtful = in_doubt(expires_at=ago(60))
     sent = content.read(doubtful)
-    bell.rings.clear()
+    bell.woken.clear()
 
     assert decision(doubtful.pk)
-    assert bell.rung == [doubtful.pk]
+    assert bell.woken == ["mail"]
     attempt(doubtful.pk)
 
     assert stored(doubtful).status == Status.ACCEPTED
@@ -142,14 +142,14 @@ def test_what_was_quarantined_is_tried_as_if_for_the_first_time() -> None:
     delivery = submitted("kim@example.com", "lee@example.com")
     withheld = {"address": "ann@example.com", "status": "failed", "cause": "withheld", "reply": "in other words"}
     refused = {**delivery.recipients[1], "status": "failed", "code": 550, "reply": "No", "cause": "refused"}
-    aside = pretend(delivery, recipients=[delivery.recipients[0], refused, withheld], unfinished=3)
+    aside = pretend(delivery, recipients=[delivery.recipients[0], refused, withheld], returned=3)
     transitions.end(aside, Status.QUARANTINED, Cause.WORKER_LOST)
     assert stored(delivery).cause == "worker_lost"
     assert send_now(delivery.pk)
     again = stored(delivery)
     stay = {"lee@example.com": "failed", "ann@example.com": "failed"}
     assert statuses(delivery) == {"kim@example.com": "pending", **stay}
-    assert (again.status, again.unfinished, again.finished_at) == (Status.DEFERRED, 0, None)
+    assert (again.status, again.returned, again.finished_at) == (Status.DEFERRED, 0, None)
 
 
 def test_a_time_to_expire_that_has_passed_begins_anew() -> None:
@@ -215,16 +215,15 @@ def test_of_a_damaged_row_nothing_is_sent_and_it_can_still_be_ended(damaged: Any
 
 
 @pytest.mark.parametrize("decision", [cancel, discard])
-def test_what_follows_an_end_is_told(decision: Decision, bell: RecordingDoorbell) -> None:
-    """By a worker that is rung for, not by whoever decides."""
+def test_what_follows_an_end_is_told(decision: Decision, bell: RecordingTaskQueue) -> None:
+    """By a sweep that is called for, not by whoever decides."""
     delivery = in_doubt()
     bell.followed.add(delivery.pk)
-    bell.rings.clear()
+    bell.woken.clear()
     assert decision(delivery.pk)
     after = stored(delivery)
-    assert bell.rung == [delivery.pk]
-    assert (after.continued, after.lease_until) == (False, None)
-    assert after.ring_after is not None
+    assert (bell.sweeps, after.is_settled, after.next_at) == (1, False, None)
+    assert [one.pk for one in continuation.take_due(10)] == [delivery.pk]
 
 
 def test_what_was_partly_accepted_is_accepted_when_its_doubtful_rest_is_discarded() -> None:
@@ -239,7 +238,7 @@ def test_what_was_partly_accepted_is_accepted_when_its_doubtful_rest_is_discarde
 
 
 def test_a_copy_is_a_mail_of_its_own_for_the_same_recipients(
-    settings: Any, smtp_server: Callable[..., SMTPServer], bell: RecordingDoorbell
+    settings: Any, smtp_server: Callable[..., SMTPServer], bell: RecordingTaskQueue
 ) -> None:
     """The first one stays as it is, and the copy, which is accepted too, takes nothing from it."""
     settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "CONTENT_RETENTION_DAYS": 1}
@@ -248,10 +247,10 @@ def test_a_copy_is_a_mail_of_its_own_for_the_same_recipients(
     delivery = submitted("kim@example.com", "lee@example.com", idempotency_key="once")
     attempt(delivery.pk)
     first = row(delivery)
-    bell.rings.clear()
+    bell.woken.clear()
 
     copy = resend(delivery.pk)
-    assert bell.rung == [copy.pk]
+    assert bell.woken == ["mail"]
     attempt(copy.pk)
 
     assert row(delivery) == first
@@ -263,7 +262,7 @@ def test_a_copy_is_a_mail_of_its_own_for_the_same_recipients(
     assert set(one.rcpt_tos) == set(two.rcpt_tos) == {"kim@example.com", "lee@example.com"}
 
 
-def test_a_copy_that_is_rolled_back_is_none(bell: RecordingDoorbell) -> None:
+def test_a_copy_that_is_rolled_back_is_none(bell: RecordingTaskQueue) -> None:
     delivery = in_doubt()
     with transaction.atomic():
         resend(delivery.pk)

@@ -18,7 +18,8 @@ from config.local.processes import PATIENCE
 from email_integration.metrics import access, ledger
 from email_integration.models import Delivery, RelayGate, SendingPause, SMTPConfig, Status
 from email_integration.queue import sweeper
-from tests.deliveries import RecordingDoorbell, ago, submitted
+from tests.claims import claimed
+from tests.deliveries import RecordingTaskQueue, ago, submitted
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -26,7 +27,7 @@ TOKEN = "a-token-für-Prometheus"
 
 
 @pytest.fixture(autouse=True)
-def _token(settings: Any, bell: RecordingDoorbell) -> None:
+def _token(settings: Any, bell: RecordingTaskQueue) -> None:
     settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "METRICS_TOKEN": TOKEN}
 
 
@@ -67,11 +68,12 @@ def test_a_wrong_token_learns_nothing(client: Client, authorization: str | None)
 
 def test_what_is_not_finished_is_counted(client: Client) -> None:
     """By status and lane; what is finished is not."""
-    for lane, status, count in (("high", "queued", 1), ("bulk", "deferred", 2), ("normal", "sending", 3)):
+    claimed(*(submitted() for _ in range(3)))
+    for lane, status, count in (("high", "queued", 1), ("bulk", "deferred", 2)):
         for _ in range(count):
             Delivery.objects.filter(pk=submitted().pk).update(lane=lane, status=status)
-    Delivery.objects.filter(pk=submitted().pk).update(status=Status.ACCEPTED, ring_after=None, finished_at=ago(1))
-    Delivery.objects.filter(pk=submitted().pk).update(status=Status.IN_DOUBT, ring_after=None)
+    Delivery.objects.filter(pk=submitted().pk).update(status=Status.ACCEPTED, next_at=None, finished_at=ago(1))
+    Delivery.objects.filter(pk=submitted().pk).update(status=Status.IN_DOUBT, next_at=None)
     found = scraped(client)
 
     unfinished = {key[1:]: value for key, value in found.items() if key[0] == "unfinished" and value}

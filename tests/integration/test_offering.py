@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 from django.utils import timezone
-from email_integration.sending.group import attempt_group
 
 from config.local.processes import PATIENCE
 from email_integration import routing
@@ -21,7 +20,7 @@ from email_integration.routing import gate
 from email_integration.sending import direct
 from email_integration.sending.relaying import pool
 from email_integration.smtp import Relay
-from tests.deliveries import RecordingDoorbell, attempt, mail, statuses, submitted
+from tests.deliveries import RecordingTaskQueue, attempt, due_again, mail, send_due, statuses, submitted
 from tests.peculiar import HangUp, PeculiarServer, Peer
 from tests.relays import config_for
 
@@ -29,7 +28,7 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 
 @pytest.fixture(autouse=True)
-def _bell(bell: RecordingDoorbell) -> Any:
+def _bell(bell: RecordingTaskQueue) -> Any:
     yield
     pool.close()
 
@@ -178,22 +177,23 @@ def test_a_452_without_a_word_of_why_ends_a_transaction_and_teaches_nothing() ->
         assert not ServerQuirks.objects.exists()
 
 
-@pytest.mark.parametrize("commit", [1, 3])
-def test_one_that_was_claimed_with_others_is_offered_to_the_rest_by_itself(settings: Any, commit: int) -> None:
-    settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "GROUP_COMMIT": commit}
+@pytest.mark.parametrize("sessions", [1, 3])
+def test_one_that_was_claimed_with_others_is_offered_to_the_rest_by_itself(settings: Any, sessions: int) -> None:
+    settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "SESSIONS": sessions}
     with Refusing(full="452 no") as server:
         config_for(server, pipelining="off")
         to = (["a@example.com"], ["full@example.com", "b@example.com"], ["c@example.com"])
-        list(attempt_group([submitted(*some).pk for some in to]))
+        for some in to:
+            submitted(*some)
+        send_due()
         assert got(server) == ["a@example.com", "b@example.com", "c@example.com"]
-        assert not Delivery.objects.filter(status="sending").exists()
+        assert not Delivery.objects.exclude(batch="").exists()
 
 
 def time_passes() -> None:
     """What was put off is due again."""
-    now = timezone.now()
-    RelayGate.objects.update(probe_at=now)
-    Delivery.objects.filter(status="deferred").update(due_at=now, ring_after=now, rings=0)
+    RelayGate.objects.update(probe_at=timezone.now())
+    due_again()
 
 
 class Scripted(Refusing):
@@ -217,7 +217,7 @@ class Scripted(Refusing):
 
 @pytest.mark.parametrize("verb", ["DATA", "DOT"])
 @pytest.mark.parametrize("pipelining", ["off", "automatic"])
-@pytest.mark.parametrize("try_it", [attempt, lambda pk: list(attempt_group([pk]))], ids=["alone", "group"])
+@pytest.mark.parametrize("try_it", [attempt, lambda pk: send_due()], ids=["inline", "crew"])
 def test_a_content_that_is_refused_settles_nothing_of_those_that_were_put_off(
     verb: str, pipelining: str, try_it: Callable[[str], Any]
 ) -> None:

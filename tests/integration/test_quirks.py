@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 from django.db import OperationalError, models, transaction
 from django.utils import timezone
-from email_integration.sending.group import attempt_group
 
 from email_integration import routing
 from email_integration.models import ServerQuirks, SMTPConfig
@@ -19,7 +18,7 @@ from email_integration.routing.quirks import KEPT, SharedMemory
 from email_integration.sending.relaying import pool
 from email_integration.smtp import Envelope, Memory, Opening, OutOfStep, Pipelining, Quirks, Relay, Session
 from email_integration.smtp.quirks import Acquaintance
-from tests.deliveries import submitted
+from tests.deliveries import send_due, submitted
 from tests.peculiar import HangUp, PeculiarServer, Peer
 from tests.relays import config_for, patient_but, relay_to
 
@@ -212,9 +211,10 @@ class Server(PeculiarServer):
 
 
 def send(*mails: int) -> None:
-    """Mails to so many recipients each, through the server of the configuration."""
-    ids = [submitted(*(f"u{place}@example.com" for place in range(number))).pk for number in mails]
-    list(attempt_group(ids))
+    """Mails to so many recipients each, through the server of the configuration, over one session if it lasts."""
+    for number in mails:
+        submitted(*(f"u{place}@example.com" for place in range(number)))
+    send_due()
     pool.close()
 
 

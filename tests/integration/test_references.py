@@ -13,14 +13,13 @@ from django.core.management import call_command
 from django.db import transaction
 from django.test import Client
 from django.utils import timezone
-from email_integration.sending.group import attempt_group
 
 from config.local.smtp_server import SMTPServer
 from email_integration import routing
 from email_integration.models import Delivery, RelayGate, SMTPConfig
 from email_integration.queue.sweeper import sweep
 from email_integration.sending.relaying import pool
-from tests.deliveries import RecordingDoorbell, ago, attempt, submitted
+from tests.deliveries import RecordingTaskQueue, ago, attempt, due_again, send_due, submitted
 from tests.mail_settings import name_server
 from tests.relays import config_for
 
@@ -47,7 +46,7 @@ def use(settings: Any) -> Use:
 
 
 @pytest.fixture
-def secret(use: Use, tmp_path: Path, bell: RecordingDoorbell, settings: Any) -> Path:
+def secret(use: Use, tmp_path: Path, bell: RecordingTaskQueue, settings: Any) -> Path:
     """The file that holds the password, and that may be referred to."""
     settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "RETRY_FIRST": 5.0, "RETRY_MAX": 900.0}
     use(f"file:{tmp_path}/*")
@@ -104,14 +103,16 @@ def test_a_rotated_secret_is_picked_up_when_the_server_refuses_the_old_one(smtp_
     assert not RelayGate.objects.exists()
 
 
-def test_a_group_picks_it_up_too(smtp_server: Serve, secret: Path) -> None:
+@pytest.mark.parametrize("sessions", [1, 4])
+def test_a_crew_picks_it_up_too(smtp_server: Serve, secret: Path, settings: Any, sessions: int) -> None:
+    settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "SESSIONS": sessions}
     server = serve_for(smtp_server, secret)
     attempt(submitted().pk)
     rotate(server, secret)
     with transaction.atomic():
-        ids = [submitted().pk for _ in range(6)]
-    list(attempt_group(ids))
-    attempt_all()
+        for _ in range(6):
+            submitted()
+    send_due()
     assert each_once(server, 7)
     assert server.failed_auths == 1
     assert not RelayGate.objects.exists()
@@ -175,7 +176,7 @@ class Changing:
 
 
 def test_a_secret_that_changes_with_every_reading_makes_two_logins_and_no_more(
-    smtp_server: Serve, use: Use, bell: RecordingDoorbell
+    smtp_server: Serve, use: Use, bell: RecordingTaskQueue
 ) -> None:
     use("odd:*", SECRET_PROVIDERS={"odd": f"{__name__}.Changing"})
     server = smtp_server()
@@ -205,7 +206,7 @@ def test_without_the_secret_mail_waits_and_says_why(
     assert server.sessions == []
     secret.write_text(OLD)
     routing.forget()
-    Delivery.objects.update(due_at=ago(0))
+    due_again()
     attempt_all()
     assert each_once(server, 1)
     assert OLD not in caplog.text

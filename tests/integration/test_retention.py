@@ -24,7 +24,7 @@ from email_integration.delivery import orphans, retention
 from email_integration.delivery.retention import Pruned, prune
 from email_integration.message import content
 from email_integration.models import FINAL, Delivery, DeliveryAttempt, RelayGate, Status
-from tests.deliveries import RecordingDoorbell, ago, pretend, submitted
+from tests.deliveries import RecordingTaskQueue, ago, pretend, submitted
 from tests.stack import Stack
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -36,7 +36,7 @@ Keys = Callable[..., None]
 
 
 @pytest.fixture(autouse=True)
-def folder(bell: RecordingDoorbell, settings: Any, tmp_path: Path) -> Path:
+def folder(bell: RecordingTaskQueue, settings: Any, tmp_path: Path) -> Path:
     """A storage of the test's own, in which everything is, whatever its size."""
     options = {"location": tmp_path / "payloads"}
     backend = "django.core.files.storage.FileSystemStorage"
@@ -55,12 +55,10 @@ def keys(settings: Any) -> Keys:
     return keys
 
 
-def finished(days: float, status: Status = Status.ACCEPTED, *, continued: bool = True, **changes: Any) -> Delivery:
+def finished(days: float, status: Status = Status.ACCEPTED, **changes: Any) -> Delivery:
     """A delivery that ended so many days ago, its content still kept."""
     at = ago(days * DAY)
-    return pretend(
-        submitted(), **{"status": status, "finished_at": at, "ring_after": None, "continued": continued, **changes}
-    )
+    return pretend(submitted(), **{"status": status, "finished_at": at, "next_at": None, **changes})
 
 
 def files(folder: Path) -> set[str]:
@@ -112,7 +110,7 @@ def test_what_is_not_finished_stays_however_old(folder: Path) -> None:
         for status in Status
         if not status.is_final
     ]
-    followed = finished(400, continued=False, has_content=False)
+    followed = finished(400, continue_after=ago(399 * DAY), has_content=False)
 
     done = prune()
 
@@ -148,7 +146,7 @@ def test_a_thousand_batches_are_no_more_than_one_after_the_other(monkeypatch: py
             due_at=first.due_at,
             expires_at=first.expires_at,
             status="failed",
-            continued=True,
+            next_at=None,
             finished_at=ago(100 * 86400 - number),
         )
         for number in range(1100)

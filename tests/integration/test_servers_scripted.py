@@ -14,11 +14,10 @@ from typing import Any
 import pytest
 from django.db import transaction
 from django.utils import timezone
-from email_integration.sending.group import attempt_group
 
 from email_integration.models import Delivery, DeliveryAttempt, RelayGate, ServerQuirks
 from email_integration.sending.relaying import pool
-from tests.deliveries import RecordingDoorbell, submitted
+from tests.deliveries import RecordingTaskQueue, due_again, send_due, submitted
 from tests.peculiar import HangUp, PeculiarServer, Peer
 from tests.relays import config_for, patient_but
 from tests.tables import TABLE
@@ -589,21 +588,20 @@ CASES = [
 
 
 @pytest.fixture(autouse=True)
-def _bell(bell: RecordingDoorbell, settings: Any) -> None:
-    settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "RETRY_FIRST": 60.0}
+def _bell(bell: RecordingTaskQueue, settings: Any) -> None:
+    settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "RETRY_FIRST": 60.0, "SESSIONS": 1}
 
 
 def carry_out(case: Case, server: PeculiarServer) -> Figures:
     """Submit, and have all tried that is due, as time passes."""
     config_for(server, timeout=1 if case.silent else 60, **case.config)
-    ids = case.submit()
+    case.submit()
     for _ in range(case.rounds):
-        work_off(ids)
+        send_due()
         if not Delivery.objects.filter(status="deferred").exists():
             break
-        now = timezone.now()
-        RelayGate.objects.update(probe_at=now)
-        Delivery.objects.filter(status="deferred").update(due_at=now, ring_after=now, rings=0)
+        RelayGate.objects.update(probe_at=timezone.now())
+        due_again()
         server.time_passes()
     pool.close()
     recipients = list(itertools.chain(*Delivery.objects.values_list("recipients", flat=True)))
@@ -614,17 +612,6 @@ def carry_out(case: Case, server: PeculiarServer) -> Figures:
         failed=sum(item["status"] == "failed" for item in recipients),
         refused=DeliveryAttempt.objects.exclude(outcome="accepted").count(),
     )
-
-
-def work_off(ids: Sequence[str]) -> None:
-    """Try all that is due, and what is due at once after that, as a worker does."""
-    while due := [pk for pk in ids if pk in set(_due())]:
-        list(attempt_group(due))
-
-
-def _due() -> Sequence[str]:
-    waiting = Delivery.objects.filter(status__in=("queued", "deferred"), due_at__lte=timezone.now())
-    return list(waiting.values_list("pk", flat=True))
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)

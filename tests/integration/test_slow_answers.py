@@ -13,16 +13,14 @@ from typing import Any
 import pytest
 from django.core.cache import caches
 from django.db import transaction
-from email_integration.sending.group import attempt_group
 
 from config.local.smtp_server import Fault, SMTPServer
 from email_integration import conf
-from email_integration.ledger import transitions
 from email_integration.models import SendingPause, SMTPConfig
 from email_integration.routing import Nowhere, active_relay, resolver, stamp
-from email_integration.sending import dispatch, group
+from email_integration.sending import dispatcher, relaying
 from email_integration.smtp import Opening, Relay, Session, Started
-from tests.deliveries import RecordingDoorbell, attempt, submitted
+from tests.deliveries import RecordingTaskQueue, attempt, send_due, submitted
 from tests.relays import config_for
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -44,7 +42,7 @@ class Clock:
 
 
 @pytest.fixture(autouse=True)
-def clock(_fresh: None, bell: RecordingDoorbell, monkeypatch: pytest.MonkeyPatch) -> Clock:
+def clock(_fresh: None, bell: RecordingTaskQueue, monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
     monkeypatch.setattr(stamp, "TRUSTED", 0.1)
     monkeypatch.setattr(stamp, "PROMPT", 0.1)
@@ -183,14 +181,14 @@ def test_mail_whose_content_took_long_to_read_goes_by_the_new_one(
     servers: SimpleNamespace, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     delivery, change = submitted(), once(lambda: somebody_saves(clock))
-    enter = dispatch.Letter.__enter__
+    enter = relaying.Letter.__enter__
 
-    def entering(letter: dispatch.Letter) -> dispatch.Letter:
+    def entering(letter: relaying.Letter) -> relaying.Letter:
         entered = enter(letter)
         change()
         return entered
 
-    monkeypatch.setattr(dispatch.Letter, "__enter__", entering)
+    monkeypatch.setattr(relaying.Letter, "__enter__", entering)
     attempt(delivery.pk)
     assert (len(servers.old.messages), len(servers.new.messages)) == (0, 1)
     assert "MAIL" not in verbs(servers.old)
@@ -202,37 +200,45 @@ def test_recipients_of_another_transaction_are_offered_to_the_new_one(
     """The old one has refused all of the first, and the answer took long."""
     SMTPConfig.objects.filter(name="Old").update(max_recipients=1)
     servers.old.inject(Fault(verb="RCPT", reply="550 5.1.1 No such user"))
-    delivery, begin = submitted("kim@example.com", "lee@example.com"), dispatch.begin
+    delivery, begin = submitted("kim@example.com", "lee@example.com"), relaying.begin
     change = once(lambda: somebody_saves(clock))
 
-    def beginning(session: Session, opening: Opening) -> Started:
-        started = begin(session, opening)
+    def beginning(session: Session, opening: Opening, **how: Any) -> Started:
+        started = begin(session, opening, **how)
         change()
         return started
 
-    monkeypatch.setattr(dispatch, "begin", beginning)
+    monkeypatch.setattr(relaying, "begin", beginning)
     attempt(delivery.pk)
     assert [message.rcpt_tos for message in servers.new.messages] == [("kim@example.com", "lee@example.com")]
     assert verbs(servers.old).count("MAIL") == 1
 
 
-def test_a_group_that_took_long_to_record_goes_on_by_the_new_one(
-    servers: SimpleNamespace, clock: Clock, monkeypatch: pytest.MonkeyPatch
+def test_a_crew_whose_record_took_long_goes_on_by_the_new_one(
+    servers: SimpleNamespace, clock: Clock, settings: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """What was claimed for the old one goes back, and is claimed anew."""
+    settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "SESSIONS": 1}
     with transaction.atomic():
-        ids = [submitted(f"u{place}@example.com").pk for place in range(3)]
-    monkeypatch.setattr(group, "_SHORT", 0)  # the outcome of each is recorded before the next begins
-    record, change = transitions.record_and_claim, once(lambda: somebody_saves(clock))
+        for place in range(3):
+            submitted(f"u{place}@example.com")
+    change, both_wait = once(lambda: somebody_saves(clock)), threading.Event()
+    settle = dispatcher.settle
 
-    def recording(ended: Any, *given: Any, **how: Any) -> Any:
-        done = record(ended, *given, **how)
-        if ended and not given[0]:
-            change()
+    def settling(*given: Any) -> Any:
+        done = settle(*given)
+        change()
+        both_wait.set()
         return done
 
-    monkeypatch.setattr(transitions, "record_and_claim", recording)
-    list(attempt_group(ids))
-    assert (len(servers.old.messages), len(servers.new.messages)) == (1, 2)
+    def waiting(message: Message) -> None:
+        # The second is at its dot, and its outcome recorded, when the third is about to begin.
+        pass
+
+    monkeypatch.setattr(dispatcher, "settle", settling)
+    send_due()
+    assert len(servers.old.messages) + len(servers.new.messages) == 3
+    assert len(servers.new.messages) > 0
 
 
 def verbs(server: SMTPServer) -> list[str]:

@@ -18,9 +18,9 @@ from email_integration.alerts import channels
 from email_integration.exceptions import InvalidMail
 from email_integration.ledger import events
 from email_integration.models import Alert, Delivery, Status
-from email_integration.tasks import deliver, send_email
+from email_integration.tasks import dispatch, send_email
 from email_integration.templatetags.email_integration import with_offset
-from tests.deliveries import RecordingDoorbell, mail, submitted
+from tests.deliveries import RecordingTaskQueue, mail, submitted
 from tests.relays import config_for
 from tests.web_hook import Hook
 
@@ -61,10 +61,10 @@ def is_in_an_hour(moment: dt.datetime) -> bool:
         lambda: {"eta": (dt.datetime.now(dt.UTC) + HOUR).isoformat()},
     ],
 )
-def test_celerys_eta_is_when_it_is_due(bell: RecordingDoorbell, option: Any) -> None:
+def test_celerys_eta_is_when_it_is_due(bell: RecordingTaskQueue, option: Any) -> None:
     delivery = sent(**option())
     assert is_in_an_hour(delivery.due_at)
-    assert delivery.ring_after == delivery.due_at
+    assert delivery.next_at == delivery.due_at
 
 
 @pytest.mark.parametrize(
@@ -75,14 +75,14 @@ def test_celerys_eta_is_when_it_is_due(bell: RecordingDoorbell, option: Any) -> 
         lambda: dt.datetime.now(dt.timezone(-7 * HOUR)) + HOUR,
     ],
 )
-def test_celerys_expires_is_when_it_is_sent_no_more(bell: RecordingDoorbell, expires: Any) -> None:
+def test_celerys_expires_is_when_it_is_sent_no_more(bell: RecordingTaskQueue, expires: Any) -> None:
     delivery = sent(expires=expires())
     assert is_in_an_hour(delivery.expires_at)
     assert not is_in_an_hour(delivery.due_at)
 
 
 @pytest.mark.parametrize("now", [lambda: dt.datetime.now(), lambda: dt.datetime.now(dt.UTC)])  # noqa: DTZ005
-def test_times_of_the_mail_itself_are_the_deliverys(bell: RecordingDoorbell, now: Any) -> None:
+def test_times_of_the_mail_itself_are_the_deliverys(bell: RecordingTaskQueue, now: Any) -> None:
     ids = [
         submitted(due_at=now() + HOUR, expires_at=now() + HOUR).pk,
         *submit_many([mail()], due_at=now() + HOUR, expires_at=now() + HOUR),
@@ -95,7 +95,7 @@ def test_times_of_the_mail_itself_are_the_deliverys(bell: RecordingDoorbell, now
 
 
 @pytest.mark.parametrize("now", [lambda: dt.datetime.now(), lambda: dt.datetime.now(dt.UTC)])  # noqa: DTZ005
-def test_a_prepared_mail_has_its_times_from_itself_or_from_its_call(bell: RecordingDoorbell, now: Any) -> None:
+def test_a_prepared_mail_has_its_times_from_itself_or_from_its_call(bell: RecordingTaskQueue, now: Any) -> None:
     def prepared(call: dict[str, Any], **given: Any) -> Delivery:
         signature = send_email.prepare("S", "B", to=["kim@example.com"], **given)
         return Delivery.objects.get(pk=signature.apply_async(**call).delivery_id)
@@ -103,13 +103,13 @@ def test_a_prepared_mail_has_its_times_from_itself_or_from_its_call(bell: Record
     for found in (prepared({"eta": now() + HOUR}), prepared({"countdown": 3600}), prepared({}, due_at=now() + HOUR)):
         assert is_in_an_hour(found.due_at)
         assert found.status == "queued"
-        assert found.ring_after == found.due_at
+        assert found.next_at == found.due_at
     for found in (prepared({"expires": now() + HOUR}), prepared({}, expires_at=now() + HOUR)):
         assert is_in_an_hour(found.expires_at)
 
 
 def test_what_leaves_the_process_has_its_offset_or_is_in_utc(
-    bell: RecordingDoorbell,
+    bell: RecordingTaskQueue,
     settings: Any,
     smtp_server: Callable[..., SMTPServer],
     caplog: pytest.LogCaptureFixture,
@@ -145,7 +145,7 @@ def test_what_leaves_the_process_has_its_offset_or_is_in_utc(
     assert abs(dt.datetime.fromisoformat(config.version) - dt.datetime.now(dt.UTC)) < dt.timedelta(minutes=10)
 
 
-def test_what_is_no_time_is_refused_as_ever(bell: RecordingDoorbell) -> None:
+def test_what_is_no_time_is_refused_as_ever(bell: RecordingTaskQueue) -> None:
     with pytest.raises(InvalidMail, match=r"^eta must be a datetime"):
         sent(eta="tomorrow")
     with pytest.raises(InvalidMail, match=r"^countdown must be a number"):

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 from django.core.checks import run_checks
 from django.core.mail import EmailMessage
-from email_integration.sending.group import attempt_group
 from opentelemetry import trace
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
@@ -25,7 +24,7 @@ from email_integration.checks import optional
 from email_integration.ledger import instrumentation
 from email_integration.ledger.instrumentation import Observer
 from email_integration.models import Delivery
-from tests.deliveries import RecordingDoorbell, ago, attempt, in_threads, pretend, submitted
+from tests.deliveries import RecordingTaskQueue, attempt, due_again, in_threads, send_due, submitted
 from tests.relays import config_for
 
 Serve = Callable[..., SMTPServer]
@@ -48,7 +47,7 @@ def exporter() -> InMemorySpanExporter:
 
 
 @pytest.fixture(autouse=True)
-def spans(exporter: InMemorySpanExporter, bell: RecordingDoorbell) -> Iterator[InMemorySpanExporter]:
+def spans(exporter: InMemorySpanExporter, bell: RecordingTaskQueue) -> Iterator[InMemorySpanExporter]:
     """Spans are made during the test."""
     exporter.clear()
     before = instrumentation.installed()
@@ -116,7 +115,7 @@ def test_each_attempt_is_a_span_and_says_what_went_wrong(
     config_for(smtp_server(security="plain", user=None, faults=[fault]))
     delivery = submitted("kim@example.com")
     attempt(delivery.pk)
-    pretend(delivery, due_at=ago(1))
+    due_again()
     attempt(delivery.pk)
     first, second = named(spans, "deliver normal")
     assert first.attributes is not None
@@ -156,16 +155,22 @@ def test_no_span_tells_of_a_mail(smtp_server: Serve, spans: InMemorySpanExporter
     assert not [secret for secret in SECRETS if secret in shown]
 
 
-def test_in_a_group_each_mail_has_its_own(smtp_server: Serve, spans: InMemorySpanExporter) -> None:
-    """A trace, an attempt, a transaction; one of them the connection."""
-    config_for(smtp_server(security="plain", user=None))
-    ids = submit_many((EmailMessage("S", "B", to=["kim@example.com"]) for _ in range(5)), priority="normal")
-    assert len(list(attempt_group(ids))) == 5
+@pytest.mark.parametrize("sessions", [1, 3])
+def test_over_a_crew_each_mail_has_its_own(
+    smtp_server: Serve, spans: InMemorySpanExporter, settings: Any, sessions: int
+) -> None:
+    """A trace, an attempt, a transaction; one for each session the connection."""
+    settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "SESSIONS": sessions}
+    server = smtp_server(security="plain", user=None)
+    config_for(server)
+    submit_many((EmailMessage("S", "B", to=["kim@example.com"]) for _ in range(5)), priority="normal")
+    assert send_due() == {"accepted": 5}
     delivers = {span.context.span_id: span for span in named(spans, "deliver normal")}
     assert len({span.context.trace_id for span in delivers.values()}) == 5
     assert {parent_of(one) for one in named(spans, "transaction")} == set(delivers)
-    [connect] = named(spans, "connect")
-    assert parent_of(connect) in delivers
+    connects = named(spans, "connect")
+    assert len(connects) == len(server.sessions) <= sessions
+    assert {parent_of(connect) for connect in connects} <= set(delivers)
 
 
 def test_threads_do_not_mix_up_their_parts(smtp_server: Serve, spans: InMemorySpanExporter) -> None:

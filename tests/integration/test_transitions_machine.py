@@ -1,4 +1,4 @@
-"""Whatever workers, people, sweeps and crashes do to one delivery in whatever order, the promises hold.
+"""Whatever workers, people, sweeps and crashes do to two deliveries in whatever order, the promises hold.
 
 Hypothesis plays several workers, each of which may stop for good, or for long, between any two of its steps, on the
 real ledger and its database. Time passes in the database: what is due, leased or expired is moved into the past.
@@ -6,13 +6,12 @@ real ledger and its database. Time passes in the database: what is due, leased o
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 from django.db import transaction
-from django.db.models import F
-from django.utils import timezone
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -26,20 +25,21 @@ from hypothesis.stateful import (
 
 from email_integration.delivery import manual
 from email_integration.exceptions import ContentUnavailable
-from email_integration.ledger import records, rows, transitions
-from email_integration.models import FINAL, Delivery, DeliveryAttempt, Status
+from email_integration.ledger import batches, recording, records, rows, transitions
+from email_integration.ledger.batches import Batch
+from email_integration.models import FINAL, Delivery, DeliveryAttempt, DeliveryBatch, Status
 from email_integration.outcomes.causes import Cause
 from email_integration.outcomes.classification import Accepted, Deferred, Failed, InDoubt, Outcome
-from email_integration.queue import retry_now, sweeper
+from email_integration.queue import retry_now
 from email_integration.routing import gate
-from email_integration.sending import attempt as attempting
-from email_integration.smtp import Relay, Reply
-from tests.deliveries import RecordingDoorbell, ago, submitted
+from email_integration.smtp import Reply
+from tests import claims
+from tests.claims import RELAY
+from tests.deliveries import RecordingTaskQueue, ago, submitted
 
 pytestmark = pytest.mark.django_db
 
 KIM, LEE = "kim@example.com", "lee@example.com"
-RELAY = Relay(name="Primary", host="mail.example.com")
 NO, LATER = Reply(code=550, enhanced="5.1.1", text="no"), Reply(code=450, enhanced="4.2.0", text="later")
 #: Orders of events that are tried.
 EXAMPLES = 60
@@ -47,42 +47,51 @@ EXAMPLES = 60
 #: Events in each.
 STEPS = 40
 
-NUMBERS = st.integers(min_value=0, max_value=3)
-#: How an attempt goes on from where it can be tried: mostly to the claim.
-FATES = st.sampled_from(["claim", "claim", "claim", "claim", "later", "relay", "gate", "never"])
+NUMBERS = st.integers(min_value=0, max_value=5)
+#: What happens to a mail in hand: mostly a final dot.
+FATES = st.sampled_from(["dot", "dot", "dot", "dot", "back", "relay", "gate", "expired"])
 #: To the final dot: the code, None for none, and whether it is for all who are left.
 REPLIES = st.tuples(st.sampled_from([250, 250, 450, None, 550]), st.booleans())
 
 
 @dataclass(kw_only=True)
-class Worker:
-    """One process at one attempt: what it believes of the delivery, and how far it has come."""
+class Mail:
+    """One delivery of a worker's batch: what the worker knows of it, and how far it has come."""
 
     delivery: Delivery
+    place: int
     recipients: tuple[str, ...]
-    step: str = "prepared"
-    outcome: Outcome | None = None
-    #: How many doubts had been recorded when it sent the final dot.
+    step: str = "in hand"
+    change: records.Change | None = None
+    #: How many doubts about it had been recorded when its final dot was sent.
     doubts: int = 0
-    #: Its lease ran out before it sent the final dot.
+
+
+@dataclass(kw_only=True)
+class Worker:
+    """A process with a batch; ``is_late`` once its lease has run out, so that it sends no final dot any more."""
+
+    batch: Batch
+    mails: list[Mail] = field(default_factory=list)
     is_late: bool = False
 
 
 class Ledger(RuleBasedStateMachine):
-    """One delivery to two people, several workers, a sweep, and persons who decide."""
+    """Two deliveries to two people each, several workers, a sweep, and persons who decide."""
 
     def __init__(self) -> None:
         super().__init__()
         # Taken back at the end; to commit each step would take a hundred times as long.
         self.transaction = transaction.atomic()
         self.transaction.__enter__()
-        self.pk = submitted(KIM, LEE).pk
+        self.pks = [submitted(KIM, LEE).pk for _ in range(2)]
         self.workers: list[Worker] = []
-        #: Those who have sent a final dot of which nothing was recorded, dead ones among them.
-        self.unrecorded: list[Worker] = []
-        self.fence = 0
-        self.was_final = self.is_reopened = False
-        self.accepted: set[str] = set()
+        #: Final dots of which nothing was recorded, those of dead workers among them.
+        self.unrecorded: list[Mail] = []
+        self.fences = dict.fromkeys(self.pks, 0)
+        self.final: set[str] = set()
+        self.reopened: set[str] = set()
+        self.accepted: dict[str, set[str]] = {pk: set() for pk in self.pks}
         #: For so many steps nothing ends it: else most of the story would be told of what is finished.
         self.calm = 0
 
@@ -94,173 +103,237 @@ class Ledger(RuleBasedStateMachine):
         transaction.set_rollback(True)
         self.transaction.__exit__(None, None, None)
 
-    def row(self) -> Delivery:
-        return Delivery.objects.get(pk=self.pk)
+    def row(self, pk: str) -> Delivery:
+        return Delivery.objects.get(pk=pk)
 
-    def doubts(self) -> int:
-        return DeliveryAttempt.objects.filter(outcome=Status.IN_DOUBT).count()
-
-    def at(self, step: str) -> list[Worker]:
-        return [worker for worker in self.workers if worker.step == step]
+    def doubts(self, pk: str) -> int:
+        return DeliveryAttempt.objects.filter(delivery=pk, outcome=Status.IN_DOUBT).count()
 
     # -- what a worker does -----------------------------------------------------------------------------------------
 
     @precondition(lambda self: len(self.workers) < 4)
-    @rule(is_due=st.booleans())
-    def begin(self, is_due: bool) -> None:
-        """It is rung for: load the row, and bring it to where it can be tried."""
+    @rule(limit=st.integers(min_value=1, max_value=2), permitted=st.sampled_from([None, 1]), is_due=st.booleans())
+    def claim(self, limit: int, permitted: int | None, is_due: bool) -> None:
         if is_due:
-            self.a_while_passes()
-        delivery = rows.load(self.pk)
-        assert delivery is not None
-        skipped = attempting._prepare(delivery, timezone.now())
-        if skipped is None and delivery.status not in FINAL:
-            self.workers.append(Worker(delivery=delivery, recipients=rows.pending(delivery)))
+            Delivery.objects.filter(next_at__isnull=False).update(next_at=ago(1))
+        batch = claims.claim(limit=limit, permitted=permitted)
+        if batch is None:
+            assert not Delivery.objects.filter(next_at__lt=ago(0), batch="").exists()
+            return
+        assert len(batch.deliveries) <= limit
+        for one in batch.deliveries:
+            assert one.status not in (*FINAL, Status.IN_DOUBT)
+            assert (one.batch, one.fence) == (batch.id, self.row(one.pk).fence)
+        mails = [
+            Mail(delivery=one, place=place, recipients=rows.pending(one)) for place, one in enumerate(batch.deliveries)
+        ]
+        self.workers.append(Worker(batch=batch, mails=mails))
 
     @precondition(lambda self: self.workers)
-    @rule(number=NUMBERS, fate=FATES, reply=REPLIES, wait=st.sampled_from([0.0, 60.0]))
-    def go_on(self, number: int, fate: str, reply: tuple[int | None, bool], wait: float) -> None:
-        """One worker takes its next step: to an end or the claim, to the final dot, to the reply, to the record.
+    @rule(number=NUMBERS, which=NUMBERS, fate=FATES, reply=REPLIES)
+    def go_on(self, number: int, which: int, fate: str, reply: tuple[int | None, bool]) -> None:
+        """One mail of one worker takes its next step: to the final dot or elsewhere, to the reply.
 
         One rule for them all: Hypothesis leaves out some rules in each story, and each step needs those before.
         """
-        worker = self.workers.pop(number % len(self.workers))
-        if worker.step == "prepared" and fate != "claim":
-            self.come_to_an_end(worker, fate)
-        elif worker.step == "prepared":
-            self.claim(worker)
-        elif worker.step == "claimed":
-            self.send_the_final_dot(worker)
-        elif worker.step == "sent":
-            self.hear(worker, *reply)
+        worker = self.workers[number % len(self.workers)]
+        mails = [one for one in worker.mails if one.step != "to record"]
+        if not mails:
+            return
+        mail = mails[which % len(mails)]
+        if mail.step == "sent":
+            self.hear(mail, *reply)
+        elif fate != "dot" or mail.delivery.cancel_requested:
+            self.come_to_no_dot(mail, fate)
+        elif mail.place < worker.batch.permitted and not worker.is_late:
+            self.send_the_final_dot(mail)
+
+    def come_to_no_dot(self, mail: Mail, fate: str) -> None:
+        delivery = mail.delivery
+        if fate == "gate":
+            closed = gate.GateClosed(RELAY, 535, "login", "the login is wrong")
+            mail.change = records.Untried(
+                delivery=delivery, step=lambda one: transitions.waiting_for_relay(one, closed, wait=900)
+            )
+        elif fate == "relay":
+            later = Deferred(cause=Cause.PUT_OFF, code=450, reason="later", relay_at_fault=True)
+            mail.change = claims.ended(delivery, later)
+        elif fate == "expired" and not self.calm:
+            mail.change = records.Untried(
+                delivery=delivery, step=lambda one: transitions.ending(one, Status.EXPIRED, Cause.EXPIRED)
+            )
         else:
-            self.record(worker, wait)
+            mail.change = records.Untried(delivery=delivery, step=transitions.giving_back)
+        mail.step = "to record"
+
+    def send_the_final_dot(self, mail: Mail) -> None:
+        mail.doubts = self.doubts(mail.delivery.pk)
+        for other in self.unrecorded:
+            if other.delivery.pk == mail.delivery.pk:
+                assert mail.doubts > other.doubts, "a second final dot, and no record of a doubt about the first"
+        mail.step = "sent"
+        self.unrecorded.append(mail)
+
+    def hear(self, mail: Mail, code: int | None, for_all: bool) -> None:
+        """The reply, or None."""
+        for_all = for_all and not self.calm
+        if self.calm and (code == 550 or (code == 250 and len(mail.recipients) == 1)):
+            code = 450
+        outcome: Outcome
+        if code == 250:
+            taken = mail.recipients if for_all else mail.recipients[:1]
+            refused = {one: LATER for one in mail.recipients if one not in taken}
+            outcome = Accepted(code=250, accepted=taken, refused=refused)
+        elif code == 450:
+            outcome = Deferred(cause=Cause.PUT_OFF, code=450, reason="later")
+        elif code == 550:
+            outcome = Failed(cause=Cause.REFUSED, code=550, reason="never")
+        else:
+            outcome = InDoubt(cause=Cause.IN_DOUBT, reason="lost after the final dot")
+        mail.change = claims.ended(mail.delivery, outcome, wait=60 if for_all else 0)
+        mail.step = "to record"
+
+    @precondition(lambda self: any(one.step == "to record" for worker in self.workers for one in worker.mails))
+    @rule(number=NUMBERS, how=st.sampled_from(["once", "once", "answer lost", "together"]))
+    def record(self, number: int, how: str) -> None:
+        """However late that is; one mail, or all of the worker's."""
+        ready = [one for one in self.workers if any(mail.step == "to record" for mail in one.mails)]
+        worker = ready[number % len(ready)]
+        mails = [mail for mail in worker.mails if mail.step == "to record"]
+        mails = mails if how == "together" else mails[:1]
+        before = {mail.delivery.pk: self.row(mail.delivery.pk) for mail in mails}
+        changes = [mail.change for mail in mails if mail.change is not None]
+        if how == "answer lost":
+            self.lose_the_answer(worker, changes)
+        permits = len(worker.batch.deliveries)
+        done = batches.record(worker.batch, changes, permitted=permits)
+        for mail, made in zip(mails, done.made, strict=True):
+            self.was_recorded(mail, made, before[mail.delivery.pk], answer_was_lost=how == "answer lost")
+        worker.mails = [mail for mail in worker.mails if mail not in mails]
+        if not done.owned:
+            # What it has not sent is no longer its own; what it has sent is answered still.
+            worker.is_late = True
+            worker.mails = [mail for mail in worker.mails if mail in self.unrecorded]
+        if not worker.mails:
+            self.workers.remove(worker)
+
+    def lose_the_answer(self, worker: Worker, changes: Sequence[records.Change]) -> None:
+        """Commit it, and have the worker not know that."""
+        known = [dict(change.delivery.__dict__) for change in changes]
+        recording.make(changes, batch=worker.batch.id, closes=worker.batch.open <= {one.delivery.pk for one in changes})
+        for change, before in zip(changes, known, strict=True):
+            change.delivery.__dict__.clear()
+            change.delivery.__dict__.update(before)
+
+    def was_recorded(self, mail: Mail, made: bool, before: Delivery, *, answer_was_lost: bool) -> None:
+        after = self.row(mail.delivery.pk)
+        if made:
+            assert mail.delivery.fence == after.fence
+            assert mail.delivery.recipients == after.recipients
+        elif not answer_was_lost:
+            assert (before.status, before.fence, before.recipients) == (after.status, after.fence, after.recipients)
+        if mail in self.unrecorded and (made or answer_was_lost):
+            self.unrecorded.remove(mail)
+        outcome = mail.change.outcome if isinstance(mail.change, records.Ended) else None
+        if isinstance(outcome, Accepted):
+            standing = {item["address"]: item["status"] for item in after.recipients}
+            assert {standing[address] for address in outcome.accepted} == {"accepted"}
+            assert "pending" in standing.values() or after.status == Status.ACCEPTED
 
     @precondition(lambda self: len(self.workers) > 1)
     @rule(number=NUMBERS)
     def crash(self, number: int) -> None:
         self.workers.pop(number % len(self.workers))
 
-    def come_to_an_end(self, worker: Worker, fate: str) -> None:
-        if fate == "gate":
-            transitions.wait_for_relay(
-                worker.delivery, gate.GateClosed(RELAY, 535, "login", "the login is wrong"), wait=900
-            )
-            return
-        outcome: Outcome = Deferred(cause=Cause.PUT_OFF, code=450, reason="later", relay_at_fault=fate == "relay")
-        if fate == "never" and not self.calm:
-            outcome = Failed(cause=Cause.REFUSED, code=550, reason="no", refused=dict.fromkeys(worker.recipients, NO))
-        transitions.record(worker.delivery, outcome, records.Try(route=RELAY, started_at=timezone.now(), wait=60))
-
-    def claim(self, worker: Worker) -> None:
-        if transitions.claim(worker.delivery, RELAY, from_header="a@example.com", sender="a@example.com"):
-            worker.step = "claimed"
-            self.workers.append(worker)
-
-    def send_the_final_dot(self, worker: Worker) -> None:
-        """At once after the claim: if that took too long, the dot is not sent."""
-        if worker.is_late:
-            return
-        worker.doubts = self.doubts()
-        for other in self.unrecorded:
-            assert worker.doubts > other.doubts, "a second final dot, and no record of a doubt about the first"
-        worker.step = "sent"
-        self.workers.append(worker)
-        self.unrecorded.append(worker)
-
-    def hear(self, worker: Worker, code: int | None, for_all: bool) -> None:
-        """The reply, or None."""
-        for_all = for_all and not self.calm
-        if self.calm and (code == 550 or (code == 250 and len(worker.recipients) == 1)):
-            code = 450
-        if code == 250:
-            taken = worker.recipients if for_all else worker.recipients[:1]
-            refused = {one: LATER for one in worker.recipients if one not in taken}
-            worker.outcome = Accepted(code=250, accepted=taken, refused=refused)
-        elif code == 450:
-            worker.outcome = Deferred(cause=Cause.PUT_OFF, code=450, reason="later")
-        elif code == 550:
-            worker.outcome = Failed(cause=Cause.REFUSED, code=550, reason="never")
-        else:
-            worker.outcome = InDoubt(cause=Cause.IN_DOUBT, reason="lost after the final dot")
-        worker.step = "heard"
-        self.workers.append(worker)
-
-    def record(self, worker: Worker, wait: float) -> None:
-        """However late that is."""
-        assert worker.outcome is not None
-        before = self.row()
-        moved = transitions.record(
-            worker.delivery, worker.outcome, records.Try(route=RELAY, started_at=timezone.now(), wait=wait)
-        )
-        after = self.row()
-        if moved:
-            self.unrecorded.remove(worker)
-            assert worker.delivery.fence == after.fence
-            assert worker.delivery.recipients == after.recipients
-        else:
-            assert (before.status, before.fence, before.recipients) == (after.status, after.fence, after.recipients)
-        if isinstance(worker.outcome, Accepted):
-            standing = {item["address"]: item["status"] for item in after.recipients}
-            assert {standing[address] for address in worker.outcome.accepted} == {"accepted"}
-            assert "pending" in standing.values() or after.status == Status.ACCEPTED
-
     # -- what others do ---------------------------------------------------------------------------------------------
 
-    @rule(what=st.sampled_from([sweeper.sweep, retry_now.wake]))
-    def look_at_all(self, what: Any) -> None:
-        what()
+    @rule(knows=st.booleans())
+    def recover(self, knows: bool) -> None:
+        """Take over what has run out: permitted mails are in doubt, or those alone whose dot a journal ``knows``."""
+        for row in batches.expired():
+            batches.suspect(row.pk)
+            DeliveryBatch.objects.filter(pk=row.pk, suspected_at__isnull=False).update(suspected_at=ago(11))
+        for row in batches.expired(suspected_for=10.0):
+            sent = {mail.delivery.pk for mail in self.unrecorded if mail.delivery.batch == row.pk}
+
+            def decide(row: DeliveryBatch, deliveries: list[Delivery], sent: set[str] = sent) -> list[records.Change]:
+                places = {pk: place for place, (pk, _fence) in enumerate(row.items)}
+                doubtful = [
+                    one for one in deliveries if places[one.pk] < row.permitted and (not knows or one.pk in sent)
+                ]
+                return [batches.in_doubt(row, one) for one in doubtful]
+
+            batches.take_over(row.pk, decide)
+            assert not DeliveryBatch.objects.filter(pk=row.pk).exists()
+
+    @precondition(lambda self: self.workers)
+    @rule(number=NUMBERS)
+    def the_lease_runs_out(self, number: int) -> None:
+        """The worker is dead, or slow and goes on later."""
+        worker = self.workers[number % len(self.workers)]
+        DeliveryBatch.objects.filter(pk=worker.batch.id).update(lease_until=ago(1))
+        worker.is_late = True
+
+    @rule()
+    def leases_of_the_dead_run_out(self) -> None:
+        alive = [worker.batch.id for worker in self.workers]
+        DeliveryBatch.objects.exclude(pk__in=alive).update(lease_until=ago(1))
+
+    @rule()
+    def wake(self) -> None:
+        retry_now.wake()
 
     @precondition(lambda self: not self.calm)
-    @rule(how=st.sampled_from([manual.cancel, manual.discard, manual.send_now, manual.send_now, manual.release]))
-    def a_person_decides(self, how: Any) -> None:
-        before = self.row()
+    @rule(
+        which=NUMBERS,
+        how=st.sampled_from([manual.cancel, manual.discard, manual.send_now, manual.send_now, manual.release]),
+    )
+    def a_person_decides(self, which: int, how: Any) -> None:
+        pk = self.pks[which % len(self.pks)]
+        before = self.row(pk)
         try:
-            done = how(self.pk)
+            done = how(pk)
         except ContentUnavailable:
             return
-        self.is_reopened = done and how in (manual.send_now, manual.release)
-        assert not self.is_reopened or before.status in manual.CAN_BE_SENT
-
-    # -- time -------------------------------------------------------------------------------------------------------
-
-    def a_while_passes(self) -> None:
-        """What was put off is due, and is rung for."""
-        Delivery.objects.filter(status__in=transitions.CLAIMABLE).update(due_at=ago(0), ring_after=ago(1))
-
-    @precondition(lambda self: self.at("claimed") or self.unrecorded)
-    @rule()
-    def the_lease_runs_out(self) -> None:
-        """Whoever has claimed it is dead, or slow and goes on later."""
-        Delivery.objects.filter(status=Status.SENDING).update(lease_until=ago(1), ring_after=ago(1))
-        for worker in self.at("claimed"):
-            worker.is_late = True
-
-    @precondition(lambda self: not self.calm)
-    @rule(what=st.sampled_from([{"expires_at": ago(1)}, {"unfinished": F("unfinished") + 3}]))
-    def it_waits_for_days_or_kills_its_workers(self, what: Any) -> None:
-        Delivery.objects.update(**what)
+        if done and how in (manual.send_now, manual.release):
+            assert before.status in manual.CAN_BE_SENT
+            assert not before.batch
+            self.reopened.add(pk)
+        if done and how is manual.cancel:
+            after = self.row(pk)
+            assert after.status in FINAL or (after.batch and after.cancel_requested)
 
     # -- what always holds ------------------------------------------------------------------------------------------
 
     @invariant()
     def the_promises(self) -> None:
         self.calm = max(self.calm - 1, 0)
-        row = self.row()
-        is_final = row.status in FINAL
-        assert row.fence >= self.fence
-        assert is_final or not self.was_final or self.is_reopened, "a finished delivery has become unfinished"
-        # The sweep comes by again, unless nothing is left to do, or a person has to decide.
-        assert (row.ring_after is None) == (is_final or row.status == Status.IN_DOUBT)
-        assert is_final == (row.finished_at is not None)
-        assert not (is_final and rows.pending(row))
-        accepted = {item["address"] for item in row.recipients if item["status"] == "accepted"}
-        assert accepted >= self.accepted, "who was accepted is so no more"
-        self.fence, self.was_final, self.is_reopened, self.accepted = row.fence, is_final, False, accepted
+        batch_rows = {row.pk: row for row in DeliveryBatch.objects.all()}
+        claimed = set()
+        for pk in self.pks:
+            row = self.row(pk)
+            is_final = row.status in FINAL
+            assert row.fence >= self.fences[pk]
+            assert is_final or pk not in self.final or pk in self.reopened, "a finished delivery has become unfinished"
+            # It is claimed again, unless nothing is left to do, or a person has to decide.
+            assert (row.next_at is None) == (is_final or row.status == Status.IN_DOUBT)
+            assert is_final == (row.finished_at is not None)
+            assert not (is_final and rows.pending(row))
+            assert not (is_final and row.batch)
+            # Of what is claimed there is a row that says with whom, or nobody would ever take it over.
+            assert not row.batch or pk in [known for known, _fence in batch_rows[row.batch].items]
+            assert not row.cancel_requested or row.batch, "asked to be cancelled, and forgotten"
+            claimed.add(row.batch)
+            accepted = {item["address"] for item in row.recipients if item["status"] == "accepted"}
+            assert accepted >= self.accepted[pk], "who was accepted is so no more"
+            self.fences[pk], self.accepted[pk] = row.fence, accepted
+            (self.final.add if is_final else self.final.discard)(pk)
+        self.reopened.clear()
+        assert set(batch_rows) == claimed - {""}, "the row of a batch that has nothing"
 
 
 @pytest.mark.parametrize("policy", ["resend", "hold"])
-def test_in_whatever_order_the_promises_hold(bell: RecordingDoorbell, settings: Any, policy: str) -> None:
+def test_in_whatever_order_the_promises_hold(bell: RecordingTaskQueue, settings: Any, policy: str) -> None:
     """No second final dot without a record of doubt, nothing accepted forgotten, nothing stuck, nothing revived."""
     settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "IN_DOUBT": policy}
     run_state_machine_as_test(
@@ -271,7 +344,7 @@ def test_in_whatever_order_the_promises_hold(bell: RecordingDoorbell, settings: 
 
 @pytest.mark.extra
 @pytest.mark.timeout(900)
-def test_the_promises_hold_for_longer(bell: RecordingDoorbell) -> None:
+def test_the_promises_hold_for_longer(bell: RecordingTaskQueue) -> None:
     """The same with many more orders."""
     run_state_machine_as_test(
         Ledger, settings=hypothesis_settings(max_examples=5 * EXAMPLES, stateful_step_count=STEPS, deadline=None)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import configparser
+import os
 import re
 import shlex
+import subprocess
 import tomllib
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -182,6 +184,29 @@ def test_workers_alone_have_a_place_for_journals(place: str) -> None:
     """What sends no mail keeps none, and would be warned of a folder that it does not need."""
     named = {name for name, variables in variables_of(place).items() if "JOURNAL_DIR" in variables}
     assert named == journals_of(place).keys() == {"worker", "worker-high", "worker-bulk"}
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, "var/journals"),
+        ({"VAR_DIR": "/srv/with blank"}, "/srv/with blank/journals"),
+        ({"VAR_DIR": "/srv/mail", "JOURNAL_DIR": "/srv/journals"}, "/srv/journals"),
+    ],
+)
+def test_the_journals_of_the_procfile_lie_where_all_is_written(given: dict[str, str], expected: str) -> None:
+    """Unless one is named, as for ``make run`` in ``.env``."""
+    for line in (ROOT / "Procfile").read_text().splitlines():
+        name, command = line.split(": ", 1)
+        if "worker" in name:
+            shown = subprocess.run(
+                ["sh", "-c", f"{command.partition('exec ')[0]} exec printenv JOURNAL_DIR"],
+                env={"PATH": os.environ["PATH"], **given},
+                capture_output=True,
+                text=True,
+                check=True,
+            )
+            assert shown.stdout == f"{expected}\n", name
 
 
 def test_the_journals_of_units_outlive_the_private_tmp() -> None:

@@ -364,11 +364,13 @@ def test_the_end_of_the_block_releases_all(folder: Path) -> None:
     assert len(entries(folder)) == 2
 
 
-def test_this_processs_own_journal_is_never_found(folder: Path) -> None:
+def test_this_processs_own_journal_is_not_even_opened(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a network's file system the closing of any descriptor may release the lock of the whole process."""
     mine = journal(folder)
     dot(mine.take("the-id", 1, "b"))
-    assert entries(folder) == []
-    # Its lock would be held all the same after that: nothing was opened and closed.
+    with monkeypatch.context() as patch:
+        patch.delattr(reading, "JournalFile")
+        assert entries(folder) == []
     assert not can_be_locked(mine.path)
     mine.close()
     assert can_be_locked(mine.path)
@@ -604,9 +606,18 @@ def writable_by_others(path: Path, target: Path) -> None:
     path.chmod(0o620)
 
 
-@pytest.mark.parametrize("make", [symlink, hard_link, fifo, directory, writable_by_others])
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (symlink, "is a link"),
+        (hard_link, "has another name"),
+        (fifo, "a device"),
+        (directory, "is a folder"),
+        (writable_by_others, "can be written by other users (mode 0620"),
+    ],
+)
 def test_what_is_no_file_of_ours_alone_is_left_alone(
-    folder: Path, tmp_path: Path, make: Callable[[Path, Path], None], caplog: pytest.LogCaptureFixture
+    folder: Path, tmp_path: Path, make: Callable[[Path, Path], None], says: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     target = leave(tmp_path / "elsewhere", dot)
     folder.mkdir(mode=0o700)
@@ -616,7 +627,8 @@ def test_what_is_no_file_of_ours_alone_is_left_alone(
     assert only(folder).state is SlotState.IN_HAND
     assert entries(folder) != []
     assert path.exists()
-    assert len(caplog.messages) == 1  # once, not at each look
+    (told,) = caplog.messages  # once, not at each look
+    assert says in told
 
 
 def test_a_slot_for_each_mail_and_no_more(folder: Path) -> None:

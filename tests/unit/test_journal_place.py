@@ -167,8 +167,14 @@ def test_the_temporary_folder_is_judged_where_a_worker_has_run_or_runs(mounts: P
     [
         (lambda folder: folder.symlink_to(folder.parent), "it is a link or a file, not a folder"),
         (lambda folder: folder.touch(), "it is a link or a file, not a folder"),
-        (lambda folder: (folder.mkdir(), folder.chmod(0o770)), "others can write to it (mode 0770)"),
-        (lambda folder: (folder.mkdir(), folder.chmod(0o1777)), "others can write to it (mode 1777)"),
+        (
+            lambda folder: (folder.mkdir(), folder.chmod(0o770)),
+            "it can be written by other users (mode 0770, expected 0700 or 0600)",
+        ),
+        (
+            lambda folder: (folder.mkdir(), folder.chmod(0o1777)),
+            "it can be written by other users (mode 1777, expected 0700 or 0600)",
+        ),
     ],
 )
 def test_a_folder_that_takes_no_journal_costs_a_window(

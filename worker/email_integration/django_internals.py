@@ -81,9 +81,9 @@ def execute(connection: Any, text: str, parameters: Sequence[Any]) -> int:
             return int(opened.rowcount)
     # What Django's wrapper of a cursor would do.
     connection.validate_thread_sharing()
-    connection.validate_no_broken_transaction()
     connection.close_if_health_check_failed()
-    connection.ensure_connection()
+    connection.ensure_connection()  # one that was closed amid a transaction is no longer in it then
+    connection.validate_no_broken_transaction()
     kept = _kept_cursor(connection)
     with connection.wrap_database_errors:
         kept.execute(text, parameters)

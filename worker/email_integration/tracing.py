@@ -34,8 +34,11 @@ M = TypeVar("M", bound=Callable[..., None])
 
 _W3C = TraceContextTextMapPropagator()
 
-#: Seconds before an attempt within which a session may have been opened for it: a group's first mail waits for that.
-_BEFORE = 5.0
+#: Attempts that are not recorded yet, at most: those of a batch that is lost never are.
+_MOST_UNRECORDED = 1000
+
+#: Nanoseconds by which the times of an attempt and of its parts may differ: they are taken by two clocks.
+_LEEWAY = 1_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +49,15 @@ class _Part:
     began: int
     ended: int
     succeeded: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Tried:
+    """An attempt: from when to when, by the clock of its parts; what is on record of it goes by the database's."""
+
+    began: int
+    ended: int
+    parts: list[_Part]
 
 
 class _Parts(threading.local):
@@ -69,10 +81,14 @@ def _harmless(method: M) -> M:
 
 
 class Traces(instrumentation.Observer):
-    """Makes spans of what it is told; ``_parts`` is what has happened in the attempt of each thread."""
+    """Makes spans of what it is told.
+
+    ``_parts`` is what has happened in the attempt of each thread, and ``_tried`` the attempts that are to be recorded.
+    """
 
     def __init__(self) -> None:
         self._parts = _Parts()
+        self._tried: dict[str, _Tried] = {}
 
     @_harmless
     def submitting(self, delivery: Delivery) -> None:
@@ -98,12 +114,25 @@ class Traces(instrumentation.Observer):
         self._parts.all.append(_Part(name=name, began=now - _nanoseconds(seconds), ended=now, succeeded=succeeded))
 
     @_harmless
+    def tried(self, delivery: Delivery, seconds: float) -> None:
+        ended = time.time_ns()
+        began = ended - _nanoseconds(seconds)
+        # Others are those of an attempt that came to nothing.
+        parts = [part for part in self._parts.all if part.ended >= began - _LEEWAY]
+        self._parts.all.clear()
+        while len(self._tried) >= _MOST_UNRECORDED:
+            self._tried.pop(next(iter(self._tried)), None)
+        self._tried[delivery.pk] = _Tried(began=began, ended=ended, parts=parts)
+
+    @_harmless
     def attempted(self, ended: Ended) -> None:
         delivery, outcome, attempt = ended.delivery, ended.outcome, ended.attempt
         if attempt.duration is None:
             return  # nobody saw how it ended
-        began = int(attempt.started_at.timestamp() * 1e9)
-        until = began + _nanoseconds(attempt.duration)
+        tried = self._tried.pop(delivery.pk, None)
+        if tried is None:
+            return
+        began, until, parts = tried.began, tried.ended, tried.parts
         here = trace.get_current_span().get_span_context()
         span = _tracer().start_span(
             f"deliver {delivery.lane}",
@@ -120,7 +149,6 @@ class Traces(instrumentation.Observer):
             start_time=began,
         )
         inner = trace.set_span_in_context(span)
-        parts = self._of_attempt(began, until)
         if not any(part.name == "transaction" for part in parts) and outcome.phase and not outcome.phase.before_mail:
             # One that was broken off: from when there was a session.
             from_when = max([began, *(part.ended for part in parts)])
@@ -134,18 +162,6 @@ class Traces(instrumentation.Observer):
             child.end(part.ended)
         _say_how(span, ended)
         span.end(until)
-
-    def _of_attempt(self, began: int, until: int) -> list[_Part]:
-        """What belongs to the attempt, and is forgotten with this; later ones are of the next attempts of a group."""
-        leeway = 1_000_000  # the clock that the wall's time is compared with is another
-        mine, later = [], []
-        for part in self._parts.all:
-            if part.ended > until + leeway:
-                later.append(part)
-            elif part.ended >= began - (_nanoseconds(_BEFORE) if part.name == "connect" else 0):
-                mine.append(part)
-        self._parts.all = later
-        return mine
 
 
 def begin() -> None:

@@ -109,7 +109,7 @@ def resend(delivery_id: str) -> Delivery:
 
 def _send(delivery_id: str, statuses: Collection[Status]) -> bool:
     delivery = rows.load(delivery_id)
-    while delivery is not None and delivery.status in statuses:
+    while delivery is not None and delivery.status in statuses and not delivery.batch:
         _require_readable(delivery)
         if transitions.send_now(delivery, **_changes(delivery)):
             return True

@@ -145,8 +145,8 @@ ADVICE: dict[str, Text] = {
     ),
     "connections": _(
         "The server limits how many connections it takes at a time, and our own may fill that limit: each worker "
-        "process has up to “connections at a time” open, or as many as the setting SESSIONS says. Set the former lower, "
-        "or run fewer worker processes."
+        "process has up to “connections at a time” open, or as many as the setting SESSIONS says. Set the former "
+        "lower, or run fewer worker processes."
     ),
     "server-fault": _(
         "The server has a fault in its own configuration, or other trouble of its own; neither the settings here nor "

@@ -150,11 +150,11 @@ def record(batch: Batch, changes: Sequence[Change], *, permitted: int | None = N
     else:
         batch.lease_ends = asked_at
         batch.open.clear()
-    requested = _requested(batch, ids) if done.cancel_requested else set()
+    requested = _requested(batch, [change.delivery for change in changes]) if done.cancel_requested else set()
     return Recorded(made=done.made, cancel_requested=requested, owned=owned)
 
 
-def _requested(batch: Batch, recorded: Collection[str]) -> set[str]:
+def _requested(batch: Batch, recorded: Collection[Delivery]) -> set[str]:
     """The open mails that are to be cancelled. Those that were recorded without an end are cancelled now."""
     transitions.cancel_requested(recorded)
     rows = Delivery.objects.using(database()).filter(pk__in=batch.open, cancel_requested=True)
@@ -207,7 +207,7 @@ def _take_over(
         rest = [Untried(delivery=one, step=transitions.giving_back) for one in claimed if one.pk not in decided]
         done = recording.make([*changes, *rest], batch=batch_id, closes=True)
     if row.cancel_requested:
-        transitions.cancel_requested(list(places))
+        transitions.cancel_requested(claimed)
     return [change for change, is_made in zip(changes, done.made, strict=False) if is_made]
 
 

@@ -110,9 +110,8 @@ class _Shape:
     @property
     def branches(self) -> list[tuple[bool, str]]:
         """Of each part in turn whether it is of the caller's own queue, and the lane; the most urgent first."""
-        order = list(dict.fromkeys((*self.lanes, *LANES))) if self.own else list(self.lanes)
         found: list[tuple[bool, str]] = []
-        for lane in order:
+        for lane in LANES if self.own else self.lanes:
             found += [(False, lane)] if lane in self.lanes else []
             found += [(True, lane)] if self.own else []
         return found

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from email_integration.models import Delivery
 from email_integration.smtp import Relay, Watch
 
-from .records import Ended
+from .records import Change, Ended
 
 
 class Observer(Watch):
@@ -14,8 +16,14 @@ class Observer(Watch):
     def submitting(self, delivery: Delivery) -> None:
         """A mail is about to be stored; its ``traceparent`` may be set."""
 
+    def tried(self, delivery: Delivery, seconds: float) -> None:
+        """An attempt of this thread has ended, which took so many seconds. Another may record it, and tell of that."""
+
     def attempted(self, ended: Ended) -> None:
         """An attempt is recorded; the delivery is as it was recorded."""
+
+    def recorded(self, changes: Sequence[Change]) -> None:
+        """These are recorded, in one commit."""
 
     def swept(self, seconds: float, woken: int) -> None:
         """A sweep took so many seconds, and woke so many queues."""
@@ -31,9 +39,17 @@ class _Several(Observer):
         for observer in self._observers:
             observer.submitting(delivery)
 
+    def tried(self, delivery: Delivery, seconds: float) -> None:
+        for observer in self._observers:
+            observer.tried(delivery, seconds)
+
     def attempted(self, ended: Ended) -> None:
         for observer in self._observers:
             observer.attempted(ended)
+
+    def recorded(self, changes: Sequence[Change]) -> None:
+        for observer in self._observers:
+            observer.recorded(changes)
 
     def swept(self, seconds: float, woken: int) -> None:
         for observer in self._observers:

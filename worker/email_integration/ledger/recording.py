@@ -49,7 +49,9 @@ def make(
             step = _step(change, report=report)
             undoing.enter_context(step.undone_on_error())
             made_ready.append(step)
-        answer = _record([step.move for step in made_ready], changes, batch=batch, permitted=permitted, closes=closes)
+        # Of this batch, whatever the instances say: they may have been recorded before.
+        moves = [replace(step.move, unless_changed={"batch": batch}) for step in made_ready]
+        answer = _record(moves, changes, batch=batch, permitted=permitted, closes=closes)
     steps.finish(made_ready, answer.made)
     made = list(answer.made)
     missed = [number for number, is_made in enumerate(made) if not is_made]

@@ -17,8 +17,8 @@ from .steps import Step
 class Try:
     """One attempt: by which route, since when, how many seconds it took, and how many to wait before the next.
 
-    ``late`` is for how many seconds it had been due when it began, and ``waited`` whether it had waited for its relay. ``worker_lost`` is one whose end is not known,
-    because its process died.
+    ``late`` is for how many seconds it had been due when it began, and ``waited`` whether it had waited for its relay.
+    ``worker_lost`` is one whose end is not known, because its process died.
 
     The rest is what it was sent with. ``from_header`` and ``sender`` are pinned on a mail that has none of its own:
     give them once a final dot was sent. ``smtp_config``, ``config_version`` and ``worker`` are for when the route is

@@ -110,7 +110,7 @@ def notify(queues: Collection[str], *, priority: int | None = None) -> set[str]:
         try:
             return _installed.notify(queues, priority=priority)
         except Exception as error:  # the mail is safe in the database, whatever this is
-            logger.warning("Could not wake %d queues (%s); the sweeper will.", len(queues), type(error).__name__)
+            logger.warning("Could not wake %d queue(s) (%s); the sweeper will.", len(queues), type(error).__name__)
             return set(queues)
 
 

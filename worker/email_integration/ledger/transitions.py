@@ -180,11 +180,13 @@ def erase(delivery: Delivery, recipients: Any, **changes: Any) -> bool:
     return moved
 
 
-def cancel_requested(delivery_ids: Collection[str]) -> None:
+def cancel_requested(deliveries: Collection[Delivery]) -> None:
     """Cancel those of these that it was asked of while they were claimed, and that are not claimed any more."""
-    rows = Delivery.objects.using(database()).filter(pk__in=delivery_ids, cancel_requested=True, batch="")
-    for pk in rows.order_by().values_list("pk", flat=True):
-        cancel(pk)
+    by_id = {one.pk: one for one in deliveries if one.status not in FINAL}
+    rows = Delivery.objects.using(database()).filter(pk__in=by_id, cancel_requested=True, batch="")
+    for pk in list(rows.order_by().values_list("pk", flat=True)):
+        if not end(by_id[pk], Status.CANCELLED, Cause.CANCELLED):
+            cancel(pk)  # it was moved since
 
 
 # -- how ------------------------------------------------------------------------------------------------------------

@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from django.core.mail import EmailMessage
 from django.db import transaction
 
-from email_integration import django_internals
 from email_integration.addresses import quoted
 from email_integration.exceptions import InvalidMail
 from email_integration.ledger import events, inserting, rows, task_queue
@@ -104,7 +103,7 @@ def _store(deliveries: Sequence[Delivery], *, using: str) -> list[str]:
             inserting.insert(*deliveries, using=using)
             ids = [delivery.pk for delivery in deliveries]
         new = [delivery for delivery, pk in zip(deliveries, ids, strict=True) if delivery.pk == pk]
-        due = [_bare(delivery, using=using) for delivery in new if is_due(delivery)]
+        due = [delivery for delivery in new if is_due(delivery)]
         if due:
             task_queue.notify_on_commit(*due, using=using)
         events.submitted_together(new)
@@ -129,9 +128,3 @@ def _ids(deliveries: Sequence[Delivery], *, using: str) -> list[str]:
             content.remove_file(delivery.content_file)
         ids.append(pk)
     return ids
-
-
-def _bare(delivery: Delivery, *, using: str) -> Delivery:
-    """As much of it as is published: what waits for a commit must not hold the contents."""
-    known = {name: getattr(delivery, name) for name in ("id", "status", "lane", "queue", "options")}
-    return django_internals.stored_instance(Delivery, known, using=using)

@@ -39,9 +39,10 @@ def wake_one() -> None:
     rows = Delivery.objects.using(database()).filter(status=Status.DEFERRED, waits_for_relay=True, batch="")
     if rows.filter(due_at__lte=DatabaseTime()).exists():
         return
-    pk, due_at = rows.order_by("attempts", "due_at").values_list("pk", "due_at").first() or (None, None)
-    # No call for a sweep: it is a sweep that asks for this, and that wakes the queue.
-    rows.filter(pk=pk, due_at=due_at).update(due_at=DatabaseTime(), next_at=DatabaseTime())
+    found = rows.order_by("attempts", "due_at").values_list("pk", "due_at").first()
+    if found is not None:
+        # No call for a sweep: it is a sweep that asks for this, and that wakes the queue.
+        rows.filter(pk=found[0], due_at=found[1]).update(due_at=DatabaseTime(), next_at=DatabaseTime())
 
 
 def reopen(relay: Relay) -> None:

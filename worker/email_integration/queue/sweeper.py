@@ -6,7 +6,7 @@ import itertools
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from django.db import connections
 from django.db.models import Exists, Min, Q, QuerySet
@@ -171,12 +171,12 @@ def _is_indexed() -> Q:
 def _ask(questions: Mapping[str, QuerySet[Delivery] | QuerySet[RelayGate]]) -> dict[str, bool]:
     """Whether there is any row of each, in one statement."""
     asked = Installation.objects.using(database()).values(**{name: Exists(rows) for name, rows in questions.items()})
-    found = asked.first()
+    found: Any = asked.first()  # its names are known at run time only
     if found is None:  # the row that it is asked by is missing
         installation.forget()
         installation.identity()
         found = asked.get()
-    return found
+    return dict(found)
 
 
 def _rows() -> QuerySet[Delivery]:

@@ -42,6 +42,9 @@ _JOINED = 60
 #: Seconds for which a process does without a cache that has just failed.
 _PAUSE = 5.0
 
+#: Seconds within which a failure of the cache is one of its connection.
+_AT_ONCE = 0.2
+
 #: When this process last asked for each queue and priority, by ``time.monotonic``.
 _asked: dict[tuple[str, int | None], float] = {}
 
@@ -84,7 +87,7 @@ def _publish(queues: Collection[str], wants: Callable[[str], bool], *, priority:
                 over.add(queue)
     except Exception as error:  # the broker is away: not tried for each queue
         count = len(set(queues) - over)
-        logger.warning("Could not wake %d queues (%s); the sweeper will.", count, type(error).__name__)
+        logger.warning("Could not wake %d queue(s) (%s); the sweeper will.", count, type(error).__name__)
     finally:  # also of what ends the process, or the task
         for queue in set(queues) - over:
             _asked.pop((queue, priority), None)
@@ -165,9 +168,14 @@ def _is_first(queue: str) -> bool:
     if key is None:
         return True
 
+    tries = 0
+
     def add(cache: BaseCache) -> bool:
-        # Some say that they have added nothing when they could not write.
-        return cache.add(key, 1, timeout=KEPT) or cache.get(key) is None
+        nonlocal tries
+        tries += 1
+        # When asked again, the key may be that of the first time. And some caches say that they have added nothing
+        # when they could not write.
+        return cache.add(key, 1, timeout=KEPT) or tries > 1 or cache.get(key) is None
 
     return _in_cache(add) is not False
 
@@ -192,17 +200,28 @@ def _delete(key: str | None) -> None:
 def _in_cache(act: Callable[[BaseCache], _T]) -> _T | None:
     """Do something in the shared cache; None when there is none, or it is away."""
     global _away_until  # the one of this process
-    if time.monotonic() < _away_until:
+    asked_at = time.monotonic()
+    if asked_at < _away_until:
         return None
     try:
-        if not _serves(caches[conf.get("CACHE")]):
-            return None
-        with shared_cache() as cache:
-            return act(cache)
+        try:
+            return _ask(act)
+        except Exception:
+            # A connection that idled too long fails at once, and a new one works.
+            if time.monotonic() - asked_at > _AT_ONCE:
+                raise
+            return _ask(act)
     except Exception as error:  # every cache backend has exceptions of its own
         _away_until = time.monotonic() + _PAUSE
         logger.warning("The shared cache is out of reach (%s); more wake-ups are published.", type(error).__name__)
         return None
+
+
+def _ask(act: Callable[[BaseCache], _T]) -> _T | None:
+    if not _serves(caches[conf.get("CACHE")]):
+        return None
+    with shared_cache() as cache:
+        return act(cache)
 
 
 def _serves(cache: BaseCache) -> bool:

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from django.db import DatabaseError, InterfaceError, connections
 
 from email_integration import conf, routing
-from email_integration.ledger import batches, rows, transitions
+from email_integration.ledger import batches, instrumentation, rows, transitions
 from email_integration.ledger.batches import Batch
 from email_integration.ledger.records import Untried
 from email_integration.models import Delivery
@@ -42,6 +42,9 @@ LOOK = 0.02
 _WORK = 0.25
 _MOST = 100
 
+#: Seconds over which the pace is measured.
+_MEASURED = 0.05
+
 
 #: Claims in eager mode, where what is claimed may be due again at once.
 _MOST_INLINE = 100
@@ -52,15 +55,24 @@ class _Pace:
 
     def __init__(self) -> None:
         self._rate = 0.0
+        self.begins()
 
     def claims(self, sessions: int) -> int:
         """How many mails to claim next: at least one for each session."""
         return max(2 * sessions, min(_MOST, round(self._rate * _WORK)))
 
-    def sent(self, mails: int, seconds: float) -> None:
-        """So many mails were sent in so many seconds."""
-        if mails and seconds > 0:
-            self._rate = (self._rate + mails / seconds) / 2 if self._rate else mails / seconds
+    def begins(self) -> None:
+        """There is mail to send, where there was none."""
+        self._since, self._sent = time.monotonic(), 0
+
+    def sent(self, mails: int) -> None:
+        """So many more were sent without a rest."""
+        self._sent += mails
+        seconds = time.monotonic() - self._since
+        if self._sent and seconds > _MEASURED:
+            rate = self._sent / seconds
+            self._rate = (self._rate + rate) / 2 if self._rate else rate
+            self.begins()
 
 
 _pace = _Pace()
@@ -69,9 +81,10 @@ _lock = threading.Lock()
 
 
 def dispatch(queue: str) -> dict[str, int]:
-    """Send what is due in a broker queue, '' being the one that Celery chooses; return how many ended with which status.
+    """Send what is due in a broker queue, '' being the one that Celery chooses.
 
-    Nothing where this process is at it already: that one looks once more before it ends.
+    Returns how many ended with which status. Does nothing where this process is at it already: that one looks once more
+    before it ends.
     """
     with _lock:
         if queue in _running:
@@ -109,7 +122,7 @@ class _Dispatcher:
         with Crew(sessions=conf.get("SESSIONS"), journal=own_journal.opened()) as crew:
             while True:
                 claimed = self._may_claim and crew.wants_more and self._claim(crew)
-                self._settle(crew, crew.done(within=0.0 if claimed else LOOK))
+                self._settle(crew, crew.done(within=LOOK, unless_it_wants_more=claimed))
                 if not self._handed_over and not self._failed:
                     self._stay.refresh()
                     if time.monotonic() > self._until:
@@ -136,6 +149,8 @@ class _Dispatcher:
         if batch is None:
             return False
         self._last_mail = time.monotonic()
+        if crew.is_idle:
+            _pace.begins()
         crew.take_on(batch, route)
         if batch.is_full:
             self._stay.join()
@@ -155,6 +170,7 @@ class _Dispatcher:
                 crew.leave(batch)
             self._ended.update(str(one.work.delivery.current_status) for one in together)
             self._last_mail = time.monotonic()
+        _pace.sent(len(done))
 
     def _hand_over(self, crew: Crew) -> None:
         if crew.is_idle and time.monotonic() - self._last_mail > LOOK:
@@ -186,20 +202,23 @@ def claim(queue: str, *, with_journal: bool, only: Sequence[str] = ()) -> tuple[
 
 def settle(batch: Batch, done: Sequence[Done]) -> batches.Recorded:
     """Record what is done of a batch, and do what follows from that."""
-    changed = [one for one in done if one.change is not None]
+    changed = [(one, one.change) for one in done if one.change is not None]
     permitted = None if batch.permitted >= len(batch.deliveries) else batch.permitted + len(done)
-    ids = [one.work.delivery.pk for one in changed]
+    ids = [change.delivery.pk for _, change in changed]
     points.reached("before the record", *ids)
-    recorded = record(batch, [one.change for one in changed], permitted=permitted)
+    recorded = record(batch, [change for _, change in changed], permitted=permitted)
     points.reached("recorded", *ids)
-    for one, made in zip(changed, recorded.made, strict=True):
+    instrumentation.installed().recorded(
+        [change for (_, change), made in zip(changed, recorded.made, strict=True) if made]
+    )
+    for (one, change), made in zip(changed, recorded.made, strict=True):
         if made:
-            wake_others(one.change, one.closed)
-            if one.change.delivery.continue_after is not None:
+            wake_others(change, one.closed)
+            if change.delivery.continue_after is not None:
                 if one.slot is not None:
                     with contextlib.suppress(JournalUnavailable):  # without it the mark in the database tells
                         one.slot.continuing()
-                continuing.publish(one.change.delivery)
+                continuing.publish(change.delivery)
     for one in done:
         if one.slot is not None:
             with contextlib.suppress(JournalUnavailable):  # what it says was of a batch that is over

@@ -139,7 +139,8 @@ class InHand(Guard):
         if left > patience + (lease - patience) / 3:
             return True
         try:
-            return True if batches.renew(self._batch) else None
+            if not batches.renew(self._batch):
+                return None  # else it may have taken long
         except (DatabaseError, InterfaceError) as error:
             logger.warning("The lease of a batch could not be renewed (%s).", type(error).__name__)
-        return self._batch.lease_ends - time.monotonic() > patience
+        return bool(self._batch.lease_ends - time.monotonic() > patience)

@@ -119,18 +119,18 @@ def _fault(folder: Path) -> Fault | None:
     if why := _objection(folder):
         return Fault(
             text=f"No journal can be kept in {folder}: {why}.",
-            mend=f"After a kill -9, up to IN_DOUBT_WINDOW ({conf.get('IN_DOUBT_WINDOW')}) mails of each worker process "
-            "are in doubt, and what else it had in hand waits for the end of its lease (LEASE). Name a folder in "
-            "EMAIL_INTEGRATION['JOURNAL_DIR'] that belongs to the user of the workers, with mode 0700. "
+            mend=f"After a kill -9, up to IN_DOUBT_WINDOW ({conf.get('IN_DOUBT_WINDOW')}) mails of each batch that a "
+            "worker process had in hand are in doubt, and the others wait for the end of its lease (LEASE). Name a "
+            "folder in EMAIL_INTEGRATION['JOURNAL_DIR'] that belongs to the user of the workers, with mode 0700. "
             "See docs/deployment.md.",
         )
     if not settings.DEBUG and (loss := _loss(folder)):
         return Fault(
             text=f"The folder of the journals, {folder}, {loss}.",
-            mend="If a worker process is killed and its journal is gone, all mails that it had claimed, up to a "
-            "hundred, are in doubt at the end of its lease (LEASE). Name a folder in EMAIL_INTEGRATION['JOURNAL_DIR'] "
-            "that outlives the worker, such as a StateDirectory of systemd or a volume of its container. "
-            "See docs/deployment.md.",
+            mend="If a worker process is killed and its journal is gone, all mails of each batch that it had in hand, "
+            "up to a hundred, are in doubt at the end of its lease (LEASE). Name a folder in "
+            "EMAIL_INTEGRATION['JOURNAL_DIR'] that outlives the worker, such as a StateDirectory of systemd or a "
+            "volume of its container. See docs/deployment.md.",
         )
     return None
 
@@ -146,10 +146,10 @@ def _objection(folder: Path) -> str | None:
         return f"it cannot be looked at ({error.strerror})"
     if not stat.S_ISDIR(found.st_mode):
         return "it is a link or a file, not a folder"
-    if found.st_uid != os.geteuid():
-        return f"it belongs to user {found.st_uid}, and this process runs as user {os.geteuid()}"
-    if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        return f"others can write to it (mode {stat.S_IMODE(found.st_mode):04o})"
+    from .journal.files import objection  # it is loaded by what sends, and not with the app
+
+    if why := objection(found):
+        return f"it {why}"
     return None if os.access(folder, os.W_OK | os.X_OK) else "it cannot be written to"
 
 

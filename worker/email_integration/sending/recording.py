@@ -15,11 +15,11 @@ import tenacity
 from django.db import DatabaseError, InterfaceError, InternalError, OperationalError, connections
 
 from email_integration import conf, routing
-from email_integration.ledger import batches, records, rows
+from email_integration.ledger import batches, instrumentation, records, rows
 from email_integration.ledger.batches import Batch, Recorded
 from email_integration.ledger.records import Change
 from email_integration.models import Delivery
-from email_integration.outcomes.classification import Accepted, InDoubt, Outcome
+from email_integration.outcomes.classification import Accepted, Deferred, InDoubt, Outcome
 from email_integration.outcomes.schedule import backoff
 from email_integration.queue import retry_now
 from email_integration.routing import gate
@@ -77,10 +77,12 @@ class Begun:
 
         ``sent_from`` are the From header and the sender that a final dot was said for.
         """
+        duration = time.monotonic() - self.counted_from
+        instrumentation.installed().tried(self.delivery, duration)
         this = records.Try(
             route=route,
             started_at=self.at,
-            duration=time.monotonic() - self.counted_from,
+            duration=duration,
             tls_version=tls_version,
             from_header=sent_from[0],
             sender=sent_from[1],
@@ -122,20 +124,29 @@ def record(batch: Batch, changes: Sequence[Change], *, permitted: int | None = N
 
 
 def wake_others(change: Change, closed: Relay | None) -> None:
-    """Wake what waits for what this has shown, once it is recorded. ``closed`` is a relay whose gate was found closed."""
+    """Wake what waits for what this has shown, once it is recorded.
+
+    ``closed`` is a relay whose gate was found closed.
+    """
     delivery = change.delivery
+    ended = change if isinstance(change, records.Ended) else None
     with contextlib.suppress(DatabaseError, InterfaceError):  # then they wait for their time, or for the next one
         if delivery.waits_for_relay:
-            _wake_if_mended(delivery, closed or (change.attempt.route if isinstance(change, records.Ended) else None))
-        elif isinstance(change, records.Ended) and change.attempt.waited and isinstance(change.outcome, Accepted):
-            _open_gate(change.attempt.route)
+            for_everybody = ended and isinstance(ended.outcome, Deferred) and ended.outcome.for_everybody
+            route = ended.attempt.route if ended else closed
+            _wake_if_mended(delivery, route, waits_at_gate=bool(closed or for_everybody))
+        elif ended and ended.attempt.waited and isinstance(ended.outcome, Accepted):
+            _open_gate(ended.attempt.route)
 
 
-def _wake_if_mended(delivery: Delivery, route: routing.Route | None) -> None:
+def _wake_if_mended(delivery: Delivery, route: routing.Route | None, *, waits_at_gate: bool) -> None:
     """Have it tried at once if what it waits for came before it was recorded, so that nothing woke it."""
     now = routing.active_relay()
-    is_open = isinstance(route, Relay) and now == route and not gate.is_closed(route)
-    if not isinstance(now, routing.Nowhere) and (now != route or is_open):
+    if isinstance(now, routing.Nowhere):
+        return
+    # What the relay is to blame for with this mail alone has closed no gate: that one is open proves nothing.
+    is_open = waits_at_gate and isinstance(route, Relay) and not gate.is_closed(route)
+    if now != route or is_open:
         retry_now.wake(delivery.pk)
 
 

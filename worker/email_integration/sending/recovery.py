@@ -71,7 +71,7 @@ def recover_journals() -> None:
 
 
 def recover_leases() -> None:
-    """Take over the batches whose lease has run out, their owner not heard of since. Raises ``DatabaseError``."""
+    """Take over the batches whose lease has run out, if nothing was heard since. Raises ``DatabaseError``."""
     for row in batches.expired():
         batches.suspect(row.pk)
     for row in batches.expired(suspected_for=SUSPECTED_FOR):
@@ -100,7 +100,7 @@ def _take_over(
 
 
 def _see_to_the_rest(entry: JournalEntry) -> None:
-    """What is known of a mail that was not claimed any more: a reply that is not recorded, or what is to follow."""
+    """What is known of a mail that was no longer claimed: a reply that is not recorded, or what follows it."""
     delivery = rows.load(entry.delivery_id) if entry.delivery_id else None
     if delivery is None:
         return
@@ -115,7 +115,7 @@ def _by_journal(entries: Sequence[JournalEntry], row: DeliveryBatch, deliveries:
     # By its batch, in which a mail has one slot, and not by its version: a late reply may have moved that meanwhile.
     found = {entry.delivery_id: entry for entry in entries if entry.batch_id == row.pk}
     is_torn = any(entry.torn and not entry.delivery_id for entry in entries)
-    alone = len(row.items) == 1 and sum(map(_may_have_killed, entries)) == 1
+    alone = sum(map(_may_have_killed, entries)) == 1
     changes: list[Change] = []
     for delivery in deliveries:
         entry = found.get(delivery.pk)

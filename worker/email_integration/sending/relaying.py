@@ -48,7 +48,7 @@ from email_integration.smtp import (
 )
 
 from .offering import Offering
-from .sessions import begin, is_about_session, require_active
+from .sessions import Replaced, begin, is_about_session, require_active
 
 logger = logging.getLogger(__name__)
 
@@ -208,7 +208,8 @@ class Way:
                 gate.give_up_probe(self.relay)
 
     def enter(self) -> None:
-        """Ask for a new session. Raises ``GateClosed``."""
+        """Ask for a new session. Raises ``GateClosed``, and ``Replaced``: nobody logs in with what holds no longer."""
+        require_active(self.relay)
         if not self._probing:
             self._probing = gate.enter(self.relay)
 
@@ -306,7 +307,7 @@ def transmit(mail: Mail, relay: Relay, guard: Guard) -> Transmitted:
                 if failure.phase.before_mail:
                     require_active(relay)  # the mail need not wait for what is wrong with one that was replaced
                 if not renewed and way.has_another_password(failure):
-                    require_active(relay)
+                    relay = _with_its_password(relay)
                     renewed = True
                     continue
                 outcome = classify(failure, own_sender=mail.has_sender_of(relay, failure.phase))
@@ -319,6 +320,18 @@ def transmit(mail: Mail, relay: Relay, guard: Guard) -> Transmitted:
                 outcome = guard.judged(offering.complete(outcome))
             outcome = way.tell(outcome)
         return Transmitted(route=relay, outcome=outcome, tls_version=tls_version)
+
+
+@with_secrets
+def _with_its_password(relay: Relay) -> Relay:
+    """The same relay with the password that it has now. Raises ``Replaced`` when another one is to be used.
+
+    For this attempt alone: one whose password is another each time it is asked for would be ``Replaced`` without end.
+    """
+    now = routing.active_relay()
+    if not isinstance(now, Relay) or dataclasses.replace(now, password=relay.password) != relay:
+        raise Replaced
+    return now
 
 
 @with_secrets

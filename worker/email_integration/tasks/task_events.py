@@ -20,7 +20,7 @@ from celery.worker.consumer.events import Events
 
 from email_integration import conf
 from email_integration.forks import after_fork_in_child
-from email_integration.ledger import instrumentation
+from email_integration.ledger import instrumentation, transitions
 from email_integration.ledger.records import Change, Ended
 from email_integration.models import Delivery, Status
 from email_integration.timezones import aware
@@ -76,7 +76,7 @@ def _follow_switches(**kwargs: Any) -> None:
 def _follow_switch(control: Any, name: str) -> None:
     switch = getattr(control, name)
 
-    @control.control_command(name=name)
+    @control.control_command(name=name)  # type: ignore[untyped-decorator]  # its stubs lack it
     def switch_and_note(state: Any, **kwargs: Any) -> Any:
         answer = switch(state, **kwargs)
         _note(state.consumer.event_dispatcher)
@@ -100,7 +100,7 @@ class _Sender:
                         hostname=_hostname,
                         app=current_app,
                         buffer_while_offline=False,
-                        buffer_group=("task",),
+                        buffer_group=["task"],
                         buffer_limit=_AT_ONCE,
                     )
                 for kind, fields in events:
@@ -142,8 +142,9 @@ def _events(change: Change) -> Iterator[tuple[str, dict[str, Any]]]:
     """What Celery would say of a task that ended so."""
     delivery = change.delivery
     status = Status(delivery.status)
-    if not (isinstance(change, Ended) or status.is_final):
-        return  # it was put off untried, or given back
+    is_put_off = isinstance(change, Ended) or getattr(change.step, "func", None) is transitions.waiting_for_relay
+    if not (is_put_off or status.is_final):
+        return  # it was given back
     runtime = (change.attempt.duration or 0.0) if isinstance(change, Ended) else 0.0
     task_id = canvas.task_id_of(delivery)
     yield "task-received", _received(delivery, task_id)

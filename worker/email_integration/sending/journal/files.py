@@ -139,14 +139,14 @@ def is_own(found: os.stat_result) -> bool:
 
 def objection(found: os.stat_result) -> str | None:
     """Return why a file or folder is not to be trusted, None when it is: it belongs to this user, and to no other."""
+    if not (stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)):
+        return "is a link or a device"
+    if stat.S_ISREG(found.st_mode) and found.st_nlink > 1:
+        return "is a link: it has another name"
     if found.st_uid != os.geteuid():
         return f"belongs to user {found.st_uid}, and this process runs as user {os.geteuid()}"
     if found.st_mode & _WRITABLE_BY_OTHERS:
         return f"can be written by other users (mode {stat.S_IMODE(found.st_mode):04o}, expected 0700 or 0600)"
-    if stat.S_ISREG(found.st_mode) and found.st_nlink > 1:
-        return "is a link: it has another name"
-    if not (stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)):
-        return "is a link or a device"
     return None
 
 
@@ -159,7 +159,7 @@ def opened(folder: Path, *, make: bool) -> Iterator[int | None]:
     """
     if not can_lock():
         raise JournalUnavailable("This system has no fcntl, so files cannot be locked and no journal is kept.")
-    if make:
+    if make and not os.path.lexists(folder):
         try:
             _make(folder)
         except OSError as error:

@@ -146,7 +146,8 @@ class Slot:
     """One mail in hand. One thread at a time uses it.
 
     Each method is on record, for every process of the machine, when it returns. All raise ``JournalUnavailable`` when
-    they cannot write, and leave the state before on record; ``RuntimeError`` when the step does not follow the last.
+    they cannot write, which leaves the state before on record, or at worst a slot that recovery cannot read;
+    ``RuntimeError`` when the step does not follow the last.
 
     IN_HAND writes the head, which all later states overwrite in place: a file system that allocates blocks once
     reports a full disk at IN_HAND, or at DOT, which writes the body, and never after the dot. One that copies on write
