@@ -205,14 +205,17 @@ class Crew(Others):
         with self._changed:
             self._changed.notify_all()
 
-    def done(self, *, within: float) -> list[Done]:
+    def done(self, *, within: float, unless_it_wants_more: bool = False) -> list[Done]:
         """Wait, ``within`` so many seconds, until something is to be recorded; take and return it.
 
-        That is when there is enough of it, when it has waited long enough, or when nothing else is under way.
+        That is when there is enough of it, when it has waited long enough, or when nothing else is under way. It is not
+        waited for ``unless_it_wants_more`` than it has to do.
         """
         until = time.monotonic() + within
         with self._changed:
             while (left := min(until, self._record_at()) - time.monotonic()) > 0:
+                if unless_it_wants_more and self.wants_more:
+                    break
                 self._changed.wait(left)
             if self._record_at() > time.monotonic():
                 return []
@@ -250,6 +253,8 @@ class Crew(Others):
                     self._todo.remove(work)
                     self._in_hand += 1
                     self._is_alone = _is_suspect(work)
+                    if len(self._todo) == self._sessions - 1:
+                        self._changed.notify_all()  # it wants more
                     return work, self._journal
                 self._changed.wait()
         return None
