@@ -104,7 +104,7 @@ def make(
         "options": kept,
     }
     delivery = django_internals.new_instance(Delivery, values)
-    content.store(delivery, content.of_rendered(rendered))
+    content.store(delivery, content.of_rendered(rendered) if rendered.large else rendered.frame)
     instrumentation.installed().submitting(delivery)
     return delivery
 
