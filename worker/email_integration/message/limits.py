@@ -9,7 +9,7 @@ from email.message import Message
 from typing import Any
 
 import django
-from django.core.mail import EmailMessage, EmailMultiAlternatives
+from django.core.mail import EmailAlternative, EmailMessage, EmailMultiAlternatives
 from django.utils.functional import Promise
 
 from email_integration.addresses import LINE_BREAK, LONGEST, check_text, is_too_nested, quoted
@@ -87,25 +87,27 @@ def check(message: Any) -> None:
 
 
 def _is_plain(message: EmailMessage) -> bool:
-    """Whether all there is are a few words in printable ASCII and one text: most mails are, and break no limit."""
+    """Whether it is a few words in printable ASCII, and a text or HTML in ASCII: most mails are, and break no limit."""
+    alternatives = getattr(message, "alternatives", [])
     if (
         type(message) not in (EmailMessage, EmailMultiAlternatives)
         or not type(message.to) is type(message.cc) is type(message.bcc) is list
         or message.reply_to != []
         or message.extra_headers != {}
         or message.attachments != []
-        or getattr(message, "alternatives", []) != []
-        or type(message.body) is not str
+        or type(alternatives) is not list
+        or not all(type(one) is EmailAlternative and one.mimetype == "text/html" for one in alternatives)
         or message.content_subtype not in ("plain", "html")
         or getattr(message, "mixed_subtype", "mixed") != "mixed"
         or getattr(message, "alternative_subtype", "alternative") != "alternative"
     ):
         return False
-    texts: list[Any] = [message.subject, *message.to, *message.cc, *message.bcc]
-    if {*map(type, texts)} != {str}:
+    words: list[Any] = [message.subject, *message.to, *message.cc, *message.bcc]
+    texts: list[Any] = [message.body, *[one.content for one in alternatives]]
+    if {*map(type, words), *map(type, texts)} != {str}:
         return False
-    text = " ".join(texts)
-    return len(text) <= LONGEST and text.isascii() and text.isprintable() and message.body.isascii()
+    header = " ".join(words)
+    return len(header) <= LONGEST and header.isascii() and header.isprintable() and all(map(str.isascii, texts))
 
 
 def _as_encoded(text: str) -> str:
