@@ -88,10 +88,10 @@ def execute(connection: Any, text: str, parameters: Sequence[Any]) -> int:
         return int(kept.rowcount)
 
 
-def execute_packed(connection: Any, text: str, parameters: Sequence[bytes | None]) -> int | None:
+def execute_packed(connection: Any, text: str, packed: Callable[[], Sequence[bytes | None]]) -> int | None:
     """Do as ``execute`` does, past the cursor of psycopg, which takes as long as all the rest.
 
-    The ``parameters`` are in PostgreSQL's binary format. Return None when it is left to ``execute``: until the
+    ``packed`` gives the parameters in PostgreSQL's binary format. Return None when it is left to ``execute``: until the
     statement is prepared, in a transaction, which one that the server has forgotten would break, and when the server
     reports an error.
     """
@@ -106,6 +106,7 @@ def execute_packed(connection: Any, text: str, parameters: Sequence[bytes | None
         name = _name_of_prepared(opened, text)
         if name is None:
             return None
+        parameters = packed()
         server.send_query_prepared(name, parameters, [1] * len(parameters))
         result = _result(opened)
     if result.status == _COMMAND_OK:

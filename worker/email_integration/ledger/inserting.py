@@ -87,7 +87,7 @@ def _insert(connection: Any, statement: _Statement, deliveries: Sequence[Deliver
         [one] = deliveries
         inserted = None
         if statement.packed is not None:
-            inserted = django_internals.execute_packed(connection, text, statement.packed(one))
+            inserted = django_internals.execute_packed(connection, text, functools.partial(statement.packed, one))
         if inserted is None:
             inserted = django_internals.execute(connection, text, statement.values(one))
         return inserted
@@ -131,7 +131,6 @@ def _statement_of(alias: str, own: tuple[str, ...], aware: bool) -> _Statement:
     for ignore in (False, True):
         begin, end = django_internals.insert_words(connection, list(by_name.values()), ignore=ignore)
         ways.append(f"{begin} {table} ({', '.join(columns)}) VALUES ({', '.join(marks)}) {end}".rstrip())
-    packers = [packing.packer(by_name[name]) for name in (*own, *alike)]
     is_packed = bool(aware and alike) and django_internals.keeps_types(connection)
     return _Statement(
         text=ways[0],
@@ -139,18 +138,18 @@ def _statement_of(alias: str, own: tuple[str, ...], aware: bool) -> _Statement:
         copy=f"COPY {table} ({', '.join(columns)}) FROM STDIN",
         alike=tuple(alike.values()),
         values=_values(connection, [by_name[name] for name in own]),
-        packed=_packed(own, packers) if is_packed else None,
-        alike_packed=[
-            pack(value) for pack, value in zip(packers[len(own) :], alike.values(), strict=True) if is_packed
-        ],
+        packed=_packed([by_name[name] for name in own]) if is_packed else None,
+        alike_packed=[packing.packer(by_name[name])(value) for name, value in alike.items()],
     )
 
 
-def _packed(names: tuple[str, ...], packers: Sequence[packing.Packer]) -> Callable[[Delivery], list[bytes | None]]:
-    of = operator.itemgetter(*names)
+def _packed(fields: Sequence[Any]) -> Callable[[Delivery], list[bytes | None]]:
+    """Return what gives the values of these fields in PostgreSQL's binary format."""
+    of = operator.itemgetter(*(one.attname for one in fields))
+    packers = list(map(packing.packer, fields))
 
     def packed(delivery: Delivery) -> list[bytes | None]:
-        return [pack(value) for pack, value in zip(packers, of(delivery.__dict__), strict=False)]
+        return [pack(value) for pack, value in zip(packers, of(delivery.__dict__), strict=True)]
 
     return packed
 
