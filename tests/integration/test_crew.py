@@ -1,42 +1,52 @@
-"""A group over one session: all goes well, or something goes wrong with one of them, or with what they share."""
+"""A crew over its sessions: all goes well, or something goes wrong with one mail, or with what they share."""
 
 from __future__ import annotations
 
-import contextlib
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 import pytest
 from django.db import DataError, OperationalError, transaction
-from email_integration.sending.group import attempt_group
 
+from config.local.processes import PATIENCE
 from config.local.smtp_server import Fault, Message, SMTPServer
 from email_integration import conf
-from email_integration.delivery import manual
-from email_integration.ledger import continuation, records, rows, sql, transitions
+from email_integration.ledger import batches, claiming, recording
+from email_integration.ledger.queues import queue_of
+from email_integration.ledger.records import Change, Ended
 from email_integration.message import content
-from email_integration.models import Delivery, DeliveryAttempt, RelayGate, SendingPause, SMTPConfig, Status
-from email_integration.queue.sweeper import sweep
-from email_integration.sending import group
-from email_integration.tasks import deliver_group
-from tests.deliveries import Clock, RecordingDoorbell, ago, in_threads, pretend, statuses, submitted
+from email_integration.models import Delivery, DeliveryAttempt, DeliveryBatch, RelayGate, SendingPause, SMTPConfig
+from email_integration.sending import crew, dispatcher, in_hand, own_journal, points
+from tests.claims import claimed
+from tests.deliveries import (
+    Clock,
+    RecordingTaskQueue,
+    ago,
+    due_again,
+    in_threads,
+    pretend,
+    send_due,
+    statuses,
+    submitted,
+)
 from tests.relays import config_for, patient_but
 
 Serve = Callable[..., SMTPServer]
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
-#: Mails in a group of these tests, and the place of the one that something happens to.
+#: Mails in a batch of these tests, and the place of the one that something happens to.
 GROUP = 6
 ILL = 2
 
 
 @pytest.fixture(autouse=True)
-def _bell(bell: RecordingDoorbell, settings: Any) -> None:
-    settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "RETRY_FIRST": 60.0}
+def _one_batch(bell: RecordingTaskQueue, settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All that is due is claimed together, and sent over one session unless a test says otherwise."""
+    change(settings, RETRY_FIRST=60.0, SESSIONS=1)
+    monkeypatch.setattr(dispatcher._pace, "claims", lambda sessions: 100)
 
 
 @pytest.fixture
@@ -55,9 +65,9 @@ def address(place: int) -> str:
     return f"u{place}@example.com"
 
 
-def attempt_all(ids: Iterable[str]) -> list[str]:
-    """Try them as a group; the statuses it tells of."""
-    return [str(delivery.status) for delivery in attempt_group(list(ids))]
+def send_all() -> list[str]:
+    """Send what is due; the statuses that it has then, but of what was given back."""
+    return sorted(status for status in send_due().elements() if status != "queued")
 
 
 def stand(ids: Iterable[str]) -> list[str]:
@@ -88,12 +98,10 @@ def change(settings: Any, **values: Any) -> None:
 # -- all goes well --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("together_claimed", [1, 3, 100])
-def test_all_go_over_one_session(server: SMTPServer, settings: Any, together_claimed: int) -> None:
-    """Each is said MAIL, RCPT and DATA once, whatever goes out together."""
-    change(settings, GROUP_COMMIT=together_claimed)
-    ids = together()
-    assert attempt_all(ids) == ["accepted"] * GROUP
+def test_all_go_over_one_session(server: SMTPServer) -> None:
+    """Each is said MAIL, RCPT and DATA once."""
+    together()
+    assert send_all() == ["accepted"] * GROUP
     assert each_once(server)
     [session] = server.sessions
     assert [verb for verb in session.verbs if verb not in ("EHLO", "QUIT")] == [
@@ -103,54 +111,79 @@ def test_all_go_over_one_session(server: SMTPServer, settings: Any, together_cla
         "CONTENT",
     ] * GROUP
     assert set(DeliveryAttempt.objects.values_list("outcome", "number")) == {("accepted", 1)}
-    assert not Delivery.objects.exclude(lease_until=None, ring_after=None).exists()
+    assert not Delivery.objects.exclude(batch="", next_at=None).exists()
+    assert not DeliveryBatch.objects.exists()
 
 
-def test_the_outcome_of_one_and_the_claim_of_the_next_are_one_commit(
-    server: SMTPServer, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("sessions", [2, 4])
+def test_all_go_over_so_many_sessions(
+    server: SMTPServer, settings: Any, monkeypatch: pytest.MonkeyPatch, sessions: int
 ) -> None:
-    ids, made = together(), sql.make
-    commits: list[list[str]] = []
-
-    def making(moves: Any, **how: Any) -> list[bool]:
-        commits.append([str(move.values["status"]) for move in moves])
-        return made(moves, **how)
-
-    monkeypatch.setattr(sql, "make", making)
-    attempt_all(ids)
-    assert commits == [["sending"], *[["accepted", "sending"]] * (GROUP - 1), ["accepted"]]
+    """And over all of them at once: none goes on before all of them have come as far."""
+    change(settings, SESSIONS=sessions)
+    meeting = threading.Barrier(sessions)
+    together(3 * sessions)
+    monkeypatch.setattr(points, "hook", lambda point, *ids: point == "dot noted" and meeting.wait(PATIENCE))
+    assert send_all() == ["accepted"] * 3 * sessions
+    assert each_once(server, range(3 * sessions))
+    assert len(server.sessions) == sessions
 
 
-@pytest.mark.parametrize("together_claimed", [1, 3, 100])
-def test_group_commit_claims_so_many_in_one_commit(
-    server: SMTPServer, settings: Any, monkeypatch: pytest.MonkeyPatch, together_claimed: int
+def noting_records(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """The ids that each record is about, as they come."""
+    records: list[list[str]] = []
+    record = batches.record
+
+    def recording_(batch: Any, changes: Sequence[Change], **how: Any) -> Any:
+        records.append([change.delivery.pk for change in changes])
+        return record(batch, changes, **how)
+
+    monkeypatch.setattr(batches, "record", recording_)
+    return records
+
+
+def test_what_ends_together_is_one_record(server: SMTPServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(crew, "RECORD_WITHIN", PATIENCE)
+    ids, records = together(), noting_records(monkeypatch)
+    assert send_all() == ["accepted"] * GROUP
+    assert [sorted(one) for one in records] == [sorted(ids)]
+
+
+@pytest.mark.parametrize("window", [1, 3, 100])
+def test_without_a_journal_no_more_than_the_window_is_unrecorded(
+    server: SMTPServer, settings: Any, monkeypatch: pytest.MonkeyPatch, window: int
 ) -> None:
-    """No more than so many are claimed at a time, which is what a crash can leave in doubt."""
-    change(settings, GROUP_COMMIT=together_claimed)
-    ids, made, claims = together(), sql.make, []
+    """Which is what a crash can leave in doubt."""
+    change(settings, IN_DOUBT_WINDOW=window)
+    monkeypatch.setattr(own_journal, "opened", lambda: None)
+    monkeypatch.setattr(crew, "RECORD_WITHIN", PATIENCE)
+    unrecorded: list[int] = []
 
-    def making(moves: Any, **how: Any) -> list[bool]:
-        done = made(moves, **how)
-        claims.append(Delivery.objects.filter(status="sending").count())
-        return done
+    def take(message: Message) -> None:
+        [recorded] = in_threads(DeliveryAttempt.objects.count)
+        unrecorded.append(len(unrecorded) + 1 - recorded)
 
-    monkeypatch.setattr(sql, "make", making)
-    assert attempt_all(ids) == ["accepted"] * GROUP
-    assert max(claims) == min(together_claimed, GROUP)
+    together()
+    server.on_message = take
+    assert send_all() == ["accepted"] * GROUP
+    assert max(unrecorded) <= window
+    assert window < GROUP or max(unrecorded) == GROUP
 
 
 def test_a_server_without_pipelining_hears_one_command_at_a_time(smtp_server: Serve) -> None:
     server = smtp_server(security="plain", user=None, pipelining=False)
     config_for(server)
-    ids = together()
-    assert attempt_all(ids) == ["accepted"] * GROUP
+    together()
+    assert send_all() == ["accepted"] * GROUP
     assert each_once(server)
     assert len(server.sessions) == 1
 
 
 def test_what_leaves_the_sender_open_goes_from_the_relay(server: SMTPServer) -> None:
-    ids = [*together(3), submitted(address(3), from_email="own@example.com").pk, *together(2)]
-    attempt_all(ids)
+    together(3)
+    submitted(address(3), from_email="own@example.com")
+    together(2)
+    send_all()
     senders = [message.mail_from for message in server.messages]
     assert senders == ["noreply@example.com"] * 3 + ["own@example.com"] + ["noreply@example.com"] * 2
     assert len(server.sessions) == 1
@@ -158,8 +191,8 @@ def test_what_leaves_the_sender_open_goes_from_the_relay(server: SMTPServer) -> 
 
 def test_a_session_carries_no_more_than_it_may(server: SMTPServer, settings: Any) -> None:
     change(settings, SESSION_MAX_TRANSACTIONS=4)
-    ids = together(10)
-    assert attempt_all(ids) == ["accepted"] * 10
+    together(10)
+    assert send_all() == ["accepted"] * 10
     assert [session.transactions for session in server.sessions] == [4, 4, 2]
     assert each_once(server, range(10))
 
@@ -167,7 +200,7 @@ def test_a_session_carries_no_more_than_it_may(server: SMTPServer, settings: Any
 @pytest.mark.parametrize("limits", [{"SESSION_MAX_IDLE": 0.0}, {"SESSION_MAX_TRANSACTIONS": 1}])
 def test_sessions_that_carry_one_mail_each_carry_all(server: SMTPServer, settings: Any, limits: dict[str, Any]) -> None:
     change(settings, **limits)
-    assert attempt_all(together()) == ["accepted"] * GROUP
+    assert send_all() == ["accepted"] * GROUP
     assert [session.transactions for session in server.sessions] == [1] * GROUP
 
 
@@ -176,7 +209,7 @@ def test_contents_of_any_size_arrive_whole(server: SMTPServer, size: int) -> Non
     line = "a line of text\n"
     ids = together(3, body=line * (size // len(line)))
     wanted = [content.read(Delivery.objects.get(pk=pk)) for pk in ids]
-    attempt_all(ids)
+    send_all()
     for bare, message in zip(wanted, server.messages, strict=True):
         assert message.content.splitlines()[-3:] == bare.splitlines()[-3:]
         assert len(message.content.splitlines()) == len(bare.splitlines()) + 1  # the sender's
@@ -191,24 +224,25 @@ def fault_for_the_ill(ids: list[str], verb: Any, **what: Any) -> list[Fault]:
     if verb == "DATA":
         return [Fault(verb="DATA", times=ILL), Fault(verb="DATA", times=1, **what)]
     match = "ill@example.com" if verb == "MAIL" else address(ILL)
-    # A refused MAIL is asked once more: it was said ahead, or over a session that has carried mail.
-    times = 2 if verb == "MAIL" and what.get("reply", "421")[:3] != "421" else 1
+    # A MAIL that is refused for now over a session that has carried mail is asked once more, over a fresh one.
+    times = 2 if verb == "MAIL" and what.get("reply", "").startswith("451") else 1
     return [Fault(verb=verb, times=times, match=match, **what)]
 
 
 @pytest.mark.parametrize("verb", ["MAIL", "RCPT", "DATA", "DOT"])
 @pytest.mark.parametrize(("reply", "status"), [("451 4.3.0 Not now", "deferred"), ("554 5.3.0 Never", "failed")])
-def test_what_is_refused_amid_a_group_is_refused_alone(server: SMTPServer, verb: Any, reply: str, status: str) -> None:
-    """For now or for good: it is said once, and the session goes on; MAIL, which was said ahead, is said once more,
-    over a fresh session if it is for now.
+def test_what_is_refused_amid_others_is_refused_alone(server: SMTPServer, verb: Any, reply: str, status: str) -> None:
+    """For now or for good: it is said once, and the session goes on; MAIL that is refused for now is said once more,
+    over a fresh session.
     """
     ids = together(from_email="own@example.com")
     server.inject(*fault_for_the_ill(ids, verb, reply=reply))
-    assert sorted(attempt_all(ids)) == sorted(["accepted"] * (GROUP - 1) + [status])
+    assert send_all() == sorted(["accepted"] * (GROUP - 1) + [status])
     assert well(server, ids)
     assert stand(ids)[ILL] == status
-    assert len(server.sessions) == 1 + (verb == "MAIL" and status == "deferred")
-    assert server.transactions == GROUP + (verb == "MAIL")
+    again = verb == "MAIL" and status == "deferred"
+    assert len(server.sessions) == 1 + again
+    assert server.transactions == GROUP + again
 
 
 #: How a session can end at a verb.
@@ -219,26 +253,26 @@ ENDS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("commit", [1, 3])
+@pytest.mark.parametrize("sessions", [1, 3])
 @pytest.mark.parametrize("end", ENDS)
 @pytest.mark.parametrize("verb", ["MAIL", "RCPT", "DATA"])
-def test_a_session_that_ends_amid_a_group_delays_nobody_and_leaves_no_doubt(
-    server: SMTPServer, settings: Any, monkeypatch: pytest.MonkeyPatch, verb: Any, end: str, commit: int
+def test_a_session_that_ends_amid_others_delays_nobody_and_leaves_no_doubt(
+    server: SMTPServer, settings: Any, monkeypatch: pytest.MonkeyPatch, verb: Any, end: str, sessions: int
 ) -> None:
     """Before the final dot: over another session all are sent, each once, the ill one too."""
-    change(settings, GROUP_COMMIT=commit)
+    change(settings, SESSIONS=sessions)
     SMTPConfig.objects.update(timeout=1)
     patient_but(monkeypatch, verb)
     ids = together(from_email="own@example.com")
     server.inject(*fault_for_the_ill(ids, verb, **ENDS[end]))
-    attempt_all(ids)
+    send_all()
     assert each_once(server)
     assert stand(ids) == ["accepted"] * GROUP
     assert not DeliveryAttempt.objects.filter(outcome="in_doubt").exists()
     assert not RelayGate.objects.exists()
 
 
-@pytest.mark.parametrize("commit", [1, 3, 100])
+@pytest.mark.parametrize("sessions", [1, 3])
 @pytest.mark.parametrize(
     ("what", "outcome", "copies"),
     [
@@ -250,14 +284,14 @@ def test_a_session_that_ends_amid_a_group_delays_nobody_and_leaves_no_doubt(
     ],
 )
 def test_a_session_that_ends_at_the_dot_leaves_at_most_that_one_in_doubt(
-    server: SMTPServer, settings: Any, what: dict[str, Any], outcome: str, copies: int, commit: int
+    server: SMTPServer, settings: Any, what: dict[str, Any], outcome: str, copies: int, sessions: int
 ) -> None:
-    """However many were claimed along with it: of those it is known that no dot of theirs was sent."""
-    change(settings, GROUP_COMMIT=commit, REPLY_TIMEOUT=1.0)
+    """However many were claimed along with it: of those it is known whether a dot of theirs was sent."""
+    change(settings, SESSIONS=sessions, REPLY_TIMEOUT=1.0)
     ids = together()
     server.inject(*fault_for_the_ill(ids, "DOT", **what))
-    told = attempt_all(ids)
-    assert sorted(told) == ["accepted"] * (GROUP - 1) + ["deferred"], "each is told of once"
+    told = send_all()
+    assert told == ["accepted"] * (GROUP - 1) + ["deferred"], "each is told of once"
     assert well(server, ids)
     assert times_taken(server)[address(ILL)] == copies
     outcomes = DeliveryAttempt.objects.exclude(outcome="accepted").values_list("delivery", "outcome")
@@ -270,7 +304,7 @@ def test_of_some_recipients_each_is_settled_on_its_own(server: SMTPServer) -> No
     ids.insert(ILL, submitted("kim@example.com", "lee@example.com", "may@example.com").pk)
     server.inject(Fault(verb="RCPT", match="lee@", reply="550 5.1.1 No such user"))
     server.inject(Fault(verb="RCPT", match="may@", reply="450 4.2.1 Later"))
-    attempt_all(ids)
+    send_all()
     settled = statuses(Delivery.objects.get(pk=ids[ILL]))
     assert settled == {"kim@example.com": "accepted", "lee@example.com": "failed", "may@example.com": "pending"}
     assert times_taken(server) == {address(place): 1 for place in range(GROUP)} | {"kim@example.com": 1}
@@ -283,7 +317,7 @@ def test_those_that_are_too_many_at_a_time_get_it_in_another_transaction(server:
     ids.insert(ILL, submitted(*many).pk)
     server.inject(Fault(verb="RCPT", match="m3@", times=1, reply="452 4.5.3 Too many recipients"))
     server.inject(Fault(verb="RCPT", match="m4@", times=1, reply="452 4.5.3 Too many recipients"))
-    assert attempt_all(ids) == ["accepted"] * (GROUP + 1)
+    assert send_all() == ["accepted"] * (GROUP + 1) + ["deferred"], "of which some are left, at once"
     assert times_taken(server) == Counter([*many, *map(address, range(GROUP))])
 
 
@@ -291,7 +325,7 @@ def test_more_recipients_than_go_out_at_once_are_said_when_it_is_their_turn(serv
     ids = together()
     many = [f"m{number}@example.com" for number in range(150)]
     ids.insert(ILL, submitted(*many).pk)
-    assert attempt_all(ids) == ["accepted"] * (GROUP + 1)
+    assert send_all() == ["accepted"] * (GROUP + 1)
     assert times_taken(server) == Counter([*many, *map(address, range(GROUP))])
     assert len(server.sessions) == 1
 
@@ -301,7 +335,7 @@ def test_a_mail_beyond_ascii_fails_alone_where_the_server_takes_none(smtp_server
     config_for(server)
     ids = together()
     ids.insert(ILL, submitted("jörg@example.com").pk)
-    attempt_all(ids)
+    send_all()
     assert stand(ids) == ["accepted"] * ILL + ["failed"] + ["accepted"] * (GROUP - ILL)
     assert each_once(server)
     assert len(server.sessions) == 1
@@ -310,18 +344,18 @@ def test_a_mail_beyond_ascii_fails_alone_where_the_server_takes_none(smtp_server
 @pytest.mark.parametrize(
     "damage", [{"content": b"damaged"}, {"has_content": False}, {"content_file": "2026/01/01/gone", "content": b""}]
 )
-@pytest.mark.parametrize("commit", [1, 3])
+@pytest.mark.parametrize("sessions", [1, 3])
 def test_a_content_that_cannot_be_read_holds_up_nobody(
-    server: SMTPServer, settings: Any, damage: dict[str, Any], commit: int
+    server: SMTPServer, settings: Any, damage: dict[str, Any], sessions: int
 ) -> None:
-    change(settings, GROUP_COMMIT=commit)
+    change(settings, SESSIONS=sessions)
     ids = together()
     pretend(Delivery.objects.get(pk=ids[ILL]), **damage)
-    attempt_all(ids)
+    send_all()
     assert well(server, ids)
     row = Delivery.objects.get(pk=ids[ILL])
     assert (row.status, "content" in row.reason) == ("deferred", True)
-    assert len(server.sessions) == 1
+    assert len(server.sessions) <= sessions
 
 
 def test_a_content_that_breaks_off_in_its_midst_is_not_sent(
@@ -339,27 +373,32 @@ def test_a_content_that_breaks_off_in_its_midst_is_not_sent(
         return found if delivery.pk != ids[ILL] else content.Content(size=found.size, eight_bit=False, blocks=blocks)
 
     monkeypatch.setattr(content, "stored", broken)
-    attempt_all(ids)
+    send_all()
     assert well(server, ids)
     assert (Delivery.objects.get(pk=ids[ILL]).reason, times_taken(server)[address(ILL)]) == (content.DAMAGED, 0)
+
+
+def as_claimed(monkeypatch: pytest.MonkeyPatch, pk: str, **values: Any) -> None:
+    """What the process that has claimed it sees in the row."""
+    claim = claiming.claim
+
+    def damaged(*args: Any, **how: Any) -> Any:
+        found = claim(*args, **how)
+        for delivery in found.deliveries:
+            if delivery.pk == pk:
+                delivery.__dict__.update(values)
+        return found
+
+    monkeypatch.setattr(claiming, "claim", damaged)
 
 
 @pytest.mark.parametrize("sender", ["a@example.com>\r\nRSET", "a\ud800@example.com"])
 def test_a_sender_that_cannot_be_said_is_no_doubt_about_the_mail_before(
     server: SMTPServer, sender: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It would have gone out with the dot of that one, which had not been sent."""
-    ids, load_all = together(from_email="own@example.com"), rows.load_all
-
-    def damaged(wanted: Sequence[str]) -> list[Delivery]:
-        found = load_all(wanted)
-        for delivery in found:
-            if delivery.pk == ids[ILL]:
-                delivery.sender = sender
-        return found
-
-    monkeypatch.setattr(rows, "load_all", damaged)
-    attempt_all(ids)
+    ids = together(from_email="own@example.com")
+    as_claimed(monkeypatch, ids[ILL], sender=sender)
+    send_all()
     assert well(server, ids)
     assert not DeliveryAttempt.objects.filter(outcome="in_doubt").exists()
     assert times_taken(server)[address(ILL)] == 0
@@ -378,85 +417,69 @@ def amid(server: SMTPServer, act: Callable[[], object], *, place: int = ILL) -> 
     server.on_message = when
 
 
-@pytest.mark.parametrize("commit", [1, 3])
-def test_what_somebody_else_has_claimed_is_left_to_him(
-    server: SMTPServer, settings: Any, monkeypatch: pytest.MonkeyPatch, commit: int
-) -> None:
-    change(settings, GROUP_COMMIT=commit)
+def test_what_another_has_taken_over_is_left_to_it(server: SMTPServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The lease ended while the server had one: that one counts as accepted all the same."""
+    clock = Clock()
+    monkeypatch.setattr(in_hand, "time", clock)
     ids = together()
-    make = sql.make
 
-    def overtaken(moves: Sequence[sql.Move], **how: Any) -> list[bool]:
-        in_its_hands = {"status": "sending", "fence": 7, "lease_until": ago(-60), "ring_after": ago(-60)}
-        Delivery.objects.filter(pk=ids[ILL], status="queued").update(**in_its_hands)
-        return make(moves, **how)
+    def take_over() -> None:
+        clock.ahead = conf.get("LEASE")
+        batches.take_over(DeliveryBatch.objects.get().pk, lambda row, deliveries: [])
+        assert claimed(queue=queue_of("normal"), owner="another")
 
-    monkeypatch.setattr(sql, "make", overtaken)
-    told = attempt_all(ids)
-    assert told == ["accepted"] * (GROUP - 1)
-    assert well(server, ids)
-    assert stand(ids)[ILL] == "sending"
-    assert times_taken(server)[address(ILL)] == 0
-
-
-def test_what_is_cancelled_amid_a_group_is_not_sent(server: SMTPServer) -> None:
-    ids = together()
-    amid(server, lambda: manual.cancel(ids[ILL]), place=0)
-    attempt_all(ids)
-    assert well(server, ids)
-    assert stand(ids)[ILL] == "cancelled"
-    assert times_taken(server)[address(ILL)] == 0
+    amid(server, take_over)
+    send_all()
+    assert each_once(server, range(ILL + 1))
+    rows = dict(Delivery.objects.exclude(status="accepted").values_list("pk", "batch"))
+    assert set(rows) == set(ids[ILL + 1 :])
+    assert set(rows.values()) == {DeliveryBatch.objects.get(owner="another").pk}
 
 
-@pytest.mark.parametrize("commit", [1, 3])
+@pytest.mark.parametrize("sessions", [1, 3])
 def test_after_a_switch_none_is_begun_over_the_old_server(
-    server: SMTPServer, smtp_server: Serve, settings: Any, commit: int
+    server: SMTPServer, smtp_server: Serve, settings: Any, sessions: int
 ) -> None:
-    """Not even the one whose envelope went out with the dot of the last one."""
-    change(settings, GROUP_COMMIT=commit)
+    """Of those that were claimed for it."""
+    change(settings, SESSIONS=sessions)
     other = smtp_server(security="plain", user=None)
-    ids = together()
+    together()
 
     def switch() -> None:
         config_for(other, name="Another")
 
     amid(server, switch)
-    assert sorted(attempt_all(ids)) == ["accepted"] * GROUP
-    assert times_taken(server) == {address(place): 1 for place in range(ILL + 1)}
-    assert times_taken(other) == {address(place): 1 for place in range(ILL + 1, GROUP)}
+    assert send_all() == ["accepted"] * GROUP
+    taken, by_other = times_taken(server), times_taken(other)
+    assert taken + by_other == {address(place): 1 for place in range(GROUP)}
+    if sessions == 1:
+        assert set(taken) == {address(place) for place in range(ILL + 1)}
     assert not DeliveryAttempt.objects.filter(outcome="in_doubt").exists()
 
 
-@pytest.mark.parametrize("commit", [1, 3])
-def test_after_a_pause_none_is_begun(server: SMTPServer, settings: Any, commit: int) -> None:
-    change(settings, GROUP_COMMIT=commit)
+@pytest.mark.parametrize("sessions", [1, 3])
+def test_after_a_pause_none_is_begun(server: SMTPServer, settings: Any, sessions: int) -> None:
+    change(settings, SESSIONS=sessions)
     ids = together()
 
     def pause() -> None:
         SendingPause.objects.create(reason="moving house")
 
     amid(server, pause)
-    attempt_all(ids)
-    assert stand(ids) == ["accepted"] * (ILL + 1) + ["deferred"] * (GROUP - ILL - 1)
+    send_all()
+    sent = len(server.messages)
+    assert sent == ILL + 1 or (sent > ILL and sessions > 1)
+    assert Counter(stand(ids)) == {"accepted": sent, "deferred": GROUP - sent}
     assert set(Delivery.objects.filter(status="deferred").values_list("reason", flat=True)) == {
         "sending is paused: moving house"
     }
-    assert each_once(server, range(ILL + 1))
+    assert set(times_taken(server).values()) == {1}
 
 
 def test_what_expires_before_its_turn_is_not_sent(server: SMTPServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    ids, load_all = together(), rows.load_all
-
-    def loaded(wanted: Sequence[str]) -> list[Delivery]:
-        found = load_all(wanted)
-        last = next((one for one in found if one.pk == ids[-1]), None)
-        if last is not None and len(found) > 1:
-            amid(server, lambda: setattr(last, "expires_at", ago(1)), place=0)
-            pretend(last, expires_at=ago(1))
-        return found
-
-    monkeypatch.setattr(rows, "load_all", loaded)
-    attempt_all(ids)
+    ids = together()
+    as_claimed(monkeypatch, ids[-1], expires_at=ago(1))
+    send_all()
     assert stand(ids) == ["accepted"] * (GROUP - 1) + ["expired"]
     assert each_once(server, range(GROUP - 1))
 
@@ -464,278 +487,176 @@ def test_what_expires_before_its_turn_is_not_sent(server: SMTPServer, monkeypatc
 # -- the database ---------------------------------------------------------------------------------------------------
 
 
-def failing_once(monkeypatch: pytest.MonkeyPatch, pk: str, error: Exception) -> None:
-    """The first commit that would claim it fails."""
-    failures, make = [error], sql.make
+def failing(monkeypatch: pytest.MonkeyPatch, fails: Callable[[Sequence[Any]], Exception | None]) -> None:
+    """Each record of which this gives an error fails with it."""
+    make = recording.make
 
-    def failing(moves: Sequence[sql.Move], **how: Any) -> list[bool]:
-        if failures and any(move.pk == pk and move.values.get("status") == Status.SENDING for move in moves):
-            raise failures.pop()
-        return make(moves, **how)
+    def making(changes: Sequence[Change], **how: Any) -> Any:
+        error = fails(changes)
+        if error is not None:
+            raise error
+        return make(changes, **how)
 
-    monkeypatch.setattr(sql, "make", failing)
+    monkeypatch.setattr(recording, "make", making)
 
 
-@pytest.mark.parametrize("commit", [1, 3])
-def test_a_commit_that_fails_once_delays_nobody(
-    server: SMTPServer, settings: Any, monkeypatch: pytest.MonkeyPatch, commit: int
+@pytest.mark.parametrize("sessions", [1, 3])
+def test_a_record_that_fails_once_delays_nobody(
+    server: SMTPServer, settings: Any, monkeypatch: pytest.MonkeyPatch, sessions: int
 ) -> None:
-    """What the server has taken is recorded, and who was not claimed is sent after that."""
-    change(settings, GROUP_COMMIT=commit)
-    ids = together()
-    failing_once(monkeypatch, ids[3], OperationalError("deadlock detected"))
-    assert attempt_all(ids) == ["accepted"] * GROUP
+    """What the server has taken is recorded again."""
+    change(settings, SESSIONS=sessions)
+    ids, errors = together(), [OperationalError("deadlock detected")]
+    failing(monkeypatch, lambda changes: errors.pop() if changes and errors else None)
+    assert send_all() == ["accepted"] * GROUP
     assert each_once(server)
-    assert DeliveryAttempt.objects.count() == GROUP
+    assert errors == []
+    assert DeliveryAttempt.objects.count() == len(ids)
 
 
 @pytest.mark.parametrize("error", [DataError("invalid input"), UnicodeEncodeError("utf-8", "x", 0, 1, "surrogates")])
-@pytest.mark.parametrize("commit", [1, 3])
-def test_one_that_cannot_be_written_holds_up_nobody(
-    server: SMTPServer, settings: Any, monkeypatch: pytest.MonkeyPatch, error: Exception, commit: int
+@pytest.mark.parametrize("sessions", [1, 3])
+@pytest.mark.parametrize("what", ["its attempt", "anything"])
+def test_one_that_cannot_be_recorded_holds_up_nobody(
+    server: SMTPServer, settings: Any, monkeypatch: pytest.MonkeyPatch, error: Exception, sessions: int, what: str
 ) -> None:
-    """Whatever is wrong with it, all the others are sent, and what is known of them is recorded."""
-    change(settings, GROUP_COMMIT=commit)
-    ids, make = together(), sql.make
+    """Of all the others is recorded what is known of them, and of that one how it stands, if nothing more can be."""
+    change(settings, SESSIONS=sessions)
+    ids = together()
 
-    def failing(moves: Sequence[sql.Move], **how: Any) -> list[bool]:
-        if any(move.pk == ids[ILL] and move.values.get("status") == Status.SENDING for move in moves):
-            raise error
-        return make(moves, **how)
+    def fails(changes: Sequence[Any]) -> Exception | None:
+        mine = [one for one in changes if one.delivery.pk == ids[ILL]]
+        return error if mine and (what == "anything" or isinstance(mine[0], Ended)) else None
 
-    monkeypatch.setattr(sql, "make", failing)
-    with contextlib.suppress(DataError):
-        attempt_all(ids)
-    taken = times_taken(server)
-    assert [taken[address(place)] for place in range(ILL)] == [1] * ILL
-    assert not Delivery.objects.filter(status="sending").exists()
-    if commit == 1:
-        assert well(server, ids)
-    assert taken[address(ILL)] == 0
+    failing(monkeypatch, fails)
+    send_all()
+    assert each_once(server)
+    assert well(server, ids)
+    row = Delivery.objects.get(pk=ids[ILL])
+    if what == "anything":
+        assert row.batch == DeliveryBatch.objects.get().pk, "its lease decides"
+    else:
+        assert (row.status, row.code, row.batch) == ("accepted", 250, "")
 
 
 def test_what_is_recorded_of_one_survives_a_result_that_cannot_be_stored(
-    server: SMTPServer, bell: RecordingDoorbell, monkeypatch: pytest.MonkeyPatch
+    server: SMTPServer, bell: RecordingTaskQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also of the others in the same commit."""
     ids = together()
 
-    def report(delivery: Delivery) -> Sequence[sql.Row]:
+    def report(delivery: Delivery) -> Sequence[Any]:
         if delivery.pk == ids[ILL]:
             raise ValueError("no result")
         return ()
 
     monkeypatch.setattr(bell, "report", report)
-    assert attempt_all(ids) == ["accepted"] * GROUP
+    assert send_all() == ["accepted"] * GROUP
     assert stand(ids) == ["accepted"] * GROUP
     assert each_once(server)
     assert DeliveryAttempt.objects.count() == GROUP
 
 
-# -- what was rung for before ---------------------------------------------------------------------------------------
-
-
-def rung_again(ids: list[str], bell: RecordingDoorbell) -> list[str]:
-    """The ring of a sweep for all of them."""
-    Delivery.objects.filter(ring_after__isnull=False).update(ring_after=ago(1))
-    bell.rings.clear()
-    sweep()
-    return [pk for pk in ids if pk in bell.rung]
-
-
-def test_what_was_rung_for_before_goes_over_one_session_too(server: SMTPServer, bell: RecordingDoorbell) -> None:
-    ids = together()
-    assert rung_again(ids, bell) == ids
-    assert attempt_all(ids) == ["accepted"] * GROUP
-    assert len(server.sessions) == 1
-    assert set(Delivery.objects.values_list("unfinished", flat=True)) == {0}
+# -- nothing is held against a mail --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("quarantine_after", [1, 2, 3])
 def test_a_server_that_is_away_puts_nothing_in_quarantine(
-    server: SMTPServer, bell: RecordingDoorbell, settings: Any, quarantine_after: int
+    server: SMTPServer, settings: Any, quarantine_after: int
 ) -> None:
-    """A group that cannot be sent is tried one by one, and no worker was lost by that."""
+    """No process was lost by that."""
     change(settings, QUARANTINE_AFTER=quarantine_after)
     ids = together()
     server.stop()
-    attempt_all(rung_again(ids, bell))
+    for _ in range(quarantine_after + 1):
+        send_all()
+        due_again()
+        RelayGate.objects.update(probe_at=ago(1))
     assert stand(ids) == ["deferred"] * GROUP
-    assert set(Delivery.objects.values_list("unfinished", flat=True)) == {0}
+    assert set(Delivery.objects.values_list("returned", flat=True)) == {0}
 
 
-def test_a_database_that_fails_amid_a_group_is_nobodys_fault(
-    server: SMTPServer, bell: RecordingDoorbell, monkeypatch: pytest.MonkeyPatch
+def test_a_database_that_fails_at_claims_is_nobodys_fault(
+    server: SMTPServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    ids, make = rung_again(together(), bell), sql.make
+    """The dispatcher ends, and the next one goes on."""
+    together()
 
-    def failing(moves: Sequence[sql.Move], **how: Any) -> list[bool]:
-        if any(move.values.get("status") == Status.SENDING for move in moves):
-            raise OperationalError("deadlock detected")
-        return make(moves, **how)
+    def gone(*args: Any, **how: Any) -> Any:
+        raise OperationalError("u1@example.com")
 
     with monkeypatch.context() as patch:
-        patch.setattr(sql, "make", failing)
-        with pytest.raises(OperationalError):
-            attempt_all(ids)
-    assert set(Delivery.objects.values_list("unfinished", flat=True)) == {0}
-    assert attempt_all(ids) == ["accepted"] * GROUP
-
-
-class Killed(BaseException):
-    """Ends a worker: nothing more is recorded."""
-
-
-def killing(monkeypatch: pytest.MonkeyPatch, killer: str) -> tuple[list[str], threading.Event]:
-    """Let whoever reads the content of this one die, which is noted; the event says that the worker is dead."""
-    deaths: list[str] = []
-    stored, make, is_dead = content.stored, sql.make, threading.Event()
-
-    def dying(delivery: Delivery) -> content.Content:
-        if delivery.pk == killer:
-            deaths.append(killer)
-            is_dead.set()
-            raise Killed
-        return stored(delivery)
-
-    def recording(moves: Sequence[sql.Move], **how: Any) -> list[bool]:
-        if is_dead.is_set():
-            raise Killed
-        return make(moves, **how)
-
-    monkeypatch.setattr(content, "stored", dying)
-    monkeypatch.setattr(sql, "make", recording)
-    return deaths, is_dead
-
-
-@pytest.mark.parametrize("in_file", [False, True])
-@pytest.mark.parametrize("quarantine_after", [2, 3])
-def test_one_that_kills_its_worker_each_time_is_put_aside_and_the_others_survive(
-    server: SMTPServer,
-    bell: RecordingDoorbell,
-    settings: Any,
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
-    quarantine_after: int,
-    in_file: bool,
-) -> None:
-    """None of them is held to be what kills, and reading a large content leaves nobody else in doubt."""
-    change(settings, QUARANTINE_AFTER=quarantine_after)
-    if in_file:
-        backend = {"BACKEND": "django.core.files.storage.FileSystemStorage", "OPTIONS": {"location": str(tmp_path)}}
-        settings.STORAGES = {**settings.STORAGES, "email_integration": backend}
-        change(settings, PAYLOAD_STORAGE_THRESHOLD=1000)
-    ids = [*together(10), submitted("killer@example.com", body="x\n" * 1000).pk, *together(9)]
-    deaths, is_dead = killing(monkeypatch, ids[10])
-    todo = ids
-    for _ in range(quarantine_after + 3):
-        with contextlib.suppress(Killed):
-            attempt_all(todo)
-        is_dead.clear()
-        Delivery.objects.filter(status="sending").update(lease_until=ago(1))
-        todo = rung_again(ids, bell)
-    assert stand(ids) == ["accepted"] * 10 + ["quarantined"] + ["accepted"] * 9
-    assert len(deaths) == 1 + quarantine_after  # the first attempt of a mail is not counted
-    doubts = DeliveryAttempt.objects.filter(outcome="in_doubt").count()
-    assert doubts == 0 if in_file else doubts <= len(deaths)
+        patch.setattr(claiming, "claim", gone)
+        assert send_all() == []
+    assert "OperationalError" in caplog.text
+    assert "u1@" not in caplog.text
+    assert set(Delivery.objects.values_list("returned", "attempts", "status")) == {(0, 0, "queued")}
+    assert send_all() == ["accepted"] * GROUP
 
 
 # -- the gate -------------------------------------------------------------------------------------------------------
 
 
-def test_behind_a_closed_gate_a_group_waits_without_a_connection(server: SMTPServer) -> None:
+def test_behind_a_closed_gate_a_crew_waits_without_a_connection(server: SMTPServer) -> None:
     ids = together()
     server.stop()
-    attempt_all(ids)
+    send_all()
     server.start()
-    Delivery.objects.update(due_at=ago(1))
+    due_again()
     before = len(server.sessions)
-    attempt_all(ids)
+    send_all()
     assert set(stand(ids)) == {"deferred"}
     assert set(Delivery.objects.values_list("waits_for_relay", flat=True)) == {True}
     assert len(server.sessions) == before
 
 
-def test_a_group_that_cannot_log_in_tries_once_and_tells_the_rest(smtp_server: Serve) -> None:
+def test_a_crew_that_cannot_log_in_tries_once_and_tells_the_rest(smtp_server: Serve) -> None:
     """What it was told is the attempt of one of them; the others wait for the relay, without a login of their own."""
     server = smtp_server()
     config_for(server, password="s3cret")
-    ids = together()
-    attempt_all(ids)
+    together()
+    send_all()
     assert server.failed_auths == 1
     assert list(DeliveryAttempt.objects.values_list("outcome", "code", "phase")) == [("deferred", 535, "auth")]
     assert set(Delivery.objects.values_list("status", "code", "waits_for_relay")) == {("deferred", 535, True)}
     assert RelayGate.objects.get().failures == 1
 
 
-def test_a_group_that_probes_in_vain_tries_once(smtp_server: Serve) -> None:
+def test_a_crew_that_probes_in_vain_tries_once(smtp_server: Serve) -> None:
     server = smtp_server()
     config_for(server, password="s3cret")
-    ids = together()
-    attempt_all(ids)
-    Delivery.objects.update(due_at=ago(1))
+    together()
+    send_all()
+    due_again()
     RelayGate.objects.update(probe_at=ago(1))
-    attempt_all(ids)
+    send_all()
     assert server.failed_auths == 2
     assert DeliveryAttempt.objects.count() == 2
     assert RelayGate.objects.get().failures == 2
 
 
-def test_a_group_that_is_let_through_to_probe_opens_the_gate_and_goes(server: SMTPServer) -> None:
-    ids = together()
+def test_a_crew_that_is_let_through_to_probe_opens_the_gate_and_goes(server: SMTPServer) -> None:
+    together()
     server.stop()
-    attempt_all(ids)
+    send_all()
     server.start()
-    Delivery.objects.update(due_at=ago(1))
+    due_again()
     RelayGate.objects.update(probe_at=ago(1))
-    assert attempt_all(ids) == ["accepted"] * GROUP
+    assert send_all() == ["accepted"] * GROUP
     assert not RelayGate.objects.exists()
     assert each_once(server)
 
 
-def test_a_login_that_is_asked_for_amid_a_group_closes_the_gate_and_burns_no_mail(server: SMTPServer) -> None:
+def test_a_login_that_is_asked_for_amid_others_closes_the_gate_and_burns_no_mail(server: SMTPServer) -> None:
     ids = together(20)
     server.inject(Fault(verb="MAIL", times=3), Fault(verb="MAIL", reply="530 5.7.0 Authentication required"))
-    attempt_all(ids)
+    send_all()
     assert stand(ids) == ["accepted"] * 3 + ["deferred"] * 17
     assert RelayGate.objects.count() == 1
-    assert server.transactions == 5, "the one that was said ahead is asked once more, and no other"
+    assert server.transactions == 4, "no other is asked"
 
 
-# -- what follows, and time -----------------------------------------------------------------------------------------
-
-
-def test_what_follows_one_of_a_slow_group_is_not_set_going_by_two(
-    server: SMTPServer, bell: RecordingDoorbell, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It was told of only when its lease had ended and somebody else had come to it."""
-    ids, gone_on = together(2), list[str]()
-    bell.followed = set(ids)
-    monkeypatch.setattr("email_integration.tasks.canvas.go_on", lambda app, delivery: gone_on.append(delivery.pk))
-    run = group._Convoy.run
-
-    def slow(convoy: Any) -> None:
-        run(convoy)
-        Delivery.objects.filter(pk=ids[0]).update(lease_until=ago(1))
-        for one in convoy.ended:
-            if one.pk == ids[0]:
-                one.lease_until = ago(1)
-        row = Delivery.objects.get(pk=ids[0])
-        assert continuation.resume(row)  # another worker
-
-    monkeypatch.setattr(group._Convoy, "run", slow)
-    assert deliver_group.apply((ids,)).get() == {"accepted": 2}
-    assert gone_on == [ids[1]]
-
-
-def test_what_has_ended_is_told_of_before_long(server: SMTPServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The others may take their time: what follows it does not wait for all of them."""
-    monkeypatch.setattr(group, "_AT_MOST", 0.0)
-    told = attempt_group(together())
-    next(told)
-    assert Delivery.objects.filter(status="accepted").count() < GROUP
-    assert [delivery.status for delivery in told] == ["accepted"] * (GROUP - 1)
-    assert len(server.sessions) == 1
+# -- time -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("slow", [{"verb": "MAIL"}, {"verb": "RCPT"}, {"verb": "DATA"}])
@@ -747,38 +668,19 @@ def test_what_is_known_is_recorded_before_a_slow_server_is_waited_for(server: SM
     server.inject(Fault(verb=verb, times=ILL + 1), Fault(verb=verb, times=1, until=seen))
 
     def look() -> None:
-        while not (done.wait(group._PROMPTLY) or seen.is_set()):
+        while not (done.wait(0.01) or seen.is_set()):
             if stand([ids[ILL]]) == ["accepted"] and not times_taken(server)[address(ILL + 1)]:
                 seen.set()
 
-    in_threads(lambda: (attempt_all(ids), done.set()), look)
+    in_threads(lambda: (send_all(), done.set()), look)
     assert seen.is_set()
     assert each_once(server)
-
-
-def test_a_claim_that_is_about_to_end_is_not_used(server: SMTPServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Reading the next mail may have taken long, and somebody else may come to this one when its lease has ended."""
-    clock = Clock()
-    monkeypatch.setattr(group, "time", clock)
-    ids = together()
-    together_ = transitions.record_and_claim
-
-    def slow(ended: Any, wanted: Sequence[records.Claim], **how: Any) -> Any:
-        if any(claim.delivery.pk == ids[ILL] for claim in wanted):
-            clock.ahead += conf.get("LEASE") - conf.get("REPLY_TIMEOUT") + 1
-        return together_(ended, wanted, **how)
-
-    monkeypatch.setattr(transitions, "record_and_claim", slow)
-    attempt_all(ids)
-    assert well(server, ids)
-    assert times_taken(server)[address(ILL)] == 0
-    assert stand(ids)[ILL] == "deferred"
 
 
 def test_a_late_yes_wins(server: SMTPServer) -> None:
     """Whatever somebody has made of the mail meanwhile."""
     ids = together()
-    lapsed = {"status": "deferred", "fence": 40, "lease_until": None, "reason": "in doubt"}
+    lapsed = {"status": "deferred", "fence": 40, "batch": "", "reason": "in doubt"}
     amid(server, lambda: Delivery.objects.filter(pk=ids[ILL]).update(**lapsed))
-    attempt_all(ids)
+    send_all()
     assert stand(ids) == ["accepted"] * GROUP
