@@ -31,7 +31,7 @@ from tests.deliveries import (
     statuses,
     submitted,
 )
-from tests.relays import config_for, patient_but
+from tests.relays import config_for, patient_but, wait_longest
 
 Serve = Callable[..., SMTPServer]
 
@@ -46,6 +46,7 @@ ILL = 2
 def _one_batch(bell: RecordingTaskQueue, settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """All that is due is claimed together, and sent over one session unless a test says otherwise."""
     change(settings, RETRY_FIRST=60.0, SESSIONS=1)
+    wait_longest(monkeypatch)
     monkeypatch.setattr(dispatcher._pace, "claims", lambda sessions: 100)
 
 
@@ -200,6 +201,7 @@ def test_a_session_carries_no_more_than_it_may(server: SMTPServer, settings: Any
 @pytest.mark.parametrize("limits", [{"SESSION_MAX_IDLE": 0.0}, {"SESSION_MAX_TRANSACTIONS": 1}])
 def test_sessions_that_carry_one_mail_each_carry_all(server: SMTPServer, settings: Any, limits: dict[str, Any]) -> None:
     change(settings, **limits)
+    together()
     assert send_all() == ["accepted"] * GROUP
     assert [session.transactions for session in server.sessions] == [1] * GROUP
 
@@ -253,14 +255,12 @@ ENDS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("sessions", [1, 3])
 @pytest.mark.parametrize("end", ENDS)
 @pytest.mark.parametrize("verb", ["MAIL", "RCPT", "DATA"])
 def test_a_session_that_ends_amid_others_delays_nobody_and_leaves_no_doubt(
-    server: SMTPServer, settings: Any, monkeypatch: pytest.MonkeyPatch, verb: Any, end: str, sessions: int
+    server: SMTPServer, monkeypatch: pytest.MonkeyPatch, verb: Any, end: str
 ) -> None:
     """Before the final dot: over another session all are sent, each once, the ill one too."""
-    change(settings, SESSIONS=sessions)
     SMTPConfig.objects.update(timeout=1)
     patient_but(monkeypatch, verb)
     ids = together(from_email="own@example.com")
@@ -469,8 +469,8 @@ def test_after_a_pause_none_is_begun(server: SMTPServer, settings: Any, sessions
     send_all()
     sent = len(server.messages)
     assert sent == ILL + 1 or (sent > ILL and sessions > 1)
-    assert Counter(stand(ids)) == {"accepted": sent, "deferred": GROUP - sent}
-    assert set(Delivery.objects.filter(status="deferred").values_list("reason", flat=True)) == {
+    assert sorted(stand(ids)) == ["accepted"] * sent + ["deferred"] * (GROUP - sent)
+    assert set(Delivery.objects.filter(status="deferred").values_list("reason", flat=True)) <= {
         "sending is paused: moving house"
     }
     assert set(times_taken(server).values()) == {1}
