@@ -528,6 +528,34 @@ def test_mails_that_die_beside_the_one_that_kills_are_not_put_aside(
     assert standing(*good) == ["accepted"] * 3
 
 
+def test_a_suspect_is_alone_in_its_process(
+    server: SMTPServer, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two that were given back twice come with six others, in three sessions · none is begun beside either of them."""
+    of(settings, SESSIONS=3)
+    monkeypatch.setattr(dispatcher._Pace, "claims", lambda self, sessions: 1)
+    ids = mails(8)
+    suspects = {ids[2], ids[5]}
+    Delivery.objects.filter(pk__in=suspects).update(returned=2)
+    lock, in_hand, beside = threading.Lock(), set(), []
+
+    def hook(name: str, *given: str) -> None:
+        if name == "in hand":
+            with lock:
+                in_hand.update(given)
+                beside.extend(pk for pk in in_hand - {*given} if suspects & (in_hand | {*given}))
+            if suspects & {*given}:
+                time.sleep(0.1)  # in which another would be begun
+        elif name == "answer noted":
+            with lock:
+                in_hand.difference_update(given)
+
+    with hooked(hook):
+        send()
+    assert standing(*ids) == ["accepted"] * 8
+    assert beside == []
+
+
 def test_waiting_for_a_reply_never_counts(server: SMTPServer) -> None:
     """Killed while the greeting, or the reply to MAIL, is waited for, more often than QUARANTINE_AFTER · not the
     mail's fault.
