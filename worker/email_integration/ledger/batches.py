@@ -33,6 +33,9 @@ from .rows import database
 
 logger = logging.getLogger(__name__)
 
+#: Seconds for which the claim of a process that was killed may still be under way in the database.
+_FORESTALLED = 60.0
+
 
 @dataclass(kw_only=True)
 class Batch:
@@ -72,12 +75,14 @@ def claim(
     relay: Relay | None,
     permitted: int | None = None,
     only: Collection[str] = (),
+    noted: Callable[[str], contextlib.AbstractContextManager[object]] = contextlib.nullcontext,
 ) -> Batch | None:
     """Claim what is due of a broker's queue, the most urgent first; None when nothing is.
 
     That is what has no queue of its own and one of ``lanes``, in their order, and what has ``queue`` for its own. At
     most ``limit`` mails, and 4 MB of contents; a large or suspect mail goes alone. ``permitted`` None is all of them.
-    ``only`` restricts it to these ids.
+    ``only`` restricts it to these ids. The id of the batch is known before its claim is committed: ``noted`` is entered
+    with it, and left when the claim has come to its end.
 
     Raises ``DatabaseError``. If the answer to the commit was lost, what was claimed is given back, now or by the next
     claim of this process.
@@ -95,14 +100,20 @@ def claim(
         config_version=relay.version if relay else "",
         from_email=relay.from_email if relay else "",
     )
-    return conflicts.repeated(lambda: _claim(wanted, replace(row, id=str(uuid.uuid4())), relay))
+    return conflicts.repeated(lambda: _claim(wanted, replace(row, id=str(uuid.uuid4())), relay, noted))
 
 
-def _claim(wanted: claiming.Wanted, row: claiming.Row, relay: Relay | None) -> Batch | None:
+def _claim(
+    wanted: claiming.Wanted,
+    row: claiming.Row,
+    relay: Relay | None,
+    noted: Callable[[str], contextlib.AbstractContextManager[object]],
+) -> Batch | None:
     using = database()
     asked_at = time.monotonic()
     try:
-        claimed = claiming.claim(wanted, row, asked_at=asked_at, using=using)
+        with noted(row.id):
+            claimed = claiming.claim(wanted, row, asked_at=asked_at, using=using)
     except BaseException as error:
         if not connections[using].in_atomic_block and not conflicts.is_conflict(error):
             _unsure.append(row.id)
@@ -246,6 +257,19 @@ def owned_by(owner: str) -> list[str]:
     """The ids of the batches of an owner. Raises ``DatabaseError``."""
     rows = DeliveryBatch.objects.using(database()).filter(owner=owner[:255])
     return list(rows.order_by("claimed_at").values_list("pk", flat=True))
+
+
+def forestall(batch_id: str) -> None:
+    """Wait for the claim of a batch to be committed, or have it fail when it is. Raises ``DatabaseError``.
+
+    It is for the claim of a process that was killed meanwhile: the database may still be at it. A row of its id, with
+    no mails and no owner, comes before the claim's own, and is deleted when its lease has run out.
+    """
+    ahead = database_time.DatabaseTime(ahead=_FORESTALLED)
+    row = DeliveryBatch(
+        id=batch_id, owner="", claimed_at=database_time.DatabaseTime(), lease_until=ahead, permitted=0, items=[]
+    )
+    DeliveryBatch.objects.using(database()).bulk_create([row], ignore_conflicts=True)
 
 
 def expired(*, suspected_for: float | None = None) -> list[DeliveryBatch]:

@@ -175,9 +175,9 @@ class Crew(Others):
             thread.start()
 
     @property
-    def has_journal(self) -> bool:
-        """Whether what is in hand is noted in a journal."""
-        return self._journal is not None
+    def journal(self) -> Journal | None:
+        """The journal in which is noted what is in hand, if there is one."""
+        return self._journal
 
     @property
     def is_idle(self) -> bool:
