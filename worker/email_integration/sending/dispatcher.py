@@ -27,7 +27,7 @@ from email_integration.smtp import Relay
 from . import own_journal, points, recovery
 from .crew import Crew, Done, Work, try_one
 from .in_hand import Others
-from .journal import JournalUnavailable
+from .journal import Journal, JournalUnavailable
 from .recording import record, wake_others
 from .sessions import Replaced
 
@@ -125,7 +125,8 @@ class _Dispatcher:
     def _claim(self, crew: Crew) -> bool:
         """Claim a batch for the crew; False when nothing is due. A failing database ends the stay."""
         try:
-            batch, route = claim(self._queue, with_journal=crew.has_journal)
+            journal = crew.journal
+            batch, route = claim(self._queue, journal=journal)
         except (DatabaseError, InterfaceError) as error:
             logger.error(
                 "The database failed at a claim (%s); the sweep wakes %r again.", type(error).__name__, self._queue
@@ -137,7 +138,7 @@ class _Dispatcher:
         if batch is None:
             return False
         self._last_mail = time.monotonic()
-        crew.take_on(batch, route)
+        crew.take_on(batch, route, journal=journal)
         if batch.is_full:
             self._stay.join()
         return True
@@ -168,16 +169,19 @@ class _Dispatcher:
         return time.monotonic() - self._last_mail >= STAY and not self._stay.ended(lambda: self._claim(crew))
 
 
-def claim(queue: str, *, with_journal: bool, only: Sequence[str] = ()) -> tuple[Batch | None, Route]:
-    """Claim what is due in a broker queue, and say by which route it goes. Raises ``DatabaseError``."""
+def claim(queue: str, *, journal: Journal | None, only: Sequence[str] = ()) -> tuple[Batch | None, Route]:
+    """Claim what is due in a broker queue, to be noted in this journal, and say by which route it goes.
+
+    Raises ``DatabaseError``.
+    """
     route = routing.active_relay()
     batch = batches.claim(
         queue,
         wakeups.lanes_of(queue),
         limit=_pace.claims(conf.get("SESSIONS")),
-        owner=own_journal.owner(),
+        owner=own_journal.owner(journal),
         relay=route if isinstance(route, Relay) else None,
-        permitted=None if with_journal else conf.get("IN_DOUBT_WINDOW"),
+        permitted=conf.get("IN_DOUBT_WINDOW") if journal is None else None,
         only=only,
     )
     if batch is not None:
@@ -218,7 +222,7 @@ def send_inline(queue: str, *, only: Sequence[str] = ()) -> list[Delivery]:
     """
     tried: dict[str, Delivery] = {}
     for _ in range(_MOST_INLINE):
-        batch, route = claim(queue, with_journal=False, only=only)
+        batch, route = claim(queue, journal=None, only=only)
         if batch is None:
             break
         for place, delivery in enumerate(batch.deliveries):
