@@ -195,7 +195,7 @@ def _on(setting: Setting, database: str) -> Setting:
 
 
 def _of(
-    group: str, setting: Setting, cases: list[tuple[str, Callable[[Run], None], range]], *, twice: int = 0
+    group: str, setting: Setting, cases: list[tuple[str, Callable[[Run], None], range]], *, twice: int = 1
 ) -> list[Case]:
     return [
         Case(
