@@ -138,7 +138,8 @@ class _Dispatcher:
     def _claim(self, crew: Crew) -> bool:
         """Claim a batch for the crew; False when nothing is due. A failing database ends the stay."""
         try:
-            batch, route = claim(self._queue, journal=crew.journal)
+            journal = crew.journal
+            batch, route = claim(self._queue, journal=journal)
         except (DatabaseError, InterfaceError) as error:
             logger.error(
                 "The database failed at a claim (%s); the sweep wakes %r again.", type(error).__name__, self._queue
@@ -152,7 +153,7 @@ class _Dispatcher:
         self._last_mail = time.monotonic()
         if crew.is_idle:
             _pace.begins()
-        crew.take_on(batch, route)
+        crew.take_on(batch, route, journal=journal)
         if batch.is_full:
             self._stay.join()
         return True
@@ -194,7 +195,7 @@ def claim(queue: str, *, journal: Journal | None, only: Sequence[str] = ()) -> t
         queue,
         wakeups.lanes_of(queue),
         limit=_pace.claims(conf.get("SESSIONS")),
-        owner=own_journal.owner(),
+        owner=own_journal.owner(journal),
         relay=route if isinstance(route, Relay) else None,
         permitted=None if journal else conf.get("IN_DOUBT_WINDOW"),
         only=only,
