@@ -21,51 +21,58 @@ class MariaDB:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._data = folder / "data"
-        self._port = free_port()
+        self.port = free_port()
         self._process: Process | None = None
 
     @property
     def url(self) -> str:
         """The URL of the database."""
-        return f"mysql://root@{LOOPBACK}:{self._port}/{DATABASE}"
+        return f"mysql://root@{LOOPBACK}:{self.port}/{DATABASE}"
 
     def start(self) -> None:
         """Make the data directory and the database, and wait until it answers."""
-        install, server = _program("mariadb-install-db"), _program("mariadbd")
-        user = f"--user={getpass.getuser()}"  # root is refused unless it is named
         subprocess.run(
             [
-                install,
+                _program("mariadb-install-db"),
                 "--no-defaults",
                 f"--datadir={self._data}",
                 "--auth-root-authentication-method=normal",
                 "--skip-test-db",
                 "--skip-name-resolve",
-                user,
+                _user(),
             ],
             check=True,
             capture_output=True,
         )
+        self.run()
+
+    def run(self) -> None:
+        """Start the server on the data that are there, and wait until it answers."""
         self._process = Process(
             "mariadb",
             [
-                server,
+                _program("mariadbd"),
                 "--no-defaults",
                 f"--datadir={self._data}",
                 f"--socket={self._folder / 'socket'}",
                 f"--bind-address={LOOPBACK}",
-                f"--port={self._port}",
+                f"--port={self.port}",
                 "--skip-name-resolve",
                 "--character-set-server=utf8mb4",
                 # A mail is one packet, and more than its size when it is escaped; the default is 16 MB.
                 "--max-allowed-packet=64M",
                 # These data need not outlive a power failure.
                 "--innodb-flush-log-at-trx-commit=0",
-                user,
+                _user(),
             ],
             log=self._folder / "mariadb.log",
         )
-        wait_until(self._answers, what=f"MariaDB on port {self._port}")
+        wait_until(self._answers, what=f"MariaDB on port {self.port}")
+
+    def kill(self) -> None:
+        """End it as ``kill -9`` does; ``run`` starts it again."""
+        assert self._process is not None
+        self._process.kill()
 
     def stop(self) -> None:
         """End it. Does nothing when it does not run."""
@@ -78,11 +85,21 @@ class MariaDB:
         if self._process is not None and not self._process.is_running:
             raise RuntimeError(f"MariaDB ended:\n{self._process.read_log()[-2000:]}")
         try:
-            with pymysql.connect(host=LOOPBACK, port=self._port, user="root", autocommit=True) as connection:
+            with pymysql.connect(host=LOOPBACK, port=self.port, user="root", autocommit=True) as connection:
                 connection.cursor().execute(f"CREATE DATABASE IF NOT EXISTS {DATABASE} CHARACTER SET utf8mb4")
         except pymysql.OperationalError:
             return False
         return True
+
+
+def _user() -> str:
+    """Which user it runs as: root is refused unless it is named."""
+    return f"--user={getpass.getuser()}"
+
+
+def is_installed() -> bool:
+    """Whether the server is there."""
+    return shutil.which("mariadbd", path=_PATH) is not None
 
 
 def _program(name: str) -> str:

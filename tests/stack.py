@@ -47,7 +47,8 @@ class Stack:
         self.pool = pool
         fast = {name: str(value) for name, value in FAST.items()}
         # Not tests.settings: that would be the test's own process once more.
-        self.env = {**fast, "DJANGO_SETTINGS_MODULE": "tests.base_settings", **(env or {})}
+        settings = {"DJANGO_SETTINGS_MODULE": "tests.base_settings", "JOURNAL_DIR": str(folder / "journals")}
+        self.env = {**fast, **settings, **(env or {})}
         self.processes = Processes(folder, env=self.env, cwd=ROOT)
         self._workers = 0
 

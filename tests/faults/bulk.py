@@ -1,4 +1,4 @@
-"""Groups over one session: killed, refused, hung and dropped in their midst; and lanes with a worker for each."""
+"""Batches: refused, hung and dropped in their midst; and lanes with a worker for each."""
 
 from __future__ import annotations
 
@@ -11,81 +11,16 @@ from collections.abc import Callable
 from config.local.processes import PATIENCE
 
 from .cases import Case, Run
-from .crash import Victim
 from .crashes import HOLD, RESEND
 from .refusals import chaotic, leaves_doubt, refuses
 from .smtp import KINDS, SILENCES, Fault
 from .world import Setting
 
-#: Mails that one message rings for.
-_GROUP = 10
+#: Mails of one transaction.
+_BATCH = 10
 
 #: Of those, so many go well before the harm is done.
 _AFTER = 3
-
-#: Ten are claimed in one commit: a group whose outcomes cost two commits, and as many in doubt when it is killed.
-TEN = (("GROUP_COMMIT", "10"),)
-_RESEND_TEN, _HOLD_TEN = (dataclasses.replace(setting, extra=TEN) for setting in (RESEND, HOLD))
-
-#: Where a process can die, and how many are then in doubt, with one claimed in a commit.
-#: A server that is not quick has it that the record of one mail and the claim of the next are two commits.
-_POINTS = {"before the commit": range(2), "after the commit": range(2), "after the reply": range(1, 2)}
-#: The same by the server's silence: the verb, the octets of a mail, and the doubts. The record of the last mail may be
-#: a moment late, and a content that fits into the kernel is followed by its dot.
-_SILENT = {
-    "after MAIL": ("MAIL", 300, range(2)),
-    "after RCPT": ("RCPT", 300, range(2)),
-    "after DATA": ("DATA", 300, range(2)),
-    "in the content": ("CONTENT", 200_000, range(2)),
-    "at the dot": ("DOT", 300, range(1, 2)),
-    "after the dot": ("TAKEN", 300, range(1, 2)),
-}
-
-
-def _at(point: str, victim: Victim) -> Callable[[Run], None]:
-    def act(run: Run) -> None:
-        run.world.plan.make(point, nth=2 if run.at_once > 1 else 1 + _AFTER, victim=victim)
-        run.submit(_GROUP, followed=True, atomic=True)
-        run.wait(lambda: run.world.plan.is_done, "its death")
-        _say_its_price(run)
-
-    return act
-
-
-def _amid(verb: str, size: int, victim: Victim) -> Callable[[Run], None]:
-    def act(run: Run) -> None:
-        hold = run.world.smtp.hold(verb, after=_AFTER)
-        run.begin_submitting(_GROUP, size=size, followed=True, atomic=True)
-        run.world.kill_whoever_talks_from(hold.wait(), victim)
-        run.finish_submitting()
-        _say_its_price(run)
-
-    return act
-
-
-def _say_its_price(run: Run) -> None:
-    if run.at_once > 1:
-        run.drain()
-        doubts = sum(row.doubts for row in run.rows().values())
-        run.remark(f"{doubts} in doubt for one kill")
-
-
-def _killed(setting: Setting, *, slow: bool) -> list[Case]:
-    ways = {point: (_at(point, "child"), doubts) for point, doubts in _POINTS.items()}
-    ways |= {point: (_amid(verb, size, "child"), doubts) for point, (verb, size, doubts) in _SILENT.items()}
-    ten = ", ten a commit" if setting.extra else ""
-    return [
-        Case(
-            group="bulk",
-            name=f"child killed {point}{ten}",
-            setting=setting,
-            act=act,
-            doubts=range(_GROUP + 1) if setting.extra else doubts,
-            slow=slow,
-        )
-        for point, (act, doubts) in ways.items()
-    ]
-
 
 #: How often the server misbehaves before it comes to its senses.
 _TIMES = 2
@@ -94,18 +29,17 @@ _TIMES = 2
 def _faulty(verb: str, kind: str) -> Callable[[Run], None]:
     def act(run: Run) -> None:
         run.world.smtp.misbehave(Fault(verb=verb, kind=kind, times=_TIMES, after=_AFTER))
-        run.submit(_GROUP, atomic=True)
+        run.submit(_BATCH, atomic=True)
         run.wait(lambda: not run.world.smtp.pending, "the faults")
 
     return act
 
 
 def _misbehaving(setting: Setting, verbs: tuple[str, ...]) -> list[Case]:
-    ten = ", ten a commit" if setting.extra else ""
     return [
         Case(
             group="bulk",
-            name=f"{kind} at {verb}{ten}",
+            name=f"{kind} at {verb}",
             setting=setting,
             act=_faulty(verb, kind),
             refuses=refuses(verb, kind),
@@ -140,13 +74,8 @@ def _one_lane_alone(run: Run) -> None:
 _LANES = (("mail.bulk",), ("mail.high", "mail", "mail.sweep", "celery"))
 
 CASES = [
-    *_killed(HOLD, slow=False),
-    *_killed(RESEND, slow=True),
-    *_killed(dataclasses.replace(HOLD, database="postgresql"), slow=True),
-    *_killed(_HOLD_TEN, slow=True),
     *_misbehaving(RESEND, ("MAIL", "RCPT", "DATA", "CONTENT", "DOT", "TAKEN")),
     *_misbehaving(HOLD, ("DOT", "TAKEN")),
-    *_misbehaving(_RESEND_TEN, ("RCPT", "DOT", "TAKEN")),
     *(
         Case(
             group="bulk",

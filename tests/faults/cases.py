@@ -176,21 +176,23 @@ class Run:
 
     def is_over(self) -> bool:
         """Whether all were submitted and have come to their end, and what follows them has been set going."""
-        self.world.mend()
-        if self._is_submitting:
-            return False
-        try:
-            return all(
-                (row.status in ENDS and row.continued) or (row.status == "in_doubt" and self._holds)
-                for row in self.rows().values()
-            )
-        except CannotCount:
-            return False
+        return self.open_rows() == 0 and not self._is_submitting
+
+    def _is_at_its_end(self, row: Row) -> bool:
+        return (row.status in ENDS and row.continued) or (row.status == "in_doubt" and self._holds)
 
     @property
     def at_once(self) -> int:
-        """How many mails a process may have claimed at a time."""
-        return int(dict(self.case.setting.extra).get("GROUP_COMMIT", "1"))
+        """How many mails a process may have in hand at a time."""
+        return self.case.setting.sessions
+
+    def open_rows(self) -> int | None:
+        """How many have not come to their end, with as many workers running as there should be; None if not known."""
+        self.world.mend()
+        try:
+            return sum(not self._is_at_its_end(row) for row in self.rows().values())
+        except CannotCount:
+            return None
 
     @property
     def _holds(self) -> bool:

@@ -1,51 +1,50 @@
-"""Ends a worker at an exact point of its work, from within and without changing what it runs.
+"""Ends a worker at an exact point of its work, or stops it there, without changing what it runs.
 
-Loaded by ``tests.faults.settings`` into the workers. Each pool process watches its own calls (``sys.setprofile``); when
-the function that the plan names is called or returns, it kills itself, or the whole worker, as ``kill -9`` does. The
-plan is a file that only one process can take away, so that it happens once.
+Loaded by ``tests.faults.settings`` into the workers. Each pool process sets the hook of ``sending.points``; at the
+point that the plan names it kills itself, or the whole worker, as ``kill -9`` does. The plan is a file that only one
+process can take away, so that it happens once.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import pkgutil
 import signal
-import sys
+import threading
 import time
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import CodeType, FrameType
 from typing import Any, Literal
 
-from celery.signals import worker_process_init
+from celery.signals import after_task_publish, worker_process_init
+from django.conf import settings
 
-#: The environment variable that names the plan.
+from .following import FOLLOW
+
+#: The environment variable that names the plan; the settings read it.
 PLAN = "FAULTS_PLAN"
 
-Victim = Literal["child", "worker"]
+#: A 'stopped' one is a pool process that is sent SIGSTOP, not SIGKILL.
+Victim = Literal["child", "worker", "stopped"]
 
+#: After what follows a mail was published, and before that is noted.
+PUBLISHED = "published"
 
-@dataclass(frozen=True, kw_only=True)
-class Point:
-    """The ``call`` or the ``return`` of a function, by its dotted name."""
-
-    function: str
-    event: Literal["call", "return"]
-
-
-#: Where a worker can be made to die.
+#: Where a worker can be made to die: the points of ``sending.points``, and how often a process comes there before it
+#: does. A mail's last are recorded together.
 POINTS = {
-    "before connect": Point(function="email_integration.smtp.opening:open_connection", event="call"),
-    "before the claim": Point(function="email_integration.ledger.transitions:claim", event="call"),
-    "after the claim": Point(function="email_integration.ledger.transitions:claim", event="return"),
-    "after the reply": Point(function="email_integration.smtp.session:Session.finish", event="return"),
-    "after the record": Point(function="email_integration.ledger.transitions:record", event="return"),
-    # A group's: one commit is the record of one mail and the claim of the next.
-    "before the commit": Point(function="email_integration.ledger.transitions:record_and_claim", event="call"),
-    "after the commit": Point(function="email_integration.ledger.transitions:record_and_claim", event="return"),
-    "before the continuation": Point(function="email_integration.tasks.canvas:go_on", event="call"),
-    "after the continuation": Point(function="email_integration.tasks.canvas:go_on", event="return"),
+    "claimed": 1,
+    "in hand": 3,
+    "before a session": 1,
+    "before it is read": 3,
+    "before MAIL": 3,
+    "before the content": 3,
+    "before the dot": 3,
+    "dot noted": 3,
+    "answered": 3,
+    "answer noted": 3,
+    "before the record": 1,
+    "recorded": 1,
+    PUBLISHED: 2,
 }
 
 
@@ -57,60 +56,76 @@ class Plan:
 
     @property
     def is_done(self) -> bool:
-        """Whether somebody has died of it."""
+        """Whether a process has died of it."""
         return not self._file.exists()
+
+    @property
+    def victim(self) -> int:
+        """The id of the process that has come to its point last."""
+        return int(_taken(self._file).read_text())
 
     def make(self, point: str, *, nth: int, victim: Victim) -> None:
         """Have the process that comes to ``point`` for the ``nth`` time from now end its life there."""
+        if point not in POINTS:
+            raise LookupError(f"There is no point {point!r}.")
         draft = self._file.with_suffix(".draft")
-        draft.write_text(json.dumps({**asdict(POINTS[point]), "nth": nth, "victim": victim, "made": time.time_ns()}))
+        draft.write_text(json.dumps({"point": point, "nth": nth, "victim": victim, "made": time.time_ns()}))
         draft.rename(self._file)
 
     def drop(self) -> None:
-        """Let nobody die of it any more."""
+        """Let none die of it any more."""
         self._file.unlink(missing_ok=True)
 
 
+def _taken(plan: Path) -> Path:
+    return plan.with_suffix(".taken")
+
+
 class _Watch:
-    """Sees every call in this thread."""
+    """Hears of each point that a thread of this process comes to."""
 
     def __init__(self, plan: Path) -> None:
         self._plan = plan
         self._made = 0
         self._came = 0
-        self._points: dict[tuple[CodeType, str], Point] = {}
-        for point in POINTS.values():
-            # A name that is not there any more ends the worker, so that no case is passed by doing nothing.
-            code: CodeType = pkgutil.resolve_name(point.function).__code__
-            self._points[code, point.event] = point
+        self._lock = threading.Lock()
 
-    def __call__(self, frame: FrameType, event: str, argument: Any) -> None:
-        point = self._points.get((frame.f_code, event))
-        if point is not None:
-            self._come_to(point)
+    def __call__(self, name: str, *delivery_ids: str) -> None:
+        with self._lock:  # the other threads go no further than their next point while this one kills the process
+            try:
+                plan = json.loads(self._plan.read_text())
+            except FileNotFoundError:
+                return
+            if plan["point"] != name:
+                return
+            if plan["made"] != self._made:
+                self._made, self._came = plan["made"], 0
+            self._came += 1
+            if self._came >= plan["nth"]:
+                self._end(plan["victim"])
 
-    def _come_to(self, point: Point) -> None:
+    def _end(self, victim: Victim) -> None:
+        mine = self._plan.with_suffix(f".{os.getpid()}")
         try:
-            plan = json.loads(self._plan.read_text())
-        except FileNotFoundError:
-            return
-        if (plan["function"], plan["event"]) != (point.function, point.event):
-            return
-        if plan["made"] != self._made:
-            self._made, self._came = plan["made"], 0
-        self._came += 1
-        if self._came < plan["nth"]:
-            return
-        try:
-            self._plan.unlink()
+            self._plan.rename(mine)
         except FileNotFoundError:
             return  # another process was faster
-        if plan["victim"] == "worker":
+        mine.write_text(str(os.getpid()))
+        mine.rename(_taken(self._plan))
+        if victim == "worker":
             os.killpg(0, signal.SIGKILL)
-        os.kill(os.getpid(), signal.SIGKILL)
+        os.kill(os.getpid(), signal.SIGSTOP if victim == "stopped" else signal.SIGKILL)
 
 
 @worker_process_init.connect(weak=False)
 def _watch(**kwargs: Any) -> None:
-    if os.environ.get(PLAN):
-        sys.setprofile(_Watch(Path(os.environ[PLAN])))
+    if not settings.FAULTS_PLAN:
+        return
+    from email_integration.sending import points
+
+    watch = _Watch(Path(settings.FAULTS_PLAN))
+    points.hook = watch
+
+    @after_task_publish.connect(sender=FOLLOW, weak=False)
+    def published(**kwargs: Any) -> None:
+        watch(PUBLISHED)

@@ -1,4 +1,4 @@
-"""``kill -9`` of a pool process and of a whole worker, at each point of a mail's way."""
+"""``kill -9`` of a pool process, of a whole worker and of a host, at each point of a batch."""
 
 from __future__ import annotations
 
@@ -6,11 +6,17 @@ import dataclasses
 from collections.abc import Callable
 
 from .cases import Case, Run
-from .crash import POINTS, Victim
+from .crash import POINTS, PUBLISHED, Victim
 from .world import Setting
 
 RESEND = Setting(watched=True)
 HOLD = Setting(watched=True, policy="hold")
+
+#: Mails of one transaction, so that they are claimed together.
+_MAILS = 12
+
+#: The points between the notes of a final dot and of the reply: what dies there leaves its mail in doubt.
+_IN_DOUBT = ("dot noted", "answered")
 
 #: Where the server's silence says when: the verb, and the octets of a mail that does not fit into the kernel.
 SILENT_AT = {
@@ -22,22 +28,23 @@ SILENT_AT = {
     "after the dot": ("TAKEN", 300),
 }
 
-#: From the claim to the record: what dies there leaves its mail in doubt.
-_IN_DOUBT = ("after the claim", "at the dot", "after the dot", "after the reply")
 
-#: What was killed between the setting going of what follows and its record is set going again.
-_AGAIN = ("after the continuation",)
+def at(point: str, victim: Victim) -> Callable[[Run], None]:
+    """Submit a batch, and have the victim die at this point of it."""
 
-
-def _at(point: str, victim: Victim) -> Callable[[Run], None]:
     def act(run: Run) -> None:
-        if point == "before connect":
-            run.world.smtp.drop_connections()
-        run.world.plan.make(point, nth=1 if point == "before connect" else 2, victim=victim)
-        run.submit(followed=True)
-        run.wait(lambda: run.world.plan.is_done, "its death")
+        die_at(run, point, victim)
 
     return act
+
+
+def die_at(run: Run, point: str, victim: Victim) -> None:
+    """Submit a batch, and wait until the victim has died, or stands still, at this point of it."""
+    if point == "before a session":
+        run.world.smtp.drop_connections()
+    run.world.plan.make(point, nth=POINTS[point], victim=victim)
+    run.submit(_MAILS, followed=True, atomic=True)
+    run.wait(lambda: run.world.plan.is_done, "its death")
 
 
 def _amid(verb: str, size: int, victim: Victim) -> Callable[[Run], None]:
@@ -50,36 +57,61 @@ def _amid(verb: str, size: int, victim: Victim) -> Callable[[Run], None]:
     return act
 
 
-def _of(setting: Setting, victim: Victim) -> list[Case]:
-    at_once = 1 if victim == "child" else setting.concurrency
-    ways = {point: _at(point, victim) for point in POINTS if not point.endswith("the commit")}
-    ways |= {point: _amid(verb, size, victim) for point, (verb, size) in SILENT_AT.items()}
+def _at_points(setting: Setting, victim: Victim, *, slow: bool) -> list[Case]:
+    processes = 1 if victim == "child" else setting.concurrency
+    return [
+        Case(
+            group="crash",
+            name=f"{'host' if setting.hosts else victim} killed at '{point}'",
+            setting=setting,
+            act=at(point, victim),
+            # With a whole worker others of its mails may be there too.
+            may_follow_twice=processes if point == PUBLISHED or processes > 1 else 0,
+            # Each of its sessions may have had a mail at its dot; without a journal all of a batch may.
+            doubts=range(
+                point in _IN_DOUBT, 1 + (_MAILS if setting.hosts == "apart" else setting.sessions * processes)
+            ),
+            slow=slow,
+        )
+        for point in POINTS
+    ]
+
+
+def _at_silences(setting: Setting, victim: Victim) -> list[Case]:
+    processes = 1 if victim == "child" else setting.concurrency
     return [
         Case(
             group="crash",
             name=f"{victim} killed {point}",
             setting=setting,
-            act=act,
-            # With a whole worker another mail may die, wherever it happens to be.
-            may_follow_twice=(point in _AGAIN) + at_once - 1,
-            doubts=range(point in _IN_DOUBT, (point in _IN_DOUBT) + at_once),
+            act=_amid(verb, size, victim),
+            may_follow_twice=processes - 1,
+            doubts=range(verb in ("DOT", "TAKEN"), setting.sessions * processes + 1),
             slow=victim == "worker",
         )
-        for point, act in ways.items()
+        for point, (verb, size) in SILENT_AT.items()
     ]
 
 
-def _on_postgresql(cases: list[Case]) -> list[Case]:
-    return [
-        dataclasses.replace(case, setting=dataclasses.replace(case.setting, database="postgresql"), slow=True)
-        for case in cases
-    ]
+def _on(database: str, setting: Setting = RESEND) -> Setting:
+    return dataclasses.replace(setting, database=database)
 
+
+#: Each of two workers is a host.
+HOSTS = Setting(watched=True, workers=2, hosts="apart")
 
 CASES = [
-    *_of(RESEND, "child"),
-    *_of(RESEND, "worker"),
-    *_of(HOLD, "child"),
-    *_of(HOLD, "worker"),
-    *_on_postgresql(_of(RESEND, "child")),
+    *_at_points(RESEND, "child", slow=False),
+    *_at_points(HOLD, "child", slow=True),
+    *_at_silences(RESEND, "child"),
+    *_at_silences(HOLD, "child"),
+    *_at_silences(HOLD, "worker"),
+    *_at_points(HOLD, "worker", slow=True),
+    *_at_points(HOSTS, "worker", slow=True),
+    *(
+        case
+        for database in ("postgresql", "mariadb")
+        for setting, victim in ((RESEND, "child"), (HOLD, "worker"), (HOSTS, "worker"))
+        for case in _at_points(_on(database, setting), victim, slow=True)
+    ),
 ]

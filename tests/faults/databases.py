@@ -11,7 +11,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import psycopg
+import pymysql
 
+from config.local.processes import LOOPBACK, PATIENCE
+from tests.mariadb import DATABASE, MariaDB
 from tests.postgresql import PostgreSQL
 
 
@@ -38,6 +41,9 @@ class Database(Protocol):
     def stop(self) -> None:
         """End for good."""
 
+    def away(self) -> contextlib.AbstractContextManager[None]:
+        """Have none write to it."""
+
     def query(self, sql: str) -> list[tuple[Any, ...]]:
         """Run a statement on a connection of its own, and give its rows."""
 
@@ -61,11 +67,13 @@ class SQLite:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep everybody else from writing."""
+        """Keep all others from writing."""
         with contextlib.closing(sqlite3.connect(self.file, timeout=30, isolation_level=None)) as connection:
             connection.execute("BEGIN IMMEDIATE")
             yield
             connection.execute("ROLLBACK")
+
+    away = locked
 
 
 class Postgres(PostgreSQL):
@@ -103,6 +111,16 @@ class Postgres(PostgreSQL):
         self.query(f"ALTER SYSTEM SET {setting}")
         self.query("SELECT pg_reload_conf()")
 
+    @contextlib.contextmanager
+    def away(self) -> Iterator[None]:
+        """Be there for none, after a crash."""
+        self._was_restarted = True
+        self._control("stop", "--mode", "immediate")
+        try:
+            yield
+        finally:
+            self._control("start", "--log", str(self._data / "log"))
+
     def restart(self, mode: str) -> None:
         """Restart as ``pg_ctl`` does: ``fast`` ends the sessions, ``immediate`` is a crash and a recovery."""
         self._was_restarted = True
@@ -126,6 +144,30 @@ class Postgres(PostgreSQL):
         )
 
 
+class Maria(MariaDB):
+    """A server, with the ways in which it can fail."""
+
+    def query(self, sql: str) -> list[tuple[Any, ...]]:
+        with contextlib.closing(self.connect()) as connection, connection.cursor() as cursor:
+            cursor.execute(sql)
+            return list(cursor.fetchall())
+
+    def connect(self) -> pymysql.Connection[Any]:
+        """A connection of its own."""
+        return pymysql.connect(
+            host=LOOPBACK, port=self.port, user="root", database=DATABASE, autocommit=True, read_timeout=int(PATIENCE)
+        )
+
+    @contextlib.contextmanager
+    def away(self) -> Iterator[None]:
+        """Be there for none, after a crash."""
+        self.kill()
+        try:
+            yield
+        finally:
+            self.run()
+
+
 class CannotCount(Exception):
     """The database does not answer at this moment."""
 
@@ -139,7 +181,7 @@ def rows(database: Database, ids: Sequence[str]) -> dict[str, Row]:
             "SELECT delivery_id, count(*) FROM email_integration_deliveryattempt"
             " WHERE outcome = 'in_doubt' GROUP BY delivery_id"
         )
-    except (psycopg.Error, sqlite3.Error, subprocess.SubprocessError) as error:
+    except (psycopg.Error, sqlite3.Error, pymysql.Error, OSError, subprocess.SubprocessError) as error:
         raise CannotCount(str(error)) from error
     times = {str(delivery_id): int(count) for delivery_id, count in doubts}
     return {

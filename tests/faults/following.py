@@ -15,10 +15,13 @@ from celery.canvas import Signature
 
 QUEUE = "followed"
 
+#: The name of the task.
+FOLLOW = "application.follow"
+
 
 def follow(app: Celery, tag: str) -> Signature[Any]:
     """What is to follow a mail."""
-    return app.signature("application.follow", kwargs={"tag": tag}, queue=QUEUE)
+    return app.signature(FOLLOW, kwargs={"tag": tag}, queue=QUEUE)
 
 
 def followed(url: str, tag: str) -> list[str]:

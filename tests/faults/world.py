@@ -23,10 +23,12 @@ from config.local.certificates import Certificates, make_certificates
 from config.local.processes import PATIENCE, Process, Processes
 from config.local.valkey import Valkey
 from config.local.workers import start_beat, start_worker
+from email_integration.conf import DEFAULTS
+from tests import mariadb
 
 from . import faketime
 from .crash import PLAN, Plan
-from .databases import Database, Postgres, SQLite
+from .databases import Database, Maria, Postgres, SQLite
 from .following import followed
 from .smtp import SMTPSink
 
@@ -42,13 +44,19 @@ TIMES = {
 }
 
 
+#: How many mails a process sends at a time, unless a setting says otherwise.
+SESSIONS = DEFAULTS["SESSIONS"]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Setting:
     """What the cases of one world have in common.
 
     ``policy`` is what becomes of mail in doubt. Of ``workers`` there are so many for each of ``lanes``, the queues that
     a worker serves. ``watched``: they can be made to die at an exact point, for which they run slower. ``clock``: their
-    clock can be set. ``extra`` is added to the environment of its processes.
+    clock can be set. ``hosts``: each worker that is started is another host, 'apart' with a folder of journals of its
+    own, or a container of the same machine that 'share' one. ``ahead``: so many seconds is the clock of every second
+    worker ahead of the others'. ``extra`` is added to the environment of its processes.
     """
 
     policy: str = "resend"
@@ -58,12 +66,23 @@ class Setting:
     concurrency: int = 2
     watched: bool = False
     clock: bool = False
+    hosts: str = ""
+    ahead: int = 0
     extra: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def sessions(self) -> int:
+        """How many mails a process sends at a time."""
+        return int(dict(self.extra).get("SESSIONS", SESSIONS))
 
     @property
     def missing(self) -> str:
         """What this machine lacks for it, in words; '' for nothing."""
-        return "libfaketime is not installed" if self.clock and faketime.library() is None else ""
+        if (self.clock or self.ahead) and faketime.library() is None:
+            return "libfaketime is not installed"
+        if self.database == "mariadb" and not mariadb.is_installed():
+            return "MariaDB is not installed"
+        return ""
 
 
 class World:
@@ -75,9 +94,12 @@ class World:
         self.certificates: Certificates = make_certificates(self.folder / "certificates")
         self.valkey = Valkey(self.folder / "valkey")
         self.smtp = SMTPSink(self.certificates.server_context())
-        self.database: Database = (
-            Postgres(self.folder / "postgresql") if setting.database == "postgresql" else SQLite(self.folder)
-        )
+        databases = {"postgresql": Postgres, "mariadb": Maria}
+        if setting.database in databases:
+            (self.folder / setting.database).mkdir()
+            self.database: Database = databases[setting.database](self.folder / setting.database)
+        else:
+            self.database = SQLite(self.folder)
         self.plan = Plan(self.folder / "plan.json")
         self._serving: list[tuple[Process, tuple[str, ...]]] = []
         self._started = 0
@@ -101,6 +123,11 @@ class World:
     def payloads(self) -> Path:
         """The folder of the contents that are too large for the database."""
         return self.folder / "payloads"
+
+    @property
+    def journals(self) -> Path:
+        """The folder of the journals of all workers that are no hosts of their own."""
+        return self.folder / "journals"
 
     def followed(self, tag: str) -> list[str]:
         """The ids of the mails whose continuation was set going, one for each time."""
@@ -126,11 +153,23 @@ class World:
     def start_worker(self, queues: tuple[str, ...]) -> Process:
         """Start one more worker, and wait until it consumes."""
         self._started += 1
-        worker = start_worker(
-            self._processes, name=f"worker{self._started}", concurrency=self.setting.concurrency, queues=queues
-        )
+        name = f"worker{self._started}"
+        self._processes.env = self._environment() | self._of_worker(name)
+        worker = start_worker(self._processes, name=name, concurrency=self.setting.concurrency, queues=queues)
+        self._processes.env = self._environment()
         self._serving.append((worker, queues))
         return worker
+
+    def _of_worker(self, name: str) -> dict[str, str]:
+        """What the environment of a worker has besides."""
+        env = {"FAULTS_HOST": name} if self.setting.hosts else {}
+        if self.setting.hosts == "apart":
+            env["JOURNAL_DIR"] = str(self.folder / f"journals-{name}")
+        if self.setting.ahead and self._started % 2:
+            clock = self.folder / f"clock-{name}"
+            clock.write_text(f"{self.setting.ahead:+d}\n")
+            env |= faketime.environment(clock)
+        return env
 
     def set_clock(self, seconds: int) -> None:
         """Set the clock of all that write to the database so far on, or back, from the real one.
@@ -187,6 +226,7 @@ class World:
             "EMAIL_HOST": "",
             "ENV_FILE": "",
             "IN_DOUBT": self.setting.policy,
+            "JOURNAL_DIR": str(self.journals),
             "LOG_LEVEL": "DEBUG",
             "PAYLOAD_DIR": str(self.payloads),
             "REDIS_URL": self.valkey.url,
@@ -199,8 +239,6 @@ class World:
     def start(self) -> None:
         """Start everything."""
         self.smtp.start()  # at once: nothing keeps its port for it
-        if self.setting.database == "postgresql":
-            (self.folder / "postgresql").mkdir()
         self.database.start()
         self.valkey.start()
         self.set_clock(0)

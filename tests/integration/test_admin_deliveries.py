@@ -12,8 +12,10 @@ from django.urls import reverse
 from django.utils import timezone
 
 from email_integration.delivery import manual as decisions
+from email_integration.ledger import batches
 from email_integration.message import content
 from email_integration.models import Delivery, DeliveryAttempt, SendingPause, Status
+from tests import claims
 from tests.deliveries import submitted
 
 from .admin_site import logged_in, said
@@ -155,13 +157,34 @@ def test_decisions_take_the_permission_to_change() -> None:
 
 def test_cancelling(bell_and_admin: tuple[Any, Any]) -> None:
     _bell, client = bell_and_admin
-    waiting, sending, done = delivery(), delivery(Status.SENDING), delivery(Status.ACCEPTED)
+    waiting, sending, done = delivery(), delivery(), delivery(Status.ACCEPTED)
+    batch = claims.claimed(sending)
     text = decide(client, "cancel", waiting, sending, done)
     assert "1 mail was cancelled." in text
     assert "1 mail stayed as it was: accepted." in text
-    assert "1 mail stayed as it was: sending." in text
+    assert "1 mail is being sent: it will be cancelled unless the server accepts it first." in text
     assert Delivery.objects.get(pk=waiting.pk).status == Status.CANCELLED
-    assert Delivery.objects.get(pk=sending.pk).status == Status.SENDING
+    assert Delivery.objects.get(pk=sending.pk).status == Status.DEFERRED
+    assert "1 mail stayed as it was: sending." in decide(client, "send_now", sending)
+    batches.release(batch)
+    assert Delivery.objects.get(pk=sending.pk).status == Status.CANCELLED
+
+
+def test_what_is_claimed_is_shown_and_listed_as_being_sent() -> None:
+    client = logged_in("view_delivery")
+    waiting, sending = delivery(), delivery()
+    claims.claimed(sending)
+
+    def listed(status: Status) -> str:
+        return client.get(reverse(LIST), {"status__exact": status}).content.decode()
+
+    assert sending.pk in listed(Status.SENDING)
+    assert waiting.pk not in listed(Status.SENDING)
+    assert sending.pk not in listed(Status.DEFERRED)
+    assert waiting.pk in listed(Status.DEFERRED)
+    page = client.get(reverse("admin:email_integration_delivery_change", args=[sending.pk])).content.decode()
+    assert ">sending<" in page
+    assert "Next attempt" not in page
 
 
 @pytest.mark.parametrize("status", [Status.DEFERRED, Status.IN_DOUBT])
@@ -175,7 +198,7 @@ def test_sending_now(bell_and_admin: tuple[Any, Any], django_capture_on_commit_c
     assert fresh.due_at <= timezone.now()
     assert fresh.fence == waiting.fence + 1
     assert bytes(fresh.content) == bytes(waiting.content)
-    assert waiting.pk in bell.rung
+    assert bell.woken == ["mail"]
 
 
 def test_what_was_quarantined_is_tried_as_if_for_the_first_time(bell_and_admin: tuple[Any, Any]) -> None:

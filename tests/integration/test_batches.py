@@ -122,15 +122,6 @@ def test_a_queue_has_its_lanes_and_what_callers_chose_it_for() -> None:
     assert ids(claim(lanes=("bulk",))) == [with_lane, bulk]
 
 
-def test_a_lane_that_is_none_is_the_normal_one() -> None:
-    damaged = [pretend(submitted(), lane=lane).pk for lane in ("aaa", "c", "m", "zzz")]
-    found = set()
-    for _ in range(2):  # what is mended when nothing is found is claimed next
-        batches._mended_at = 0.0
-        found |= set(ids(claim()))
-    assert found == set(damaged)
-
-
 def test_a_batch_has_as_many_as_are_wanted() -> None:
     pks = many(105)
     batch = claimed()
@@ -234,7 +225,6 @@ def test_the_clock_asks_once_a_minute(
 
 
 def test_a_claim_that_finds_nothing_writes_nothing(django_assert_num_queries: Callable[[int], Any]) -> None:
-    claim()  # mends what is damaged, once a second
     if connection.vendor == "postgresql":
         with django_assert_num_queries(1):
             assert claim() is None

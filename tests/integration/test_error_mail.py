@@ -17,10 +17,12 @@ from django.utils.log import AdminEmailHandler
 
 from config.local.smtp_server import Fault, SMTPServer
 from config.local.valkey import Valkey
+from email_integration import routing
 from email_integration.ledger import task_queue
+from email_integration.ledger.queues import queue_of
 from email_integration.models import Delivery, SMTPConfig
-from email_integration.tasks import deliver, deliver_group
-from tests.deliveries import RecordingDoorbell
+from email_integration.tasks import dispatch
+from tests.deliveries import RecordingTaskQueue
 from tests.mail_settings import HAS_MAILERS, make_backend, name_server
 from tests.relays import config_for
 
@@ -142,7 +144,7 @@ def test_a_broker_that_is_down_is_mailed_once(
 
 
 def test_a_task_queue_that_raises_is_mailed_once(
-    mailed_at: Callable[[int], None], settings: Any, bell: RecordingDoorbell
+    mailed_at: Callable[[int], None], settings: Any, bell: RecordingTaskQueue
 ) -> None:
     """Whatever it raises, as often as it is asked."""
     use(settings, BACKENDS[0])
@@ -168,18 +170,18 @@ def test_a_warning_amid_sending_is_mailed_once(
 
 
 def test_a_task_queue_that_warns_is_mailed_once(
-    mailed_at: Callable[[int], None], settings: Any, bell: RecordingDoorbell, monkeypatch: pytest.MonkeyPatch
+    mailed_at: Callable[[int], None], settings: Any, bell: RecordingTaskQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As kombu does while it publishes."""
     use(settings, BACKENDS[0])
     mailed_at(logging.WARNING)
-    ring = bell.ring
+    notify = bell.notify
 
-    def warn(deliveries: Any) -> None:
+    def warn(queues: Any, **how: Any) -> set[str]:
         logging.getLogger("kombu").warning("Connection error")
-        ring(deliveries)
+        return notify(queues, **how)
 
-    monkeypatch.setattr(bell, "ring", warn)
+    monkeypatch.setattr(bell, "notify", warn)
     assert task_queue.installed() is bell
     send_mail("S", "B", None, ["kim@example.com"])
     assert Delivery.objects.count() == MOST
@@ -188,30 +190,25 @@ def test_a_task_queue_that_warns_is_mailed_once(
 # -- in a worker ----------------------------------------------------------------------------------------------------
 
 
-def work(by: Callable[[list[str]], object], *, rounds: int = 4) -> int:
+def work(by: Callable[[], object], *, rounds: int = 4) -> int:
     """Do as workers do, that many times over, with what is due; return how many mails there are then."""
-    done: set[str] = set()
     for _ in range(rounds):
-        pks = list(Delivery.objects.exclude(pk__in=done).values_list("pk", flat=True))
-        done.update(pks)
-        if pks:
-            by(pks)
+        by()
     return Delivery.objects.count()
 
 
-def one_by_one(pks: list[str]) -> None:
-    for pk in pks:
-        deliver.apply((pk,))
+def eagerly() -> None:
+    dispatch.apply((queue_of("normal"),))
 
 
-def together(pks: list[str]) -> None:
-    deliver_group.apply((pks,))
+def over_a_crew() -> None:
+    dispatch(queue_of("normal"))
 
 
-@pytest.fixture(params=[one_by_one, together])
+@pytest.fixture(params=[eagerly, over_a_crew])
 def by(
-    request: pytest.FixtureRequest, settings: Any, bell: RecordingDoorbell, caplog: pytest.LogCaptureFixture
-) -> Callable[[list[str]], object]:
+    request: pytest.FixtureRequest, settings: Any, bell: RecordingTaskQueue, caplog: pytest.LogCaptureFixture
+) -> Callable[[], object]:
     use(settings, BACKENDS[0])
     settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "RETRY_FIRST": 60.0, "RETRY_MAX": 600.0}
     caplog.set_level(logging.WARNING, logger="celery")  # its lines about each task are none about mail
@@ -228,7 +225,7 @@ def by(
     ids=["refused", "deferred", "accepted"],
 )
 def test_what_becomes_of_a_mail_is_mailed_once(
-    by: Callable[[list[str]], object],
+    by: Callable[[], object],
     mailed_at: Callable[[int], None],
     smtp_server: Callable[..., SMTPServer],
     level: int,
@@ -247,7 +244,7 @@ def test_what_becomes_of_a_mail_is_mailed_once(
 
 
 def test_a_mail_of_the_log_that_is_about_none_has_one_about_it(
-    by: Callable[[list[str]], object], mailed_at: Callable[[int], None], smtp_server: Callable[..., SMTPServer]
+    by: Callable[[], object], mailed_at: Callable[[int], None], smtp_server: Callable[..., SMTPServer]
 ) -> None:
     server = smtp_server()
     config_for(server)
@@ -258,13 +255,13 @@ def test_a_mail_of_the_log_that_is_about_none_has_one_about_it(
 
 
 def test_a_database_that_fails_at_each_attempt_is_mailed_once(
-    by: Callable[[list[str]], object], mailed_at: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
+    by: Callable[[], object], mailed_at: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*args: Any) -> Any:
         raise DatabaseError
 
     send_mail("S", "B", "lee@example.com", ["kim@example.com"])
-    monkeypatch.setattr("email_integration.sending.attempt._prepare", fail)
-    monkeypatch.setattr("email_integration.sending.group._is_plain", lambda delivery: False)
+    monkeypatch.setattr("email_integration.sending.attempts._send", fail)
+    routing.active_relay()  # which warns of what there is not
     mailed_at(logging.WARNING)
     assert work(by, rounds=6) == 2

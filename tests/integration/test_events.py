@@ -13,12 +13,12 @@ from django.db import transaction
 from config.local.smtp_server import Fault, SMTPServer
 from email_integration import routing, submit_many
 from email_integration.delivery import manual
-from email_integration.ledger import records, transitions
 from email_integration.models import Delivery
 from email_integration.outcomes.causes import Cause
 from email_integration.outcomes.classification import InDoubt
 from email_integration.queue import retry_now
 from email_integration.smtp import Relay
+from tests import claims
 from tests.deliveries import RecordingTaskQueue, ago, attempt, pretend, submitted
 from tests.relays import config_for
 
@@ -103,13 +103,9 @@ def test_with_log_addresses_a_line_names_the_recipients(
 
 
 def test_what_is_sent_again_though_in_doubt_is_told_as_that(caplog: pytest.LogCaptureFixture) -> None:
-    delivery = submitted(KIM)
-    assert transitions.claim(
-        delivery, Relay(name="Primary", host="x"), from_header="a@example.com", sender="a@example.com"
-    )
+    batch = claims.claimed(submitted(KIM))
     told(caplog)
-    started = records.Try(route=None, started_at=ago(0))
-    transitions.record(delivery, InDoubt(cause=Cause.IN_DOUBT, reason="the connection was lost"), started)
+    assert claims.record(batch, InDoubt(cause=Cause.IN_DOUBT, reason="the connection was lost"))
     [line] = told(caplog)
     assert "in doubt, to be sent again" in line.getMessage()
     assert (line.levelname, line.__dict__["outcome"], line.__dict__["status"]) == ("WARNING", "in_doubt", "deferred")

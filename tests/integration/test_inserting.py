@@ -53,6 +53,7 @@ def made(text: str = "", **values: Any) -> Delivery:
             "lane": Lane.BULK,
             "created_at": timezone.now(),
             "due_at": _NOW,
+            "next_at": _NOW,
             "expires_at": _NOW + dt.timedelta(days=5),
             "options": text,
             "content": text.encode() + bytes(range(256)),
@@ -73,6 +74,22 @@ def kinds() -> list[Delivery]:
         made(reason="r", smtp_config="s", config_version="c", worker="w", finished_at=_NOW),
         made(waits_for_relay=True, continue_after=_NOW, recipients=[], queue="own", cancel_requested=True),
     ]
+
+
+def test_what_is_due_at_once_has_its_time_from_the_database(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A host whose clock is ahead loses none by it; however many are inserted."""
+    real = timezone.now
+    ahead = real() + dt.timedelta(minutes=10)
+    for count in (1, 20):
+        deliveries = [made(due_at=ahead, created_at=ahead) for _ in range(count)]
+        given = Delivery._meta.get_field("next_at").get_default()
+        for one in deliveries:
+            one.next_at = given
+        together(deliveries)
+        assert "next_at" in deliveries[0].get_deferred_fields()
+        stored = Delivery.objects.get(pk=deliveries[0].pk)
+        assert deliveries[0].next_at == stored.next_at
+        assert abs((stored.next_at - real()).total_seconds()) < 60
 
 
 def rows(deliveries: list[Delivery]) -> list[dict[str, Any]]:
@@ -113,11 +130,22 @@ def logged(deliveries: list[Delivery]) -> int:
     return inserted
 
 
+def prepared(deliveries: list[Delivery]) -> int:
+    """One by one outside of a transaction, by a statement that the server has prepared from the first on."""
+    connection.ensure_connection()
+    if connection.vendor == "postgresql":
+        connection.connection.prepare_threshold = 0
+    try:
+        return one_by_one(deliveries)
+    finally:
+        connection.close()
+
+
 def unless_known(deliveries: list[Delivery]) -> int:
     return together(deliveries, unless_known=True)
 
 
-@pytest.mark.parametrize("way", [one_by_one, together, watched, logged, unless_known])
+@pytest.mark.parametrize("way", [one_by_one, prepared, together, watched, logged, unless_known])
 def test_each_way_stores_what_save_stores(way: Callable[[list[Delivery]], int]) -> None:
     expected, given = kinds(), kinds()
     for one, other in zip(expected, given, strict=True):
@@ -137,14 +165,17 @@ def test_each_way_stores_what_save_stores(way: Callable[[list[Delivery]], int]) 
 def copies(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     """The numbers of rows that were copied."""
     counted: list[int] = []
-    copy = django_internals.copy
 
-    def counting(*args: Any) -> int:
-        counted.append(copy(*args))
-        return counted[-1]
+    def counting(copy: Callable[..., int]) -> Callable[..., int]:
+        def counted_too(*args: Any) -> int:
+            counted.append(copy(*args))
+            return counted[-1]
+
+        return counted_too
 
     with monkeypatch.context() as patch:
-        patch.setattr(django_internals, "copy", counting)
+        for name in ("copy", "copy_packed"):
+            patch.setattr(django_internals, name, counting(getattr(django_internals, name)))
         yield counted
 
 
@@ -346,3 +377,96 @@ def test_no_large_content_stays_in_memory(size: int) -> None:
     del one
     gc.collect()
     assert with_content() is None
+
+
+@pytest.fixture
+def packed(monkeypatch: pytest.MonkeyPatch, settings: Any) -> Iterator[list[int | None] | None]:
+    """What the statements that the server has prepared have written; None for those that were left to the cursor.
+
+    None where values are not packed: only PostgreSQL takes them so, and only times with a zone.
+    """
+    if connection.vendor != "postgresql" or not settings.USE_TZ:
+        yield None
+        return
+    connection.ensure_connection()
+    connection.connection.prepare_threshold = 0
+    execute, written = django_internals.execute_packed, list[int | None]()
+
+    def executing(*args: Any) -> int | None:
+        written.append(execute(*args))
+        return written[-1]
+
+    monkeypatch.setattr(django_internals, "execute_packed", executing)
+    yield written
+    connection.close()
+
+
+def test_a_single_mail_goes_in_by_a_prepared_statement(packed: list[int | None] | None) -> None:
+    """Outside of a transaction, which an error of its own would break; and once psycopg would have prepared it too."""
+    if packed is None:
+        return
+    one_by_one([made(), made()])
+    assert packed == [1, 1]
+    with transaction.atomic():
+        inserting.insert(made(), using="default")
+    watched([made()])
+    assert packed == [1, 1, None, None]
+    connection.close()
+    connection.ensure_connection()
+    threshold = connection.connection.prepare_threshold
+    one_by_one([made() for _ in range(threshold + 2)])
+    assert packed[4:] == [None] * threshold + [1, 1]
+    connection.connection.prepare_threshold = None  # as behind pgbouncer
+    connection.connection.__dict__.pop(django_internals._PREPARED)
+    one_by_one([made() for _ in range(threshold + 2)])
+    assert packed[-threshold - 2 :] == [None] * (threshold + 2)
+
+
+@pytest.mark.parametrize("forget", ["DISCARD ALL", "DEALLOCATE ALL"])
+def test_a_prepared_statement_that_is_forgotten_is_made_anew(packed: list[int | None] | None, forget: str) -> None:
+    if packed is None:
+        return
+    one_by_one([made(), made(idempotency_key="x")])
+    with connection.cursor() as cursor:
+        cursor.execute(forget)
+    one_by_one([made(), made()])
+    assert packed == [1, 1, None, 1]
+    assert Delivery.objects.count() == 4
+
+
+def test_an_error_of_a_prepared_statement_is_one_of_django(packed: list[int | None] | None) -> None:
+    """And what is known already is left out by it."""
+    if packed is None:
+        return
+    first = made()
+    one_by_one([first])
+    with pytest.raises(IntegrityError):
+        one_by_one([made(id=first.pk)])
+    for text in ("a\0b", "\ud800"):
+        with pytest.raises((DatabaseError, ValueError)):
+            one_by_one([made(text)])
+    assert one_by_one([made(id=first.pk)], unless_known=True) == 0
+    assert one_by_one([made()]) == 1
+    assert packed == [1, None, None, 0, 1]
+    assert Delivery.objects.count() == 2
+
+
+def test_moments_of_any_zone_are_packed_as_they_are_written(packed: list[int | None] | None, settings: Any) -> None:
+    """Before 2000 too, where the numbers are below zero; and without USE_TZ they are left to the cursor."""
+    if packed is None:
+        return
+    moments = [
+        dt.datetime(1970, 1, 1, 0, 0, 0, 1, tzinfo=dt.UTC),
+        dt.datetime(1, 1, 2, tzinfo=dt.UTC),
+        dt.datetime(9999, 12, 30, 23, 59, 59, 999_999, tzinfo=dt.timezone(dt.timedelta(hours=-5))),
+    ]
+    given = [made(created_at=moment) for moment in moments]
+    one_by_one(given)
+    together([*(made(created_at=moment) for moment in moments), made(), made()])
+    assert packed == [1, 1, 1]
+    assert [row["created_at"] for row in rows(given)] == moments
+    assert all(Delivery.objects.filter(created_at=moment).count() == 2 for moment in moments)
+    settings.USE_TZ = False
+    naive = moments[0].replace(tzinfo=None)
+    one_by_one([made(created_at=naive, due_at=naive, expires_at=naive)])
+    assert packed == [1, 1, 1]

@@ -121,7 +121,7 @@ def test_saved_amid_a_batch(server: SMTPServer, other: SMTPServer) -> None:
 def test_a_generation_whose_read_takes_long_is_not_used(
     server: SMTPServer, other: SMTPServer, settings: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The stamp is asked for before MAIL · Save · the answer, of before that, takes 0.3 s · no MAIL to the old server."""
+    """The stamp is asked for before MAIL · Save · the answer, of before that, takes 0.3 s · no MAIL to the old one."""
     settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "CONFIG_CACHE_TTL": 3600.0}
     clock, cached = Clock(), caches[conf.get("CACHE")]
     for module in (stamp, resolver):
@@ -186,7 +186,9 @@ def _erase(pk: str) -> None:
 
 @pytest.mark.parametrize("how", [_cancel, _erase])
 def test_cancelled_while_claimed(server: SMTPServer, how: Callable[[str], None]) -> None:
-    """Two are claimed, the first is sent · the second is cancelled · the record of the first tells it · no MAIL for it."""
+    """Two are claimed, the first is sent · the second is cancelled · the record of the first tells it · no MAIL for
+    it.
+    """
     first, second = mails(2)
     recorded = threading.Event()
 
@@ -251,8 +253,8 @@ def test_cancelled_while_claimed_by_who_is_killed(server: SMTPServer, point: str
 
 
 def test_the_answer_to_the_commit_of_a_claim_is_lost(server: SMTPServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The claim is committed · the connection breaks before it is told · the batch of that id is given back at once, and
-    all is claimed anew.
+    """The claim is committed · the connection breaks before it is told · the batch of that id is given back at once,
+    and all is claimed anew.
     """
     ids, claim, lost = mails(3), claiming.claim, []
 
@@ -278,8 +280,8 @@ def test_the_answer_to_the_commit_of_a_claim_is_lost(server: SMTPServer, monkeyp
 def test_the_answer_to_the_commit_of_a_record_is_lost(
     server: SMTPServer, bell: RecordingTaskQueue, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
-    """The record is committed · the connection breaks before that is told · it is recorded again, which changes nothing:
-    one attempt each, and what follows is published once.
+    """The record is committed · the connection breaks before that is told · it is recorded again, which changes
+    nothing: one attempt each, and what follows is published once.
     """
     ids, make, lost = mails(number), recording._record, []
     bell.followed.update(ids)
@@ -355,7 +357,9 @@ def test_the_lease_expires_while_the_owner_retries_its_record(
 
 
 def test_an_answer_in_the_journal_wins_over_the_lease(server: SMTPServer) -> None:
-    """The server has taken it · killed · its batch is taken over by the lease: in doubt · its journal is found: accepted."""
+    """The server has taken it · killed · its batch is taken over by the lease: in doubt · its journal is found:
+    accepted.
+    """
     (one,) = mails(1)
     Child(send, hook=at("answer noted", die)).killed()
     recover_by_lease()

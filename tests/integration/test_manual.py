@@ -24,6 +24,7 @@ from email_integration.outcomes.causes import Cause
 from email_integration.queue import retry_now
 from email_integration.routing import active_relay, gate
 from email_integration.smtp import Relay
+from tests.claims import claimed
 from tests.deliveries import RecordingTaskQueue, ago, attempt, pretend, statuses, submitted
 
 from .validating import activate
@@ -81,7 +82,7 @@ ALLOWED = {
 
 
 @pytest.mark.parametrize("decision", ALLOWED)
-@pytest.mark.parametrize("status", Status)
+@pytest.mark.parametrize("status", [status for status in Status if status != Status.SENDING])
 def test_each_decision_has_its_states(decision: Decision, status: Status) -> None:
     """Elsewhere it says no and nothing has changed; where it is done, the fence has moved by one."""
     delivery = pretend(submitted(), status=status)
@@ -91,6 +92,15 @@ def test_each_decision_has_its_states(decision: Decision, status: Status) -> Non
     assert done == (status in ALLOWED[decision])
     assert after["fence"] == before["fence"] + done
     assert done or after == before
+
+
+@pytest.mark.parametrize("decision", ALLOWED)
+def test_what_is_being_sent_can_be_asked_to_be_cancelled_and_nothing_else(decision: Decision) -> None:
+    delivery = submitted()
+    claimed(delivery)
+    before = row(delivery)
+    assert decision(delivery.pk) == (decision is cancel)
+    assert row(delivery) == {**before, "cancel_requested": decision is cancel}
 
 
 # -- sending --------------------------------------------------------------------------------------------------------

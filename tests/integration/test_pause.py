@@ -20,11 +20,11 @@ from email_integration.outcomes.causes import Cause
 from email_integration.queue.submission import submit
 from email_integration.routing import Nowhere, active_relay
 from email_integration.smtp import Relay
+from tests.deliveries import attempt
 from tests.integration.validating import activate
 from tests.stack import Stack
 
 pytestmark = pytest.mark.django_db(transaction=True)
-from tests.deliveries import attempt
 
 
 def run(*arguments: str) -> str:

@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from django.db import OperationalError
 from django.utils import timezone
-from email_integration.tasks.ringing import CeleryDoorbell
 from redis import Redis
 
 from config.local.smtp_server import Fault, SMTPServer
 from config.local.valkey import Valkey
 from email_integration import tasks
 from email_integration.delivery import manual
-from email_integration.ledger import task_queue, transitions
-from email_integration.models import Delivery, Status
-from email_integration.outcomes.classification import Accepted
+from email_integration.ledger import claiming, task_queue
+from email_integration.ledger.queues import queue_of
+from email_integration.models import Delivery, DeliveryBatch, Status
+from email_integration.queue import wakeups
 from email_integration.queue.sweeper import sweep
-from email_integration.sending import sandbox
-from tests.deliveries import RecordingDoorbell, ago, attempt, pretend, submitted
+from email_integration.sending.dispatcher import dispatch
+from email_integration.tasks.wake_ups import CeleryTaskQueue
+from tests.claims import claimed, record
+from tests.deliveries import RecordingTaskQueue, ago, attempt, pretend, submitted
 from tests.relays import config_for, soon, wait_longest
 
 Serve = Callable[..., SMTPServer]
@@ -33,7 +34,7 @@ GOOD = 20
 
 
 @pytest.fixture(autouse=True)
-def _slow_to_try_again(bell: RecordingDoorbell, settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def _slow_to_try_again(bell: RecordingTaskQueue, settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     wait_longest(monkeypatch)
     settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "RETRY_FIRST": 60.0}
 
@@ -45,16 +46,18 @@ def server(smtp_server: Serve) -> SMTPServer:
     return server
 
 
-def work_through_everything(bell: RecordingDoorbell) -> None:
-    """What workers do: a sweep, and an attempt for each ring."""
-    Delivery.objects.filter(ring_after__isnull=False).update(ring_after=ago(1))
-    bell.rings.clear()
+def work_through_everything(bell: RecordingTaskQueue) -> None:
+    """What workers do: a sweep, and a dispatcher for each queue that it wakes."""
+    Delivery.objects.filter(next_at__isnull=False, due_at__lte=timezone.now()).update(next_at=ago(1))
+    bell.woken.clear()
     sweep()
-    for pk in bell.rung:
-        attempt(pk)
+    for queue in set(bell.woken):
+        while dispatch(queue):
+            pass  # until nothing is due: a busy machine may take more than the time of one dispatcher
+    assert not DeliveryBatch.objects.exists()
 
 
-def ends(poison: Delivery, server: SMTPServer, bell: RecordingDoorbell) -> Delivery:
+def ends(poison: Delivery, server: SMTPServer, bell: RecordingTaskQueue) -> Delivery:
     """Work on it among good ones, that all arrive, and give the row as it is then."""
     for _ in range(GOOD):
         submitted("good@example.com", subject="Good")
@@ -86,11 +89,11 @@ DAMAGES: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_row_is_put_aside_with_its_reason(server: SMTPServer, bell: RecordingDoorbell, damage: str) -> None:
+def test_a_damaged_row_is_put_aside_with_its_reason(server: SMTPServer, bell: RecordingTaskQueue, damage: str) -> None:
     row = ends(pretend(submitted(), **DAMAGES[damage]), server, bell)
     assert row.status == Status.QUARANTINED
     assert row.reason in ("its row is damaged", "its sender cannot be read")
-    assert row.ring_after is None
+    assert row.next_at is None
     assert bell.reports.count((row.pk, "quarantined")) == 1
 
 
@@ -101,19 +104,16 @@ def test_a_damaged_row_can_be_cancelled(damage: str) -> None:
     assert Delivery.objects.get().status == Status.CANCELLED
 
 
-def test_a_mail_that_nobody_is_left_to_get_comes_to_its_end(server: SMTPServer, bell: RecordingDoorbell) -> None:
+def test_a_mail_that_nobody_is_left_to_get_comes_to_its_end(server: SMTPServer, bell: RecordingTaskQueue) -> None:
     settled = [{"address": "kim@example.com", "status": "failed"}]
     row = ends(pretend(submitted(), recipients=settled), server, bell)
     assert (row.status, row.reason) == ("failed", "nobody is left to send it to")
 
 
 def test_rows_that_were_damaged_after_the_claim_keep_what_the_server_said() -> None:
-    from tests.integration.test_transitions import RELAY, TRY
-
-    delivery = submitted()
-    assert transitions.claim(delivery, RELAY, from_header="a@example.com", sender="a@example.com")
-    pretend(delivery, recipients=5, fence=delivery.fence + 1)
-    assert transitions.record(delivery, Accepted(code=250, accepted=("kim@example.com",), refused={}), TRY)
+    batch = claimed(submitted())
+    pretend(batch.deliveries[0], recipients=5, fence=batch.deliveries[0].fence + 1)
+    assert record(batch)
     assert Delivery.objects.get().status == "accepted"
 
 
@@ -127,7 +127,7 @@ def test_rows_that_were_damaged_after_the_claim_keep_what_the_server_said() -> N
     ],
 )
 def test_a_content_that_cannot_be_had_waits_with_its_reason(
-    server: SMTPServer, bell: RecordingDoorbell, change: dict[str, Any], reason: str
+    server: SMTPServer, bell: RecordingTaskQueue, change: dict[str, Any], reason: str
 ) -> None:
     row = ends(pretend(submitted(), **change), server, bell)
     assert (row.status, row.reason, row.waits_for_relay) == ("deferred", reason, False)
@@ -135,7 +135,7 @@ def test_a_content_that_cannot_be_had_waits_with_its_reason(
 
 
 def test_a_file_that_is_gone_waits_with_its_reason(
-    server: SMTPServer, bell: RecordingDoorbell, settings: Any, tmp_path: Path
+    server: SMTPServer, bell: RecordingTaskQueue, settings: Any, tmp_path: Path
 ) -> None:
     backend = {"BACKEND": "django.core.files.storage.FileSystemStorage", "OPTIONS": {"location": str(tmp_path)}}
     settings.STORAGES = {**settings.STORAGES, "email_integration": backend}
@@ -147,7 +147,7 @@ def test_a_file_that_is_gone_waits_with_its_reason(
 
 
 @pytest.mark.parametrize("verb", ["MAIL", "RCPT", "DATA", "CONTENT"])
-def test_a_mail_that_the_server_chokes_on_waits_alone(server: SMTPServer, bell: RecordingDoorbell, verb: Any) -> None:
+def test_a_mail_that_the_server_chokes_on_waits_alone(server: SMTPServer, bell: RecordingTaskQueue, verb: Any) -> None:
     """The server closes the connection each time; the gate stays open for the others."""
     match = {"MAIL": "choke", "RCPT": "choke", "CONTENT": "choke"}.get(verb, "")
     times = None if match else 1
@@ -160,58 +160,24 @@ def test_a_mail_that_the_server_chokes_on_waits_alone(server: SMTPServer, bell: 
     assert "lost" in row.reason or "closed" in row.reason or "reset" in row.reason, row.reason
 
 
-def test_a_mail_that_kills_its_worker_each_time_is_put_aside_after_three_that_count(
-    server: SMTPServer, bell: RecordingDoorbell, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    class Killed(BaseException):
-        """Ends a worker as nothing else does: nothing more is recorded."""
-
-    plan, deaths = sandbox.plan_now, []
-
-    def dying(recipients: Iterable[str]) -> sandbox.Plan:
-        if "killer@example.com" in recipients:
-            deaths.append(1)
-            raise Killed
-        return plan(recipients)
-
-    monkeypatch.setattr(sandbox, "plan_now", dying)
-    poison = submitted("killer@example.com")
-    for _ in range(GOOD):
-        submitted("good@example.com")
-    for _ in range(8):
-        for pk in bell.rung:
-            with contextlib.suppress(Killed):
-                attempt(pk)
-        Delivery.objects.filter(ring_after__isnull=False).update(ring_after=ago(1))
-        bell.rings.clear()
-        sweep()
-    row = Delivery.objects.get(pk=poison.pk)
-    assert (row.status, row.reason) == ("quarantined", "its worker was lost every time it was tried")
-    assert len(deaths) == 1 + 3  # the first attempt of a mail is not counted
-    assert len(server.received("good@example.com")) == GOOD
-
-
 def test_a_database_that_fails_again_and_again_is_not_the_mails_fault(
-    server: SMTPServer, bell: RecordingDoorbell, monkeypatch: pytest.MonkeyPatch
+    server: SMTPServer, bell: RecordingTaskQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    delivery = submitted()
+    submitted()
 
-    def failing(*args: Any, **kwargs: Any) -> bool:
+    def failing(*args: Any, **kwargs: Any) -> Any:
         raise OperationalError("deadlock detected")
 
     with monkeypatch.context() as patch:
-        patch.setattr(transitions, "claim", failing)
+        patch.setattr(claiming, "claim", failing)
         for _ in range(5):
-            Delivery.objects.update(ring_after=ago(1))
-            sweep()
-            with pytest.raises(OperationalError):
-                attempt(delivery.pk)
-    assert Delivery.objects.get().unfinished == 0
-    attempt(delivery.pk)
+            work_through_everything(bell)
+    assert (Delivery.objects.get().status, Delivery.objects.get().returned) == ("queued", 0)
+    work_through_everything(bell)
     assert Delivery.objects.get().status == "accepted"
 
 
-# -- ringing --------------------------------------------------------------------------------------------------------
+# -- waking -----------------------------------------------------------------------------------------------------------
 
 
 OPTIONS = [
@@ -229,24 +195,46 @@ OPTIONS = [
 ]
 
 
-@pytest.mark.parametrize("damage", [{"status": "lost"}, *({"options": options} for options in OPTIONS)])
-def test_one_bad_row_keeps_nobody_elses_ring_from_being_heard(
+DAMAGED = [{"status": "lost"}, {"lane": "lost"}, *({"options": options} for options in OPTIONS)]
+
+
+@pytest.mark.parametrize("damage", DAMAGED)
+def test_one_bad_row_keeps_nobody_elses_queue_from_being_woken(
     server: SMTPServer, valkey: Valkey, damage: dict[str, Any]
 ) -> None:
-    task_queue.install(CeleryDoorbell(tasks.deliver, tasks.deliver_group, tasks.sweep))
+    task_queue.install(CeleryTaskQueue(tasks.dispatch, tasks.sweep))
     ids = [submitted().pk for _ in range(3)]
     valkey.flush()
-    Delivery.objects.update(ring_after=ago(1))
+    wakeups.forget()
     pretend(Delivery.objects.get(pk=ids[1]), **damage)
-    sweep()
-    heard = b"".join(valkey_client(valkey).lrange("mail", 0, -1))
-    assert ids[0].encode() in heard
-    assert ids[2].encode() in heard
-    for pk in ids:
-        attempt(pk)
+    assert sweep() == 1
+    assert valkey_client(valkey).llen("mail") == 1
+    while dispatch(queue_of("normal")):
+        pass
     states = dict(Delivery.objects.values_list("id", "status"))
     assert [states[ids[0]], states[ids[2]]] == ["accepted"] * 2
     assert states[ids[1]] == ("quarantined" if "status" in damage else "accepted")
+
+
+#: What somebody may have made of the queue that a caller chose.
+QUEUES = ["{", '{"queue": 5}', '{"exchange": 5}', '{"routing_key": {"a": 1}}', "[1]", "a\nb", "x" * 255]
+
+
+@pytest.mark.parametrize("queue", QUEUES)
+def test_a_bad_queue_keeps_no_other_from_being_woken(server: SMTPServer, valkey: Valkey, queue: str) -> None:
+    task_queue.install(CeleryTaskQueue(tasks.dispatch, tasks.sweep))
+    bad, good, own = submitted(), submitted(), submitted()
+    pretend(bad, queue=queue)
+    pretend(own, queue="zzz")
+    valkey.flush()
+    wakeups.forget()
+    sweep()
+    client = valkey_client(valkey)
+    assert (client.llen("mail"), client.llen("zzz")) == (1, 1)
+    while dispatch(queue_of("normal")):
+        pass
+    dispatch("zzz")
+    assert list(Delivery.objects.filter(pk__in=[good.pk, own.pk]).values_list("status", flat=True)) == ["accepted"] * 2
 
 
 def valkey_client(valkey: Valkey) -> Redis:

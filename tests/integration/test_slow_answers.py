@@ -18,7 +18,7 @@ from config.local.smtp_server import Fault, SMTPServer
 from email_integration import conf
 from email_integration.models import SendingPause, SMTPConfig
 from email_integration.routing import Nowhere, active_relay, resolver, stamp
-from email_integration.sending import dispatcher, relaying
+from email_integration.sending import points, relaying
 from email_integration.smtp import Opening, Relay, Session, Started
 from tests.deliveries import RecordingTaskQueue, attempt, send_due, submitted
 from tests.relays import config_for
@@ -214,7 +214,7 @@ def test_recipients_of_another_transaction_are_offered_to_the_new_one(
     assert verbs(servers.old).count("MAIL") == 1
 
 
-def test_a_crew_whose_record_took_long_goes_on_by_the_new_one(
+def test_after_a_reply_that_took_long_a_crew_goes_on_by_the_new_one(
     servers: SimpleNamespace, clock: Clock, settings: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What was claimed for the old one goes back, and is claimed anew."""
@@ -222,23 +222,11 @@ def test_a_crew_whose_record_took_long_goes_on_by_the_new_one(
     with transaction.atomic():
         for place in range(3):
             submitted(f"u{place}@example.com")
-    change, both_wait = once(lambda: somebody_saves(clock)), threading.Event()
-    settle = dispatcher.settle
-
-    def settling(*given: Any) -> Any:
-        done = settle(*given)
-        change()
-        both_wait.set()
-        return done
-
-    def waiting(message: Message) -> None:
-        # The second is at its dot, and its outcome recorded, when the third is about to begin.
-        pass
-
-    monkeypatch.setattr(dispatcher, "settle", settling)
-    send_due()
-    assert len(servers.old.messages) + len(servers.new.messages) == 3
-    assert len(servers.new.messages) > 0
+    change = once(lambda: somebody_saves(clock))
+    monkeypatch.setattr(points, "hook", lambda point, *ids: change() if point == "answered" else None)
+    assert send_due()["accepted"] == 3
+    assert (len(servers.old.messages), len(servers.new.messages)) == (1, 2)
+    assert verbs(servers.old).count("MAIL") == 1
 
 
 def verbs(server: SMTPServer) -> list[str]:

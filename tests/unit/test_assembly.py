@@ -11,7 +11,7 @@ from unittest import mock
 
 import pytest
 from billiard.exceptions import SoftTimeLimitExceeded
-from django.core.mail import EmailMessage, EmailMultiAlternatives
+from django.core.mail import EmailAlternative, EmailMessage, EmailMultiAlternatives
 from django.db import OperationalError
 from django.template import Context, Template
 from django.utils.functional import lazystr
@@ -21,7 +21,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from email_integration.exceptions import InvalidMail
-from email_integration.message import assembly, rendering
+from email_integration.message import assembly, limits, rendering
 from email_integration.message.attachments import LARGE
 from email_integration.message.rendering import Rendered, render
 from tests.made_up import made_up_alike
@@ -505,5 +505,46 @@ def test_any_mail_comes_out_alike(parts: dict[str, Any], html: str | None, defau
         made = message(**given) if html is None else multi(html, **given)
         return with_(made, content_subtype=subtype)
 
+    if limits._is_plain(make()):
+        event("plain")
+        with mock.patch.object(limits, "_is_plain", return_value=False):
+            limits.check(make())  # breaks no limit
     rendered = comes_out_alike(make, default_from_is_open=default_from_is_open)
     event("refused" if isinstance(rendered, str) else "taken" if is_taken(make()) else "left to Django")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"subject": "a\nX: y"},
+        {"subject": "a\x7f"},
+        {"subject": "é"},
+        {"subject": "x" * 1001},
+        {"subject": lazystr("a")},
+        {"subject": None},
+        {"body": "\ud800"},
+        {"body": None},
+        {"to": "kim@example.com"},
+        {"to": ("kim@example.com",)},
+        {"to": [5]},
+        {"cc": ["a@example.com\x00"]},
+        {"bcc": ["a@example.com"] * 100},
+        {"reply_to": ["a@example.com"]},
+        {"reply_to": ""},
+        {"extra_headers": {"X-A": "b"}},
+        {"extra_headers": []},
+        {"attachments": ()},
+        {"content_subtype": "html\r\nX: y"},
+        {"mixed_subtype": "mixed\r\nX: y"},
+        {"alternative_subtype": "x y"},
+        {"alternatives": [("<p>", "text/html")]},
+        {"alternatives": [EmailAlternative("é", "text/html")]},
+        {"alternatives": [EmailAlternative("<p>", "text/html\r\nX: y")]},
+        {"alternatives": [EmailAlternative(b"<p>", "text/html")]},
+    ],
+    ids=ascii,
+)
+def test_only_plain_mails_are_not_looked_at_closely(change: dict[str, Any]) -> None:
+    made = multi("<p>Hi")
+    assert limits._is_plain(made)
+    assert not limits._is_plain(with_(made, **change))

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import datetime as dt
 import functools
+import itertools
+import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from email.utils import format_datetime
@@ -79,15 +81,86 @@ def execute(connection: Any, text: str, parameters: Sequence[Any]) -> int:
         with cursor(connection) as opened:
             opened.execute(text, parameters)
             return int(opened.rowcount)
-    # What Django's wrapper of a cursor would do.
-    connection.validate_thread_sharing()
-    connection.close_if_health_check_failed()
-    connection.ensure_connection()  # one that was closed amid a transaction is no longer in it then
-    connection.validate_no_broken_transaction()
+    _check(connection)
     kept = _kept_cursor(connection)
     with connection.wrap_database_errors:
         kept.execute(text, parameters)
         return int(kept.rowcount)
+
+
+def execute_packed(connection: Any, text: str, packed: Callable[[], Sequence[bytes | None]]) -> int | None:
+    """Do as ``execute`` does, past the cursor of psycopg, which takes as long as all the rest.
+
+    ``packed`` gives the parameters in PostgreSQL's binary format. Return None when it is left to ``execute``: until the
+    statement is prepared, in a transaction, which one that the server has forgotten would break, and when the server
+    reports an error.
+    """
+    if is_watched(connection):
+        return None
+    _check(connection)
+    opened = connection.connection
+    server = opened.pgconn
+    if not opened.autocommit or server.transaction_status or server.pipeline_status:
+        return None
+    with connection.wrap_database_errors, opened.lock:
+        name = _name_of_prepared(opened, text)
+        if name is None:
+            return None
+        parameters = packed()
+        server.send_query_prepared(name, parameters, [1] * len(parameters))
+        result = _result(opened)
+    if result.status == _COMMAND_OK:
+        return int(result.command_tuples or 0)
+    if result.error_field(_SQLSTATE) == _NOT_PREPARED:
+        getattr(opened, _PREPARED).clear()
+    return None
+
+
+def _check(connection: Any) -> None:
+    """Do what Django's wrapper of a cursor would do first."""
+    connection.validate_thread_sharing()
+    connection.close_if_health_check_failed()
+    connection.ensure_connection()  # one that was closed amid a transaction is no longer in it then
+    connection.validate_no_broken_transaction()
+
+
+def _name_of_prepared(opened: Any, text: str) -> bytes | None:
+    """Return the name of the statement on the server; prepare it once it was used as often as psycopg waits for that.
+
+    None as long as it is not prepared.
+    """
+    known: dict[str, int | bytes | None] = opened.__dict__.setdefault(_PREPARED, {})
+    found = known.get(text, 0)
+    if not isinstance(found, int):
+        return found
+    if opened.prepare_threshold is None:  # as behind pgbouncer
+        return None
+    if found < opened.prepare_threshold:
+        known[text] = found + 1
+        return None
+    number, name = itertools.count(1), f"email_integration_{next(_numbers)}".encode()
+    opened.pgconn.send_prepare(name, re.sub("%s", lambda _: f"${next(number)}", text).encode())
+    prepared = name if _result(opened).status == _COMMAND_OK else None
+    known[text] = prepared
+    return prepared
+
+
+def _result(opened: Any) -> Any:
+    """Wait for a result as psycopg does: other greenlets go on meanwhile, and a signal interrupts it."""
+    from psycopg import generators
+
+    [result] = opened.wait(generators.execute(opened.pgconn))
+    return result
+
+
+#: By its text, how often a statement was used on a connection, or its name there, or None where it has none.
+_PREPARED = "_email_integration_prepared"
+
+_numbers = itertools.count()
+
+#: ``psycopg.pq.ExecStatus`` and ``DiagnosticField``; and invalid_sql_statement_name (PostgreSQL's documentation,
+#: appendix A): other code has had the server forget it.
+_COMMAND_OK, _SQLSTATE, _NOT_PREPARED = 1, ord("C"), b"26000"
 
 
 def _kept_cursor(connection: Any) -> Any:
@@ -114,14 +187,13 @@ def is_watched(connection: Any) -> bool:
     """
     if connection.execute_wrappers or connection.queries_logged:
         return True
-    return any(getattr(CursorWrapper, name) is not known for name, known in _OWN.items())
+    return _watched(CursorWrapper) != _OWN
 
+
+_watched = attrgetter("execute", "executemany", "__enter__")
 
 #: As Django has them; None when another module had put its own there before.
-_OWN = {
-    name: found if getattr(found, "__globals__", None) is vars(utils) else None
-    for name, found in ((name, getattr(CursorWrapper, name)) for name in ("execute", "executemany", "__enter__"))
-}
+_OWN = tuple(found if getattr(found, "__globals__", None) is vars(utils) else None for found in _watched(CursorWrapper))
 
 
 def keeps_types(connection: Any) -> bool:
@@ -156,11 +228,19 @@ def copy(connection: Any, text: str, rows: Iterable[Sequence[Any]]) -> int:
 
     Raises ``DatabaseError``. Each row holds what psycopg turns into text.
     """
+    return _copy(connection, text, lambda copying: [copying.write_row(row) for row in rows])
+
+
+def copy_packed(connection: Any, text: str, blocks: Iterable[bytes]) -> int:
+    """Do the same with rows in PostgreSQL's binary format, and what it begins and ends with."""
+    return _copy(connection, f"{text} (FORMAT BINARY)", lambda copying: [copying.write(block) for block in blocks])
+
+
+def _copy(connection: Any, text: str, write: Callable[[Any], object]) -> int:
     # Django's cursor would translate the errors of the call alone, and most come with the last row.
     with connection.cursor() as opened, connection.wrap_database_errors:
         with opened.copy(text) as copying:
-            for row in rows:
-                copying.write_row(row)
+            write(copying)
         return int(opened.rowcount)
 
 

@@ -64,6 +64,18 @@ def comes_to(kept: str) -> None:
         _depth.set(max(outer, _DEEPEST) if kept == ABOUT_MAIL else outer)
 
 
+@contextlib.contextmanager
+def within_delivery(kept: str) -> Iterator[None]:
+    """Do inside what is about a delivery whose row keeps this; no effect outside of ``within_attempts``."""
+    depth = _depth.get()
+    token = _depth.set(depth)
+    comes_to(kept)
+    try:
+        yield
+    finally:
+        _depth.reset(token)
+
+
 def to_keep() -> str:
     """Return what the rows of mails that are submitted now have to keep."""
     return ABOUT_MAIL if _depth.get() >= _DEEPEST and _is_of_the_log() else ""

@@ -31,8 +31,16 @@ class DecisionActions(DeliveryModelAdmin):
 
     @admin.action(description=gettext_lazy("Cancel"), permissions=["decide"])
     def cancel(self, request: HttpRequest, queryset: Any) -> None:
-        """Cancel what is not being sent at this moment."""
+        """Cancel what waits, and what is being sent unless the server takes it first."""
         done = self._decide(request, queryset, manual.cancel, _("Cancelled."))
+        stopping = min(done, queryset.filter(cancel_requested=True).exclude(batch="").count())
+        text = ngettext(
+            "%d mail is being sent: it will be cancelled unless the server accepts it first.",
+            "%d mails are being sent: they will be cancelled unless the server accepts them first.",
+            stopping,
+        )
+        self._say(request, stopping, text)
+        done -= stopping
         self._say(request, done, ngettext("%d mail was cancelled.", "%d mails were cancelled.", done))
 
     @admin.action(description=gettext_lazy("Send now (deferred, in doubt, quarantined)"), permissions=["decide"])

@@ -18,12 +18,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from django.db import InterfaceError, OperationalError, connections, transaction
-from django.db.models import Exists, OuterRef, Q
+from django.db.models import Exists, OuterRef
 from django.utils import timezone
 
 from email_integration import conf
 from email_integration.message.rendering import from_header_of
-from email_integration.models import Delivery, DeliveryBatch, Lane, database_time
+from email_integration.models import Delivery, DeliveryBatch, database_time
 from email_integration.outcomes.causes import Cause
 from email_integration.outcomes.classification import InDoubt
 from email_integration.smtp import Relay
@@ -96,10 +96,7 @@ def claim(
         config_version=relay.version if relay else "",
         from_email=relay.from_email if relay else "",
     )
-    batch = _repeated(lambda: _claim(wanted, replace(row, id=str(uuid.uuid4())), relay))
-    if batch is None and Lane.NORMAL in wanted.lanes and not only:
-        _mend_lanes()
-    return batch
+    return _repeated(lambda: _claim(wanted, replace(row, id=str(uuid.uuid4())), relay))
 
 
 def _claim(wanted: claiming.Wanted, row: claiming.Row, relay: Relay | None) -> Batch | None:
@@ -333,21 +330,3 @@ def _release_unsure() -> None:
             if release(batch_id):
                 logger.warning("Batch %s was claimed and its answer lost; it is given back.", batch_id)
             _unsure.pop(0)
-
-
-# -- damaged rows ---------------------------------------------------------------------------------------------------
-
-
-_mended_at = 0.0
-
-
-def _mend_lanes() -> None:
-    """Have what has a lane that is none of ours be a mail like any other; once a second, when nothing else is due."""
-    global _mended_at  # of this process
-    if time.monotonic() - _mended_at < 1.0:
-        return
-    _mended_at = time.monotonic()
-    low, middle, high = sorted(claiming.LANES)
-    between = Q(lane__lt=low) | Q(lane__gt=low, lane__lt=middle) | Q(lane__gt=middle, lane__lt=high) | Q(lane__gt=high)
-    rows = Delivery.objects.using(database()).filter(between, next_at__isnull=False, queue="")
-    rows.update(lane=Lane.NORMAL)

@@ -8,12 +8,12 @@ from __future__ import annotations
 import functools
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from django.dispatch import Signal
 
-from email_integration import conf, signals
+from email_integration import conf, recursion, signals
 from email_integration.models import Delivery, Status
 from email_integration.on_commit import after_commit
 from email_integration.outcomes.classification import InDoubt, Outcome
@@ -61,7 +61,18 @@ def _send(signal: Signal, delivery: Delivery, **arguments: Any) -> None:
         return
     # Django logs what a receiver raises.
     tell = functools.partial(signal.send_robust, sender=Delivery, delivery=delivery, **arguments)
-    after_commit("tell of a delivery", tell, using=database())
+    after_commit("tell of a delivery", _about(delivery, tell), using=database())
+
+
+def _about(delivery: Delivery, act: Callable[[], object]) -> Callable[[], object]:
+    """Do it as one that is about this delivery: what others have come to that are recorded with it is no matter."""
+    kept = delivery.options
+
+    def about() -> None:
+        with recursion.within_delivery(kept):
+            act()
+
+    return about
 
 
 #: Of all these lines, whatever module they come from.
@@ -156,4 +167,4 @@ def _say(delivery: Delivery, level: int, words: str, *arguments: Any, **fields: 
         extra["recipients"] = [item["address"] for item in delivery.recipients]
         words, arguments = f"{words} to %s", (*arguments, ", ".join(extra["recipients"]))
     say = functools.partial(logger.log, level, words, *arguments, extra=extra)
-    after_commit("log what became of a delivery", say, using=database())
+    after_commit("log what became of a delivery", _about(delivery, say), using=database())

@@ -12,12 +12,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from django.conf import settings
 from django.db import connections, transaction
 
 from email_integration import django_internals
 from email_integration.models import Delivery
 
-from . import large_contents
+from . import large_contents, packing
 
 #: The attributes in which new deliveries differ.
 _OWN = (
@@ -79,16 +80,25 @@ def _insert_in_pieces(connection: Any, delivery: Delivery, *, unless_known: bool
 
 
 def _insert(connection: Any, statement: _Statement, deliveries: Sequence[Delivery], *, unless_known: bool) -> int:
-    rows = map(statement.values, deliveries)
     # COPY knows no conflicts.
     is_copied = len(deliveries) >= _FEW and not unless_known
     if is_copied and django_internals.can_copy(connection, Delivery._meta.db_table):
-        return django_internals.copy(connection, statement.copy, ((*row, *statement.alike) for row in rows))
+        if statement.packed is not None:
+            blocks = packing.blocks(map(statement.packed, deliveries), statement.alike_packed)
+            return django_internals.copy_packed(connection, statement.copy, blocks)
+        rows = ((*statement.values(one), *statement.alike) for one in deliveries)
+        return django_internals.copy(connection, statement.copy, rows)
     text = statement.unless_known if unless_known else statement.text
     if len(deliveries) == 1 and len(deliveries[0].content) <= _SMALL:
-        return django_internals.execute(connection, text, next(rows))
+        [one] = deliveries
+        inserted = None
+        if statement.packed is not None:
+            inserted = django_internals.execute_packed(connection, text, functools.partial(statement.packed, one))
+        if inserted is None:
+            inserted = django_internals.execute(connection, text, statement.values(one))
+        return inserted
     with django_internals.cursor(connection) as cursor:
-        cursor.executemany(text, list(rows))
+        cursor.executemany(text, list(map(statement.values, deliveries)))
         return int(cursor.rowcount)
 
 
@@ -96,7 +106,8 @@ def _insert(connection: Any, statement: _Statement, deliveries: Sequence[Deliver
 class _Statement:
     """What is said to one database: an INSERT that fails for what is known, one that leaves it out, and a COPY.
 
-    ``values`` gives the parameters of a delivery; ``alike`` are the values that follow them in a COPY.
+    ``values`` gives the parameters of a delivery; ``alike`` are the values that follow them in a COPY. Where PostgreSQL
+    takes them packed, ``packed`` and ``alike_packed`` are the same for it.
     """
 
     text: str
@@ -104,11 +115,17 @@ class _Statement:
     copy: str
     alike: tuple[Any, ...]
     values: Callable[[Delivery], list[Any]]
+    packed: Callable[[Delivery], list[bytes | None]] | None
+    alike_packed: list[bytes | None]
+
+
+def _statement(alias: str, own: tuple[str, ...]) -> _Statement:
+    """For deliveries that differ in the attributes ``own``."""
+    return _statement_of(alias, own, settings.USE_TZ)
 
 
 @functools.lru_cache(maxsize=32)
-def _statement(alias: str, own: tuple[str, ...]) -> _Statement:
-    """For deliveries that differ in the attributes ``own``."""
+def _statement_of(alias: str, own: tuple[str, ...], aware: bool) -> _Statement:
     connection = connections[alias]
     quoted = connection.ops.quote_name
     by_name = {one.attname: one for one in Delivery._meta.concrete_fields}
@@ -120,13 +137,27 @@ def _statement(alias: str, own: tuple[str, ...]) -> _Statement:
     for ignore in (False, True):
         begin, end = django_internals.insert_words(connection, list(by_name.values()), ignore=ignore)
         ways.append(f"{begin} {table} ({', '.join(columns)}) VALUES ({', '.join(marks)}) {end}".rstrip())
+    is_packed = bool(aware and alike) and django_internals.keeps_types(connection)
     return _Statement(
         text=ways[0],
         unless_known=ways[1],
         copy=f"COPY {table} ({', '.join(columns)}) FROM STDIN",
         alike=tuple(alike.values()),
         values=_values(connection, [by_name[name] for name in own]),
+        packed=_packed([by_name[name] for name in own]) if is_packed else None,
+        alike_packed=[packing.packer(by_name[name])(value) for name, value in alike.items()],
     )
+
+
+def _packed(fields: Sequence[Any]) -> Callable[[Delivery], list[bytes | None]]:
+    """Return what gives the values of these fields in PostgreSQL's binary format."""
+    of = operator.itemgetter(*(one.attname for one in fields))
+    packers = list(map(packing.packer, fields))
+
+    def packed(delivery: Delivery) -> list[bytes | None]:
+        return [pack(value) for pack, value in zip(packers, of(delivery.__dict__), strict=True)]
+
+    return packed
 
 
 def _values(connection: Any, fields: Sequence[Any]) -> Callable[[Delivery], list[Any]]:

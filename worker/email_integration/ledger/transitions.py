@@ -77,9 +77,16 @@ def waiting_for_relay(delivery: Delivery, closed: gate.GateClosed, *, wait: floa
     return Step(delivery, values, among=CLAIMABLE, report=True, tell=events.moved if is_news else None)
 
 
-def giving_back(delivery: Delivery, *, returned: int | None = None) -> Step:
-    """Claim it no longer; all else is as before the claim, but for what ``returned`` says of it."""
-    return Step(delivery, {} if returned is None else {"returned": returned})
+def giving_back(delivery: Delivery, *, returned: int | None = None, wait: float | None = None) -> Step:
+    """Claim it no longer; all else is as before the claim, but for what ``returned`` says of it.
+
+    With ``wait`` it is due in so many seconds; it would be claimed again at once without.
+    """
+    values: dict[str, Any] = {} if returned is None else {"returned": returned}
+    if wait is not None:
+        due_at = clock.now() + seconds(wait)
+        values |= {"due_at": due_at, "next_at": min(due_at, delivery.expires_at)}
+    return Step(delivery, values)
 
 
 # -- for all others -------------------------------------------------------------------------------------------------

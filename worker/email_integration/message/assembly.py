@@ -11,7 +11,8 @@ MIME headers          ``SafeMIMEText``, ``MIMEMultipart``  ``MIMEPart.set_conten
 a plain header        ``Header.encode()`` changes nothing  ``BaseHeader.fold()`` changes nothing
 any other header      called: ``encode_header()`` and      called: ``EmailPolicy.header_store_parse()`` and
                       ``Compat32.fold_binary()``           ``fold_binary()``
-a text                ``SafeMIMEText.set_payload()``       called: ``raw_data_manager.set_content()``
+a text                ``SafeMIMEText.set_payload()``       short lines: ``contentmanager._encode_text()``; any
+                                                           other called: ``raw_data_manager.set_content()``
 line ends, the whole  ``Generator._write_lines()``, ``_handle_multipart()``
 ====================  ===================================  ==========================================================
 
@@ -145,12 +146,12 @@ def _draft(message: EmailMessage, from_email: str) -> Draft:
         if addresses:
             before.append((name, ", ".join(map(_text, addresses))))
     after, message_id = _own_headers(message.extra_headers)
-    headers = (name if value.isascii() else f"{name} beyond ASCII" for name, value in (*before, *after))
+    headers = [name if value.isascii() else f"{name} beyond ASCII" for name, value in (*before, *after)]
     return Draft(
-        shape=(*(kind for kind, _head, _octets in parts), *headers),
+        shape=(*[kind for kind, _head, _octets in parts], *headers),
         parts=parts,
-        before=b"".join(_line(name, value) for name, value in before),
-        after=b"".join(_line(name, value) for name, value in after),
+        before=b"".join([_line(name, value) for name, value in before]),
+        after=b"".join([_line(name, value) for name, value in after]),
         message_id=message_id,
     )
 
@@ -214,6 +215,9 @@ _kept = functools.lru_cache(maxsize=64)(_folded)
 
 _COMPAT32 = compat32.clone(linesep="\r\n")
 
+#: Octets of a line of a text that is written as it is, from Django 6 on.
+_LONGEST_IN_7BIT = _COMPAT32.max_line_length or 0
+
 
 # -- a part ---------------------------------------------------------------------------------------------------------
 
@@ -234,7 +238,9 @@ def _parts(message: EmailMessage) -> list[tuple[str, str, bytes]]:
         encoding, octets = _encoded(text)
         head = _part_head(subtype, encoding, is_moved=bool(alternatives) and number == 0)
         # As Generator._write_lines() writes line ends.
-        octets = octets.replace(b"\r\n", b"\n").replace(b"\r", b"\n").replace(b"\n", b"\r\n")
+        if b"\r" in octets:
+            octets = octets.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+        octets = octets.replace(b"\n", b"\r\n")
         found.append((f"{subtype} in {encoding}", head, octets))
     return found
 
@@ -243,7 +249,10 @@ if _IS_MODERN:
 
     def _encoded(text: str) -> tuple[str, bytes]:
         """Return the transfer encoding, and the text in it."""
+        lines = text.encode().splitlines()
         # In lengths and line ends, this policy is like Django's. It parses no headers, which are written below.
+        if text.isascii() and max(map(len, lines), default=0) <= _LONGEST_IN_7BIT:
+            return "7bit", b"\n".join([*lines, b""]) if lines else b"\n"
         part = MIMEPart(policy=_COMPAT32)
         part.set_content(text, charset="utf-8", content_manager=raw_data_manager)
         return str(part["Content-Transfer-Encoding"]), str(part.get_payload()).encode()

@@ -96,15 +96,16 @@ def store(delivery: Delivery, content: bytes | Content) -> None:
 
     Raises ``ImproperlyConfigured`` when it has to be sealed and there is no key.
     """
+    pieces: Iterable[bytes]
     if isinstance(content, bytes):
-        content = Content.of(content)
-    delivery.content_size = content.size
-    delivery.eight_bit = content.eight_bit
-    pieces: Iterable[bytes] = content.blocks()
+        size, eight_bit, pieces = len(content), not content.isascii(), (content,)
+    else:
+        size, eight_bit, pieces = content.size, content.eight_bit, content.blocks()
+    delivery.content_size, delivery.eight_bit = size, eight_bit
     if conf.get("ENCRYPT_CONTENT"):
-        delivery.content_seal, pieces = encryption.seal(pieces, place_of(delivery), size=content.size)
+        delivery.content_seal, pieces = encryption.seal(pieces, place_of(delivery), size=size)
     sealed = joined(pieces)
-    if content.size > conf.get("PAYLOAD_STORAGE_THRESHOLD"):
+    if size > conf.get("PAYLOAD_STORAGE_THRESHOLD"):
         delivery.content_file = save_file(sealed)
     if not delivery.content_file:
         delivery.content = sealed
@@ -112,6 +113,8 @@ def store(delivery: Delivery, content: bytes | Content) -> None:
 
 def joined(pieces: Iterable[bytes]) -> bytes:
     """The pieces as one. Joining a list of them would have all of it in memory twice."""
+    if isinstance(pieces, tuple):
+        return b"".join(pieces)  # of a small content: there is one
     file = io.BytesIO()
     for piece in pieces:
         file.write(piece)

@@ -9,7 +9,7 @@ from email.message import Message
 from typing import Any
 
 import django
-from django.core.mail import EmailMessage
+from django.core.mail import EmailAlternative, EmailMessage, EmailMultiAlternatives
 from django.utils.functional import Promise
 
 from email_integration.addresses import LINE_BREAK, LONGEST, check_text, is_too_nested, quoted
@@ -57,6 +57,8 @@ BREAKS = re.compile(r"(?>\r\n|\r|\n)(?![ \t])|\0")
 def check(message: Any) -> None:
     """Raise ``InvalidMail`` for what cannot be a mail, however ``message`` was made."""
     check_is_message(message)
+    if _is_plain(message):
+        return
     given = _lists(message)
     recipients = sum(len(given[name]) for name in ("to", "cc", "bcc"))
     if recipients > MOST_RECIPIENTS:
@@ -82,6 +84,30 @@ def check(message: Any) -> None:
             raise InvalidMail(f"{what} holds a line break or a NUL; take it out.")
     for what, text in _texts(message):
         check_text(what, text)
+
+
+def _is_plain(message: EmailMessage) -> bool:
+    """Whether it is a few words in printable ASCII, and a text or HTML in ASCII: most mails are, and break no limit."""
+    alternatives = getattr(message, "alternatives", [])
+    if (
+        type(message) not in (EmailMessage, EmailMultiAlternatives)
+        or not type(message.to) is type(message.cc) is type(message.bcc) is list
+        or message.reply_to != []
+        or message.extra_headers != {}
+        or message.attachments != []
+        or type(alternatives) is not list
+        or not all(type(one) is EmailAlternative and one.mimetype == "text/html" for one in alternatives)
+        or message.content_subtype not in ("plain", "html")
+        or getattr(message, "mixed_subtype", "mixed") != "mixed"
+        or getattr(message, "alternative_subtype", "alternative") != "alternative"
+    ):
+        return False
+    words: list[Any] = [message.subject, *message.to, *message.cc, *message.bcc]
+    texts: list[Any] = [message.body, *[one.content for one in alternatives]]
+    if {*map(type, words), *map(type, texts)} != {str}:
+        return False
+    header = " ".join(words)
+    return len(header) <= LONGEST and header.isascii() and header.isprintable() and all(map(str.isascii, texts))
 
 
 def _as_encoded(text: str) -> str:

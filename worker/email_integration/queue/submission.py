@@ -110,7 +110,7 @@ def make(
         # prepared may be claimed then, to come to its end.
         values["next_at"] = min(due_at, expires_at)
     delivery = django_internals.new_instance(Delivery, values)
-    content.store(delivery, content.of_rendered(rendered))
+    content.store(delivery, content.of_rendered(rendered) if rendered.large else rendered.frame)
     instrumentation.installed().submitting(delivery)
     return delivery
 

@@ -39,7 +39,8 @@ logger = logging.getLogger(__name__)
 def attempt(delivery: Delivery, route: routing.Route, hand: InHand) -> Change | None:
     """Try the delivery by ``route``, and return what is to be recorded; None when it is another process's by now.
 
-    Raises ``Replaced`` when another relay is to be used, and ``JournalUnavailable``: it was not sent then.
+    Raises ``Replaced`` when another relay is to be used, ``JournalUnavailable``, and what the database raises: it was
+    not sent then.
     """
     recursion.comes_to(delivery.options)
     begun = Begun(delivery=delivery, at=clock.now(), counted_from=time.monotonic(), waited=delivery.waits_for_relay)
@@ -57,9 +58,6 @@ def attempt(delivery: Delivery, route: routing.Route, hand: InHand) -> Change | 
     except InvalidMail:
         reason = "its sender cannot be read"
         return Untried(delivery=delivery, step=functools.partial(transitions.setting_aside, reason=reason))
-    except (DatabaseError, InterfaceError) as error:
-        logger.error("Delivery %s: the database failed (%s).", delivery.pk, type(error).__name__, extra=_of(delivery))
-        return Untried(delivery=delivery, step=transitions.giving_back)
     if isinstance(sent.outcome, Skipped):
         logger.debug("Delivery %s: %s", delivery.pk, sent.outcome.reason, extra=_of(delivery))
         return None

@@ -16,9 +16,11 @@ from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Self
 
-from django.db import connections
+from django.db import DatabaseError, InterfaceError, connections
+from django.utils import timezone
 
-from email_integration.ledger import clock, transitions
+from email_integration import conf
+from email_integration.ledger import rows, transitions
 from email_integration.ledger.batches import Batch
 from email_integration.ledger.claiming import SUSPECT
 from email_integration.ledger.records import Change, Ended, Try, Untried
@@ -78,20 +80,27 @@ def try_one(work: Work, *, journal: Journal | None, others: Others) -> Done:
         others=others,
     )
     change: Change | None
+    of_mail = {"delivery_id": delivery.pk}
     try:
         change = attempt(delivery, work.route, hand)
     except (Replaced, JournalUnavailable):
         if hand.slot is not None:
             hand.slot.free()
         raise
+    except (DatabaseError, InterfaceError) as error:
+        logger.error("Delivery %s: the database failed (%s).", delivery.pk, type(error).__name__, extra=of_mail)
+        connections[rows.database()].close_if_unusable_or_obsolete()
+        # Not at once: of some mails it may fail each time.
+        step = functools.partial(transitions.giving_back, wait=conf.get("RETRY_FIRST"))
+        change = Untried(delivery=delivery, step=step)
     except Exception as error:
         # Not its text, which may quote the mail.
         what = f"unexpected {type(error).__name__} {'after' if hand.sent_from else 'before'} its final dot"
-        logger.error("Delivery %s: %s", delivery.pk, what, extra={"delivery_id": delivery.pk})
+        logger.error("Delivery %s: %s", delivery.pk, what, extra=of_mail)
         change = Untried(delivery=delivery, step=functools.partial(transitions.setting_aside, reason=what))
         if hand.sent_from is not None:
             doubt = InDoubt(cause=Cause.INTERNAL_ERROR, reason=what)
-            change = Ended(delivery=delivery, outcome=doubt, attempt=Try(route=work.route, started_at=clock.now()))
+            change = Ended(delivery=delivery, outcome=doubt, attempt=Try(route=work.route, started_at=timezone.now()))
     return Done(work=work, change=change, slot=hand.slot, closed=hand.closed)
 
 
@@ -205,14 +214,17 @@ class Crew(Others):
         with self._changed:
             self._changed.notify_all()
 
-    def done(self, *, within: float) -> list[Done]:
+    def done(self, *, within: float, unless_it_wants_more: bool = False) -> list[Done]:
         """Wait, ``within`` so many seconds, until something is to be recorded; take and return it.
 
-        That is when there is enough of it, when it has waited long enough, or when nothing else is under way.
+        That is when there is enough of it, when it has waited long enough, or when nothing else is under way. It is not
+        waited for ``unless_it_wants_more`` than it has to do.
         """
         until = time.monotonic() + within
         with self._changed:
             while (left := min(until, self._record_at()) - time.monotonic()) > 0:
+                if unless_it_wants_more and self.wants_more:
+                    break
                 self._changed.wait(left)
             if self._record_at() > time.monotonic():
                 return []
@@ -250,6 +262,8 @@ class Crew(Others):
                     self._todo.remove(work)
                     self._in_hand += 1
                     self._is_alone = _is_suspect(work)
+                    if len(self._todo) == self._sessions - 1:
+                        self._changed.notify_all()  # it wants more
                     return work, self._journal
                 self._changed.wait()
         return None

@@ -42,6 +42,9 @@ LOOK = 0.02
 _WORK = 0.25
 _MOST = 100
 
+#: Seconds over which the pace is measured.
+_MEASURED = 0.05
+
 
 #: Claims in eager mode, where what is claimed may be due again at once.
 _MOST_INLINE = 100
@@ -52,15 +55,24 @@ class _Pace:
 
     def __init__(self) -> None:
         self._rate = 0.0
+        self.begins()
 
     def claims(self, sessions: int) -> int:
         """How many mails to claim next: at least one for each session."""
         return max(2 * sessions, min(_MOST, round(self._rate * _WORK)))
 
-    def sent(self, mails: int, seconds: float) -> None:
-        """So many mails were sent in so many seconds."""
-        if mails and seconds > 0:
-            self._rate = (self._rate + mails / seconds) / 2 if self._rate else mails / seconds
+    def begins(self) -> None:
+        """There is mail to send, where there was none."""
+        self._since, self._sent = time.monotonic(), 0
+
+    def sent(self, mails: int) -> None:
+        """So many more were sent without a rest."""
+        self._sent += mails
+        seconds = time.monotonic() - self._since
+        if self._sent and seconds > _MEASURED:
+            rate = self._sent / seconds
+            self._rate = (self._rate + rate) / 2 if self._rate else rate
+            self.begins()
 
 
 _pace = _Pace()
@@ -110,7 +122,7 @@ class _Dispatcher:
         with Crew(sessions=conf.get("SESSIONS"), journal=own_journal.opened()) as crew:
             while True:
                 claimed = self._may_claim and crew.wants_more and self._claim(crew)
-                self._settle(crew, crew.done(within=0.0 if claimed else LOOK))
+                self._settle(crew, crew.done(within=LOOK, unless_it_wants_more=claimed))
                 if not self._handed_over and not self._failed:
                     self._stay.refresh()
                     if time.monotonic() > self._until:
@@ -137,6 +149,8 @@ class _Dispatcher:
         if batch is None:
             return False
         self._last_mail = time.monotonic()
+        if crew.is_idle:
+            _pace.begins()
         crew.take_on(batch, route)
         if batch.is_full:
             self._stay.join()
@@ -156,6 +170,7 @@ class _Dispatcher:
                 crew.leave(batch)
             self._ended.update(str(one.work.delivery.current_status) for one in together)
             self._last_mail = time.monotonic()
+        _pace.sent(len(done))
 
     def _hand_over(self, crew: Crew) -> None:
         if crew.is_idle and time.monotonic() - self._last_mail > LOOK:

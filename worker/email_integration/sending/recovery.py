@@ -115,7 +115,7 @@ def _by_journal(entries: Sequence[JournalEntry], row: DeliveryBatch, deliveries:
     # By its batch, in which a mail has one slot, and not by its version: a late reply may have moved that meanwhile.
     found = {entry.delivery_id: entry for entry in entries if entry.batch_id == row.pk}
     is_torn = any(entry.torn and not entry.delivery_id for entry in entries)
-    alone = sum(map(_may_have_killed, entries)) == 1
+    alone = len(row.items) == 1 and sum(map(_may_have_killed, entries)) == 1
     changes: list[Change] = []
     for delivery in deliveries:
         entry = found.get(delivery.pk)

@@ -367,7 +367,12 @@ def _transact(session: Session, mail: Mail, guard: Guard, offering: Offering) ->
     return accepted(reply.code, started.accepted, started.refused, reply=reply)
 
 
+#: Octets after which the guard is told that the server has taken some: a line may be slow, and a block large.
+_PIECE = 64 * 1024
+
+
 def _watched(blocks: Iterator[bytes], guard: Guard) -> Iterator[bytes]:
     for block in blocks:
-        yield block
-        guard.progressed()
+        for start in range(0, len(block), _PIECE):
+            yield block[start : start + _PIECE]
+            guard.progressed()
