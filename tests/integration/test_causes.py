@@ -16,7 +16,7 @@ from email_integration.ledger import sql
 from email_integration.models import Delivery, DeliveryAttempt, RelayGate, SendingPause
 from email_integration.outcomes.causes import Cause
 from email_integration.sending import sandbox
-from tests import claims
+from tests.claims import claimed, lose
 from tests.deliveries import ago, attempt, pretend, submitted
 from tests.relays import config_for, relay_to, wait_longest
 from tests.scripted import ScriptedServer
@@ -67,7 +67,7 @@ def test_an_accepted_mail_has_no_cause_any_more(smtp_server: Serve) -> None:
     config_for(smtp_server(faults=[Fault(verb="RCPT", reply="450 4.2.0 Later", times=1)]))
     delivery = tried(submitted())
     assert delivery.cause == "busy"
-    delivery = tried(pretend(delivery, due_at=ago(0), next_at=ago(0)))
+    delivery = tried(pretend(delivery, due_at=ago(1)))
     assert (delivery.status, delivery.cause) == ("accepted", "")
     assert list(delivery.attempt_log.values_list("cause", flat=True)) == ["busy", ""]
 
@@ -131,8 +131,10 @@ def test_an_error_of_our_own_has_a_cause(smtp_server: Serve, monkeypatch: pytest
     assert tried(submitted()).cause == "internal_error"
 
 
-def test_an_end_without_an_attempt_has_a_cause() -> None:
+def test_an_end_without_an_attempt_has_a_cause(settings: Any) -> None:
+    settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "QUARANTINE_AFTER": 3}
     assert tried(submitted(expires_at=ago(1))).cause == "expired"
+    assert tried(pretend(submitted(), unfinished=3)).cause == "worker_lost"
     settled = [{"address": KIM, "status": "failed", "reply": "", "reason": ""}]
     assert tried(pretend(submitted(), recipients=settled)).cause == "no_recipients"
     cancelled, doubtful = submitted(), pretend(submitted(), status="in_doubt")
@@ -144,8 +146,8 @@ def test_an_end_without_an_attempt_has_a_cause() -> None:
 
 def test_a_lost_worker_is_the_cause_of_its_doubt() -> None:
     delivery = submitted()
-    claims.lose(claims.claimed(delivery))
-    assert (Delivery.objects.get().cause, DeliveryAttempt.objects.get().cause) == ("worker_lost", "worker_lost")
+    lose(claimed(delivery))
+    assert (delivery.cause, DeliveryAttempt.objects.get().cause) == ("worker_lost", "worker_lost")
 
 
 def test_any_cause_fits_into_the_rows(smtp_server: Serve) -> None:
@@ -155,7 +157,7 @@ def test_any_cause_fits_into_the_rows(smtp_server: Serve) -> None:
     for cause in Cause:
         pretend(delivery, cause=cause, recipients=[{"address": KIM, "status": "failed", "cause": cause}])
         RelayGate.objects.update_or_create(
-            key="k", defaults={"smtp_config": here.name, "cause": cause, "probe_at": ago(0), "reason": cause.words}
+            key="k", defaults={"smtp_config": here.name, "cause": cause, "probe_at": ago(1), "reason": cause.words}
         )
         stored = Delivery.objects.get(pk=delivery.pk)
         assert json.dumps([stored.cause, stored.recipients[0]["cause"]]) == json.dumps([cause.value] * 2)

@@ -8,11 +8,12 @@ import pytest
 from django.utils import timezone
 
 from email_integration.ledger import transitions
+from email_integration.ledger.queues import queue_of
 from email_integration.models import Delivery, Status
 from email_integration.outcomes.causes import Cause
 from email_integration.queue import sweeper
 from email_integration.tasks import canvas
-from tests.deliveries import RecordingDoorbell, ago, attempt, pretend, submitted
+from tests.deliveries import RecordingTaskQueue, ago, attempt, pretend, submitted
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -26,26 +27,26 @@ def seen_by(delivery: Delivery) -> Delivery:
     return Delivery.objects.get(pk=delivery.pk)
 
 
-def test_nobody_is_woken_until_it_is_called(bell: RecordingDoorbell) -> None:
+def test_nobody_is_tried_until_it_is_called(bell: RecordingTaskQueue) -> None:
     delivery = prepared()
     assert bell.woken == []
     assert sweeper.sweep() == 0
     assert attempt(delivery.pk) is None
     assert transitions.send_prepared(delivery, kept="{}")
-    assert bell.woken == ["mail"]
+    assert bell.woken == [queue_of("normal")]
     assert seen_by(delivery).status == Status.QUEUED
 
 
-def test_of_two_that_call_it_at_once_one_is_overtaken(bell: RecordingDoorbell) -> None:
+def test_of_two_that_call_it_at_once_one_is_overtaken(bell: RecordingTaskQueue) -> None:
     delivery = prepared()
     other = seen_by(delivery)
     assert transitions.send_prepared(delivery, kept='{"task_id": "one"}')
     assert not transitions.send_prepared(other, kept='{"task_id": "two"}')
     assert canvas.task_id_of(seen_by(delivery)) == "one"
-    assert bell.woken == ["mail"]
+    assert bell.woken == [queue_of("normal")]
 
 
-def test_called_while_it_is_cancelled_it_stays_cancelled_and_is_told(bell: RecordingDoorbell) -> None:
+def test_called_while_it_is_cancelled_it_stays_cancelled_and_is_told(bell: RecordingTaskQueue) -> None:
     delivery = prepared()
     caller = seen_by(delivery)
     assert transitions.end(delivery, Status.CANCELLED, Cause.CANCELLED)
@@ -54,26 +55,26 @@ def test_called_while_it_is_cancelled_it_stays_cancelled_and_is_told(bell: Recor
     assert transitions.send_prepared(seen_by(delivery), kept='{"task_id": "one"}')
     told = seen_by(delivery)
     assert (told.status, told.options) == (Status.CANCELLED, '{"task_id": "one"}')
-    assert bell.sweeps == 1
+    assert (bell.woken, bell.sweeps) == ([], 1)
+    assert told.continue_after is not None
+    assert sweeper.sweep() == 0
+    assert bell.continued == [delivery.pk]
+    assert seen_by(delivery).continue_after is None
     assert attempt(delivery.pk) is None
-    sweeper.sweep()
-    assert bell.continued == [delivery.pk]
-    sweeper.sweep()
-    assert bell.continued == [delivery.pk]
 
 
-def test_it_expires_as_any_other_and_when_it_is_called_too_late(bell: RecordingDoorbell) -> None:
+def test_it_expires_as_any_other_and_when_it_is_called_too_late(bell: RecordingTaskQueue) -> None:
     forgotten, late = prepared(), prepared()
     for delivery in (forgotten, late):
-        pretend(delivery, due_at=ago(1), expires_at=ago(1), next_at=ago(1))
+        pretend(delivery, due_at=ago(1), expires_at=ago(1))
     assert transitions.send_prepared(seen_by(late), kept="")
     assert sweeper.sweep() == 1
     for delivery in (forgotten, late):
-        assert attempt(delivery.pk) is not None
+        assert isinstance(attempt(delivery.pk), Delivery)
         assert seen_by(delivery).status == Status.EXPIRED
 
 
-def test_one_called_for_later_is_due_then(bell: RecordingDoorbell) -> None:
+def test_one_called_for_later_is_due_then(bell: RecordingTaskQueue) -> None:
     delivery, then = prepared(), timezone.now() + dt.timedelta(hours=1)
     assert transitions.send_prepared(delivery, kept="", due_at=then)
     row = seen_by(delivery)
