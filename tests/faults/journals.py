@@ -205,7 +205,7 @@ def _of(
             act=act,
             doubts=doubts,
             may_follow_twice=twice,
-            slow=database != "sqlite" or "for" in name,
+            slow=database != "sqlite" or group in ("journal", "pause"),
         )
         for database in _DATABASES
         for name, act, doubts in cases
