@@ -189,9 +189,10 @@ class Run:
         """How many mails a process may have in hand at a time."""
         return self.case.setting.sessions
 
-    def open_rows(self) -> int | None:
-        """How many have not come to their end, with as many workers running as there should be; None if not known."""
-        self.world.mend()
+    def open_rows(self, *, mend: bool = True) -> int | None:
+        """How many have not come to their end; None if not known. With ``mend``, the workers that are missing start."""
+        if mend:
+            self.world.mend()
         try:
             return sum(not self._is_at_its_end(row) for row in self.rows().values())
         except CannotCount:

@@ -38,11 +38,14 @@ def at(point: str, victim: Victim) -> Callable[[Run], None]:
     return act
 
 
-def die_at(run: Run, point: str, victim: Victim) -> None:
-    """Submit a batch, and wait until the victim has died, or stands still, at this point of it."""
+def die_at(run: Run, point: str, victim: Victim, *, nth: int = 0) -> None:
+    """Submit a batch, and wait until the victim has died, or stands still, at this point of it.
+
+    That is where a process comes there for the ``nth`` time; 0 is the usual one of the point.
+    """
     if point == "before a session":
         run.world.smtp.drop_connections()
-    run.world.plan.make(point, nth=POINTS[point], victim=victim)
+    run.world.plan.make(point, nth=nth or POINTS[point], victim=victim)
     run.submit(_MAILS, followed=True, atomic=True)
     run.wait(lambda: run.world.plan.is_done, "its death")
 

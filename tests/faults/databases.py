@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 import sqlite3
 import subprocess
 from collections.abc import Iterator, Sequence
@@ -115,11 +116,13 @@ class Postgres(PostgreSQL):
     def away(self) -> Iterator[None]:
         """Be there for none, after a crash."""
         self._was_restarted = True
+        # Its socket is named on its command line alone, which is the program, '-D', the folder, and these.
+        options = shlex.split((self._data / "postmaster.opts").read_text())[3:]
         self._control("stop", "--mode", "immediate")
         try:
             yield
         finally:
-            self._control("start", "--log", str(self._data / "log"))
+            self._control("start", "--log", str(self._data / "log"), "--options", shlex.join(options))
 
     def restart(self, mode: str) -> None:
         """Restart as ``pg_ctl`` does: ``fast`` ends the sessions, ``immediate`` is a crash and a recovery."""

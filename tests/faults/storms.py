@@ -35,14 +35,14 @@ def _storm(mails: int, seed: int, *, bulk: bool = False) -> Callable[[Run], None
         killers.start()
         try:
             run.finish_submitting()
-            # A few are left for the last kill.
-            run.wait(lambda: (open_ := run.open_rows()) is not None and open_ <= mails // 50, "most", seconds=300)
+            # Some are left for the last kill.
+            run.wait(lambda: (open_ := run.open_rows()) is not None and open_ <= mails // 20, "most", seconds=300)
         finally:
             over.set()
             killers.join()
-            run.world.smtp.slow = 0.0
-        last = _kill_one(run, chance)
+        last = _kill_worker(run, chance)
         run.wait(run.is_over, "the end of all", seconds=300)
+        run.world.smtp.slow = 0.0
         settled = time.monotonic() - last
         seconds = time.monotonic() - run.started
         sweeps = len(re.findall(r"tasks\.sweep\[[^]]*\] succeeded", run.world.logs()))
@@ -63,11 +63,11 @@ def _storm(mails: int, seed: int, *, bulk: bool = False) -> Callable[[Run], None
     return act
 
 
-def _kill_one(run: Run, chance: random.Random) -> float:
-    """Kill one more pool process, whichever comes first, and give when, by ``time.monotonic()``."""
-    run.wait(run.world.children, "a pool process")
-    os.kill(chance.choice(run.world.children()), signal.SIGKILL)
-    run.killed += 1
+def _kill_worker(run: Run, chance: random.Random) -> float:
+    """Kill one more whole worker, whichever comes first, and give when, by ``time.monotonic()``."""
+    run.wait(lambda: len(run.world.children()) >= run.world.setting.workers, "its processes")
+    os.killpg(chance.choice(run.world.workers).pid, signal.SIGKILL)
+    run.killed += run.world.setting.concurrency
     run.kills += 1
     return time.monotonic()
 

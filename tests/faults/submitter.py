@@ -10,6 +10,7 @@ from typing import Any
 
 import django
 from django.core.management import call_command
+from django.db import connections
 
 
 def main() -> None:
@@ -20,6 +21,7 @@ def main() -> None:
     actions = {"activate": activate, "submit": submit, "wake": wake}
     for line in sys.stdin:
         told = json.loads(line)
+        connections.close_all()  # the database may have been away
         print(json.dumps(actions[told.pop("do")](**told)), flush=True)
 
 

@@ -24,6 +24,7 @@ from email_integration.queue import wakeups
 from email_integration.queue.wakeups import KEPT, QUIET, Stay
 from email_integration.shared_cache import databases, is_shared
 from email_integration.tasks import names
+from email_integration.tasks.wake_ups import sweep_options
 from tests.broker import messages
 from tests.deliveries import RecordingTaskQueue, in_threads, submitted
 
@@ -786,3 +787,11 @@ def test_wake_ups_do_not_pile_up(valkey: Valkey, processes: int, settings: Any, 
     assert sum(counts) >= rate * seconds * 0.9
     # On a machine that does not let the dispatcher look for longer than a second the key may run out.
     assert 1 <= len(found) <= 1 + sum(int(gap) for gap in absent)
+
+
+@pytest.mark.parametrize("interval", [0.5, 5.0, 120.0])
+def test_a_sweep_is_heard_by_a_host_whose_clock_is_ten_minutes_ahead(settings: Any, interval: float) -> None:
+    """Celery compares the clocks of two hosts, and the only worker that is left may be of the one that is ahead."""
+    settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "SWEEP_INTERVAL": interval}
+    assert sweep_options()["expires"] > 600
+    assert sweep_options()["expires"] >= 12 * interval

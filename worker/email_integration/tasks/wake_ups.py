@@ -29,8 +29,8 @@ from .publishing import Publisher, hear_what_is_refused
 
 logger = logging.getLogger(__name__)
 
-#: Seconds for which a wake-up is of use, which bounds what piles up while no worker runs. Celery compares the clocks of
-#: two hosts for it, and those may be ten minutes apart.
+#: Seconds for which a wake-up or a sweep is of use, which bounds what piles up while no worker runs. Celery compares the
+#: clocks of two hosts for it, and those may be ten minutes apart.
 _EXPIRES = 660
 
 
@@ -247,4 +247,4 @@ def sweep_options() -> dict[str, Any]:
     that is heard in time, nothing would be swept. What piles up while no worker runs is bounded all the same.
     """
     queue = conf.get("SWEEP_QUEUE")
-    return {"expires": max(60.0, 12 * conf.get("SWEEP_INTERVAL")), **({"queue": queue} if queue else {})}
+    return {"expires": max(float(_EXPIRES), 12 * conf.get("SWEEP_INTERVAL")), **({"queue": queue} if queue else {})}
