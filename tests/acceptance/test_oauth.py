@@ -81,7 +81,7 @@ def test_a_token_that_ends_while_its_endpoint_is_down_costs_time_and_no_mail(
         server = smtp_server(check_token=endpoint.is_good)
         configure(server, endpoint)
         server.inject(Fault(verb="DOT", delay=0.2))
-        stack(concurrency=2, env=LOGS_IN_OFTEN)
+        stack(concurrency=2, env={**LOGS_IN_OFTEN, "SESSIONS": "1"})
         submit()
         wait_until(lambda: len(endpoint.requests) > 1, what="the second token")
         endpoint.instead = lambda: (503, {"Content-Type": "text/html"}, b"<p>Down")
