@@ -100,7 +100,9 @@ class Run:
         self.world = world
         self.case = case
         self.ids: list[str] = []
-        self.followed = ""
+        #: What marks that which follows a mail, and the mails that something follows.
+        self._tags: list[str] = [""]
+        self._to_follow: list[str] = []
         #: Submissions that the application was told had failed.
         self.refused = 0
         #: How often the case has killed, and how many processes.
@@ -132,11 +134,10 @@ class Run:
         pause: float = 0,
     ) -> None:
         """Let the application submit by itself, ``pause`` seconds apart; ``finish_submitting`` waits for it."""
-        if followed:
-            self.followed = f"followed{next(self._numbers)}"
+        self._tags.append(f"followed{next(self._numbers)}" if followed else "")
         self._is_submitting = True
         self.world.application.begin(
-            do="submit", mails=mails, size=size, atomic=atomic, bulk=bulk, followed_by=self.followed, pause=pause
+            do="submit", mails=mails, size=size, atomic=atomic, bulk=bulk, followed_by=self._tags[-1], pause=pause
         )
 
     def finish_submitting(self) -> float:
@@ -144,6 +145,8 @@ class Run:
         answer = self.world.application.finish()
         self._is_submitting = False
         self.ids.extend(answer["ids"])
+        if self._tags[-1]:
+            self._to_follow.extend(answer["ids"])
         self.refused += answer["refused"]
         return float(answer["seconds"])
 
@@ -241,12 +244,11 @@ class Run:
             return None
 
     def _not_followed(self, found: dict[str, Row]) -> set[str]:
-        if not self.followed:
-            return set()
-        return {pk for pk, row in found.items() if row.status == "accepted"} - set(self._followed())
+        accepted = {pk for pk, row in found.items() if row.status == "accepted"}
+        return accepted.intersection(self._to_follow) - set(self._followed())
 
     def _followed(self) -> list[str]:
-        return self.world.followed(self.followed) if self.followed else []
+        return [pk for tag in self._tags if tag for pk in self.world.followed(tag)]
 
 
 def run_case(world: World, case: Case) -> Figures:

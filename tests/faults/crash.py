@@ -56,8 +56,8 @@ class Plan:
 
     @property
     def is_done(self) -> bool:
-        """Whether a process has died of it."""
-        return not self._file.exists()
+        """Whether a process has come to its point."""
+        return _taken(self._file).exists()
 
     @property
     def victim(self) -> int:
@@ -68,6 +68,7 @@ class Plan:
         """Have the process that comes to ``point`` for the ``nth`` time from now end its life there."""
         if point not in POINTS:
             raise LookupError(f"There is no point {point!r}.")
+        _taken(self._file).unlink(missing_ok=True)
         draft = self._file.with_suffix(".draft")
         draft.write_text(json.dumps({"point": point, "nth": nth, "victim": victim, "made": time.time_ns()}))
         draft.rename(self._file)

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable
 
 from .cases import Case, Run
-from .crash import POINTS, PUBLISHED, Victim
+from .crash import POINTS, Victim
 from .world import Setting
 
 RESEND = Setting(watched=True)
@@ -65,8 +65,8 @@ def _at_points(setting: Setting, victim: Victim, *, slow: bool) -> list[Case]:
             name=f"{'host' if setting.hosts else victim} killed at '{point}'",
             setting=setting,
             act=at(point, victim),
-            # With a whole worker others of its mails may be there too.
-            may_follow_twice=processes if point == PUBLISHED or processes > 1 else 0,
+            # Wherever one of its mails is, its first ones may be there.
+            may_follow_twice=processes,
             # Each of its sessions may have had a mail at its dot; without a journal all of a batch may.
             doubts=range(
                 point in _IN_DOUBT, 1 + (_MAILS if setting.hosts == "apart" else setting.sessions * processes)
@@ -85,7 +85,7 @@ def _at_silences(setting: Setting, victim: Victim) -> list[Case]:
             name=f"{victim} killed {point}",
             setting=setting,
             act=_amid(verb, size, victim),
-            may_follow_twice=processes - 1,
+            may_follow_twice=processes,
             doubts=range(verb in ("DOT", "TAKEN"), setting.sessions * processes + 1),
             slow=victim == "worker",
         )

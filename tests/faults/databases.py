@@ -147,6 +147,8 @@ class Postgres(PostgreSQL):
 class Maria(MariaDB):
     """A server, with the ways in which it can fail."""
 
+    flush = 2
+
     def query(self, sql: str) -> list[tuple[Any, ...]]:
         with contextlib.closing(self.connect()) as connection, connection.cursor() as cursor:
             cursor.execute(sql)

@@ -6,7 +6,7 @@ import itertools
 import random
 from collections.abc import Iterable, Iterator
 
-from . import brokers, bulk, clocks, contents, crashes, endings, outages, refusals, storms
+from . import brokers, bulk, clocks, contents, crashes, endings, journals, outages, refusals, storms
 from .cases import Case
 from .world import Setting
 
@@ -18,6 +18,7 @@ CASES: list[Case] = [
     *endings.CASES,
     *outages.CASES,
     *contents.CASES,
+    *journals.CASES,
     *clocks.CASES,
     *storms.CASES,
 ]

@@ -56,7 +56,8 @@ class Setting:
     a worker serves. ``watched``: they can be made to die at an exact point, for which they run slower. ``clock``: their
     clock can be set. ``hosts``: each worker that is started is another host, 'apart' with a folder of journals of its
     own, or a container of the same machine that 'share' one. ``ahead``: so many seconds is the clock of every second
-    worker ahead of the others'. ``extra`` is added to the environment of its processes.
+    worker ahead of the others'. ``root``: its cases mount file systems. ``extra`` is added to the environment
+    of its processes.
     """
 
     policy: str = "resend"
@@ -68,6 +69,7 @@ class Setting:
     clock: bool = False
     hosts: str = ""
     ahead: int = 0
+    root: bool = False
     extra: tuple[tuple[str, str], ...] = ()
 
     @property
@@ -80,6 +82,8 @@ class Setting:
         """What this machine lacks for it, in words; '' for nothing."""
         if (self.clock or self.ahead) and faketime.library() is None:
             return "libfaketime is not installed"
+        if self.root and os.geteuid() != 0:
+            return "only root may mount a file system"
         if self.database == "mariadb" and not mariadb.is_installed():
             return "MariaDB is not installed"
         return ""

@@ -12,10 +12,11 @@ from cryptography.fernet import Fernet
 from config.local.smtp_server import Fault, SMTPServer
 from email_integration import signals
 from email_integration.delivery import cancel, discard
-from email_integration.ledger import sql, transitions
+from email_integration.ledger import sql
 from email_integration.models import Delivery, DeliveryAttempt, RelayGate, SendingPause
 from email_integration.outcomes.causes import Cause
 from email_integration.sending import sandbox
+from tests import claims
 from tests.deliveries import ago, attempt, pretend, submitted
 from tests.relays import config_for, relay_to, wait_longest
 from tests.scripted import ScriptedServer
@@ -66,7 +67,7 @@ def test_an_accepted_mail_has_no_cause_any_more(smtp_server: Serve) -> None:
     config_for(smtp_server(faults=[Fault(verb="RCPT", reply="450 4.2.0 Later", times=1)]))
     delivery = tried(submitted())
     assert delivery.cause == "busy"
-    delivery = tried(pretend(delivery, due_at=ago(0)))
+    delivery = tried(pretend(delivery, due_at=ago(0), next_at=ago(0)))
     assert (delivery.status, delivery.cause) == ("accepted", "")
     assert list(delivery.attempt_log.values_list("cause", flat=True)) == ["busy", ""]
 
@@ -130,10 +131,8 @@ def test_an_error_of_our_own_has_a_cause(smtp_server: Serve, monkeypatch: pytest
     assert tried(submitted()).cause == "internal_error"
 
 
-def test_an_end_without_an_attempt_has_a_cause(settings: Any) -> None:
-    settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "QUARANTINE_AFTER": 3}
+def test_an_end_without_an_attempt_has_a_cause() -> None:
     assert tried(submitted(expires_at=ago(1))).cause == "expired"
-    assert tried(pretend(submitted(), unfinished=3)).cause == "worker_lost"
     settled = [{"address": KIM, "status": "failed", "reply": "", "reason": ""}]
     assert tried(pretend(submitted(), recipients=settled)).cause == "no_recipients"
     cancelled, doubtful = submitted(), pretend(submitted(), status="in_doubt")
@@ -144,9 +143,9 @@ def test_an_end_without_an_attempt_has_a_cause(settings: Any) -> None:
 
 
 def test_a_lost_worker_is_the_cause_of_its_doubt() -> None:
-    delivery = pretend(submitted(), status="sending", lease_until=ago(1))
-    assert transitions.lease_ran_out(delivery)
-    assert (delivery.cause, DeliveryAttempt.objects.get().cause) == ("worker_lost", "worker_lost")
+    delivery = submitted()
+    claims.lose(claims.claimed(delivery))
+    assert (Delivery.objects.get().cause, DeliveryAttempt.objects.get().cause) == ("worker_lost", "worker_lost")
 
 
 def test_any_cause_fits_into_the_rows(smtp_server: Serve) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from django.db import OperationalError, connection, connections, transaction
 
+from config.local.processes import wait_until
 from config.local.smtp_server import Fault, SMTPServer
 from email_integration.delivery import manual
 from email_integration.ledger import batches
@@ -193,6 +194,66 @@ def test_a_batch_that_is_locked_is_waited_for(server: SMTPServer, folder: Path, 
     holder.join(60)
     require_settled()
     assert standing(one) == ["accepted"]
+
+
+#: The row of a batch waits in the database for a lock, before or after it is there.
+TRIGGER = """
+CREATE FUNCTION held() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN IF NEW.owner <> '' THEN PERFORM pg_advisory_xact_lock(20); END IF; RETURN NEW; END $$;
+CREATE TRIGGER held {when} INSERT ON {table} FOR EACH ROW EXECUTE FUNCTION held();
+"""
+
+
+@pytest.mark.parametrize("when", ["BEFORE", "AFTER"])
+def test_killed_while_its_claim_is_under_way(server: SMTPServer, folder: Path, when: str) -> None:
+    """A claim is sent to the database, which takes its time · kill -9 · the journal is recovered, and gone · the
+    database comes to the claim of the dead: it fails, or it was waited for and is given back. No lease is waited for.
+    """
+    if connection.vendor != "postgresql":
+        pytest.skip("it takes a lock that PostgreSQL alone has")
+    ids, table = mails(3), DeliveryBatch._meta.db_table
+    locked, go_on = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT pg_advisory_lock(20)")
+            locked.set()
+            assert go_on.wait(60)
+        connections.close_all()
+
+    def waiting() -> int:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted")
+            return int(cursor.fetchone()[0])
+
+    with connection.cursor() as cursor:
+        cursor.execute(TRIGGER.format(when=when, table=table))
+    holder = threading.Thread(target=hold)
+    holder.start()
+    try:
+        assert locked.wait(60)
+        child = Child(send)
+        wait_until(waiting, what="the claim")
+        child.kill()
+        assert not Delivery.objects.exclude(batch="").exists()
+        if when == "AFTER":  # recovery waits for it
+            threading.Timer(0.3, go_on.set).start()
+        recover()
+        assert list(folder.iterdir()) == []
+        go_on.set()
+        holder.join(60)
+        wait_until(lambda: not waiting(), what="the end of the claim")
+    finally:
+        go_on.set()
+        with connection.cursor() as cursor:  # it waits for the claim
+            cursor.execute(f"DROP TRIGGER held ON {table}; DROP FUNCTION held()")
+    require_settled()
+    assert standing(*ids) == ["queued"] * 3
+    send()
+    assert standing(*ids) == ["accepted"] * 3
+    assert len(server.messages) == 3
+    recover_by_lease()
+    assert not DeliveryBatch.objects.exists()
 
 
 # -- what cannot be read, or is another's ---------------------------------------------------------------------------
@@ -465,6 +526,32 @@ def test_mails_that_die_beside_the_one_that_kills_are_not_put_aside(
         recover()
     assert standing(poison) == ["quarantined"]
     assert standing(*good) == ["accepted"] * 3
+
+
+def test_a_suspect_is_alone_in_its_process(server: SMTPServer, settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two that were given back twice come with six others, in three sessions · none is begun beside either of them."""
+    of(settings, SESSIONS=3)
+    monkeypatch.setattr(dispatcher._Pace, "claims", lambda self, sessions: 1)
+    ids = mails(8)
+    suspects = {ids[2], ids[5]}
+    Delivery.objects.filter(pk__in=suspects).update(returned=2)
+    lock, in_hand, beside = threading.Lock(), set(), []
+
+    def hook(name: str, *given: str) -> None:
+        if name == "in hand":
+            with lock:
+                in_hand.update(given)
+                beside.extend(pk for pk in in_hand - {*given} if suspects & (in_hand | {*given}))
+            if suspects & {*given}:
+                time.sleep(0.1)  # in which another would be begun
+        elif name == "answer noted":
+            with lock:
+                in_hand.difference_update(given)
+
+    with hooked(hook):
+        send()
+    assert standing(*ids) == ["accepted"] * 8
+    assert beside == []
 
 
 def test_waiting_for_a_reply_never_counts(server: SMTPServer) -> None:

@@ -11,7 +11,6 @@ import pytest
 from django.core.cache import caches
 from django.db import connection
 from django.db.migrations.recorder import MigrationRecorder
-from django.utils import timezone
 
 from config.local.processes import wait_until
 from config.local.smtp_server import SMTPServer
@@ -21,6 +20,7 @@ from email_integration.models import Delivery, SendingPause
 from email_integration.queue import sweeper
 from email_integration.queue.submission import submit
 from email_integration.queue.sweeper import sweep
+from tests.deliveries import ago
 from tests.mail_settings import name_server
 from tests.stack import Stack
 
@@ -160,7 +160,7 @@ def test_overdue_mail_shows_that_nothing_sweeps(settings: Any) -> None:
 
     settings.CACHES = {"default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}}
     delivery = submit(EmailMessage("s", "b", "a@example.com", ["b@example.com"]))
-    Delivery.objects.filter(pk=delivery.pk).update(ring_after=timezone.now() - timezone.timedelta(minutes=5))
+    Delivery.objects.filter(pk=delivery.pk).update(next_at=ago(300))
 
     assert line(validate()[1], "1 delivery has been due").startswith("✗")
 

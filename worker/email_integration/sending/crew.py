@@ -160,11 +160,17 @@ class Crew(Others):
         for thread in self._threads:
             thread.join()
 
-    def take_on(self, batch: Batch, route: Route) -> None:
-        """Have the deliveries of a batch tried by ``route``, in their order."""
+    def take_on(self, batch: Batch, route: Route, *, journal: Journal | None) -> None:
+        """Have the deliveries of a batch tried by ``route``, in their order.
+
+        ``journal`` is what it was claimed with. If that has failed since, they are given back: after a death none of
+        them would be in doubt.
+        """
         works = [Work(delivery=one, batch=batch, place=at, route=route) for at, one in enumerate(batch.deliveries)]
         with self._changed:
             self._todo.extend(works)
+            if self._journal is not journal:
+                self._give_back(batch)
             wanted = min(self._sessions, self._in_hand + len(self._todo))
             self._changed.notify_all()
         while len(self._threads) < wanted:
@@ -175,9 +181,9 @@ class Crew(Others):
             thread.start()
 
     @property
-    def has_journal(self) -> bool:
-        """Whether what is in hand is noted in a journal."""
-        return self._journal is not None
+    def journal(self) -> Journal | None:
+        """The journal in which is noted what is in hand, if there is one."""
+        return self._journal
 
     @property
     def is_idle(self) -> bool:

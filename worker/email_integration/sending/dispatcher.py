@@ -7,11 +7,12 @@ worker have their turn and urgent mail waits behind no more than a batch.
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from django.db import DatabaseError, InterfaceError, connections
 
@@ -27,7 +28,7 @@ from email_integration.smtp import Relay
 from . import own_journal, points, recovery
 from .crew import Crew, Done, Work, try_one
 from .in_hand import Others
-from .journal import JournalUnavailable
+from .journal import Journal, JournalUnavailable, Slot
 from .recording import record, wake_others
 from .sessions import Replaced
 
@@ -137,7 +138,8 @@ class _Dispatcher:
     def _claim(self, crew: Crew) -> bool:
         """Claim a batch for the crew; False when nothing is due. A failing database ends the stay."""
         try:
-            batch, route = claim(self._queue, with_journal=crew.has_journal)
+            journal = crew.journal
+            batch, route = claim(self._queue, journal=journal)
         except (DatabaseError, InterfaceError) as error:
             logger.error(
                 "The database failed at a claim (%s); the sweep wakes %r again.", type(error).__name__, self._queue
@@ -151,7 +153,7 @@ class _Dispatcher:
         self._last_mail = time.monotonic()
         if crew.is_idle:
             _pace.begins()
-        crew.take_on(batch, route)
+        crew.take_on(batch, route, journal=journal)
         if batch.is_full:
             self._stay.join()
         return True
@@ -183,21 +185,38 @@ class _Dispatcher:
         return time.monotonic() - self._last_mail >= STAY and not self._stay.ended(lambda: self._claim(crew))
 
 
-def claim(queue: str, *, with_journal: bool, only: Sequence[str] = ()) -> tuple[Batch | None, Route]:
-    """Claim what is due in a broker queue, and say by which route it goes. Raises ``DatabaseError``."""
+def claim(queue: str, *, journal: Journal | None, only: Sequence[str] = ()) -> tuple[Batch | None, Route]:
+    """Claim what is due in a broker queue, and say by which route it goes. Raises ``DatabaseError``.
+
+    The journal, if there is one, names the batch meanwhile: the claim may be committed after the death of this process.
+    """
     route = routing.active_relay()
     batch = batches.claim(
         queue,
         wakeups.lanes_of(queue),
         limit=_pace.claims(conf.get("SESSIONS")),
-        owner=own_journal.owner(),
+        owner=own_journal.owner(journal),
         relay=route if isinstance(route, Relay) else None,
-        permitted=None if with_journal else conf.get("IN_DOUBT_WINDOW"),
+        permitted=None if journal else conf.get("IN_DOUBT_WINDOW"),
         only=only,
+        noted=functools.partial(_noted, journal),
     )
     if batch is not None:
         points.reached("claimed", *(one.pk for one in batch.deliveries))
     return batch, route
+
+
+@contextlib.contextmanager
+def _noted(journal: Journal | None, batch_id: str) -> Iterator[None]:
+    slot: Slot | None = None
+    with contextlib.suppress(JournalUnavailable):  # as is found, and seen to, with the first mail
+        slot = journal.take("", 0, batch_id) if journal else None
+    try:
+        yield
+    finally:
+        if slot is not None:
+            with contextlib.suppress(JournalUnavailable):
+                slot.free()
 
 
 def settle(batch: Batch, done: Sequence[Done]) -> batches.Recorded:
@@ -233,7 +252,7 @@ def send_inline(queue: str, *, only: Sequence[str] = ()) -> list[Delivery]:
     """
     tried: dict[str, Delivery] = {}
     for _ in range(_MOST_INLINE):
-        batch, route = claim(queue, with_journal=False, only=only)
+        batch, route = claim(queue, journal=None, only=only)
         if batch is None:
             break
         for place, delivery in enumerate(batch.deliveries):

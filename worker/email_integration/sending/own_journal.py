@@ -46,9 +46,13 @@ def _forget() -> None:
 after_fork_in_child(_forget)
 
 
-def owner() -> str:
-    """What this process is called as the owner of batches, and in the header of its journal: host, number, chance."""
-    return _own.owner
+def owner(journal: Journal | None) -> str:
+    """What this process is called as the owner of a batch that it claims with this journal: host, number, chance.
+
+    One for each of its journals, and another for what is claimed without: the journal that is found after its death
+    says nothing of what was not noted in it.
+    """
+    return _own.owner if journal is None else journal.owner
 
 
 def folder() -> Path:
@@ -74,7 +78,8 @@ def opened() -> Journal | None:
         if own.failed_at is not None and time.monotonic() - own.failed_at < _AGAIN_AFTER:
             return None
         try:
-            own.journal = Journal.open(folder(), installation=installation.identity(), owner=own.owner)
+            name = f"{own.owner}:{secrets.token_hex(4)}"
+            own.journal = Journal.open(folder(), installation=installation.identity(), owner=name)
         except JournalUnavailable as error:
             logger.warning("There is no journal (%s): fewer mails are sent at a time; see JOURNAL_DIR.", error)
             own.failed_at, own.journal = time.monotonic(), None

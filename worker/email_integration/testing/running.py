@@ -10,16 +10,20 @@ from django.db import transaction
 from django.test import TestCase
 
 from email_integration.django_internals import waiting_for_commit
-from email_integration.ledger import clock, task_queue, transitions
+from email_integration.ledger import clock, continuation, task_queue, transitions
 from email_integration.ledger.queues import key_of
 from email_integration.ledger.rows import database
 from email_integration.models import DatabaseTime, Delivery
+from email_integration.queue import continuing
 from email_integration.routing import gate
 from email_integration.sending import recording
 from email_integration.sending.dispatcher import send_inline
 from email_integration.tasks import send_email
 
 from .relay import FakeRelay, any_relay
+
+#: Mails that have ended and that something follows, taken at a time.
+_AT_ONCE = 50
 
 
 def run_deliveries(*, due_only: bool = True) -> list[Delivery]:
@@ -33,7 +37,7 @@ def run_deliveries(*, due_only: bool = True) -> list[Delivery]:
     tried: list[str] = []
     # Nothing is woken: what is submitted meanwhile is found in the database, and returned like the rest.
     with any_relay(), _eager(), mock.patch.object(task_queue, "notify_on_commit", _notify_nobody):
-        while found := _due(tried, due_only=due_only):
+        while (found := _due(tried, due_only=due_only)) or _follow(tried):
             for delivery in found:
                 tried.append(delivery.pk)
                 with _committed():
@@ -52,6 +56,16 @@ def eager_mail() -> Iterator[FakeRelay]:
     """
     with any_relay() as relay, _eager(), mock.patch.object(task_queue, "notify_on_commit", _notify_now):
         yield relay
+
+
+def _follow(tried: list[str]) -> bool:
+    """Publish what follows mail that has ended without an attempt; False when there is none."""
+    ended = continuation.take_due(_AT_ONCE)
+    for delivery in ended:
+        tried.append(delivery.pk)
+        with _committed():
+            continuing.publish(delivery)
+    return bool(ended)
 
 
 def _notify_now(*deliveries: Delivery, using: str) -> None:

@@ -67,6 +67,11 @@ class Journal:
         raise JournalUnavailable(f"No journal can be made in {folder}: each one is removed at once.")
 
     @property
+    def owner(self) -> str:
+        """Whose it is, as its header says."""
+        return self._header.owner
+
+    @property
     def in_use(self) -> int:
         """How many slots are taken."""
         return self._header.slots - len(self._free)
