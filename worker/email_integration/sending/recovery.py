@@ -1,4 +1,4 @@
-"""What becomes of mail that a process had in hand when it died.
+"""Recover the mail that a process had in hand when it died.
 
 Its journal says so at once, on the same machine. Without it, the end of the lease does.
 """
