@@ -10,7 +10,7 @@ from django.db import transaction
 from django.test import TestCase
 
 from email_integration.django_internals import waiting_for_commit
-from email_integration.ledger import clock, continuation, task_queue, transitions
+from email_integration.ledger import continuation, task_queue, transitions
 from email_integration.ledger.queues import key_of
 from email_integration.ledger.rows import database
 from email_integration.models import DatabaseTime, Delivery
@@ -106,7 +106,6 @@ def _due(tried: list[str], *, due_only: bool) -> list[Delivery]:
     rows = Delivery.objects.using(database()).filter(next_at__isnull=False).exclude(pk__in=tried)
     if not due_only:
         gate.open_all()
-        now = clock.now()
-        rows.filter(status__in=transitions.CLAIMABLE).update(due_at=now, next_at=now)
+        rows.filter(status__in=transitions.CLAIMABLE).update(due_at=DatabaseTime(), next_at=DatabaseTime())
     due = rows.filter(next_at__lte=DatabaseTime())
     return list(due.order_by("created_at", "pk").only("queue", "lane"))
