@@ -9,7 +9,8 @@ import pytest
 from config.local.smtp_server import SMTPServer
 from email_integration.ledger.queues import queue_of
 from email_integration.models import Delivery, DeliveryAttempt, DeliveryBatch
-from email_integration.sending.dispatcher import dispatch, send_inline
+from email_integration.sending.dispatcher import send_inline
+from tests.children import send
 from tests.deliveries import submitted
 from tests.relays import config_for
 
@@ -24,7 +25,7 @@ def test_what_is_due_is_sent(smtp_server: Serve) -> None:
     config_for(server)
     ids = [submitted().pk for _ in range(30)]
 
-    assert dispatch(queue_of("normal")) == {"accepted": 30}
+    assert send() == {"accepted": 30}
 
     assert sorted(Delivery.objects.filter(status="accepted").values_list("pk", flat=True)) == sorted(ids)
     assert (len(server.messages), DeliveryAttempt.objects.count(), DeliveryBatch.objects.count()) == (30, 30, 0)
@@ -37,3 +38,15 @@ def test_inline(smtp_server: Serve) -> None:
     ids = [submitted().pk for _ in range(5)]
     assert [one.pk for one in send_inline(queue_of("normal"))] == ids
     assert len(server.messages) == 5
+
+
+def test_a_server_has_no_more_connections_than_it_may(smtp_server: Serve) -> None:
+    """However many sessions a process may have."""
+    server = smtp_server(security="plain", user=None)
+    config_for(server, max_connections=2)
+    for _ in range(20):
+        submitted()
+
+    assert send() == {"accepted": 20}
+
+    assert len(server.sessions) <= 2

@@ -283,7 +283,10 @@ class Crew(Others):
         if self._in_hand and (self._is_alone or not self._has_session):
             return None
         work = next((work for work in self._todo if work.place < work.batch.permitted), None)
-        return None if self._in_hand and work is not None and _is_suspect(work) else work
+        if work is None or (self._in_hand and _is_suspect(work)):
+            return None
+        most = work.route.max_connections if isinstance(work.route, Relay) else None
+        return None if most is not None and self._in_hand >= most else work
 
     def _try(self, work: Work, journal: Journal | None) -> Done:
         try:

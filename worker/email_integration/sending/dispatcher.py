@@ -137,14 +137,22 @@ class _Dispatcher:
 
     def _claim(self, crew: Crew) -> bool:
         """Claim a batch for the crew; False when nothing is due. A failing database ends the stay."""
+        journal, connection = crew.journal, connections[rows.database()]
+        was_open = connection.connection is not None
         try:
-            journal = crew.journal
-            batch, route = claim(self._queue, journal=journal)
+            try:
+                batch, route = claim(self._queue, journal=journal)
+            except (DatabaseError, InterfaceError):
+                # One that was kept open and has died meanwhile is found out here, and it is asked over a new one.
+                if not was_open or (connection.connection is not None and connection.is_usable()):
+                    raise
+                connection.close()
+                batch, route = claim(self._queue, journal=journal)
         except (DatabaseError, InterfaceError) as error:
             logger.error(
                 "The database failed at a claim (%s); the sweep wakes %r again.", type(error).__name__, self._queue
             )
-            connections[rows.database()].close_if_unusable_or_obsolete()
+            connection.close_if_unusable_or_obsolete()
             self._failed = True
             self._stay.failed()
             return False
