@@ -53,14 +53,6 @@ def server(smtp_server: Serve) -> SMTPServer:
     return server
 
 
-@pytest.fixture
-def other(smtp_server: Serve) -> SMTPServer:
-    """The server that another configuration names."""
-    server = smtp_server(security="plain", user=None)
-    config_for(server, name="Other", is_active=False, from_email="other@example.com")
-    return server
-
-
 def outcomes(delivery_id: str) -> list[str]:
     attempts = DeliveryAttempt.objects.filter(delivery=delivery_id)
     return list(attempts.order_by("number").values_list("outcome", flat=True))
