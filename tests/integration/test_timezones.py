@@ -14,7 +14,7 @@ from config.local.smtp_server import SMTPServer
 from email_integration import submit_many, timezones
 from email_integration.alerts import channels
 from email_integration.exceptions import InvalidMail
-from email_integration.ledger import events
+from email_integration.ledger import clock, events
 from email_integration.models import Alert, Delivery, Status
 from email_integration.tasks import send_email
 from email_integration.templatetags.email_integration import with_offset
@@ -34,9 +34,11 @@ def naive(settings: Any, request: pytest.FixtureRequest) -> Iterator[None]:
     use_tz, zone = settings.USE_TZ, settings.TIME_ZONE
     settings.USE_TZ, settings.TIME_ZONE = False, request.param
     connection.close()  # PostgreSQL's driver is told of USE_TZ when it connects
+    clock.forget()
     yield
     settings.USE_TZ, settings.TIME_ZONE = use_tz, zone
     connection.close()
+    clock.forget()
 
 
 def sent(**options: Any) -> Delivery:

@@ -162,9 +162,9 @@ def _wake_if_mended(delivery: Delivery, route: routing.Route | None, *, waits_at
     if isinstance(now, routing.Nowhere):
         return
     # What the relay is to blame for with this mail alone has closed no gate: that one is open proves nothing.
-    # Nor does it in a caller's transaction, where gates move after the commit.
-    waits_at_gate = waits_at_gate and not gate.in_transaction()
-    is_open = waits_at_gate and isinstance(route, Relay) and not gate.is_closed(route)
+    # Amid a caller's transaction gates are moved when that is committed.
+    knows = waits_at_gate and not gate.in_transaction()
+    is_open = knows and isinstance(route, Relay) and not gate.is_closed(route)
     if now != route or is_open:
         retry_now.wake(delivery.pk)
 
