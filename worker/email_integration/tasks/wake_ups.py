@@ -29,8 +29,8 @@ from .publishing import Publisher, hear_what_is_refused
 
 logger = logging.getLogger(__name__)
 
-#: Seconds for which a wake-up or a sweep is of use, which bounds what piles up while no worker runs. Celery compares the
-#: clocks of two hosts for it, and those may be ten minutes apart.
+#: Seconds for which a wake-up or a sweep is of use, which bounds what piles up while no worker runs. Celery compares
+#: the clocks of two hosts for it, and those may be ten minutes apart.
 _EXPIRES = 660
 
 
