@@ -123,7 +123,7 @@ GOALS = (
     ),
     _rate("far_bulk", 4, known.CELERY_EMAIL_10, "django-celery-email in tens, on as many sessions"),
     _most("configuration", "CPU of a check, of the CPU of a mail", "share", 5, "{:.1f} %"),
-    _most("configuration", "checks a mail in bulk: one a group", "checks in bulk", 0.1, "{:.3f}"),
+    _most("configuration", "checks a mail in bulk", "checks in bulk", 0.1, "{:.3f}"),
     _most("configuration", "queries per TTL and process", "queries per TTL", 1, "{:.2f}"),
     _most("switch", "attempts begun with the old server after Save had returned", "stale", 0, "{:.0f}"),
     _most("switch", "the first attempt with the new server, after Save had returned", "first new", 50, "{:.0f} ms"),

@@ -36,7 +36,7 @@ def _with(contender: Contender, suffix: str = "", label: str = "", **env: str) -
 
 
 #: With their times so short that all of them can come to an end within the patience.
-_SHORT = {"REPLY_TIMEOUT": "10", "LEASE": "15", "RING_AFTER": "5"}
+_SHORT = {"REPLY_TIMEOUT": "10", "LEASE": "15"}
 _SOON = {"BENCH_VISIBILITY": "20"}
 _CONTENDERS = (
     _with(known.OURS, **_SHORT),

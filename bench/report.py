@@ -42,7 +42,7 @@ count neither Message-IDs nor round trips and offers neither STARTTLS nor CHUNKI
 Postfix's load generator smtp-source, which shares the machine with it, and with smtp-sink in a line of its own.
 
 The peers have the broker options that Celery gives them. Ours has kombu's `ack_emulation` off, which nobody else can
-afford: a message lost with its worker is a ring to us, and their mail.
+afford: a message lost with its worker is a wake-up to us, and their mail.
 """
 
 _TRIED = "What was tried beyond what is built, and why it was left, is in [decisions](decisions.md#celery)."

@@ -103,7 +103,7 @@ def configuration(bench: Bench) -> Result:
         ],
         figures=figures,
         limits="a check is a GET of the shared cache; what was read is relied on for a tenth of a second, so that slow "
-        "groups have more checks a mail",
+        "servers have more checks a mail",
         data={**each, "checks": checks, "queries": asked, "seconds": seconds},
     )
 

@@ -278,7 +278,7 @@ BULK = Throughput(
     title="Personal mails in bulk, loopback, plain",
     words="Very many mails, each for one recipient, handed over a thousand at a time: ours to `submit_many()`, to the "
     "others as they offer it. Ours are recorded in their deliveries, not as Celery's results.",
-    contenders=(OURS, known.OURS_TENS, known.CELERY_EMAIL_10, known.CELERY_EMAIL_100, known.POST_OFFICE),
+    contenders=(OURS, known.CELERY_EMAIL_10, known.CELERY_EMAIL_100, known.POST_OFFICE),
     few=(OURS, known.CELERY_EMAIL_10, known.CELERY_EMAIL_100, known.POST_OFFICE),
     mails=(400, 10_000),
     together=1000,

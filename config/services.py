@@ -73,7 +73,7 @@ REDIS_OPTIONS: dict[str, Any] = {
     "socket_timeout": 2,
     "socket_keepalive": True,
     "health_check_interval": 10,
-    # A ring is forgotten once it is fetched: the sweep rings again for what a killed worker had in its hands, long
+    # A wake-up is forgotten once it is fetched: the sweep wakes another worker for what a killed one was to send, long
     # before the broker would. Two transactions fewer for each message.
     "ack_emulation": False,
 }

@@ -101,7 +101,11 @@ def submitted(*to: str, kept: str = "", prepared: bool = False, **how: Any) -> D
 
 
 def pretend(delivery: Delivery, **changes: Any) -> Delivery:
-    """Change the row behind everybody's back, and give it as it is then."""
+    """Change the row behind everybody's back, and give it as it is then; when it may be claimed goes by its times."""
+    before = Delivery.objects.get(pk=delivery.pk)
+    if {"due_at", "expires_at"} & changes.keys() and before.next_at is not None:
+        times = (changes.get("due_at", before.due_at), changes.get("expires_at", before.expires_at))
+        changes = {"next_at": min(times), **changes}
     Delivery.objects.filter(pk=delivery.pk).update(**changes)
     return Delivery.objects.get(pk=delivery.pk)
 

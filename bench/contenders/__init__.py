@@ -46,11 +46,6 @@ OURS = Contender(
     outcomes="SELECT count(*) FROM email_integration_delivery WHERE finished_at > {since}",
 )
 
-#: The same, with as many mails in doubt after a crash as are claimed in one commit.
-OURS_TENS = dataclasses.replace(
-    OURS, name="ours_tens", label="this project, GROUP_COMMIT=10", env={**OURS.env, "GROUP_COMMIT": "10"}
-)
-
 _RESULTS = "SELECT count(*) FROM django_celery_results_taskresult WHERE date_done > {since}"
 
 

@@ -6,12 +6,11 @@ import sys
 
 import django
 
-from tests.deliveries import attempt
-
 
 def main() -> None:
     """Attempt each delivery once, in order, and say so."""
     django.setup()
+    from tests.deliveries import attempt  # models, which the setup makes
 
     for line in sys.stdin:
         attempt(line.strip())

@@ -82,7 +82,7 @@ def test_a_new_project_sends_its_first_mail(
     running = project.start_worker(python=_STRICT)
 
     assert project.send("first")["result"]["status"] == "accepted"
-    # Beat's entry came along: nobody else rings for a mail that is due later.
+    # Beat's entry came along: nothing else wakes a worker for a mail that is due later.
     assert project.send("later", countdown=0.5)["result"]["status"] == "accepted"
     assert "Sending due task email_integration" in running.read_log()
     valkey.freeze()

@@ -23,7 +23,7 @@ from tests.token_endpoint import CLIENT, REFRESH, SCOPE, SECRET, TokenEndpoint
 MAILS = 80
 
 #: In the environment's spelling.
-LOGS_IN_OFTEN = {**PATIENT, "SESSION_MAX_TRANSACTIONS": "2", "GROUP_SIZE": "1"}
+LOGS_IN_OFTEN = {**PATIENT, "SESSION_MAX_TRANSACTIONS": "2"}
 
 #: All that is secret here begins so, in the clear and in what is said to the server.
 FORMS = ("zY7~", base64.b64encode(b"zY7~access-token").decode()[:20])
@@ -44,7 +44,7 @@ def test_many_processes_share_one_token_and_its_secrets_are_nowhere(
         wait_until(lambda: len(server.messages) > MAILS / 3, what="the first third")
         assert len(endpoint.requests) == 1
         endpoint.revoke()
-        wait_until(lambda: not _unfinished(), what="the rest")
+        wait_until(lambda: not _waits(), what="the rest")
         assert once_each(server)
         assert server.failed_auths > 0
         assert len(endpoint.requests) == 2
@@ -54,7 +54,7 @@ def test_many_processes_share_one_token_and_its_secrets_are_nowhere(
         config.oauth_private_key = pem(key()) + pem_of(endpoint.certificate)
         config.save()
         send_email.delay("signed for", "B", to=["kim@example.com"])
-        wait_until(lambda: not _unfinished(), what="one more")
+        wait_until(lambda: not _waits(), what="one more")
         assert "client_assertion" in endpoint.requests[-1]
         logs = running.logs()
     client = Client()
@@ -81,14 +81,14 @@ def test_a_token_that_ends_while_its_endpoint_is_down_costs_time_and_no_mail(
         server = smtp_server(check_token=endpoint.is_good)
         configure(server, endpoint)
         server.inject(Fault(verb="DOT", delay=0.2))
-        stack(concurrency=2, env=LOGS_IN_OFTEN)
+        stack(concurrency=2, env={**LOGS_IN_OFTEN, "SESSIONS": "1"})
         submit()
         wait_until(lambda: len(endpoint.requests) > 1, what="the second token")
         endpoint.instead = lambda: (503, {"Content-Type": "text/html"}, b"<p>Down")
         wait_until(lambda: Delivery.objects.filter(status="deferred").exists(), what="mail that waits")
         assert OAuthToken.objects.exclude(error="").exists()
         endpoint.instead = None
-        wait_until(lambda: not _unfinished(), what="the rest")
+        wait_until(lambda: not _waits(), what="the rest")
         assert once_each(server)
         assert server.failed_auths == 0
 
@@ -120,5 +120,5 @@ def once_each(server: SMTPServer) -> bool:
     return Counter(message.subject for message in server.messages) == Counter(map(str, range(MAILS)))
 
 
-def _unfinished() -> bool:
+def _waits() -> bool:
     return Delivery.objects.exclude(status="accepted").exists()

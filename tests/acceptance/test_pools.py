@@ -10,15 +10,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from django.db import connection
+from django.db import connection, transaction
 
 from config.local.processes import LOOPBACK, PATIENCE, Process, wait_until
-from config.local.smtp_server import SMTPServer
+from config.local.smtp_server import Fault, SMTPServer
+from email_integration import conf
 from email_integration.models import Delivery
 from email_integration.tasks import send_email
 from tests import services
-from tests.acceptance.conftest import Activate
-from tests.stack import ROOT, Stack
+from tests.acceptance.conftest import Activate, environment
+from tests.stack import PATIENT, ROOT, Stack
 
 MAILS = 60
 
@@ -53,6 +54,25 @@ def test_a_supported_pool_sends_everything_once(
     expected = ("superuser privileges", f"raddr=('{LOOPBACK}', {services.valkey.port})")
     lines = [line for line in running.worker.read_log().splitlines() if "Error" in line or "Warning: " in line]
     assert [line for line in lines if not any(words in line for words in expected)] == []
+
+
+def test_processes_that_end_after_each_task_send_everything_once(
+    stack: Callable[..., Stack], smtp_server: Callable[..., SMTPServer], activate: Activate, tmp_path: Path
+) -> None:
+    """``max_tasks_per_child``: a dispatcher hands over after a slice, whatever is left, and its process is replaced."""
+    server = smtp_server(security="plain", user=None, faults=[Fault(verb="DOT", delay=0.2)])
+    activate(server)
+    stack(beat=False, env={**PATIENT, **environment(tmp_path / "notes"), "ACCEPTANCE_MAX_TASKS": "1"})
+    mails = 2 * MAILS
+    with transaction.atomic():
+        for number in range(mails):
+            send_email.delay(f"Mail {number}", "Text", to=["kim@example.com"], in_doubt="hold")
+    wait_until(lambda: Delivery.objects.filter(status="accepted").count() == mails, what="all accepted")
+    assert Counter(message.subject for message in server.messages) == {f"Mail {number}": 1 for number in range(mails)}
+    assert len(server.sessions) > 2 * conf.get("SESSIONS")
+    ended = [session for session in server.sessions if not session.is_open]
+    assert ended
+    assert {session.verbs[-1] for session in ended} == {"QUIT"}
 
 
 def run_worker(*options: str, **env: str) -> subprocess.CompletedProcess[str]:

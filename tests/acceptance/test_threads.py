@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
 from collections import Counter
 from collections.abc import Callable
@@ -39,8 +38,8 @@ def server(smtp_server: Callable[..., SMTPServer], activate: Activate, open_sess
     return server
 
 
-def submit(*, together: bool = True) -> list[str]:
-    with transaction.atomic() if together else contextlib.nullcontext():
+def submit() -> list[str]:
+    with transaction.atomic():
         return [
             send_email.delay(f"Mail {number}", "Text", to=["kim@example.com"], in_doubt="hold").id
             for number in range(MAILS)
@@ -58,7 +57,7 @@ def arrived_once(server: SMTPServer) -> bool:
 def test_threads_share_sessions_and_never_open_too_many(
     stack: Callable[..., Stack], server: SMTPServer, open_sessions: list[int]
 ) -> None:
-    env = {**PATIENT, "SESSION_POOL_SIZE": "3", "PYTHONWARNINGS": "always"}
+    env = {**PATIENT, "SESSIONS": "3", "PYTHONWARNINGS": "always"}
     running = stack(pool="threads", concurrency=THREADS, env=env)
     submit()
     wait_until(all_are_accepted, what="all accepted")
@@ -73,18 +72,18 @@ def test_threads_share_sessions_and_never_open_too_many(
 
 
 def test_a_worker_of_threads_that_is_terminated_loses_nothing(stack: Callable[..., Stack], server: SMTPServer) -> None:
-    """What is under way is finished, and what was fetched is given back."""
+    """What is claimed is finished, and the rest is left to the next worker."""
     server.clear_faults()
     server.inject(Fault(verb="DOT", delay=0.2))  # that some are left, however late the signal is heard
-    running = stack(pool="threads", concurrency=THREADS, env={**PATIENT, "RING_AFTER": "2"})
-    submit(together=False)  # a group would be finished
+    running = stack(pool="threads", concurrency=THREADS, env=PATIENT)
+    submit()
     wait_until(lambda: len(server.messages) >= 20, what="the first mails")
     running.worker.end(seconds=20)
     assert running.worker.returncode == 0
     left = MAILS - len(server.messages)
     assert left
     assert Delivery.objects.filter(status="accepted").count() == MAILS - left
-    assert not Delivery.objects.filter(status="sending").exists()
+    assert not Delivery.objects.exclude(batch="").exists()
     server.clear_faults()
     running.start_worker()
     wait_until(all_are_accepted, what="all accepted")

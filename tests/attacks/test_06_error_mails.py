@@ -34,12 +34,13 @@ from config.local.smtp_server import SMTPServer
 from email_integration import aio, references, routing
 from email_integration.backends.direct import EmailBackend
 from email_integration.exceptions import SecretUnavailable
+from email_integration.ledger.queues import queue_of
 from email_integration.models import SMTPConfig
 from email_integration.models.oauth import Grant
 from email_integration.routing import families
 from email_integration.routing.token_endpoint import Account, fetch, redeem
 from email_integration.smtp import NoToken, Refused, Session
-from email_integration.tasks import deliver_group
+from email_integration.tasks import dispatch
 from tests.deliveries import attempt, submitted
 from tests.deliveries import mail as message
 from tests.integration.admin_site import config, form_of, url
@@ -392,7 +393,7 @@ def test_an_attempt(smtp_server: Callable[..., SMTPServer]) -> None:
     check(reported(lambda: attempt(SERVERS["delivery"])), before=begin, least=5)
 
 
-def test_a_group(smtp_server: Callable[..., SMTPServer]) -> None:
+def test_a_dispatcher(smtp_server: Callable[..., SMTPServer]) -> None:
     SERVERS["smtp"] = smtp_server(user="user", password=planted("password"))
     SERVERS["body"] = planted("body")
 
@@ -402,7 +403,7 @@ def test_a_group(smtp_server: Callable[..., SMTPServer]) -> None:
         config(host="localhost", port=SERVERS["smtp"].port, password=_GIVEN["password"], is_active=True)
         SERVERS["deliveries"] = [submitted("lee@example.com", body=SERVERS["body"]).pk for _ in range(2)]
 
-    check(reported(lambda: deliver_group.apply(args=[SERVERS["deliveries"]], throw=True)), before=begin, least=3)
+    check(reported(lambda: dispatch.apply(args=[queue_of("normal")], throw=True)), before=begin, least=3)
 
 
 def test_mail_sent_at_once(smtp_server: Callable[..., SMTPServer]) -> None:

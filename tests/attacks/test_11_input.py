@@ -24,7 +24,6 @@ from django.core.mail import EmailMessage, EmailMultiAlternatives
 from django.core.management import CommandError, call_command
 from django.db import OperationalError
 from django.utils.functional import lazy
-from email_integration.sending.dispatch import Letter, Mail
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -36,6 +35,7 @@ from email_integration.exceptions import InvalidMail
 from email_integration.message import content
 from email_integration.models import Delivery
 from email_integration.queue.submission import submit
+from email_integration.sending.relaying import Letter, Mail
 from email_integration.smtp import Relay
 from email_integration.tasks import send_email
 from email_integration.tasks.bulk import submit_many

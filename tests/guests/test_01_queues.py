@@ -20,7 +20,7 @@ Host = Callable[..., HostProject]
 Serve = Callable[..., SMTPServer]
 
 #: Its sweeps come soon.
-SOON = 'EMAIL_INTEGRATION |= {"SWEEP_INTERVAL": 1.0, "RING_AFTER": 1.0}'
+SOON = 'EMAIL_INTEGRATION |= {"SWEEP_INTERVAL": 1.0}'
 
 STRICT = f"""
 from kombu import Queue

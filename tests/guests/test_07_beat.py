@@ -18,7 +18,7 @@ pytestmark = pytest.mark.extra
 SETTINGS = """
 INSTALLED_APPS += ["django_celery_beat"]
 CELERY_BEAT_SCHEDULER = "django_celery_beat.schedulers:DatabaseScheduler"
-EMAIL_INTEGRATION |= {"SWEEP_INTERVAL": 0.5, "ALERT_INTERVAL": 1.5, "RING_AFTER": 1.0}
+EMAIL_INTEGRATION |= {"SWEEP_INTERVAL": 0.5, "ALERT_INTERVAL": 1.5}
 """
 
 ENTRIES = """

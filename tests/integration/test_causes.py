@@ -12,10 +12,11 @@ from cryptography.fernet import Fernet
 from config.local.smtp_server import Fault, SMTPServer
 from email_integration import signals
 from email_integration.delivery import cancel, discard
-from email_integration.ledger import sql, transitions
+from email_integration.ledger import sql
 from email_integration.models import Delivery, DeliveryAttempt, RelayGate, SendingPause
 from email_integration.outcomes.causes import Cause
 from email_integration.sending import sandbox
+from tests.claims import claimed, lose
 from tests.deliveries import ago, attempt, pretend, submitted
 from tests.relays import config_for, relay_to, wait_longest
 from tests.scripted import ScriptedServer
@@ -66,7 +67,7 @@ def test_an_accepted_mail_has_no_cause_any_more(smtp_server: Serve) -> None:
     config_for(smtp_server(faults=[Fault(verb="RCPT", reply="450 4.2.0 Later", times=1)]))
     delivery = tried(submitted())
     assert delivery.cause == "busy"
-    delivery = tried(pretend(delivery, due_at=ago(0)))
+    delivery = tried(pretend(delivery, due_at=ago(1)))
     assert (delivery.status, delivery.cause) == ("accepted", "")
     assert list(delivery.attempt_log.values_list("cause", flat=True)) == ["busy", ""]
 
@@ -144,8 +145,8 @@ def test_an_end_without_an_attempt_has_a_cause(settings: Any) -> None:
 
 
 def test_a_lost_worker_is_the_cause_of_its_doubt() -> None:
-    delivery = pretend(submitted(), status="sending", lease_until=ago(1))
-    assert transitions.lease_ran_out(delivery)
+    delivery = submitted()
+    lose(claimed(delivery))
     assert (delivery.cause, DeliveryAttempt.objects.get().cause) == ("worker_lost", "worker_lost")
 
 
@@ -156,7 +157,7 @@ def test_any_cause_fits_into_the_rows(smtp_server: Serve) -> None:
     for cause in Cause:
         pretend(delivery, cause=cause, recipients=[{"address": KIM, "status": "failed", "cause": cause}])
         RelayGate.objects.update_or_create(
-            key="k", defaults={"smtp_config": here.name, "cause": cause, "probe_at": ago(0), "reason": cause.words}
+            key="k", defaults={"smtp_config": here.name, "cause": cause, "probe_at": ago(1), "reason": cause.words}
         )
         stored = Delivery.objects.get(pk=delivery.pk)
         assert json.dumps([stored.cause, stored.recipients[0]["cause"]]) == json.dumps([cause.value] * 2)

@@ -24,7 +24,7 @@ from email_integration import conf
 from email_integration.exceptions import ContentUnavailable
 from email_integration.message import content, encryption
 from email_integration.models import Delivery
-from tests.deliveries import RecordingDoorbell, ago, attempt, pretend, submitted
+from tests.deliveries import RecordingTaskQueue, ago, attempt, pretend, submitted
 from tests.relays import config_for
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -46,7 +46,7 @@ def keys(settings: Any) -> Keys:
 
 
 @pytest.fixture(autouse=True)
-def folder(bell: RecordingDoorbell, keys: Keys, settings: Any, tmp_path: Path) -> Path:
+def folder(bell: RecordingTaskQueue, keys: Keys, settings: Any, tmp_path: Path) -> Path:
     """A storage of the test's own, as ``config.settings`` has it."""
     use(settings, "django.core.files.storage.FileSystemStorage", tmp_path / "payloads")
     keys(RETRY_FIRST=60.0, RETRY_MAX=600.0)
@@ -68,7 +68,7 @@ def reread(delivery: Delivery) -> Delivery:
 
 def tried(delivery: Delivery) -> Delivery:
     """Attempt it though it is not due, and give the row as it is then."""
-    pretend(delivery, due_at=ago(0))
+    pretend(delivery, due_at=ago(1))
     attempt(delivery.pk)
     return reread(delivery)
 

@@ -11,7 +11,8 @@ from django.core.management import CommandError, call_command
 from django.utils import timezone, translation
 
 from email_integration.models import Delivery, DeliveryAttempt, Status
-from tests.deliveries import RecordingDoorbell, pretend, submitted
+from tests.claims import claimed
+from tests.deliveries import RecordingTaskQueue, pretend, submitted
 
 pytestmark = pytest.mark.django_db
 
@@ -19,7 +20,7 @@ KIM = "kim@example.com"
 
 
 @pytest.fixture(autouse=True)
-def _bell(bell: RecordingDoorbell) -> None:
+def _bell(bell: RecordingTaskQueue) -> None:
     pass
 
 
@@ -50,12 +51,13 @@ def test_each_decision_says_that_it_was_carried_out(what: str, before: Status, s
 
 def test_each_id_has_a_line_and_one_that_could_not_be_done_makes_it_fail() -> None:
     """The others are done all the same; the words are English whatever the project speaks."""
-    finished, held = pretend(submitted(), status=Status.ACCEPTED), pretend(submitted(), status=Status.IN_DOUBT)
+    finished, held = pretend(submitted(), status=Status.ACCEPTED), submitted()
+    claimed(held)
     waiting = submitted()
     gone = pretend(submitted(), has_content=False)
     with translation.override("de"):
         code, said = run("send-now", finished.pk, "unknown", gone.pk, waiting.pk)
-        refused = run("cancel", pretend(held, status=Status.SENDING).pk)
+        refused = run("send-now", held.pk)
     assert code == 1
     assert said.splitlines() == [
         f"✗ {finished.pk}: it is accepted",

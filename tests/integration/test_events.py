@@ -18,7 +18,7 @@ from email_integration.outcomes.causes import Cause
 from email_integration.outcomes.classification import InDoubt
 from email_integration.queue import retry_now
 from email_integration.smtp import Relay
-from tests import claims
+from tests.claims import claimed, record
 from tests.deliveries import RecordingTaskQueue, ago, attempt, pretend, submitted
 from tests.relays import config_for
 
@@ -103,9 +103,9 @@ def test_with_log_addresses_a_line_names_the_recipients(
 
 
 def test_what_is_sent_again_though_in_doubt_is_told_as_that(caplog: pytest.LogCaptureFixture) -> None:
-    batch = claims.claimed(submitted(KIM))
+    batch = claimed(submitted(KIM))
     told(caplog)
-    assert claims.record(batch, InDoubt(cause=Cause.IN_DOUBT, reason="the connection was lost"))
+    assert record(batch, InDoubt(cause=Cause.IN_DOUBT, reason="the connection was lost"))
     [line] = told(caplog)
     assert "in doubt, to be sent again" in line.getMessage()
     assert (line.levelname, line.__dict__["outcome"], line.__dict__["status"]) == ("WARNING", "in_doubt", "deferred")
@@ -133,7 +133,7 @@ def test_the_gate_and_what_waits_for_it_are_told_once(smtp_server: Serve, caplog
     first, second = submitted(KIM), submitted(KIM)
     attempt(first.pk)
     attempt(second.pk)
-    Delivery.objects.update(due_at=ago(1))
+    Delivery.objects.update(due_at=ago(1), next_at=ago(1))
     attempt(second.pk)
     [closed] = [line for line in caplog.records if "is closed" in line.getMessage()]
     assert (closed.levelname, closed.__dict__["configuration"], closed.__dict__["reply_code"]) == (

@@ -12,24 +12,20 @@ from typing import Any
 
 import pytest
 from django.core.cache import caches
-from django.db import OperationalError, connections
+from django.db import connections
 
 from config.local.processes import PATIENCE
 from config.local.smtp_server import Fault, SMTPServer
-from email_integration import conf
+from email_integration import conf, shared_cache
 from email_integration.delivery import erasure, manual
-from email_integration.ledger import batches, claiming, recording
-from email_integration.models import Delivery, DeliveryAttempt, DeliveryBatch, SendingPause, SMTPConfig
+from email_integration.models import Delivery, DeliveryAttempt, SendingPause, SMTPConfig
 from email_integration.routing import resolver, stamp
-from email_integration.sending import dispatcher, in_hand, points
+from email_integration.sending import dispatcher, points
 from tests.children import (
     Child,
     at,
-    die,
-    due_now,
     mails,
     recover,
-    recover_by_lease,
     require_settled,
     send,
     standing,
@@ -80,6 +76,7 @@ def in_a_thread(act: Callable[[], object]) -> None:
             act()
         finally:
             connections.close_all()
+            shared_cache.disconnect()
 
     thread = threading.Thread(target=run)
     thread.start()
@@ -128,12 +125,13 @@ def test_a_generation_whose_read_takes_long_is_not_used(
         monkeypatch.setattr(module, "time", clock)
     monkeypatch.setattr(stamp, "TRUSTED", 0.1)
     monkeypatch.setattr(stamp, "PROMPT", 0.1)
-    is_asked, saved = threading.Event(), []
+    is_asked, saved, asking = threading.Event(), [], []
     read = stamp._ask
 
     def slow() -> str | None:
         answer = read()
-        if is_asked.is_set():
+        # The dispatcher asks as well, in another thread, for its claims.
+        if is_asked.is_set() and threading.current_thread() in asking:
             is_asked.clear()
             known, copy = stamp._last, resolver._copy
             in_a_thread(activate_other)
@@ -144,6 +142,7 @@ def test_a_generation_whose_read_takes_long_is_not_used(
 
     def about_to(name: str, *ids: str) -> None:
         if name == "before MAIL" and not saved:
+            asking.append(threading.current_thread())
             clock.ahead += 1  # what was read last is not relied on
             is_asked.set()
 
@@ -247,199 +246,3 @@ def test_cancelled_while_claimed_by_who_is_killed(server: SMTPServer, point: str
     recover()
     require_settled()
     assert standing(one) == [status]
-
-
-# -- answers that are lost ------------------------------------------------------------------------------------------
-
-
-def test_the_answer_to_the_commit_of_a_claim_is_lost(server: SMTPServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The claim is committed · the connection breaks before it is told · the batch of that id is given back at once,
-    and all is claimed anew.
-    """
-    ids, claim, lost = mails(3), claiming.claim, []
-
-    def losing(*given: Any, using: str, **more: Any) -> claiming.Claimed:
-        claimed = claim(*given, using=using, **more)
-        if not lost:
-            lost.extend(claimed.deliveries)
-            connections[using].close()
-            raise OperationalError("server closed the connection unexpectedly")
-        return claimed
-
-    monkeypatch.setattr(claiming, "claim", losing)
-    send()
-    assert [one.pk for one in lost] == ids
-    require_settled()
-    assert standing(*ids) == ["queued"] * 3
-    send()
-    assert standing(*ids) == ["accepted"] * 3
-    assert len(server.messages) == 3
-
-
-@pytest.mark.parametrize("number", [1, 3])
-def test_the_answer_to_the_commit_of_a_record_is_lost(
-    server: SMTPServer, bell: RecordingTaskQueue, monkeypatch: pytest.MonkeyPatch, number: int
-) -> None:
-    """The record is committed · the connection breaks before that is told · it is recorded again, which changes
-    nothing: one attempt each, and what follows is published once.
-    """
-    ids, make, lost = mails(number), recording._record, []
-    bell.followed.update(ids)
-
-    def losing(*given: Any, **more: Any) -> Any:
-        answer = make(*given, **more)
-        if not lost and any(answer.made):
-            lost.append(answer)
-            connections["default"].close()
-            raise OperationalError("server closed the connection unexpectedly")
-        return answer
-
-    monkeypatch.setattr(recording, "_record", losing)
-    assert send() == {"accepted": number}
-    assert lost
-    assert standing(*ids) == ["accepted"] * number
-    assert [outcomes(pk) for pk in ids] == [["accepted"]] * number
-    assert sorted(bell.continued) == sorted(ids)
-    assert len(server.messages) == number
-    require_settled()
-
-
-def test_killed_after_the_answer_to_the_commit_of_a_record_was_lost(
-    server: SMTPServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The record is committed · the connection breaks before that is told · killed · recovery finds it recorded."""
-    (one,) = mails(1)
-    make = recording._record
-
-    def losing(*given: Any, **more: Any) -> Any:
-        make(*given, **more)
-        die()
-
-    with monkeypatch.context() as patch:
-        patch.setattr(recording, "_record", losing)
-        Child(send).killed()
-    recover()
-    require_settled()
-    assert (standing(one), outcomes(one)) == (["accepted"], ["accepted"])
-
-
-# -- taken over from who lives on -----------------------------------------------------------------------------------
-
-
-def test_the_lease_expires_while_the_owner_retries_its_record(
-    server: SMTPServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The server has taken it · the record fails · the lease ends, and it is put in doubt · the database is back: the
-    late 250 wins.
-    """
-    (one,) = mails(1)
-    make, failed = recording._record, []
-
-    def failing(*given: Any, **more: Any) -> Any:
-        if not failed:
-            failed.append(True)
-            stop()
-            raise OperationalError("the database is starting up")
-        return make(*given, **more)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(recording, "_record", failing)
-        child = Child(send)
-    child.stopped()
-    recover_by_lease()
-    require_settled()
-    assert standing(one) == ["in_doubt"]
-    child.go_on()
-    assert child.ended() == 0
-    assert (standing(one), outcomes(one)) == (["accepted"], ["in_doubt", "accepted"])
-    assert len(server.messages) == 1
-    require_settled()
-
-
-def test_an_answer_in_the_journal_wins_over_the_lease(server: SMTPServer) -> None:
-    """The server has taken it · killed · its batch is taken over by the lease: in doubt · its journal is found:
-    accepted.
-    """
-    (one,) = mails(1)
-    Child(send, hook=at("answer noted", die)).killed()
-    recover_by_lease()
-    assert standing(one) == ["in_doubt"]
-    recover()
-    assert (standing(one), outcomes(one)) == (["accepted"], ["in_doubt", "accepted"])
-    require_settled()
-
-
-@pytest.mark.parametrize(("point", "copies"), [("before the dot", 1), ("dot noted", 2)])
-def test_stopped_past_its_lease_and_continued(
-    server: SMTPServer, settings: Any, monkeypatch: pytest.MonkeyPatch, point: str, copies: int
-) -> None:
-    """SIGSTOP, before the lease is checked or between that and the dot · the lease ends, in doubt, and another process
-    sends it again · SIGCONT · there is a second dot only in the second case, and there is a record of doubt.
-    """
-    settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "IN_DOUBT": "resend"}
-    (one,) = mails(1)
-    clock = Clock()
-
-    def pause() -> None:
-        stop()
-        clock.ahead += 1000  # for so long
-
-    def act() -> None:
-        in_hand.time = clock  # type: ignore[assignment]  # in the child alone
-        send()
-
-    child = Child(act, hook=at(point, pause))
-    child.stopped()
-    recover_by_lease()
-    assert outcomes(one) == ["in_doubt"]
-    send()
-    assert (standing(one), len(server.messages)) == (["accepted"], 1)
-    child.go_on()
-    assert child.ended() == 0
-    assert len(server.messages) == copies
-    assert (standing(one), outcomes(one)) == (["accepted"], ["in_doubt", "accepted"])
-    require_settled()
-
-
-def test_a_late_answer_does_not_hide_the_dot_of_another(server: SMTPServer, settings: Any) -> None:
-    """The server takes a mail for one of two · stopped, taken over, in doubt · another process sends it anew and is
-    stopped after its dot · the first records its 250 · the other is killed: it had a dot, and the mail is in doubt.
-    """
-    settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "IN_DOUBT": "resend"}
-    server.inject(Fault(verb="RCPT", reply="450 4.2.0 Mailbox busy", match="lee@", times=1))
-    one = submitted("kim@example.com", "lee@example.com").pk
-    first = Child(send, hook=at("answer noted", stop))
-    first.stopped()
-    recover_by_lease()
-    due_now()
-    second = Child(send, hook=at("dot noted", stop))
-    second.stopped()
-    first.go_on()
-    assert first.ended() == 0
-    second.kill()
-    recover()
-    require_settled()
-    assert outcomes(one).count("in_doubt") == 2
-
-
-def test_a_batch_that_was_taken_over_is_not_gone_on_with(server: SMTPServer) -> None:
-    """Three are claimed, the first is sent · all are taken over · its record learns it · no dot for the rest."""
-    ids = mails(3)
-    taken = threading.Event()
-
-    def hook(name: str, *given: str) -> None:
-        if name == "before the record" and not taken.is_set():
-            recover_by_lease()
-        elif name == "recorded":
-            taken.set()
-        elif name == "in hand" and ids[1] in given:
-            assert taken.wait(PATIENCE)
-
-    points.hook = hook
-    send()
-    require_settled()
-    assert DeliveryBatch.objects.count() == 0
-    assert standing(*ids)[0] == "accepted"
-    assert standing(*ids)[2] == "in_doubt"
-    assert "2" not in {one.subject for one in server.messages}
-    assert batches.expired() == []

@@ -1,35 +1,25 @@
-"""Journals that are shared, damaged, of others, or cannot be written; and what they say of mail that kills."""
+"""Journals that several processes have to do with, and what they have under way in the database."""
 
 from __future__ import annotations
 
-import errno
-import os
-import resource
 import threading
-import time
-from collections import Counter
-from collections.abc import Callable, Iterable
-from dataclasses import replace
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from django.db import OperationalError, connection, connections, transaction
 
-from config.local.smtp_server import Fault, SMTPServer
-from email_integration.delivery import manual
+from config.local.processes import wait_until
+from config.local.smtp_server import SMTPServer
 from email_integration.ledger import batches
-from email_integration.models import Delivery, DeliveryAttempt, DeliveryBatch, SMTPConfig
-from email_integration.sending import dispatcher, recovery, sandbox
-from email_integration.sending.journal import SlotState, layout, reading
-from email_integration.sending.journal.files import JournalFile
+from email_integration.models import Delivery, DeliveryAttempt, DeliveryBatch
+from email_integration.sending import dispatcher, recovery
+from email_integration.sending.journal import reading
 from tests.children import (
     Child,
     at,
     die,
-    due_now,
-    forget_journals,
-    hooked,
     mails,
     recover,
     recover_by_lease,
@@ -38,7 +28,7 @@ from tests.children import (
     standing,
     stop,
 )
-from tests.deliveries import RecordingTaskQueue, ago, submitted
+from tests.deliveries import RecordingTaskQueue, submitted
 from tests.relays import config_for
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -67,17 +57,6 @@ def of(settings: Any, **changes: Any) -> None:
 def outcomes(delivery_id: str) -> list[str]:
     attempts = DeliveryAttempt.objects.filter(delivery=delivery_id)
     return list(attempts.order_by("number").values_list("outcome", flat=True))
-
-
-def the_file(folder: Path) -> Path:
-    (found,) = folder.iterdir()
-    return found
-
-
-def written_over(file: Path, octets: bytes, offset: int = 0) -> None:
-    with file.open("r+b") as opened:
-        opened.seek(offset)
-        opened.write(octets)
 
 
 # -- several processes ----------------------------------------------------------------------------------------------
@@ -195,298 +174,61 @@ def test_a_batch_that_is_locked_is_waited_for(server: SMTPServer, folder: Path, 
     assert standing(one) == ["accepted"]
 
 
-# -- what cannot be read, or is another's ---------------------------------------------------------------------------
+#: The row of a batch waits in the database for a lock, before or after it is there.
+TRIGGER = """
+CREATE FUNCTION held() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN IF NEW.owner <> '' THEN PERFORM pg_advisory_xact_lock(20); END IF; RETURN NEW; END $$;
+CREATE TRIGGER held {when} INSERT ON {table} FOR EACH ROW EXECUTE FUNCTION held();
+"""
 
 
-def test_a_torn_slot_leaves_a_doubt(server: SMTPServer, folder: Path) -> None:
-    """Killed after the dot was noted · the slot cannot be read · its mail may have been sent: in doubt."""
-    (one,) = mails(1)
-    Child(send, hook=at("answered", die)).killed()
-    file = the_file(folder)
-    octets = file.read_bytes()
-    place = octets.index(one.encode())
-    written_over(file, b"#", place)
-    recover()
-    require_settled()
-    assert (standing(one), len(server.messages)) == (["in_doubt"], 1)
-
-
-def test_a_torn_list_of_recipients_leaves_a_doubt_about_that_mail_alone(server: SMTPServer, folder: Path) -> None:
-    """Killed after the dot was noted · to whom cannot be read · that mail is in doubt, and its batch mates go back."""
-    ids = mails(3)
-    Child(send, hook=at("answered", die, of=ids[0])).killed()
-    file = the_file(folder)
-    octets = file.read_bytes()
-    written_over(file, b"#", octets.index(b"Primary Mail Server"))
-    recover()
-    require_settled()
-    assert standing(*ids) == ["in_doubt", "queued", "queued"]
-
-
-def _changed_header(file: Path, **changes: Any) -> None:
-    header = layout.decode_header(file.read_bytes()[: layout.PAGE])
-    assert header is not None
-    written_over(file, layout.encode_header(replace(header, **changes)))
-
-
-def _of_another_installation(file: Path) -> None:
-    _changed_header(file, installation="another")
-
-
-def _of_another_format(file: Path) -> None:
-    written_over(file, b"\x63\x00", 8)
-
-
-def _damaged(file: Path) -> None:
-    written_over(file, b"#", 40)
-
-
-@pytest.mark.parametrize("change", [_of_another_installation, _of_another_format, _damaged])
-def test_what_is_not_ours_is_left_alone(server: SMTPServer, folder: Path, change: Callable[[Path], None]) -> None:
-    """Killed after the answer · its journal is another installation's, of an unknown format, or cannot be read · it is
-    left as it is, and the lease decides.
+@pytest.mark.parametrize("when", ["BEFORE", "AFTER"])
+def test_killed_while_its_claim_is_under_way(server: SMTPServer, folder: Path, when: str) -> None:
+    """A claim is sent to the database, which takes its time · kill -9 · the journal is recovered, and gone · the
+    database comes to the claim of the dead: it fails, or it was waited for and is given back. No lease is waited for.
     """
-    (one,) = mails(1)
-    Child(send, hook=at("answer noted", die)).killed()
-    change(the_file(folder))
-    before = the_file(folder).read_bytes()
-    recover()
-    assert the_file(folder).read_bytes() == before
-    assert Delivery.objects.exclude(batch="").get().pk == one
+    if connection.vendor != "postgresql":
+        pytest.skip("it takes a lock that PostgreSQL alone has")
+    ids, table = mails(3), DeliveryBatch._meta.db_table
+    locked, go_on = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT pg_advisory_lock(20)")
+            locked.set()
+            assert go_on.wait(60)
+        connections.close_all()
+
+    def waiting() -> int:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted")
+            return int(cursor.fetchone()[0])
+
+    with connection.cursor() as cursor:
+        cursor.execute(TRIGGER.format(when=when, table=table))
+    holder = threading.Thread(target=hold)
+    holder.start()
+    try:
+        assert locked.wait(60)
+        child = Child(send)
+        wait_until(waiting, what="the claim")
+        child.kill()
+        assert not Delivery.objects.exclude(batch="").exists()
+        if when == "AFTER":  # recovery waits for it
+            threading.Timer(0.3, go_on.set).start()
+        recover()
+        assert list(folder.iterdir()) == []
+        go_on.set()
+        holder.join(60)
+        wait_until(lambda: not waiting(), what="the end of the claim")
+    finally:
+        go_on.set()
+        with connection.cursor() as cursor:  # it waits for the claim
+            cursor.execute(f"DROP TRIGGER held ON {table}; DROP FUNCTION held()")
+    require_settled()
+    assert standing(*ids) == ["queued"] * 3
+    send()
+    assert standing(*ids) == ["accepted"] * 3
+    assert len(server.messages) == 3
     recover_by_lease()
-    require_settled()
-    assert standing(one) == ["in_doubt"]
-
-
-@pytest.mark.parametrize(
-    ("point", "status"), [("in hand", "in_doubt"), ("dot noted", "in_doubt"), ("answer noted", "accepted")]
-)
-def test_after_another_start_of_the_machine_nothing_goes_back_by_a_journal(
-    server: SMTPServer, folder: Path, point: str, status: str
-) -> None:
-    """The machine goes down · its journal, of another boot, proves no absence of a dot: the lease decides · a 250 that
-    it has is recorded.
-    """
-    (one,) = mails(1)
-    Child(send, hook=at(point, die)).killed()
-    _changed_header(the_file(folder), boot_id="another")
-    recover()
-    assert standing(one) == ["accepted" if status == "accepted" else "queued"]
-    assert Delivery.objects.exclude(batch="").count() == (status != "accepted")
-    recover_by_lease()
-    require_settled()
-    assert standing(one) == [status]
-
-
-# -- what cannot be written -----------------------------------------------------------------------------------------
-
-
-def _has_dot_in(folder: Path, pk: str) -> bool:
-    """Whether a journal says that the mail may have had its dot."""
-    for file in folder.glob("*.journal"):
-        octets = file.read_bytes()
-        for slot in range(8):
-            begin = layout.PAGE + slot * layout.SLOT_SIZE
-            entry = layout.decode_slot(slot, octets[begin : begin + layout.SLOT_SIZE])
-            if entry and entry.delivery_id == pk and entry.state is SlotState.DOT:
-                return True
-    return False
-
-
-@pytest.mark.parametrize("lasts", [True, False])
-@pytest.mark.parametrize("writes", range(1, 16))
-def test_the_disk_is_full_amid_a_batch(
-    server: SMTPServer, folder: Path, settings: Any, monkeypatch: pytest.MonkeyPatch, writes: int, lasts: bool
-) -> None:
-    """The journal takes so many writes · the next fails, or all from then on · no dot is said without a note of it, or
-    by who may send more than IN_DOUBT_WINDOW · all mail is sent, once.
-    """
-    of(settings, IN_DOUBT_WINDOW=2)
-    ids, left = mails(5), [writes]
-    write = JournalFile.write
-
-    def failing(self: JournalFile, octets: bytes, offset: int) -> None:
-        left[0] -= 1
-        if left[0] == -1 or (lasts and left[0] < 0):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        write(self, octets, offset)
-
-    unnoted: list[str] = []
-
-    def look(name: str, *given: str) -> None:
-        if name == "dot noted" and not _has_dot_in(folder, given[0]):
-            unnoted.append(given[0])
-            row = DeliveryBatch.objects.get(pk=Delivery.objects.get(pk=given[0]).batch)
-            permitted = [pk for pk, _ in row.items[: row.permitted]]
-            assert Delivery.objects.filter(pk__in=permitted, batch=row.pk).count() <= 2
-
-    monkeypatch.setattr(JournalFile, "write", failing)
-    with hooked(look):
-        for _ in range(3):  # what is left to the sweep is tried again
-            send()
-    assert standing(*ids) == ["accepted"] * 5
-    assert Counter(one.subject for one in server.messages) == Counter("01234")
-    assert bool(unnoted) or not lasts or writes > 14
-    require_settled()
-
-
-def test_no_file_may_grow(server: SMTPServer, folder: Path) -> None:
-    """RLIMIT_FSIZE ends in the first slot · each write fails · without a journal all is sent by IN_DOUBT_WINDOW."""
-    ids = mails(4)
-
-    def act() -> None:
-        assert dispatcher.own_journal.opened() is not None
-        resource.setrlimit(resource.RLIMIT_FSIZE, (layout.PAGE, resource.RLIM_INFINITY))
-        send()
-
-    if connection.vendor == "sqlite":
-        pytest.skip("SQLite's own files could not be written either")
-    assert Child(act).ended() == 0
-    assert standing(*ids) == ["accepted"] * 4
-    assert len(server.messages) == 4
-    require_settled()
-
-
-# -- doubt ----------------------------------------------------------------------------------------------------------
-
-
-def test_doubt_pins_the_sender_and_the_bytes(server: SMTPServer, settings: Any) -> None:
-    """Sent, and killed before the answer · in doubt · Save of another sender · what is sent again is the same, octet
-    for octet, from the same sender, by the same server.
-    """
-    of(settings, IN_DOUBT="resend")
-    (one,) = mails(1)
-    Child(send, hook=at("answered", die)).killed()
-    config = SMTPConfig.objects.get()
-    config.from_email = "Other <other@example.com>"
-    config.save()
-    recover()
-    row = Delivery.objects.get()
-    assert (row.from_header, row.smtp_config) == ("Hanna <noreply@example.com>", "Primary Mail Server")
-    due_now()
-    send()
-    assert (standing(one), outcomes(one)) == (["accepted"], ["in_doubt", "accepted"])
-    first, second = server.messages
-    assert (first.mail_from, first.content) == (second.mail_from, second.content)
-
-
-def test_doubt_by_lease_pins_as_well(server: SMTPServer, folder: Path, settings: Any) -> None:
-    """The same on another host, whose journal is gone: by what the batch was claimed with."""
-    of(settings, IN_DOUBT="resend")
-    (one,) = mails(1)
-    Child(send, hook=at("answered", die)).killed()
-    forget_journals(folder)
-    config = SMTPConfig.objects.get()
-    config.from_email = "Other <other@example.com>"
-    config.save()
-    recover_by_lease()
-    due_now()
-    send()
-    assert standing(one) == ["accepted"]
-    first, second = server.messages
-    assert (first.mail_from, first.content) == (second.mail_from, second.content)
-
-
-# -- mail that kills ------------------------------------------------------------------------------------------------
-
-
-def test_a_mail_that_kills_is_put_aside_and_its_batch_mates_are_sent(
-    server: SMTPServer, settings: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """One of twenty-one kills its process whenever it is prepared, beside others in three sessions · it is tried alone
-    soon, and put aside after QUARANTINE_AFTER of those · the others are sent.
-    """
-    of(settings, SESSIONS=3)
-    good = mails(20)
-    poison = submitted("killer@example.com", subject="killer").pk
-    Delivery.objects.filter(pk=poison).update(next_at=ago(10.5))  # amid the others
-    plan = sandbox.plan_now
-
-    def dying(recipients: Iterable[str]) -> sandbox.Plan:
-        if "killer@example.com" in recipients:
-            die()
-        return plan(recipients)
-
-    deaths = 0
-    with monkeypatch.context() as patch:
-        patch.setattr(sandbox, "plan_now", dying)
-        while Child(send).ended():
-            deaths += 1
-            assert deaths < 10
-            recover()
-            require_settled()
-    row = Delivery.objects.get(pk=poison)
-    assert (row.status, row.cause, row.reason) == (
-        "quarantined",
-        "worker_lost",
-        "its worker was lost every time it was tried",
-    )
-    assert deaths == 2 + 3
-    # Two of the deaths were in company: those who were beside it may be in doubt.
-    assert Counter(standing(*good))["in_doubt"] <= 2 * (3 - 1)
-    for pk in good:
-        manual.release(pk)
-    send()
-    assert standing(*good) == ["accepted"] * 20
-    assert {one.subject for one in server.messages} == {str(number) for number in range(20)}
-
-
-def test_a_mail_that_kills_whenever_it_is_tried_alone(server: SMTPServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """There is no other mail · killed QUARANTINE_AFTER times, and put aside."""
-    (one,) = mails(1)
-    deaths = 0
-    while Child(send, hook=at("before the content", die)).ended():
-        deaths += 1
-        recover()
-    assert (standing(one), deaths) == (["quarantined"], 3)
-
-
-def test_mails_that_die_beside_the_one_that_kills_are_not_put_aside(
-    server: SMTPServer, settings: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Four mails come one by one, so that each is a batch of its own, in four sessions of one process · one kills it,
-    again and again · only that one is put aside.
-    """
-    of(settings, SESSIONS=4, QUARANTINE_AFTER=1)
-    monkeypatch.setattr(dispatcher._Pace, "claims", lambda self, sessions: 1)
-    good = mails(3)
-    poison = submitted("killer@example.com", subject="killer").pk
-
-    def dying(name: str, *ids: str) -> None:
-        if name == "in hand" and poison in ids:
-            die()
-        elif name == "in hand":
-            time.sleep(0.05)  # so that they are in hand together; nothing fails when they are not
-
-    for _ in range(8):
-        child = Child(send, hook=dying)
-        if child.ended() == 0:
-            break
-        recover()
-    assert standing(poison) == ["quarantined"]
-    assert standing(*good) == ["accepted"] * 3
-
-
-def test_waiting_for_a_reply_never_counts(server: SMTPServer) -> None:
-    """Killed while the greeting, or the reply to MAIL, is waited for, more often than QUARANTINE_AFTER · not the
-    mail's fault.
-    """
-    (one,) = mails(1)
-    for point in ("before a session", "before MAIL") * 4:
-        Child(send, hook=at(point, die)).killed()
-        recover()
-        assert Delivery.objects.get().returned == 0
-    send()
-    assert standing(one) == ["accepted"]
-
-
-def test_an_attempt_that_comes_to_an_end_resets_the_count(server: SMTPServer) -> None:
-    """Killed twice · then the server puts it off · the count begins anew."""
-    (one,) = mails(1)
-    for _ in range(2):
-        Child(send, hook=at("before the content", die)).killed()
-        recover()
-    assert Delivery.objects.get().returned
-    server.inject(Fault(verb="DOT", reply="451 4.3.0 Try again later", times=1))
-    send()
-    assert (standing(one), Delivery.objects.get().returned) == (["deferred"], 0)
+    assert not DeliveryBatch.objects.exists()

@@ -22,7 +22,7 @@ from email_integration.models import Delivery, SendingPause, Status
 from email_integration.queue.submission import submit
 from email_integration.routing import active_relay
 from email_integration.smtp import Relay
-from tests.deliveries import attempt
+from tests.deliveries import ago, attempt
 from tests.integration.validating import activate, validate
 from tests.mail_settings import make_backend
 from tests.relays import wait_longest
@@ -55,7 +55,7 @@ def message() -> EmailMessage:
 
 def tried(delivery: Delivery) -> Delivery:
     """The delivery after it was tried, whenever it is due."""
-    Delivery.objects.filter(pk=delivery.pk).update(due_at=timezone.now())
+    Delivery.objects.filter(pk=delivery.pk).update(due_at=timezone.now(), next_at=ago(1))
     attempt(delivery.pk)
     return Delivery.objects.get(pk=delivery.pk)
 

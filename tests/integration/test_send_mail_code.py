@@ -22,7 +22,7 @@ from email_integration.backends import direct, queued
 from email_integration.exceptions import InvalidMail
 from email_integration.models import Delivery
 from email_integration.tasks import send_email
-from tests.deliveries import RecordingDoorbell, attempt
+from tests.deliveries import RecordingTaskQueue, attempt
 from tests.made_up import made_up_alike
 from tests.mime_parts import MODERN
 from tests.relays import config_for
@@ -33,7 +33,7 @@ Make = Callable[[], EmailMultiAlternatives]
 
 
 @pytest.fixture(autouse=True)
-def _bell(bell: RecordingDoorbell) -> None:
+def _bell(bell: RecordingTaskQueue) -> None:
     pass
 
 

@@ -8,17 +8,18 @@ from typing import Any
 
 import pytest
 from django.db import OperationalError, transaction
-from django.utils import timezone
 
 from config.local.smtp_server import Fault, SMTPServer
 from email_integration import signals
 from email_integration.delivery import manual
-from email_integration.ledger import records, rows, task_queue, transitions
+from email_integration.ledger import batches, recording, rows, task_queue, transitions
+from email_integration.ledger.batches import Batch
 from email_integration.models import Delivery, Status
 from email_integration.outcomes.causes import Cause
-from email_integration.outcomes.classification import Accepted, Deferred, InDoubt
+from email_integration.outcomes.classification import Deferred, InDoubt
 from email_integration.smtp import Relay
-from tests.deliveries import RecordingDoorbell, ago, attempt, in_threads, pretend, statuses, submitted
+from tests import claims
+from tests.deliveries import RecordingTaskQueue, ago, attempt, in_threads, pretend, statuses, submitted
 from tests.relays import config_for
 
 Serve = Callable[..., SMTPServer]
@@ -63,7 +64,7 @@ class Heard:
 
 
 @pytest.fixture(autouse=True)
-def _bell(bell: RecordingDoorbell) -> None:
+def _bell(bell: RecordingTaskQueue) -> None:
     pass
 
 
@@ -76,17 +77,11 @@ def heard() -> Iterator[Heard]:
     assert all(listening.was_true)
 
 
-def this() -> records.Try:
-    return records.Try(route=RELAY, started_at=timezone.now(), wait=60)
+def claimed(*to: str) -> Batch:
+    return claims.claimed(submitted(*to or (KIM,)))
 
 
-def claimed(*to: str) -> Delivery:
-    delivery = submitted(*to or (KIM,))
-    assert transitions.claim(delivery, RELAY, from_header="a@example.com", sender="a@example.com")
-    return delivery
-
-
-def test_an_acceptance_is_told_once_however_often_it_is_rung_for(smtp_server: Serve, heard: Heard) -> None:
+def test_an_acceptance_is_told_once_however_often_it_is_tried(smtp_server: Serve, heard: Heard) -> None:
     config_for(smtp_server())
     delivery = submitted()
     for _ in range(3):
@@ -128,7 +123,7 @@ def test_what_was_put_off_is_nobodys_business(smtp_server: Serve, heard: Heard) 
     delivery = submitted()
     attempt(delivery.pk)
     assert heard.all == []
-    pretend(delivery, due_at=ago(0))
+    pretend(delivery, due_at=ago(1))
     attempt(delivery.pk)
     assert heard.all == [("delivery_accepted", "accepted")]
 
@@ -136,8 +131,8 @@ def test_what_was_put_off_is_nobodys_business(smtp_server: Serve, heard: Heard) 
 @pytest.mark.parametrize(("policy", "status"), [("resend", "deferred"), ("hold", "in_doubt")])
 def test_a_doubt_is_told_with_what_becomes_of_it(settings: Any, heard: Heard, policy: str, status: str) -> None:
     settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "IN_DOUBT": policy}
-    transitions.record(claimed(), InDoubt(cause=Cause.IN_DOUBT, reason="lost"), this())
-    transitions.lease_ran_out(claimed())
+    assert claims.record(claimed(), InDoubt(cause=Cause.IN_DOUBT, reason="lost"))
+    claims.lose(claimed())
     assert heard.all == [("delivery_in_doubt", status)] * 2
 
 
@@ -157,41 +152,40 @@ def test_ends_that_nobody_sent_are_told(heard: Heard) -> None:
 
 def test_an_acceptance_that_is_learnt_of_late_is_told_then(heard: Heard) -> None:
     slow = claimed()
-    pretend(slow, lease_until=ago(1))
-    transitions.lease_ran_out(Delivery.objects.get(pk=slow.pk))
-    transitions.end(Delivery.objects.get(pk=slow.pk), Status.EXPIRED, Cause.EXPIRED)
-    assert transitions.record(slow, Accepted(code=250, accepted=(KIM,), refused={}), this())
-    assert statuses(slow) == {KIM: "accepted"}
+    [delivery] = slow.deliveries
+    claims.lose(slow)
+    transitions.end(Delivery.objects.get(), Status.EXPIRED, Cause.EXPIRED)
+    assert claims.record(slow)
+    assert statuses(delivery) == {KIM: "accepted"}
     assert [one[0] for one in heard.all] == ["delivery_in_doubt", "delivery_expired", "delivery_accepted"]
-    assert not transitions.record(
-        Delivery.objects.get(pk=slow.pk), Accepted(code=250, accepted=(KIM,), refused={}), this()
-    )
+    assert not recording.accept_late(claims.ended(Delivery.objects.get()))
     assert len(heard.all) == 3
 
 
 def test_who_was_overtaken_tells_nothing(heard: Heard) -> None:
     slow = claimed()
-    transitions.record(Delivery.objects.get(pk=slow.pk), Deferred(cause=Cause.PUT_OFF, reason="later"), this())
-    assert not transitions.record(slow, InDoubt(cause=Cause.IN_DOUBT, reason="lost"), this())
+    batches.release(slow.id)
+    assert claims.record(claims.claimed(*slow.deliveries), Deferred(cause=Cause.PUT_OFF, reason="later"))
+    assert not claims.record(slow, InDoubt(cause=Cause.IN_DOUBT, reason="lost"))
     assert heard.all == []
 
 
 def test_what_is_rolled_back_is_not_told(heard: Heard) -> None:
-    class Outage(RecordingDoorbell):
+    class Outage(RecordingTaskQueue):
         def report(self, delivery: Delivery) -> None:
             raise OperationalError("gone")
 
-    delivery = claimed()
+    batch = claimed()
     task_queue.install(Outage())
     with pytest.raises(OperationalError):
-        transitions.record(delivery, Accepted(code=250, accepted=(KIM,), refused={}), this())
-    task_queue.install(RecordingDoorbell())
+        claims.record(batch)
+    task_queue.install(RecordingTaskQueue())
     with transaction.atomic():
         decided = submitted()
         transitions.end(decided, Status.EXPIRED, Cause.EXPIRED)
         transaction.set_rollback(True)
     assert heard.all == []
-    assert transitions.record(delivery, Accepted(code=250, accepted=(KIM,), refused={}), this())
+    assert claims.record(batch)
     assert heard.all == [("delivery_accepted", "accepted")]
 
 

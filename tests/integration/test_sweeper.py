@@ -23,7 +23,9 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 
 @pytest.fixture(autouse=True)
-def _bell(bell: RecordingTaskQueue) -> None:
+def _bell(bell: RecordingTaskQueue, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sweep alone, without what it calls of the packages above."""
+    monkeypatch.setattr(sweeper, "_also", [])
     installation.identity()
 
 
@@ -87,7 +89,7 @@ def test_queues_that_callers_have_chosen_are_woken(bell: RecordingTaskQueue) -> 
     "changes",
     [
         pytest.param({"status": "accepted", "next_at": None}, id="finished"),
-        pytest.param({"next_at": ago(-60)}, id="not due yet"),
+        pytest.param({"next_at": ago(-24 * 3600)}, id="not due yet"),
         pytest.param({"batch": "0"}, id="in hand"),
         pytest.param({"status": "in_doubt", "next_at": None}, id="held"),
     ],
@@ -277,9 +279,8 @@ def test_one_that_cannot_be_continued_holds_up_no_other(bell: RecordingTaskQueue
 # -- what lies above --------------------------------------------------------------------------------------------------
 
 
-def test_a_sweep_calls_what_recovers_first(bell: RecordingTaskQueue, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sweep_calls_what_recovers_first(bell: RecordingTaskQueue) -> None:
     """What it gives back is due, and has its queue woken."""
-    monkeypatch.setattr(sweeper, "_also", [])
     (pk,) = lost(bell=bell)
     Delivery.objects.update(batch="0")
     sweeper.also(lambda: Delivery.objects.filter(pk=pk).update(batch=""))

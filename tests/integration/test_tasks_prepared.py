@@ -8,12 +8,12 @@ import pytest
 from django.utils import timezone
 
 from email_integration.ledger import transitions
+from email_integration.ledger.queues import queue_of
 from email_integration.models import Delivery, Status
 from email_integration.outcomes.causes import Cause
-from email_integration.outcomes.classification import Skipped
 from email_integration.queue import sweeper
 from email_integration.tasks import canvas
-from tests.deliveries import RecordingDoorbell, ago, attempt, pretend, submitted
+from tests.deliveries import RecordingTaskQueue, ago, attempt, pretend, submitted
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -27,26 +27,26 @@ def seen_by(delivery: Delivery) -> Delivery:
     return Delivery.objects.get(pk=delivery.pk)
 
 
-def test_nobody_is_rung_for_until_it_is_called(bell: RecordingDoorbell) -> None:
+def test_nobody_is_tried_until_it_is_called(bell: RecordingTaskQueue) -> None:
     delivery = prepared()
-    assert bell.rung == []
+    assert bell.woken == []
     assert sweeper.sweep() == 0
-    assert attempt(delivery.pk) == Skipped(reason="not due yet")
+    assert attempt(delivery.pk) is None
     assert transitions.send_prepared(delivery, kept="{}")
-    assert bell.rung == [delivery.pk]
+    assert bell.woken == [queue_of("normal")]
     assert seen_by(delivery).status == Status.QUEUED
 
 
-def test_of_two_that_call_it_at_once_one_is_overtaken(bell: RecordingDoorbell) -> None:
+def test_of_two_that_call_it_at_once_one_is_overtaken(bell: RecordingTaskQueue) -> None:
     delivery = prepared()
     other = seen_by(delivery)
     assert transitions.send_prepared(delivery, kept='{"task_id": "one"}')
     assert not transitions.send_prepared(other, kept='{"task_id": "two"}')
     assert canvas.task_id_of(seen_by(delivery)) == "one"
-    assert bell.rung == [delivery.pk]
+    assert bell.woken == [queue_of("normal")]
 
 
-def test_called_while_it_is_cancelled_it_stays_cancelled_and_is_told(bell: RecordingDoorbell) -> None:
+def test_called_while_it_is_cancelled_it_stays_cancelled_and_is_told(bell: RecordingTaskQueue) -> None:
     delivery = prepared()
     caller = seen_by(delivery)
     assert transitions.end(delivery, Status.CANCELLED, Cause.CANCELLED)
@@ -54,18 +54,19 @@ def test_called_while_it_is_cancelled_it_stays_cancelled_and_is_told(bell: Recor
     assert seen_by(delivery).options == canvas.UNCALLED
     assert transitions.send_prepared(seen_by(delivery), kept='{"task_id": "one"}')
     told = seen_by(delivery)
-    assert (told.status, told.continued, told.options) == (Status.CANCELLED, False, '{"task_id": "one"}')
-    assert bell.rung == [delivery.pk]
-    ended = attempt(delivery.pk)
-    assert isinstance(ended, Delivery)
-    assert not ended.continued
-    assert attempt(delivery.pk) == Skipped(reason="already cancelled")
+    assert (told.status, told.options) == (Status.CANCELLED, '{"task_id": "one"}')
+    assert (bell.woken, bell.sweeps) == ([], 1)
+    assert told.continue_after is not None
+    assert sweeper.sweep() == 0
+    assert bell.continued == [delivery.pk]
+    assert seen_by(delivery).continue_after is None
+    assert attempt(delivery.pk) is None
 
 
-def test_it_expires_as_any_other_and_when_it_is_called_too_late(bell: RecordingDoorbell) -> None:
+def test_it_expires_as_any_other_and_when_it_is_called_too_late(bell: RecordingTaskQueue) -> None:
     forgotten, late = prepared(), prepared()
     for delivery in (forgotten, late):
-        pretend(delivery, due_at=ago(1), expires_at=ago(1), ring_after=ago(1))
+        pretend(delivery, due_at=ago(1), expires_at=ago(1))
     assert transitions.send_prepared(seen_by(late), kept="")
     assert sweeper.sweep() == 1
     for delivery in (forgotten, late):
@@ -73,9 +74,9 @@ def test_it_expires_as_any_other_and_when_it_is_called_too_late(bell: RecordingD
         assert seen_by(delivery).status == Status.EXPIRED
 
 
-def test_one_called_for_later_is_due_then(bell: RecordingDoorbell) -> None:
+def test_one_called_for_later_is_due_then(bell: RecordingTaskQueue) -> None:
     delivery, then = prepared(), timezone.now() + dt.timedelta(hours=1)
     assert transitions.send_prepared(delivery, kept="", due_at=then)
     row = seen_by(delivery)
-    assert (row.status, row.due_at, row.ring_after) == (Status.QUEUED, then, then)
-    assert bell.rung == []
+    assert (row.status, row.due_at, row.next_at) == (Status.QUEUED, then, then)
+    assert bell.woken == []

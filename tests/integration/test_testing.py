@@ -25,7 +25,7 @@ from email_integration.sending.relaying import pool
 from email_integration.signals import delivery_accepted
 from email_integration.tasks import send_email
 from email_integration.testing import FakeRelay, capture_mail, eager_mail, outbox, run_deliveries
-from tests.deliveries import RecordingDoorbell
+from tests.deliveries import RecordingTaskQueue
 from tests.mail_settings import name_server, of_mail
 from tests.relays import patient_but
 
@@ -140,16 +140,16 @@ class InATestCase(TestCase):
         self.assertEqual(result.get(timeout=1)["status"], "accepted")
 
     def test_a_caught_commit_rings_nobody_where_mail_is_captured(self) -> None:
-        bell, before = RecordingDoorbell(), task_queue.installed()
+        bell, before = RecordingTaskQueue(), task_queue.installed()
         task_queue.install(bell)
         self.addCleanup(task_queue.install, before)
         with capture_mail(), self.captureOnCommitCallbacks(execute=True):
             send_email.delay("Hello", "Text", to=[KIM])
-        self.assertEqual(bell.rings, [])
+        self.assertEqual(bell.woken, [])
         self.assertIs(task_queue.installed(), bell)
         with self.captureOnCommitCallbacks(execute=True):
             send_email.delay("Hello", "Text", to=[KIM])
-        self.assertEqual(len(bell.rings), 1)
+        self.assertEqual(len(bell.woken), 1)
 
     @eager_mail()
     def test_eager_is_a_decorator_too(self) -> None:
@@ -431,12 +431,12 @@ def test_what_follows_a_cancelled_mail_runs_too(relay: FakeRelay) -> None:
 
 @pytest.mark.django_db(transaction=True)
 def test_mail_captured_in_committed_transactions_stays_off_the_broker(relay: FakeRelay) -> None:
-    bell, before = RecordingDoorbell(), task_queue.installed()
+    bell, before = RecordingTaskQueue(), task_queue.installed()
     task_queue.install(bell)
     try:
         with capture_mail() as mails:
             send_email.delay("Captured", "Text", to=[KIM])
-            assert bell.rings == []
+            assert bell.woken == []
             assert [delivery.status for delivery in run_deliveries()] == ["accepted"]
             with eager_mail():
                 send_email.delay("Eager", "Text", to=[KIM])
@@ -460,7 +460,7 @@ def test_eager_mail_is_sent_before_the_commit(relay: FakeRelay) -> None:
 @pytest.mark.django_db
 @pytest.mark.parametrize("before", [False, True])
 def test_eager_mode_ends_with_the_block(before: bool) -> None:
-    conf, ring = current_app.conf, task_queue.ring_on_commit
+    conf, notify = current_app.conf, task_queue.notify_on_commit
     kept, conf.task_always_eager = conf.task_always_eager, before
     try:
         with pytest.raises(ZeroDivisionError), eager_mail():
@@ -472,7 +472,7 @@ def test_eager_mode_ends_with_the_block(before: bool) -> None:
         assert conf.task_always_eager is before
     finally:
         conf.task_always_eager = kept
-    assert task_queue.ring_on_commit is ring
+    assert task_queue.notify_on_commit is notify
 
 
 @pytest.mark.django_db(transaction=True)

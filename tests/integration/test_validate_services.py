@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import time
 from collections.abc import Callable
@@ -160,7 +161,7 @@ def test_overdue_mail_shows_that_nothing_sweeps(settings: Any) -> None:
 
     settings.CACHES = {"default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}}
     delivery = submit(EmailMessage("s", "b", "a@example.com", ["b@example.com"]))
-    Delivery.objects.filter(pk=delivery.pk).update(ring_after=timezone.now() - timezone.timedelta(minutes=5))
+    Delivery.objects.filter(pk=delivery.pk).update(next_at=timezone.now() - dt.timedelta(minutes=5))
 
     assert line(validate()[1], "1 delivery has been due").startswith("✗")
 

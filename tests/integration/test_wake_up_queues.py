@@ -182,11 +182,11 @@ def test_a_queue_that_celery_would_make_is_known(valkey: Valkey) -> None:
 
 def test_a_way_with_an_exchange_is_kept_whole(valkey: Valkey) -> None:
     """The wake-up goes the same way, and names it: a dispatcher asks for mail of that way."""
-    way = {"queue": "own", "exchange": "own", "routing_key": "own"}
+    way = {"queue": "way", "exchange": "way", "routing_key": "way"}
     result = send_email.apply_async(("Subject", "Text"), {"to": ["kim@example.com"]}, **way)
-    kept = '{"exchange": "own", "queue": "own", "routing_key": "own"}'
+    kept = '{"exchange": "way", "queue": "way", "routing_key": "way"}'
     assert Delivery.objects.get(pk=result.id).queue == kept
-    assert woken(valkey, "own") == [kept]
+    assert woken(valkey, "way") == [kept]
 
 
 @pytest.mark.parametrize("option", ["queue", "exchange", "routing_key"])

@@ -6,17 +6,17 @@ import contextlib
 import dataclasses
 import smtplib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from django.utils import timezone
-from email_integration.sending.group import attempt_group
 
 from config.local.processes import LOOPBACK, wait_until
-from email_integration.models import FINAL, Delivery, RelayGate, SMTPConfig
+from email_integration.models import FINAL, Delivery, Lane, RelayGate, SMTPConfig
 from email_integration.queue import retry_now
 from email_integration.routing import gate
 from email_integration.sending.relaying import pool
+from tests.deliveries import send_due
 
 from .server import PASSWORD, USER, Options, Server
 
@@ -141,15 +141,10 @@ def restart(run: Run) -> None:
 # -- the way of the mails -------------------------------------------------------------------------------------------
 
 
-def work_off(ids: Sequence[str]) -> None:
-    """Try all that is due, and what is due at once after that, as a worker does."""
-    while due := [pk for pk in ids if pk in set(_due())]:
-        list(attempt_group(due))
-
-
-def _due() -> Sequence[str]:
-    waiting = Delivery.objects.filter(status__in=("queued", "deferred"), due_at__lte=timezone.now())
-    return list(waiting.values_list("pk", flat=True))
+def work_off() -> None:
+    """Send all that is due, and what is due at once after that, as a worker does."""
+    for lane in Lane.values:
+        send_due(lane)
 
 
 def unfinished() -> Any:
@@ -162,7 +157,7 @@ def let_time_pass(seconds: float) -> None:
     time.sleep(seconds)
     now = timezone.now()
     RelayGate.objects.update(probe_at=now)
-    unfinished().update(due_at=now, ring_after=now, rings=0, lease_until=None)
+    unfinished().update(due_at=now, next_at=now)
 
 
 def wait_for_the_next(deadline: float) -> None:

@@ -10,14 +10,13 @@ from collections.abc import Callable
 from typing import Any, Self
 
 from django.db import transaction
-from email_integration.sending.group import attempt_group
 
 from config.local.processes import PATIENCE, wait_until
 from email_integration.models import Delivery, DeliveryAttempt
 from email_integration.queue.submission import submit
 from email_integration.sending.relaying import pool
 from email_integration.signals import delivery_accepted
-from tests.deliveries import attempt
+from tests.deliveries import attempt, send_due
 from tests.integration.validating import validate
 from tests.made_up import made_up_alike
 from tests.tables import SERVERS
@@ -184,7 +183,7 @@ def compare(server: Server, *, extensions: bool, in_bulk: bool, row: Callable[[F
                 deliveries.append(submit(made(name)))
     ids = [delivery.pk for delivery in deliveries]
     if in_bulk:
-        list(attempt_group(ids))
+        send_due()
     else:
         for pk in ids:
             attempt(pk)

@@ -21,11 +21,11 @@ DEFAULTS: dict[str, Any] = {
     "GIVE_UP_AFTER": 5 * 24 * 3600.0,
     # How long to wait for the reply to the final dot (RFC 5321 §4.5.3.2.6 asks for minutes).
     "REPLY_TIMEOUT": 120.0,
-    # How long a claim holds; must be longer than REPLY_TIMEOUT.
+    # How long a batch is its process's own after the claim and each record; must be longer than REPLY_TIMEOUT.
     "LEASE": 150.0,
     # What becomes of a mail that the server may or may not have: 'resend' or 'hold'.
     "IN_DOUBT": "resend",
-    # A mail whose worker died this many times in a row is put aside.
+    # A mail that killed its worker this many times in a row, while it alone was in hand, is put aside.
     "QUARANTINE_AFTER": 3,
     # Whether the contents of mails are sealed in the database and in the storage, with the keys of the passwords.
     "ENCRYPT_CONTENT": True,

@@ -26,6 +26,13 @@ def shared_cache() -> Iterator[BaseCache]:
         yield cache
 
 
+def disconnect() -> None:
+    """Close the connections of this thread, which ends: those of Redis are its own, and Django closes them nowhere."""
+    for cache in caches.all(initialized_only=True):
+        for pool in getattr(getattr(cache, "_cache", None), "_pools", {}).values():
+            pool.disconnect()
+
+
 def databases(cache: BaseCache) -> tuple[str, ...]:
     """Return the aliases of the databases that ``cache`` is read from and written to; none for most caches."""
     if not isinstance(cache, BaseDatabaseCache):

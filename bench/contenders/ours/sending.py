@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Collection
 from typing import Any
 
 from common import mail, message
@@ -46,26 +47,26 @@ def delay_together(numbers: range) -> None:
 
 def delay_without_wake_ups(numbers: range) -> None:
     """One by one, each in a commit of its own, of which no worker is told: what the mail itself costs."""
-    bell = task_queue.installed()
-    task_queue.install(_Silent(bell))
+    usual = task_queue.installed()
+    task_queue.install(_Silent(usual))
     try:
         for number in numbers:
             submit(number)
     finally:
-        task_queue.install(bell)
+        task_queue.install(usual)
 
 
 class _Silent:
-    """As ``bell``, but that it does not ring."""
+    """As ``usual``, but that it wakes no worker."""
 
-    def __init__(self, bell: task_queue.Doorbell) -> None:
-        self._bell = bell
+    def __init__(self, usual: task_queue.TaskQueue) -> None:
+        self._usual = usual
 
-    def ring(self, deliveries: object) -> None:
-        pass
+    def notify(self, queues: Collection[str], *, priority: int | None = None) -> set[str]:
+        return set()
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._bell, name)
+        return getattr(self._usual, name)
 
 
 def submit_together(numbers: range) -> None:

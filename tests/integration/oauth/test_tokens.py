@@ -162,7 +162,7 @@ def test_what_is_no_token_is_told_in_words_and_the_mail_waits(
     RelayGate.objects.all().delete()
     OAuthToken.objects.update(failed_at=ago(61))
     for one in found:
-        Delivery.objects.filter(pk=one.pk).update(due_at=ago(0))
+        Delivery.objects.filter(pk=one.pk).update(due_at=ago(1), next_at=ago(1))
         attempt(one.pk)
     assert len(server.messages) == 5
     assert OAuthToken.objects.get().error == ""
@@ -278,7 +278,7 @@ def test_whoever_dies_while_fetching_is_waited_for_no_longer_than_its_lease(
 ) -> None:
     config = configure()
     digest = token_digest(config)
-    OAuthToken.objects.create(config=config, settings=digest, lease="dead", lease_until=ago(0))
+    OAuthToken.objects.create(config=config, settings=digest, lease="dead", lease_until=ago(1))
     assert tokens().current() == endpoint.given[0]
 
 

@@ -122,7 +122,7 @@ def _mails_by_us() -> bool:
 
 @register("email_integration")
 def check_queues(**kwargs: Any) -> list[CheckMessage]:
-    """Check that Celery knows the queues that mail is rung for by. Asks no broker."""
+    """Check that Celery knows the queues that wake-ups for mail go to. Asks no broker."""
     readable = isinstance(getattr(settings, "EMAIL_INTEGRATION", {}), dict)
     if not (readable and health.is_configured()) or health.is_eager():
         return []

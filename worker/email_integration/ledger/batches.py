@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import random
 import threading
 import time
 import uuid
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from typing import Any
 
 from django.db import InterfaceError, OperationalError, connections, transaction
 from django.db.models import Exists, OuterRef
@@ -28,13 +27,14 @@ from email_integration.outcomes.causes import Cause
 from email_integration.outcomes.classification import InDoubt
 from email_integration.smtp import Relay
 
-from . import claiming, recording, transitions
+from . import claiming, conflicts, recording, transitions
 from .records import Change, Ended, Try, Untried
 from .rows import database
 
 logger = logging.getLogger(__name__)
 
-_Result = TypeVar("_Result")
+#: Seconds for which the claim of a process that was killed may still be under way in the database.
+_FORESTALLED = 60.0
 
 
 @dataclass(kw_only=True)
@@ -75,16 +75,20 @@ def claim(
     relay: Relay | None,
     permitted: int | None = None,
     only: Collection[str] = (),
+    noted: Callable[[str], contextlib.AbstractContextManager[object]] = contextlib.nullcontext,
 ) -> Batch | None:
     """Claim what is due of a broker's queue, the most urgent first; None when nothing is.
 
     That is what has no queue of its own and one of ``lanes``, in their order, and what has ``queue`` for its own. At
     most ``limit`` mails, and 4 MB of contents; a large or suspect mail goes alone. ``permitted`` None is all of them.
-    ``only`` restricts it to these ids.
+    ``only`` restricts it to these ids. The id of the batch is known before its claim is committed: ``noted`` is entered
+    with it, and left when the claim has come to its end.
 
     Raises ``DatabaseError``. If the answer to the commit was lost, what was claimed is given back, now or by the next
     claim of this process.
     """
+    if not (queue or lanes):
+        return None
     _release_unsure()
     wanted = claiming.Wanted(queue=queue, lanes=tuple(lanes), limit=limit, only=tuple(only))
     row = claiming.Row(
@@ -96,16 +100,22 @@ def claim(
         config_version=relay.version if relay else "",
         from_email=relay.from_email if relay else "",
     )
-    return _repeated(lambda: _claim(wanted, replace(row, id=str(uuid.uuid4())), relay))
+    return conflicts.repeated(lambda: _claim(wanted, replace(row, id=str(uuid.uuid4())), relay, noted))
 
 
-def _claim(wanted: claiming.Wanted, row: claiming.Row, relay: Relay | None) -> Batch | None:
+def _claim(
+    wanted: claiming.Wanted,
+    row: claiming.Row,
+    relay: Relay | None,
+    noted: Callable[[str], contextlib.AbstractContextManager[object]],
+) -> Batch | None:
     using = database()
     asked_at = time.monotonic()
     try:
-        claimed = claiming.claim(wanted, row, asked_at=asked_at, using=using)
+        with noted(row.id):
+            claimed = claiming.claim(wanted, row, asked_at=asked_at, using=using)
     except BaseException as error:
-        if not connections[using].in_atomic_block and not _is_conflict(error):
+        if not connections[using].in_atomic_block and not conflicts.is_conflict(error):
             _unsure.append(row.id)
             _close_if_lost()
             with contextlib.suppress(OperationalError, InterfaceError):
@@ -137,7 +147,9 @@ def record(batch: Batch, changes: Sequence[Change], *, permitted: int | None = N
         raise ValueError("A delivery is recorded once at a time.")
     closes = batch.open.issubset(ids)
     asked_at = time.monotonic()
-    done = _repeated(lambda: recording.make(changes, batch=batch.id, permitted=permitted, closes=closes, report=report))
+    done = conflicts.repeated(
+        lambda: recording.make(changes, batch=batch.id, permitted=permitted, closes=closes, report=report)
+    )
     was_open = bool(batch.open)
     batch.open.difference_update(ids)
     owned = done.is_owned or (was_open and not batch.open and all(done.made))
@@ -170,7 +182,7 @@ def renew(batch: Batch) -> bool:
 def release(batch: Batch | str) -> bool:
     """Give back what is open of a batch, and delete its row; False when that is gone. Raises ``DatabaseError``."""
     batch_id = batch if isinstance(batch, str) else batch.id
-    released = _repeated(lambda: _take_over(batch_id, lambda row, deliveries: (), waits=True)) is not None
+    released = conflicts.repeated(lambda: _take_over(batch_id, lambda row, deliveries: (), waits=True)) is not None
     if isinstance(batch, Batch):
         batch.open.clear()
     return released
@@ -186,7 +198,7 @@ def take_over(
     them from then on. Nothing is done when the row is gone, or, unless it ``waits`` for that, is locked. Raises
     ``DatabaseError``.
     """
-    return _repeated(lambda: _take_over(batch_id, decide, waits=waits)) or []
+    return conflicts.repeated(lambda: _take_over(batch_id, decide, waits=waits)) or []
 
 
 def _take_over(
@@ -247,6 +259,19 @@ def owned_by(owner: str) -> list[str]:
     return list(rows.order_by("claimed_at").values_list("pk", flat=True))
 
 
+def forestall(batch_id: str) -> None:
+    """Wait for the claim of a batch to be committed, or have it fail when it is. Raises ``DatabaseError``.
+
+    It is for the claim of a process that was killed meanwhile: the database may still be at it. A row of its id, with
+    no mails and no owner, comes before the claim's own, and is deleted when its lease has run out.
+    """
+    ahead = database_time.DatabaseTime(ahead=_FORESTALLED)
+    row = DeliveryBatch(
+        id=batch_id, owner="", claimed_at=database_time.DatabaseTime(), lease_until=ahead, permitted=0, items=[]
+    )
+    DeliveryBatch.objects.using(database()).bulk_create([row], ignore_conflicts=True)
+
+
 def expired(*, suspected_for: float | None = None) -> list[DeliveryBatch]:
     """The batches whose lease has run out by the database's clock. Raises ``DatabaseError``.
 
@@ -280,40 +305,12 @@ def give_back_lost() -> int:
     )
 
 
-# -- conflicts and lost answers -------------------------------------------------------------------------------------
+# -- lost answers ---------------------------------------------------------------------------------------------------
 
 
 #: Batches of this process of which it is not known whether they were committed.
 _unsure: list[str] = []
 _releasing = threading.Lock()
-
-#: How often something is tried whose transaction was in conflict with another.
-_TRIES = 10
-
-
-def _repeated(act: Callable[[], _Result]) -> _Result:
-    """Do it again as long as it is in conflict with the transactions of others."""
-    for tries in range(1, _TRIES + 1):
-        try:
-            return act()
-        except OperationalError as error:
-            if tries == _TRIES or not _is_conflict(error) or connections[database()].in_atomic_block:
-                raise
-            time.sleep(random.uniform(0.5, 1) * 0.01 * tries)  # noqa: S311  # spreads load, guards nothing
-    raise AssertionError("unreachable")
-
-
-def _is_conflict(error: BaseException) -> bool:
-    """Whether the database has rolled back a transaction for what others did (serialization, deadlock, locks)."""
-    cause = error.__cause__
-    if getattr(cause, "sqlstate", None) in ("40001", "40P01"):
-        return True
-    if getattr(cause, "pgcode", None) in ("40001", "40P01"):
-        return True
-    vendor = connections[database()].vendor
-    if vendor == "mysql":
-        return bool(error.args) and error.args[0] in (1213, 1205)
-    return vendor == "sqlite" and isinstance(error, OperationalError) and "locked" in str(error)
 
 
 def _close_if_lost() -> None:

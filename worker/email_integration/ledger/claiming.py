@@ -5,18 +5,19 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import functools
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from django.db import connections, models, transaction
-from django.db.models.signals import post_init, pre_init
 
 from email_integration import django_internals
 from email_integration.models import FINAL, Delivery, DeliveryBatch, Lane, RevokedTask, Status, database_time
+from email_integration.timezones import as_stored
 
-from . import clock
+from . import clock, instances
 
 #: Octets of the contents of a batch, and from how many on a mail is a batch by itself.
 OCTETS = 4 * 1024 * 1024
@@ -71,6 +72,8 @@ def claim(wanted: Wanted, row: Row, *, asked_at: float, using: str) -> Claimed:
     connection = connections[using]
     if connection.vendor == "postgresql":
         return _claim_in_one_statement(connection, wanted, row, asked_at)
+    if not _is_anything_due(connection, wanted):
+        return Claimed(deliveries=[], is_full=False)
     with transaction.atomic(using=using):
         return _claim_in_transaction(connection, wanted, row, asked_at)
 
@@ -93,8 +96,9 @@ def _claim_in_one_statement(connection: Any, wanted: Wanted, row: Row, asked_at:
     if not found:
         return Claimed(deliveries=[], is_full=False)
     *_, moment, candidates = found[0]
-    clock.learn(clock.as_moment(moment, using=connection.alias), asked_at=asked_at, using=connection.alias)
-    deliveries = [_instance(connection, values) for values in found]
+    moment = as_stored(dt.datetime.fromtimestamp(moment, dt.UTC))
+    clock.learn(moment, asked_at=asked_at, using=connection.alias)
+    deliveries = [instances.of_row(connection, values) for values in found]
     return Claimed(deliveries=deliveries, is_full=candidates >= wanted.limit or candidates > len(deliveries))
 
 
@@ -159,8 +163,8 @@ def _statement(alias: str, shape: _Shape, lease: float) -> str:
         f"content_size > {LARGE} OR returned >= {SUSPECT} AS is_alone FROM q{number}"
         for number in range(len(shape.branches))
     )
-    columns = ", ".join(f"d.{quoted(column)}" for column in _columns()[:-1])
-    names = ", ".join(quoted(column) for column in _columns()[:-1])
+    columns = ", ".join(f"d.{quoted(column)}" for column in instances.columns()[:-1])
+    names = ", ".join(quoted(column) for column in instances.columns()[:-1])
     content = quoted("content")
     parts += [
         f"c AS MATERIALIZED (SELECT *, row_number() OVER w AS n, first_value(is_alone) OVER w AS first_is_alone, "
@@ -177,10 +181,32 @@ def _statement(alias: str, shape: _Shape, lease: float) -> str:
         f"jsonb_agg(jsonb_build_array(id, fence) ORDER BY n), %s::varchar, %s::varchar, %s::text "
         f"FROM u HAVING count(*) > 0)",
     ]
-    return f"WITH {', '.join(parts)} SELECT {names}, {content}, {now}, (SELECT count(*) FROM c) FROM u ORDER BY n"
+    # The moment as a number: the driver takes long over each time, and this one is in each row.
+    moment = f"extract(epoch FROM {now})::float8"
+    return f"WITH {', '.join(parts)} SELECT {names}, {content}, {moment}, (SELECT count(*) FROM c) FROM u ORDER BY n"
 
 
 # -- MariaDB, MySQL and SQLite --------------------------------------------------------------------------------------
+
+
+def _is_anything_due(connection: Any, wanted: Wanted) -> bool:
+    """Whether there is anything to claim: one question, without a transaction and its locks."""
+    now = database_time.sql(connection.vendor)
+    parts, parameters = [], []
+    for is_own, lane in _shape(wanted).branches:
+        condition = _condition(
+            connection.vendor, connection.ops.quote_name, is_own=is_own, lane=lane, now=now, by_ids=_by_ids(wanted)
+        )
+        table = connection.ops.quote_name(Delivery._meta.db_table)
+        parts.append(f"EXISTS (SELECT 1 FROM {table} WHERE {condition})")
+        parameters += [*([wanted.queue] if is_own else []), *wanted.only]
+    with connection.cursor() as cursor:
+        cursor.execute(f"SELECT {' OR '.join(parts)}", parameters)
+        return bool(cursor.fetchone()[0])
+
+
+def _by_ids(wanted: Wanted) -> str:
+    return f" AND id IN ({', '.join(['%s'] * len(wanted.only))})" if wanted.only else ""
 
 
 def _claim_in_transaction(connection: Any, wanted: Wanted, row: Row, asked_at: float) -> Claimed:
@@ -191,8 +217,8 @@ def _claim_in_transaction(connection: Any, wanted: Wanted, row: Row, asked_at: f
         # A write to begin with, even of nothing: SQLite waits for its lock then, and refuses one after a question.
         batches.filter(pk="").update(suspected_at=None)
     now = database_time.sql(connection.vendor)
-    by_ids = f" AND id IN ({', '.join(['%s'] * len(wanted.only))})" if wanted.only else ""
-    names = ", ".join(quoted(column) for column in _columns()[:-1])
+    by_ids = _by_ids(wanted)
+    names = ", ".join(quoted(column) for column in instances.columns()[:-1])
     content = quoted("content")
     locking = _locking(connection)
     found: list[Any] = []
@@ -211,7 +237,7 @@ def _claim_in_transaction(connection: Any, wanted: Wanted, row: Row, asked_at: f
     if not found:
         return Claimed(deliveries=[], is_full=False)
     clock.learn(clock.as_moment(found[0][-1], using=using), asked_at=asked_at, using=using)
-    candidates = [_instance(connection, values) for values in found]
+    candidates = [instances.of_row(connection, values) for values in found]
     taken = _chosen(candidates)
     _take(taken, row, using=using)
     return Claimed(deliveries=taken, is_full=len(candidates) >= wanted.limit or len(candidates) > len(taken))
@@ -268,36 +294,3 @@ def _take(deliveries: Collection[Delivery], row: Row, *, using: str) -> None:
             )
         ]
     )
-
-
-# -- instances ------------------------------------------------------------------------------------------------------
-
-
-@functools.cache
-def _fields() -> tuple[Any, ...]:
-    """The fields of a delivery, the content last."""
-    return tuple(sorted(Delivery._meta.concrete_fields, key=lambda one: one.attname == "content"))
-
-
-@functools.cache
-def _columns() -> tuple[str, ...]:
-    return tuple(str(one.column) for one in _fields())
-
-
-@functools.cache
-def _converters(alias: str) -> list[tuple[int, Any, Any]]:
-    return django_internals.converters(connections[alias], _fields(), Delivery._meta.db_table)
-
-
-def _instance(connection: Any, values: Sequence[Any]) -> Delivery:
-    """The delivery of a row; a content that was not read is read when it is asked for."""
-    row = list(values[: len(_fields())])
-    is_left_out = row[-1] is None
-    for place, column, convert in _converters(connection.alias):
-        row[place] = convert(row[place], column, connection)
-    names = [one.attname for one in _fields()]
-    if is_left_out:
-        names, row = names[:-1], row[:-1]
-    if pre_init.has_listeners(Delivery) or post_init.has_listeners(Delivery):
-        return Delivery.from_db(connection.alias, names, row)
-    return django_internals.stored_instance(Delivery, dict(zip(names, row, strict=True)), using=connection.alias)

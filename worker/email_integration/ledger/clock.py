@@ -10,6 +10,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
+from django.conf import settings
 from django.db import connections
 
 from email_integration import django_internals
@@ -32,7 +33,8 @@ class _Measured:
     at: float
 
 
-_measured: dict[str, _Measured] = {}
+#: By database, and by whether times have a zone.
+_measured: dict[tuple[str, bool], _Measured] = {}
 
 
 def now() -> dt.datetime:
@@ -42,20 +44,24 @@ def now() -> dt.datetime:
     ``DatabaseError`` when that fails.
     """
     using = database()
-    known = _measured.get(using)
+    known = _measured.get(_key(using))
     if known is None or time.monotonic() - known.at > _OLD:
         asked_at = time.monotonic()
         learn(_ask(using), asked_at=asked_at, using=using)
-        known = _measured[using]
+        known = _measured[_key(using)]
     return known.moment + dt.timedelta(seconds=time.monotonic() - known.at)
 
 
 def learn(moment: dt.datetime, *, asked_at: float, using: str) -> None:
     """Note what the database's clock said in answer to a statement of now, asked at this ``time.monotonic()``."""
     at = time.monotonic()
-    known = _measured.get(using)
+    known = _measured.get(_key(using))
     if known is None or at - asked_at <= _QUICK or at - known.at > _OLD:
-        _measured[using] = _Measured(moment=moment, at=at)
+        _measured[_key(using)] = _Measured(moment=moment, at=at)
+
+
+def _key(using: str) -> tuple[str, bool]:
+    return using, bool(settings.USE_TZ)
 
 
 def forget() -> None:

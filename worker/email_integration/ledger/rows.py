@@ -43,8 +43,7 @@ def load(delivery_id: str) -> Delivery | None:
 def load_all(delivery_ids: Sequence[str]) -> list[Delivery]:
     """Return those deliveries that there are, in no order.
 
-    A connection that was kept open and has died meanwhile is found out here, and it is asked again over a new one:
-    it is the first question of each attempt, and spares all of them the question whether somebody listens.
+    A connection that was kept open and has died meanwhile is found out here, and it is asked again over a new one.
     """
     using = database()
     try:

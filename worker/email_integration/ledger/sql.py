@@ -58,7 +58,10 @@ def make(moves: Sequence[Move], *, using: str) -> list[bool]:
     with together, server_cursor(connection) as cursor:
         if connection.vendor == "postgresql":
             return _make_in_one_statement(connection, cursor, moves)
-        return [_make(connection, cursor, move) for move in moves]
+        made = [_make(connection, cursor, move) for move in moves]
+        rows = [row for move, is_made in zip(moves, made, strict=True) if is_made for row in move.rows]
+        _insert_all(connection, cursor, rows)
+        return made
 
 
 def load(delivery_ids: Sequence[str], *, using: str) -> list[Delivery]:
@@ -91,12 +94,17 @@ def _of_deliveries(alias: str) -> tuple[list[str], str, list[tuple[int, Any, Any
 def _make(connection: Any, cursor: Any, move: Move) -> bool:
     words = _Words(connection)
     cursor.execute(words.update(move), words.parameters)
-    if not cursor.rowcount:
-        return False
-    for row in move.rows:
+    return bool(cursor.rowcount)
+
+
+def _insert_all(connection: Any, cursor: Any, rows: Sequence[Row]) -> None:
+    """Insert rows, those together that the same statement inserts: drivers make one of many there."""
+    alike: dict[str, list[list[Any]]] = {}
+    for row in rows:
         words = _Words(connection)
-        cursor.execute(words.insert(row), words.parameters)
-    return True
+        alike.setdefault(words.insert(row), []).append(words.parameters)
+    for text, parameters in alike.items():
+        cursor.executemany(text, parameters)
 
 
 def _make_in_one_statement(connection: Any, cursor: Any, moves: Sequence[Move]) -> list[bool]:

@@ -25,6 +25,7 @@ from email_integration.outcomes.schedule import seconds
 from email_integration.routing import gate
 
 from . import clock, columns, events, steps, task_queue
+from .records import Change, Ended
 from .rows import database, is_name, is_readable, load
 from .steps import Step
 
@@ -87,6 +88,29 @@ def giving_back(delivery: Delivery, *, returned: int | None = None, wait: float 
         due_at = clock.now() + seconds(wait)
         values |= {"due_at": due_at, "next_at": min(due_at, delivery.expires_at)}
     return Step(delivery, values)
+
+
+#: What says how a delivery stands, and is no text.
+_STANDING = (
+    *("status", "code", "attempts", "returned", "waits_for_relay", "due_at", "next_at", "finished_at"),
+    *("cancel_requested", "continue_after"),
+)
+
+
+def without_texts(change: Change, delivery: Delivery) -> Step:
+    """What ``change`` makes of its delivery, without whatever a database may refuse to take: texts and the attempt."""
+    if isinstance(change, Ended):
+        values = columns.after_attempt(change)
+        tell = events.end if values["status"] in FINAL else events.moved
+    else:
+        step = change.step(delivery)
+        values, tell = dict(step.move.values), None
+        step.undo()
+    kept = {name: values[name] for name in _STANDING if name in values}
+    if "recipients" in values:
+        names = ("address", "status", "code")
+        kept["recipients"] = [{name: item[name] for name in names if name in item} for item in values["recipients"]]
+    return Step(delivery, kept, not_among=FINAL, tell=tell)
 
 
 # -- for all others -------------------------------------------------------------------------------------------------

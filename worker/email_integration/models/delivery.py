@@ -163,7 +163,7 @@ class DeliveryBatch(models.Model):
     """
 
     id = models.CharField(primary_key=True, max_length=36)
-    # Host, process and boot of who claimed it, as people read it.
+    # Host, process number and a random part: the process that claimed it, as its journal names it too.
     owner = models.CharField(max_length=255)
     claimed_at = models.DateTimeField()
     # In no index, so that renewing it is a HOT update; there are few rows.

@@ -72,7 +72,7 @@ def attempt(delivery: Delivery, route: routing.Route, hand: InHand) -> Change | 
 
 
 def _without_attempt(delivery: Delivery) -> Callable[[Delivery], Step] | None:
-    """What becomes of a delivery that is not to be tried; None when it is."""
+    """Return how a delivery that is not to be tried moves on; None when it is to be tried."""
     if not rows.is_readable(delivery):
         return functools.partial(transitions.setting_aside, reason="its row is damaged")
     if delivery.cancel_requested:

@@ -19,7 +19,7 @@ from typing import Self
 from django.db import DatabaseError, InterfaceError, connections
 from django.utils import timezone
 
-from email_integration import conf
+from email_integration import conf, shared_cache
 from email_integration.ledger import rows, transitions
 from email_integration.ledger.batches import Batch
 from email_integration.ledger.claiming import SUSPECT
@@ -182,7 +182,7 @@ class Crew(Others):
 
     @property
     def journal(self) -> Journal | None:
-        """Where what is in hand is noted; None once that has failed."""
+        """The journal in which is noted what is in hand, if there is one."""
         return self._journal
 
     @property
@@ -258,6 +258,7 @@ class Crew(Others):
                     self._add(done)
         finally:
             connections.close_all()
+            shared_cache.disconnect()
 
     def _take(self) -> tuple[Work, Journal | None] | None:
         """What to do next, and the journal for it: one that was claimed while there was a journal goes with it."""

@@ -7,11 +7,12 @@ worker have their turn and urgent mail waits behind no more than a batch.
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from django.db import DatabaseError, InterfaceError, connections
 
@@ -27,7 +28,7 @@ from email_integration.smtp import Relay
 from . import own_journal, points, recovery
 from .crew import Crew, Done, Work, try_one
 from .in_hand import Others
-from .journal import Journal, JournalUnavailable
+from .journal import Journal, JournalUnavailable, Slot
 from .recording import record, wake_others
 from .sessions import Replaced
 
@@ -185,9 +186,9 @@ class _Dispatcher:
 
 
 def claim(queue: str, *, journal: Journal | None, only: Sequence[str] = ()) -> tuple[Batch | None, Route]:
-    """Claim what is due in a broker queue, to be noted in this journal, and say by which route it goes.
+    """Claim what is due in a broker queue, and say by which route it goes. Raises ``DatabaseError``.
 
-    Raises ``DatabaseError``.
+    The journal, if there is one, names the batch meanwhile: the claim may be committed after the death of this process.
     """
     route = routing.active_relay()
     batch = batches.claim(
@@ -196,12 +197,26 @@ def claim(queue: str, *, journal: Journal | None, only: Sequence[str] = ()) -> t
         limit=_pace.claims(conf.get("SESSIONS")),
         owner=own_journal.owner(journal),
         relay=route if isinstance(route, Relay) else None,
-        permitted=conf.get("IN_DOUBT_WINDOW") if journal is None else None,
+        permitted=None if journal else conf.get("IN_DOUBT_WINDOW"),
         only=only,
+        noted=functools.partial(_noted, journal),
     )
     if batch is not None:
         points.reached("claimed", *(one.pk for one in batch.deliveries))
     return batch, route
+
+
+@contextlib.contextmanager
+def _noted(journal: Journal | None, batch_id: str) -> Iterator[None]:
+    slot: Slot | None = None
+    with contextlib.suppress(JournalUnavailable):  # as is found, and seen to, with the first mail
+        slot = journal.take("", 0, batch_id) if journal else None
+    try:
+        yield
+    finally:
+        if slot is not None:
+            with contextlib.suppress(JournalUnavailable):
+                slot.free()
 
 
 def settle(batch: Batch, done: Sequence[Done]) -> batches.Recorded:

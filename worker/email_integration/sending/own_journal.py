@@ -90,7 +90,7 @@ def opened() -> Journal | None:
 
 
 def close() -> None:
-    """Have done with the journal, at the end of the process."""
+    """Close the journal, at the end of the process."""
     own = _own
     with own.lock:
         if own.journal is not None:

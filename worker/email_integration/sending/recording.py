@@ -15,7 +15,7 @@ import tenacity
 from django.db import DatabaseError, InterfaceError, InternalError, OperationalError, connections
 
 from email_integration import conf, routing
-from email_integration.ledger import batches, instrumentation, records, rows
+from email_integration.ledger import batches, instrumentation, records, rows, transitions
 from email_integration.ledger.batches import Batch, Recorded
 from email_integration.ledger.records import Change
 from email_integration.models import Delivery
@@ -97,8 +97,9 @@ class Begun:
 def record(batch: Batch, changes: Sequence[Change], *, permitted: int | None = None) -> Recorded:
     """Record what happened to deliveries of the batch, again and again while the database is out of reach.
 
-    What it refuses to write is written by itself, at last without the result that Celery is to have: how a mail stands
-    matters more. ``permitted`` is ``batches.record``'s.
+    What it refuses to write is written by itself, then without the result that Celery is to have, at last without any
+    text: how a mail stands matters more. If that is refused too it is not made, and the end of the lease decides.
+    ``permitted`` is ``batches.record``'s.
     """
 
     def reconnect(state: tenacity.RetryCallState) -> None:
@@ -118,9 +119,25 @@ def record(batch: Batch, changes: Sequence[Change], *, permitted: int | None = N
             half = len(changes) // 2
             first, second = (record(batch, part, permitted=permitted) for part in (changes[:half], changes[half:]))
             return Recorded(made=first.made + second.made, cancel_requested=second.cancel_requested, owned=second.owned)
-        name, extra = type(error).__name__, {"delivery_id": changes[0].delivery.pk}
-        logger.error("The result of delivery %s cannot be stored (%s).", changes[0].delivery.pk, name, extra=extra)
-        return write(changes, report=False)
+        if not changes:
+            raise
+        change = changes[0]
+        _complain("The result of delivery %s cannot be stored (%s).", change, error)
+    try:
+        return write([change], report=False)
+    except Exception as error:
+        _complain("The attempt at delivery %s cannot be stored (%s).", change, error)
+    try:
+        step = functools.partial(transitions.without_texts, change)
+        return write([records.Untried(delivery=change.delivery, step=step)], report=False)
+    except Exception as error:
+        _complain("How delivery %s stands cannot be stored (%s).", change, error)
+    return Recorded(made=[False], cancel_requested=set(), owned=True)
+
+
+def _complain(words: str, change: Change, error: Exception) -> None:
+    pk = change.delivery.pk
+    logger.error(words, pk, type(error).__name__, extra={"delivery_id": pk})
 
 
 def wake_others(change: Change, closed: Relay | None) -> None:
@@ -145,6 +162,8 @@ def _wake_if_mended(delivery: Delivery, route: routing.Route | None, *, waits_at
     if isinstance(now, routing.Nowhere):
         return
     # What the relay is to blame for with this mail alone has closed no gate: that one is open proves nothing.
+    # Nor does it in a caller's transaction, where gates move after the commit.
+    waits_at_gate = waits_at_gate and not gate.in_transaction()
     is_open = waits_at_gate and isinstance(route, Relay) and not gate.is_closed(route)
     if now != route or is_open:
         retry_now.wake(delivery.pk)

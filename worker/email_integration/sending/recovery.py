@@ -1,4 +1,4 @@
-"""What becomes of mail that a process had in hand when it died.
+"""Recover the mail that a process had in hand when it died.
 
 Its journal says so at once, on the same machine. Without it, the end of the lease does.
 """
@@ -80,13 +80,20 @@ def recover_leases() -> None:
 
 def _recover(found: AbandonedJournal) -> None:
     if found.boot_is_ours:
+        for entry in found.entries:
+            if _is_claim(entry):
+                batches.forestall(entry.batch_id or "")
         decide = functools.partial(_by_journal, found.entries)
         for pk in batches.owned_by(found.owner):
             # It waits for who has it locked: the journal, which is removed after this, is all that is known.
             _take_over(pk, decide, waits=True)
     for entry in found.entries:
         _see_to_the_rest(entry)
-    logger.warning("What process %s had in hand is recovered: %d mails.", found.owner, len(found.entries))
+    logger.warning(
+        "What process %s had in hand is recovered: %d mails.",
+        found.owner,
+        sum(bool(one.delivery_id) for one in found.entries),
+    )
 
 
 def _take_over(
@@ -143,7 +150,12 @@ def _given_back(delivery: Delivery) -> Change:
 
 def _may_have_killed(entry: JournalEntry) -> bool:
     """Whether its process was killed while it prepared or wrote it; not while it waited for a reply."""
-    return entry.state is SlotState.IN_HAND and entry.phase is not SlotPhase.WAITING
+    return entry.state is SlotState.IN_HAND and entry.phase is not SlotPhase.WAITING and not _is_claim(entry)
+
+
+def _is_claim(entry: JournalEntry) -> bool:
+    """Whether it is of a batch that was being claimed, and of no mail."""
+    return not entry.torn and not entry.delivery_id
 
 
 def _suspect(delivery: Delivery, *, alone: bool) -> Change:

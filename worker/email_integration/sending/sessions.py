@@ -65,7 +65,7 @@ def _is_at_its_end(failure: SMTPFailure, session: Session) -> bool:
     if session.transactions < 2 or phase not in (Phase.MAIL, Phase.RCPT, Phase.DATA):
         return False
     if reply is None:
-        return isinstance(failure, ConnectionLost) and phase is Phase.MAIL
+        return isinstance(failure, ConnectionLost) and (phase is Phase.MAIL or bool(session.carried))
     if reply.code == 421 or reply.is_out_of_turn:
         return True
     if phase is Phase.MAIL:

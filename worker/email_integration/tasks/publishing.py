@@ -17,7 +17,7 @@ from email_integration import conf
 #: A message that is sent when it is given a producer.
 Message = Callable[[Producer], object]
 
-#: Seconds for which no process tries a broker that has just failed; the sweep rings for what was submitted meanwhile.
+#: Seconds for which no process tries a broker that has just failed; the sweep finds what was submitted meanwhile.
 _PAUSE = 5.0
 
 #: Messages that are sent in one go.

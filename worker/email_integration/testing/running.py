@@ -10,16 +10,20 @@ from django.db import transaction
 from django.test import TestCase
 
 from email_integration.django_internals import waiting_for_commit
-from email_integration.ledger import clock, task_queue, transitions
+from email_integration.ledger import continuation, task_queue, transitions
 from email_integration.ledger.queues import key_of
 from email_integration.ledger.rows import database
 from email_integration.models import DatabaseTime, Delivery
+from email_integration.queue import continuing
 from email_integration.routing import gate
 from email_integration.sending import recording
 from email_integration.sending.dispatcher import send_inline
 from email_integration.tasks import send_email
 
 from .relay import FakeRelay, any_relay
+
+#: Mails that have ended and that something follows, taken at a time.
+_AT_ONCE = 50
 
 
 def run_deliveries(*, due_only: bool = True) -> list[Delivery]:
@@ -33,7 +37,7 @@ def run_deliveries(*, due_only: bool = True) -> list[Delivery]:
     tried: list[str] = []
     # Nothing is woken: what is submitted meanwhile is found in the database, and returned like the rest.
     with any_relay(), _eager(), mock.patch.object(task_queue, "notify_on_commit", _notify_nobody):
-        while found := _due(tried, due_only=due_only):
+        while (found := _due(tried, due_only=due_only)) or _follow(tried):
             for delivery in found:
                 tried.append(delivery.pk)
                 with _committed():
@@ -52,6 +56,16 @@ def eager_mail() -> Iterator[FakeRelay]:
     """
     with any_relay() as relay, _eager(), mock.patch.object(task_queue, "notify_on_commit", _notify_now):
         yield relay
+
+
+def _follow(tried: list[str]) -> bool:
+    """Publish what follows mail that has ended without an attempt; False when there is none."""
+    ended = continuation.take_due(_AT_ONCE)
+    for delivery in ended:
+        tried.append(delivery.pk)
+        with _committed():
+            continuing.publish(delivery)
+    return bool(ended)
 
 
 def _notify_now(*deliveries: Delivery, using: str) -> None:
@@ -92,7 +106,6 @@ def _due(tried: list[str], *, due_only: bool) -> list[Delivery]:
     rows = Delivery.objects.using(database()).filter(next_at__isnull=False).exclude(pk__in=tried)
     if not due_only:
         gate.open_all()
-        now = clock.now()
-        rows.filter(status__in=transitions.CLAIMABLE).update(due_at=now, next_at=now)
+        rows.filter(status__in=transitions.CLAIMABLE).update(due_at=DatabaseTime(), next_at=DatabaseTime())
     due = rows.filter(next_at__lte=DatabaseTime())
     return list(due.order_by("created_at", "pk").only("queue", "lane"))

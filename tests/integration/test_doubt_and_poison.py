@@ -1,0 +1,231 @@
+"""What a killed process leaves of a mail that may have been sent, and of one that may have killed it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from config.local.smtp_server import Fault, SMTPServer
+from email_integration.delivery import manual
+from email_integration.models import Delivery, DeliveryAttempt, SMTPConfig
+from email_integration.sending import dispatcher, sandbox
+from tests.children import (
+    Child,
+    at,
+    die,
+    due_now,
+    forget_journals,
+    hooked,
+    mails,
+    recover,
+    recover_by_lease,
+    require_settled,
+    send,
+    standing,
+)
+from tests.deliveries import RecordingTaskQueue, ago, submitted
+from tests.relays import config_for
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+Serve = Callable[..., SMTPServer]
+
+
+@pytest.fixture(autouse=True)
+def folder(journals: Path, bell: RecordingTaskQueue, settings: Any, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(dispatcher._Pace, "claims", lambda self, sessions: 100)
+    of(settings, SESSIONS=1, IN_DOUBT="hold")
+    return journals
+
+
+@pytest.fixture
+def server(smtp_server: Serve) -> SMTPServer:
+    server = smtp_server(security="plain", user=None)
+    config_for(server)
+    return server
+
+
+def of(settings: Any, **changes: Any) -> None:
+    settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, **changes}
+
+
+def outcomes(delivery_id: str) -> list[str]:
+    attempts = DeliveryAttempt.objects.filter(delivery=delivery_id)
+    return list(attempts.order_by("number").values_list("outcome", flat=True))
+
+
+# -- doubt ----------------------------------------------------------------------------------------------------------
+
+
+def test_doubt_pins_the_sender_and_the_bytes(server: SMTPServer, settings: Any) -> None:
+    """Sent, and killed before the answer · in doubt · Save of another sender · what is sent again is the same, octet
+    for octet, from the same sender, by the same server.
+    """
+    of(settings, IN_DOUBT="resend")
+    (one,) = mails(1)
+    Child(send, hook=at("answered", die)).killed()
+    config = SMTPConfig.objects.get()
+    config.from_email = "Other <other@example.com>"
+    config.save()
+    recover()
+    row = Delivery.objects.get()
+    assert (row.from_header, row.smtp_config) == ("Hanna <noreply@example.com>", "Primary Mail Server")
+    due_now()
+    send()
+    assert (standing(one), outcomes(one)) == (["accepted"], ["in_doubt", "accepted"])
+    first, second = server.messages
+    assert (first.mail_from, first.content) == (second.mail_from, second.content)
+
+
+def test_doubt_by_lease_pins_as_well(server: SMTPServer, folder: Path, settings: Any) -> None:
+    """The same on another host, whose journal is gone: by what the batch was claimed with."""
+    of(settings, IN_DOUBT="resend")
+    (one,) = mails(1)
+    Child(send, hook=at("answered", die)).killed()
+    forget_journals(folder)
+    config = SMTPConfig.objects.get()
+    config.from_email = "Other <other@example.com>"
+    config.save()
+    recover_by_lease()
+    due_now()
+    send()
+    assert standing(one) == ["accepted"]
+    first, second = server.messages
+    assert (first.mail_from, first.content) == (second.mail_from, second.content)
+
+
+# -- mail that kills ------------------------------------------------------------------------------------------------
+
+
+def test_a_mail_that_kills_is_put_aside_and_its_batch_mates_are_sent(
+    server: SMTPServer, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of twenty-one kills its process whenever it is prepared, beside others in three sessions · it is tried alone
+    soon, and put aside after QUARANTINE_AFTER of those · the others are sent.
+    """
+    of(settings, SESSIONS=3)
+    good = mails(20)
+    poison = submitted("killer@example.com", subject="killer").pk
+    Delivery.objects.filter(pk=poison).update(next_at=ago(10.5))  # amid the others
+    plan = sandbox.plan_now
+
+    def dying(recipients: Iterable[str]) -> sandbox.Plan:
+        if "killer@example.com" in recipients:
+            die()
+        return plan(recipients)
+
+    deaths = 0
+    with monkeypatch.context() as patch:
+        patch.setattr(sandbox, "plan_now", dying)
+        while Child(send).ended():
+            deaths += 1
+            assert deaths < 10
+            recover()
+            require_settled()
+    row = Delivery.objects.get(pk=poison)
+    assert (row.status, row.cause, row.reason) == (
+        "quarantined",
+        "worker_lost",
+        "its worker was lost every time it was tried",
+    )
+    assert deaths == 2 + 3
+    # Two of the deaths were in company: those who were beside it may be in doubt.
+    assert Counter(standing(*good))["in_doubt"] <= 2 * (3 - 1)
+    for pk in good:
+        manual.release(pk)
+    send()
+    assert standing(*good) == ["accepted"] * 20
+    assert {one.subject for one in server.messages} == {str(number) for number in range(20)}
+
+
+def test_a_mail_that_kills_whenever_it_is_tried_alone(server: SMTPServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is no other mail · killed QUARANTINE_AFTER times, and put aside."""
+    (one,) = mails(1)
+    deaths = 0
+    while Child(send, hook=at("before the content", die)).ended():
+        deaths += 1
+        recover()
+    assert (standing(one), deaths) == (["quarantined"], 3)
+
+
+def test_mails_that_die_beside_the_one_that_kills_are_not_put_aside(
+    server: SMTPServer, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Four mails come one by one, so that each is a batch of its own, in four sessions of one process · one kills it,
+    again and again · only that one is put aside.
+    """
+    of(settings, SESSIONS=4, QUARANTINE_AFTER=1)
+    monkeypatch.setattr(dispatcher._Pace, "claims", lambda self, sessions: 1)
+    good = mails(3)
+    poison = submitted("killer@example.com", subject="killer").pk
+
+    def dying(name: str, *ids: str) -> None:
+        if name == "in hand" and poison in ids:
+            die()
+        elif name == "in hand":
+            time.sleep(0.05)  # so that they are in hand together; nothing fails when they are not
+
+    for _ in range(8):
+        child = Child(send, hook=dying)
+        if child.ended() == 0:
+            break
+        recover()
+    assert standing(poison) == ["quarantined"]
+    assert standing(*good) == ["accepted"] * 3
+
+
+def test_a_suspect_is_alone_in_its_process(server: SMTPServer, settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two that were given back twice come with six others, in three sessions · none is begun beside either of them."""
+    of(settings, SESSIONS=3)
+    monkeypatch.setattr(dispatcher._Pace, "claims", lambda self, sessions: 1)
+    ids = mails(8)
+    suspects = {ids[2], ids[5]}
+    Delivery.objects.filter(pk__in=suspects).update(returned=2)
+    lock, in_hand, beside = threading.Lock(), set(), []
+
+    def hook(name: str, *given: str) -> None:
+        if name == "in hand":
+            with lock:
+                in_hand.update(given)
+                beside.extend(pk for pk in in_hand - {*given} if suspects & (in_hand | {*given}))
+            if suspects & {*given}:
+                time.sleep(0.1)  # in which another would be begun
+        elif name == "answer noted":
+            with lock:
+                in_hand.difference_update(given)
+
+    with hooked(hook):
+        send()
+    assert standing(*ids) == ["accepted"] * 8
+    assert beside == []
+
+
+def test_waiting_for_a_reply_never_counts(server: SMTPServer) -> None:
+    """Killed while the greeting, or the reply to MAIL, is waited for, more often than QUARANTINE_AFTER · not the
+    mail's fault.
+    """
+    (one,) = mails(1)
+    for point in ("before a session", "before MAIL") * 4:
+        Child(send, hook=at(point, die)).killed()
+        recover()
+        assert Delivery.objects.get().returned == 0
+    send()
+    assert standing(one) == ["accepted"]
+
+
+def test_an_attempt_that_comes_to_an_end_resets_the_count(server: SMTPServer) -> None:
+    """Killed twice · then the server puts it off · the count begins anew."""
+    (one,) = mails(1)
+    for _ in range(2):
+        Child(send, hook=at("before the content", die)).killed()
+        recover()
+    assert Delivery.objects.get().returned
+    server.inject(Fault(verb="DOT", reply="451 4.3.0 Try again later", times=1))
+    send()
+    assert (standing(one), Delivery.objects.get().returned) == (["deferred"], 0)
