@@ -75,7 +75,7 @@ def _read_only_at_the_reply(run: Run) -> None:
 
 def _sending(run: Run) -> list[str]:
     """The Message-IDs of what is claimed at this moment."""
-    rows = run.world.database.query("SELECT message_id FROM email_integration_delivery WHERE status = 'sending'")
+    rows = run.world.database.query("SELECT message_id FROM email_integration_delivery WHERE batch <> ''")
     return [message_id for (message_id,) in rows]
 
 
