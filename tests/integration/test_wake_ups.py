@@ -647,7 +647,7 @@ def test_of_two_dispatchers_the_last_one_looks_for_both(published: Published, cl
     """One leaves, the other sets the key anew, and a process finds it: the mail is the other's."""
     one, other = Stay("mail"), Stay("mail")
     assert one.ended(unsent) == []
-    clock.passes(1)
+    clock.passes(wakeups.KEPT / 2)
     other.refresh()
     OtherProcess().notify()
     submitted()
