@@ -76,6 +76,17 @@ class SQLite:
 
     away = locked
 
+    @property
+    def is_locked(self) -> bool:
+        """Whether another keeps all from writing."""
+        with contextlib.closing(sqlite3.connect(self.file, timeout=1, isolation_level=None)) as connection:
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError:
+                return True
+            connection.execute("ROLLBACK")
+        return False
+
 
 class Postgres(PostgreSQL):
     """A server, with the ways in which it can fail."""

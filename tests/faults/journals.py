@@ -170,7 +170,7 @@ def _away_while_recovering(point: str) -> Callable[[Run], None]:
     """Kill a process, and have the database away before another can have recovered what it had in hand."""
 
     def act(run: Run) -> None:
-        die_at(run, point, "stopped")
+        die_at(run, point, "stopped", nth=1)  # in no transaction
         with run.world.database.away():
             os.kill(run.world.plan.victim, signal.SIGKILL)
             time.sleep(float(TIMES["LEASE"]))
