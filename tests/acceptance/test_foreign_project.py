@@ -45,12 +45,15 @@ class Project(HostProject):
     def send_without_broker(self, subject: str) -> None:
         """Submit a mail, and see that it waits for the broker twice at most, and a second (BROKER_TIMEOUT) each time.
 
-        The limits of time are the app's own, not settings that one has to know: without them it would hang.
+        Before that it asks the cache once, which may take a quarter of a second. The limits of time are the app's own,
+        not settings that one has to know: without them it would hang.
         """
         told = self.send(subject, wait=False)
-        assert 1 <= told["connections"] <= 2
-        assert told["waits"]
-        assert all(seconds is not None and 0 < seconds <= 1 for seconds in told["waits"])
+        of_cache = [seconds for seconds in told["waits"] if seconds == 0.25]
+        of_broker = [seconds for seconds in told["waits"] if seconds != 0.25]
+        assert 1 <= told["connections"] - bool(of_cache) <= 2
+        assert of_broker
+        assert all(seconds is not None and 0 < seconds <= 1 for seconds in of_broker)
 
 
 @pytest.fixture

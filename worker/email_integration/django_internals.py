@@ -14,6 +14,7 @@ import itertools
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from copy import copy as copied
 from email.utils import format_datetime
 from operator import attrgetter
 from types import FunctionType
@@ -320,6 +321,35 @@ def placeholder(connection: Any, field: Any) -> str:
     """Return what stands for a value of ``field`` in the text of a statement."""
     # MariaDB and MySQL read octets as text of the connection's character set unless told.
     return "_binary %s" if connection.vendor == "mysql" and isinstance(field, models.BinaryField) else "%s"
+
+
+def redis_cache_within(cache: Any, seconds: float) -> Any:
+    """Return a Redis cache like this one that waits so long for each answer, and asks once; this thread's own.
+
+    What the OPTIONS of the cache say of it holds. It has connections of its own.
+    """
+    from redis.backoff import NoBackoff
+    from redis.retry import Retry
+
+    made: dict[float, Any] = cache.__dict__.setdefault(_LIKE_IT, {})
+    if seconds not in made:
+        like_it = made[seconds] = copied(cache)
+        like_it.__dict__.pop("_cache", None)
+        like_it.__dict__.pop(_LIKE_IT, None)
+        within = {"socket_timeout": seconds, "socket_connect_timeout": seconds, "retry": Retry(NoBackoff(), 0)}
+        like_it._options = {**within, **cache._options}
+    return made[seconds]
+
+
+def close_redis_cache(cache: Any) -> None:
+    """Close the connections of a Redis cache, which Django closes nowhere; nothing for another cache."""
+    for one in (cache, *cache.__dict__.get(_LIKE_IT, {}).values()):
+        for pool in getattr(one.__dict__.get("_cache"), "_pools", {}).values():
+            pool.disconnect()
+
+
+#: Where a cache keeps those that are like it.
+_LIKE_IT = "_email_integration_like_it"
 
 
 def is_left_to_database(value: Any) -> bool:

@@ -9,19 +9,24 @@ from django.core.cache import BaseCache, caches
 from django.core.cache.backends.db import BaseDatabaseCache
 from django.core.cache.backends.dummy import DummyCache
 from django.core.cache.backends.locmem import LocMemCache
+from django.core.cache.backends.redis import RedisCache
 from django.db import router
 
 from . import conf
+from .django_internals import close_redis_cache, redis_cache_within
 from .savepoints import savepoint
 
 
 @contextlib.contextmanager
-def shared_cache() -> Iterator[BaseCache]:
+def shared_cache(*, within: float | None = None) -> Iterator[BaseCache]:
     """Give the cache. Raises what the cache raises, each backend something else.
 
-    It may lie in the database, and be asked inside of the caller's transaction, which an error does not break.
+    It may lie in the database, and be asked inside of the caller's transaction, which an error does not break. Django's
+    own for Redis waits ``within`` so many seconds for each answer, unless its OPTIONS say how long, and asks once.
     """
     cache = caches[conf.get("CACHE")]
+    if within is not None and isinstance(cache, RedisCache):
+        cache = redis_cache_within(cache, within)
     with savepoint(*databases(cache)):
         yield cache
 
@@ -29,8 +34,7 @@ def shared_cache() -> Iterator[BaseCache]:
 def disconnect() -> None:
     """Close the connections of this thread, which ends: those of Redis are its own, and Django closes them nowhere."""
     for cache in caches.all(initialized_only=True):
-        for pool in getattr(getattr(cache, "_cache", None), "_pools", {}).values():
-            pool.disconnect()
+        close_redis_cache(cache)
 
 
 def databases(cache: BaseCache) -> tuple[str, ...]:

@@ -220,7 +220,8 @@ def _in_cache(act: Callable[[BaseCache], _T]) -> _T | None:
 def _ask(act: Callable[[BaseCache], _T]) -> _T | None:
     if not _serves(caches[conf.get("CACHE")]):
         return None
-    with shared_cache() as cache:
+    # What is asked before the broker takes a part of the time that submitting may wait for that.
+    with shared_cache(within=conf.get("BROKER_TIMEOUT") / 4) as cache:
         return act(cache)
 
 
