@@ -7,9 +7,11 @@ from collections.abc import Callable
 import pytest
 
 from config.local.smtp_server import SMTPServer
+from email_integration import conf
 from email_integration.ledger.queues import queue_of
 from email_integration.models import Delivery, DeliveryAttempt, DeliveryBatch
-from email_integration.sending.dispatcher import send_inline
+from email_integration.sending.crew import Crew
+from email_integration.sending.dispatcher import claim, send_inline, settle
 from tests.children import send
 from tests.deliveries import submitted
 from tests.relays import config_for
@@ -50,3 +52,20 @@ def test_a_server_has_no_more_connections_than_it_may(smtp_server: Serve) -> Non
     assert send() == {"accepted": 20}
 
     assert len(server.sessions) <= 2
+
+
+def test_what_waits_for_a_session_until_its_lease_is_short_goes_back(smtp_server: Serve) -> None:
+    """In no doubt, whatever its process does: another one may have a session free."""
+    config_for(smtp_server(security="plain", user=None))
+    ids = [submitted().pk for _ in range(3)]
+    batch, route = claim(queue_of("normal"), journal=None)
+    assert batch is not None
+    with Crew(sessions=0, journal=None) as crew:
+        crew.take_on(batch, route, journal=None)
+        crew.give_back_late()
+        assert crew.done(within=0.0) == []
+        batch.lease_ends -= conf.get("LEASE") - conf.get("REPLY_TIMEOUT")
+        crew.give_back_late()
+        settle(batch, crew.done(within=0.0))
+    assert list(Delivery.objects.filter(batch="", status="queued").values_list("pk", flat=True).order_by("pk")) == ids
+    assert (DeliveryBatch.objects.count(), DeliveryAttempt.objects.count()) == (0, 0)

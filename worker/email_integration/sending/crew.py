@@ -31,7 +31,7 @@ from email_integration.routing import Route
 from email_integration.smtp import Relay
 
 from .attempts import attempt
-from .in_hand import InHand, Others
+from .in_hand import InHand, Others, is_late
 from .journal import Journal, JournalUnavailable, Slot
 from .sessions import Replaced
 
@@ -201,6 +201,12 @@ class Crew(Others):
         """Begin none of its deliveries any more."""
         with self._changed:
             self._give_back(batch)
+
+    def give_back_late(self) -> None:
+        """Begin none of those whose lease comes to its end while they wait for a session: others may have one free."""
+        with self._changed:
+            for batch in {one.batch.id: one.batch for one in self._todo if is_late(one.batch)}.values():
+                self._give_back(batch)
 
     def cancel(self, batch: Batch, ids: Collection[str]) -> None:
         """Have those of its deliveries that are not begun end as cancelled, of which these are the ids."""

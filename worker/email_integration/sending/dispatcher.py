@@ -122,6 +122,7 @@ class _Dispatcher:
         recovery.look_for_journals()
         with Crew(sessions=conf.get("SESSIONS"), journal=own_journal.opened()) as crew:
             while True:
+                crew.give_back_late()
                 claimed = self._may_claim and crew.wants_more and self._claim(crew)
                 self._settle(crew, crew.done(within=LOOK, unless_it_wants_more=claimed))
                 if not self._handed_over and not self._failed:

@@ -23,6 +23,12 @@ from .relaying import Guard, Letter
 logger = logging.getLogger(__name__)
 
 
+def is_late(batch: Batch) -> bool:
+    """Whether no more is left of its lease than a reply to a final dot may take, and a third of what is beyond that."""
+    patience, lease = conf.get("REPLY_TIMEOUT"), conf.get("LEASE")
+    return bool(batch.lease_ends - time.monotonic() <= patience + (lease - patience) / 3)
+
+
 class Others:
     """The mails that are sent beside one. There are none."""
 
@@ -134,13 +140,11 @@ class InHand(Guard):
 
         It is renewed once no more is left of it than a third beyond that.
         """
-        patience, lease = conf.get("REPLY_TIMEOUT"), conf.get("LEASE")
-        left = self._batch.lease_ends - time.monotonic()
-        if left > patience + (lease - patience) / 3:
+        if not is_late(self._batch):
             return True
         try:
             if not batches.renew(self._batch):
                 return None  # else it may have taken long
         except (DatabaseError, InterfaceError) as error:
             logger.warning("The lease of a batch could not be renewed (%s).", type(error).__name__)
-        return bool(self._batch.lease_ends - time.monotonic() > patience)
+        return bool(self._batch.lease_ends - time.monotonic() > conf.get("REPLY_TIMEOUT"))
