@@ -53,7 +53,7 @@ def carry_out(case: Case, server: Server, row: Callable[[Figures], None]) -> Non
     case.before(run)
     ids = case.submit()
     with Amid(case, run) as amid:
-        work_off(ids)
+        work_off()
     if case.says:
         code, output = validate("--test-email", case.test_to, timeout=1)
         assert code != 0
@@ -70,7 +70,7 @@ def carry_out(case: Case, server: Server, row: Callable[[Figures], None]) -> Non
             wait_for_the_next(deadline)
         else:
             let_time_pass(case.pause)
-        work_off(ids)
+        work_off()
     pool.close()
     figures = _count(server, started)
     if not (case.says or case.options.rate):
