@@ -7,6 +7,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
@@ -73,6 +74,29 @@ def test_a_session_is_lent_again(smtp_server: Serve, pool: Pool) -> None:
     assert repr(pool) == "<Pool idle=1>"
     assert lend(pool, replace(relay)) is first
     assert len(server.sessions) == 1
+
+
+def test_a_server_that_lets_us_have_no_more_is_not_at_fault(smtp_server: Serve, pool: Pool) -> None:
+    """Who asks for another session waits for one of the others; and for a while no more is asked for."""
+    server = smtp_server()
+    relay = relay_to(server)
+    done = threading.Event()
+
+    def borrow() -> int:
+        with pool.session(relay) as session:
+            send(session)
+            done.wait(PATIENCE)
+            return session.transactions
+
+    with ThreadPoolExecutor(3) as threads:
+        first = threads.submit(borrow)
+        wait_until(lambda: len(server.messages) == 1, what="the first mail")
+        server.inject(Fault(verb="CONNECT", reply="421 4.7.0 Too many connections", times=None))
+        others = [threads.submit(borrow) for _ in range(2)]
+        wait_until(lambda: pool.most(relay) == 1, what="the server's word")
+        done.set()
+        assert [one.result(PATIENCE) for one in (first, *others)] == [1, 2, 3]
+    assert len([one for one in server.sessions if one.transactions]) == 1
 
 
 def test_a_session_is_for_one_borrower_at_a_time(smtp_server: Serve, pool: Pool) -> None:

@@ -51,7 +51,7 @@ def carry_out(case: Case, server: Server, row: Callable[[Figures], None]) -> Non
     run = Run(case, server)
     started = time.monotonic()
     case.before(run)
-    ids = case.submit()
+    case.submit()
     with Amid(case, run) as amid:
         work_off()
     if case.says:

@@ -33,6 +33,7 @@ from email_integration.smtp import Relay
 from .attempts import attempt
 from .in_hand import InHand, Others, is_late
 from .journal import Journal, JournalUnavailable, Slot
+from .relaying import pool
 from .sessions import Replaced
 
 logger = logging.getLogger(__name__)
@@ -291,8 +292,7 @@ class Crew(Others):
         work = next((work for work in self._todo if work.place < work.batch.permitted), None)
         if work is None or (self._in_hand and _is_suspect(work)):
             return None
-        most = work.route.max_connections if isinstance(work.route, Relay) else None
-        return None if most is not None and self._in_hand >= most else work
+        return None if isinstance(work.route, Relay) and self._in_hand >= pool.most(work.route) else work
 
     def _try(self, work: Work, journal: Journal | None) -> Done:
         try:

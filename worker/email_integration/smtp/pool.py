@@ -14,12 +14,15 @@ import tenacity
 
 from email_integration.forks import after_fork_in_child
 
-from .errors import CannotConnect, ConnectionLost, PoolBusy
+from .errors import CannotConnect, ConnectionLost, PoolBusy, SMTPFailure
 from .quirks import Memory
 from .relay import Relay
 from .replies import Phase
 from .session import QUIT_TIMEOUT, Session
 from .watch import Watch
+
+#: Seconds for which a server is not asked for another session beside those that it has let us have.
+_ALLOWED_FOR = 60.0
 
 #: Seconds after the longest idle time until somebody looks.
 _TIDY_AFTER = 0.1
@@ -44,9 +47,9 @@ class Pool:
     """Lends sessions; ``limits`` is asked whenever they matter, and so is whom to tell; ``memory`` knows the servers.
     Threads may share it.
 
-    All state is ``_idle``, the sessions nobody uses, ``_lent``, how many are used, being opened or being closed, both
-    by relay, and ``_tidying``, the timer that looks for what has been idle for too long. It is changed under the lock
-    of ``_changed``, while connecting and closing happen outside it.
+    All state is ``_idle``, the sessions that are not used, ``_lent``, how many are used, being opened or being closed,
+    and ``_allowed``, how many there may be, all by relay; and ``_tidying``, the timer that looks for what has been idle
+    for too long. It is changed under the lock of ``_changed``, while connecting and closing happen outside it.
     """
 
     def __init__(
@@ -58,6 +61,8 @@ class Pool:
         self._changed = threading.Condition()
         self._idle: dict[Relay, list[Session]] = {}
         self._lent: Counter[Relay] = Counter()
+        # How many its server has let us have, and until when that is believed, by 'time.monotonic'.
+        self._allowed: dict[Relay, tuple[int, float]] = {}
         self._tidying: threading.Timer | None = None
         forget = weakref.WeakMethod(self._forget_inherited)
         after_fork_in_child(lambda: (method := forget()) and method())
@@ -107,18 +112,32 @@ class Pool:
 
     def _borrow(self, relay: Relay, *, fresh: bool, before_opening: Callable[[], object] | None) -> Session:
         self._leave(self.has_expired)
-        self._reserve(relay)
-        try:
-            while (idle := self._take(relay, only_a_surplus=fresh)) is not None:
-                if not (fresh or idle.was_hung_up):
-                    return idle
-                idle.quit()
-            if before_opening is not None:
-                before_opening()
-            return self._open(relay)
-        except BaseException:
-            self._release(relay)
-            raise
+        while True:
+            self._reserve(relay)
+            try:
+                while (idle := self._take(relay, only_a_surplus=fresh)) is not None:
+                    if not (fresh or idle.was_hung_up):
+                        return idle
+                    idle.quit()
+                if before_opening is not None:
+                    before_opening()
+                return self._open(relay)
+            except BaseException as error:
+                self._release(relay)
+                if not (isinstance(error, SMTPFailure) and self._is_one_too_many(relay, error)):
+                    raise
+
+    def _is_one_too_many(self, relay: Relay, failure: SMTPFailure) -> bool:
+        """Whether a session could not be opened beside others that are open: the server lets us have no more, and one
+        of them is waited for. That is remembered for a while.
+        """
+        if failure.reply is not None and failure.reply.permanent:
+            return False
+        with self._changed:
+            others = self._lent[relay] + len(self._idle.get(relay, ()))
+            if others:
+                self._allowed[relay] = others, time.monotonic() + _ALLOWED_FOR
+        return others > 0
 
     def _take_back(self, session: Session) -> None:
         kept = None
@@ -134,9 +153,8 @@ class Pool:
 
     def _reserve(self, relay: Relay) -> None:
         """Count one more as lent, as soon as there may be one more."""
-        size = self._size(relay)
         with self._changed:
-            if not self._changed.wait_for(lambda: self._lent[relay] < size, relay.timeout):
+            if not self._changed.wait_for(lambda: self._lent[relay] < self.most(relay), relay.timeout):
                 raise PoolBusy(Phase.CONNECT, f"no session became free within {relay.timeout:g} s")
             self._lent[relay] += 1
             self._tell()
@@ -152,10 +170,13 @@ class Pool:
             self._tell()
             self._changed.notify_all()
 
-    def _size(self, relay: Relay) -> int:
-        """How many sessions with it may be open."""
-        size = self._limits().size
-        return size if relay.max_connections is None else min(size, relay.max_connections)
+    def most(self, relay: Relay) -> int:
+        """How many sessions with it may be open, by our limits and by what its server has let us have lately."""
+        most = self._limits().size
+        if relay.max_connections is not None:
+            most = min(most, relay.max_connections)
+        allowed, until = self._allowed.get(relay, (most, 0.0))
+        return min(most, allowed) if time.monotonic() < until else most
 
     def _tell(self) -> None:
         """Say how many there are. Holds the lock."""
@@ -163,7 +184,7 @@ class Pool:
 
     def _take(self, relay: Relay, *, only_a_surplus: bool) -> Session | None:
         """Take an idle session, the one used last, out of the pool; or only if there are too many now."""
-        size = self._size(relay)
+        size = self.most(relay)
         with self._changed:
             waiting = self._idle.get(relay, [])
             if not waiting or (only_a_surplus and len(waiting) + self._lent[relay] <= size):
@@ -231,6 +252,7 @@ class Pool:
         self._changed = threading.Condition()
         self._tidying = None  # a fork takes no thread along
         self._lent.clear()
+        self._allowed.clear()
         for waiting in self._idle.values():
             for session in waiting:
                 session.close()
