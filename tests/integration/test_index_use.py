@@ -197,7 +197,7 @@ def _handled() -> int:
     return sum(int(row["Value"]) for row in rows_of("SHOW SESSION STATUS LIKE 'Handler_read%'"))
 
 
-def test_a_sweep_costs_the_same_however_much_is_finished() -> None:
+def test_a_sweep_costs_no_more_however_much_is_finished() -> None:
     costs = []
     for doublings in (6, 12):
         fill(doublings)
@@ -205,9 +205,9 @@ def test_a_sweep_costs_the_same_however_much_is_finished() -> None:
         empty()
     few, many = costs
     print(f"work of a sweep with 1,024 finished rows: {few}, with 65,536: {many}")
-    if connection.vendor == "mysql" and many < few:
-        return  # with a large table its optimizer chooses a shorter way
-    assert many == pytest.approx(few, abs=max(2, few * 0.2))  # a page or two more, as it falls
+    # Reading what is finished, or its index, would be hundreds of pages. Some tens more or fewer mean nothing: a small
+    # table may be read whole, and what another transaction may still see is passed over row by row.
+    assert many <= few + 100
 
 
 @pytest.mark.parametrize("condition", [{"among": transitions.CLAIMABLE}, {"not_among": FINAL}], ids=["claim", "record"])
