@@ -312,6 +312,16 @@ def test_a_probe_that_meets_the_same_limit_at_its_recipient_keeps_the_gate_close
     assert not RelayGate.objects.exists()
 
 
+def test_a_limit_is_for_everybody_however_slowly_mail_comes(smtp_server: Serve) -> None:
+    """Each mail is sent by a dispatcher of its own, the one before having left."""
+    config_for(smtp_server(faults=[Fault(verb="RCPT", reply="450 rcpt rate limit exceeded", times=3)]))
+    for place in range(3):
+        assert not RelayGate.objects.exists()
+        submitted(f"u{place}@example.com")
+        send_due()
+    assert RelayGate.objects.get().cause == "limit"
+
+
 def test_a_limit_of_one_recipient_does_not_keep_the_gate_of_another_fault_closed(smtp_server: Serve) -> None:
     config_for(smtp_server(faults=[Fault(verb="RCPT", reply="450 rcpt rate limit exceeded")]))
     gate.close(relay(), Deferred(cause=Cause.TROUBLE, code=451, reason="it is in trouble"), probing=False)
