@@ -66,9 +66,7 @@ def require_sent_once(server: SMTPServer, clock: Time) -> None:
 
 
 @pytest.mark.parametrize("seconds", [19, 119])
-def test_twenty_slow_recipients(
-    server: SMTPServer, clock: Time, seconds: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_twenty_slow_recipients(server: SMTPServer, clock: Time, seconds: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each reply, those before the login too, takes 19 seconds or almost two minutes, with a lease of two and a half ·
     others look for expired leases all the time · sent once.
     """
