@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import subprocess
 from pathlib import Path
 
@@ -75,7 +76,7 @@ class Postfix(Server):
 
     def is_done(self) -> bool:
         waiting = ("incoming", "active", "deferred", "maildrop")
-        return not any(True for name in waiting for _ in files(self._tree / _SPOOL / name))
+        return not any(_was_taken(path) for name in waiting for path in files(self._tree / _SPOOL / name))
 
     def configure(self, options: Options) -> None:
         assert self._policy is not None
@@ -144,6 +145,16 @@ class Postfix(Server):
         make = in_chroot(self._tree, "/usr/sbin/saslpasswd2", "-c", "-p", "-f", "/etc/sasldb2", "-u", "localhost", USER)
         subprocess.run(make, input=PASSWORD, text=True, check=True, timeout=60)
         os.chown(self._tree / "etc/sasldb2", _POSTFIX, _POSTFIX)
+
+
+def _was_taken(path: Path) -> bool:
+    """Whether the file of a mail is whole: its owner may execute it then. What Postfix was ended amid lies there for
+    long.
+    """
+    try:
+        return bool(path.stat().st_mode & stat.S_IXUSR)
+    except FileNotFoundError:
+        return False
 
 
 def _folder(path: Path, mode: int, owner: int, group: int = 0) -> None:

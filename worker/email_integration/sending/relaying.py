@@ -47,6 +47,7 @@ from email_integration.smtp import (
     Started,
 )
 
+from .ahead import Ahead, Trip
 from .offering import Offering
 from .sessions import Replaced, begin, is_about_session, require_active
 
@@ -187,25 +188,45 @@ def _limits() -> Limits:
 #: This process's SMTP sessions.
 pool = Pool(_limits, instrumentation.installed, quirks.memory)
 
+_ahead = Ahead()
 
 _Told = TypeVar("_Told", bound=Outcome | Skipped)
 
 
 class Way:
-    """The way to one relay, for one mail: through its gate, which it closes and opens."""
+    """The way to one relay, for one mail: through its gate, which it closes and opens.
 
-    def __init__(self, relay: Relay) -> None:
+    With ``fresh`` it is the way over a fresh session, after what was said of another one: others of this process that
+    are to take it wait until it is found to be open, or its gate is closed.
+    """
+
+    def __init__(self, relay: Relay, *, fresh: bool = False) -> None:
         self.relay = relay
+        self._fresh = fresh
+        self._trip: Trip | None = None
         self._probing = False
 
     def __enter__(self) -> Self:
+        if self._fresh:
+            self._trip = _ahead.go(self.relay)
         return self
 
     def __exit__(self, *error: object) -> None:
         """Whoever has come to no verdict lets somebody else probe."""
-        if self._probing and not gate.in_transaction():
-            with self._bearing_the_database():
-                gate.give_up_probe(self.relay)
+        try:
+            if self._probing and not gate.in_transaction():
+                with self._bearing_the_database():
+                    gate.give_up_probe(self.relay)
+        finally:
+            self._end_trip(well=False)
+
+    def is_open(self) -> None:
+        """The server takes the mail, but for what it may say of its content."""
+        self._end_trip(well=True)
+
+    def _end_trip(self, *, well: bool) -> None:
+        if self._trip is not None:
+            _ahead.end(self._trip, well=well)
 
     def enter(self) -> None:
         """Ask for a new session. Raises ``GateClosed``, and ``Replaced``: nobody logs in with what holds no longer."""
@@ -241,6 +262,8 @@ class Way:
             goes_on = probing and self._is_the_limit_that_closed(outcome)
             if isinstance(outcome, Deferred) and (outcome.for_everybody or goes_on):
                 pool.discard(self.relay)
+                if outcome.cause is Cause.LIMIT:
+                    pool.reduce(self.relay)
                 wait = gate.close(self.relay, outcome, probing=probing)
                 # It may be a limit of its recipients alone: then another mail probes before it does so again.
                 return dataclasses.replace(outcome, for_everybody=True, retry_in=2 * wait if goes_on else wait)
@@ -285,14 +308,14 @@ def transmit(mail: Mail, relay: Relay, guard: Guard) -> Transmitted:
     offering = Offering(mail.recipients, mail.put_off, own_sender=mail.has_sender_of(relay, Phase.RCPT))
     outcome: Outcome | Skipped
     while True:
-        with Way(relay) as way:
+        with Way(relay, fresh=fresh) as way:
             try:
                 opening = functools.partial(before_opening, way)
                 with pool.session(relay, fresh=fresh, before_opening=opening, heard=guard.progressed) as session:
                     tls_version = session.tls_version
                     tries += 1
                     try:
-                        outcome = _transact(session, mail, guard, offering)
+                        outcome = _transact(session, mail, guard, offering, way)
                     except SMTPFailure as failure:
                         fresh = is_about_session(failure, session, sender_was_taken=offering.sender_was_taken)
                         if (fresh or offering.narrow(failure, session)) and tries < _TRIES:
@@ -335,7 +358,7 @@ def _with_its_password(relay: Relay) -> Relay:
 
 
 @with_secrets
-def _transact(session: Session, mail: Mail, guard: Guard, offering: Offering) -> Outcome | Skipped:
+def _transact(session: Session, mail: Mail, guard: Guard, offering: Offering, way: Way) -> Outcome | Skipped:
     """Run one transaction on ``session``, with those of the recipients whose turn it is.
 
     Raises ``SMTPFailure``, ``ContentUnavailable``, ``InvalidMail`` for a sender that is none, and ``Replaced``.
@@ -349,6 +372,7 @@ def _transact(session: Session, mail: Mail, guard: Guard, offering: Offering) ->
             started = begin(session, letter.opening, heard=guard.progressed)
             others = offering.begun(started)
             if started.accepted:
+                way.is_open()
                 guard.writes()
                 session.write(_watched(letter.blocks, guard))
                 break

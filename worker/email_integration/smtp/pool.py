@@ -21,7 +21,7 @@ from .replies import Phase
 from .session import QUIT_TIMEOUT, Session
 from .watch import Watch
 
-#: Seconds for which a server is not asked for another session beside those that it has let us have.
+#: Seconds for which a server is not asked for more sessions than it has let us have, or had us do with.
 _ALLOWED_FOR = 60.0
 
 #: Seconds after the longest idle time until somebody looks.
@@ -61,7 +61,7 @@ class Pool:
         self._changed = threading.Condition()
         self._idle: dict[Relay, list[Session]] = {}
         self._lent: Counter[Relay] = Counter()
-        # How many its server has let us have, and until when that is believed, by 'time.monotonic'.
+        # How many its server has let us have, or we do with, and until when that holds, by 'time.monotonic'.
         self._allowed: dict[Relay, tuple[int, float]] = {}
         self._tidying: threading.Timer | None = None
         forget = weakref.WeakMethod(self._forget_inherited)
@@ -101,6 +101,14 @@ class Pool:
             or now - session.opened_at > limits.age
             or now - session.used_at > limits.idle
         )
+
+    def reduce(self, relay: Relay) -> None:
+        """Do with half as many sessions for a while, at least one: the server limits how much mail it takes.
+
+        All that are open come to such a limit at once, and what it refuses then may count as well.
+        """
+        with self._changed:
+            self._allowed[relay] = max(1, self.most(relay) // 2), time.monotonic() + _ALLOWED_FOR
 
     def discard(self, relay: Relay) -> None:
         """Say QUIT on the idle sessions with ``relay``."""
