@@ -12,13 +12,22 @@ from django.db import DataError, OperationalError, transaction
 
 from config.local.processes import PATIENCE
 from config.local.smtp_server import Fault, Message, SMTPServer
-from email_integration import conf
+from email_integration import conf, routing
 from email_integration.ledger import batches, claiming, recording
 from email_integration.ledger.queues import queue_of
 from email_integration.ledger.records import Change, Ended
 from email_integration.message import content
-from email_integration.models import Delivery, DeliveryAttempt, DeliveryBatch, RelayGate, SendingPause, SMTPConfig
+from email_integration.models import (
+    Delivery,
+    DeliveryAttempt,
+    DeliveryBatch,
+    RelayGate,
+    SendingPause,
+    ServerQuirks,
+    SMTPConfig,
+)
 from email_integration.sending import crew, dispatcher, in_hand, own_journal, points
+from email_integration.smtp import Relay
 from tests.claims import claimed
 from tests.deliveries import (
     Clock,
@@ -40,6 +49,9 @@ pytestmark = pytest.mark.django_db(transaction=True)
 #: Mails in a batch of these tests, and the place of the one that something happens to.
 GROUP = 6
 ILL = 2
+
+#: Over so many sessions, where there are several.
+SESSIONS = 4
 
 
 @pytest.fixture(autouse=True)
@@ -128,6 +140,58 @@ def test_all_go_over_so_many_sessions(
     assert send_all() == ["accepted"] * 3 * sessions
     assert each_once(server, range(3 * sessions))
     assert len(server.sessions) == sessions
+
+
+@pytest.mark.parametrize(
+    ("times", "accepted", "opened", "attempts", "learned"),
+    [
+        pytest.param(SESSIONS, 2 * SESSIONS, 2 * SESSIONS, 0, [1], id="of each session"),
+        pytest.param(None, SESSIONS, SESSIONS + 1, 1, [], id="of all of them"),
+    ],
+)
+def test_one_session_at_a_time_finds_out_whose_limit_it_is(
+    server: SMTPServer,
+    settings: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    times: int | None,
+    accepted: int,
+    opened: int,
+    attempts: int,
+    learned: list[int],
+) -> None:
+    """All have carried a mail, and are refused the next one together. What the server refuses may count as well.
+
+    Only where it takes that over fresh sessions, one mail is all that each of its sessions carries.
+    """
+    change(settings, SESSIONS=SESSIONS)
+    meeting = {
+        "dot noted": threading.Barrier(SESSIONS),
+        "before MAIL": threading.Barrier(
+            SESSIONS,
+            lambda: server.inject(Fault(verb="MAIL", reply="451 4.7.1 Rate limit exceeded, try later", times=times)),
+        ),
+    }
+    met: Counter[tuple[str, str]] = Counter()
+    ids = together(2 * SESSIONS)
+
+    def meet(point: str, *ids_: str) -> None:
+        met[point, ids_[0]] += 1
+        first = point == "dot noted" and ids_[0] in ids[:SESSIONS]
+        second = point == "before MAIL" and ids_[0] in ids[SESSIONS:] and met[point, ids_[0]] == 1
+        if first or second:
+            meeting[point].wait(PATIENCE)
+
+    monkeypatch.setattr(points, "hook", meet)
+    send_due()
+    assert sorted(stand(ids)) == ["accepted"] * accepted + ["deferred"] * (2 * SESSIONS - accepted)
+    assert len(server.sessions) == opened
+    assert sum(session.transactions for session in server.sessions) == SESSIONS + opened
+    assert DeliveryAttempt.objects.exclude(outcome="accepted").count() == attempts
+    assert RelayGate.objects.count() == attempts
+    assert list(ServerQuirks.objects.values_list("mails", flat=True)) == learned
+    found = routing.active_relay()
+    assert isinstance(found, Relay)
+    assert crew.pool.most(found) == (SESSIONS // 2 if attempts else SESSIONS)
 
 
 def noting_records(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:

@@ -27,6 +27,7 @@ from email_integration.smtp import (
     Relay,
     Session,
 )
+from email_integration.smtp import pool as pools
 from email_integration.smtp.session import QUIT_TIMEOUT
 from tests.relays import patient_but, relay_to, soon
 
@@ -97,6 +98,24 @@ def test_a_server_that_lets_us_have_no_more_is_not_at_fault(smtp_server: Serve, 
         done.set()
         assert sorted(one.result(PATIENCE) for one in (first, *others)) == [1, 2, 3]
     assert len([one for one in server.sessions if one.transactions]) == 1
+
+
+def test_half_as_many_sessions_are_open_for_a_while_where_a_server_limits_us(
+    smtp_server: Serve, pool: Pool, limited: Limited, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At least one; with this relay alone."""
+    limited.now = replace(LIMITS, size=5)
+    relay, other = (relay_to(smtp_server()) for _ in range(2))
+    allowed = []
+    for _ in range(4):
+        pool.reduce(relay)
+        allowed.append(pool.most(relay))
+    assert allowed == [2, 1, 1, 1]
+    assert pool.most(other) == 5
+    lend(pool, relay)
+    monkeypatch.setattr(pools, "_ALLOWED_FOR", 0.0)
+    pool.reduce(relay)
+    assert pool.most(relay) == 5
 
 
 def test_a_session_is_for_one_borrower_at_a_time(smtp_server: Serve, pool: Pool) -> None:

@@ -49,7 +49,7 @@ from email_integration.smtp import (
 
 from .ahead import Ahead, Trip
 from .offering import Offering
-from .sessions import Replaced, begin, is_about_session, require_active
+from .sessions import Replaced, begin, came_to_limit, is_about_session, require_active
 
 logger = logging.getLogger(__name__)
 
@@ -197,12 +197,14 @@ class Way:
     """The way to one relay, for one mail: through its gate, which it closes and opens.
 
     With ``fresh`` it is the way over a fresh session, after what was said of another one: others of this process that
-    are to take it wait until it is found to be open, or its gate is closed.
+    are to take it wait until it is found to be open, or its gate is closed. ``limited`` is that other one, if it came
+    to a limit.
     """
 
-    def __init__(self, relay: Relay, *, fresh: bool = False) -> None:
+    def __init__(self, relay: Relay, *, fresh: bool = False, limited: Session | None = None) -> None:
         self.relay = relay
         self._fresh = fresh
+        self._limited = limited
         self._trip: Trip | None = None
         self._probing = False
 
@@ -223,6 +225,9 @@ class Way:
     def is_open(self) -> None:
         """The server takes the mail, but for what it may say of its content."""
         self._end_trip(well=True)
+        limited, self._limited = self._limited, None
+        if limited is not None:  # the limit was its own: it is none of mails by time
+            limited.server.ended_after(limited.carried)
 
     def _end_trip(self, *, well: bool) -> None:
         if self._trip is not None:
@@ -303,12 +308,13 @@ def transmit(mail: Mail, relay: Relay, guard: Guard) -> Transmitted:
         guard.opens()
 
     fresh = renewed = False
+    limited: Session | None = None
     tries = 0
     tls_version = ""
     offering = Offering(mail.recipients, mail.put_off, own_sender=mail.has_sender_of(relay, Phase.RCPT))
     outcome: Outcome | Skipped
     while True:
-        with Way(relay, fresh=fresh) as way:
+        with Way(relay, fresh=fresh, limited=limited) as way:
             try:
                 opening = functools.partial(before_opening, way)
                 with pool.session(relay, fresh=fresh, before_opening=opening, heard=guard.progressed) as session:
@@ -318,6 +324,7 @@ def transmit(mail: Mail, relay: Relay, guard: Guard) -> Transmitted:
                         outcome = _transact(session, mail, guard, offering, way)
                     except SMTPFailure as failure:
                         fresh = is_about_session(failure, session, sender_was_taken=offering.sender_was_taken)
+                        limited = session if fresh and came_to_limit(failure, session) else None
                         if (fresh or offering.narrow(failure, session)) and tries < _TRIES:
                             continue
                         outcome = classify(failure, own_sender=mail.has_sender_of(relay, failure.phase))

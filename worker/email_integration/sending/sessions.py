@@ -50,10 +50,13 @@ def is_about_session(failure: SMTPFailure, session: Session, *, sender_was_taken
     refuses_it_now = sender_was_taken and failure.phase is Phase.MAIL and session.transactions > 1
     if not (refuses_it_now or isinstance(failure, OutOfStep) or _is_at_its_end(failure, session)):
         return False
-    if failure.reply is not None and session.carried and _is_limit(failure.reply, failure.phase):
-        session.server.ended_after(session.carried)
     session.quit()
     return True
+
+
+def came_to_limit(failure: SMTPFailure, session: Session) -> bool:
+    """Whether a session that has carried mail came to a limit: its own, if a fresh one may have more mail at once."""
+    return failure.reply is not None and bool(session.carried) and _is_limit(failure.reply, failure.phase)
 
 
 #: What answers a command that the server does not know, or not now: it was taken for another one.

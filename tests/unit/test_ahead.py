@@ -1,0 +1,93 @@
+"""Going ahead of others to a relay: one at a time, while the others wait for how that ends."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+
+import pytest
+
+from config.local.processes import PATIENCE
+from email_integration.sending.ahead import Ahead, Trip
+from email_integration.smtp import Relay
+
+RELAY = Relay(name="test", host="localhost", port=25, from_email="noreply@example.com", timeout=PATIENCE)
+
+
+@pytest.fixture
+def ahead() -> Ahead:
+    return Ahead()
+
+
+@pytest.fixture
+def others() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(2) as threads:
+        yield threads
+
+
+def gone(ahead: Ahead, relay: Relay = RELAY) -> Trip:
+    trip = ahead.go(relay)
+    assert trip is not None
+    return trip
+
+
+def waits(one: Future[Trip | None]) -> bool:
+    """Whether it does after a while in which it may have done anything else."""
+    try:
+        one.result(0.1)
+    except TimeoutError:
+        return True
+    return False
+
+
+def test_others_go_on_once_it_went_well(ahead: Ahead, others: ThreadPoolExecutor) -> None:
+    trip = gone(ahead)
+    waiting = [others.submit(ahead.go, RELAY) for _ in range(2)]
+    assert all(waits(one) for one in waiting)
+    ahead.end(trip, well=True)
+    assert [one.result(PATIENCE) for one in waiting] == [None, None]
+    gone(ahead)
+
+
+def test_another_one_goes_ahead_where_it_did_not_go_well(ahead: Ahead, others: ThreadPoolExecutor) -> None:
+    trip = gone(ahead)
+    waiting = others.submit(ahead.go, RELAY)
+    assert waits(waiting)
+    ahead.end(trip, well=False)
+    second = waiting.result(PATIENCE)
+    assert second is not None
+    third = others.submit(ahead.go, RELAY)
+    ahead.end(trip, well=True)  # it is over, and says nothing of the second
+    assert waits(third)
+    ahead.end(second, well=True)
+    assert third.result(PATIENCE) is None
+
+
+def test_each_relay_is_gone_to_by_itself(ahead: Ahead) -> None:
+    gone(ahead)
+    gone(ahead, replace(RELAY, host="other.example.com"))
+
+
+def test_a_trip_without_end_is_waited_for_as_long_as_for_the_server(ahead: Ahead) -> None:
+    relay = replace(RELAY, timeout=0.01)
+    gone(ahead, relay)
+    assert ahead.go(relay) is None
+
+
+# Later Pythons warn of forking with threads, which is what is proven to be harmless here.
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_nobody_is_under_way_in_a_child(ahead: Ahead) -> None:
+    relay = replace(RELAY, timeout=0.01)
+    trip = gone(ahead, relay)
+    child = os.fork()
+    if child == 0:
+        try:
+            os._exit(0 if ahead.go(relay) is not None else 1)
+        finally:
+            os._exit(2)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert ahead.go(relay) is None
+    ahead.end(trip, well=True)
+    gone(ahead, relay)
