@@ -19,6 +19,9 @@ class Trip:
         self.relay = relay
         self.has_ended = self.went_well = False
 
+    def is_over(self) -> bool:
+        return self.has_ended
+
 
 class Ahead:
     """Lets one at a time go ahead to each relay; the others wait for that one."""
@@ -35,7 +38,7 @@ class Ahead:
         """
         with self._changed:
             while (other := self._under_way.get(relay)) is not None:
-                if not self._changed.wait_for(lambda trip=other: trip.has_ended, relay.timeout) or other.went_well:
+                if not self._changed.wait_for(other.is_over, relay.timeout) or other.went_well:
                     return None
             trip = self._under_way[relay] = Trip(relay)
             return trip
