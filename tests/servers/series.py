@@ -55,7 +55,7 @@ def carry_out(case: Case, server: Server, row: Callable[[Figures], None]) -> Non
     with Amid(case, run) as amid:
         work_off()
     if case.says:
-        code, output = validate("--test-email", case.test_to, timeout=1)
+        code, output = validate("--test-email", case.test_to)
         assert code != 0
         assert _SENT not in output
         missing = [words for words in case.says if words not in output]
@@ -75,7 +75,7 @@ def carry_out(case: Case, server: Server, row: Callable[[Figures], None]) -> Non
     figures = _count(server, started)
     if not (case.says or case.options.rate):
         # Where the limit is one that a single mail does not reach, or there is none.
-        assert _SENT in validate("--test-email", case.test_to, timeout=1)[1]
+        assert _SENT in validate("--test-email", case.test_to)[1]
     if case.options.rate:
         figures.note = f" ({_rate(case.options.rate[1]):.1f} were taken)"
     row(figures)
