@@ -44,15 +44,16 @@ def enter(relay: Relay) -> bool:
 
     Raises ``GateClosed``.
     """
-    found = _rows().filter(pk=key(relay)).annotate(now=DatabaseTime()).first()
+    rows = _rows().filter(pk=key(relay))
+    found = rows.first()
     if found is None:
         return False
-    if found.probe_at <= found.now:
+    due = rows.filter(probe_at__lte=DatabaseTime())
+    if due.exists():
         if in_transaction():
             return True  # to be the only one would take a lock, which everybody had to wait for until the commit
         # Nobody else tries meanwhile: it is longer than an attempt takes, up to the reply to its final dot.
-        until = DatabaseTime(ahead=2 * relay.timeout + conf.get("LEASE"))
-        if _rows().filter(pk=found.pk, probe_at=found.probe_at).update(probe_at=until):
+        if due.update(probe_at=DatabaseTime(ahead=2 * relay.timeout + conf.get("LEASE"))):
             return True
     raise GateClosed(relay, found.code, found.cause, found.reason)
 
