@@ -24,6 +24,9 @@ from .watch import Watch
 #: Seconds for which a server is not asked for more sessions than it has let us have, or had us do with.
 _ALLOWED_FOR = 60.0
 
+#: The same where it did not answer at all: it may just be starting.
+_ALLOWED_UNSAID_FOR = 1.0
+
 #: Seconds after the longest idle time until somebody looks.
 _TIDY_AFTER = 0.1
 
@@ -157,7 +160,8 @@ class Pool:
         with self._changed:
             others = self._lent[relay] + len(self._idle.get(relay, ()))
             if others:
-                self._allowed[relay] = others, time.monotonic() + _ALLOWED_FOR
+                period = _ALLOWED_FOR if failure.reply is not None else _ALLOWED_UNSAID_FOR
+                self._allowed[relay] = others, time.monotonic() + period
         return others > 0
 
     def _take_back(self, session: Session) -> None:
