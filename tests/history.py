@@ -36,6 +36,7 @@ def ended(
                 "status": status,
                 "created_at": moment - dt.timedelta(seconds=took),
                 "finished_at": moment,
+                "next_at": None,
                 "has_content": False,
                 "attempts": 1,
                 "smtp_config": "Primary",

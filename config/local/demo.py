@@ -28,7 +28,7 @@ from email_integration import conf
 ROOT = Path(__file__).resolve().parent.parent.parent
 
 #: Seconds a server takes over each message, so that mail is on its way when the switch comes.
-PACE = 0.05
+PACE = 0.5
 #: Seconds the active server stays away.
 OUTAGE = 3.0
 

@@ -12,21 +12,27 @@ from tests.host_project import CONFIGURE, SEND, HostProject
 
 pytestmark = pytest.mark.extra
 
-#: The first answer takes long, so that it is asked once more before the mail begins; and that answer is held up.
+#: The first answer takes long, so that it is asked once more before the mail begins. All other answers to that process
+#: are held up from then on, of which "held" tells as soon as a thread waits for one that sends mail.
 SLOW_CACHE = """
-import os, time
+import os, threading, time
 from django.core.cache.backends.redis import RedisCache
+
+holds = False
 
 class SlowCache(RedisCache):
     def get(self, key, *args, **kwargs):
+        global holds
         answer = super().get(key, *args, **kwargs)
         if key == "email_integration:stamp":
             if os.path.exists("slow"):
                 time.sleep(0.3)
                 os.rename("slow", "hold")
-            elif os.path.exists("hold"):
-                os.rename("hold", "held")
-                while os.path.exists("held"):
+                holds = True
+            elif holds:
+                while os.path.exists("hold"):
+                    if threading.current_thread() is not threading.main_thread():
+                        open("held", "w").close()
                     time.sleep(0.01)
         return answer
 """
@@ -64,9 +70,9 @@ def test_no_mail_goes_by_the_old_server_after_save(
 
     (project.folder / "slow").touch()
     project.shell(SUBMIT)
-    wait_until((project.folder / "held").exists, what="the worker to ask the cache")
+    wait_until((project.folder / "held").exists, what="the worker to ask the cache before a mail")
     project.shell(SAVE)
-    (project.folder / "held").unlink()
+    (project.folder / "hold").unlink()
 
     wait_until(lambda: len(old.messages) + len(new.messages) == 2, what="the second mail")
     assert (len(old.messages), len(new.messages)) == (1, 1)

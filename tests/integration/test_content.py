@@ -415,6 +415,7 @@ def test_a_mail_waits_for_its_key(given: list[str], keys: Keys, smtp_server: Ser
 SENDING = """
 import re, sys, django
 django.setup()
+from tests.deliveries import attempt
 def memory(which):
     return int(re.search(which + r":\\s*(\\d+) kB", open("/proc/self/status").read())[1])
 attempt(sys.argv[1])

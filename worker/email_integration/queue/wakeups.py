@@ -53,6 +53,9 @@ _MOST = 1000
 
 _away_until = 0.0
 
+#: Whether the cache has ever answered this process, so that a connection to it may have idled since.
+_has_answered = False
+
 _NEVER = float("-inf")
 
 
@@ -153,10 +156,11 @@ class Stay:
 
 
 def forget() -> None:
-    """Have this process know of no wake-up and of no failure of the cache."""
-    global _away_until  # the one of this process
+    """Have this process know of no wake-up, and of no answer or failure of the cache."""
+    global _away_until, _has_answered  # those of this process
     _asked.clear()
     _away_until = 0.0
+    _has_answered = False
 
 
 # -- the cache ------------------------------------------------------------------------------------------------------
@@ -199,18 +203,20 @@ def _delete(key: str | None) -> None:
 
 def _in_cache(act: Callable[[BaseCache], _T]) -> _T | None:
     """Do something in the shared cache; None when there is none, or it is away."""
-    global _away_until  # the one of this process
+    global _away_until, _has_answered  # those of this process
     asked_at = time.monotonic()
     if asked_at < _away_until:
         return None
     try:
         try:
-            return _ask(act)
+            found = _ask(act)
         except Exception:
-            # A connection that idled too long fails at once, and a new one works.
-            if time.monotonic() - asked_at > _AT_ONCE:
+            # A connection that idled too long fails at once, and a new one works. The first of all has not idled.
+            if not _has_answered or time.monotonic() - asked_at > _AT_ONCE:
                 raise
-            return _ask(act)
+            found = _ask(act)
+        _has_answered = True
+        return found
     except Exception as error:  # every cache backend has exceptions of its own
         _away_until = time.monotonic() + _PAUSE
         logger.warning("The shared cache is out of reach (%s); more wake-ups are published.", type(error).__name__)
