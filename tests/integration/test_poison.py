@@ -54,7 +54,7 @@ def work_through_everything(bell: RecordingTaskQueue) -> None:
     for queue in set(bell.woken):
         while dispatch(queue):
             pass  # until nothing is due: a busy machine may take more than the time of one dispatcher
-    assert not DeliveryBatch.objects.exists()
+    assert not DeliveryBatch.objects.exclude(owner="").exists()
 
 
 def ends(poison: Delivery, server: SMTPServer, bell: RecordingTaskQueue) -> Delivery:
