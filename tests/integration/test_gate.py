@@ -60,7 +60,7 @@ def wrong_password(smtp_server: Serve) -> tuple[SMTPServer, SMTPConfig]:
 
 def probe_is_due() -> None:
     """Let the time pass until the relay may be tried again."""
-    assert RelayGate.objects.update(probe_at=ago(0)) == 1
+    assert RelayGate.objects.update(probe_at=ago(1)) == 1
 
 
 def attempt_all() -> None:
@@ -130,9 +130,10 @@ def test_a_sender_of_the_configurations_own_that_it_may_not_use_closes_the_gate(
 @pytest.mark.parametrize("verb", ["MAIL", "RCPT", "DATA"])
 @pytest.mark.parametrize("along", [False, True])
 def test_an_envelope_sender_of_a_mails_own_is_not_the_configurations(
-    smtp_server: Serve, verb: Any, along: bool
+    smtp_server: Serve, verb: Any, along: bool, settings: Any
 ) -> None:
     """The From header, which is the configuration's, is not known to the server by then."""
+    settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "SESSIONS": 1}  # the first of them is the first
     server = smtp_server(faults=[Fault(verb=verb, reply="553 5.7.1 Sender rejected: not your address", times=1)])
     config_for(server)
     own = submitted(envelope_sender="bounces+17@example.com")
@@ -310,6 +311,16 @@ def test_a_probe_that_meets_the_same_limit_at_its_recipient_keeps_the_gate_close
     Delivery.objects.filter(pk=ids[0]).update(due_at=ago(1), next_at=ago(1))
     attempt(ids[0])
     assert not RelayGate.objects.exists()
+
+
+def test_a_limit_is_for_everybody_however_slowly_mail_comes(smtp_server: Serve) -> None:
+    """Each mail is sent by a dispatcher of its own, the one before having left."""
+    config_for(smtp_server(faults=[Fault(verb="RCPT", reply="450 rcpt rate limit exceeded", times=3)]))
+    for place in range(3):
+        assert not RelayGate.objects.exists()
+        submitted(f"u{place}@example.com")
+        send_due()
+    assert RelayGate.objects.get().cause == "limit"
 
 
 def test_a_limit_of_one_recipient_does_not_keep_the_gate_of_another_fault_closed(smtp_server: Serve) -> None:

@@ -22,7 +22,7 @@ from email_integration.dashboard.spans import SPANS, Interval
 from email_integration.dashboard.standing import oldest_waiting
 from email_integration.delivery import orphans, retention
 from email_integration.ledger import continuation, sql, transitions
-from email_integration.models import FINAL, Delivery, Status
+from email_integration.models import FINAL, Delivery, DeliveryBatch, RelayGate, Status
 from email_integration.queue import retry_now
 from email_integration.queue.sweeper import sweep
 from email_integration.queue.waiting import backlog, oldest_due
@@ -134,6 +134,8 @@ OF_ALL_ROWS = {"delivery_message_id"}
 def test_it_is_answered_by_its_index_alone(ask: Callable[[], object], words: str, index: str) -> None:
     fill(10)  # some 16,000
     query = asked(ask, words)
+    # Of gates and batches, of which there are few, is asked by such names too.
+    small = sum(model._meta.db_table in query for model in (RelayGate, DeliveryBatch))
     if "$1" in query:
         return  # its plan is in test_batches.py
     if connection.vendor == "mysql":
@@ -141,15 +143,14 @@ def test_it_is_answered_by_its_index_alone(ask: Callable[[], object], words: str
         # Of what else is asked with it, the gates, there are few. '<derived2>' is what is counted.
         steps = [step for step in rows_of(f"EXPLAIN {query}") if re.fullmatch(rf"{TABLE}|[UV]\d", step["table"] or "")]
         others = [step for step in steps if INDEXES.isdisjoint(re.split("[,|]", step["key"] or ""))]
-        assert len(others) < min(2, len(steps)), others
+        assert len(others) <= min(small, len(steps) - 1), others
         return
     explain = "EXPLAIN QUERY PLAN" if connection.vendor == "sqlite" else "EXPLAIN"
     plan = "\n".join(str(list(row.values())[-1]) for row in rows_of(f"{explain} {query}"))
     assert any(name in plan for name in index.split("|")), plan
-    assert f"Seq Scan on {TABLE}" not in plan, plan
+    assert not re.search(rf"Seq Scan on {TABLE}\b", plan), plan
     assert not re.search(rf"SCAN {TABLE}(?! USING)", plan), plan
-    # Of the gates, too, is asked by another name.
-    assert len(re.findall(r"SCAN [UV]\d(?! USING)", plan)) <= ("gate" in query), plan
+    assert len(re.findall(r"SCAN [UV]\d(?! USING)", plan)) <= small, plan
 
 
 def test_the_indexes_are_partial_where_there_is_such_a_thing() -> None:

@@ -20,7 +20,7 @@ from email_integration.routing import gate
 from email_integration.sending import direct
 from email_integration.sending.relaying import pool
 from email_integration.smtp import Relay
-from tests.deliveries import RecordingTaskQueue, attempt, due_again, mail, send_due, statuses, submitted
+from tests.deliveries import RecordingTaskQueue, ago, attempt, due_again, mail, send_due, statuses, submitted
 from tests.peculiar import HangUp, PeculiarServer, Peer
 from tests.relays import config_for
 
@@ -192,7 +192,7 @@ def test_one_that_was_claimed_with_others_is_offered_to_the_rest_by_itself(setti
 
 def time_passes() -> None:
     """What was put off is due again."""
-    RelayGate.objects.update(probe_at=timezone.now())
+    RelayGate.objects.update(probe_at=ago(1))
     due_again()
 
 
@@ -358,7 +358,7 @@ def test_a_direct_mail_is_not_tried_again_at_once_because_somebody_may_probe() -
         assert isinstance(relay, Relay)
         blocked = Deferred(cause=Cause.ACCOUNT_BLOCKED, reason="no")
         gate.close(relay, blocked, probing=False)
-        RelayGate.objects.update(probe_at=timezone.now())
+        RelayGate.objects.update(probe_at=ago(1))
         server.replies = {"kim": "550 5.7.708 traffic not accepted from this IP"}
         with pytest.raises(DeliveryDeferred):
             direct.send_now(mail())

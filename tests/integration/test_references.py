@@ -128,7 +128,7 @@ def test_what_waits_for_the_old_one_goes_as_soon_as_somebody_has_the_new_one(smt
     assert (server.failed_auths, accepted()) == (1, 0)
     assert RelayGate.objects.get().code == 535
     secret.write_text(NEW)
-    RelayGate.objects.update(probe_at=ago(0))
+    RelayGate.objects.update(probe_at=ago(1))
     sweep()
     attempt_all()  # the one that is woken tries with the old one, and then with the new one
     attempt_all()
@@ -146,7 +146,7 @@ def test_a_process_that_has_never_known_the_old_one_wakes_what_waits_for_it(smtp
     attempt_all()
     secret.write_text(NEW)
     routing.forget()
-    RelayGate.objects.update(probe_at=ago(0))
+    RelayGate.objects.update(probe_at=ago(1))
     sweep()
     attempt_all()
     assert each_once(server, 5)

@@ -13,11 +13,10 @@ from typing import Any
 
 import pytest
 from django.db import transaction
-from django.utils import timezone
 
 from email_integration.models import Delivery, DeliveryAttempt, RelayGate, ServerQuirks
 from email_integration.sending.relaying import pool
-from tests.deliveries import RecordingTaskQueue, due_again, send_due, submitted
+from tests.deliveries import RecordingTaskQueue, ago, due_again, send_due, submitted
 from tests.peculiar import HangUp, PeculiarServer, Peer
 from tests.relays import config_for, patient_but
 from tests.tables import TABLE
@@ -604,7 +603,7 @@ def carry_out(case: Case, server: PeculiarServer) -> Figures:
         send_due()
         if not Delivery.objects.filter(status="deferred").exists():
             break
-        RelayGate.objects.update(probe_at=timezone.now())
+        RelayGate.objects.update(probe_at=ago(1))
         due_again()
         server.time_passes()
     pool.close()

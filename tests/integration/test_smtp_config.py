@@ -350,7 +350,7 @@ class TestValidation:
             ({"port": 587, "use_tls": False, "use_ssl": True}, "use_ssl", "turn SSL off and TLS on"),
             ({"port": 2525, "use_tls": True, "use_ssl": True}, "use_ssl", "exclude each other"),
             ({"timeout": 0}, "timeout", "greater than or equal to 1"),
-            ({"timeout": 601}, "timeout", "less than or equal to 600"),
+            ({"timeout": 121}, "timeout", "less than or equal to 120"),
             ({"from_email": "nobody"}, "from_email", "noreply@example.com"),
             ({"from_email": "a@example.com, b@example.com"}, "from_email", "noreply@example.com"),
             ({"from_email": "a@example.com\nBcc: x@example.com"}, "from_email", "noreply@example.com"),

@@ -486,3 +486,14 @@ def test_waking_makes_due_what_waits_for_its_relay_and_nothing_else() -> None:
     assert woken.fence == waits.fence
     assert stored(greylisted).due_at > clock.now()
     assert not stored(done).waits_for_relay
+
+
+@pytest.mark.parametrize("use_tz", [True, False])
+def test_a_time_of_the_database_is_found_by_what_was_read_of_it(use_tz: bool, settings: Any) -> None:
+    """Also where times are kept as text."""
+    settings.USE_TZ = use_tz
+    delivery = submitted()
+    rows = Delivery.objects.filter(pk=delivery.pk)
+    for ahead in [milliseconds / 1000 for milliseconds in range(0, 1000, 7)]:
+        rows.update(due_at=DatabaseTime(ahead=ahead))
+        assert rows.filter(due_at=rows.get().due_at).exists()

@@ -13,7 +13,7 @@ from django.db.models import Field
 from django.utils.text import format_lazy
 from django.utils.translation import gettext_lazy as _
 
-from . import references
+from . import conf, references
 from .addresses import envelope_address
 from .exceptions import InvalidMail
 from .smtp import connecting, naming
@@ -54,6 +54,14 @@ NO_USERNAME = _(
 )
 #: Django's own words.
 BLANK = Field.default_error_messages["blank"]
+
+
+def longest_timeout() -> float:
+    """The seconds that may be waited for a server at a time: no more than for its reply to a final dot.
+
+    A lease lasts as long; after that other workers may take the mail over.
+    """
+    return float(conf.get("REPLY_TIMEOUT"))
 
 
 def validate_endpoint(value: str) -> None:

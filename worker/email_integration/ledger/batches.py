@@ -324,6 +324,8 @@ def _release_unsure() -> None:
     with _releasing:
         while _unsure:
             batch_id = _unsure[0]
-            if release(batch_id):
+            forestall(batch_id)  # the server may still be at it
+            if DeliveryBatch.objects.using(database()).filter(pk=batch_id).exclude(owner="").exists():
+                release(batch_id)
                 logger.warning("Batch %s was claimed and its answer lost; it is given back.", batch_id)
             _unsure.pop(0)

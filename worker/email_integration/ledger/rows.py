@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from typing import Any
 
 from django.db import InterfaceError, OperationalError, connections, router
@@ -13,8 +12,6 @@ from email_integration.addresses import LONGEST
 from email_integration.models import FINAL, Delivery, DeliveryBatch, Status
 from email_integration.outcomes import settlement
 from email_integration.outcomes.causes import Cause
-
-from . import sql
 
 
 def database() -> str:
@@ -36,24 +33,22 @@ def is_name(text: object) -> bool:
 
 
 def load(delivery_id: str) -> Delivery | None:
-    """Return the delivery, None if there is none (its transaction may have been rolled back)."""
-    return next(iter(load_all([delivery_id])), None) if is_name(delivery_id) else None
-
-
-def load_all(delivery_ids: Sequence[str]) -> list[Delivery]:
-    """Return those deliveries that there are, in no order.
+    """Return the delivery, None if there is none (its transaction may have been rolled back).
 
     A connection that was kept open and has died meanwhile is found out here, and it is asked again over a new one.
     """
+    if not is_name(delivery_id):
+        return None
     using = database()
+    found = Delivery.objects.using(using).filter(pk=delivery_id)
     try:
-        return sql.load(delivery_ids, using=using)
+        return found.first()
     except (OperationalError, InterfaceError):
         connection = connections[using]
         if connection.in_atomic_block or connection.is_usable():
             raise
         connection.close()
-    return sql.load(delivery_ids, using=using)
+    return found.first()
 
 
 def in_status(deliveries: QuerySet[Delivery], status: str) -> QuerySet[Delivery]:

@@ -52,43 +52,14 @@ class Move:
 def make(moves: Sequence[Move], *, using: str) -> list[bool]:
     """Make the transitions, all in one commit, and say of each whether it was made."""
     connection = connections[using]
-    in_one = connection.vendor == "postgresql" or (len(moves) == 1 and not moves[0].rows)
-    # In somebody else's transaction a savepoint, so that it survives what fails here.
-    together = transaction.atomic(using=using) if connection.in_atomic_block or not in_one else contextlib.nullcontext()
+    is_one = len(moves) == 1 and not moves[0].rows
+    # In the transaction of another a savepoint, so that it survives what fails here.
+    together = transaction.atomic(using=using) if connection.in_atomic_block or not is_one else contextlib.nullcontext()
     with together, server_cursor(connection) as cursor:
-        if connection.vendor == "postgresql":
-            return _make_in_one_statement(connection, cursor, moves)
         made = [_make(connection, cursor, move) for move in moves]
         rows = [row for move, is_made in zip(moves, made, strict=True) if is_made for row in move.rows]
         _insert_all(connection, cursor, rows)
         return made
-
-
-def load(delivery_ids: Sequence[str], *, using: str) -> list[Delivery]:
-    """Return those deliveries that there are, in no order."""
-    connection = connections[using]
-    names, columns, converters = _of_deliveries(connection.alias)
-    marks = ", ".join(["%s"] * len(delivery_ids))
-    key = connection.ops.quote_name("id")
-    table = connection.ops.quote_name(Delivery._meta.db_table)
-    text = f"SELECT {columns} FROM {table} WHERE {key} IN ({marks})"  # noqa: S608  # no values
-    with server_cursor(connection) as cursor:
-        cursor.execute(text, delivery_ids)
-        found = [list(row) for row in cursor.fetchall()]
-    for row in found:
-        for place, of_column, convert in converters:
-            row[place] = convert(row[place], of_column, connection)
-    return [Delivery.from_db(using, names, row) for row in found]
-
-
-@functools.cache
-def _of_deliveries(alias: str) -> tuple[list[str], str, list[tuple[int, Any, Any]]]:
-    """The names of a delivery's fields, its columns, and what makes values of what this database gives for them."""
-    connection = connections[alias]
-    fields = Delivery._meta.concrete_fields
-    converters = django_internals.converters(connection, fields, Delivery._meta.db_table)
-    names = ", ".join(connection.ops.quote_name(str(one.column)) for one in fields)
-    return [one.attname for one in fields], names, converters
 
 
 def _make(connection: Any, cursor: Any, move: Move) -> bool:
@@ -107,19 +78,6 @@ def _insert_all(connection: Any, cursor: Any, rows: Sequence[Row]) -> None:
         cursor.executemany(text, parameters)
 
 
-def _make_in_one_statement(connection: Any, cursor: Any, moves: Sequence[Move]) -> list[bool]:
-    """One round trip, and a commit of its own: PostgreSQL can write in a WITH clause."""
-    words = _Words(connection)
-    parts: list[str] = []
-    for number, move in enumerate(moves):
-        parts.append(f"moved{number} AS ({words.update(move)} RETURNING 1)")
-        for place, row in enumerate(move.rows):
-            parts.append(f"row{number}_{place} AS ({words.insert(row, if_any=f'moved{number}')})")
-    counts = ", ".join(f"(SELECT count(*) FROM moved{number})" for number in range(len(moves)))  # noqa: S608
-    cursor.execute(f"WITH {', '.join(parts)} SELECT {counts}", words.parameters)
-    return [bool(count) for count in cursor.fetchone()]
-
-
 class _Words:
     """Puts statements together; ``parameters`` are the values that are not in the text.
 
@@ -136,10 +94,10 @@ class _Words:
         conditions = self._shape(Delivery, {"id": move.pk, "fence": move.fence, **move.unless_changed})
         return _update(self._connection.alias, changes, conditions, tuple(move.among), tuple(move.not_among))
 
-    def insert(self, row: Row, *, if_any: str = "") -> str:
-        """Insert ``row``, if the table ``if_any`` has one; over the one that is there already where it has a rival."""
+    def insert(self, row: Row) -> str:
+        """Insert ``row``; over the one that is there already where it has a rival."""
         shape = self._shape(row.model, row.values)
-        return _insert(self._connection.alias, row.model, shape, if_any, row.unique, tuple(row.kept))
+        return _insert(self._connection.alias, row.model, shape, row.unique, tuple(row.kept))
 
     def _shape(self, model: type[models.Model], values: Mapping[str, Any]) -> _Shape:
         """What stands for each value in the text."""
@@ -182,22 +140,14 @@ def _update(
 
 
 @functools.lru_cache(maxsize=256)
-def _insert(
-    alias: str,
-    model: type[models.Model],
-    shape: _Shape,
-    if_any: str,
-    unique: str,
-    kept: tuple[str, ...],
-) -> str:
+def _insert(alias: str, model: type[models.Model], shape: _Shape, unique: str, kept: tuple[str, ...]) -> str:
     columns = ", ".join(_column(alias, model, name) for name, _ in shape)
     marks = ", ".join(mark for _, mark in shape)
-    values = f"SELECT {marks} FROM {if_any}" if if_any else f"VALUES ({marks})"  # noqa: S608
     fields = [_field(model, name) for name, _ in shape]
     changed = [one.column for one in fields if one.name not in (unique, *kept)]
     rival = _field(model, unique) if unique else None
     insert_into, over = django_internals.insert_words(connections[alias], fields, unique=rival, updated=changed)
-    return f"{insert_into} {_table(alias, model)} ({columns}) {values} {over}".rstrip()
+    return f"{insert_into} {_table(alias, model)} ({columns}) VALUES ({marks}) {over}".rstrip()
 
 
 #: What these fields give to the database as it is, if it is one of these. A word of an enumeration is not.

@@ -512,7 +512,7 @@ class Migration(migrations.Migration):
                         help_text="Seconds to wait for the server.",
                         validators=[
                             django.core.validators.MinValueValidator(1),
-                            django.core.validators.MaxValueValidator(600),
+                            django.core.validators.MaxValueValidator(email_integration.validators.longest_timeout),
                         ],
                         verbose_name="timeout",
                     ),
@@ -737,7 +737,7 @@ class Migration(migrations.Migration):
                         help_text="Seconds to wait for the server.",
                         validators=[
                             django.core.validators.MinValueValidator(1),
-                            django.core.validators.MaxValueValidator(600),
+                            django.core.validators.MaxValueValidator(email_integration.validators.longest_timeout),
                         ],
                         verbose_name="timeout",
                     ),

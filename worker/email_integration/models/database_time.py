@@ -36,7 +36,8 @@ def sql(vendor: str, *, ahead: float = 0.0) -> str:
     if vendor == "sqlite":
         later = f", '{ahead:+f} seconds'" if ahead else ""
         local = "" if settings.USE_TZ else ", 'localtime'"
-        return f"strftime('%%Y-%%m-%%d %%H:%%M:%%f', 'now'{later}{local})"
+        # With six digits, or with none where all are zeros, as Django stores it: it is compared for equality too.
+        return f"replace(strftime('%%Y-%%m-%%d %%H:%%M:%%f', 'now'{later}{local}) || '000', '.000000', '')"
     # As Django stores times in MySQL and MariaDB, whatever the time zone of the session is.
     now = "UTC_TIMESTAMP(6)" if settings.USE_TZ else "CURRENT_TIMESTAMP(6)"
     return f"({now} + INTERVAL {ahead:f} SECOND)" if ahead else now

@@ -128,7 +128,7 @@ class ServerSettings(SealedRow):
     timeout = models.PositiveIntegerField(
         _("timeout"),
         default=10,
-        validators=[MinValueValidator(1), MaxValueValidator(600)],
+        validators=[MinValueValidator(1), MaxValueValidator(validators.longest_timeout)],
         help_text=_("Seconds to wait for the server."),
     )
     pipelining = models.CharField(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, TypeVar
 
 from django.db import connections
@@ -16,7 +16,7 @@ from email_integration.django_internals import can_index_a_part
 from email_integration.ledger import installation, task_queue
 from email_integration.ledger.queues import queue_of
 from email_integration.ledger.rows import database
-from email_integration.models import DatabaseTime, Delivery, Installation, Lane, RelayGate
+from email_integration.models import DatabaseTime, Delivery, DeliveryBatch, Installation, Lane, RelayGate
 from email_integration.routing import gate
 from email_integration.shared_cache import shared_cache
 from email_integration.smtp import Relay
@@ -34,6 +34,7 @@ KEY = "email_integration:swept"
 OVERDUE = 30.0
 
 _also: list[Callable[[], object]] = []
+_where_leases_ended: list[Callable[[], object]] = []
 
 
 def also(recover: _F) -> _F:
@@ -42,19 +43,24 @@ def also(recover: _F) -> _F:
     return recover
 
 
+def where_leases_ended(recover: _F) -> _F:
+    """Have ``recover`` called by each sweep that finds a batch whose lease has run out. What it raises is logged."""
+    _where_leases_ended.append(recover)
+    return recover
+
+
 def sweep() -> int:
     """Wake the queues that have mail due and return how many. Any number of sweeps may run at once.
 
     Raises ``DatabaseError``.
     """
-    for recover in _also:
-        try:
-            recover()
-        except Exception as error:  # the mail that waits is not to wait for this too
-            logger.error("Could not recover what may be lost (%s).", type(error).__name__)
+    _recover(_also)
     found = _ask(_questions("") | _beyond_queues())
+    if found["leases"]:
+        _recover(_where_leases_ended)
     if found["gates"]:
         _have_the_relay_tried()
+    if found["leases"] or found["gates"]:
         found = _ask(_questions("") | _beyond_queues())
     due = _due_by_priority(found) | (_due_by_own_queue() if found["own"] else {})
     unheard = _wake(due)
@@ -62,6 +68,14 @@ def sweep() -> int:
         continuing.publish_due()
     leave_mark()
     return len(due.keys() - unheard)
+
+
+def _recover(functions: Collection[Callable[[], object]]) -> None:
+    for recover in functions:
+        try:
+            recover()
+        except Exception as error:  # the mail that waits is not to wait for this too
+            logger.error("Could not recover what may be lost (%s).", type(error).__name__)
 
 
 def _wake(due: Mapping[str, bool]) -> set[str]:
@@ -150,8 +164,12 @@ def _questions(queue: str) -> dict[str, QuerySet[Delivery]]:
 _DAMAGED = "damaged_"
 
 
-def _beyond_queues() -> dict[str, QuerySet[Delivery] | QuerySet[RelayGate]]:
+_Questions = Mapping[str, "QuerySet[Delivery] | QuerySet[DeliveryBatch] | QuerySet[RelayGate]"]
+
+
+def _beyond_queues() -> dict[str, Any]:
     return {
+        "leases": DeliveryBatch.objects.using(database()).filter(lease_until__lt=DatabaseTime()),
         "own": _rows().filter(_is_indexed(), queue__gt=""),
         "continuations": _rows().filter(continue_after__lte=DatabaseTime()),
         "gates": RelayGate.objects.using(database()).filter(probe_at__lte=DatabaseTime()),
@@ -168,7 +186,7 @@ def _is_indexed() -> Q:
     return Q(next_at__isnull=False) if can_index_a_part(connections[database()]) else Q()
 
 
-def _ask(questions: Mapping[str, QuerySet[Delivery] | QuerySet[RelayGate]]) -> dict[str, bool]:
+def _ask(questions: _Questions) -> dict[str, bool]:
     """Whether there is any row of each, in one statement."""
     asked = Installation.objects.using(database()).values(**{name: Exists(rows) for name, rows in questions.items()})
     found: Any = asked.first()  # its names are known at run time only

@@ -11,6 +11,7 @@ from typing import Any
 
 from django.conf import settings
 
+from email_integration import validators
 from email_integration.django_internals import is_set, read_setting
 from email_integration.outcomes.causes import Cause
 from email_integration.secrecy import with_secrets
@@ -96,7 +97,7 @@ def _relay(where: str, options: Mapping[str, Any]) -> Route:
             use_tls=use_tls,
             use_ssl=use_ssl,
             from_email=settings.DEFAULT_FROM_EMAIL,
-            timeout=float(options.get("timeout") or _TIMEOUT),
+            timeout=min(float(options.get("timeout") or _TIMEOUT), validators.longest_timeout()),
         )
     except (TypeError, ValueError):
         return _nowhere(f"port or timeout of {where} is not a number")

@@ -7,17 +7,15 @@ another relay, with a gate of its own.
 from __future__ import annotations
 
 import dataclasses
-import datetime as dt
 import logging
 from typing import Protocol
 
 from django.db import models, router, transaction
 from django.db.models import F
-from django.utils import timezone
 from django.utils.crypto import salted_hmac
 
 from email_integration import conf
-from email_integration.models import RelayGate
+from email_integration.models import DatabaseTime, RelayGate
 from email_integration.outcomes.causes import ENDS_BY_ITSELF, Cause
 from email_integration.outcomes.schedule import doubled
 from email_integration.smtp import Relay
@@ -46,23 +44,23 @@ def enter(relay: Relay) -> bool:
 
     Raises ``GateClosed``.
     """
-    found = _rows().filter(pk=key(relay)).first()
+    rows = _rows().filter(pk=key(relay))
+    found = rows.first()
     if found is None:
         return False
-    now = timezone.now()
-    if found.probe_at <= now:
+    due = rows.filter(probe_at__lte=DatabaseTime())
+    if due.exists():
         if in_transaction():
             return True  # to be the only one would take a lock, which everybody had to wait for until the commit
         # Nobody else tries meanwhile: it is longer than an attempt takes, up to the reply to its final dot.
-        until = now + dt.timedelta(seconds=2 * relay.timeout + conf.get("LEASE"))
-        if _rows().filter(pk=found.pk, probe_at=found.probe_at).update(probe_at=until):
+        if due.update(probe_at=DatabaseTime(ahead=2 * relay.timeout + conf.get("LEASE"))):
             return True
     raise GateClosed(relay, found.code, found.cause, found.reason)
 
 
 def due() -> frozenset[str]:
     """The keys of the relays at fault that somebody may try now."""
-    return frozenset(_rows().filter(probe_at__lte=timezone.now()).values_list("pk", flat=True))
+    return frozenset(_rows().filter(probe_at__lte=DatabaseTime()).values_list("pk", flat=True))
 
 
 def in_transaction() -> bool:
@@ -88,31 +86,27 @@ class Fault(Protocol):
 
 def close(relay: Relay, fault: Fault, *, probing: bool) -> float:
     """Close the gate, or keep it closed after a probe; return in how many seconds it may be tried again."""
-    now = timezone.now()
     said = {"code": fault.code, "cause": str(fault.cause), "reason": fault.reason[:255]}
+    wait = _wait(1, fault)
+    times = {"closed_at": DatabaseTime(), "probe_at": DatabaseTime(ahead=wait)}
     gate, created = _rows().get_or_create(
-        pk=key(relay),
-        defaults={
-            "smtp_config": relay.name,
-            "host": relay.host,
-            "closed_at": now,
-            "probe_at": now + dt.timedelta(seconds=_wait(1, fault)),
-            **said,
-        },
+        pk=key(relay), defaults={"smtp_config": relay.name, "host": relay.host, **times, **said}
     )
-    probe_at = gate.probe_at
     if created:
         extra = {"configuration": relay.name, "reply_code": fault.code, "cause": said["cause"], "reason": fault.reason}
         logger.warning("The gate of %s is closed: %s", relay.name, fault.reason, extra=extra)
-    if probing and not created:
-        probe_at = now + dt.timedelta(seconds=_wait(gate.failures + 1, fault))
-        _rows().filter(pk=gate.pk).update(failures=F("failures") + 1, probe_at=probe_at, **said)
-    return max(0.0, (probe_at - now).total_seconds())
+    elif probing:
+        wait = _wait(gate.failures + 1, fault)
+        _rows().filter(pk=gate.pk).update(failures=F("failures") + 1, probe_at=DatabaseTime(ahead=wait), **said)
+    else:
+        found = _rows().filter(pk=gate.pk).annotate(now=DatabaseTime()).first()
+        wait = max(0.0, (found.probe_at - found.now).total_seconds()) if found else 0.0
+    return wait
 
 
 def give_up_probe(relay: Relay) -> None:
     """Let somebody else try: this probe came to no verdict."""
-    _rows().filter(pk=key(relay)).update(probe_at=timezone.now())
+    _rows().filter(pk=key(relay)).update(probe_at=DatabaseTime())
 
 
 def open_(relay: Relay) -> bool:
@@ -128,7 +122,7 @@ def forget_former(relay: Relay) -> bool:
 
     Only one that is kept elsewhere changes without a change of the configuration.
     """
-    former = _rows().filter(smtp_config=relay.name, probe_at__lte=timezone.now()).exclude(pk=key(relay))
+    former = _rows().filter(smtp_config=relay.name, probe_at__lte=DatabaseTime()).exclude(pk=key(relay))
     return bool(former.delete()[0])
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from django.db import router, transaction
 from django.utils import translation
 
-from email_integration import conf, references
+from email_integration import conf, references, validators
 from email_integration.exceptions import SecretUnavailable, SecretUnreadable
 from email_integration.models import Authentication, SendingPause, SMTPConfig
 from email_integration.models.login import token_digest
@@ -174,7 +174,7 @@ def relay_of(config: SMTPConfig, *, anew: bool = False, keeps_token: bool = True
         ehlo_name=config.ehlo_name,
         version=config.version,
         from_email=config.from_email,
-        timeout=float(config.timeout),
+        timeout=min(float(config.timeout), validators.longest_timeout()),
         pipelining=config.pipelining != PipeliningChoice.OFF,
         max_recipients=config.max_recipients,
         max_connections=config.max_connections,

@@ -66,6 +66,7 @@ def attempt(delivery: Delivery, route: routing.Route, hand: InHand) -> Change | 
         route=sent.route,
         tls_version=sent.tls_version,
         sent_from=hand.sent_from or ("", ""),
+        mail_at=hand.mail_at,
         redirected_to=sent.redirected_to,
     )
     return replace(ended, withheld=withheld)

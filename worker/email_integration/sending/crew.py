@@ -20,6 +20,7 @@ from django.db import DatabaseError, InterfaceError, connections
 from django.utils import timezone
 
 from email_integration import conf, shared_cache
+from email_integration.forks import after_fork_in_child
 from email_integration.ledger import rows, transitions
 from email_integration.ledger.batches import Batch
 from email_integration.ledger.claiming import SUSPECT
@@ -110,20 +111,36 @@ def _is_suspect(work: Work) -> bool:
 
 
 class LimitedInARow:
-    """Sees outcomes in turn: that of a limit is for everybody where several in a row have come to it."""
+    """Sees a process's outcomes in turn: that of a limit is for everybody where several in a row have come to it."""
 
     def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._relay: Relay | None = None
         self._limited: list[frozenset[str]] = []
 
-    def see(self, recipients: Collection[str], outcome: Outcome) -> Outcome:
-        """The outcome of the next mail, which went to these recipients."""
-        if not isinstance(outcome, Deferred) or outcome.cause is not Cause.LIMIT:
-            self._limited.clear()
-            return outcome
-        named = frozenset(recipients)
-        if not any(named & others for others in self._limited):
-            self._limited.append(named)
-        return replace(outcome, for_everybody=True) if len(self._limited) >= _LIMITED_IN_A_ROW else outcome
+    def see(self, relay: Relay | None, recipients: Collection[str], outcome: Outcome) -> Outcome:
+        """The outcome of the next mail, which went to these recipients by ``relay``."""
+        with self._lock:
+            if relay != self._relay or not isinstance(outcome, Deferred) or outcome.cause is not Cause.LIMIT:
+                self._limited.clear()
+            self._relay = relay
+            if not isinstance(outcome, Deferred) or outcome.cause is not Cause.LIMIT:
+                return outcome
+            named = frozenset(recipients)
+            if not any(named & others for others in self._limited):
+                self._limited.append(named)
+            return replace(outcome, for_everybody=True) if len(self._limited) >= _LIMITED_IN_A_ROW else outcome
+
+
+_limited = LimitedInARow()
+
+
+def _begin_anew() -> None:
+    global _limited  # another thread of the parent may have had its lock
+    _limited = LimitedInARow()
+
+
+after_fork_in_child(_begin_anew)
 
 
 class Crew(Others):
@@ -143,7 +160,6 @@ class Crew(Others):
         self._first_done_at = 0.0
         self._threads: list[threading.Thread] = []
         self._ends = False
-        self._limited = LimitedInARow()
         self._has_session = False
         self._is_alone = False
         self._journal_failed = False
@@ -316,9 +332,8 @@ class Crew(Others):
                 self._has_session = True
                 self._changed.notify_all()
 
-    def judged(self, recipients: Collection[str], outcome: Outcome) -> Outcome:
-        with self._changed:
-            return self._limited.see(recipients, outcome)
+    def judged(self, relay: Relay | None, recipients: Collection[str], outcome: Outcome) -> Outcome:
+        return _limited.see(relay, recipients, outcome)
 
     # -- under the lock -----------------------------------------------------------------------------------------
 

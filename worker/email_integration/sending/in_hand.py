@@ -25,8 +25,13 @@ logger = logging.getLogger(__name__)
 
 def is_late(batch: Batch) -> bool:
     """Whether no more is left of its lease than a reply to a final dot may take, and a third of what is beyond that."""
+    return _left(batch) <= 1 / 3
+
+
+def _left(batch: Batch) -> float:
+    """Which part is left of what a lease has beyond the time that a reply to a final dot may take."""
     patience, lease = conf.get("REPLY_TIMEOUT"), conf.get("LEASE")
-    return bool(batch.lease_ends - time.monotonic() <= patience + (lease - patience) / 3)
+    return float((batch.lease_ends - time.monotonic() - patience) / (lease - patience))
 
 
 class Others:
@@ -35,8 +40,8 @@ class Others:
     def begun(self) -> None:
         """A session is open, and its transaction begins."""
 
-    def judged(self, recipients: Collection[str], outcome: Outcome) -> Outcome:
-        """Give the outcome of a mail to these recipients, or what it is amid the others'."""
+    def judged(self, relay: Relay | None, recipients: Collection[str], outcome: Outcome) -> Outcome:
+        """Give the outcome of a mail to these recipients by ``relay``, or what it is amid the others'."""
         return outcome
 
 
@@ -65,6 +70,8 @@ class InHand(Guard):
         points.reached("in hand", delivery.pk)
         #: The From header and the sender of the envelope that it went with; None before its final dot.
         self.sent_from: tuple[str, str] | None = None
+        #: When MAIL was about to be said last, by ``time.monotonic()``; None before that.
+        self.mail_at: float | None = None
         #: The relay whose gate was found closed.
         self.closed: Relay | None = None
         #: The addresses that stand for recipients in the envelope; None when these are the recipients themselves.
@@ -85,6 +92,7 @@ class InHand(Guard):
         if self.slot is not None:
             self.slot.waiting()
         points.reached("before MAIL", self._delivery.pk)
+        self.mail_at = time.monotonic()
 
     def progressed(self) -> None:
         self._keep_lease()
@@ -120,7 +128,7 @@ class InHand(Guard):
         points.reached("answer noted", self._delivery.pk)
 
     def judged(self, outcome: Outcome) -> Outcome:
-        return self._others.judged(rows.pending(self._delivery), outcome)
+        return self._others.judged(self._batch.relay, rows.pending(self._delivery), outcome)
 
     def _note_dot(self, slot: Slot, started: Started) -> None:
         places = {item["address"]: place for place, item in enumerate(self._delivery.recipients)}
@@ -138,9 +146,9 @@ class InHand(Guard):
     def _keep_lease(self) -> bool | None:
         """Whether the lease lasts for a reply to the final dot; None when the batch is ours no longer.
 
-        It is renewed once no more is left of it than a third beyond that.
+        It is renewed when a third of what it has beyond that is over: so it outlasts any wait for the server.
         """
-        if not is_late(self._batch):
+        if _left(self._batch) > 2 / 3:
             return True
         try:
             if not batches.renew(self._batch):

@@ -20,7 +20,7 @@ from email_integration.ledger.batches import Batch, Recorded
 from email_integration.ledger.records import Change
 from email_integration.models import Delivery
 from email_integration.outcomes.classification import Accepted, Deferred, InDoubt, Outcome
-from email_integration.outcomes.schedule import backoff
+from email_integration.outcomes.schedule import backoff, seconds
 from email_integration.queue import retry_now
 from email_integration.routing import gate
 from email_integration.smtp import Relay
@@ -71,17 +71,20 @@ class Begun:
         route: routing.Route | None,
         tls_version: str = "",
         sent_from: tuple[str, str] = ("", ""),
+        mail_at: float | None = None,
         redirected_to: str = "",
     ) -> records.Ended:
         """How it ended, with the time to wait before the next.
 
-        ``sent_from`` are the From header and the sender that a final dot was said for.
+        ``sent_from`` are the From header and the sender that a final dot was said for. At ``mail_at``, by
+        ``time.monotonic()``, it was found that the relay is the one to be used, and MAIL was said: then it began.
         """
         duration = time.monotonic() - self.counted_from
+        started_at = self.at + seconds(0.0 if mail_at is None else mail_at - self.counted_from)
         instrumentation.installed().tried(self.delivery, duration)
         this = records.Try(
             route=route,
-            started_at=self.at,
+            started_at=started_at,
             duration=duration,
             tls_version=tls_version,
             from_header=sent_from[0],

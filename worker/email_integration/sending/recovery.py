@@ -206,4 +206,4 @@ def _as_noted(attempt: Try, entry: JournalEntry) -> Try:
 
 
 sweeper.also(look_for_journals)
-sweeper.also(recover_leases)
+sweeper.where_leases_ended(recover_leases)

@@ -288,7 +288,7 @@ def transmit(mail: Mail, relay: Relay, guard: Guard) -> Transmitted:
         with Way(relay) as way:
             try:
                 opening = functools.partial(before_opening, way)
-                with pool.session(relay, fresh=fresh, before_opening=opening) as session:
+                with pool.session(relay, fresh=fresh, before_opening=opening, heard=guard.progressed) as session:
                     tls_version = session.tls_version
                     tries += 1
                     try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from email_integration.secrecy import with_secrets
 
@@ -16,15 +16,16 @@ from .replies import Phase, Reply
 
 
 @with_secrets
-def open_connection(relay: Relay) -> Connection:
-    """Connect, secure, authenticate.
+def open_connection(relay: Relay, *, heard: Callable[[], object] | None = None) -> Connection:
+    """Connect, secure, authenticate. ``heard`` is called after each step that the server has answered.
 
     Raises ``NoToken``, ``CannotConnect``, ``TLSFailed``, ``NotOffered``, ``Refused`` or ``ConnectionLost``; the
     connection is closed then.
     """
     smtp = unconnected(relay)
     for _ in steps(smtp, relay):
-        pass
+        if heard is not None:
+            heard()
     return smtp
 
 

@@ -73,15 +73,21 @@ class Pool:
 
     @contextlib.contextmanager
     def session(
-        self, relay: Relay, *, fresh: bool = False, before_opening: Callable[[], object] | None = None
+        self,
+        relay: Relay,
+        *,
+        fresh: bool = False,
+        before_opening: Callable[[], object] | None = None,
+        heard: Callable[[], object] | None = None,
     ) -> Iterator[Session]:
         """Lend a session for ``relay``: an idle one that still looks alive, else (or when ``fresh``) a new one.
 
         It comes back when it is idle at the end of the block, and is closed otherwise. ``before_opening`` is called
-        before a new one is opened, and can prevent it by raising. Raises what that and ``Session.open`` raise, and
+        before a new one is opened, and can prevent it by raising; ``heard`` after each answer of the server meanwhile.
+        Raises what that and ``Session.open`` raise, and
         ``PoolBusy`` when for ``relay.timeout`` seconds all that may be open were lent.
         """
-        session = self._borrow(relay, fresh=fresh, before_opening=before_opening)
+        session = self._borrow(relay, fresh=fresh, before_opening=before_opening, heard=heard)
         try:
             yield session
         finally:
@@ -110,7 +116,14 @@ class Pool:
 
     # -- lending ------------------------------------------------------------------------------------------------
 
-    def _borrow(self, relay: Relay, *, fresh: bool, before_opening: Callable[[], object] | None) -> Session:
+    def _borrow(
+        self,
+        relay: Relay,
+        *,
+        fresh: bool,
+        before_opening: Callable[[], object] | None,
+        heard: Callable[[], object] | None,
+    ) -> Session:
         self._leave(self.has_expired)
         while True:
             self._reserve(relay)
@@ -121,7 +134,7 @@ class Pool:
                     idle.quit()
                 if before_opening is not None:
                     before_opening()
-                return self._open(relay)
+                return self._open(relay, heard)
             except BaseException as error:
                 self._release(relay)
                 if not (isinstance(error, SMTPFailure) and self._is_one_too_many(relay, error)):
@@ -227,7 +240,7 @@ class Pool:
             if self._idle:
                 self._tidy_later()
 
-    def _open(self, relay: Relay) -> Session:
+    def _open(self, relay: Relay, heard: Callable[[], object] | None) -> Session:
         opening = tenacity.Retrying(
             retry=tenacity.retry_if_exception_type((CannotConnect, ConnectionLost)),
             # Not again after silence for the whole timeout: it would hold up a worker twice as long.
@@ -237,7 +250,7 @@ class Pool:
         )
         watch, began = self._watch(), time.monotonic()
         try:
-            session: Session = opening(Session.open, relay, watch, self._memory)
+            session: Session = opening(Session.open, relay, watch, self._memory, heard=heard)
         except BaseException:
             watch.opened(relay, time.monotonic() - began, succeeded=False)
             raise

@@ -65,12 +65,19 @@ class Session:
 
     @classmethod
     @with_secrets
-    def open(cls, relay: Relay, watch: Watch | None = None, memory: Memory | None = None) -> Session:
+    def open(
+        cls,
+        relay: Relay,
+        watch: Watch | None = None,
+        memory: Memory | None = None,
+        *,
+        heard: Callable[[], object] | None = None,
+    ) -> Session:
         """Connect, secure, authenticate. ``watch`` is told of transactions; ``memory`` knows the server, and learns.
 
-        Raises what ``open_connection`` raises.
+        ``heard`` is called after each answer of the server. Raises what ``open_connection`` raises.
         """
-        return cls(relay, open_connection(relay), watch, memory)
+        return cls(relay, open_connection(relay, heard=heard), watch, memory)
 
     # -- one transaction ----------------------------------------------------------------------------------------
 
