@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
@@ -211,19 +212,48 @@ def test_a_killed_process_holds_no_place(worker: Places) -> None:
 
     def writing() -> None:
         with worker._alone():
-            die()
+            stop()
 
-    Child(writing).killed()
+    other = Child(writing)
+    other.stopped()
+    with pytest.raises(BlockingIOError):
+        fcntl.lockf(worker._file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, places._MUTEX)
+    other.kill()
     assert dispatch("mail", Sending()) == {"accepted": 1}
 
 
 def test_a_process_that_is_forked_from_one_with_a_place_has_none(worker: Places) -> None:
-    def outer() -> None:
-        assert Child(lambda: refused("mail.bulk")()).ended() == 0
+    def take() -> None:
+        refused("mail.bulk")()
+        stop()
+        sending = Sending()
+        dispatch("mail", sending)
+        assert sending.queues == ["mail"]  # the other one was served by the one that had the place
 
-    sending = Sending(mail=outer)
+    children: list[Child] = []
+
+    def fork() -> None:
+        children.append(Child(take))
+        children[0].stopped()
+
+    sending = Sending(mail=fork)
     dispatch("mail", sending)
     assert sending.queues == ["mail", "mail.bulk"]
+    children[0].go_on()
+    assert children[0].ended() == 0
+
+
+def test_processes_take_a_place_each(worker: Places) -> None:
+    worker.allow(2)
+    others = [Child(lambda: dispatch("mail", Sending(mail=stop))) for _ in range(2)]
+    for other in others:
+        other.stopped()
+    assert dispatch("mail.bulk", never) == {}
+    others[0].kill()
+    assert worker.take("mail") is not None
+    assert worker.take("mail") is None
+    others[1].kill()
+    assert worker.take("mail") is not None
 
 
 def test_notes_that_were_not_written_to_their_end_are_none(worker: Places, monkeypatch: pytest.MonkeyPatch) -> None:
