@@ -18,10 +18,28 @@ from email_integration.ledger import task_queue
 from email_integration.tasks import dispatch as dispatch_task
 from email_integration.tasks import names, places
 from email_integration.tasks.places import Places, allowed, dispatch
-from tests.children import Child, die, stop
+from tests import children
+from tests.children import die, stop
 from tests.deliveries import RecordingTaskQueue
 
 pytestmark = pytest.mark.django_db(transaction=True)
+
+#: The children of a test, which end with it.
+_children: list[children.Child] = []
+
+
+class Child(children.Child):
+    def __init__(self, act: Callable[[], object]) -> None:
+        super().__init__(act)
+        _children.append(self)
+
+
+@pytest.fixture(autouse=True)
+def no_child_is_left() -> Iterator[None]:
+    yield
+    while _children:
+        _children.pop().kill()
+
 
 QUEUES = ("mail.high", "mail", "mail.bulk", "newsletter")
 
@@ -230,17 +248,14 @@ def test_a_process_that_is_forked_from_one_with_a_place_has_none(worker: Places)
         dispatch("mail", sending)
         assert sending.queues == ["mail"]  # the other one was served by the one that had the place
 
-    children: list[Child] = []
-
     def fork() -> None:
-        children.append(Child(take))
-        children[0].stopped()
+        Child(take).stopped()
 
     sending = Sending(mail=fork)
     dispatch("mail", sending)
     assert sending.queues == ["mail", "mail.bulk"]
-    children[0].go_on()
-    assert children[0].ended() == 0
+    _children[0].go_on()
+    assert _children[0].ended() == 0
 
 
 def test_processes_take_a_place_each(worker: Places) -> None:
