@@ -27,7 +27,7 @@ from email_integration.queue.submission import check_name, make, store
 from email_integration.sync_only import sync_only
 from email_integration.timezones import aware
 
-from . import canvas, names
+from . import canvas, names, places
 from .outbox import Call, OutboxTask, moment
 from .results import failure_of, summary
 from .wake_ups import CeleryTaskQueue, without_address
@@ -223,7 +223,7 @@ def dispatch(self: Any, queue: str) -> dict[str, int]:
 
     if self.request.is_eager:  # in the caller's thread, whose transaction other threads do not see
         return Counter(str(one.current_status) for one in dispatcher.send_inline(queue))
-    return dispatcher.dispatch(queue)
+    return places.dispatch(queue, dispatcher.dispatch)
 
 
 @shared_task(name=names.REPEATED, acks_late=False)
