@@ -49,7 +49,7 @@ class RecordingTaskQueue:
     def notify(self, queues: Collection[str], *, priority: int | None = None) -> set[str]:
         return self.wake(queues, priority=priority)
 
-    def wake(self, queues: Collection[str], *, priority: int | None = None) -> set[str]:
+    def wake(self, queues: Collection[str], *, priority: int | None = None, joins: bool = False) -> set[str]:
         if self.broken is not None:
             raise self.broken
         for queue in queues:

@@ -110,7 +110,7 @@ def refused(*queues: str) -> Callable[[], None]:
         (3, "mail celery", 1),
         (2, "mail celery", 1),
         (1, "mail celery", 1),
-        (4, "mail mail.sweep", 2),
+        (4, "mail mail.sweep", 4),
         (4, "mail newsletter", 2),
         (4, "mail.high mail mail.bulk", 4),
         (4, "mail.bulk", 4),

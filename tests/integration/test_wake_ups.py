@@ -701,9 +701,20 @@ def test_one_wake_up_to_join_is_outstanding_at_most(published: Published, clock:
     for stay in (busy, other, busy):
         stay.join()
     assert published.woken == ["mail"]
-    joined = Stay("mail")  # it has come
-    joined.join()
+    wakeups.joined("mail")  # it has come
+    other.join()
     busy.join()
+    assert published.woken == ["mail", "mail"]
+
+
+def test_who_hands_over_leaves_it_to_a_wake_up_to_join_that_is_outstanding(published: Published) -> None:
+    """So that there are no more wake-ups than dispatchers, and one; however long there is mail."""
+    one, other = Stay("mail"), Stay("mail")
+    one.join()
+    assert one.handed_over()
+    assert (published.woken, is_kept()) == (["mail"], True)
+    wakeups.joined("mail")
+    assert other.handed_over()
     assert published.woken == ["mail", "mail"]
 
 

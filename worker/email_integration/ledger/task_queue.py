@@ -32,11 +32,11 @@ class TaskQueue(Protocol):
         Returns those that could not be woken, in about a second even if the broker is dead: the sweeper finds the mail.
         """
 
-    def wake(self, queues: Collection[str], *, priority: int | None = None) -> set[str]:
+    def wake(self, queues: Collection[str], *, priority: int | None = None, joins: bool = False) -> set[str]:
         """Have a worker look for mail in each of these queues, now; return those that could not be woken.
 
         Returns in about a second even if the broker is dead. ``priority`` is the task queue's own number for the
-        wake-up among other tasks. Raises what the broker raises when it is away, so that none may have been woken.
+        wake-up among other tasks; one that ``joins`` is told so, and tells ``wakeups.joined``. Raises what the broker raises when it is away, so that none may have been woken.
         """
 
     def call_for_sweep(self) -> None:
@@ -67,7 +67,7 @@ class _Nobody:
     def notify(self, queues: Collection[str], *, priority: int | None = None) -> set[str]:
         return self.wake(queues)
 
-    def wake(self, queues: Collection[str], *, priority: int | None = None) -> set[str]:
+    def wake(self, queues: Collection[str], *, priority: int | None = None, joins: bool = False) -> set[str]:
         logger.warning("No task queue is installed; mail waits in %d queues.", len(queues))
         return set(queues)
 

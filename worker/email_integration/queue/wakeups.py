@@ -23,7 +23,7 @@ from email_integration.ledger import installation, task_queue
 from email_integration.ledger.queues import key_of, lanes_of, queue_of
 from email_integration.shared_cache import databases, is_shared, shared_cache
 
-__all__ = ["KEPT", "QUIET", "Stay", "forget", "key_of", "lanes_of", "notify", "queue_of", "wake"]
+__all__ = ["KEPT", "QUIET", "Stay", "forget", "joined", "key_of", "lanes_of", "notify", "queue_of", "wake"]
 
 logger = logging.getLogger(__name__)
 
@@ -36,8 +36,8 @@ QUIET = 0.02
 #: Seconds for which the key of a queue is in the cache; a dispatcher that stays sets it anew after half of them.
 KEPT = 2
 
-#: Seconds for which one wake-up to join a busy dispatcher stands for all.
-_JOINED = 60
+#: Seconds for which one wake-up to join a busy dispatcher stands for all, if it does not come.
+_JOINED = 10
 
 #: Seconds for which a process does without a cache that has just failed.
 _PAUSE = 5.0
@@ -108,7 +108,6 @@ class Stay:
     def __init__(self, queue: str) -> None:
         self._queue = queue
         self._key = _key(queue)
-        _delete(_join_key(queue))
         self._set()
 
     def refresh(self) -> None:
@@ -130,7 +129,13 @@ class Stay:
         return found
 
     def handed_over(self) -> bool:
-        """Leave although there may be more: another dispatcher is woken. False when that failed."""
+        """Leave although there may be more: another dispatcher is woken. False when that failed.
+
+        A wake-up to join that is outstanding is the one: else there were one more with each that comes.
+        """
+        key = _join_key(self._queue)
+        if key is not None and _in_cache(lambda cache: cache.get(key)):
+            return _is_set(self._queue)
         return not wake({self._queue})
 
     def failed(self) -> None:
@@ -143,7 +148,7 @@ class Stay:
         if key is None or not _in_cache(lambda cache: cache.add(key, 1, timeout=_JOINED)):
             return
         try:
-            failed = task_queue.installed().wake({self._queue})
+            failed = task_queue.installed().wake({self._queue}, joins=True)
         except Exception as error:  # there is one at work, after all
             logger.debug("Could not wake another dispatcher (%s).", type(error).__name__)
             failed = {self._queue}
@@ -153,6 +158,11 @@ class Stay:
     def _set(self) -> None:
         self._set_at = time.monotonic()
         _is_set(self._queue)
+
+
+def joined(queue: str) -> None:
+    """The wake-up to join the dispatchers of a queue has come, whether there is a place for it or not."""
+    _delete(_join_key(queue))
 
 
 def forget() -> None:

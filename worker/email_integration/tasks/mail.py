@@ -22,7 +22,7 @@ from email_integration.ledger import instrumentation, rows, task_queue, transiti
 from email_integration.message.composition import Attachment, compose
 from email_integration.message.options import MailKeywords, MailOptions, with_options_listed
 from email_integration.models import Delivery
-from email_integration.queue import sweeper
+from email_integration.queue import sweeper, wakeups
 from email_integration.queue.submission import check_name, make, store
 from email_integration.sync_only import sync_only
 from email_integration.timezones import aware
@@ -216,8 +216,13 @@ def _as_it_stands(delivery: Delivery) -> dict[str, Any]:
     soft_time_limit=_NO_LIMIT,
 )
 @recursion.within_attempts()
-def dispatch(self: Any, queue: str) -> dict[str, int]:
-    """Send the mail that waits in a queue; the name is '' for the queue that Celery chooses."""
+def dispatch(self: Any, queue: str, joins: bool = False) -> dict[str, int]:
+    """Send the mail that waits in a queue; the name is '' for the queue that Celery chooses.
+
+    With ``joins`` others were at it when this was published, who may have another one published from now on.
+    """
+    if joins:
+        wakeups.joined(queue)
     # Only where mail is sent: it keeps a journal.
     from email_integration.sending import dispatcher
 

@@ -34,6 +34,7 @@ from typing import Any
 
 from celery import signals
 
+from email_integration import conf
 from email_integration.forks import after_fork_in_child
 from email_integration.ledger.queues import lanes_of, queue_of
 from email_integration.models import Lane
@@ -209,9 +210,10 @@ def dispatch(queue: str, send: Callable[[str], Mapping[str, int]]) -> dict[str, 
 def allowed(processes: int, served: Collection[str], *, default: str) -> int:
     """How many of a worker's processes may dispatch.
 
-    ``served`` are the queues that it takes messages from, ``default`` is that of tasks for which none is named.
+    ``served`` are the queues that it takes messages from, ``default`` is that of tasks for which none is named. A sweep
+    takes a moment, so that its queue is as those of mail.
     """
-    of_mail_alone = {queue_of(lane) for lane in Lane} - {"", default}
+    of_mail_alone = {*map(queue_of, Lane), conf.get("SWEEP_QUEUE")} - {"", default}
     return processes if served and set(served) <= of_mail_alone else max(1, processes // 2)
 
 

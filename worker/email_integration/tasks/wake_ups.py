@@ -50,7 +50,7 @@ class CeleryTaskQueue(Publisher):
         """Publish a wake-up for each queue that has none outstanding. In eager mode mail is sent here, each time."""
         return self.wake(queues) if self._is_eager else wakeups.notify(queues, priority=priority)
 
-    def wake(self, queues: Collection[str], *, priority: int | None = None) -> set[str]:
+    def wake(self, queues: Collection[str], *, priority: int | None = None, joins: bool = False) -> set[str]:
         """Publish a wake-up for each queue; return those that take none, though the broker is there.
 
         Raises what the broker raises. In eager mode ``dispatch`` is run here.
@@ -62,7 +62,7 @@ class CeleryTaskQueue(Publisher):
         unheard = set()
         for queue in queues:
             options = way_of(queue) | ({} if priority is None else {"priority": priority})
-            message = functools.partial(_wake, self._dispatch, queue, options)
+            message = functools.partial(_wake, self._dispatch, queue, options, joins)
             try:
                 self._publish([message, hear_what_is_refused])
             except Exception as error:
@@ -211,7 +211,7 @@ def _call(task: Task[Any, Any], arguments: tuple[Any, ...], options: dict[str, A
     task.apply_async(arguments, producer=producer, add_to_parent=False, retry=False, **options)
 
 
-def _wake(dispatch: Task[Any, Any], queue: str, options: dict[str, Any], producer: Producer) -> None:
+def _wake(dispatch: Task[Any, Any], queue: str, options: dict[str, Any], joins: bool, producer: Producer) -> None:
     """Send what ``apply_async`` would, in two thirds of its time; nothing else takes the caller of a mail as long.
 
     Left out is what a wake-up has no use for: a result, where to send it, and the task that it is called by. Routes and
@@ -219,17 +219,19 @@ def _wake(dispatch: Task[Any, Any], queue: str, options: dict[str, Any], produce
     """
     amqp = dispatch.app.amqp
     of_all = {name: value for name in _OF_ALL if (value := getattr(dispatch, name)) is not None}
+    told = {"joins": True} if joins else {}
     message = amqp.create_task_message(
         task_id=uuid(),
         name=dispatch.name,
         args=(queue,),
+        kwargs=told,
         expires=_EXPIRES,
         time_limit=dispatch.time_limit,
         soft_time_limit=dispatch.soft_time_limit,
         create_sent_event=dispatch.app.conf.task_send_sent_event,
         ignore_result=True,
     )
-    route = amqp.router.route(of_all | options, dispatch.name, (queue,), {}, dispatch)  # type: ignore[arg-type]  # an instance here
+    route = amqp.router.route(of_all | options, dispatch.name, (queue,), told, dispatch)  # type: ignore[arg-type]  # an instance here
     amqp.send_task_message(producer, dispatch.name, message, retry=False, **route)
 
 

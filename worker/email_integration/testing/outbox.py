@@ -91,8 +91,10 @@ class _Muffled:
     def notify(self, queues: Collection[str], *, priority: int | None = None) -> set[str]:
         return self._muffled.notify(queues, priority=priority) if dispatch.app.conf.task_always_eager else set()
 
-    def wake(self, queues: Collection[str], *, priority: int | None = None) -> set[str]:
-        return self._muffled.wake(queues, priority=priority) if dispatch.app.conf.task_always_eager else set()
+    def wake(self, queues: Collection[str], *, priority: int | None = None, joins: bool = False) -> set[str]:
+        return (
+            self._muffled.wake(queues, priority=priority, joins=joins) if dispatch.app.conf.task_always_eager else set()
+        )
 
     def call_for_sweep(self) -> None:
         if dispatch.app.conf.task_always_eager:
