@@ -36,7 +36,8 @@ class TaskQueue(Protocol):
         """Have a worker look for mail in each of these queues, now; return those that could not be woken.
 
         Returns in about a second even if the broker is dead. ``priority`` is the task queue's own number for the
-        wake-up among other tasks; one that ``joins`` is told so, and tells ``wakeups.joined``. Raises what the broker raises when it is away, so that none may have been woken.
+        wake-up among other tasks; one that ``joins`` is told so, and tells ``wakeups.joined``. Raises what the broker
+        raises when it is away, so that none may have been woken.
         """
 
     def call_for_sweep(self) -> None:
