@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from celery import current_app
 from django.core.mail import EmailMessage
 
 from config.local.processes import wait_until
@@ -44,6 +45,17 @@ def dispatching() -> int:
     return DeliveryBatch.objects.exclude(owner="").values("owner").distinct().count()
 
 
+def slices(running: Stack) -> int:
+    """How many tasks that have sent mail are over."""
+    return len(SLICE.findall(running.worker.read_log()))
+
+
+def waiting() -> int:
+    """How many wake-ups wait in the broker."""
+    with current_app.connection_for_read() as connection:
+        return int(connection.default_channel.queue_declare("mail").message_count)
+
+
 def test_other_tasks_of_a_worker_begin_while_mail_floods_it(
     stack: Callable[..., Stack], flood: Callable[[], SMTPServer], tmp_path: Path
 ) -> None:
@@ -51,9 +63,6 @@ def test_other_tasks_of_a_worker_begin_while_mail_floods_it(
     running = stack(concurrency=PROCESSES, env={**PATIENT, **environment(tmp_path / "notes")})
     server = flood()
     wait_until(lambda: dispatching() == PROCESSES // 2, what="half of the processes dispatch")
-
-    def slices() -> int:
-        return len(SLICE.findall(running.worker.read_log()))
 
     most, waited = 0, []
 
@@ -63,14 +72,14 @@ def test_other_tasks_of_a_worker_begin_while_mail_floods_it(
         return [len(waited)] in tasks.noted(tmp_path / "notes", "other")
 
     while len(waited) < OTHERS:
-        before = slices()
+        before = slices(running)
         tasks.note.delay(len(waited), tag="other")
         wait_until(is_noted, what="another task")
-        begun = slices()
+        begun = slices(running)
         waited.append(begun - before)
         assert waited[-1] <= PROCESSES
         # The next one comes to others that dispatch.
-        wait_until(lambda begun=begun: slices() > begun, what="the end of a slice")
+        wait_until(lambda begun=begun: slices(running) > begun, what="the end of a slice")
 
     print(f"slices that other tasks waited for: {waited}")
     assert len(server.messages) < MAILS
@@ -78,10 +87,13 @@ def test_other_tasks_of_a_worker_begin_while_mail_floods_it(
 
 
 def test_a_worker_of_mail_alone_dispatches_in_all_of_its_processes(
-    stack: Callable[..., Stack], flood: Callable[[], SMTPServer]
+    stack: Callable[..., Stack], flood: Callable[[], SMTPServer], tmp_path: Path
 ) -> None:
-    running = stack(concurrency=PROCESSES, env=PATIENT)
+    """However long that lasts, there are no more wake-ups in the broker than dispatchers, and one."""
+    running = stack(concurrency=PROCESSES, env={**PATIENT, **environment(tmp_path / "notes")})
     running.worker.end()
     running.start_worker(queues=("mail.high", "mail", "mail.bulk"))
     flood()
     wait_until(lambda: dispatching() == PROCESSES, what="all processes dispatch")
+    wait_until(lambda: slices(running) >= 20 * PROCESSES, what="many slices")
+    assert waiting() <= PROCESSES + 1
