@@ -116,18 +116,24 @@ def stack(
 ) -> Iterator[Callable[..., Stack]]:
     """Start a real worker of two processes, and beat, on the test's database and broker.
 
-    ``stack(beat=True, concurrency=2, pool="prefork", env={...})``. The test's own settings get the same times, so that
-    what it submits is swept as soon as what the workers defer.
+    ``stack(beat=True, concurrency=2, queues=(), pool="prefork", env={...})``. The test's own settings get the same
+    times, so that what it submits is swept as soon as what the workers defer.
     """
     settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, **FAST}
     started: list[Stack] = []
 
     def start(
-        *, beat: bool = True, concurrency: int = 2, pool: str = "prefork", env: dict[str, str] | None = None
+        *,
+        beat: bool = True,
+        concurrency: int = 2,
+        queues: tuple[str, ...] = (),
+        pool: str = "prefork",
+        env: dict[str, str] | None = None,
     ) -> Stack:
         times = {name: float(value) for name, value in (env or {}).items() if name in FAST}
         settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, **times}
-        stack = Stack(tmp_path / f"stack{len(started) + 1}", concurrency=concurrency, pool=pool, env=env)
+        folder = tmp_path / f"stack{len(started) + 1}"
+        stack = Stack(folder, concurrency=concurrency, queues=queues, pool=pool, env=env)
         started.append(stack)
         stack.start_worker()
         if beat:

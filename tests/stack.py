@@ -39,9 +39,19 @@ class Stack:
     beat: Process | None = None
 
     def __init__(
-        self, folder: Path, *, concurrency: int = 2, pool: str = "prefork", env: Mapping[str, str] | None = None
+        self,
+        folder: Path,
+        *,
+        concurrency: int = 2,
+        queues: tuple[str, ...] = (),
+        pool: str = "prefork",
+        env: Mapping[str, str] | None = None,
     ) -> None:
-        """Describe a stack that logs to ``folder``; ``env`` is added to its processes' environment."""
+        """Describe a stack that logs to ``folder``; ``env`` is added to its processes' environment.
+
+        Its workers serve ``queues``, by default all.
+        """
+        self.queues = queues
         self.folder = folder
         self.concurrency = concurrency
         self.pool = pool
@@ -53,13 +63,13 @@ class Stack:
         self._workers = 0
 
     def start_worker(self, *, queues: tuple[str, ...] = ()) -> Process:
-        """Start a worker of these queues, by default of all, and wait until it consumes."""
+        """Start a worker of these queues, by default those of the stack, and wait until it consumes."""
         self._workers += 1
         self.worker = start_worker(
             self.processes,
             name=f"worker{self._workers}",
             concurrency=self.concurrency,
-            queues=queues,
+            queues=queues or self.queues,
             pool=self.pool,
         )
         return self.worker

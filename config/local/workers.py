@@ -7,6 +7,9 @@ from pathlib import Path
 
 from config.local.processes import Process, Processes
 
+#: The queues of a worker of mail alone, all of whose processes send.
+OF_MAIL = ("mail.high", "mail", "mail.bulk", "mail.sweep")
+
 
 def start_worker(
     processes: Processes,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from config.local.workers import OF_MAIL
 from email_integration.models import Delivery, SMTPConfig
 from tests.acceptance.conftest import Activate
 from tests.acceptance.test_switch import ROUND, Serve, got, send_round, serve
@@ -19,7 +20,7 @@ def test_without_an_active_configuration_the_settings_count(
         "EMAIL_PORT": str(fallback.port),
         "DEFAULT_FROM_EMAIL": "us@example.com",
     }
-    running = stack(env=environment)
+    running = stack(queues=OF_MAIL, env=environment)
     send_round("settings")
     config = activate(own, "Own")
     send_round("own")

@@ -12,6 +12,7 @@ from django.utils import timezone
 
 from config.local.processes import wait_until
 from config.local.smtp_server import SMTPServer
+from config.local.workers import OF_MAIL
 from email_integration.ledger import rows, task_queue
 from email_integration.message import content
 from email_integration.models import Delivery, DeliveryAttempt, RelayGate, SMTPConfig, Status
@@ -44,7 +45,7 @@ def test_a_wrong_password_makes_a_handful_of_logins_and_a_mended_one_drains_the_
 ) -> None:
     server = smtp_server()
     config = activate(server, password="s3cret")
-    running = stack(concurrency=4, env=ENV)
+    running = stack(concurrency=4, queues=OF_MAIL, env=ENV)
     started = time.monotonic()
     put_into_the_queue(mails)
 

@@ -22,6 +22,7 @@ from django.utils import timezone
 
 from config.local.processes import Processes, free_port, wait_until
 from config.local.valkey import Valkey
+from config.local.workers import OF_MAIL
 from email_integration.models import Delivery, DeliveryAttempt, SMTPConfig
 from email_integration.queue.submission import submit
 from tests.stack import FAST, ROOT, Stack
@@ -139,7 +140,7 @@ def test_no_attempt_is_stale_while_workers_send_and_the_configuration_is_switche
     configs = configure(sinks, count=SWITCHES)
     switches = [switch(configs[0], 0)]
     # With beat: a wake-up may be lost on a busy machine.
-    stack(concurrency=8)
+    stack(concurrency=8, queues=OF_MAIL)
     submit_mails(MAILS // SWITCHES)
     for number in range(1, SWITCHES):
         submit_mails(MAILS // SWITCHES)  # so that attempts begin under each of them

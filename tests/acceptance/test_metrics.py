@@ -15,6 +15,7 @@ from prometheus_client.samples import Sample
 
 from config.local.processes import PATIENCE, free_port, wait_until
 from config.local.smtp_server import Fault, SMTPServer
+from config.local.workers import OF_MAIL
 from email_integration import submit_many
 from email_integration.models import FINAL, Delivery, DeliveryAttempt
 from email_integration.tasks import send_email
@@ -54,7 +55,7 @@ def test_the_sums_of_two_processes_agree_with_the_ledger(
     refused = Fault(verb="RCPT", reply="550 5.1.1 no such user", times=3)
     put_off = Fault(verb="DOT", reply="451 4.3.0 no", times=3)
     activate(smtp_server(security="plain", user=None, faults=[refused, put_off]), name="First")
-    current = stack(env={**PATIENT, "WORKER_METRICS_PORT": str(port), "METRICS_TOKEN": TOKEN})
+    current = stack(queues=OF_MAIL, env={**PATIENT, "WORKER_METRICS_PORT": str(port), "METRICS_TOKEN": TOKEN})
     for number in range(20):
         send_email.delay("One", "Text", to=[f"u{number}@example.com"], priority="high")
     wait_until(is_settled, what="the end of those one by one")

@@ -13,6 +13,7 @@ from django.test import Client
 from config.local.certificates import Certificates
 from config.local.processes import wait_until
 from config.local.smtp_server import Fault, SMTPServer
+from config.local.workers import OF_MAIL
 from email_integration.models import Delivery, Grant, OAuthToken, SMTPConfig
 from email_integration.tasks import send_email
 from tests.acceptance.test_password_nowhere import admin_pages, everything_said_to_valkey, everything_stored
@@ -39,7 +40,7 @@ def test_many_processes_share_one_token_and_its_secrets_are_nowhere(
         server = smtp_server(check_token=endpoint.is_good)
         configure(server, endpoint, oauth_grant="refresh_token", oauth_refresh_token=REFRESH)
         server.inject(Fault(verb="DOT", delay=0.1))
-        running = stack(concurrency=8, env={**LOGS_IN_OFTEN, "LOG_LEVEL": "DEBUG"})
+        running = stack(concurrency=8, queues=OF_MAIL, env={**LOGS_IN_OFTEN, "LOG_LEVEL": "DEBUG"})
         submit()
         wait_until(lambda: len(server.messages) > MAILS / 3, what="the first third")
         assert len(endpoint.requests) == 1

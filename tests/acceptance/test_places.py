@@ -12,6 +12,7 @@ from django.core.mail import EmailMessage
 
 from config.local.processes import wait_until
 from config.local.smtp_server import Fault, SMTPServer
+from config.local.workers import OF_MAIL
 from email_integration.models import DeliveryBatch
 from tests.acceptance import tasks
 from tests.acceptance.conftest import Activate, environment
@@ -90,9 +91,7 @@ def test_a_worker_of_mail_alone_dispatches_in_all_of_its_processes(
     stack: Callable[..., Stack], flood: Callable[[], SMTPServer], tmp_path: Path
 ) -> None:
     """However long that lasts, there are no more wake-ups in the broker than dispatchers, and one."""
-    running = stack(concurrency=PROCESSES, env={**PATIENT, **environment(tmp_path / "notes")})
-    running.worker.end()
-    running.start_worker(queues=("mail.high", "mail", "mail.bulk"))
+    running = stack(concurrency=PROCESSES, queues=OF_MAIL, env={**PATIENT, **environment(tmp_path / "notes")})
     flood()
     wait_until(lambda: dispatching() == PROCESSES, what="all processes dispatch")
     wait_until(lambda: slices(running) >= 20 * PROCESSES, what="many slices")

@@ -9,10 +9,12 @@ from django.db import transaction
 
 from config.local.processes import PATIENCE, wait_until
 from config.local.smtp_server import Fault, SMTPServer
+from config.local.workers import OF_MAIL
 from email_integration.models import Delivery, DeliveryAttempt, SMTPConfig
 from email_integration.tasks import send_email
 from tests.acceptance.conftest import Activate
 from tests.mail_settings import NO_SERVER
+from tests.stack import Stack
 
 Serve = Callable[..., SMTPServer]
 
@@ -43,8 +45,10 @@ def got(server: SMTPServer) -> dict[str, int]:
     return {subject: subjects.count(subject) for subject in dict.fromkeys(subjects)}
 
 
-@pytest.mark.usefixtures("app")
-def test_every_kind_of_change_is_followed_at_once(smtp_server: Serve, activate: Activate) -> None:
+def test_every_kind_of_change_is_followed_at_once(
+    stack: Callable[..., Stack], smtp_server: Serve, activate: Activate
+) -> None:
+    stack(queues=OF_MAIL)
     first, second = serve(smtp_server), serve(smtp_server)
     a, b = activate(first, "A"), activate(second, "B", is_active=False)
     send_round("created")

@@ -22,7 +22,7 @@ from cryptography.fernet import Fernet
 from config.local.certificates import Certificates, make_certificates
 from config.local.processes import PATIENCE, Process, Processes
 from config.local.valkey import Valkey
-from config.local.workers import start_beat, start_worker
+from config.local.workers import OF_MAIL, start_beat, start_worker
 from email_integration.conf import DEFAULTS
 from tests import mariadb
 
@@ -52,12 +52,12 @@ SESSIONS = DEFAULTS["SESSIONS"]
 class Setting:
     """What the cases of one world have in common.
 
-    ``policy`` is what becomes of mail in doubt. Of ``workers`` there are so many for each of ``lanes``, the queues that
-    a worker serves. ``watched``: they can be made to die at an exact point, for which they run slower. ``clock``: their
-    clock can be set. ``hosts``: each worker that is started is another host, 'apart' with a folder of journals of its
-    own, or a container of the same machine that 'share' one. ``ahead``: so many seconds is the clock of every second
-    worker ahead of the others'. ``root``: its cases mount file systems. ``extra`` is added to the environment
-    of its processes.
+    ``policy`` decides about mail in doubt. Of ``workers`` there are so many for each of ``lanes``, the queues that a
+    worker serves, by default all of mail. ``watched``: they can be made to die at an exact point, for which they run
+    slower. ``clock``: their clock can be set. ``hosts``: each worker that is started is another host, 'apart' with a
+    folder of journals of its own, or a container of the same machine that 'share' one. ``ahead``: so many seconds is
+    the clock of every second worker ahead of the others'. ``root``: its cases mount file systems. ``extra`` is added to
+    the environment of its processes.
     """
 
     policy: str = "resend"
@@ -159,7 +159,9 @@ class World:
         self._started += 1
         name = f"worker{self._started}"
         self._processes.env = self._environment() | self._of_worker(name)
-        worker = start_worker(self._processes, name=name, concurrency=self.setting.concurrency, queues=queues)
+        worker = start_worker(
+            self._processes, name=name, concurrency=self.setting.concurrency, queues=queues or OF_MAIL
+        )
         self._processes.env = self._environment()
         self._serving.append((worker, queues))
         return worker
