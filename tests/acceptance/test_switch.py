@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import pytest
 from django.db import transaction
 
 from config.local.processes import PATIENCE, wait_until
@@ -76,8 +75,10 @@ def test_every_kind_of_change_is_followed_at_once(
     assert got(second) == {"saved": ROUND, "updated in a transaction": ROUND, "rolled back": ROUND, "deleted": ROUND}
 
 
-@pytest.mark.usefixtures("app")
-def test_mail_waits_while_there_is_no_server_and_leaves_once_there_is(smtp_server: Serve, activate: Activate) -> None:
+def test_mail_waits_while_there_is_no_server_and_leaves_once_there_is(
+    stack: Callable[..., Stack], smtp_server: Serve, activate: Activate
+) -> None:
+    stack()
     config = activate(serve(smtp_server), "Off", is_active=False)
     results = [send_email.delay("waits", "Text", to=["kim@example.com"]) for _ in range(3)]
     waiting = Delivery.objects.filter(status="deferred", reason__contains=NO_SERVER)
