@@ -405,6 +405,18 @@ def test_a_record_whose_answer_is_lost_is_made_when_it_is_repeated(
     assert len(caplog.records) == 2
 
 
+def test_what_was_to_be_cancelled_is_when_the_answer_to_its_record_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was given back with the end of its batch, whose row would have said that it is to be cancelled."""
+    pk = submitted().pk
+    batch = claimed()
+    assert transitions.cancel(pk)
+    changes = [records.Untried(delivery=one, step=transitions.giving_back) for one in batch.deliveries]
+    with losing_the_answer(monkeypatch), pytest.raises(OperationalError):
+        batches.record(batch, changes)
+    batches.record(batch, changes)
+    assert Delivery.objects.get(pk=pk).status == Status.CANCELLED
+
+
 def test_a_conflict_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
     submitted()
     conflict = OperationalError(1213, "Deadlock found")

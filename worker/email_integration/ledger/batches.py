@@ -159,7 +159,9 @@ def record(batch: Batch, changes: Sequence[Change], *, permitted: int | None = N
     else:
         batch.lease_ends = asked_at
         batch.open.clear()
-    requested = _requested(batch, [change.delivery for change in changes]) if done.cancel_requested else set()
+    # Where the row is gone, it is not known whether that was asked: the answer to the commit may have been lost.
+    may_be = done.cancel_requested or not done.is_owned
+    requested = _requested(batch, [change.delivery for change in changes]) if may_be else set()
     return Recorded(made=done.made, cancel_requested=requested, owned=owned)
 
 
