@@ -22,7 +22,7 @@ from config.local.demo_evidence import BACKUP, EACH, PHASES, PRIMARY, WORKER_PRO
 from config.local.processes import LOOPBACK, Process, Processes, free_port, unwind_on_signals, wait_until
 from config.local.smtp_server import read_maildir
 from config.local.valkey import Valkey
-from config.local.workers import start_beat, start_worker
+from config.local.workers import OF_MAIL, start_beat, start_worker
 from email_integration import conf
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -166,7 +166,7 @@ def show(clock: Clock, folder: Path, servers: dict[str, Server], logs: Path) -> 
 
     with Processes(logs, cwd=ROOT) as processes:
         clock.say(f"Starting a worker of {WORKER_PROCESSES} processes, and beat")
-        start_worker(processes, concurrency=WORKER_PROCESSES)
+        start_worker(processes, concurrency=WORKER_PROCESSES, queues=OF_MAIL)
         start_beat(processes, schedule=folder / "beat-schedule")
 
         clock.say(f"{EACH} mails; '{PRIMARY}' is active")

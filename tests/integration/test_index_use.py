@@ -85,7 +85,7 @@ def asked(what: Callable[[], object], words: str) -> str:
     with CaptureQueriesContext(connection) as queries:
         what()
     conditions = {query["sql"]: query["sql"].replace("`", '"').partition(" WHERE ")[2] for query in queries}
-    wanted = re.compile(rf'(?:"{TABLE}"\.|\b[UV]\d\.|(?<!\.)){re.escape(words)}')
+    wanted = re.compile(rf'(?:"{TABLE}"\.|\b[UV]\d"?\.|(?<!\.)){re.escape(words)}')
     return next(query for query, condition in conditions.items() if wanted.search(condition))
 
 
