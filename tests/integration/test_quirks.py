@@ -24,6 +24,13 @@ from tests.relays import config_for, patient_but, relay_to
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
+
+@pytest.fixture(autouse=True)
+def _one_session(settings: Any) -> None:
+    """What a session has carried when it is refused is the same each time."""
+    settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "SESSIONS": 1}
+
+
 RELAY = Relay(name="Primary", host="smtp.example.com", password="s3cret")
 
 
