@@ -52,6 +52,6 @@ class Ahead:
                 self._changed.notify_all()
 
     def _begin_anew(self) -> None:
-        """Runs in the child of a fork: who was under way is the parent's, and so may be whoever holds the lock."""
+        """Runs in the child of a fork: who was under way is the parent's, and so may be the holder of the lock."""
         self._changed = threading.Condition()
         self._under_way.clear()
