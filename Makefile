@@ -77,13 +77,15 @@ PYTEST = $(BIN)/python -m pytest
 # Each file runs in one of four processes with services of their own. AT_A_TIME=0 runs the files one after the other.
 AT_A_TIME ?= 4
 TOGETHER = $(PYTEST) --numprocesses=$(AT_A_TIME) --dist=loadfile --no-loadscope-reorder
+# Its cases mostly wait, and those of a class share workers, a broker and a database.
+BY_CLASS = $(PYTEST) --numprocesses=2 --dist=loadscope
 
 test: $(STAMP) ## Run the tests
 	tests/system-packages.sh
 	$(TOGETHER) --ignore=$(MATRIX)
 	TEST_DATABASE=postgresql $(TOGETHER) -m "django_db and not extra" $(SAME_EVERYWHERE) tests/integration $(ATTACKS)
 	TEST_DATABASE=mariadb $(PYTEST) -m "django_db and not extra" $(AT_ONCE)
-	$(PYTEST) $(MATRIX)
+	$(BY_CLASS) $(MATRIX)
 
 # 5 is pytest's 'no tests collected': there may be no slow test.
 test-extra: $(STAMP) ## Run the slow rest of the tests
@@ -94,7 +96,7 @@ test-extra: $(STAMP) ## Run the slow rest of the tests
 	TEST_USE_TZ=false $(TOGETHER) -m "not extra" $(SAME_EVERYWHERE) $(OF_THE_TIME)
 	TEST_DATABASE=postgresql $(TOGETHER) -m "django_db and extra" $(MILLION) tests/integration || [ $$? -eq 5 ]
 	TEST_DATABASE=mariadb $(TOGETHER) -m django_db $(OF_THE_DATABASE)
-	$(PYTEST) -m extra $(MATRIX)
+	$(BY_CLASS) -m extra $(MATRIX)
 
 # The tests that depend on the version of Python or Django. All parts run, also after one of them has failed.
 PARTS ?= unit integration walks foreign-project django-mail demo
