@@ -19,6 +19,7 @@ from config.local.valkey import Valkey
 from email_integration.queue import wakeups
 from email_integration.routing import forget
 from email_integration.sending.relaying import pool
+from email_integration.tasks import mail
 from tests import emptying, services, tables
 from tests.chromium import chromium  # noqa: F401  # a fixture, once: there can be one Playwright in a process
 from tests.stack import FAILED, FAST, Stack
@@ -74,6 +75,7 @@ def certificates() -> Certificates:
 def valkey() -> Iterator[Valkey]:
     """The cache, and the broker unless another is asked for, both empty. It is up again afterwards in any case."""
     services.need_broker()
+    mail._task_queue._shut_until = 0.0  # of a broker that was away in the test before
     yield services.valkey
     services.valkey.thaw()
     services.valkey.start()
