@@ -36,9 +36,6 @@ QUIET = 0.02
 #: Seconds for which the key of a queue is in the cache; a dispatcher that stays sets it anew after half of them.
 KEPT = 2
 
-#: Seconds for which one wake-up to join a busy dispatcher stands for all, if it does not come.
-_JOINED = 10
-
 #: Seconds for which a process does without a cache that has just failed.
 _PAUSE = 5.0
 
@@ -131,7 +128,8 @@ class Stay:
     def handed_over(self) -> bool:
         """Leave although there may be more: another dispatcher is woken. False when that failed.
 
-        A wake-up to join that is outstanding is the one: else there were one more with each that comes.
+        A wake-up to join that is outstanding is the one: else there were one more with each that comes. It counts for
+        no longer than any other, for the worker that has taken it from the broker may be killed.
         """
         key = _join_key(self._queue)
         if key is not None and _in_cache(lambda cache: cache.get(key)):
@@ -145,7 +143,7 @@ class Stay:
     def join(self) -> None:
         """Wake one more dispatcher to work here too, unless a wake-up to do so is outstanding."""
         key = _join_key(self._queue)
-        if key is None or not _in_cache(lambda cache: cache.add(key, 1, timeout=_JOINED)):
+        if key is None or not _in_cache(lambda cache: cache.add(key, 1, timeout=KEPT)):
             return
         try:
             failed = task_queue.installed().wake({self._queue}, joins=True)
