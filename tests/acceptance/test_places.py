@@ -90,7 +90,7 @@ def test_other_tasks_of_a_worker_begin_while_mail_floods_it(
 def test_a_worker_of_mail_alone_dispatches_in_all_of_its_processes(
     stack: Callable[..., Stack], flood: Callable[[], SMTPServer], tmp_path: Path
 ) -> None:
-    """However long that lasts, no wake-ups pile up in the broker: where no slice takes long, one more than dispatchers."""
+    """However long that lasts, no wake-ups pile up in the broker: one more than dispatchers, where slices are short."""
     running = stack(concurrency=PROCESSES, queues=OF_MAIL, env={**PATIENT, **environment(tmp_path / "notes")})
     flood()
     wait_until(lambda: dispatching() == PROCESSES, what="all processes dispatch")
