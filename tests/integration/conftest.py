@@ -9,7 +9,7 @@ from django.utils import translation
 
 from email_integration.ledger import task_queue
 from email_integration.routing import stamp
-from email_integration.sending import own_journal
+from email_integration.sending import own_journal, recording
 from tests.deliveries import RecordingTaskQueue
 
 
@@ -19,6 +19,8 @@ def _fresh(fresh_process: None, monkeypatch: pytest.MonkeyPatch, request: pytest
         # Who writes and who reads are one process here: it need not wait for itself at each change.
         monkeypatch.setattr(stamp, "TRUSTED", 0.0)
         monkeypatch.setattr(stamp, "PROMPT", float("inf"))  # nor ask again where the machine is busy
+    # What is to be tried in a minute is not due after a few milliseconds, once in a while.
+    monkeypatch.setattr(recording, "chance", lambda: 1.0)
     yield
     translation.deactivate()  # a page in another language leaves it to whoever comes next in this thread
 
