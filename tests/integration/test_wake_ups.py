@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import multiprocessing
 import threading
 import time
@@ -22,7 +23,7 @@ from email_integration.ledger import installation, task_queue
 from email_integration.models import Delivery, Installation
 from email_integration.queue import wakeups
 from email_integration.queue.wakeups import KEPT, QUIET, Stay
-from email_integration.shared_cache import databases, disconnect, is_shared
+from email_integration.shared_cache import databases, is_shared
 from email_integration.tasks import names
 from email_integration.tasks.wake_ups import sweep_options
 from tests.broker import messages
@@ -789,18 +790,15 @@ def test_wake_ups_do_not_pile_up(valkey: Valkey, processes: int, settings: Any, 
 
     def dispatcher() -> None:
         """It takes the first wake-up, as a worker does, and stays."""
-        try:
-            while not over.is_set() and not messages(valkey, "mail"):
-                time.sleep(0.001)
-            stay = Stay("mail")
+        while not over.is_set() and not messages(valkey, "mail"):
+            time.sleep(0.001)
+        stay = Stay("mail")
+        at = time.monotonic()
+        absent.append(at - began.value)
+        while not over.wait(0.02):
+            stay.refresh()
+            absent.append(time.monotonic() - at)
             at = time.monotonic()
-            absent.append(at - began.value)
-            while not over.wait(0.02):
-                stay.refresh()
-                absent.append(time.monotonic() - at)
-                at = time.monotonic()
-        finally:
-            disconnect()
 
     ready = context.Barrier(processes + 1, begin)
 
@@ -809,7 +807,8 @@ def test_wake_ups_do_not_pile_up(valkey: Valkey, processes: int, settings: Any, 
     children = [context.Process(target=_submit, args=(number, *given)) for number in range(processes)]
     for child in children:
         child.start()
-    stays = threading.Thread(target=dispatcher)
+    # In the context of this thread, whose connection to the cache it has.
+    stays = threading.Thread(target=contextvars.copy_context().run, args=(dispatcher,))
     stays.start()
     ready.wait(PATIENCE)
     for child in children:

@@ -341,13 +341,6 @@ def redis_cache_within(cache: Any, seconds: float) -> Any:
     return made[seconds]
 
 
-def close_redis_cache(cache: Any) -> None:
-    """Close the connections of a Redis cache, which Django closes nowhere; nothing for another cache."""
-    for one in (cache, *cache.__dict__.get(_LIKE_IT, {}).values()):
-        for pool in getattr(one.__dict__.get("_cache"), "_pools", {}).values():
-            pool.disconnect()
-
-
 #: Where a cache keeps those that are like it.
 _LIKE_IT = "_email_integration_like_it"
 

@@ -13,7 +13,7 @@ from django.core.cache.backends.redis import RedisCache
 from django.db import router
 
 from . import conf
-from .django_internals import close_redis_cache, redis_cache_within
+from .django_internals import redis_cache_within
 from .savepoints import savepoint
 
 
@@ -29,12 +29,6 @@ def shared_cache(*, within: float | None = None) -> Iterator[BaseCache]:
         cache = redis_cache_within(cache, within)
     with savepoint(*databases(cache)):
         yield cache
-
-
-def disconnect() -> None:
-    """Close the connections of this thread, which ends: those of Redis are its own, and Django closes them nowhere."""
-    for cache in caches.all(initialized_only=True):
-        close_redis_cache(cache)
 
 
 def databases(cache: BaseCache) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Collection
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Self
@@ -19,7 +20,7 @@ from typing import Self
 from django.db import DatabaseError, InterfaceError, connections
 from django.utils import timezone
 
-from email_integration import conf, shared_cache
+from email_integration import conf
 from email_integration.forks import after_fork_in_child
 from email_integration.ledger import rows, transitions
 from email_integration.ledger.batches import Batch
@@ -45,6 +46,9 @@ RECORD_WITHIN = 0.05
 
 #: Unrecorded outcomes with which no further mail is begun: the database is away.
 _MOST_UNRECORDED = 200
+
+#: For all queues that a process may serve at a time. Made when they are needed.
+_MOST_THREADS = 1000
 
 #: Mails in a row, none of them to a recipient of the others, that a limit has put off: it is not their recipients'.
 _LIMITED_IN_A_ROW = 3
@@ -135,9 +139,17 @@ class LimitedInARow:
 _limited = LimitedInARow()
 
 
+def _new_threads() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(max_workers=_MOST_THREADS, thread_name_prefix="email_integration sender")
+
+
+#: They outlast a crew: a lone mail does not wait for threads to start.
+_threads = _new_threads()
+
+
 def _begin_anew() -> None:
-    global _limited  # another thread of the parent may have had its lock
-    _limited = LimitedInARow()
+    global _limited, _threads  # the threads are the parent's, and so may be the holder of the lock
+    _limited, _threads = LimitedInARow(), _new_threads()
 
 
 after_fork_in_child(_begin_anew)
@@ -146,19 +158,24 @@ after_fork_in_child(_begin_anew)
 class Crew(Others):
     """``sessions`` threads; a context, at whose end they have come to theirs.
 
-    All state is changed under the lock of ``_changed``: what is to be done, how many mails are in hand, what is done.
-    One goes ahead until it has come to a session: a server that refuses logins is not asked by all of them.
+    All state is changed under one lock: what is to be done, how many mails are in hand, what is done. The threads wait
+    for what they may begin, and the dispatcher until it is needed, to record or to claim; a mail that is done wakes
+    them only if it brings that. One goes ahead until it has come to a session: a server that refuses logins is not
+    asked by all of them.
     """
 
     def __init__(self, *, sessions: int, journal: Journal | None) -> None:
         self._sessions = sessions
         self._journal = journal
-        self._changed = threading.Condition()
+        self._lock = threading.RLock()
+        self._may_begin = threading.Condition(self._lock)
+        self._is_needed = threading.Condition(self._lock)
+        self._waiting = 0
         self._todo: deque[Work] = deque()
         self._in_hand = 0
         self._done: list[Done] = []
         self._first_done_at = 0.0
-        self._threads: list[threading.Thread] = []
+        self._working: list[Future[None]] = []
         self._ends = False
         self._has_session = False
         self._is_alone = False
@@ -170,12 +187,12 @@ class Crew(Others):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        with self._changed:
+        with self._lock:
             self._ends = True
             self._todo.clear()
-            self._changed.notify_all()
-        for thread in self._threads:
-            thread.join()
+            self._may_begin.notify_all()
+        for working in self._working:
+            working.result()
 
     def take_on(self, batch: Batch, route: Route, *, journal: Journal | None) -> None:
         """Have the deliveries of a batch tried by ``route``, in their order.
@@ -184,18 +201,15 @@ class Crew(Others):
         them would be in doubt.
         """
         works = [Work(delivery=one, batch=batch, place=at, route=route) for at, one in enumerate(batch.deliveries)]
-        with self._changed:
+        with self._lock:
             self._todo.extend(works)
             if self._journal is not journal:
                 self._give_back(batch)
             wanted = min(self._sessions, self._in_hand + len(self._todo))
-            self._changed.notify_all()
-        while len(self._threads) < wanted:
-            # What is logged meanwhile is about mail, which the context knows.
-            work = contextvars.copy_context().run
-            thread = threading.Thread(target=work, args=(self._work,), name="email_integration sender", daemon=True)
-            self._threads.append(thread)
-            thread.start()
+            self._may_begin.notify_all()
+        while len(self._working) < wanted:
+            # What is logged meanwhile is about mail, which the context knows; and it has a connection to the cache.
+            self._working.append(_threads.submit(contextvars.copy_context().run, self._work))
 
     @property
     def journal(self) -> Journal | None:
@@ -205,43 +219,43 @@ class Crew(Others):
     @property
     def is_idle(self) -> bool:
         """Whether nothing is left to do, nor to record."""
-        with self._changed:
+        with self._lock:
             return not (self._todo or self._in_hand or self._done)
 
     @property
     def wants_more(self) -> bool:
         """Whether a session has nothing to do, or will have soon."""
-        with self._changed:
+        with self._lock:
             return len(self._todo) < self._sessions and len(self._done) < _MOST_UNRECORDED
 
     def give_back(self, batch: Batch) -> None:
         """Begin none of its deliveries any more."""
-        with self._changed:
+        with self._lock:
             self._give_back(batch)
 
     def give_back_late(self) -> None:
         """Begin none of those whose lease comes to its end while they wait for a session: others may have one free."""
-        with self._changed:
+        with self._lock:
             for batch in {one.batch.id: one.batch for one in self._todo if is_late(one.batch)}.values():
                 self._give_back(batch)
 
     def cancel(self, batch: Batch, ids: Collection[str]) -> None:
         """Have those of its deliveries that are not begun end as cancelled, of which these are the ids."""
-        with self._changed:
+        with self._lock:
             for work in self._todo:
                 if work.batch is batch and work.delivery.pk in ids:
                     work.delivery.cancel_requested = True
 
     def leave(self, batch: Batch) -> None:
         """Begin and record none of its deliveries any more: another process has taken them over."""
-        with self._changed:
+        with self._lock:
             self._todo = deque(work for work in self._todo if work.batch is not batch)
-            self._changed.notify_all()
+            self._may_begin.notify_all()
 
     def permitted(self) -> None:
         """More of a batch may be sent than before."""
-        with self._changed:
-            self._changed.notify_all()
+        with self._lock:
+            self._may_begin.notify_all()
 
     def done(self, *, within: float, unless_it_wants_more: bool = False) -> list[Done]:
         """Wait, ``within`` so many seconds, until something is to be recorded; take and return it.
@@ -250,11 +264,11 @@ class Crew(Others):
         waited for ``unless_it_wants_more`` than it has to do.
         """
         until = time.monotonic() + within
-        with self._changed:
+        with self._lock:
             while (left := min(until, self._record_at()) - time.monotonic()) > 0:
                 if unless_it_wants_more and self.wants_more:
                     break
-                self._changed.wait(left)
+                self._is_needed.wait(left)
             if self._record_at() > time.monotonic():
                 return []
             taken, self._done = self._done[:MOST_RECORDED], self._done[MOST_RECORDED:]
@@ -264,10 +278,14 @@ class Crew(Others):
         """When what is done is to be recorded, by ``time.monotonic()``."""
         if not self._done:
             return float("inf")
-        waits = self._todo and all(work.place >= work.batch.permitted for work in self._todo)
-        if waits or len(self._done) >= MOST_RECORDED or not (self._todo or self._in_hand):
-            return 0.0
-        return self._first_done_at + RECORD_WITHIN
+        return 0.0 if self._is_to_record else self._first_done_at + RECORD_WITHIN
+
+    @property
+    def _is_to_record(self) -> bool:
+        """Whether what is done is to be recorded whenever it was done: it is enough, or all that there is to do now."""
+        if len(self._done) >= MOST_RECORDED or not (self._todo or self._in_hand):
+            return True
+        return bool(self._todo) and all(work.place >= work.batch.permitted for work in self._todo)
 
     # -- in the threads -----------------------------------------------------------------------------------------
 
@@ -275,17 +293,18 @@ class Crew(Others):
         try:
             while (taken := self._take()) is not None:
                 done = self._try(*taken)
-                with self._changed:
+                with self._lock:
                     self._in_hand -= 1
                     self._is_alone = False
                     self._add(done)
+                    if self._waiting and self._todo:
+                        self._may_begin.notify()  # there is room for one more, or none had to be alone
         finally:
             connections.close_all()
-            shared_cache.disconnect()
 
     def _take(self) -> tuple[Work, Journal | None] | None:
         """What to do next, and the journal for it: one that was claimed while there was a journal goes with it."""
-        with self._changed:
+        with self._lock:
             while not self._ends:
                 work = self._next() if len(self._done) < _MOST_UNRECORDED else None
                 if work is not None:
@@ -293,9 +312,11 @@ class Crew(Others):
                     self._in_hand += 1
                     self._is_alone = _is_suspect(work)
                     if len(self._todo) == self._sessions - 1:
-                        self._changed.notify_all()  # it wants more
+                        self._is_needed.notify()  # it wants more
                     return work, self._journal
-                self._changed.wait()
+                self._waiting += 1
+                self._may_begin.wait()
+                self._waiting -= 1
         return None
 
     def _next(self) -> Work | None:
@@ -316,7 +337,7 @@ class Crew(Others):
         except Replaced:
             self.give_back(work.batch)
         except JournalUnavailable as error:
-            with self._changed:
+            with self._lock:
                 if not self._journal_failed:
                     logger.error("The journal cannot be written to (%s): fewer mails are sent at a time.", error)
                 self._journal_failed = True
@@ -328,9 +349,9 @@ class Crew(Others):
 
     def begun(self) -> None:
         if not self._has_session:
-            with self._changed:
+            with self._lock:
                 self._has_session = True
-                self._changed.notify_all()
+                self._may_begin.notify_all()
 
     def judged(self, relay: Relay | None, recipients: Collection[str], outcome: Outcome) -> Outcome:
         return _limited.see(relay, recipients, outcome)
@@ -341,7 +362,8 @@ class Crew(Others):
         if not self._done:
             self._first_done_at = time.monotonic()
         self._done.append(done)
-        self._changed.notify_all()
+        if self._is_to_record:
+            self._is_needed.notify()
 
     def _give_back(self, batch: Batch) -> None:
         for work in [one for one in self._todo if one.batch is batch]:
