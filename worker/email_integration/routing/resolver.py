@@ -47,7 +47,6 @@ _copy: _Copy | None = None
 _last: tuple[str, str] | None = None
 
 
-@with_secrets
 def active_relay() -> Route:
     """Return the relay of the active ``SMTPConfig``, else that of Django's settings, else ``Nowhere``.
 
@@ -62,15 +61,22 @@ def active_relay() -> Route:
         copy, asked_at = _copy, time.monotonic()
         if copy is not None and copy.stamp == current and asked_at - copy.read_at < conf.get("CONFIG_CACHE_TTL"):
             return copy.route
-        using = router.db_for_write(SMTPConfig)  # never a replica: it may lag behind the stamp
-        route = _from_database(using)
-        _say_switched(route)
-        if current is not None and not transaction.get_connection(using).in_atomic_block:
-            _keep(_Copy(stamp=current, route=route, read_at=asked_at))
+        route = _read(current, asked_at)
         if stamp.is_recent(asked_at):
             return route
         # The row may have changed since. The stamp tells, or another look at the row.
     logger.warning("The shared cache and the database take longer than %s s to answer.", stamp.PROMPT)
+    return route
+
+
+@with_secrets
+def _read(current: str | None, asked_at: float) -> Route:
+    """Read what is active from the database, and keep it under the ``current`` stamp."""
+    using = router.db_for_write(SMTPConfig)  # never a replica: it may lag behind the stamp
+    route = _from_database(using)
+    _say_switched(route)
+    if current is not None and not transaction.get_connection(using).in_atomic_block:
+        _keep(_Copy(stamp=current, route=route, read_at=asked_at))
     return route
 
 
