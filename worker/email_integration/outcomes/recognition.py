@@ -63,7 +63,9 @@ _AT_THE_END = re.compile(r"#([45]\.\d{1,3}\.\d{1,3})\)")
 def _one_line(text: str) -> str:
     # A reply can be megabytes long. NUL, which PostgreSQL does not take, and what plays tricks on screens go as well.
     text = _REPEATED.sub("", text[:4000])
-    return " ".join("".join(character if character.isprintable() else " " for character in text).split())
+    if not text.isprintable():
+        text = "".join(character if character.isprintable() else " " for character in text)
+    return " ".join(text.split())
 
 
 def _comparable(reply: Reply) -> str:

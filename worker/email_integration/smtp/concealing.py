@@ -77,13 +77,15 @@ class Concealed:
         Where ``decoded`` is False these are no pieces of a secret in plain text, of which words and names may be part
         that have nothing to do with it.
         """
+        if not (self._secrets or self._said):
+            return text
         found = [
             match.span()
             for secret in (*self._secrets, *self._said)
             if secret in text
             for match in re.finditer(re.escape(secret), text)
         ]
-        if pieces and (self._secrets or self._said):
+        if pieces:
             known = [_encoded(self._secrets, self._said), *([_plain(self._secrets)] if decoded else [])]
             found += _found(text, known)
             for octets, places in _readings(text):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
 import smtplib
 import socket
 import ssl
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
+from types import TracebackType
 from typing import TYPE_CHECKING
 
 from email_integration.secrecy import with_secrets
@@ -40,6 +40,24 @@ class Malformed(smtplib.SMTPException):
     """What came is no reply, or none that can come here."""
 
 
+class _During:
+    """The context of ``Connection.during``: one for each connection, because it is entered for each mail."""
+
+    __slots__ = ("_connection",)
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is not None:
+            self._connection.fail(error)
+
+
 class Connection(smtplib.SMTP):
     """``smtplib``'s commands over our own reading and writing.
 
@@ -62,7 +80,10 @@ class Connection(smtplib.SMTP):
         super().__init__(local_hostname=local_hostname, timeout=timeout)
         self._concealed = Concealed(secrets, said)
         self._phase = Phase.CONNECT
-        self._relay_timeout = timeout
+        self._patience = {phase: patience(phase, timeout) for phase in Phase}
+        self._during = _During(self)
+        # Whether the socket waits; otherwise it fails at once where it would have to.
+        self._waits = True
         self._received = bytearray()
         # The code of the reply that is being read; empty before its first line, None when it is none.
         self._begun: bytes | None = b""
@@ -72,27 +93,32 @@ class Connection(smtplib.SMTP):
         self.challenge = b""
         self.mechanism = ""
 
-    @contextlib.contextmanager
-    def during(self, phase: Phase, *, timeout: float | None = None) -> Iterator[None]:
-        """Wait as long as ``phase`` allows (``timeout`` seconds instead of the relay's), and fail in its name.
+    def during(self, phase: Phase, *, timeout: float | None = None) -> _During:
+        """Wait inside as long as ``phase`` allows (``timeout`` seconds instead of the relay's), and fail in its name,
+        or in that of the phase that it has come to by then.
 
         Whatever goes wrong in here closes the connection.
         """
+        self.comes_to(phase, timeout=timeout)
+        return self._during
+
+    def comes_to(self, phase: Phase, *, timeout: float | None = None) -> None:
+        """Go on to another phase, within the same ``during``."""
         self._phase = phase
-        self.timeout = patience(phase, self._relay_timeout if timeout is None else timeout)
-        try:
-            yield
-        except BaseException as error:
-            self.close()
-            if isinstance(error, SMTPFailure) or not isinstance(error, OSError):
-                raise
-            if isinstance(error, TimeoutError):
-                detail = SILENT
-            elif isinstance(error, Malformed):
-                detail = MALFORMED
-            else:
-                detail = LOST
-            raise ConnectionLost(phase, detail) from error
+        self.timeout = self._patience[phase] if timeout is None else patience(phase, timeout)
+
+    def fail(self, error: BaseException) -> None:
+        """Close the connection, and raise ``ConnectionLost`` for what went wrong with it; for nothing else."""
+        self.close()
+        if isinstance(error, SMTPFailure) or not isinstance(error, OSError):
+            return
+        if isinstance(error, TimeoutError):
+            detail = SILENT
+        elif isinstance(error, Malformed):
+            detail = MALFORMED
+        else:
+            detail = LOST
+        raise ConnectionLost(self._phase, detail) from error
 
     # -- connecting ---------------------------------------------------------------------------------------------
 
@@ -138,6 +164,7 @@ class Connection(smtplib.SMTP):
             raise TimeoutError
         sock = self._live_socket
         sock.settimeout(within)
+        self._waits = True
         self.sock = context.wrap_socket(sock, server_hostname=tls_name(host))
 
     @property
@@ -153,10 +180,11 @@ class Connection(smtplib.SMTP):
 
     def octets(self, lines: Iterable[str]) -> bytes:
         """Commands as they are sent. Raises ``ValueError`` for one with a line end, or a character that cannot be."""
-        lines = list(lines)
-        if any("\r" in line or "\n" in line for line in lines):
+        lines = [*lines, ""]
+        said = "\r\n".join(lines)
+        if not said.count("\r") == said.count("\n") == len(lines) - 1:
             raise ValueError("a command cannot have a line end in it")
-        return "".join(f"{line}\r\n" for line in lines).encode(self.command_encoding)
+        return said.encode(self.command_encoding)
 
     def send(self, s: ReadableBuffer | str) -> None:
         """Send, and start the clock for the reply. Unlike ``smtplib``'s it leaves the connection open when it fails:
@@ -166,11 +194,19 @@ class Connection(smtplib.SMTP):
             raise Malformed  # the server is ahead of us: what it said would be taken for the reply to this
         sock = self._live_socket
         self.start_clock()
-        sock.settimeout(self.timeout)
         octets = s.encode(self.command_encoding) if isinstance(s, str) else s
         if self._phase is Phase.AUTH:
             self._concealed.heard_by_server(bytes(octets))
-        sock.sendall(octets)
+        # Most of what is said finds room at once: then the socket need not be told how long to wait.
+        self._wait(0.0)
+        try:
+            sent = sock.send(octets)
+        except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            sent = 0
+        view = memoryview(octets)
+        if sent < view.nbytes:
+            self._wait(self.timeout)
+            sock.sendall(view.cast("B")[sent:])
 
     def getreply(self) -> tuple[int, bytes]:
         """Read one reply, all its lines, of which the first ``_KEPT`` octets are kept.
@@ -178,23 +214,24 @@ class Connection(smtplib.SMTP):
         Raises ``OSError``, ``Malformed`` among them.
         """
         self._begun = b""
-        more, text = True, bytearray()
-        for _ in range(_MOST_LINES):
+        more, said = True, b""
+        for number in range(_MOST_LINES):
             found = _REPLY_LINE.fullmatch(self._line())
             # All lines of a reply have the same code (RFC 5321 §4.2.1).
             if found is None or (self._begun and found[1] != self._begun):
                 if found is not None or not self._begun:
                     self._begun = None
                 raise Malformed
-            self._begun, more = found[1], found[2] == b"-"
+            self._begun, hyphen, text = found.groups()
+            said = said + b"\n" + text.strip() if number else text.strip()
             # More than is kept: a secret is not to be cut in two before it is found.
-            text += found[3].strip()[: max(0, _KEPT + _LONGEST_LINE - len(text))] + b"\n"
+            said = said[: _KEPT + _LONGEST_LINE]
+            more = hyphen == b"-"
             if not more:
                 break
         if more:
             raise Malformed
         self.start_clock()
-        said = bytes(text[:-1])
         self.challenge = said if self._phase is Phase.AUTH and self._begun == b"334" else b""
         # What is done is looked through for the whole alone: people do not read it, and there is much of it. Only the
         # receipt for a mail is kept.
@@ -249,7 +286,7 @@ class Connection(smtplib.SMTP):
         socket itself keeps the time: poll() is missing on Windows, and select() takes no high descriptors.
         """
         sock = self._live_socket
-        sock.settimeout(seconds)
+        self._wait(seconds)
         try:
             came = sock.recv(_LONGEST_LINE)
         except (TimeoutError, BlockingIOError, ssl.SSLWantReadError):
@@ -282,12 +319,18 @@ class Connection(smtplib.SMTP):
         left = self._due - time.monotonic()
         if left <= 0:
             raise TimeoutError
-        sock.settimeout(left)
+        self._wait(left)
         came = sock.recv(_LONGEST_LINE)
         if not came:
             # Half a line is no reply: '250' may have been the beginning of '250-'.
             raise Malformed if self._received else smtplib.SMTPServerDisconnected("closed")
         self._received += came
+
+    def _wait(self, seconds: float) -> None:
+        """Have the socket wait for so long; 0 does not wait."""
+        if seconds or self._waits:
+            self._live_socket.settimeout(seconds)
+            self._waits = seconds > 0
 
     def start_clock(self) -> None:
         """Give what is waited for next the whole of its time."""

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import threading
 import time
 import weakref
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import tenacity
@@ -46,6 +45,22 @@ class Limits:
     size: int = 10
 
 
+class _Loan:
+    """The context of ``Pool.session``."""
+
+    __slots__ = ("_pool", "_session")
+
+    def __init__(self, pool: Pool, session: Session) -> None:
+        self._pool = pool
+        self._session = session
+
+    def __enter__(self) -> Session:
+        return self._session
+
+    def __exit__(self, *error: object) -> None:
+        self._pool.take_back(self._session)
+
+
 class Pool:
     """Lends sessions; ``limits`` is asked whenever they matter, and so is whom to tell; ``memory`` knows the servers.
     Threads may share it.
@@ -74,7 +89,6 @@ class Pool:
         with self._changed:
             return f"<Pool idle={sum(len(sessions) for sessions in self._idle.values())}>"
 
-    @contextlib.contextmanager
     def session(
         self,
         relay: Relay,
@@ -82,7 +96,7 @@ class Pool:
         fresh: bool = False,
         before_opening: Callable[[], object] | None = None,
         heard: Callable[[], object] | None = None,
-    ) -> Iterator[Session]:
+    ) -> _Loan:
         """Lend a session for ``relay``: an idle one that still looks alive, else (or when ``fresh``) a new one.
 
         It comes back when it is idle at the end of the block, and is closed otherwise. ``before_opening`` is called
@@ -90,15 +104,14 @@ class Pool:
         Raises what that and ``Session.open`` raise, and
         ``PoolBusy`` when for ``relay.timeout`` seconds all that may be open were lent.
         """
-        session = self._borrow(relay, fresh=fresh, before_opening=before_opening, heard=heard)
-        try:
-            yield session
-        finally:
-            self._take_back(session)
+        return _Loan(self, self._borrow(relay, fresh=fresh, before_opening=before_opening, heard=heard))
 
     def has_expired(self, session: Session) -> bool:
         """Whether the session is too old, too long unused, or has carried enough, by our limit or by its server's."""
-        now, limits = time.monotonic(), self._limits()
+        return self._has_expired(session, self._limits())
+
+    def _has_expired(self, session: Session, limits: Limits) -> bool:
+        now = time.monotonic()
         return (
             session.transactions >= min(limits.transactions, session.quirks.mails or limits.transactions)
             or now - session.opened_at > limits.age
@@ -135,11 +148,13 @@ class Pool:
         before_opening: Callable[[], object] | None,
         heard: Callable[[], object] | None,
     ) -> Session:
-        self._leave(self.has_expired)
+        limits = self._limits()
+        if self._idle:
+            self._leave(lambda session: self._has_expired(session, limits))
         while True:
-            self._reserve(relay)
+            self._reserve(relay, limits)
             try:
-                while (idle := self._take(relay, only_a_surplus=fresh)) is not None:
+                while (idle := self._take(relay, limits, only_a_surplus=fresh)) is not None:
                     if not (fresh or idle.was_hung_up):
                         return idle
                     idle.quit()
@@ -164,7 +179,8 @@ class Pool:
                 self._allowed[relay] = others, time.monotonic() + period
         return others > 0
 
-    def _take_back(self, session: Session) -> None:
+    def take_back(self, session: Session) -> None:
+        """Keep a session that was lent, or end it."""
         kept = None
         try:
             if not session.is_idle:
@@ -176,10 +192,12 @@ class Pool:
         finally:
             self._release(session.relay, kept)
 
-    def _reserve(self, relay: Relay) -> None:
+    def _reserve(self, relay: Relay, limits: Limits) -> None:
         """Count one more as lent, as soon as there may be one more."""
         with self._changed:
-            if not self._changed.wait_for(lambda: self._lent[relay] < self.most(relay), relay.timeout):
+            if self._lent[relay] >= self._most(relay, limits) and not self._changed.wait_for(
+                lambda: self._lent[relay] < self.most(relay), relay.timeout
+            ):
                 raise PoolBusy(Phase.CONNECT, f"no session became free within {relay.timeout:g} s")
             self._lent[relay] += 1
             self._tell()
@@ -191,28 +209,35 @@ class Pool:
             if session is not None:
                 self._idle.setdefault(relay, []).append(session)
                 self._tidy_later()
-            self._lent = +self._lent  # without those at zero
+            if not self._lent[relay]:
+                del self._lent[relay]
             self._tell()
             self._changed.notify_all()
 
     def most(self, relay: Relay) -> int:
         """How many sessions with it may be open, by our limits and by what its server has let us have lately."""
-        most = self._limits().size
+        return self._most(relay, self._limits())
+
+    def _most(self, relay: Relay, limits: Limits) -> int:
+        most = limits.size
         if relay.max_connections is not None:
             most = min(most, relay.max_connections)
-        allowed, until = self._allowed.get(relay, (most, 0.0))
+        if relay not in self._allowed:
+            return most
+        allowed, until = self._allowed[relay]
         return min(most, allowed) if time.monotonic() < until else most
 
     def _tell(self) -> None:
         """Say how many there are. Holds the lock."""
         self._watch().holds(idle=sum(map(len, self._idle.values())), lent=self._lent.total())
 
-    def _take(self, relay: Relay, *, only_a_surplus: bool) -> Session | None:
+    def _take(self, relay: Relay, limits: Limits, *, only_a_surplus: bool) -> Session | None:
         """Take an idle session, the one used last, out of the pool; or only if there are too many now."""
-        size = self.most(relay)
         with self._changed:
-            waiting = self._idle.get(relay, [])
-            if not waiting or (only_a_surplus and len(waiting) + self._lent[relay] <= size):
+            waiting = self._idle.get(relay)
+            if not waiting:
+                return None
+            if only_a_surplus and len(waiting) + self._lent[relay] <= self._most(relay, limits):
                 return None
             return waiting.pop()
 

@@ -78,17 +78,15 @@ class Acquaintance:
         self._memory = memory
         self._known = memory.recall(relay)
         self._tried = dict(memory.suspicion(relay))
-
-    @property
-    def quirks(self) -> Quirks:
-        """What to go by now."""
-        return replace(self._known, **self._tried)
+        #: What to go by now.
+        self.quirks = replace(self._known, **self._tried)
 
     def learn(self, **changes: Any) -> None:
         """The server has shown it; said once."""
         known = replace(self._known, **changes)
         if known != self._known:
             self._known = known
+            self.quirks = replace(known, **self._tried)
             self._memory.learn(self._relay, **changes)
 
     def suspect(self, **changes: Any) -> None:
@@ -105,10 +103,11 @@ class Acquaintance:
 
     def forget_trial(self) -> None:
         """What this session tries has not helped."""
-        self._tried = {}
+        self._tried, self.quirks = {}, self._known
 
     def confirm(self) -> None:
         """What this session tries has worked."""
-        tried, self._tried = self._tried, {}
-        if tried:
+        if self._tried:
+            tried, self._tried = self._tried, {}
             self.learn(**tried)
+            self.quirks = self._known

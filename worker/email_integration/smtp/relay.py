@@ -45,6 +45,10 @@ class Relay:
     version: str = ""
     tokens: Tokens | None = field(default=None, repr=False, compare=False)
 
+    def __hash__(self) -> int:
+        # Of a few settings: it is asked for often, and those that share these are compared anyway.
+        return hash((self.name, self.host, self.port, self.version))
+
     def __str__(self) -> str:
         return f"{self.name} ({self.host}:{self.port})"
 
@@ -64,7 +68,7 @@ class Envelope:
     @property
     def needs_smtputf8(self) -> bool:
         """Whether an address is beyond ASCII, which only a server with SMTPUTF8 takes (RFC 6531)."""
-        return not all(address.isascii() for address in (self.sender, *self.recipients))
+        return not "".join((self.sender, *self.recipients)).isascii()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -60,7 +60,8 @@ class Reply:
         them, and no control characters.
         """
         text = (raw.decode("utf-8", "replace") if isinstance(raw, bytes) else raw)[:LONGEST_TEXT]
-        text = _CONTROL.sub("\ufffd", text)
+        if not text.isprintable():
+            text = _CONTROL.sub("\ufffd", text)
         found = _ENHANCED.match(text)
         return cls(code=code, enhanced=".".join(found.groups()) if found else "", text=text)
 
@@ -83,7 +84,7 @@ class Reply:
         """Said of a recipient: the transaction has as many as it may have, and others may get the mail in another one
         (RFC 5321 §4.5.3.1.10, RFC 3463 §3.6).
         """
-        if _OF_THE_ACCOUNT.search(self.text):
+        if self.code < 400 or _OF_THE_ACCOUNT.search(self.text):
             return False
         if self.enhanced:
             return self.enhanced.endswith(".5.3")

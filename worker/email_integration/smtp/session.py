@@ -30,6 +30,10 @@ QUIT_TIMEOUT = 2.0
 #: waits for the other to read.
 _AT_ONCE = 100
 
+#: Octets of a last piece of content that goes out along with the final dot. They fit into the buffers between us and
+#: the server: it is no line that is slow for them.
+_ALONG_WITH_DOT = 16 * 1024
+
 #: After these to a final dot (the command is not known, or has come at the wrong time) a server may still be in its
 #: transaction.
 _STATE_UNKNOWN = frozenset({500, 502, 503, 504})
@@ -53,6 +57,8 @@ class Session:
         self._in_transaction = False
         # What was said along with the last final dot, and not answered yet.
         self._said_ahead: list[Command] = []
+        # The end of the content, which goes out along with the final dot.
+        self._held = b""
         # Whether something said ahead was taken: what is refused then is refused for what it says.
         self._heeds_ahead = False
         # Called after each reply to what begins a transaction.
@@ -136,6 +142,9 @@ class Session:
             else:
                 self.close()
             raise Refused(Phase.MAIL, "", heard.mail)
+        if heard.are_positive and heard.end is None:
+            self.server.confirm()
+            return Started(accepted=tuple(dict.fromkeys(recipients)), refused={})
         verdicts = dict(zip(recipients, heard.recipients, strict=False))
         accepted = tuple(recipient for recipient, reply in verdicts.items() if reply.positive)
         left = tuple(recipients[len(verdicts) :])
@@ -161,21 +170,28 @@ class Session:
 
     @with_secrets
     def write(self, content: bytes | Iterable[bytes]) -> None:
-        """Send the content, dot-stuffed, without the final dot; blocks of any size are sent as they come.
+        """Send the content, dot-stuffed, without the final dot; blocks of any size are sent as they come. A small end of
+        it, which of most mails is all of it, is kept for ``finish``.
 
         Raises ``ConnectionLost``, ``Refused`` when the server did not wait for the end to say no, and whatever the
         blocks raise; the session is closed then.
         """
+        held = b""
         try:
             for piece in stuffed(content):
-                with self._smtp.during(Phase.CONTENT):
-                    self._send_or_hear_why(piece)
+                held += piece
+                if len(held) > _ALONG_WITH_DOT:
+                    with self._smtp.during(Phase.CONTENT):
+                        self._send_or_hear_why(held)
+                    held = b""
+            self._held = held
         except BaseException:
             self.close()
             raise
 
+    @with_secrets
     def finish(self, *, timeout: float, ahead: Opening | None = None) -> Reply:
-        """Send the final dot and return its reply, waiting for it up to ``timeout`` seconds.
+        """Send what is left of the content and the final dot, and return the reply, all within ``timeout`` seconds.
 
         Along with the dot goes what ``begin`` will say to ``ahead``, where the server offers PIPELINING (RFC 2920
         §3.1); the next call then is that one, or ``close``.
@@ -187,7 +203,7 @@ class Session:
         said_ahead = self._ahead(ahead) if ahead else []
         dot_at = time.monotonic()
         with self._smtp.during(Phase.FINAL_DOT, timeout=timeout):
-            self._smtp.say((".", *(line for _, line in said_ahead)))
+            self._say_dot(said_ahead)
             reply = self._smtp.hear_verdict()
             if 300 <= reply.code < 400:  # says nothing about the mail
                 raise Malformed
@@ -202,6 +218,18 @@ class Session:
             self._said_ahead = said_ahead
             self.transactions += 1
         return reply
+
+    def _say_dot(self, said_ahead: Sequence[Command]) -> None:
+        """Send the rest of the content, the final dot and what goes along with it, in one write."""
+        held, self._held = self._held, b""
+        try:
+            self._smtp.send(held + self._smtp.octets((".", *(line for _, line in said_ahead))))
+        except OSError:
+            if held and not said_ahead:
+                # Whatever of it is gone, its end is not: that was the dot.
+                self._smtp.comes_to(Phase.CONTENT)
+                self._heed_early_reply(Phase.CONTENT)
+            raise
 
     def _ahead(self, opening: Opening) -> list[Command]:
         """What can be said to ``opening`` before the reply to the dot; nothing where it takes more than one group."""
@@ -222,13 +250,13 @@ class Session:
     @property
     def takes_utf8(self) -> bool:
         """Whether addresses beyond ASCII can be said (RFC 6531)."""
-        return bool(self._smtp.has_extn("smtputf8"))
+        return "smtputf8" in self._smtp.esmtp_features
 
     @property
     def _at_once(self) -> int:
         """How many commands go in one group."""
         allowed = self.relay.pipelining and self.quirks.pipelining is not Pipelining.NONE
-        return _AT_ONCE if allowed and self._smtp.has_extn("pipelining") else 1
+        return _AT_ONCE if allowed and "pipelining" in self._smtp.esmtp_features else 1
 
     def _exchange(self, said: Sequence[Command]) -> Answers:
         """Say the commands of a transaction, in groups or one by one, as far as there is sense in going on.
@@ -243,10 +271,11 @@ class Session:
         rest = list(said)
         while rest:
             group, rest = rest[:at_once], rest[at_once:]
-            if heard.mail_was_refused:
-                break
-            if group[0][0] is Phase.DATA and not heard.somebody_was_accepted:
-                break
+            if not heard.are_positive:
+                if heard.mail_was_refused:
+                    break
+                if group[0][0] is Phase.DATA and not heard.somebody_was_accepted:
+                    break
             try:
                 with self._smtp.during(group[0][0]):
                     if said_ahead:
@@ -273,6 +302,8 @@ class Session:
                     raise
                 heard.end = lost
                 return heard
+            if heard.are_positive:
+                continue
             if len(group) > 1 and (out := heard.out_of_turn) and out[0] is not Phase.MAIL:
                 raise self._out_of_step(out[0], "", out[1], ahead=said_ahead)
             if heard.are_enough:
@@ -290,10 +321,14 @@ class Session:
 
     def _reply(self, phase: Phase) -> Reply:
         """Hear the reply to a command. 2yz says yes, 354 to DATA; the other one is out of step with the commands."""
-        with self._smtp.during(phase):
+        self._smtp.comes_to(phase)
+        try:
             reply = self._smtp.hear()
             if reply.code < 400 and (phase is Phase.DATA) != (reply.code == 354):
                 raise Malformed
+        except BaseException as error:
+            self._smtp.fail(error)
+            raise
         return reply
 
     def _heed_early_reply(self, phase: Phase) -> None:
@@ -370,4 +405,5 @@ class Session:
 
     def close(self) -> None:
         """Close the connection without a word; what was not acknowledged is not sent."""
+        self._held = b""
         self._smtp.close()

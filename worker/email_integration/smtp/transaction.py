@@ -32,8 +32,12 @@ class Answers:
     recipients: list[Reply] = field(default_factory=list)
     data: Reply | None = None
     end: SMTPFailure | None = None
+    #: Whether all that were heard say yes.
+    are_positive: bool = True
 
     def add(self, phase: Phase, reply: Reply) -> None:
+        if reply.code >= 400:
+            self.are_positive = False
         if phase is Phase.MAIL:
             self.mail = reply
         elif phase is Phase.RCPT:
@@ -100,15 +104,13 @@ def commands(connection: Connection, opening: Opening) -> list[Command]:
 
 
 def _mail(connection: Connection, opening: Opening) -> str:
-    utf8 = opening.envelope.needs_smtputf8
-    if utf8 and not connection.has_extn("smtputf8"):
+    utf8, offered = opening.envelope.needs_smtputf8, connection.esmtp_features
+    if utf8 and "smtputf8" not in offered:
         raise NotOffered(Phase.MAIL, "the server takes no addresses beyond ASCII (SMTPUTF8)")
     connection.command_encoding = "utf-8" if utf8 else "ascii"
-    words = [f"MAIL FROM:<{opening.envelope.sender}>"]
-    if connection.has_extn("size"):
-        words.append(f"SIZE={opening.size}")
-    if (opening.eight_bit or utf8) and connection.has_extn("8bitmime"):
-        words.append("BODY=8BITMIME")
-    if utf8:
-        words.append("SMTPUTF8")
-    return " ".join(words)
+    said = f"MAIL FROM:<{opening.envelope.sender}>"
+    if "size" in offered:
+        said += f" SIZE={opening.size}"
+    if (opening.eight_bit or utf8) and "8bitmime" in offered:
+        said += " BODY=8BITMIME"
+    return f"{said} SMTPUTF8" if utf8 else said
