@@ -26,13 +26,14 @@ from email_integration.smtp import (
     Session,
     SMTPFailure,
 )
-from email_integration.smtp.dialogue import SILENT
+from email_integration.smtp.dialogue import SILENT, Connection
 from tests.relays import patient_but, relay_to, soon
 from tests.scripted import Conversation, ScriptedServer
 
 Serve = Callable[..., SMTPServer]
 
 CONTENT = b"Subject: hello\r\n\r\nBody\r\n"
+ENVELOPE = Envelope(sender="a@example.com", recipients=("kim@example.com",))
 
 
 @pytest.fixture(params=["pipelining", "one by one"])
@@ -172,16 +173,20 @@ def test_a_refusal_of_the_content_is_a_reply(smtp_server: Serve, reply: str) -> 
     assert len(server.messages) == 1
 
 
-def hung_up(session: Session, verb: Verb) -> Callable[[], bool] | None:
-    """What to wait for before the final dot: a client that sends it at once cannot know that nobody listens."""
-    return (lambda: session.was_hung_up) if verb == "CONTENT" else None
+def hung_up(session: Session, verb: Verb) -> dict[str, Any]:
+    """What to send, and what to wait for before the final dot: a client that sends it at once cannot know that nobody
+    listens. A small content goes out along with the dot.
+    """
+    if verb != "CONTENT":
+        return {}
+    return {"before_dot": lambda: session.was_hung_up, "content": CONTENT + b"A line of a long body\r\n" * 1000}
 
 
 @pytest.mark.parametrize(("verb", "phase"), TRANSACTION[:-1])
 def test_421_ends_the_session(serve: Serve, verb: Verb, phase: Phase) -> None:
     server = serve(faults=[Fault(verb=verb, reply="421 4.3.2 Shutting down")])
     with opened(server) as session:
-        error = failure(session, before_dot=hung_up(session, verb))
+        error = failure(session, **hung_up(session, verb))
         assert (type(error), error.phase, error.code) == (Refused, phase, 421)
         assert session.is_closed
     assert server.messages == []
@@ -199,7 +204,7 @@ def test_421_after_the_final_dot_is_a_refusal_that_ends_the_session(smtp_server:
 def test_a_lost_connection_names_its_phase(serve: Serve, verb: Verb, phase: Phase) -> None:
     server = serve(faults=[Fault(verb=verb, drop=True)])
     with opened(server) as session:
-        error = failure(session, before_dot=hung_up(session, verb))
+        error = failure(session, **hung_up(session, verb))
         assert (type(error), error.phase) == (ConnectionLost, phase)
         assert session.is_closed
     assert server.messages == []
@@ -247,6 +252,45 @@ def test_who_closes_before_the_final_dot_leaves_nothing_behind(smtp_server: Serv
         session.close()
         assert session.is_closed
     wait_until(lambda: not server.sessions[0].is_open, what="the end of the session")
+    assert server.messages == []
+
+
+def test_a_small_content_goes_out_with_the_final_dot_in_one_write(
+    smtp_server: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server, written = smtp_server(), list[bytes]()
+    say = Connection.send
+    with opened(server) as session:
+
+        def send_and_note(connection: Connection, octets: bytes) -> None:
+            written.append(octets)
+            say(connection, octets)
+
+        monkeypatch.setattr(Connection, "send", send_and_note)
+        send(session)
+        assert written[-1] == CONTENT + b".\r\n"
+        send(session, content=CONTENT + b"A line of a long body\r\n" * 1000)
+        assert written[-1] == b".\r\n"
+    assert len(server.messages) == 2
+
+
+def test_a_small_content_that_cannot_be_written_is_in_no_doubt(
+    smtp_server: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The final dot is at its end, which is not gone then."""
+
+    def fail(connection: Connection, octets: bytes) -> None:
+        raise BrokenPipeError
+
+    server = smtp_server()
+    with opened(server) as session:
+        session.begin(Opening(envelope=ENVELOPE, size=len(CONTENT), eight_bit=False))
+        session.write(CONTENT)
+        monkeypatch.setattr(Connection, "send", fail)
+        with pytest.raises(ConnectionLost) as caught:
+            session.finish(timeout=5)
+        assert caught.value.phase is Phase.CONTENT
+        assert session.is_closed
     assert server.messages == []
 
 

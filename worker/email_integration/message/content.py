@@ -245,6 +245,14 @@ def _blocks(delivery: Delivery) -> Blocks:
         raise ContentGone(GONE)
     size = 0
     try:
+        if delivery.content_seal and not delivery.content_file and delivery.content_size <= encryption.PIECE:
+            block = encryption.unseal_first(
+                delivery.content_seal, place_of(delivery), bytes(delivery.content), last=True
+            )
+            if len(block) != delivery.content_size:
+                raise ContentUnavailable(DAMAGED)
+            yield block
+            return
         with contextlib.closing(_pieces(delivery)) as pieces:
             seal = delivery.content_seal
             for block in encryption.unseal(seal, place_of(delivery), pieces) if seal else pieces:

@@ -188,6 +188,8 @@ def accepted(
 
 def wait_of_refused(refused: dict[str, Reply]) -> float | None:
     """How many seconds those of them are to wait who were put off beside others; as ``Accepted.retry_in``."""
+    if not refused:
+        return None
     put_off = [(recognise(Phase.RCPT, one), one) for one in refused.values() if not is_permanent(one)]
     if put_off and all(cause is Cause.TOO_MANY_RECIPIENTS for cause, _ in put_off):
         return 0.0  # RFC 5321 §4.5.3.1.10: the rest goes in another transaction, at once

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import functools
 import logging
 import random
@@ -44,7 +45,7 @@ def attempt(delivery: Delivery, route: routing.Route, hand: InHand) -> Change | 
     """
     recursion.comes_to(delivery.options)
     begun = Begun(delivery=delivery, at=clock.now(), counted_from=time.monotonic(), waited=delivery.waits_for_relay)
-    step = _without_attempt(delivery)
+    step = _without_attempt(delivery, begun.at)
     if step is not None:
         return Untried(delivery=delivery, step=step)
     try:
@@ -69,16 +70,16 @@ def attempt(delivery: Delivery, route: routing.Route, hand: InHand) -> Change | 
         mail_at=hand.mail_at,
         redirected_to=sent.redirected_to,
     )
-    return replace(ended, withheld=withheld)
+    return replace(ended, withheld=withheld) if withheld else ended
 
 
-def _without_attempt(delivery: Delivery) -> Callable[[Delivery], Step] | None:
-    """Return how a delivery that is not to be tried moves on; None when it is to be tried."""
+def _without_attempt(delivery: Delivery, now: dt.datetime) -> Callable[[Delivery], Step] | None:
+    """Return how a delivery that is not to be tried ``now`` moves on; None when it is to be tried."""
     if not rows.is_readable(delivery):
         return functools.partial(transitions.setting_aside, reason="its row is damaged")
     if delivery.cancel_requested:
         return functools.partial(transitions.ending, status=Status.CANCELLED, cause=Cause.CANCELLED)
-    if delivery.expires_at <= clock.now():
+    if delivery.expires_at <= now:
         return functools.partial(transitions.ending, status=Status.EXPIRED, cause=Cause.EXPIRED)
     if not rows.pending(delivery):
         return functools.partial(transitions.ending, status=Status.FAILED, cause=Cause.NO_RECIPIENTS)
@@ -107,7 +108,9 @@ def _send(delivery: Delivery, route: routing.Route, hand: InHand) -> tuple[Trans
             content=content.stored(delivery),
         )
         sent = transmit(mail, route, hand)
-        return replace(sent, outcome=plan.of_recipients(sent.outcome), redirected_to=plan.redirected_to), withheld
+        if plan.redirected:
+            sent = replace(sent, outcome=plan.of_recipients(sent.outcome), redirected_to=plan.redirected_to)
+        return sent, withheld
     except (InvalidMail, gate.GateClosed, Replaced, JournalUnavailable):
         raise
     except ImproperlyConfigured as error:

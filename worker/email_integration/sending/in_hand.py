@@ -25,13 +25,8 @@ logger = logging.getLogger(__name__)
 
 def is_late(batch: Batch) -> bool:
     """Whether no more is left of its lease than a reply to a final dot may take, and a third of what is beyond that."""
-    return _left(batch) <= 1 / 3
-
-
-def _left(batch: Batch) -> float:
-    """Which part is left of what a lease has beyond the time that a reply to a final dot may take."""
     patience, lease = conf.get("REPLY_TIMEOUT"), conf.get("LEASE")
-    return float((batch.lease_ends - time.monotonic() - patience) / (lease - patience))
+    return bool(batch.lease_ends - time.monotonic() <= patience + (lease - patience) / 3)
 
 
 class Others:
@@ -62,12 +57,17 @@ class InHand(Guard):
     ) -> None:
         """``started_at`` is in seconds since the epoch."""
         self._delivery = delivery
+        self._id = delivery.pk
         self._batch = batch
+        patience, lease = conf.get("REPLY_TIMEOUT"), conf.get("LEASE")
+        # The lease is renewed when no more seconds are left of it.
+        self._renewed_at = patience + (lease - patience) * 2 / 3
+        self._patience = patience
         self._others = others
         self.slot: Slot | None = None
         if journal is not None:
-            self.slot = journal.take(delivery.pk, delivery.fence, batch.id, started_at=started_at)
-        points.reached("in hand", delivery.pk)
+            self.slot = journal.take(self._id, delivery.fence, batch.id, started_at=started_at)
+        points.reached("in hand", self._id)
         #: The From header and the sender of the envelope that it went with; None before its final dot.
         self.sent_from: tuple[str, str] | None = None
         #: When MAIL was about to be said last, by ``time.monotonic()``; None before that.
@@ -80,30 +80,31 @@ class InHand(Guard):
     def opens(self) -> None:
         if self.slot is not None:
             self.slot.waiting()
-        points.reached("before a session", self._delivery.pk)
+        points.reached("before a session", self._id)
 
     def prepares(self) -> None:
         if self.slot is not None:
             self.slot.preparing()
-        points.reached("before it is read", self._delivery.pk)
+        points.reached("before it is read", self._id)
 
     def begins(self) -> None:
         self._others.begun()
         if self.slot is not None:
             self.slot.waiting()
-        points.reached("before MAIL", self._delivery.pk)
+        points.reached("before MAIL", self._id)
         self.mail_at = time.monotonic()
 
     def progressed(self) -> None:
-        self._keep_lease()
+        if self._batch.lease_ends - time.monotonic() <= self._renewed_at:
+            self._keep_lease()
 
     def writes(self) -> None:
         if self.slot is not None:
             self.slot.writing()
-        points.reached("before the content", self._delivery.pk)
+        points.reached("before the content", self._id)
 
     def before_dot(self, session: Session, started: Started, letter: Letter) -> Outcome | Skipped | None:
-        points.reached("before the dot", self._delivery.pk)
+        points.reached("before the dot", self._id)
         kept = self._keep_lease()
         if kept is None:
             return Skipped(reason="another process has taken the batch over")
@@ -113,11 +114,11 @@ class InHand(Guard):
             # The dot is said only once it is noted to whom: after a death here the mail is in doubt for them.
             self._note_dot(self.slot, started)
         self.sent_from = letter.from_header, letter.sender
-        points.reached("dot noted", self._delivery.pk)
+        points.reached("dot noted", self._id)
         return None
 
     def answered(self, reply: Reply) -> None:
-        points.reached("answered", self._delivery.pk)
+        points.reached("answered", self._id)
         if self.slot is not None:
             try:
                 self.slot.answered(reply.code)
@@ -125,7 +126,7 @@ class InHand(Guard):
                 JournalUnavailable
             ) as error:  # it was sent, and is recorded: only its death in between leaves a doubt
                 logger.error("The reply to a final dot could not be noted (%s).", error)
-        points.reached("answer noted", self._delivery.pk)
+        points.reached("answer noted", self._id)
 
     def judged(self, outcome: Outcome) -> Outcome:
         return self._others.judged(self._batch.relay, rows.pending(self._delivery), outcome)
@@ -148,11 +149,11 @@ class InHand(Guard):
 
         It is renewed when a third of what it has beyond that is over: so it outlasts any wait for the server.
         """
-        if _left(self._batch) > 2 / 3:
+        if self._batch.lease_ends - time.monotonic() > self._renewed_at:
             return True
         try:
             if not batches.renew(self._batch):
                 return None  # else it may have taken long
         except (DatabaseError, InterfaceError) as error:
             logger.warning("The lease of a batch could not be renewed (%s).", type(error).__name__)
-        return bool(self._batch.lease_ends - time.monotonic() > conf.get("REPLY_TIMEOUT"))
+        return bool(self._batch.lease_ends - time.monotonic() > self._patience)

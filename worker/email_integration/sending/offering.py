@@ -42,7 +42,8 @@ class Offering:
         self._put_off = frozenset(put_off)
         self.own_sender = own_sender
         self._all = recipients
-        self._open = self.named = tuple(sorted(recipients, key=lambda to: to in self._put_off))
+        in_turn = tuple(sorted(recipients, key=lambda to: to in self._put_off)) if put_off else recipients
+        self._open = self.named = in_turn
         # Who was refused, and how.
         self._refused: dict[str, Reply] = {}
         self._unsupported: tuple[str, ...] = ()
@@ -55,11 +56,13 @@ class Offering:
 
     def over(self, session: Session) -> tuple[str, ...]:
         """Whom to name in the next transaction of this session."""
-        self._unsupported = () if session.takes_utf8 else tuple(to for to in self._open if not to.isascii())
-        # If none is left the session says so itself.
-        able = tuple(to for to in self._open if to not in self._unsupported) or self._open
-        # Not along with the others, who would have to wait with them again.
-        able = tuple(to for to in able if to not in self._put_off) or able
+        all_can_be_told = session.takes_utf8 or "".join(self._open).isascii()
+        self._unsupported = () if all_can_be_told else tuple(to for to in self._open if not to.isascii())
+        able = self._open
+        if self._unsupported:  # if none is left the session says so itself
+            able = tuple(to for to in able if to not in self._unsupported) or able
+        if self._put_off:  # not along with the others, who would have to wait with them again
+            able = tuple(to for to in able if to not in self._put_off) or able
         limits = (session.relay.max_recipients, session.quirks.recipients, self._at_most)
         self.named = able[: min(limit for limit in limits if limit)]
         return self.named
@@ -72,7 +75,8 @@ class Offering:
     def begun(self, started: Started) -> bool:
         """Take in how a transaction began; say whether there are others to name, if none of these may get it."""
         self.sender_was_taken = True
-        self.named = tuple(to for to in self.named if to not in started.left)
+        if started.left:
+            self.named = tuple(to for to in self.named if to not in started.left)
         self._settle(started.refused)
         if started.accepted:
             return False
@@ -115,6 +119,8 @@ class Offering:
         return self._others_are_able
 
     def _settle(self, refused: dict[str, Reply]) -> None:
+        if not refused:
+            return
         self._refused |= refused
         self._open = tuple(to for to in self._open if to not in refused)
 
@@ -139,6 +145,8 @@ class Offering:
         if isinstance(outcome, InDoubt):
             return outcome
         refused = {**self._refused, **outcome.refused}
+        if isinstance(outcome, Accepted) and self.is_whole and not (refused or self._unsupported):
+            return outcome  # of most mails it is all there is to say
         if self.own_sender and not isinstance(outcome, Accepted):
             # What was said of the configuration's sender settles no recipient.
             refused = {

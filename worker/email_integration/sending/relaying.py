@@ -101,14 +101,15 @@ class Letter:
     of a mail that cannot be read.
     """
 
-    def __init__(self, mail: Mail, relay: Relay) -> None:
+    def __init__(self, mail: Mail, relay: Relay, recipients: tuple[str, ...]) -> None:
+        """``recipients`` are those of the mail's whose turn it is."""
         self.from_header, self.sender = mail.from_relay(relay)
         content = mail.content
         if mail.from_at is not None:
             content = content.with_line(from_line(self.from_header), mail.from_at)
         envelope_sender = "" if self.sender == NULL_SENDER else self.sender
         self.opening = Opening(
-            envelope=Envelope(sender=envelope_sender, recipients=mail.recipients),
+            envelope=Envelope(sender=envelope_sender, recipients=recipients),
             size=content.size,
             eight_bit=content.eight_bit,
         )
@@ -201,8 +202,9 @@ class Way:
     to a limit.
     """
 
-    def __init__(self, relay: Relay, *, fresh: bool = False, limited: Session | None = None) -> None:
+    def __init__(self, relay: Relay, guard: Guard, *, fresh: bool = False, limited: Session | None = None) -> None:
         self.relay = relay
+        self._guard = guard
         self._fresh = fresh
         self._limited = limited
         self._trip: Trip | None = None
@@ -220,24 +222,23 @@ class Way:
                 with self._bearing_the_database():
                     gate.give_up_probe(self.relay)
         finally:
-            self._end_trip(well=False)
+            if self._trip is not None:
+                _ahead.end(self._trip, well=False)
 
     def is_open(self) -> None:
         """The server takes the mail, but for what it may say of its content."""
-        self._end_trip(well=True)
+        if self._trip is not None:
+            _ahead.end(self._trip, well=True)
         limited, self._limited = self._limited, None
         if limited is not None:  # the limit was its own: it is none of mails by time
             limited.server.ended_after(limited.carried)
-
-    def _end_trip(self, *, well: bool) -> None:
-        if self._trip is not None:
-            _ahead.end(self._trip, well=well)
 
     def enter(self) -> None:
         """Ask for a new session. Raises ``GateClosed``, and ``Replaced``: nobody logs in with what holds no longer."""
         require_active(self.relay)
         if not self._probing:
             self._probing = gate.enter(self.relay)
+        self._guard.opens()
 
     def has_another_password(self, failure: SMTPFailure) -> bool:
         """Whether the login was refused with a password that is another by now where it is kept.
@@ -255,6 +256,8 @@ class Way:
     def tell(self, outcome: _Told) -> _Told:
         """Have the gate know how it ended; an outcome that the relay is to blame for says when to try it again."""
         probing, self._probing = self._probing, False
+        if not (probing or isinstance(outcome, Deferred)):
+            return outcome  # it moves no gate
         if gate.in_transaction():
             # Of a caller of the direct backend, who may leave it open for long: nobody must have to wait for that.
             later = functools.partial(self._tell, outcome, probing=probing)
@@ -302,11 +305,6 @@ def transmit(mail: Mail, relay: Relay, guard: Guard) -> Transmitted:
     Raises ``Replaced`` when another one is to be used by now, ``GateClosed`` when it is at fault,
     ``ContentUnavailable``, and ``InvalidMail`` when the mail's own sender is none; no server was told of the mail then.
     """
-
-    def before_opening(way: Way) -> None:
-        way.enter()
-        guard.opens()
-
     fresh = renewed = False
     limited: Session | None = None
     tries = 0
@@ -314,10 +312,10 @@ def transmit(mail: Mail, relay: Relay, guard: Guard) -> Transmitted:
     offering = Offering(mail.recipients, mail.put_off, own_sender=mail.has_sender_of(relay, Phase.RCPT))
     outcome: Outcome | Skipped
     while True:
-        with Way(relay, fresh=fresh, limited=limited) as way:
+        with Way(relay, guard, fresh=fresh, limited=limited) as way:
             try:
-                opening = functools.partial(before_opening, way)
-                with pool.session(relay, fresh=fresh, before_opening=opening, heard=guard.progressed) as session:
+                lent = pool.session(relay, fresh=fresh, before_opening=way.enter, heard=guard.progressed)
+                with lent as session:
                     tls_version = session.tls_version
                     tries += 1
                     try:
@@ -373,7 +371,7 @@ def _transact(session: Session, mail: Mail, guard: Guard, offering: Offering, wa
     while True:
         named = offering.over(session)
         guard.prepares()
-        with Letter(dataclasses.replace(mail, recipients=named), session.relay) as letter:
+        with Letter(mail, session.relay, named) as letter:
             guard.begins()
             require_active(session.relay)  # the last before MAIL: nothing that may take time comes between
             started = begin(session, letter.opening, heard=guard.progressed)
@@ -403,7 +401,11 @@ _PIECE = 64 * 1024
 
 
 def _watched(blocks: Iterator[bytes], guard: Guard) -> Iterator[bytes]:
+    """Cut the content into pieces, and tell the guard of each but the last: after that one it is asked anyway."""
+    has_progressed = False
     for block in blocks:
         for start in range(0, len(block), _PIECE):
+            if has_progressed:
+                guard.progressed()
             yield block[start : start + _PIECE]
-            guard.progressed()
+            has_progressed = True

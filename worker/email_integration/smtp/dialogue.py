@@ -198,14 +198,14 @@ class Connection(smtplib.SMTP):
         if self._phase is Phase.AUTH:
             self._concealed.heard_by_server(bytes(octets))
         # Most of what is said finds room at once: then the socket need not be told how long to wait.
-        self._wait(0.0)
+        self._wait(sock, 0.0)
         try:
             sent = sock.send(octets)
         except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
             sent = 0
         view = memoryview(octets)
         if sent < view.nbytes:
-            self._wait(self.timeout)
+            self._wait(sock, self.timeout)
             sock.sendall(view.cast("B")[sent:])
 
     def getreply(self) -> tuple[int, bytes]:
@@ -286,7 +286,7 @@ class Connection(smtplib.SMTP):
         socket itself keeps the time: poll() is missing on Windows, and select() takes no high descriptors.
         """
         sock = self._live_socket
-        self._wait(seconds)
+        self._wait(sock, seconds)
         try:
             came = sock.recv(_LONGEST_LINE)
         except (TimeoutError, BlockingIOError, ssl.SSLWantReadError):
@@ -319,17 +319,17 @@ class Connection(smtplib.SMTP):
         left = self._due - time.monotonic()
         if left <= 0:
             raise TimeoutError
-        self._wait(left)
+        self._wait(sock, left)
         came = sock.recv(_LONGEST_LINE)
         if not came:
             # Half a line is no reply: '250' may have been the beginning of '250-'.
             raise Malformed if self._received else smtplib.SMTPServerDisconnected("closed")
         self._received += came
 
-    def _wait(self, seconds: float) -> None:
-        """Have the socket wait for so long; 0 does not wait."""
+    def _wait(self, sock: socket.socket, seconds: float) -> None:
+        """Have our socket wait for so long; 0 does not wait."""
         if seconds or self._waits:
-            self._live_socket.settimeout(seconds)
+            sock.settimeout(seconds)
             self._waits = seconds > 0
 
     def start_clock(self) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 import time
 import weakref
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -48,17 +47,18 @@ class Limits:
 class _Loan:
     """The context of ``Pool.session``."""
 
-    __slots__ = ("_pool", "_session")
+    __slots__ = ("_limits", "_pool", "_session")
 
-    def __init__(self, pool: Pool, session: Session) -> None:
+    def __init__(self, pool: Pool, session: Session, limits: Limits) -> None:
         self._pool = pool
         self._session = session
+        self._limits = limits
 
     def __enter__(self) -> Session:
         return self._session
 
     def __exit__(self, *error: object) -> None:
-        self._pool.take_back(self._session)
+        self._pool.take_back(self._session, self._limits)
 
 
 class Pool:
@@ -67,7 +67,7 @@ class Pool:
 
     All state is ``_idle``, the sessions that are not used, ``_lent``, how many are used, being opened or being closed,
     and ``_allowed``, how many there may be, all by relay; and ``_tidying``, the timer that looks for what has been idle
-    for too long. It is changed under the lock of ``_changed``, while connecting and closing happen outside it.
+    for too long. It is changed under the ``_lock`` of ``_changed``, while connecting and closing happen outside it.
     """
 
     def __init__(
@@ -76,9 +76,10 @@ class Pool:
         self._limits = limits
         self._watch = watch
         self._memory = memory or Memory()
-        self._changed = threading.Condition()
+        self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)
         self._idle: dict[Relay, list[Session]] = {}
-        self._lent: Counter[Relay] = Counter()
+        self._lent: dict[Relay, int] = {}
         # How many its server has let us have, or we do with, and until when that holds, by 'time.monotonic'.
         self._allowed: dict[Relay, tuple[int, float]] = {}
         self._tidying: threading.Timer | None = None
@@ -86,7 +87,7 @@ class Pool:
         after_fork_in_child(lambda: (method := forget()) and method())
 
     def __repr__(self) -> str:
-        with self._changed:
+        with self._lock:
             return f"<Pool idle={sum(len(sessions) for sessions in self._idle.values())}>"
 
     def session(
@@ -104,7 +105,9 @@ class Pool:
         Raises what that and ``Session.open`` raise, and
         ``PoolBusy`` when for ``relay.timeout`` seconds all that may be open were lent.
         """
-        return _Loan(self, self._borrow(relay, fresh=fresh, before_opening=before_opening, heard=heard))
+        limits = self._limits()
+        session = self._borrow(relay, limits, fresh=fresh, before_opening=before_opening, heard=heard)
+        return _Loan(self, session, limits)
 
     def has_expired(self, session: Session) -> bool:
         """Whether the session is too old, too long unused, or has carried enough, by our limit or by its server's."""
@@ -123,7 +126,7 @@ class Pool:
 
         All that are open come to such a limit at once, and what it refuses then may count as well.
         """
-        with self._changed:
+        with self._lock:
             self._allowed[relay] = max(1, self.most(relay) // 2), time.monotonic() + _ALLOWED_FOR
 
     def discard(self, relay: Relay) -> None:
@@ -132,7 +135,7 @@ class Pool:
 
     def close(self) -> None:
         """Say QUIT on every idle session."""
-        with self._changed:
+        with self._lock:
             if self._tidying is not None:
                 self._tidying.cancel()
                 self._tidying = None
@@ -143,12 +146,12 @@ class Pool:
     def _borrow(
         self,
         relay: Relay,
+        limits: Limits,
         *,
         fresh: bool,
         before_opening: Callable[[], object] | None,
         heard: Callable[[], object] | None,
     ) -> Session:
-        limits = self._limits()
         if self._idle:
             self._leave(lambda session: self._has_expired(session, limits))
         while True:
@@ -172,20 +175,20 @@ class Pool:
         """
         if failure.reply is not None and failure.reply.permanent:
             return False
-        with self._changed:
-            others = self._lent[relay] + len(self._idle.get(relay, ()))
+        with self._lock:
+            others = self._lent.get(relay, 0) + len(self._idle.get(relay, ()))
             if others:
                 period = _ALLOWED_FOR if failure.reply is not None else _ALLOWED_UNSAID_FOR
                 self._allowed[relay] = others, time.monotonic() + period
         return others > 0
 
-    def take_back(self, session: Session) -> None:
+    def take_back(self, session: Session, limits: Limits) -> None:
         """Keep a session that was lent, or end it."""
         kept = None
         try:
             if not session.is_idle:
                 session.close()
-            elif self.has_expired(session):
+            elif self._has_expired(session, limits):
                 session.quit()
             else:
                 kept = session
@@ -194,22 +197,23 @@ class Pool:
 
     def _reserve(self, relay: Relay, limits: Limits) -> None:
         """Count one more as lent, as soon as there may be one more."""
-        with self._changed:
-            if self._lent[relay] >= self._most(relay, limits) and not self._changed.wait_for(
-                lambda: self._lent[relay] < self.most(relay), relay.timeout
+        with self._lock:
+            lent = self._lent.get(relay, 0)
+            if lent >= self._most(relay, limits) and not self._changed.wait_for(
+                lambda: self._lent.get(relay, 0) < self.most(relay), relay.timeout
             ):
                 raise PoolBusy(Phase.CONNECT, f"no session became free within {relay.timeout:g} s")
-            self._lent[relay] += 1
+            self._lent[relay] = self._lent.get(relay, 0) + 1
             self._tell()
 
     def _release(self, relay: Relay, session: Session | None = None) -> None:
         """Count one less as lent, and keep ``session`` if there is one."""
-        with self._changed:
-            self._lent[relay] -= 1
+        with self._lock:
+            lent = self._lent[relay] = self._lent[relay] - 1
             if session is not None:
                 self._idle.setdefault(relay, []).append(session)
                 self._tidy_later()
-            if not self._lent[relay]:
+            if not lent:
                 del self._lent[relay]
             self._tell()
             self._changed.notify_all()
@@ -229,15 +233,15 @@ class Pool:
 
     def _tell(self) -> None:
         """Say how many there are. Holds the lock."""
-        self._watch().holds(idle=sum(map(len, self._idle.values())), lent=self._lent.total())
+        self._watch().holds(idle=sum(map(len, self._idle.values())), lent=sum(self._lent.values()))
 
     def _take(self, relay: Relay, limits: Limits, *, only_a_surplus: bool) -> Session | None:
         """Take an idle session, the one used last, out of the pool; or only if there are too many now."""
-        with self._changed:
+        with self._lock:
             waiting = self._idle.get(relay)
             if not waiting:
                 return None
-            if only_a_surplus and len(waiting) + self._lent[relay] <= self._most(relay, limits):
+            if only_a_surplus and len(waiting) + self._lent.get(relay, 0) <= self._most(relay, limits):
                 return None
             return waiting.pop()
 
@@ -246,13 +250,14 @@ class Pool:
 
         In all it takes no longer than one of them may take: their server may be the one that died.
         """
-        with self._changed:
+        with self._lock:
             left = [session for waiting in self._idle.values() for session in waiting if unwanted(session)]
             if not left:
                 return
             kept = {relay: [one for one in waiting if one not in left] for relay, waiting in self._idle.items()}
             self._idle = {relay: waiting for relay, waiting in kept.items() if waiting}
-            self._lent.update(session.relay for session in left)
+            for session in left:
+                self._lent[session.relay] = self._lent.get(session.relay, 0) + 1
         deadline = time.monotonic() + QUIT_TIMEOUT
         try:
             for session in left:
@@ -270,10 +275,10 @@ class Pool:
             self._tidying.start()
 
     def _tidy(self) -> None:
-        with self._changed:
+        with self._lock:
             self._tidying = None
         self._leave(self.has_expired)
-        with self._changed:
+        with self._lock:
             if self._idle:
                 self._tidy_later()
 
@@ -299,7 +304,8 @@ class Pool:
 
         Closing them closes this process's descriptors alone and says nothing to the server.
         """
-        self._changed = threading.Condition()
+        self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)
         self._tidying = None  # a fork takes no thread along
         self._lent.clear()
         self._allowed.clear()

@@ -170,8 +170,8 @@ class Session:
 
     @with_secrets
     def write(self, content: bytes | Iterable[bytes]) -> None:
-        """Send the content, dot-stuffed, without the final dot; blocks of any size are sent as they come. A small end of
-        it, which of most mails is all of it, is kept for ``finish``.
+        """Send the content, dot-stuffed, without the final dot; blocks of any size are sent as they come. A small end
+        of it, which of most mails is all of it, is kept for ``finish``.
 
         Raises ``ConnectionLost``, ``Refused`` when the server did not wait for the end to say no, and whatever the
         blocks raise; the session is closed then.

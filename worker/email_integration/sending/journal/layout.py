@@ -195,11 +195,13 @@ def encode_dot(
         raise ValueError(f"A delivery has at most {MOST_RECIPIENTS} recipients, not {count}.")
     bits = bytearray((count + 7) // 8)
     for position in recipients:
-        _require_position(position, count)
+        if not 0 <= position < count:
+            raise _no_position(position, count)
         bits[position >> 3] |= 1 << (position & 7)
     codes: list[int] = []
     for position, code in refused.items():
-        _require_position(position, count)
+        if not 0 <= position < count:
+            raise _no_position(position, count)
         if not 0 <= code <= 999:
             raise ValueError(f"A reply code has three digits, not {code}.")
         codes += (position, code)
@@ -274,9 +276,8 @@ def _decode_dot(body: bytes) -> Dot:
     )
 
 
-def _require_position(position: int, count: int) -> None:
-    if not 0 <= position < count:
-        raise ValueError(f"The position {position} is not that of one of {count} recipients.")
+def _no_position(position: int, count: int) -> ValueError:
+    return ValueError(f"The position {position} is not that of one of {count} recipients.")
 
 
 def _octets(what: str, text: str, longest: int) -> bytes:

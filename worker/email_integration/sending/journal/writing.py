@@ -9,6 +9,7 @@ import time
 from collections import deque
 from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import NoReturn
 from zlib import crc32
 
 from .files import SUFFIX, JournalFile, JournalUnavailable, boot_id, opened, unavailable
@@ -29,6 +30,16 @@ _TRIES = 3
 
 _MOST_SLOTS = 65_535
 
+# A member of an enumeration takes a while to be looked up, and there are several in each step of each mail.
+_FREE, _IN_HAND, _DOT, _ANSWERED, _CONTINUING = (
+    SlotState.FREE,
+    SlotState.IN_HAND,
+    SlotState.DOT,
+    SlotState.ANSWERED,
+    SlotState.CONTINUING,
+)
+_PREPARING, _WAITING, _WRITING = SlotPhase.PREPARING, SlotPhase.WAITING, SlotPhase.WRITING
+
 
 class Journal:
     """The journal of this process. Threads may share it, each with slots of its own; a forked child has none."""
@@ -37,6 +48,7 @@ class Journal:
         self.path = folder / file.name
         self._file = file
         self._header = header
+        self._slot_size = header.slot_size
         # The slot that was freed last is taken first, so that few pages of the file are ever used.
         self._free = deque(reversed(range(header.slots)))
 
@@ -102,7 +114,7 @@ class Journal:
             raise JournalUnavailable(f"The journal {self.path} {why}.") from None
         slot = Slot(self, number, version, time.time() if started_at is None else started_at, ids)
         try:
-            slot._write_head(SlotState.IN_HAND)
+            slot._write_head(_IN_HAND, _PREPARING, 0)
         except BaseException:
             self._put_back(number)
             raise
@@ -140,7 +152,7 @@ class Journal:
 
     def _write(self, octets: bytes, slot: int, begin: int = 0) -> None:
         try:
-            self._file.write(octets, self._header.offset(slot) + begin)
+            self._file.write(octets, PAGE + slot * self._slot_size + begin)
         except OSError as error:
             if not self._file.is_open:
                 raise JournalUnavailable(f"The journal {self.path} is closed in this process.") from None
@@ -169,8 +181,8 @@ class Slot:
         self._version = version
         self._started_at = started_at
         self._ids = ids
-        self._state = SlotState.IN_HAND
-        self._phase = SlotPhase.PREPARING
+        self._state = _IN_HAND
+        self._phase = _PREPARING
         self._code = 0
         self._body = (0, 0)
 
@@ -181,15 +193,15 @@ class Slot:
 
     def preparing(self) -> None:
         """Record that the content is being read and prepared."""
-        self._enter(SlotPhase.PREPARING)
+        self._enter(_PREPARING)
 
     def waiting(self) -> None:
         """Record that the process waits: for a session, or for a reply of the server."""
-        self._enter(SlotPhase.WAITING)
+        self._enter(_WAITING)
 
     def writing(self) -> None:
         """Record that the content is being written to the server."""
-        self._enter(SlotPhase.WRITING)
+        self._enter(_WRITING)
 
     def dot(
         self, *, recipients: Collection[int], refused: Mapping[int, int], count: int, configuration: str, version: str
@@ -201,10 +213,11 @@ class Slot:
         ``configuration`` (at most 100 characters) and ``version`` (at most 40) name the SMTP configuration. Raises
         ``ValueError`` when one is out of its range.
         """
-        self._require(SlotState.IN_HAND)
+        if self._state is not _IN_HAND:
+            self._refuse(_IN_HAND)
         body = encode_dot(recipients, refused, count, configuration, version)
         described = (len(body), crc32(body))
-        head = self._head(SlotState.DOT, self._phase, self._code, described)
+        head = encode_head(_DOT, self._phase, self._code, described, self._version, self._started_at, self._ids)
         try:
             if len(head) + len(body) <= PAGE:
                 self._journal._write(head + body, self._number)
@@ -214,48 +227,45 @@ class Slot:
                 self._journal._write(head, self._number)
         except BaseException:
             with contextlib.suppress(JournalUnavailable):  # its octets are there, so that a full disk takes them
-                self._write_head(SlotState.IN_HAND)
+                self._write_head(_IN_HAND, self._phase, self._code)
             raise
-        self._state, self._body = SlotState.DOT, described
+        self._state, self._body = _DOT, described
 
     def answered(self, code: int) -> None:
         """Record the reply ``code`` to the final dot, before anything else is done. Raises ``ValueError``."""
-        self._require(SlotState.DOT)
+        if self._state is not _DOT:
+            self._refuse(_DOT)
         if not 0 < code <= 999:
             raise ValueError(f"A reply code has three digits, not {code}.")
-        self._write_head(SlotState.ANSWERED, code=code)
+        self._write_head(_ANSWERED, self._phase, code)
 
     def continuing(self) -> None:
         """Record that the outcome is committed, and that what follows the mail is being published."""
-        self._require(SlotState.IN_HAND, SlotState.DOT, SlotState.ANSWERED)
-        self._write_head(SlotState.CONTINUING)
+        if self._state not in (_IN_HAND, _DOT, _ANSWERED):
+            self._refuse(_IN_HAND, _DOT, _ANSWERED)
+        self._write_head(_CONTINUING, self._phase, self._code)
 
     def free(self) -> None:
         """Give the slot back; nothing can be recorded in it any more."""
-        self._require(SlotState.IN_HAND, SlotState.DOT, SlotState.ANSWERED, SlotState.CONTINUING)
+        if self._state is _FREE:
+            self._refuse(_IN_HAND, _DOT, _ANSWERED, _CONTINUING)
         self._journal._write(FREE_HEAD, self._number)
-        self._state = SlotState.FREE
+        self._state = _FREE
         self._journal._free.append(self._number)
 
     def _enter(self, phase: SlotPhase) -> None:
-        self._require(SlotState.IN_HAND)
+        if self._state is not _IN_HAND:
+            self._refuse(_IN_HAND)
         if phase is not self._phase:
-            self._write_head(SlotState.IN_HAND, phase=phase)
+            self._write_head(_IN_HAND, phase, self._code)
 
-    def _require(self, *states: SlotState) -> None:
-        if self._state not in states:
-            raise RuntimeError(
-                f"The slot is {self._state.name}; this step follows {', '.join(s.name for s in states)}."
-            )
+    def _refuse(self, *states: SlotState) -> NoReturn:
+        raise RuntimeError(f"The slot is {self._state.name}; this step follows {', '.join(s.name for s in states)}.")
 
-    def _write_head(self, state: SlotState, *, phase: SlotPhase | None = None, code: int | None = None) -> None:
-        phase = phase or self._phase
-        code = code or self._code
-        self._journal._write(self._head(state, phase, code, self._body), self._number)
+    def _write_head(self, state: SlotState, phase: SlotPhase, code: int) -> None:
+        head = encode_head(state, phase, code, self._body, self._version, self._started_at, self._ids)
+        self._journal._write(head, self._number)
         self._state, self._phase, self._code = state, phase, code
-
-    def _head(self, state: SlotState, phase: SlotPhase, code: int, body: tuple[int, int]) -> bytes:
-        return encode_head(state, phase, code, body, self._version, self._started_at, self._ids)
 
 
 def _made(folder: int, header: JournalHeader, page: bytes) -> JournalFile | None:
