@@ -33,6 +33,8 @@ _MOST_LINES = 128
 _KEPT = 8192
 #: Three digits; '-' says that another line follows, and anything else that none does (RFC 5321 §4.2).
 _REPLY_LINE = re.compile(rb"([2-5]\d\d)(-?)(.*)", re.S)
+#: A reply of one line, which is what nearly all are.
+_ONE_LINE = re.compile(rb"([2-5]\d\d)(?!-)([^\n]{0,8000})\n")
 _LAST_LINE = re.compile(rb"^\d{3}(?!-).*\n", re.M)
 
 
@@ -193,7 +195,7 @@ class Connection(smtplib.SMTP):
         if self._received:
             raise Malformed  # the server is ahead of us: what it said would be taken for the reply to this
         sock = self._live_socket
-        self.start_clock()
+        self._due = time.monotonic() + self.timeout
         octets = s.encode(self.command_encoding) if isinstance(s, str) else s
         if self._phase is Phase.AUTH:
             self._concealed.heard_by_server(bytes(octets))
@@ -214,6 +216,24 @@ class Connection(smtplib.SMTP):
         Raises ``OSError``, ``Malformed`` among them.
         """
         self._begun = b""
+        if not self._received:
+            self._receive()
+        only = _ONE_LINE.match(self._received)
+        if only is None:
+            said = self._lines_of_reply()
+        else:
+            self._begun, said = only.groups()
+            said = said.strip()
+            del self._received[: only.end()]
+        self._due = time.monotonic() + self.timeout
+        self.challenge = said if self._phase is Phase.AUTH and self._begun == b"334" else b""
+        # What is done is looked through for the whole alone: people do not read it, and there is much of it. Only the
+        # receipt for a mail is kept.
+        pieces = self._begun >= b"4" or self._phase in (Phase.AUTH, Phase.FINAL_DOT)
+        return int(self._begun), self._concealed.hide(said, pieces=pieces, decoded=self._phase.before_mail)[:_KEPT]
+
+    def _lines_of_reply(self) -> bytes:
+        """Read all lines of a reply: give their text, and leave their code in ``_begun``."""
         more, said = True, b""
         for number in range(_MOST_LINES):
             found = _REPLY_LINE.fullmatch(self._line())
@@ -231,12 +251,7 @@ class Connection(smtplib.SMTP):
                 break
         if more:
             raise Malformed
-        self.start_clock()
-        self.challenge = said if self._phase is Phase.AUTH and self._begun == b"334" else b""
-        # What is done is looked through for the whole alone: people do not read it, and there is much of it. Only the
-        # receipt for a mail is kept.
-        pieces = self._begun >= b"4" or self._phase in (Phase.AUTH, Phase.FINAL_DOT)
-        return int(self._begun), self._concealed.hide(said, pieces=pieces, decoded=self._phase.before_mail)[:_KEPT]
+        return said
 
     def hear(self, *, within: float | None = None) -> Reply:
         """Read one reply; ``within`` so many seconds from now if that is sooner. Raises what ``getreply`` raises."""

@@ -281,7 +281,7 @@ class Session:
                     if said_ahead:
                         self._smtp.start_clock()
                     else:
-                        self._smtp.say(line for _, line in group)
+                        self._smtp.say([line for _, line in group])
                 for phase, _ in group:
                     reply = self._reply(phase)
                     if reply.code == 421:  # the server is closing the connection (RFC 5321 §3.8)

@@ -96,11 +96,8 @@ def commands(connection: Connection, opening: Opening) -> list[Command]:
 
     Raises ``NotOffered`` for an address beyond ASCII that the server cannot be told (RFC 6531).
     """
-    return [
-        (Phase.MAIL, _mail(connection, opening)),
-        *((Phase.RCPT, f"RCPT TO:<{recipient}>") for recipient in opening.envelope.recipients),
-        (Phase.DATA, "DATA"),
-    ]
+    recipients = [(Phase.RCPT, f"RCPT TO:<{recipient}>") for recipient in opening.envelope.recipients]
+    return [(Phase.MAIL, _mail(connection, opening)), *recipients, (Phase.DATA, "DATA")]
 
 
 def _mail(connection: Connection, opening: Opening) -> str:
