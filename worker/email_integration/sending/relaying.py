@@ -390,8 +390,8 @@ def _transact(session: Session, mail: Mail, guard: Guard, offering: Offering, wa
         return ended
     reply = session.finish(timeout=conf.get("REPLY_TIMEOUT"))
     guard.answered(reply)
-    own_sender = mail.has_sender_of(session.relay, Phase.FINAL_DOT)
     if not reply.positive:
+        own_sender = mail.has_sender_of(session.relay, Phase.FINAL_DOT)
         return classify(Refused(Phase.FINAL_DOT, "", reply), own_sender=own_sender)
     return accepted(reply.code, started.accepted, started.refused, reply=reply)
 

@@ -52,6 +52,8 @@ class Concealed:
 
     def __init__(self, secrets: Iterable[bytes] = (), said: Iterable[bytes] = ()) -> None:
         """``secrets`` are what is known before anything is said, and ``said`` is how that will be."""
+        #: Whether there is nothing of the kind.
+        self.is_empty = True
         self._secrets: tuple[bytes, ...] = ()
         self._said: tuple[bytes, ...] = ()
         self.add(*secrets, said=said)
@@ -61,6 +63,7 @@ class Concealed:
         """Let none of these come out either."""
         self._secrets += tuple(secret for secret in secrets if secret and secret not in self._secrets)
         self._said += tuple(word for word in said if len(word) >= PIECE and word not in self._said)
+        self.is_empty = not (self._secrets or self._said)
 
     @with_secrets
     def heard_by_server(self, octets: bytes) -> None:
@@ -77,7 +80,7 @@ class Concealed:
         Where ``decoded`` is False these are no pieces of a secret in plain text, of which words and names may be part
         that have nothing to do with it.
         """
-        if not (self._secrets or self._said):
+        if self.is_empty:
             return text
         found = [
             match.span()

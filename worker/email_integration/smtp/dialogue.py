@@ -200,7 +200,8 @@ class Connection(smtplib.SMTP):
         if self._phase is Phase.AUTH:
             self._concealed.heard_by_server(bytes(octets))
         # Most of what is said finds room at once: then the socket need not be told how long to wait.
-        self._wait(sock, 0.0)
+        if self._waits:
+            self._wait(sock, 0.0)
         try:
             sent = sock.send(octets)
         except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
@@ -227,6 +228,8 @@ class Connection(smtplib.SMTP):
             del self._received[: only.end()]
         self._due = time.monotonic() + self.timeout
         self.challenge = said if self._phase is Phase.AUTH and self._begun == b"334" else b""
+        if self._concealed.is_empty:
+            return int(self._begun), said[:_KEPT]
         # What is done is looked through for the whole alone: people do not read it, and there is much of it. Only the
         # receipt for a mail is kept.
         pieces = self._begun >= b"4" or self._phase in (Phase.AUTH, Phase.FINAL_DOT)
@@ -301,7 +304,8 @@ class Connection(smtplib.SMTP):
         socket itself keeps the time: poll() is missing on Windows, and select() takes no high descriptors.
         """
         sock = self._live_socket
-        self._wait(sock, seconds)
+        if seconds or self._waits:
+            self._wait(sock, seconds)
         try:
             came = sock.recv(_LONGEST_LINE)
         except (TimeoutError, BlockingIOError, ssl.SSLWantReadError):
@@ -343,9 +347,8 @@ class Connection(smtplib.SMTP):
 
     def _wait(self, sock: socket.socket, seconds: float) -> None:
         """Have our socket wait for so long; 0 does not wait."""
-        if seconds or self._waits:
-            sock.settimeout(seconds)
-            self._waits = seconds > 0
+        sock.settimeout(seconds)
+        self._waits = seconds > 0
 
     def start_clock(self) -> None:
         """Give what is waited for next the whole of its time."""

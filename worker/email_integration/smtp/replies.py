@@ -18,7 +18,7 @@ _OF_THE_ACCOUNT = re.compile(
     re.I,
 )
 #: Some servers put a '#' before it, or a colon behind it.
-_ENHANCED = re.compile(r"#?([245])\.(\d{1,3})\.(\d{1,3})[:;,]?(?:\s|$)")
+_ENHANCED = re.compile(r"#?([245]\.\d{1,3}\.\d{1,3})[:;,]?(?:\s|$)")
 
 
 class Phase(StrEnum):
@@ -63,7 +63,7 @@ class Reply:
         if not text.isprintable():
             text = _CONTROL.sub("\ufffd", text)
         found = _ENHANCED.match(text)
-        return cls(code=code, enhanced=".".join(found.groups()) if found else "", text=text)
+        return cls(code=code, enhanced=found[1] if found else "", text=text)
 
     @property
     def positive(self) -> bool:
