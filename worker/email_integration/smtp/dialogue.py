@@ -132,7 +132,8 @@ class Connection(smtplib.SMTP):
         """
         until = time.monotonic() + self.timeout
         self.sock = connect(host, port, self.timeout)
-        # Content and final dot go out in separate writes; with Nagle's algorithm the second one waits (RFC 896).
+        # A large content and its final dot go out in separate writes; with Nagle's algorithm the second one waits (RFC
+        # 896).
         self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if context is not None:
             self._wrap(context, host, within=until - time.monotonic())

@@ -1,8 +1,9 @@
 """One connection to a relay, from greeting to QUIT, with every verb said separately.
 
-A transaction is three calls: ``begin`` (MAIL, RCPT, DATA), ``write`` (the content), ``finish`` (the final dot and its
-reply). Up to the final dot the server has taken nothing: whoever loses the right to send it calls ``close``. ``finish``
-can say what begins the next transaction along with the dot, which makes one round trip of two.
+A transaction is three calls: ``begin`` (MAIL, RCPT, DATA), ``write`` (the content, but for a small end), ``finish``
+(that end, the final dot and its reply). Up to the final dot the server has taken nothing: whoever loses the right to
+send it calls ``close``. ``finish`` can say what begins the next transaction along with the dot, which makes one round
+trip of two.
 """
 
 from __future__ import annotations
