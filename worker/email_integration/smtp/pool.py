@@ -209,7 +209,8 @@ class Pool:
     def _release(self, relay: Relay, session: Session | None = None) -> None:
         """Count one less as lent, and keep ``session`` if there is one."""
         with self._lock:
-            lent = self._lent[relay] = self._lent[relay] - 1
+            # In a child that was forked meanwhile nothing counts as lent.
+            lent = self._lent[relay] = max(0, self._lent.get(relay, 0) - 1)
             if session is not None:
                 self._idle.setdefault(relay, []).append(session)
                 self._tidy_later()
