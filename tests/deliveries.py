@@ -6,7 +6,7 @@ import datetime as dt
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 from unittest import mock
 
@@ -66,8 +66,11 @@ class RecordingTaskQueue:
     def priority_of(self, delivery: Delivery) -> int | None:
         return None
 
-    def report(self, delivery: Delivery) -> Sequence[Row]:
-        return ()
+    def report(self, deliveries: Collection[Delivery]) -> Mapping[str, Sequence[Row]]:
+        return {}
+
+    def reports_elsewhere(self) -> bool:
+        return True
 
     def report_elsewhere(self, delivery: Delivery) -> None:
         self.reports.append((delivery.pk, str(delivery.status)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -610,10 +610,10 @@ def test_what_is_recorded_of_one_survives_a_result_that_cannot_be_stored(
     """Also of the others in the same commit."""
     ids = together()
 
-    def report(delivery: Delivery) -> Sequence[Any]:
-        if delivery.pk == ids[ILL]:
+    def report(deliveries: Collection[Delivery]) -> Mapping[str, Sequence[Any]]:
+        if ids[ILL] in {one.pk for one in deliveries}:
             raise ValueError("no result")
-        return ()
+        return {}
 
     monkeypatch.setattr(bell, "report", report)
     assert send_all() == ["accepted"] * GROUP

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 import pytest
@@ -172,7 +172,7 @@ def test_who_was_overtaken_tells_nothing(heard: Heard) -> None:
 
 def test_what_is_rolled_back_is_not_told(heard: Heard) -> None:
     class Outage(RecordingTaskQueue):
-        def report(self, delivery: Delivery) -> None:
+        def report(self, deliveries: Collection[Delivery]) -> None:
             raise OperationalError("gone")
 
     batch = claimed()

@@ -134,7 +134,8 @@ def test_what_leaves_the_process_has_its_offset_or_is_in_utc(
     delivery = submitted()
     delivery.status, delivery.due_at = Status.DEFERRED, stored
     with django_capture_on_commit_callbacks(execute=True):
-        events.moved(delivery)
+        for _what, log in events.moved(delivery):
+            log()
     assert dt.datetime.fromisoformat(caplog.records[-1].__dict__["due_at"]) == noon
     assert dt.datetime.fromisoformat(with_offset(stored)) == noon
     assert abs(dt.datetime.fromisoformat(config.version) - dt.datetime.now(dt.UTC)) < dt.timedelta(minutes=10)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 import functools
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -326,11 +326,11 @@ class _Unstorable(RecordingTaskQueue):
 
     failures = 1
 
-    def report(self, delivery: Delivery) -> Sequence[Row]:
+    def report(self, deliveries: Collection[Delivery]) -> Mapping[str, Sequence[Row]]:
         if self.failures:
             self.failures -= 1
-            return [Row(model=DeliveryAttempt, values={"delivery": delivery.pk})]
-        return super().report(delivery)
+            return {one.pk: [Row(model=DeliveryAttempt, values={"delivery": one.pk})] for one in deliveries}
+        return super().report(deliveries)
 
 
 @pytest.mark.parametrize(

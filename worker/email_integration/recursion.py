@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from types import FrameType
 
@@ -64,14 +64,12 @@ def comes_to(kept: str) -> None:
         _depth.set(max(outer, _DEEPEST) if kept == ABOUT_MAIL else outer)
 
 
-@contextlib.contextmanager
-def within_delivery(kept: str) -> Iterator[None]:
-    """Do inside what is about a delivery whose row keeps this; no effect outside of ``within_attempts``."""
-    depth = _depth.get()
-    token = _depth.set(depth)
-    comes_to(kept)
+def within_delivery(kept: str, act: Callable[..., object], *arguments: object) -> None:
+    """Do what is about a delivery whose row keeps this, and go back then to what it was about before."""
+    token = _depth.set(_depth.get())
     try:
-        yield
+        comes_to(kept)
+        act(*arguments)
     finally:
         _depth.reset(token)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime as dt
+import functools
 import os
 import socket
 from collections.abc import Collection
@@ -23,8 +25,11 @@ from . import clock, sql, task_queue
 from .records import Ended
 
 
-def after_attempt(ended: Ended) -> dict[str, Any]:
-    """What the end of an attempt makes of its delivery; one that is to be cancelled ends with it, unless accepted."""
+def after_attempt(ended: Ended, *, now: dt.datetime | None = None) -> dict[str, Any]:
+    """What the end of an attempt makes of its delivery; one that is to be cancelled ends with it, unless accepted.
+
+    ``now`` is ``timezone.now()`` if that was asked already.
+    """
     delivery, outcome, attempt = ended.delivery, ended.outcome, ended.attempt
     recipients = settlement.settle(withheld(delivery.recipients, ended.withheld), outcome)
     verdict = settlement.judge(recipients, outcome)
@@ -43,7 +48,7 @@ def after_attempt(ended: Ended) -> dict[str, Any]:
         verdict = cancelled(delivery, recipients)
         common["recipients"] = recipients
     if verdict.status is not None:
-        return common | finished(delivery, verdict, recipients)
+        return common | finished(delivery, verdict, recipients, now=now)
     due_at = clock.now() + seconds(attempt.wait)
     policy = delivery.in_doubt_policy or conf.get("IN_DOUBT")
     held = isinstance(outcome, InDoubt) and policy == InDoubtPolicy.HOLD
@@ -62,15 +67,21 @@ def after_attempt(ended: Ended) -> dict[str, Any]:
 
 
 def finished(
-    delivery: Delivery, verdict: settlement.Verdict, recipients: Any = None, *, continue_in: float | None = None
+    delivery: Delivery,
+    verdict: settlement.Verdict,
+    recipients: Any = None,
+    *,
+    continue_in: float | None = None,
+    now: dt.datetime | None = None,
 ) -> dict[str, Any]:
     """What an end makes of a delivery; ``recipients`` are those of the delivery unless given.
 
     What follows it is left to who records the end, for ``continue_in`` seconds (the setting LEASE); then the sweeper
-    publishes it.
+    publishes it. ``now`` is that of ``after_attempt``.
     """
-    follows = task_queue.installed().has_continuation(delivery)
-    lease = conf.get("LEASE") if continue_in is None else continue_in
+    continue_after = None
+    if task_queue.installed().has_continuation(delivery):
+        continue_after = clock.now() + seconds(conf.get("LEASE") if continue_in is None else continue_in)
     drops_content = verdict.status == Status.ACCEPTED and not conf.get("CONTENT_RETENTION_DAYS")
     found = delivery.recipients if recipients is None else recipients
     return {
@@ -79,10 +90,10 @@ def finished(
         "code": verdict.code,
         "cause": verdict.cause,
         "reason": verdict.reason[:255],
-        "finished_at": timezone.now(),
+        "finished_at": now or timezone.now(),
         "next_at": None,
         "cancel_requested": False,
-        "continue_after": clock.now() + seconds(lease) if follows else None,
+        "continue_after": continue_after,
     }
 
 
@@ -103,17 +114,17 @@ def withheld(recipients: list[settlement.Recipient], addresses: Collection[str])
     ]
 
 
-def attempt_row(ended: Ended) -> sql.Row:
-    """The row of the attempt; the delivery is as it was recorded."""
+def attempt_row(ended: Ended, *, now: dt.datetime | None = None) -> sql.Row:
+    """The row of the attempt; the delivery is as it was recorded, and ``now`` that of ``after_attempt``."""
     delivery, outcome, attempt = ended.delivery, ended.outcome, ended.attempt
     is_relay = isinstance(attempt.route, Relay)
     return sql.Row(
         model=DeliveryAttempt,
         values={
-            "delivery": delivery.pk,
+            "delivery": delivery.id,
             "number": delivery.attempts,
             "started_at": attempt.started_at,
-            "finished_at": timezone.now(),
+            "finished_at": now or timezone.now(),
             "duration": attempt.duration,
             "outcome": _WORDS[type(outcome)],
             "phase": (outcome.phase or Phase.CONNECT) if is_relay or isinstance(outcome, InDoubt) else "",
@@ -132,7 +143,12 @@ def attempt_row(ended: Ended) -> sql.Row:
 
 def this_worker() -> str:
     """This process, as people read it."""
-    return f"{socket.gethostname()}:{os.getpid()}"
+    return _worker(os.getpid())
+
+
+@functools.lru_cache(maxsize=1)
+def _worker(process: int) -> str:
+    return f"{socket.gethostname()}:{process}"
 
 
 def _version(ended: Ended) -> str:

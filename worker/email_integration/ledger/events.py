@@ -8,14 +8,14 @@ from __future__ import annotations
 import functools
 import logging
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from django.dispatch import Signal
 
 from email_integration import conf, recursion, signals
 from email_integration.models import Delivery, Status
-from email_integration.on_commit import after_commit
+from email_integration.on_commit import Act, after_commit, after_commit_each
 from email_integration.outcomes.classification import InDoubt, Outcome
 from email_integration.timezones import aware
 
@@ -23,32 +23,32 @@ from .records import Ended
 from .rows import database, is_readable
 
 
-def outcome(ended: Ended, before: list[dict[str, Any]]) -> None:
-    """Announce how an attempt ended, once it is committed; ``before`` is how the recipients stood."""
+def outcome(ended: Ended, before: list[dict[str, Any]]) -> list[Act]:
+    """What announces how an attempt ended, once it is committed; ``before`` is how the recipients stood."""
     delivery = ended.delivery
-    attempted(ended)
-    settled = {item["address"] for item in before if item["status"] != "pending"}
-    for item in delivery.recipients:
-        if item["status"] == "failed" and item["address"] not in settled:
-            _send(signals.recipient_refused, delivery, recipient=dict(item))
+    acts = attempted(ended)
+    failed = [item for item in delivery.recipients if item["status"] == "failed"]
+    if failed:
+        settled = {item["address"] for item in before if item["status"] != "pending"}
+        for item in failed:
+            if item["address"] not in settled:
+                acts += _signalled(signals.recipient_refused, delivery, recipient=dict(item))
     if isinstance(ended.outcome, InDoubt):
-        _send(signals.delivery_in_doubt, delivery)
-    _send_end(delivery)
+        acts += _signalled(signals.delivery_in_doubt, delivery)
+    return acts + _end(delivery)
 
 
-def end(delivery: Delivery) -> None:
-    """Announce that a delivery is finished without an attempt, once that is committed."""
-    moved(delivery)
-    _send_end(delivery)
+def end(delivery: Delivery) -> list[Act]:
+    """What announces that a delivery is finished without an attempt, once that is committed."""
+    return moved(delivery) + _end(delivery)
 
 
-def _send_end(delivery: Delivery) -> None:
-    signal = _OF_STATUS.get(Status(delivery.status))
-    if signal is not None:
-        _send(signal, delivery)
+def _end(delivery: Delivery) -> list[Act]:
+    signal = _OF_STATUS.get(delivery.status)
+    return [] if signal is None else _signalled(signal, delivery)
 
 
-_OF_STATUS = {
+_OF_STATUS: dict[str, Signal] = {
     Status.ACCEPTED: signals.delivery_accepted,
     Status.FAILED: signals.delivery_failed,
     Status.QUARANTINED: signals.delivery_failed,
@@ -56,29 +56,19 @@ _OF_STATUS = {
 }
 
 
-def _send(signal: Signal, delivery: Delivery, **arguments: Any) -> None:
-    if not signal.has_listeners(Delivery):
-        return
+def _signalled(signal: Signal, delivery: Delivery, **arguments: Any) -> list[Act]:
+    # Most have no receivers, and to ask the signal about a sender takes as long as all the rest.
+    if not (signal.receivers and signal.has_listeners(Delivery)):
+        return []
     # Django logs what a receiver raises.
     tell = functools.partial(signal.send_robust, sender=Delivery, delivery=delivery, **arguments)
-    after_commit("tell of a delivery", _about(delivery, tell), using=database())
-
-
-def _about(delivery: Delivery, act: Callable[[], object]) -> Callable[[], object]:
-    """Do it as one that is about this delivery: what others have come to that are recorded with it is no matter."""
-    kept = delivery.options
-
-    def about() -> None:
-        with recursion.within_delivery(kept):
-            act()
-
-    return about
+    return [("tell of a delivery", functools.partial(recursion.within_delivery, delivery.options, tell))]
 
 
 #: Of all these lines, whatever module they come from.
 logger = logging.getLogger("email_integration.delivery")
 
-_LEVELS = {
+_LEVELS: dict[str, int] = {
     Status.FAILED: logging.WARNING,
     Status.EXPIRED: logging.WARNING,
     Status.IN_DOUBT: logging.WARNING,
@@ -90,51 +80,58 @@ _ENHANCED = re.compile(r"[245]\.\d{1,3}\.\d{1,3}(?!\S)")
 
 
 def submitted(delivery: Delivery) -> None:
-    """A mail was submitted, once that is committed."""
+    """A mail was submitted: log it once that is committed."""
     # For whoever looks closely: the caller knows, and pays for each line.
     if logger.isEnabledFor(logging.DEBUG):
-        _say(delivery, logging.DEBUG, "Delivery %s: submitted", delivery.pk)
+        after_commit_each([_line(delivery, logging.DEBUG, "Delivery %s: submitted", delivery.pk)], using=database())
 
 
 def submitted_together(deliveries: Sequence[Delivery]) -> None:
-    """These mails were submitted, once that is committed: one line, however many they are."""
+    """These mails were submitted: log it once that is committed, in one line, however many they are."""
     if deliveries and logger.isEnabledFor(logging.DEBUG):
         say = functools.partial(logger.debug, "%d deliveries submitted together", len(deliveries))
         after_commit("log that mails were submitted", say, using=database())
 
 
-def attempted(ended: Ended) -> None:
-    """An attempt is recorded, once that is committed."""
+def attempted(ended: Ended) -> list[Act]:
+    """The line about an attempt that is recorded."""
     delivery, outcome, attempt = ended.delivery, ended.outcome, ended.attempt
-    level = _LEVELS.get(Status(delivery.status), logging.INFO)
-    if isinstance(outcome, InDoubt):
-        level = logging.WARNING
+    in_doubt = isinstance(outcome, InDoubt)
+    level = logging.WARNING if in_doubt else _LEVELS.get(delivery.status, logging.INFO)
     if not logger.isEnabledFor(level):
-        return
-    words, arguments = "Delivery %s: %s, attempt %d", [delivery.pk, _how(delivery, outcome), delivery.attempts]
+        return []
+    how = str(delivery.status)
+    if in_doubt and how == Status.DEFERRED:
+        how = "in doubt, to be sent again"
+    words, arguments = "Delivery %s: %s, attempt %d", [delivery.id, how, delivery.attempts]
     if delivery.smtp_config:
-        words, arguments = f"{words} by %s", [*arguments, delivery.smtp_config]
+        words += " by %s"
+        arguments.append(delivery.smtp_config)
     if attempt.duration is not None:
-        words, arguments = f"{words} in %.3f s", [*arguments, attempt.duration]
-    _say(
-        delivery,
-        level,
-        f"{words}: %s",
-        *arguments,
-        delivery.reason,
-        outcome=Status.IN_DOUBT.value if isinstance(outcome, InDoubt) else type(outcome).__name__.lower(),
-        phase=str(outcome.phase or ""),
-        duration=None if attempt.duration is None else round(attempt.duration, 6),
-        enhanced_code=enhanced_code(outcome),
-        cause=str(outcome.cause),
-    )
+        words += " in %.3f s"
+        arguments.append(attempt.duration)
+    return [
+        _line(
+            delivery,
+            level,
+            f"{words}: %s",
+            *arguments,
+            delivery.reason,
+            outcome=Status.IN_DOUBT.value if in_doubt else type(outcome).__name__.lower(),
+            phase=str(outcome.phase or ""),
+            duration=None if attempt.duration is None else round(attempt.duration, 6),
+            enhanced_code=enhanced_code(outcome),
+            cause=str(outcome.cause),
+        )
+    ]
 
 
-def moved(delivery: Delivery) -> None:
-    """A delivery was put off or came to its end without an attempt, once that is committed."""
-    level = _LEVELS.get(Status(delivery.status), logging.INFO)
-    if logger.isEnabledFor(level):
-        _say(delivery, level, "Delivery %s: %s: %s", delivery.pk, Status(delivery.status).value, delivery.reason)
+def moved(delivery: Delivery) -> list[Act]:
+    """The line about a delivery that was put off or came to its end without an attempt."""
+    level = _LEVELS.get(delivery.status, logging.INFO)
+    if not logger.isEnabledFor(level):
+        return []
+    return [_line(delivery, level, "Delivery %s: %s: %s", delivery.pk, str(delivery.status), delivery.reason)]
 
 
 def enhanced_code(outcome: Outcome) -> str:
@@ -143,16 +140,9 @@ def enhanced_code(outcome: Outcome) -> str:
     return found[0] if found else ""
 
 
-def _how(delivery: Delivery, outcome: Outcome) -> str:
-    status = Status(delivery.status)
-    if isinstance(outcome, InDoubt) and status is Status.DEFERRED:
-        return "in doubt, to be sent again"
-    return status.value
-
-
-def _say(delivery: Delivery, level: int, words: str, *arguments: Any, **fields: Any) -> None:
+def _line(delivery: Delivery, level: int, words: str, *arguments: Any, **fields: Any) -> Act:
     extra: dict[str, Any] = {
-        "delivery_id": delivery.pk,
+        "delivery_id": delivery.id,
         "status": str(delivery.status),
         "attempt": delivery.attempts or None,
         "configuration": delivery.smtp_config,
@@ -166,5 +156,14 @@ def _say(delivery: Delivery, level: int, words: str, *arguments: Any, **fields: 
     if conf.get("LOG_ADDRESSES") and is_readable(delivery):
         extra["recipients"] = [item["address"] for item in delivery.recipients]
         words, arguments = f"{words} to %s", (*arguments, ", ".join(extra["recipients"]))
-    say = functools.partial(logger.log, level, words, *arguments, extra=extra)
-    after_commit("log what became of a delivery", _about(delivery, say), using=database())
+    say = functools.partial(recursion.within_delivery, delivery.options, _log, level, words, arguments, extra)
+    return "log what became of a delivery", say
+
+
+def _log(level: int, words: str, arguments: tuple[Any, ...], extra: dict[str, Any]) -> None:
+    """Log a line without looking for the caller, which is here each time."""
+    logger.handle(logger.makeRecord(logger.name, level, *_HERE, words, arguments, None, "_log", extra))
+
+
+#: The file and the line of ``_log``.
+_HERE = _log.__code__.co_filename, _log.__code__.co_firstlineno

@@ -22,7 +22,7 @@ from django.db import connections, models
 from email_integration import django_internals
 from email_integration.models import FINAL, Delivery, DeliveryBatch, database_time
 
-from .sql import Move
+from .steps import Step, rows_of
 
 #: The columns that a record may change; each is written in any case, as the instance has it after its step.
 COLUMNS = (
@@ -44,7 +44,7 @@ class Answer:
 
 
 def record(
-    moves: Sequence[tuple[Move, Delivery]],
+    ready: Sequence[Step],
     *,
     batch: str,
     lease: float,
@@ -52,22 +52,21 @@ def record(
     closes: bool,
     using: str,
 ) -> Answer:
-    """Make those of the moves, each with its instance, that nothing has overtaken. Raises ``DatabaseError``.
+    """Make those of the steps that nothing has overtaken. Raises ``DatabaseError``.
 
-    The batch is renewed by ``lease`` seconds, or with ``closes`` deleted if all moves were made.
+    The batch is renewed by ``lease`` seconds, or with ``closes`` deleted if all steps were made.
     """
     connection = connections[using]
     kinds: dict[_Kind, list[dict[str, Any]]] = {}
-    for move, _delivery in moves:
-        for row in move.rows:
-            kind = _Kind(model=row.model, names=tuple(row.values), unique=row.unique, kept=tuple(row.kept))
-            kinds.setdefault(kind, []).append({"_of": move.pk, **_values(connection, row.model, row.values)})
-    changes = [_change(connection, move, delivery) for move, delivery in moves]
+    for step, rows in zip(ready, rows_of(ready), strict=True):
+        for row in rows:
+            kind = (row.model, tuple(row.values), row.unique, tuple(row.kept))
+            kinds.setdefault(kind, []).append({"_of": step.delivery.id, **row.values})
     text = _text(using, lease, tuple(kinds))
     parameters = [
-        *(batch, _json(changes)),
+        *(batch, _json([_change(step) for step in ready])),
         *map(_json, kinds.values()),
-        *(closes, len(moves), permitted or 0),
+        *(closes, len(ready), permitted or 0),
     ]
     with django_internals.cursor(connection) as cursor:
         cursor.execute(text, parameters)
@@ -76,58 +75,24 @@ def record(
     return Answer(
         is_owned=bool(is_owned),
         cancel_requested=bool(requested),
-        made=[move.pk in known for move, _delivery in moves],
+        made=[step.delivery.id in known for step in ready],
     )
 
 
-def _change(connection: Any, move: Move, delivery: Delivery) -> dict[str, Any]:
-    values = {name: delivery.__dict__[name] for name in COLUMNS}
+def _change(step: Step) -> dict[str, Any]:
+    known = step.delivery.__dict__
     return {
-        "id": move.pk,
-        "fence": move.fence,
+        "id": known["id"],
+        "fence": step.fence,
         # With the content's other columns; written over only where it goes.
-        "_drops": "content" in move.values,
-        "_not_final": bool(move.not_among) and FINAL.issubset(move.not_among),
-        **_values(connection, Delivery, values),
+        "_drops": "content" in step.values,
+        "_not_final": FINAL.issubset(step.not_among),
+        **{name: known[name] for name in COLUMNS},
     }
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Kind:
-    """Rows that are inserted alike."""
-
-    model: type[models.Model]
-    names: tuple[str, ...]
-    unique: str
-    kept: tuple[str, ...]
-
-
-def _values(connection: Any, model: type[models.Model], values: Any) -> dict[str, Any]:
-    prepared = {}
-    for name, prepare in _preparing(connection.alias, model, tuple(values)):
-        value = values[name]
-        prepared[name] = value if value is None or prepare is None else prepare(value)
-    return prepared
-
-
-@functools.lru_cache(maxsize=64)
-def _preparing(
-    alias: str, model: type[models.Model], names: tuple[str, ...]
-) -> list[tuple[str, Callable[[Any], Any] | None]]:
-    return [(name, _prepare(connections[alias], _field(model, name))) for name in names]
-
-
-def _prepare(connection: Any, field: Any) -> Callable[[Any], Any] | None:
-    """What makes a value of the field what JSON can hold; None where it is that."""
-    if isinstance(field, models.JSONField):
-        return None
-    if isinstance(field, models.DateTimeField):
-        return lambda moment: moment.isoformat()
-    if isinstance(field, models.CharField | models.TextField):
-        return str
-    if isinstance(field, models.BooleanField | models.IntegerField | models.FloatField):
-        return None
-    return lambda value: field.get_db_prep_save(value, connection)
+#: Rows that are inserted alike: of which model, the names of their fields, and ``sql.Row``'s 'unique' and 'kept'.
+_Kind = tuple[type[models.Model], tuple[str, ...], str, tuple[str, ...]]
 
 
 def _json(rows: Sequence[dict[str, Any]]) -> str:
@@ -184,17 +149,17 @@ def _text(alias: str, lease: float, kinds: tuple[_Kind, ...]) -> str:
 
 
 def _insert(connection: Any, kind: _Kind) -> str:
+    model, named, unique, kept = kind
     quoted = connection.ops.quote_name
-    names = ", ".join(_column(quoted, kind.model, name) for name in kind.names)
-    values = ", ".join(f"r.{quoted(name)}" for name in kind.names)
-    columns = ", ".join(f"{quoted(name)} {_type(connection, kind.model, name)}" for name in kind.names)
-    fields = [_field(kind.model, name) for name in kind.names]
-    changed = [one.column for one in fields if one.name not in (kind.unique, *kind.kept)]
-    rival = _field(kind.model, kind.unique) if kind.unique else None
+    names = ", ".join(_column(quoted, model, name) for name in named)
+    values = ", ".join(f"r.{quoted(name)}" for name in named)
+    columns = ", ".join(f"{quoted(name)} {_type(connection, model, name)}" for name in named)
+    fields = [_field(model, name) for name in named]
+    changed = [one.column for one in fields if one.name not in (unique, *kept)]
+    rival = _field(model, unique) if unique else None
     insert_into, over = django_internals.insert_words(connection, fields, unique=rival, updated=changed)
-    table = quoted(kind.model._meta.db_table)
     return (
-        f"{insert_into} {table} ({names}) SELECT {values} FROM json_to_recordset(%s::json) "
+        f"{insert_into} {quoted(model._meta.db_table)} ({names}) SELECT {values} FROM json_to_recordset(%s::json) "
         f"AS r(_of text, {columns}) JOIN moved ON moved.id = r._of {over}"
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import datetime as dt
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,9 +11,11 @@ from typing import Any
 from django.db import connections, transaction
 from django.db.models import F, Value
 from django.db.models.functions import Greatest
+from django.utils import timezone
 
 from email_integration import conf
 from email_integration.models import FINAL, Delivery, DeliveryAttempt, DeliveryBatch, Status, database_time
+from email_integration.on_commit import Act, after_commit_each
 from email_integration.outcomes import settlement
 from email_integration.outcomes.causes import Cause
 from email_integration.outcomes.classification import Accepted
@@ -43,16 +46,12 @@ def make(
     A change that was made already, and whose commit's answer was lost, is made; whose delivery has been moved since is
     not, unless the server accepted it. The instances of those made are brought up to date, and all told of it.
     """
-    with contextlib.ExitStack() as undoing:
-        made_ready: list[Step] = []
+    now = timezone.now()
+    with steps.undone_on_error() as ready:
         for change in changes:
-            step = _step(change, report=report)
-            undoing.enter_context(step.undone_on_error())
-            made_ready.append(step)
-        # Of this batch, whatever the instances say: they may have been recorded before.
-        moves = [replace(step.move, unless_changed={"batch": batch}) for step in made_ready]
-        answer = _record(moves, changes, batch=batch, permitted=permitted, closes=closes)
-    steps.finish(made_ready, answer.made)
+            ready.append(_step(change, report=report, now=now))
+        answer = _record(ready, batch=batch, permitted=permitted, closes=closes)
+    steps.finish(ready, answer.made)
     made = list(answer.made)
     missed = [number for number, is_made in enumerate(made) if not is_made]
     for number in missed:
@@ -62,10 +61,10 @@ def make(
     return Done(made=made, is_owned=answer.is_owned, cancel_requested=answer.cancel_requested)
 
 
-def _step(change: Change, *, report: bool) -> Step:
+def _step(change: Change, *, report: bool, now: dt.datetime | None = None) -> Step:
     delivery = change.delivery
     if isinstance(change, Ended):
-        return _of_ended(change, report=report)
+        return _of_ended(change, columns.after_attempt(change, now=now), report=report, not_among=FINAL, now=now)
     step = change.step(delivery)
     if delivery.cancel_requested and delivery.status not in FINAL:
         step.undo()
@@ -73,40 +72,47 @@ def _step(change: Change, *, report: bool) -> Step:
     return step
 
 
-def _of_ended(ended: Ended, *, report: bool, values: dict[str, Any] | None = None) -> Step:
+def _of_ended(
+    ended: Ended,
+    values: dict[str, Any],
+    *,
+    report: bool,
+    not_among: Collection[Status] = (),
+    now: dt.datetime | None = None,
+) -> Step:
     before = ended.delivery.recipients
-
-    def tell(delivery: Delivery) -> None:
-        events.outcome(ended, before)
-        instrumentation.installed().attempted(ended)
-
     return Step(
         ended.delivery,
-        columns.after_attempt(ended) if values is None else values,
-        rows=lambda: (columns.attempt_row(ended),),
+        values,
+        rows=lambda: (columns.attempt_row(ended, now=now),),
         report=report,
-        not_among=FINAL if values is None else (),
-        tell=tell,
+        not_among=not_among,
+        tell=lambda _: _told(ended, before),
     )
 
 
-def _record(
-    moves: Sequence[sql.Move], changes: Sequence[Change], *, batch: str, permitted: int | None, closes: bool
-) -> record_statement.Answer:
+def _told(ended: Ended, before: list[dict[str, Any]]) -> list[Act]:
+    """Tell of an attempt whose recipients stood so before; return what is to be done for that after the commit."""
+    instrumentation.installed().attempted(ended)
+    return events.outcome(ended, before)
+
+
+def _record(ready: Sequence[Step], *, batch: str, permitted: int | None, closes: bool) -> record_statement.Answer:
     using, lease = database(), float(conf.get("LEASE"))
     connection = connections[using]
     if connection.vendor == "postgresql":
         # In the transaction of another a savepoint, so that it survives what fails here.
         together = transaction.atomic(using=using) if connection.in_atomic_block else contextlib.nullcontext()
         with together:
-            pairs = [(move, change.delivery) for move, change in zip(moves, changes, strict=True)]
             return record_statement.record(
-                pairs, batch=batch, lease=lease, permitted=permitted, closes=closes, using=using
+                ready, batch=batch, lease=lease, permitted=permitted, closes=closes, using=using
             )
     with transaction.atomic(using=using):
         batches = DeliveryBatch.objects.using(using).filter(pk=batch)
         is_owned, requested = _lock(batches)
-        made = sql.make(moves, using=using) if is_owned and moves else [False] * len(moves)
+        made = [False] * len(ready)
+        if is_owned and ready:
+            made = sql.make(steps.moves(ready, batch=batch), using=using)
         if is_owned and closes and all(made):
             batches.delete()
         elif is_owned:
@@ -191,8 +197,7 @@ def _tell_again(ended: Ended, before: dict[str, Any]) -> None:
     delivery.__dict__.update(before)
     values = columns.after_attempt(ended)
     delivery.__dict__.update(values)
-    events.outcome(ended, before["recipients"])
-    instrumentation.installed().attempted(ended)
+    after_commit_each(_told(ended, before["recipients"]), using=database())
     delivery.__dict__.update(now)
 
 
@@ -209,10 +214,9 @@ def _accept_under_lock(ended: Ended, outcome: Accepted, *, report: bool) -> bool
         _settle_only(delivery, values)
         logged = dict(columns.attempt_row(ended).values)
         DeliveryAttempt.objects.using(database()).create(delivery_id=logged.pop("delivery"), **logged)
-        events.outcome(ended, before)
-        instrumentation.installed().attempted(ended)
+        after_commit_each(_told(ended, before), using=database())
         return True
-    return steps.make([_of_ended(ended, report=report, values=values)])[0]
+    return steps.make([_of_ended(ended, values, report=report)])[0]
 
 
 def _settle_only(delivery: Delivery, values: dict[str, Any]) -> None:

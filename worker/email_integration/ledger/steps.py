@@ -9,7 +9,7 @@ from typing import Any
 
 from email_integration.message import content
 from email_integration.models import Delivery, Status
-from email_integration.on_commit import after_commit
+from email_integration.on_commit import Act, after_commit_each
 
 from . import sql, task_queue
 from .rows import database
@@ -22,7 +22,7 @@ class Step:
     neither the fence nor the batch has changed. The delivery is claimed no longer once it is made. ``rows`` makes
     further rows, to be written only if it is made, and is called once the instance is as it will be. With ``report``
     the result is stored. ``tell`` is called with the delivery once it is made, before the commit where there is a
-    transaction.
+    transaction, and returns what is to be done after that.
     """
 
     def __init__(
@@ -34,49 +34,51 @@ class Step:
         report: bool = False,
         among: Collection[Status] = (),
         not_among: Collection[Status] = (),
-        tell: Callable[[Delivery], None] | None = None,
+        tell: Callable[[Delivery], Sequence[Act]] | None = None,
     ) -> None:
         self.delivery = delivery
+        self.fence, self.batch = delivery.fence, delivery.batch
+        self.values = {**values, "batch": ""} if self.batch else values
+        self.reports = report
+        self.among, self.not_among = among, not_among
         self._before = dict(delivery.__dict__)
-        self._reports = report
         self._tell = tell
-        fence, batch = delivery.fence, delivery.batch
-        values = {**values, "batch": ""} if batch else values
-        with self.undone_on_error():
-            delivery.__dict__.update(values, fence=fence + 1)
-            reported = task_queue.installed().report(delivery) if report else ()
-            self.move = sql.Move(
-                pk=delivery.pk,
-                fence=fence,
-                values=values,
-                among=among,
-                not_among=not_among,
-                unless_changed={"batch": batch},
-                rows=(*rows(), *reported),
-            )
+        try:
+            delivery.__dict__.update(self.values, fence=self.fence + 1)
+            self.rows = tuple(rows())
+        except BaseException:
+            self.undo()
+            raise
 
-    def made(self) -> None:
-        """Do what is to be done once it is committed."""
+    def made(self) -> list[Act]:
+        """Say that it is made; return what is to be done once it is committed."""
+        acts: list[Act] = []
         file = self._before.get("content_file")
         if file and not self.delivery.content_file:
-            after_commit("delete a content", functools.partial(content.remove_file, file), using=database())
-        if self._reports:
-            elsewhere = functools.partial(task_queue.installed().report_elsewhere, self.delivery)
-            after_commit("store a result", elsewhere, using=database())
+            acts.append(("delete a content", functools.partial(content.remove_file, file)))
         if self._tell is not None:
-            self._tell(self.delivery)
+            acts += self._tell(self.delivery)
+        return acts
 
     def undo(self) -> None:
         """Leave the instance as it was, so that it can be tried again."""
         _restore(self.delivery, self._before)
 
-    def undone_on_error(self) -> contextlib.AbstractContextManager[None]:
-        """Undo it when what happens inside fails."""
-        return _restored_on_error(self.delivery, self._before)
-
 
 #: What makes a step of a delivery as it is now.
 Maker = Callable[[Delivery], Step]
+
+
+@contextlib.contextmanager
+def undone_on_error() -> Iterator[list[Step]]:
+    """Give a list for steps, which are undone when what happens inside fails."""
+    steps: list[Step] = []
+    try:
+        yield steps
+    except BaseException:
+        for step in reversed(steps):
+            step.undo()
+        raise
 
 
 def make(those: Iterable[Step]) -> list[bool]:
@@ -84,32 +86,64 @@ def make(those: Iterable[Step]) -> list[bool]:
 
     Best given as they are made: if one cannot be, those before it are undone as well.
     """
-    steps = []
-    with contextlib.ExitStack() as undoing:
-        for step in those:
-            undoing.enter_context(step.undone_on_error())
-            steps.append(step)
-        made = sql.make([step.move for step in steps], using=database()) if steps else []
+    with undone_on_error() as steps:
+        steps.extend(those)
+        made = sql.make(moves(steps), using=database()) if steps else []
     finish(steps, made)
     return made
 
 
+def moves(steps: Sequence[Step], *, batch: str | None = None) -> list[sql.Move]:
+    """What these steps write; with ``batch`` while they are claimed with it, whatever their instances say."""
+    return [
+        sql.Move(
+            pk=step.delivery.pk,
+            fence=step.fence,
+            values=step.values,
+            among=step.among,
+            not_among=step.not_among,
+            unless_changed={"batch": step.batch if batch is None else batch},
+            rows=rows,
+        )
+        for step, rows in zip(steps, rows_of(steps), strict=True)
+    ]
+
+
+def rows_of(steps: Sequence[Step]) -> list[Sequence[sql.Row]]:
+    """The rows of each step, with those that tell its result."""
+    reported = task_queue.installed().report([step.delivery for step in steps if step.reports])
+    if not reported:
+        return [step.rows for step in steps]
+    return [(*step.rows, *(reported.get(step.delivery.pk, ()) if step.reports else ())) for step in steps]
+
+
 def finish(steps: Sequence[Step], made: Sequence[bool]) -> None:
     """Do what is to be done after those steps that were made, and undo the others."""
+    acts: list[Act] = []
+    reported: list[Delivery] = []
     for step, is_made in zip(steps, made, strict=True):
-        if is_made:
-            step.made()
-        else:
+        if not is_made:
             step.undo()
+            continue
+        acts += step.made()
+        if step.reports:
+            reported.append(step.delivery)
+    # First of all: a receiver of a signal may look for the result.
+    acts = [*_reports_elsewhere(reported), *acts]
+    after_commit_each(acts, using=database())
 
 
-def unchanged_on_error(delivery: Delivery) -> contextlib.AbstractContextManager[None]:
-    """Leave the instance as it is now when what happens inside fails."""
-    return _restored_on_error(delivery, dict(delivery.__dict__))
+def _reports_elsewhere(deliveries: Sequence[Delivery]) -> list[Act]:
+    queue = task_queue.installed()
+    if not (deliveries and queue.reports_elsewhere()):
+        return []
+    return [("store a result", functools.partial(queue.report_elsewhere, one)) for one in deliveries]
 
 
 @contextlib.contextmanager
-def _restored_on_error(delivery: Delivery, before: Mapping[str, Any]) -> Iterator[None]:
+def unchanged_on_error(delivery: Delivery) -> Iterator[None]:
+    """Leave the instance as it is now when what happens inside fails."""
+    before = dict(delivery.__dict__)
     try:
         yield
     except BaseException:

@@ -46,8 +46,11 @@ class TaskQueue(Protocol):
     def priority_of(self, delivery: Delivery) -> int | None:
         """The number that the caller has given for the task, None for none."""
 
-    def report(self, delivery: Delivery) -> Sequence[Row]:
-        """The rows that tell whoever waits for the delivery how it stands, to be written with it in one commit."""
+    def report(self, deliveries: Collection[Delivery]) -> Mapping[str, Sequence[Row]]:
+        """The rows that tell how these deliveries stand, by their ids, to be written with them in one commit."""
+
+    def reports_elsewhere(self) -> bool:
+        """Whether that is told in another way, by ``report_elsewhere``."""
 
     def report_elsewhere(self, delivery: Delivery) -> None:
         """Tell it where there is no such row; called once the delivery is committed."""
@@ -78,8 +81,11 @@ class _Nobody:
     def priority_of(self, delivery: Delivery) -> int | None:
         return None
 
-    def report(self, delivery: Delivery) -> Sequence[Row]:
-        return ()
+    def report(self, deliveries: Collection[Delivery]) -> Mapping[str, Sequence[Row]]:
+        return {}
+
+    def reports_elsewhere(self) -> bool:
+        return False
 
     def report_elsewhere(self, delivery: Delivery) -> None:
         pass

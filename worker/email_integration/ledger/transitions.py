@@ -104,7 +104,7 @@ def without_texts(change: Change, delivery: Delivery) -> Step:
         tell = events.end if values["status"] in FINAL else events.moved
     else:
         step = change.step(delivery)
-        values, tell = dict(step.move.values), None
+        values, tell = dict(step.values), None
         step.undo()
     kept = {name: values[name] for name in _STANDING if name in values}
     if "recipients" in values:

@@ -87,12 +87,21 @@ def is_in_chord(kept: str) -> bool:
 
 def follows(kept: str) -> bool:
     """Whether anything is to happen once the mail is settled."""
-    return any(name in _CONTINUATION for name in as_options(kept))
+    # Of most rows this is known without reading what they keep.
+    return any(f'"{name}"' in kept for name in _CONTINUATION) and any(
+        name in _CONTINUATION for name in as_options(kept)
+    )
+
+
+def ignores_result(kept: str) -> bool:
+    """Whether the result of the mail is not to be stored."""
+    return kept == NO_RESULT or ('"ignore_result"' in kept and bool(as_options(kept).get("ignore_result")))
 
 
 def task_id_of(delivery: Delivery) -> str:
     """The id under which the mail was called: the delivery's own, unless it was prepared."""
-    return str(as_options(delivery.options).get("task_id") or delivery.pk)
+    kept = delivery.options
+    return str((as_options(kept).get("task_id") if '"task_id"' in kept else None) or delivery.pk)
 
 
 def request_of(delivery: Delivery) -> Context:

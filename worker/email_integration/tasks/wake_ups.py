@@ -10,6 +10,7 @@ from typing import Any
 
 from celery import Task, states
 from celery.app.task import Context
+from celery.backends.base import DisabledBackend
 from celery.utils import uuid
 from django.db import DatabaseError, InterfaceError, transaction
 from kombu import Producer
@@ -99,20 +100,24 @@ class CeleryTaskQueue(Publisher):
             settle = functools.partial(self._settle, task_id, first)
             after_commit("store a result", settle, using=rows.database())
 
-    def report(self, delivery: Delivery) -> Sequence[Row]:
+    def report(self, deliveries: Collection[Delivery]) -> Mapping[str, Sequence[Row]]:
         """The result rows, where they lie in the database of deliveries."""
         backend = self._dispatch.backend
         if not results.is_beside_deliveries(backend):
-            return ()
-        return [results.row(backend, task_id, delivery) for task_id in _waited_for(delivery)]
+            return {}
+        return {one.pk: [results.row(backend, task_id, one) for task_id in _waited_for(one)] for one in deliveries}
+
+    def reports_elsewhere(self) -> bool:
+        """Whether results are kept, and not in the database of deliveries."""
+        backend = self._dispatch.backend
+        return not (isinstance(backend, DisabledBackend) or results.is_beside_deliveries(backend))
 
     def report_elsewhere(self, delivery: Delivery) -> None:
-        """Store the result where it is kept anywhere else."""
-        backend = self._dispatch.backend
-        if not results.is_beside_deliveries(backend):
-            state, result = results.state_of(delivery)
-            for task_id in _waited_for(delivery):
-                backend.store_result(task_id, result, state, request=canvas.request_of(delivery))
+        """Store the result with Celery's backend."""
+        state, result = results.state_of(delivery)
+        for task_id in _waited_for(delivery):
+            request = canvas.request_of(delivery)
+            self._dispatch.backend.store_result(task_id, result, state, request=request)
 
     def _settle(self, task_id: str, delivery: Delivery) -> None:
         """Have ``task_id`` end with how the delivery stands, be that its end or not."""
@@ -237,7 +242,7 @@ def _wake(dispatch: Task[Any, Any], queue: str, options: dict[str, Any], joins: 
 
 def _waited_for(delivery: Delivery) -> set[str]:
     """The ids whose results somebody may wait for."""
-    if canvas.as_options(delivery.options).get("ignore_result"):
+    if canvas.ignores_result(delivery.options):
         return set()
     return {delivery.pk, canvas.task_id_of(delivery)}
 

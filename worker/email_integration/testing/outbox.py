@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import overload
 
 from django.db.models import QuerySet
@@ -103,8 +103,11 @@ class _Muffled:
     def priority_of(self, delivery: Delivery) -> int | None:
         return self._muffled.priority_of(delivery)
 
-    def report(self, delivery: Delivery) -> Sequence[Row]:
-        return self._muffled.report(delivery)
+    def report(self, deliveries: Collection[Delivery]) -> Mapping[str, Sequence[Row]]:
+        return self._muffled.report(deliveries)
+
+    def reports_elsewhere(self) -> bool:
+        return self._muffled.reports_elsewhere()
 
     def report_elsewhere(self, delivery: Delivery) -> None:
         self._muffled.report_elsewhere(delivery)
