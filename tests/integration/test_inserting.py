@@ -272,7 +272,7 @@ def test_an_instance_is_shown_to_those_who_listen() -> None:
 def test_a_stored_instance_reads_what_it_does_not_know() -> None:
     stored = made(message_id="<one@example.com>")
     stored.save()
-    bare = django_internals.stored_instance(Delivery, {"id": stored.pk}, using="default")
+    [bare] = django_internals.stored_instances(Delivery, [{"id": stored.pk}], using="default")
     with CaptureQueriesContext(connection) as asked:
         assert bare.message_id == "<one@example.com>"
     assert len(asked) == 1

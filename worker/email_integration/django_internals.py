@@ -53,15 +53,18 @@ def read_setting(name: str) -> Any:
     return getattr(settings._wrapped, name)  # type: ignore[misc]  # not in its stub
 
 
-def cursor(connection: Any) -> Any:
+def cursor(connection: Any, *, binary: bool = False) -> Any:
     """Return a cursor whose statements the server can keep.
 
     On PostgreSQL the values travel apart from the text (psycopg's 'prepare_threshold'). Django's usual cursor puts them
-    into the text: each statement is another one then, to be planned anew.
+    into the text: each statement is another one then, to be planned anew. With ``binary`` psycopg gets what is asked
+    for in PostgreSQL's own format, as is best for octets; Django knows texts, numbers and booleans of it alone.
     """
     if not keeps_types(connection):
         return connection.cursor()
     bare = _bare_cursor(connection)
+    if binary:
+        bare.format = _BINARY
     return connection.make_debug_cursor(bare) if connection.queries_logged else connection.make_cursor(bare)
 
 
@@ -158,6 +161,9 @@ def _result(opened: Any) -> Any:
 _PREPARED = "_email_integration_prepared"
 
 _numbers = itertools.count()
+
+#: ``psycopg.pq.Format``.
+_BINARY = 1
 
 #: ``psycopg.pq.ExecStatus`` and ``DiagnosticField``; and invalid_sql_statement_name (PostgreSQL's documentation,
 #: appendix A): other code has had the server forget it.
@@ -262,12 +268,17 @@ def new_instance(model: type[_Row], values: Mapping[str, Any]) -> _Row:
     return made
 
 
-def stored_instance(model: type[_Row], values: Mapping[str, Any], *, using: str) -> _Row:
-    """Return an instance of a row of which only these values are known; another is read when it is asked for."""
-    made = _with_state(model)
-    made.__dict__.update(values)
-    mark_stored(made, using=using)
-    return made
+def stored_instances(model: type[_Row], rows: Iterable[Mapping[str, Any]], *, using: str) -> list[_Row]:
+    """Return an instance of each row, of which only these values are known; another is read when it is asked for."""
+    if pre_init.has_listeners(model) or post_init.has_listeners(model):
+        return [model.from_db(using, list(row), list(row.values())) for row in rows]
+    found = []
+    for row in rows:
+        made = _with_state(model)
+        made.__dict__.update(row)
+        mark_stored(made, using=using)
+        found.append(made)
+    return found
 
 
 def mark_stored(instance: models.Model, *, using: str) -> None:

@@ -131,7 +131,7 @@ def _claim(
         permitted=len(claimed.deliveries) if row.permitted is None else row.permitted,
         lease_ends=asked_at + row.lease,
         is_full=claimed.is_full,
-        open={one.pk for one in claimed.deliveries},
+        open={one.id for one in claimed.deliveries},
     )
 
 
@@ -142,7 +142,7 @@ def record(batch: Batch, changes: Sequence[Change], *, permitted: int | None = N
     stored. After the commit signals and log lines tell of each. Raises ``DatabaseError``; then it is to be recorded
     again, which does nothing to what was recorded in fact. With no changes the lease is renewed.
     """
-    ids = [change.delivery.pk for change in changes]
+    ids = [change.delivery.id for change in changes]
     if len(set(ids)) != len(ids):
         raise ValueError("A delivery is recorded once at a time.")
     closes = batch.open.issubset(ids)

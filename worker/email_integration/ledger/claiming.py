@@ -90,7 +90,7 @@ def _claim_in_one_statement(connection: Any, wanted: Wanted, row: Row, asked_at:
         parameters += [list(wanted.only)] if wanted.only else []
     parameters += [row.id, row.id, row.owner, row.permitted]
     parameters += [row.smtp_config, row.config_version, row.from_email]
-    with django_internals.cursor(connection) as cursor:
+    with django_internals.cursor(connection, binary=True) as cursor:
         cursor.execute(text, parameters)
         found = cursor.fetchall()
     if not found:
@@ -98,7 +98,7 @@ def _claim_in_one_statement(connection: Any, wanted: Wanted, row: Row, asked_at:
     *_, moment, candidates = found[0]
     moment = as_stored(dt.datetime.fromtimestamp(moment, dt.UTC))
     clock.learn(moment, asked_at=asked_at, using=connection.alias)
-    deliveries = [instances.of_row(connection, values) for values in found]
+    deliveries = instances.of_rows(connection, found)
     return Claimed(deliveries=deliveries, is_full=candidates >= wanted.limit or candidates > len(deliveries))
 
 
@@ -163,8 +163,10 @@ def _statement(alias: str, shape: _Shape, lease: float) -> str:
         f"content_size > {LARGE} OR returned >= {SUSPECT} AS is_alone FROM q{number}"
         for number in range(len(shape.branches))
     )
-    columns = ", ".join(f"d.{quoted(column)}" for column in instances.columns()[:-1])
-    names = ", ".join(quoted(column) for column in instances.columns()[:-1])
+    names = [quoted(column) for column in instances.columns()[:-1]]
+    columns = ", ".join(
+        f"{what} AS {name}" for what, name in zip(instances.selected(connection, "d"), names, strict=True)
+    )
     content = quoted("content")
     parts += [
         f"c AS MATERIALIZED (SELECT *, row_number() OVER w AS n, first_value(is_alone) OVER w AS first_is_alone, "
@@ -183,7 +185,8 @@ def _statement(alias: str, shape: _Shape, lease: float) -> str:
     ]
     # The moment as a number: the driver takes long over each time, and this one is in each row.
     moment = f"extract(epoch FROM {now})::float8"
-    return f"WITH {', '.join(parts)} SELECT {names}, {content}, {moment}, (SELECT count(*) FROM c) FROM u ORDER BY n"
+    asked = ", ".join((*names, content, moment, "(SELECT count(*) FROM c)"))
+    return f"WITH {', '.join(parts)} SELECT {asked} FROM u ORDER BY n"
 
 
 # -- MariaDB, MySQL and SQLite --------------------------------------------------------------------------------------
@@ -218,7 +221,8 @@ def _claim_in_transaction(connection: Any, wanted: Wanted, row: Row, asked_at: f
         batches.filter(pk="").update(suspected_at=None)
     now = database_time.sql(connection.vendor)
     by_ids = _by_ids(wanted)
-    names = ", ".join(quoted(column) for column in instances.columns()[:-1])
+    table = quoted(Delivery._meta.db_table)
+    selected = ", ".join(instances.selected(connection, table))
     content = quoted("content")
     locking = _locking(connection)
     found: list[Any] = []
@@ -226,8 +230,8 @@ def _claim_in_transaction(connection: Any, wanted: Wanted, row: Row, asked_at: f
         for is_own, lane in _shape(wanted).branches:
             condition = _condition(connection.vendor, quoted, is_own=is_own, lane=lane, now=now, by_ids=by_ids)
             cursor.execute(
-                f"SELECT {names}, CASE WHEN length({content}) <= {_SMALL} THEN {content} END, {now} "
-                f"FROM {quoted(Delivery._meta.db_table)} WHERE {condition} "
+                f"SELECT {selected}, CASE WHEN length({content}) <= {_SMALL} THEN {content} END, {now} "
+                f"FROM {table} WHERE {condition} "
                 f"ORDER BY next_at LIMIT {int(wanted.limit) - len(found)} {locking}".rstrip(),
                 [*([wanted.queue] if is_own else []), *wanted.only],
             )
@@ -237,7 +241,7 @@ def _claim_in_transaction(connection: Any, wanted: Wanted, row: Row, asked_at: f
     if not found:
         return Claimed(deliveries=[], is_full=False)
     clock.learn(clock.as_moment(found[0][-1], using=using), asked_at=asked_at, using=using)
-    candidates = [instances.of_row(connection, values) for values in found]
+    candidates = instances.of_rows(connection, found)
     taken = _chosen(candidates)
     _take(taken, row, using=using)
     return Claimed(deliveries=taken, is_full=len(candidates) >= wanted.limit or len(candidates) > len(taken))

@@ -33,7 +33,7 @@ def after_attempt(ended: Ended, *, now: dt.datetime | None = None) -> dict[str, 
     delivery, outcome, attempt = ended.delivery, ended.outcome, ended.attempt
     recipients = settlement.settle(withheld(delivery.recipients, ended.withheld), outcome)
     verdict = settlement.judge(recipients, outcome)
-    common = {
+    common: dict[str, Any] = {
         "recipients": recipients,
         "attempts": delivery.attempts + 1,
         "smtp_config": (attempt.route.name if attempt.route else "") or attempt.smtp_config or delivery.smtp_config,
@@ -41,8 +41,12 @@ def after_attempt(ended: Ended, *, now: dt.datetime | None = None) -> dict[str, 
         "worker": attempt.worker or this_worker(),
         "returned": 0,
         "waits_for_relay": False,
-        **_sent_with(ended),
     }
+    if attempt.from_header and delivery.from_at is not None:
+        common |= {"from_header": attempt.from_header, "sender": attempt.sender}
+    if attempt.redirected_to:
+        # What was redirected once stays recorded: a mail may be tried again under other settings.
+        common["redirected_to"] = attempt.redirected_to
     if verdict.status is None and delivery.cancel_requested:
         recipients = settlement.give_up(recipients, Cause.CANCELLED, Cause.CANCELLED.words)
         verdict = cancelled(delivery, recipients)
@@ -154,17 +158,6 @@ def _worker(process: int) -> str:
 def _version(ended: Ended) -> str:
     route = ended.attempt.route
     return route.version if isinstance(route, Relay) else ended.attempt.config_version
-
-
-def _sent_with(ended: Ended) -> dict[str, Any]:
-    delivery, attempt = ended.delivery, ended.attempt
-    values: dict[str, Any] = {}
-    if delivery.from_at is not None and attempt.from_header:
-        values |= {"from_header": attempt.from_header, "sender": attempt.sender}
-    if attempt.redirected_to:
-        # What was redirected once stays recorded: a mail may be tried again under other settings.
-        values["redirected_to"] = attempt.redirected_to
-    return values
 
 
 def _without_sender(delivery: Delivery) -> dict[str, Any]:

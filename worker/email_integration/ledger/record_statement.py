@@ -1,7 +1,7 @@
 """The statement by which PostgreSQL records what happened to any number of a batch's deliveries, in one round trip.
 
-Its text is the same for any number, so that the server can keep it. The values travel as JSON, one array for each
-table, which PostgreSQL turns into rows; what they are checked against and what they change is done in one commit.
+Its text is the same for any number, so that the server can keep it. The values travel as JSON, which PostgreSQL turns
+into rows; what they are checked against and what they change is done in one commit.
 """
 
 # Names of tables and columns alone are put into the text, and numbers.
@@ -12,9 +12,9 @@ from __future__ import annotations
 import datetime as dt
 import functools
 import json
-import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any
 
 from django.db import connections, models
@@ -57,17 +57,16 @@ def record(
     The batch is renewed by ``lease`` seconds, or with ``closes`` deleted if all steps were made.
     """
     connection = connections[using]
-    kinds: dict[_Kind, list[dict[str, Any]]] = {}
+    kinds: dict[_Kind, list[tuple[Any, ...]]] = {}
     for step, rows in zip(ready, rows_of(ready), strict=True):
         for row in rows:
             kind = (row.model, tuple(row.values), row.unique, tuple(row.kept))
-            kinds.setdefault(kind, []).append({"_of": step.delivery.id, **row.values})
+            kinds.setdefault(kind, []).append((step.delivery.id, *row.values.values()))
+    parameters: list[Any] = [batch, *_packed(_CHANGE, [_change(step) for step in ready])]
+    for kind, found in kinds.items():
+        parameters += _packed(("_of", *kind[1]), found)
+    parameters += [closes, len(ready), permitted or 0]
     text = _text(using, lease, tuple(kinds))
-    parameters = [
-        *(batch, _json([_change(step) for step in ready])),
-        *map(_json, kinds.values()),
-        *(closes, len(ready), permitted or 0),
-    ]
     with django_internals.cursor(connection) as cursor:
         cursor.execute(text, parameters)
         is_owned, requested, made = cursor.fetchone()
@@ -79,32 +78,41 @@ def record(
     )
 
 
-def _change(step: Step) -> dict[str, Any]:
+#: What is sent of each step. The content, with its other columns, is written over only where it goes.
+_CHANGE = ("id", "fence", "_drops", "_not_final", *COLUMNS)
+
+_of_columns = itemgetter(*COLUMNS)
+
+
+def _change(step: Step) -> tuple[Any, ...]:
     known = step.delivery.__dict__
-    return {
-        "id": known["id"],
-        "fence": step.fence,
-        # With the content's other columns; written over only where it goes.
-        "_drops": "content" in step.values,
-        "_not_final": FINAL.issubset(step.not_among),
-        **{name: known[name] for name in COLUMNS},
-    }
+    return known["id"], step.fence, "content" in step.values, FINAL.issubset(step.not_among), *_of_columns(known)
 
 
 #: Rows that are inserted alike: of which model, the names of their fields, and ``sql.Row``'s 'unique' and 'kept'.
 _Kind = tuple[type[models.Model], tuple[str, ...], str, tuple[str, ...]]
 
 
-def _json(rows: Sequence[dict[str, Any]]) -> str:
-    return json.dumps(rows, default=_other, ensure_ascii=False, separators=(",", ":"))
+def _packed(names: Sequence[str], rows: Sequence[Sequence[Any]]) -> tuple[str, str]:
+    """Two JSON texts: an object of the values that all rows have alike, as most are, and an array of the others."""
+    alike, others = {}, []
+    for name, values in zip(names, zip(*rows, strict=True), strict=False):
+        if name not in _KEYS and values.count(values[0]) == len(values):
+            alike[name] = values[0]
+        else:
+            others.append((name, values))
+    unlike = [name for name, _ in others]
+    each = [dict(zip(unlike, row, strict=True)) for row in zip(*(values for _, values in others), strict=True)]
+    return _json(alike), _json(each)
 
 
-def _other(value: object) -> str:
-    if isinstance(value, dt.datetime | dt.date | dt.time):
-        return value.isoformat()
-    if isinstance(value, uuid.UUID):
-        return str(value)
-    raise TypeError(f"A {type(value).__name__} cannot be recorded.")
+#: By these a row is found: each has its own.
+_KEYS = ("id", "_of")
+
+
+def _json(value: object) -> str:
+    # What JSON has no word for are datetimes alone: of anything else this raises TypeError.
+    return json.dumps(value, default=dt.datetime.isoformat, ensure_ascii=False, separators=(",", ":"))
 
 
 # -- its text -------------------------------------------------------------------------------------------------------
@@ -120,11 +128,12 @@ def _text(alias: str, lease: float, kinds: tuple[_Kind, ...]) -> str:
     assigned = ", ".join(f"{of(name)} = x.{quoted(name)}" for name in COLUMNS)
     final = ", ".join(f"'{status.value}'" for status in FINAL)
     content = of("content")
-    columns = ", ".join(f"{quoted(name)} {_type(connection, Delivery, name)}" for name in ("id", "fence", *COLUMNS))
+    types = {name: _type(connection, Delivery, name) for name in ("id", "fence", *COLUMNS)}
+    types |= {"_drops": "bool", "_not_final": "bool"}
     parts = [
         # Locked first, as by all who move a batch's mails.
         f"own AS MATERIALIZED (SELECT id, cancel_requested FROM {batches} WHERE id = %s FOR UPDATE)",
-        f"x AS MATERIALIZED (SELECT * FROM json_to_recordset(%s::json) AS t({columns}, _drops bool, _not_final bool))",
+        f"x AS MATERIALIZED ({_unpacked(quoted, types)})",
         # The status as an expression, that no index of states is ever preferred to the key.
         f"""moved AS (UPDATE {deliveries} d SET {assigned}, {of("fence")} = d.{of("fence")} + 1, {of("batch")} = '',
         {of("cancel_requested")} = d.{of("cancel_requested")} AND x.{quoted("finished_at")} IS NULL,
@@ -153,15 +162,24 @@ def _insert(connection: Any, kind: _Kind) -> str:
     quoted = connection.ops.quote_name
     names = ", ".join(_column(quoted, model, name) for name in named)
     values = ", ".join(f"r.{quoted(name)}" for name in named)
-    columns = ", ".join(f"{quoted(name)} {_type(connection, model, name)}" for name in named)
+    types = {"_of": "text", **{name: _type(connection, model, name) for name in named}}
     fields = [_field(model, name) for name in named]
     changed = [one.column for one in fields if one.name not in (unique, *kept)]
     rival = _field(model, unique) if unique else None
     insert_into, over = django_internals.insert_words(connection, fields, unique=rival, updated=changed)
     return (
-        f"{insert_into} {quoted(model._meta.db_table)} ({names}) SELECT {values} FROM json_to_recordset(%s::json) "
-        f"AS r(_of text, {columns}) JOIN moved ON moved.id = r._of {over}"
+        f"{insert_into} {quoted(model._meta.db_table)} ({names}) SELECT {values} "
+        # Looked up in a hash table. PostgreSQL, which does not know how many are moved, would join each with each.
+        f"FROM ({_unpacked(quoted, types)}) r WHERE (r._of IN (SELECT id FROM moved)) IS TRUE {over}"
     )
+
+
+def _unpacked(quoted: Callable[[str], str], types: Mapping[str, str]) -> str:
+    """Ask for the rows that ``_packed`` has packed, of columns of these types."""
+    columns = ", ".join(f"{quoted(name)} {kind}" for name, kind in types.items())
+    # A column is in one of the two for all rows, or NULL in both.
+    values = ", ".join(f"COALESCE(r.{quoted(name)}, a.{quoted(name)}) AS {quoted(name)}" for name in types)
+    return f"SELECT {values} FROM json_to_record(%s::json) AS a({columns}), json_to_recordset(%s::json) AS r({columns})"
 
 
 def _field(model: type[models.Model], name: str) -> Any:

@@ -41,18 +41,18 @@ def settle(recipients: list[Recipient], outcome: Outcome) -> list[Recipient]:
 def left(addresses: Iterable[str], outcome: Outcome) -> tuple[str, ...]:
     """Which of these addresses the outcome has not settled."""
     settled = settle([{"address": address, "status": "pending"} for address in addresses], outcome)
-    return tuple(item["address"] for item in settled if _is(item, "pending"))
+    return tuple(item["address"] for item in settled if item["status"] == "pending")
 
 
 def give_up(recipients: list[Recipient], cause: Cause, reason: str) -> list[Recipient]:
     """Settle those that nothing was decided about."""
     given_up = {"status": "failed", "reply": reason, "cause": cause.value, "reason": reason}
-    return [{**item, **given_up} if _is(item, "pending") else item for item in recipients]
+    return [{**item, **given_up} if item["status"] == "pending" else item for item in recipients]
 
 
 def judge(recipients: list[Recipient], outcome: Outcome) -> Verdict:
     """Say how a delivery stands whose recipients ``outcome`` has just settled."""
-    pending = [item for item in recipients if _is(item, "pending")]
+    pending = [item for item in recipients if item["status"] == "pending"]
     taken = accepted(recipients)
     if pending:
         if not isinstance(outcome, Accepted):
@@ -64,7 +64,7 @@ def judge(recipients: list[Recipient], outcome: Outcome) -> Verdict:
 
 def accepted(recipients: list[Recipient]) -> Verdict | None:
     """The verdict on a finished delivery that the server took for anybody; None when it took it for nobody."""
-    taken = [item for item in recipients if _is(item, "accepted")]
+    taken = [item for item in recipients if item["status"] == "accepted"]
     if not taken:
         return None
     for_some = "" if len(taken) == len(recipients) else f" for {len(taken)} of {len(recipients)} recipients"
@@ -73,7 +73,7 @@ def accepted(recipients: list[Recipient]) -> Verdict | None:
 
 def is_pending(recipients: list[Recipient]) -> bool:
     """Whether there is somebody left to send to."""
-    return any(_is(item, "pending") for item in recipients)
+    return any(item["status"] == "pending" for item in recipients)
 
 
 def names_erased(recipients: Any) -> bool:
@@ -83,11 +83,11 @@ def names_erased(recipients: Any) -> bool:
 
 
 def _settle(item: Recipient, outcome: Outcome) -> Recipient:
-    if isinstance(outcome, InDoubt) or _is(item, "accepted"):
+    if item["status"] == "accepted" or isinstance(outcome, InDoubt):
         return item
     if isinstance(outcome, Accepted) and item["address"] in outcome.accepted:
         return {"address": item["address"], "status": "accepted", "code": outcome.code}
-    if not _is(item, "pending"):
+    if item["status"] != "pending":
         return item
     reply = outcome.refused.get(item["address"])
     about_this = isinstance(outcome, Failed) and (outcome.recipients is None or item["address"] in outcome.recipients)
@@ -106,10 +106,6 @@ def _settle(item: Recipient, outcome: Outcome) -> Recipient:
 
 def _failed(item: Recipient, cause: Cause, why: str, *, code: int | None = None, reply: str = "") -> Recipient:
     return {**item, "status": "failed", "code": code, "reply": reply or why, "cause": cause.value, "reason": why}
-
-
-def _is(item: Recipient, status: str) -> bool:
-    return bool(item["status"] == status)
 
 
 def _said(reply: Reply) -> dict[str, Any]:

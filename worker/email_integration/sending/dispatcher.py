@@ -179,7 +179,7 @@ class _Dispatcher:
                 crew.permitted()
             else:
                 crew.leave(batch)
-            self._ended.update(str(one.work.delivery.current_status) for one in together)
+            self._ended.update([one.work.delivery.current_status for one in together])
             self._last_mail = time.monotonic()
         _pace.sent(len(done))
 
@@ -211,7 +211,7 @@ def claim(queue: str, *, journal: Journal | None, only: Sequence[str] = ()) -> t
         noted=functools.partial(_noted, journal),
     )
     if batch is not None:
-        points.reached("claimed", *(one.pk for one in batch.deliveries))
+        points.reached("claimed", *[one.id for one in batch.deliveries])
     return batch, route
 
 
@@ -232,7 +232,7 @@ def settle(batch: Batch, done: Sequence[Done]) -> batches.Recorded:
     """Record what is done of a batch, and do what follows from that."""
     changed = [(one, one.change) for one in done if one.change is not None]
     permitted = None if batch.permitted >= len(batch.deliveries) else batch.permitted + len(done)
-    ids = [change.delivery.pk for _, change in changed]
+    ids = [change.delivery.id for _, change in changed]
     points.reached("before the record", *ids)
     recorded = record(batch, [change for _, change in changed], permitted=permitted)
     points.reached("recorded", *ids)

@@ -150,12 +150,14 @@ def wake_others(change: Change, closed: Relay | None) -> None:
     """
     delivery = change.delivery
     ended = change if isinstance(change, records.Ended) else None
+    if not (delivery.waits_for_relay or (ended and ended.attempt.waited)):
+        return  # as most
     with contextlib.suppress(DatabaseError, InterfaceError):  # then they wait for their time, or for the next one
         if delivery.waits_for_relay:
             for_everybody = ended and isinstance(ended.outcome, Deferred) and ended.outcome.for_everybody
             route = ended.attempt.route if ended else closed
             _wake_if_mended(delivery, route, waits_at_gate=bool(closed or for_everybody))
-        elif ended and ended.attempt.waited and isinstance(ended.outcome, Accepted):
+        elif ended and isinstance(ended.outcome, Accepted):
             _open_gate(ended.attempt.route)
 
 

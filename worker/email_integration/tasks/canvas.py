@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import uuid
 from typing import Any
 
@@ -23,6 +24,8 @@ _CONTINUATION = ("link", "link_error", "chain", "chord")
 _TREE = ("root_id", "parent_id")
 _GROUP = ("group_id", "group_index")
 _KEPT = ("task_id", "ignore_result", *_CONTINUATION, *_TREE, *_GROUP, "priority")
+
+_MAY_FOLLOW = re.compile("|".join(f'"{name}"' for name in _CONTINUATION))
 
 #: What a mail has whose result nobody asks for.
 NO_RESULT = dumps({"ignore_result": True})
@@ -88,9 +91,7 @@ def is_in_chord(kept: str) -> bool:
 def follows(kept: str) -> bool:
     """Whether anything is to happen once the mail is settled."""
     # Of most rows this is known without reading what they keep.
-    return any(f'"{name}"' in kept for name in _CONTINUATION) and any(
-        name in _CONTINUATION for name in as_options(kept)
-    )
+    return bool(_MAY_FOLLOW.search(kept)) and any(name in _CONTINUATION for name in as_options(kept))
 
 
 def ignores_result(kept: str) -> bool:
