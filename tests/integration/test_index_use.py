@@ -22,11 +22,11 @@ from email_integration.dashboard.spans import SPANS, Interval
 from email_integration.dashboard.standing import oldest_waiting
 from email_integration.delivery import orphans, retention
 from email_integration.ledger import continuation, sql, transitions
-from email_integration.models import FINAL, Delivery, DeliveryBatch, RelayGate, Status
+from email_integration.models import FINAL, Delivery, DeliveryAttempt, DeliveryBatch, RelayGate, Status
 from email_integration.queue import retry_now
 from email_integration.queue.sweeper import sweep
 from email_integration.queue.waiting import backlog, oldest_due
-from tests.claims import claim
+from tests.claims import claim, claimed, record
 from tests.deliveries import RecordingTaskQueue, ago, submitted
 
 from .admin_site import logged_in
@@ -45,6 +45,7 @@ def _tidy(bell: RecordingTaskQueue) -> Iterator[None]:
 
 
 def empty() -> None:
+    DeliveryAttempt.objects.all().delete()
     with connection.cursor() as cursor:
         cursor.execute(f"DELETE FROM {TABLE}")
 
@@ -229,3 +230,28 @@ def test_a_mail_is_found_by_its_key_when_the_statistics_are_of_an_idle_hour(cond
         )
     plan = str([row[keys] for row in found])  # MariaDB names in other columns what it has not chosen
     assert not any(name in plan for name in INDEXES), plan
+
+
+def test_a_record_looks_up_each_of_its_mails_by_the_key() -> None:
+    """A database may believe that to read a whole table is faster, for as long as that is small."""
+    fill(6)
+    submit_many(EmailMessage("S", "B", "a@example.com", ["kim@example.com"]) for _ in range(300))
+    analyse()
+    batch = claimed()
+    explain, whole = {
+        "sqlite": ("EXPLAIN QUERY PLAN", f"SCAN {TABLE}"),
+        "mysql": ("EXPLAIN", "'ALL'"),
+        "postgresql": ("EXPLAIN", f"Seq Scan on {TABLE} "),
+    }[connection.vendor]
+    plans: list[str] = []
+
+    def look(execute: Callable[..., Any], text: str, values: Any, many: bool, context: dict[str, Any]) -> Any:
+        if re.search(rf"UPDATE [\"`]{TABLE}[\"`]", text) and not plans:
+            execute(f"{explain} {text}", values, many, context)
+            plans.append(str(context["cursor"].fetchall()))
+        return execute(text, values, many, context)
+
+    with connection.execute_wrapper(look):
+        assert record(batch)
+    [plan] = plans
+    assert whole not in plan, plan

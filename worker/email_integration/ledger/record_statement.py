@@ -133,7 +133,9 @@ def _text(alias: str, lease: float, kinds: tuple[_Kind, ...]) -> str:
     parts = [
         # Locked first, as by all who move a batch's mails.
         f"own AS MATERIALIZED (SELECT id, cancel_requested FROM {batches} WHERE id = %s FOR UPDATE)",
-        f"x AS MATERIALIZED ({_unpacked(quoted, types)})",
+        # With a condition that always holds: PostgreSQL expects few rows then, and looks each up by its key. For a
+        # hundred it would read a small table as a whole, and the plan is kept while the table grows.
+        f"x AS MATERIALIZED ({_unpacked(quoted, types)} WHERE r.{quoted('id')} = r.{quoted('id')} || '')",
         # The status as an expression, that no index of states is ever preferred to the key.
         f"""moved AS (UPDATE {deliveries} d SET {assigned}, {of("fence")} = d.{of("fence")} + 1, {of("batch")} = '',
         {of("cancel_requested")} = d.{of("cancel_requested")} AND x.{quoted("finished_at")} IS NULL,
