@@ -25,8 +25,8 @@ from config.local.processes import Process, wait_until
 
 _PROJECTS = Path(__file__).resolve().parent / "contenders"
 _NOW = "SELECT clock_timestamp()"
-#: As many as Valkey has databases.
-_databases: dict[str, int] = {}
+#: The databases of Valkey that nobody uses: it has sixteen, and fewer contenders with a broker run at a time.
+_free_databases = list(range(16))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +43,8 @@ class Round:
     sessions: int
     commands: float
     memory: int
+    #: Sessions that mail was sent over, the most at a time.
+    at_once: int
 
     @property
     def rate(self) -> float:
@@ -105,20 +107,27 @@ class Running:
         services: Services,
         front: Front,
         *,
-        concurrency: int = 2,
+        concurrency: int = 0,
         queues: Sequence[str] = (),
         **env: str,
     ) -> None:
-        """``queues`` are those of each worker; by default there is one worker for all."""
+        """``queues`` are those of each worker; by default there is one worker for all.
+
+        ``concurrency`` is how many processes each has, by default as many as the contender says.
+        """
         self.contender, self.services, self.front = contender, services, front
         self.database = f"bench_{contender.project}_{contender.name}"
-        number = _databases.setdefault(contender.name, len(_databases) % 16)
+        self._broker_database: int | None = None
+        if contender.works == "celery":
+            self._broker_database = _free_databases.pop(0)
+            # Nothing of who had it before.
+            services.ask_broker(f"SELECT {self._broker_database}", "FLUSHDB")
         folder = services.folder / "contenders" / f"{contender.name} {front.name}"
         folder.mkdir(parents=True, exist_ok=True)
         self.marks = folder / "marks"
         self.folder = folder
         services.postgresql.create(self.database)
-        broker = services.valkey.url.removesuffix("/0") + f"/{number}"
+        broker = services.valkey.url.removesuffix("/0") + f"/{self._broker_database or 0}"
         self.env = {
             **services.certificates.env,
             **front.env,
@@ -142,7 +151,7 @@ class Running:
         self.driver = self.new_driver()
         self.workers: list[Process] = []
         self._flusher: Driver | None = None
-        self._concurrency = concurrency
+        self._concurrency = concurrency or contender.processes
         self._starts = 0
         self._queues = queues or (contender.queues,)
         self._connection: psycopg.Connection[Any] | None = None
@@ -199,6 +208,9 @@ class Running:
         self.driver.end()
         if self._flusher is not None:
             self._flusher.end()
+        if self._broker_database is not None:
+            _free_databases.append(self._broker_database)
+            self._broker_database = None
 
     def __enter__(self) -> Self:
         try:
@@ -283,6 +295,7 @@ class Running:
             sessions=report["sessions"],
             commands=(self._commands() - commands) / mails,
             memory=measure.memory(self.worker_pids),
+            at_once=report["at_once"],
         )
 
     def flush(self) -> None:
@@ -318,6 +331,10 @@ class Running:
             self._connection = self.services.postgresql.connect(self.database)
         cursor = self._connection.execute(sql)
         return cursor.fetchall() if cursor.description else []
+
+    def ask_broker(self, command: str) -> bytes:
+        """The answer of Valkey to a command about this contender's own database."""
+        return self.services.ask_broker(f"SELECT {self._broker_database}", command)
 
     def _arrived(self) -> int:
         if self.contender.marks:

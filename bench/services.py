@@ -176,12 +176,21 @@ class Services:
                 print(f"--- {log.stem}", *lines[-15:], sep="\n", file=sys.stderr)
         self._stack.close()
 
-    def start_sink(self, name: str, *, delay: float = 0.0) -> tuple[int, int, Sink]:
-        """Start a sink, which waits before it takes a mail and again before it says so; give its id, port, control."""
+    def start_sink(
+        self, name: str, *, delay: float = 0.0, rate: int = 0, beyond: str = "slow"
+    ) -> tuple[int, int, Sink]:
+        """Start a sink, and give its process id, its port and the client of its control port.
+
+        It waits ``delay`` seconds before it takes a mail and again before it says so. With a ``rate`` it takes so many
+        a second; ``beyond`` is a key of ``bench.rate.BEYOND``.
+        """
         port, control = free_port(), free_port()
         command = [sys.executable, "-m", "bench.sink", "--port", str(port), "--control", str(control)]
         command += ["--certificate", str(self.certificates.certificate), "--key", str(self.certificates.key)]
-        process = self.processes.start(name, [*command, "--delay", str(delay)])
+        command += ["--delay", str(delay)]
+        if rate:
+            command += ["--rate", str(rate), "--beyond", beyond]
+        process = self.processes.start(name, command)
         process.wait_for_log("ready")
         return process.pid, port, Sink(control)
 

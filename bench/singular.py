@@ -64,8 +64,7 @@ def publishing(bench: Bench) -> Result:
 
 def discard(one: Running) -> None:
     """Take back what was submitted and nobody has worked on."""
-    number = one.env["BENCH_BROKER"].rpartition("/")[2]
-    one.services.ask_broker(f"SELECT {number}", f"DEL {' '.join(one.queues)}")
+    one.ask_broker(f"DEL {' '.join(one.queues)}")
     if one.contender is OURS:
         one.query("DELETE FROM email_integration_delivery WHERE finished_at IS NULL")
 
@@ -179,13 +178,13 @@ def large(bench: Bench) -> Result:
     for one in bench.running((OURS, known.CELERY_EMAIL, known.POST_OFFICE), bench.services.front()):
         with one.awake():
             one.round(WARM)
-        sink, broker = bench.services.sink, one.env["BENCH_BROKER"].rpartition("/")[2]
+        sink = bench.services.sink
         sink.ask("reset")
         before = measure.cpu([one.driver.pid])
         started = time.monotonic()
         one.driver.call("submit_large", octets)
         caller = measure.cpu([one.driver.pid]) - before
-        queues = (bench.services.ask_broker(f"SELECT {broker}", f"LINDEX {queue} 0") for queue in one.queues)
+        queues = (one.ask_broker(f"LINDEX {queue} 0") for queue in one.queues if one.contender.works == "celery")
         message = next((found for found in queues if found.startswith(b"{")), b"")
         pids = [pid for root in one.worker_pids for pid in measure.tree(root)]
         held = {pid: measure.reset_peak(pid) for pid in pids}

@@ -1,7 +1,8 @@
-"""An SMTP server that takes everything, keeps nothing and counts: mails, distinct Message-IDs, round trips.
+"""An SMTP server that takes everything, keeps nothing and counts: mails, distinct Message-IDs, round trips, sessions.
 
 A round trip is a time the client had to wait for us: replies sent with nothing more of its input to read. Each session
-is a thread with a plain socket, which costs less than an event loop would.
+is a thread with a plain socket, which costs less than an event loop would. With ``--rate`` it takes no more than so
+many mails a second, and ``--beyond`` says what becomes of the others.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import threading
 import time
 from pathlib import Path
 
+from bench.rate import BEYOND, Rate
 from config.local.certificates import server_context
 from config.local.processes import LOOPBACK
 
@@ -37,18 +39,32 @@ class Counts:
     def reset(self) -> None:
         """Begin anew."""
         with self._lock:
-            self.messages = self.octets = self.sessions = self.round_trips = self.unnamed = 0
+            self.messages = self.octets = self.sessions = self.round_trips = self.unnamed = self.refused = 0
             self.ids: dict[bytes, float] = {}
             self.recipients: set[bytes] = set()
             self.begun: list[float] = []
             self.last = 0.0
+            self.at_once = 0
+            self._in_use: set[Session] = set()
 
     def add_session(self) -> None:
         with self._lock:
             self.sessions += 1
 
-    def add_begun(self) -> None:
-        self.begun.append(time.monotonic())
+    def add_begun(self, session: Session) -> None:
+        """A MAIL. A session counts from its first one on: of others there are open ones that say nothing."""
+        with self._lock:
+            self.begun.append(time.monotonic())
+            self._in_use.add(session)
+            self.at_once = max(self.at_once, len(self._in_use))
+
+    def add_refused(self) -> None:
+        with self._lock:
+            self.refused += 1
+
+    def end(self, session: Session) -> None:
+        with self._lock:
+            self._in_use.discard(session)
 
     def add_message(self, content: bytes | bytearray, recipient: bytes) -> None:
         found = _MESSAGE_ID.search(content, 0, 16 * 1024)
@@ -74,6 +90,9 @@ class Counts:
                 "recipients": len(self.recipients),
                 "octets": self.octets,
                 "sessions": self.sessions,
+                "at_once": self.at_once,
+                "begun": len(self.begun),
+                "refused": self.refused,
                 "round_trips": self.round_trips,
                 "last": self.last,
             }
@@ -83,13 +102,21 @@ class Session:
     """One client. ``_trips`` are the round trips not yet added to the counts."""
 
     def __init__(
-        self, connection: socket.socket, counts: Counts, tls: ssl.SSLContext | None, delay: float = 0.0
+        self,
+        connection: socket.socket,
+        counts: Counts,
+        tls: ssl.SSLContext | None,
+        delay: float = 0.0,
+        rate: Rate | None = None,
     ) -> None:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._socket = connection
         self._counts = counts
         self._tls = tls
         self._delay = delay
+        self._rate = rate
+        #: The MAIL of this transaction was refused, and so is all that follows it.
+        self._is_refused = False
         self._recipient = b""
         self._received = bytearray()
         self._replies: list[bytes] = []
@@ -104,8 +131,18 @@ class Session:
             while self._obey(self._line()):
                 pass
             self._flush()
+            if self._is_refused:
+                self._hear_out()
         self._counts.add_round_trips(self._trips)
+        self._counts.end(self)
         self._socket.close()
+
+    def _hear_out(self) -> None:
+        """Read what is still on its way: closing before that would take the last reply from the client."""
+        self._socket.settimeout(1)
+        self._socket.shutdown(socket.SHUT_WR)
+        while self._socket.recv(_BLOCK):
+            pass
 
     def _obey(self, line: bytes) -> bool:
         verb, _, rest = line.partition(b" ")
@@ -124,8 +161,9 @@ class Session:
             case b"AUTH":
                 self._log_in(rest)
             case b"MAIL":
-                self._counts.add_begun()
-                self._say(b"250 2.1.0 ok")
+                return self._begin()
+            case b"RCPT" | b"DATA" if self._is_refused:
+                self._say(b"503 5.5.1 no MAIL was taken")
             case b"RCPT":
                 self._recipient = rest
                 self._say(b"250 2.1.5 ok")
@@ -150,8 +188,20 @@ class Session:
             self._line()
         self._say(b"235 2.7.0 ok")
 
+    def _begin(self) -> bool:
+        """Answer MAIL; False where the session ends with that."""
+        self._counts.add_begun(self)
+        refusal = self._rate.refusal() if self._rate is not None else b""
+        self._is_refused = bool(refusal)
+        if refusal:
+            self._counts.add_refused()
+        self._say(refusal or b"250 2.1.0 ok")
+        return not refusal.startswith(b"421")
+
     def _take(self, content: bytes | bytearray) -> None:
         self._wait()
+        if self._rate is not None:
+            self._rate.wait()
         self._counts.add_message(content, self._recipient)
         self._counts.add_round_trips(self._trips)
         self._trips = 0
@@ -168,7 +218,10 @@ class Session:
             self._receive()
         self._chunks += self._received[:size]
         del self._received[:size]
-        if len(words) > 1:
+        if self._is_refused:
+            self._chunks.clear()
+            self._say(b"503 5.5.1 no MAIL was taken")
+        elif len(words) > 1:
             self._take(self._chunks)
             self._chunks = bytearray()
         else:
@@ -234,18 +287,20 @@ def main() -> None:
     parser.add_argument(
         "--delay", type=float, default=0.0, help="seconds before a mail is taken, and again before that is said"
     )
+    parser.add_argument("--rate", type=int, help="the most mails a second that are taken")
+    parser.add_argument("--beyond", choices=BEYOND, default="slow", help="what becomes of those beyond the rate")
     parser.add_argument("--certificate", type=Path)
     parser.add_argument("--key", type=Path)
     options = parser.parse_args()
     tls = server_context(options.certificate, options.key) if options.certificate else None
-    counts = Counts()
+    counts, rate = Counts(), Rate(options.rate, options.beyond) if options.rate else None
     control = socket.create_server((LOOPBACK, options.control))
     threading.Thread(target=_control, args=(control, counts), daemon=True).start()
     server = socket.create_server((LOOPBACK, options.port), backlog=512)
     print("ready", flush=True)
     while True:
         connection, _ = server.accept()
-        threading.Thread(target=Session(connection, counts, tls, options.delay).run, daemon=True).start()
+        threading.Thread(target=Session(connection, counts, tls, options.delay, rate).run, daemon=True).start()
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import dataclasses
 import os
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from bench import contenders as known
@@ -19,6 +19,7 @@ from config.local.processes import LOOPBACK
 
 COLUMNS = (
     "contender",
+    "sessions",
     "mails/s",
     "from - to",
     "ours is",
@@ -50,7 +51,8 @@ WARM_UP = 6
 class Throughput:
     """So many mails by each contender, one by one or ``together`` at a time; ``mails`` of a quick run and a whole one.
 
-    A quick run has only ``few`` of the contenders. ``sessions`` are those of smtp-source, 0 leaves it out.
+    A quick run has only ``few`` of the contenders. Who is ``slow`` sends ``fewer`` mails, for it would be at it for
+    minutes. smtp-source has its turn on each of these numbers of ``sessions``, the last being as many as ours.
     """
 
     name: str
@@ -61,15 +63,17 @@ class Throughput:
     mails: tuple[int, int]
     together: int = 0
     front: dict[str, object] = field(default_factory=dict)
-    sessions: int = 0
+    sessions: Sequence[int] = ()
+    slow: Collection[Contender] = ()
+    fewer: tuple[int, int] = (0, 0)
     most_rounds: int = 5
 
     def __call__(self, bench: Bench) -> Result:
-        mails = bench.pick(*self.mails)
+        mails, fewer = bench.pick(*self.mails), bench.pick(*self.fewer)
         front = bench.services.front(**self.front)  # type: ignore[arg-type]
         running = bench.running(self.few if bench.quick else self.contenders, front)
         rounds: dict[str, list[Round]] = {one.contender.name: [] for one in running}
-        source: list[Round] = []
+        sources: dict[int, list[Round]] = {sessions: [] for sessions in self.sessions}
         turns, took, until = 0, 0.0, time.monotonic() + bench.seconds
         # One more only if it will be over in time.
         while turns < min(bench.rounds, self.most_rounds) and (not turns or until - time.monotonic() > took):
@@ -77,10 +81,11 @@ class Throughput:
             for one in running:
                 with one.awake():
                     one.round(WARM_UP)
-                    rounds[one.contender.name].append(one.round(mails, together=self.together))
-            if self.sessions:
-                # Many more, for it would be over too soon to be measured.
-                source.append(smtp_source(bench, front, mails if front.delay else 20_000, self.sessions))
+                    number = fewer if one.contender in self.slow else mails
+                    rounds[one.contender.name].append(one.round(number, together=self.together))
+            for sessions, source in sources.items():
+                # Near by it would be over too soon to be measured.
+                source.append(smtp_source(bench, front, (fewer or mails) if front.delay else 20_000, sessions))
             turns, took = turns + 1, time.monotonic() - began
         result = Result(name=self.name, title=self.title, words=self.words, columns=COLUMNS, unit="mails a second")
         result.detail_columns, result.profiled = DETAIL_COLUMNS, "in bulk" if self.together else "one by one"
@@ -94,15 +99,16 @@ class Throughput:
             )
             if one.contender.works != "itself":  # the limits would leave nothing to see of the others
                 result.bars[one.contender.label] = median(rounds[one.contender.name], "rate")
-        if source:
-            self._add(result, f"smtp-source, {self.sessions} sessions", source, ours, {})
+        for sessions, source in sources.items():
+            self._add(result, f"smtp-source, {sessions} sessions", source, ours, {})
+            # In the end that of the last, on as many sessions as ours.
             result.figures[goals.TIMES_SOURCE] = median(ours, "rate") / median(source, "rate")
-            if not front.delay:
-                rate = _postfix_alone(bench, self.sessions)
-                result.remarks.append(
-                    f"smtp-source into Postfix's own smtp-sink, which counts nothing, on {self.sessions} sessions: "
-                    f"{rate:,.0f} mails a second."
-                )
+        if sources and not front.delay:
+            rates = [f"{_postfix_alone(bench, sessions):,.0f} on {sessions} sessions" for sessions in sources]
+            result.remarks.append(
+                "smtp-source into Postfix's own smtp-sink, which counts nothing, in mails a second: "
+                f"{', '.join(rates)}."
+            )
         result.figures["round trips"] = median(ours, "round_trips")
         result.figures["worker CPU"] = median(ours, "worker")
         bench.kept[self.name] = median(ours, "worker")
@@ -116,6 +122,7 @@ class Throughput:
         result.remarks.append(
             f"{mails:,} mails of 2 kB, {f'{self.together:,} at a time' if self.together else 'one by one'}, "
             f"{turns} round{'' if turns == 1 else 's'} in turns, medians."
+            + (f" Who is slow has {fewer:,} mails: {_listed(one.label for one in self.slow)}." if fewer else "")
         )
         if mails < self.mails[1]:
             result.scale = f"with {mails:,} mails"
@@ -143,6 +150,7 @@ class Throughput:
         result.rows.append(
             (
                 label,
+                f"{median(rounds, 'at_once'):.0f}",
                 f"{rate:,.0f}" if rate >= 20 else f"{rate:.1f}",
                 f"{rates[0]:,.0f} - {rates[-1]:,.0f}" if rate >= 20 else f"{rates[0]:.1f} - {rates[-1]:.1f}",
                 ratio,
@@ -168,6 +176,11 @@ class Throughput:
             )
 
 
+def _listed(labels: Iterable[str]) -> str:
+    *most, last = labels
+    return f"{', '.join(most)} and {last}" if most else last
+
+
 def _limits(ours: Sequence[Round], front: Front) -> str:
     """What a mail of ours waits for: CPU, or the way to the server."""
     rate, cpu = median(ours, "rate"), median(ours, "all")
@@ -178,10 +191,11 @@ def _limits(ours: Sequence[Round], front: Front) -> str:
         f"{os.cpu_count()} cores work for it"
     )
     if front.delay:
-        trips = median(ours, "round_trips")
+        trips, sessions = median(ours, "round_trips"), median(ours, "at_once")
+        away = 2 * front.delay
         text += (
-            f"; its {trips:.2f} round trips are {trips * 2000 * front.delay:.0f} ms of waiting, which allows two "
-            f"sessions {1 / (trips * front.delay):,.0f} mails a second"
+            f"; its {trips:.2f} round trips are {1000 * trips * away:.0f} ms of waiting, which allows "
+            f"{sessions:.0f} sessions {sessions / (trips * away):,.0f} mails a second"
         )
     return text
 
@@ -204,6 +218,7 @@ def smtp_source(bench: Bench, front: Front, mails: int, sessions: int) -> Round:
         sessions=report["sessions"],
         commands=0.0,
         memory=0,
+        at_once=report["at_once"],
     )
 
 
@@ -233,6 +248,9 @@ _SINGLE = (
 
 _FEW = (OURS, known.NO_RESULTS)
 
+#: Two sessions, then as many as ours.
+_SOURCE = (2, known.OUR_SESSIONS)
+
 ONE_BY_ONE = Throughput(
     name="one_by_one",
     title="One by one, loopback, plain",
@@ -240,9 +258,10 @@ ONE_BY_ONE = Throughput(
     "them to a server on this machine. The task that does nothing is what Celery alone takes; smtplib and smtp-source, "
     "which record nothing, are what SMTP allows.",
     contenders=(*_SINGLE, known.NOTHING_RESULTS, known.POST_OFFICE, known.MAILER, known.SMTPLIB),
-    few=(OURS, known.AS_INSTALLED, known.NO_RESULTS, known.CELERY_EMAIL, known.POST_OFFICE),
+    few=(OURS, known.AS_INSTALLED, known.NO_RESULTS, known.CELERY_EMAIL, known.NOTHING, known.POST_OFFICE),
     mails=(60, 400),
-    sessions=2,
+    sessions=_SOURCE,
+    most_rounds=3,
 )
 TLS = Throughput(
     name="tls",
@@ -252,16 +271,19 @@ TLS = Throughput(
     few=_FEW,
     mails=(40, 200),
     front={"tls": "tls", "login": True},
+    most_rounds=3,
 )
 FAR_PLAIN = Throughput(
     name="far_plain",
     title="One by one, 50 ms away, plain",
     words="The same to a server from which each answer takes 50 ms, through a proxy that holds everything back.",
-    contenders=_SINGLE[:-1],
+    contenders=(OURS, known.TUNED, known.NO_RESULTS, known.CELERY_EMAIL),
     few=_FEW,
-    mails=(12, 40),
+    mails=(40, 200),
+    slow=(known.TUNED, known.NO_RESULTS, known.CELERY_EMAIL),
+    fewer=(12, 40),
     front={"delay": 0.025},
-    most_rounds=3,
+    most_rounds=1,
 )
 FAR = Throughput(
     name="far",
@@ -269,32 +291,56 @@ FAR = Throughput(
     words="The same as most providers want it: 50 ms away, STARTTLS and a login.",
     contenders=_SINGLE[:-1],
     few=_FEW,
-    mails=(8, 24),
-    most_rounds=3,
+    mails=(40, 200),
+    slow=_SINGLE[1:-1],
+    fewer=(8, 24),
+    most_rounds=2,
     front={"tls": "starttls", "delay": 0.025, "login": True},
+)
+_IN_BULK = (
+    OURS,
+    known.OURS_SINGLE,
+    known.CELERY_EMAIL_10,
+    known.CELERY_EMAIL_10_WIDE,
+    known.CELERY_EMAIL_100,
+    known.CELERY_EMAIL_100_WIDE,
+    known.POST_OFFICE,
+    known.POST_OFFICE_WIDE,
 )
 BULK = Throughput(
     name="bulk",
     title="Personal mails in bulk, loopback, plain",
     words="Very many mails, each for one recipient, handed over a thousand at a time: ours to `submit_many()`, to the "
-    "others as they offer it. Ours are recorded in their deliveries, not as Celery's results.",
-    contenders=(OURS, known.CELERY_EMAIL_10, known.CELERY_EMAIL_100, known.POST_OFFICE),
-    few=(OURS, known.CELERY_EMAIL_10, known.CELERY_EMAIL_100, known.POST_OFFICE),
-    mails=(400, 10_000),
+    "others as they offer it. Ours are recorded in their deliveries, not as Celery's results. Ours sends over "
+    "SESSIONS (4) connections from each of two processes. Beside who has as many worker processes as ours stand "
+    "those that have as many sessions, and ours on one session a process.",
+    contenders=_IN_BULK,
+    few=(
+        OURS,
+        known.CELERY_EMAIL_10,
+        known.CELERY_EMAIL_10_WIDE,
+        known.CELERY_EMAIL_100,
+        known.POST_OFFICE,
+    ),
+    mails=(400, 5_000),
     together=1000,
-    sessions=2,
-    most_rounds=3,
+    sessions=_SOURCE,
+    most_rounds=2,
 )
+#: Of two sessions or eight, and 50 ms away.
+_PEERS_FAR = (known.CELERY_EMAIL_10, known.CELERY_EMAIL_10_WIDE, known.POST_OFFICE_TWO, known.POST_OFFICE_WIDE)
 FAR_BULK = Throughput(
     name="far_bulk",
-    title="Personal mails in bulk, 50 ms away, plain, two sessions each",
-    words="The same to a server 50 ms away, with as many sessions for everybody. A tenth of the mails, because the "
-    "others would be at ten thousand for a quarter of an hour each.",
-    contenders=(OURS, known.CELERY_EMAIL_10, known.CELERY_EMAIL_100, known.POST_OFFICE_TWO),
-    few=(OURS, known.CELERY_EMAIL_10),
-    mails=(100, 1_000),
+    title="Personal mails in bulk, 50 ms away, plain",
+    words="The same to a server 50 ms away, where the number of sessions counts before all: each contender on two "
+    "sessions and on as many as ours has by default.",
+    contenders=(OURS, known.OURS_SINGLE, *_PEERS_FAR),
+    few=(OURS, known.CELERY_EMAIL_10, known.CELERY_EMAIL_10_WIDE),
+    mails=(400, 2_000),
+    slow=(known.OURS_SINGLE, *_PEERS_FAR),
+    fewer=(100, 400),
     together=1000,
-    sessions=2,
+    sessions=(known.OUR_SESSIONS,),
     most_rounds=1,
     front={"delay": 0.025},
 )

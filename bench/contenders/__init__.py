@@ -32,7 +32,12 @@ class Contender:
     app: str = ""
     queues: str = "celery"
     beat: bool = False
+    #: How many its worker has.
+    processes: int = 2
 
+
+#: Over which this project sends at a time, as it comes: SESSIONS of each of two processes.
+OUR_SESSIONS = 8
 
 OURS = Contender(
     name="ours",
@@ -44,6 +49,11 @@ OURS = Contender(
     beat=True,
     env={"DJANGO_SETTINGS_MODULE": "config.settings"},
     outcomes="SELECT count(*) FROM email_integration_delivery WHERE finished_at > {since}",
+)
+
+#: On as many sessions as its peers have, as they come.
+OURS_SINGLE = dataclasses.replace(
+    OURS, name="ours_single", label="this project, SESSIONS=1", env={**OURS.env, "SESSIONS": "1"}
 )
 
 _RESULTS = "SELECT count(*) FROM django_celery_results_taskresult WHERE date_done > {since}"
@@ -67,6 +77,8 @@ TUNED = _celery(
     "celery_tuned", "Celery + send_mail, the same, tuned", outcomes=_RESULTS, BENCH_RESULTS="django-db", BENCH_TUNED="1"
 )
 NO_RESULTS = _celery("celery_no_results", "Celery + send_mail, no results")
+#: As a project would write it, to whose server mail may come too fast: what is refused is tried again.
+RETRYING = _celery("celery_retrying", "Celery + send_mail, autoretry_for, retry_backoff", BENCH_RETRIES="1")
 NOTHING = _celery("celery_nothing", "a Celery task that does nothing", marks=True, BENCH_TASK="nothing")
 NOTHING_RESULTS = _celery(
     "celery_nothing_results",
@@ -93,6 +105,20 @@ CELERY_EMAIL = _celery_email(1, "django-celery-email (fork)")
 CELERY_EMAIL_10 = _celery_email(10, "django-celery-email (fork), in tens")
 CELERY_EMAIL_100 = _celery_email(100, "django-celery-email (fork), in hundreds")
 
+
+def _wide(contender: Contender) -> Contender:
+    """With as many processes as this project has sessions."""
+    return dataclasses.replace(
+        contender,
+        name=f"{contender.name}_wide",
+        label=f"{contender.label}, {OUR_SESSIONS} processes",
+        processes=OUR_SESSIONS,
+    )
+
+
+CELERY_EMAIL_10_WIDE = _wide(CELERY_EMAIL_10)
+CELERY_EMAIL_100_WIDE = _wide(CELERY_EMAIL_100)
+
 POST_OFFICE = Contender(
     name="post_office",
     label="django-post-office",
@@ -101,10 +127,21 @@ POST_OFFICE = Contender(
     works="command",
     outcomes="SELECT count(*) FROM post_office_email WHERE status = 0 AND created > {since}",
 )
-#: As it comes it has five threads in each of its processes, with a session each.
-POST_OFFICE_TWO = dataclasses.replace(
-    POST_OFFICE, name="post_office_two", label="django-post-office, one thread a process", env={"BENCH_THREADS": "1"}
-)
+
+
+def _post_office(threads: int, words: str) -> Contender:
+    """As it comes it has five threads in each of its processes, with a session each."""
+    return dataclasses.replace(
+        POST_OFFICE,
+        name=f"post_office_{threads}",
+        label=f"django-post-office, {words} a process",
+        env={"BENCH_THREADS": str(threads)},
+    )
+
+
+POST_OFFICE_TWO = _post_office(1, "one thread")
+POST_OFFICE_WIDE = _post_office(OUR_SESSIONS // 2, "four threads")
+
 MAILER = Contender(
     name="mailer",
     label="django-mailer",
