@@ -17,8 +17,12 @@ from types import FrameType
 
 from bench import goals, measure, report, singular, throughput
 from bench.bench import QUICK, WHOLE, Bench, Result
+from bench.dead_rows import finished_rows, open_transaction
 from bench.environments import ROOT
 from bench.killed import killed
+from bench.lanes import lanes
+from bench.limited import limited
+from bench.lone import lone
 from bench.profile import profile
 from bench.services import Services
 from config.local.processes import unwind_on_signals
@@ -26,6 +30,7 @@ from config.local.processes import unwind_on_signals
 #: In the order in which they run: those of one front together, for it is changed by starting everybody anew.
 SCENARIOS: dict[str, Callable[[Bench], Result]] = {
     throughput.ONE_BY_ONE.name: throughput.ONE_BY_ONE,
+    "lone": lone,
     "publishing": singular.publishing,
     "configuration": singular.configuration,
     "idle": singular.idle,
@@ -33,13 +38,15 @@ SCENARIOS: dict[str, Callable[[Bench], Result]] = {
     "profile": profile,
     "large": singular.large,
     "steady": singular.steady,
-    "finished_rows": singular.finished_rows,
+    "finished_rows": finished_rows,
+    "open_transaction": open_transaction,
     throughput.TLS.name: throughput.TLS,
     throughput.FAR_PLAIN.name: throughput.FAR_PLAIN,
     throughput.FAR_BULK.name: throughput.FAR_BULK,
     throughput.FAR.name: throughput.FAR,
     "switch": singular.switch,
-    "lanes": singular.lanes,
+    "lanes": lanes,
+    "limited": limited,
     "killed": killed,
 }
 
@@ -53,6 +60,7 @@ NOT_QUICK = {
     "tls",
     "switch",
     "lanes",
+    "limited",
     "killed",
 }
 
@@ -107,6 +115,7 @@ def _options() -> argparse.Namespace:
         ("steady_mails", "through one worker"),
         ("finished_rows", "finished rows in the table"),
         ("queued_mails", "in bulk, queued before an urgent one"),
+        ("held_mails", "beside an open transaction"),
     ):
         default = f"{words}; {getattr(WHOLE, name):,}, or {getattr(QUICK, name):,} with --quick"
         parser.add_argument(f"--{name.replace('_', '-')}", type=int, metavar="NUMBER", help=default)

@@ -1,4 +1,4 @@
-"""Scenarios of a kind of their own: what a promise costs, or whether it holds under load."""
+"""Scenarios of a kind of their own: what a promise costs, or whether it holds."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from collections import Counter
 
 from bench import contenders as known
 from bench import measure
-from bench.bench import WHOLE, Bench, Result, median
-from bench.contenders import OURS, Contender
+from bench.bench import WARM_UP, WHOLE, Bench, Result
+from bench.contenders import OURS
 from bench.running import Running
 from config.local.processes import wait_until
 
@@ -78,7 +78,7 @@ def configuration(bench: Bench) -> Result:
     periods = -(-seconds // _TTL)
     single, group = bench.pick(20, 100), bench.pick(200, 1000)
     with ours.awake():
-        rounds = [ours.round(WARM), ours.round(single)]
+        rounds = [ours.round(WARM_UP), ours.round(single)]
         mail = bench.kept.get("one_by_one") or 1000 * rounds[1].cpu["worker"] / single
         checks = {}
         for together, number in ((0, single), (group, group)):
@@ -177,7 +177,7 @@ def large(bench: Bench) -> Result:
     )
     for one in bench.running((OURS, known.CELERY_EMAIL, known.POST_OFFICE), bench.services.front()):
         with one.awake():
-            one.round(WARM)
+            one.round(WARM_UP)
         sink = bench.services.sink
         sink.ask("reset")
         before = measure.cpu([one.driver.pid])
@@ -206,100 +206,12 @@ def large(bench: Bench) -> Result:
     return result
 
 
-WARM = 6
-
-_OURS_FINISHED = """
-INSERT INTO email_integration_delivery ({columns})
-SELECT {values} FROM email_integration_delivery AS d, generate_series(1, {{number}}) AS n
-WHERE d.id = (SELECT id FROM email_integration_delivery WHERE status = 'accepted' ORDER BY created_at LIMIT 1)
-"""
-_POST_OFFICE_FINISHED = """
-INSERT INTO post_office_email ({columns})
-SELECT {values} FROM post_office_email AS d, generate_series(1, {{number}}) AS n
-WHERE d.id = (SELECT min(id) FROM post_office_email WHERE status = 0)
-"""
-
-
-def _copies(one: Running, table: str, template: str) -> str:
-    """The statement that copies a finished row, with ids of their own."""
-    names = [
-        name
-        for (name,) in one.query(
-            f"SELECT column_name FROM information_schema.columns WHERE table_name = '{table}' ORDER BY ordinal_position"
-        )
-    ]
-    if one.contender is OURS:
-        values = {"id": "gen_random_uuid()::text", "idempotency_key": "NULL"}
-    else:
-        names.remove("id")
-        values = {}
-    return template.format(
-        columns=", ".join(f'"{name}"' for name in names),
-        values=", ".join(values.get(name, f'd."{name}"') for name in names),
-    )
-
-
-def finished_rows(bench: Bench) -> Result:
-    """Whether mails that are done slow down those that are to do."""
-    few, many = 1_000, bench.scale.finished_rows
-    result = Result(
-        name="finished_rows",
-        title=f"{few:,} and {many:,} finished rows",
-        columns=("contender", "CPU ms/mail, all, with few", "with many", "more", "mails/s with few", "with many"),
-    )
-    tables: dict[Contender, tuple[str, str]] = {
-        OURS: ("email_integration_delivery", _OURS_FINISHED),
-        known.POST_OFFICE: ("post_office_email", _POST_OFFICE_FINISHED),
-    }
-    mails, rounds = bench.pick(60, 200), bench.pick(2, 3)
-    for one in bench.running(tuple(tables), bench.services.front()):
-        table, template = tables[one.contender]
-        measured = []
-        with one.awake():
-            one.query(f"TRUNCATE {table} CASCADE")
-            one.round(WARM)
-            copies = _copies(one, table, template)
-            there = 0
-            for number in (few, many):
-                one.query(copies.format(number=number - there))
-                one.query(f"VACUUM (ANALYZE) {table}")
-                one.query("CHECKPOINT")
-                there = number
-                one.round(WARM)
-                measured.append([one.round(mails) for _ in range(rounds)])
-            if one.contender is OURS:
-                taken = one.driver.call("sweep", 20)
-                result.remarks.append(f"A sweep with {many:,} finished rows: {1000 * statistics.median(taken):.1f} ms.")
-                result.figures["sweep"] = 1000 * statistics.median(taken)
-            one.query(f"TRUNCATE {table} CASCADE")
-        cost = [median(each, "all") for each in measured]
-        rate = [median(each, "rate") for each in measured]
-        result.rows.append(
-            (
-                one.contender.label,
-                *(f"{value:.2f}" for value in cost),
-                f"{100 * (cost[1] / cost[0] - 1):+.0f} %",
-                *(f"{value:,.0f}" for value in rate),
-            )
-        )
-        result.data[one.contender.name] = {"cpu": cost, "rate": rate}
-        if one.contender is OURS:
-            result.figures["more"] = 100 * (cost[1] / cost[0] - 1)
-    if many < WHOLE.finished_rows:
-        result.scale = f"with {many:,} rows"
-    result.limits = (
-        "what is done is left out of the indexes that the sweep and the attempts ask; what remains is that a larger "
-        "table has deeper indexes to insert into, and the noise of the machine"
-    )
-    return result
-
-
 def idle(bench: Bench) -> Result:
     """What the worker and beat use when there is nothing to send."""
     (ours,) = bench.running((OURS,), bench.services.front())
     seconds = bench.pick(11, 30)
     with ours.awake():
-        ours.round(WARM)
+        ours.round(WARM_UP)
         time.sleep(1)
         worker, beat = (process.pid for process in ours.workers)
         with bench.services.postgresql.statements(ours.database) as counted:
@@ -370,51 +282,6 @@ def steady(bench: Bench) -> Result:
 
 #: Of each thousand mails.
 _SINGLY = 20
-
-
-def lanes(bench: Bench) -> Result:
-    """Bulk mail is queued, very much of it, and one mail is urgent."""
-    bench.end()
-    queued, urgent = bench.scale.queued_mails, bench.pick(5, 20)
-    front, sink = bench.services.front(), bench.services.sink
-    workers = ("mail.high", "mail,mail.sweep,celery", "mail.bulk")
-    with Running(OURS, bench.services, front, queues=workers) as ours:
-        ours.round(WARM)
-        ours.freeze()
-        for first in range(0, queued, 1_000):
-            ours.driver.call("submit", min(1_000, queued - first), 1_000)
-        sink.ask("reset")
-        ours.thaw()
-        wait_until(lambda: sink.ask()["messages"] >= WARM, seconds=60, what="the first mails in bulk")
-        waited = []
-        for _ in range(urgent):
-            mail = ours.driver.call("submit_high")
-            arrived = wait_until(lambda: sink.ask(f"arrived {mail['message_id']}"), seconds=60, what="an urgent mail")  # noqa: B023
-            waited.append(arrived - mail["called"])
-        left = ours.query("SELECT count(*) FROM email_integration_delivery WHERE finished_at IS NULL")[0][0]
-        gone = sink.ask()["messages"]
-        # Not frozen: they would keep their locks.
-        for process in ours.workers:
-            process.kill()
-        discard(ours)
-    result = Result(
-        name="lanes",
-        title=f"An urgent mail behind {queued:,} in bulk",
-        columns=("what", "measured"),
-        rows=[
-            (f"the slowest of {urgent} urgent mails, from .delay() to acceptance", f"{max(waited):.2f} s"),
-            ("their median", f"{statistics.median(waited):.2f} s"),
-            ("mails that had gone when the last one was there", f"{gone:,}"),
-            ("mails in bulk still waiting then", f"{left:,}"),
-        ],
-        remarks=["A worker of two processes for each lane, all at work; the rest of the mails was thrown away then."],
-        figures={"slowest": max(waited)} if left else {},
-        limits="an urgent mail shares the cores with two processes that are busy with bulk mail all the time",
-        data={"waited": waited, "left": left},
-    )
-    if queued < WHOLE.queued_mails:
-        result.scale = f"with {queued:,} queued"
-    return result
 
 
 def _some(number: int) -> list[int]:

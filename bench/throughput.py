@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from bench import contenders as known
 from bench import goals
-from bench.bench import Bench, Result, median
+from bench.bench import WARM_UP, Bench, Result, median
 from bench.contenders import OURS, Contender
 from bench.running import Round, Running
 from bench.services import Front
@@ -42,9 +42,6 @@ DETAIL_COLUMNS = (
     "broker commands",
     "sessions opened",
 )
-
-#: Mails before each round, so that connections are open and code is warm.
-WARM_UP = 6
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,82 @@
+"""Bulk mail is queued, very much of it, and one mail is urgent."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from bench.bench import WARM_UP, WHOLE, Bench, Result
+from bench.contenders import OURS
+from bench.running import Running
+from bench.singular import discard
+from config.local.processes import wait_until
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workers:
+    """The queues of each worker, of two processes each."""
+
+    words: str
+    figure: str
+    queues: Sequence[str]
+
+
+_SETTINGS = (
+    Workers(words="a worker for each lane", figure="slowest", queues=("mail.high", "mail,mail.sweep", "mail.bulk")),
+    Workers(words="one worker for all lanes", figure="slowest on one worker", queues=(OURS.queues,)),
+)
+
+
+def lanes(bench: Bench) -> Result:
+    """Bulk mail is queued, very much of it, and now and then a mail is urgent."""
+    bench.end()
+    queued, urgent = bench.scale.queued_mails, bench.pick(5, 20)
+    result = Result(
+        name="lanes",
+        title=f"An urgent mail behind {queued:,} in bulk",
+        columns=("workers", "the slowest urgent mail", "their median", "mails gone meanwhile", "in bulk still waiting"),
+        remarks=[
+            f"{urgent} urgent mails, one after the other, from .delay() to acceptance. Each worker has two processes, "
+            "all at work; what one leaves is queued for the next, and the rest was thrown away."
+        ],
+        limits="an urgent mail shares the cores with processes that are busy with bulk mail all the time",
+    )
+    is_queued = False
+    for workers in _SETTINGS:
+        with Running(OURS, bench.services, bench.services.front(), queues=workers.queues) as ours:
+            if not is_queued:
+                ours.round(WARM_UP)
+                ours.freeze()
+                for first in range(0, queued, 1_000):
+                    ours.driver.call("submit", min(1_000, queued - first), 1_000)
+                is_queued = True
+                bench.services.sink.ask("reset")
+                ours.thaw()
+            _measure(ours, workers, result, urgent)
+            if workers is _SETTINGS[-1]:
+                # Not frozen: they would keep their locks.
+                for process in ours.workers:
+                    process.kill()
+                discard(ours)
+    if queued < WHOLE.queued_mails:
+        result.scale = f"with {queued:,} queued"
+    return result
+
+
+def _measure(ours: Running, workers: Workers, result: Result, urgent: int) -> None:
+    """Send the urgent mails while the others go; it counts only if some were left at the end."""
+    sink, waited = ours.services.sink, []
+    sink.ask("reset")
+    wait_until(lambda: sink.ask()["messages"] >= WARM_UP, seconds=60, what="the first mails in bulk")
+    for _ in range(urgent):
+        mail = ours.driver.call("submit_high")
+        arrived = wait_until(lambda: sink.ask(f"arrived {mail['message_id']}"), seconds=60, what="an urgent mail")  # noqa: B023
+        waited.append(arrived - mail["called"])
+    left = ours.query("SELECT count(*) FROM email_integration_delivery WHERE finished_at IS NULL")[0][0]
+    gone = sink.ask()["messages"]
+    times = (f"{max(waited):.2f} s", f"{statistics.median(waited):.2f} s")
+    result.rows.append((workers.words, *times, f"{gone:,}", f"{left:,}"))
+    result.data[workers.words] = {"waited": waited, "left": left}
+    if left:
+        result.figures[workers.figure] = max(waited)
