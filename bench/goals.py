@@ -12,13 +12,17 @@ from bench.contenders import Contender
 
 @dataclass(frozen=True, kw_only=True)
 class Goal:
-    """One figure of a scenario, and the least or the most it may be; ``shown`` formats it."""
+    """One figure of a scenario, and the least or the most it may be; ``shown`` formats it.
+
+    ``towards`` is where it is to come one day; what is judged is the bound.
+    """
 
     scenario: str
     words: str
     figure: str
     at_least: float | None = None
     at_most: float | None = None
+    towards: float | None = None
     shown: str = "{:.2f} ×"
 
     def is_met(self, reached: float) -> bool:
@@ -26,10 +30,15 @@ class Goal:
 
     @property
     def bound(self) -> str:
-        """The figure that was aimed at, in words."""
+        """The figure that is to be reached, in words."""
         if self.at_least is not None:
             return f"at least {self.shown.format(self.at_least)}"
         return f"at most {self.shown.format(self.at_most)}"
+
+    @property
+    def beyond(self) -> str:
+        """The figure that is worked towards, in words; '' where the bound is all that is wanted."""
+        return "" if self.towards is None else self.shown.format(self.towards)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,63 +86,78 @@ def times(contender: Contender) -> str:
 TIMES_SOURCE = "times smtp-source"
 
 
-def _rate(scenario: str, at_least: float, contender: Contender, words: str) -> Goal:
-    return Goal(scenario=scenario, words=f"mails a second, beside {words}", figure=times(contender), at_least=at_least)
+def _rate(scenario: str, at_least: float, contender: Contender, words: str, *, towards: float | None = None) -> Goal:
+    return Goal(
+        scenario=scenario,
+        words=f"mails a second, beside {words}",
+        figure=times(contender),
+        at_least=at_least,
+        towards=towards,
+    )
 
 
-def _most(scenario: str, words: str, figure: str, at_most: float, shown: str) -> Goal:
-    return Goal(scenario=scenario, words=words, figure=figure, at_most=at_most, shown=shown)
+def _publishing(figure: str, words: str, at_least: float, *, towards: float) -> Goal:
+    return Goal(
+        scenario="publishing",
+        words=f"mails a second of the caller's CPU, {words}, beside a plain .delay()",
+        figure=figure,
+        at_least=at_least,
+        towards=towards,
+    )
 
+
+def _most(
+    scenario: str, words: str, figure: str, at_most: float, shown: str = "{:.2f} ×", *, towards: float | None = None
+) -> Goal:
+    return Goal(scenario=scenario, words=words, figure=figure, at_most=at_most, towards=towards, shown=shown)
+
+
+_URGENT = "the slowest urgent mail, from .delay() to the server's acceptance"
+_TWO_PROCESSES = "in tens, as many processes"
 
 GOALS = (
-    _rate("one_by_one", 3, known.AS_INSTALLED, "plain Celery that keeps results, as installed"),
-    _rate("one_by_one", 1, known.TUNED, "the same, tuned"),
-    _rate("one_by_one", 0.75, known.NO_RESULTS, "plain Celery that keeps no results"),
-    _rate("tls", 3, known.NO_RESULTS, "plain Celery that keeps no results"),
-    _rate("far", 5, known.NO_RESULTS, "plain Celery that keeps no results"),
-    _most("far", "round trips a mail", "round trips", 2.0, "{:.2f}"),
-    _rate("far_plain", 3.5, known.NO_RESULTS, "plain Celery that keeps no results"),
-    _most("far_plain", "round trips a mail", "round trips", 2.0, "{:.2f}"),
-    Goal(
-        scenario="publishing",
-        words="mails a second of the caller's CPU, one by one, beside a plain .delay()",
-        figure="one by one",
-        at_least=0.5,
-    ),
-    Goal(
-        scenario="publishing",
-        words="mails a second of the caller's CPU, one by one without their wake-ups, beside a plain .delay()",
-        figure="without wake-up",
-        at_least=2,
-    ),
-    Goal(
-        scenario="publishing",
-        words="mails a second of the caller's CPU, many in one transaction, beside a plain .delay()",
-        figure="many",
-        at_least=4,
-    ),
-    _rate("bulk", 1.5, known.CELERY_EMAIL_10, "django-celery-email in tens"),
-    _rate("bulk", 1, known.CELERY_EMAIL_100, "django-celery-email in hundreds"),
-    _rate("bulk", 3, known.POST_OFFICE, "django-post-office"),
+    _rate("one_by_one", 3, known.NO_RESULTS, "plain Celery that keeps no results", towards=5),
+    _rate("one_by_one", 1.3, known.NOTHING, "a Celery task that does nothing", towards=2.5),
+    _rate("one_by_one", 8, known.AS_INSTALLED, "plain Celery that keeps results, as installed"),
+    _rate("one_by_one", 5, known.TUNED, "the same, tuned"),
+    _rate("one_by_one", 2, known.POST_OFFICE, "django-post-office", towards=4),
+    _rate("tls", 6, known.NO_RESULTS, "plain Celery that keeps no results", towards=10),
+    _rate("bulk", 3.5, known.CELERY_EMAIL_10, f"django-celery-email {_TWO_PROCESSES}", towards=7),
+    _rate("bulk", 2, known.CELERY_EMAIL_100, "the same in hundreds", towards=5),
+    _rate("bulk", 5, known.POST_OFFICE, "django-post-office", towards=10),
     Goal(
         scenario="bulk",
         words="mails a second, beside smtp-source on as many sessions",
         figure=TIMES_SOURCE,
-        at_least=0.25,
+        at_least=0.4,
+        towards=1,
     ),
-    _rate("far_bulk", 4, known.CELERY_EMAIL_10, "django-celery-email in tens, on as many sessions"),
+    _rate("far_bulk", 40, known.CELERY_EMAIL_10, f"django-celery-email {_TWO_PROCESSES}", towards=100),
+    _rate("far", 10, known.NO_RESULTS, "plain Celery that keeps no results", towards=40),
+    _most("far", "round trips a mail", "round trips", 2.0, "{:.2f}"),
+    _publishing("one by one", "one by one", 1.2, towards=3),
+    _publishing("many", "many in one transaction", 4, towards=15),
+    _most("lone", "a lone mail from .delay() to acceptance, median", "median", 15, "{:.1f} ms", towards=6),
+    _most("lanes", f"{_URGENT}, a worker for each lane", "slowest", 1, "{:.2f} s", towards=0.2),
+    _most("lanes", f"{_URGENT}, one worker for all lanes", "slowest on one worker", 1, "{:.2f} s", towards=0.2),
+    _most("steady", "growth of a worker's memory after the first 1,000 mails", "growth", 5, "{:+.1f} %", towards=0),
+    _most("finished_rows", "CPU of a mail with many finished rows, beside few", "times", 1.1),
+    _most("finished_rows", "a sweep with many finished rows", "sweep", 20, "{:.1f} ms"),
+    _most(
+        "open_transaction",
+        "CPU of a mail, worker and database, beside a transaction open for ten minutes",
+        "times",
+        2,
+        towards=1,
+    ),
+    _most("idle", "CPU of the worker, of one core", "worker", 1, "{:.2f} %"),
+    _most("idle", "CPU of beat, of one core", "beat", 1, "{:.2f} %"),
+    _most("idle", "queries a sweep", "queries", 1, "{:.1f}"),
     _most("configuration", "CPU of a check, of the CPU of a mail", "share", 5, "{:.1f} %"),
     _most("configuration", "checks a mail in bulk", "checks in bulk", 0.1, "{:.3f}"),
     _most("configuration", "queries per TTL and process", "queries per TTL", 1, "{:.2f}"),
     _most("switch", "attempts begun with the old server after Save had returned", "stale", 0, "{:.0f}"),
     _most("switch", "the first attempt with the new server, after Save had returned", "first new", 50, "{:.0f} ms"),
-    _most("steady", "growth of a worker's memory after the first 1,000 mails", "growth", 5, "{:+.1f} %"),
     _most("large", "the message on the broker", "message", 999, "{:,.0f} octets"),
     _most("large", "growth of the worker's memory", "growth", 10, "{:.1f} MB"),
-    _most("finished_rows", "CPU of a mail with many finished rows, more than with few", "more", 10, "{:+.0f} %"),
-    _most("finished_rows", "a sweep with many finished rows", "sweep", 20, "{:.1f} ms"),
-    _most("idle", "CPU of the worker, of one core", "worker", 1, "{:.2f} %"),
-    _most("idle", "CPU of beat, of one core", "beat", 1, "{:.2f} %"),
-    _most("idle", "queries a sweep", "queries", 1, "{:.1f}"),
-    _most("lanes", "the slowest urgent mail, from .delay() to the server's acceptance", "slowest", 1, "{:.2f} s"),
 )

@@ -61,8 +61,8 @@ def lone(bench: Bench) -> Result:
     result.figures = {"median": figures[OURS, _PAUSES[0]], "median within a stay": figures[OURS, _PAUSES[1]]}
     result.remarks.append(
         f"{mails} mails of each kind, each submitted after the one before was recorded. A dispatcher stays for 0.1 s "
-        "after its last mail and looks each 0.02 s. A mail that comes then needs no wake-up, and waits for the look; one "
-        "that comes later waits for its wake-up. To plain Celery the pauses are all the same."
+        "after its last mail and looks each 0.02 s. A mail that comes then needs no wake-up, and waits for the look; a "
+        "later one waits for its wake-up. To plain Celery the pauses are all the same."
     )
     result.limits = (
         "a mail is committed, its wake-up goes through the broker to a process of the worker, which claims it, opens "

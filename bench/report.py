@@ -45,6 +45,8 @@ The peers have the broker options that Celery gives them. Ours has kombu's `ack_
 afford: a message lost with its worker is a wake-up to us, and their mail.
 """
 
+_GOAL_COLUMNS = ("scenario", "goal", "to reach", "towards", "reached", "")
+
 _TRIED = "What was tried beyond what is built, and why it was left, is in [decisions](decisions.md#celery)."
 
 _ABOUT_US = """
@@ -71,7 +73,7 @@ def show(result: Result) -> None:
 def show_goals(verdicts: Sequence[Verdict], titles: Mapping[str, str]) -> None:
     """Print what was aimed at and what was reached."""
     print("\nGoals\n")
-    _print_table(("scenario", "goal", "aimed at", "reached", ""), list(_goal_rows(verdicts, titles)))
+    _print_table(_GOAL_COLUMNS, list(_goal_rows(verdicts, titles)))
     print(_summary(verdicts), flush=True)
 
 
@@ -92,6 +94,7 @@ def _goal_rows(
             titles[goal.scenario],
             goal.words,
             goal.bound,
+            goal.beyond,
             verdict.shown,
             missed if verdict.is_met is False else verdict.words,
         )
@@ -156,7 +159,7 @@ def write_page(
             about=_table(("", ""), [(name, value) for name, value in about.items()], "---"),
             summary=_summary(verdicts),
             goals=_table(
-                ("scenario", "goal", "aimed at", "reached", ""),
+                _GOAL_COLUMNS,
                 list(_goal_rows(verdicts, titles, missed="**not met**")),
                 "---",
             ),
