@@ -15,15 +15,20 @@ from bench.goals import Verdict
 _HEAD = """# Performance
 
 This project and what people would use instead, measured side by side by `make bench`: the same PostgreSQL, the same
-Valkey, the same SMTP server, the same mails of 2 kB, two worker processes each, every contender in its turn. The
-figures are those of one run on the machine below; what carries over to other machines is the ratios. This page is
-written by the benchmark.
+Valkey, the same SMTP server, the same mails of 2 kB, two worker processes each where nothing else is said, every
+contender in its turn. The figures are those of one run on the machine below; what carries over to other machines is the
+ratios. This page is written by the benchmark.
 
 {about}
 
+How this project sends: a call of `send_email.delay()` writes a row in the caller's transaction. After the commit a
+wake-up goes to the broker, which names a queue and no mail, and only if no other is outstanding. In a worker's process
+a dispatcher claims a batch of mails in one statement. Its crew of SESSIONS threads (4) sends them, each over a
+connection that stays open, and the outcomes of many mails are recorded in one statement and one commit.
+
 ## Goals
 
-{summary}
+{summary} A goal is met when what is to be reached is reached; *towards* is where it is to come one day.
 
 {goals}
 {limits}
@@ -35,7 +40,9 @@ ratio where nothing but CPU is short, and does not depend on what else the machi
 of whole process trees: who submits, the worker (ours with beat), PostgreSQL, the broker; *CPU ms/mail* is their sum
 without the SMTP server, which is nobody's. Statements are those that PostgreSQL logged in a run of its own, BEGIN,
 COMMIT and connection checks among them; round trips are the times a client had to wait for the SMTP server, connecting
-included. *Arrived* and *twice* are counted by the SMTP server: mails of all rounds, and Message-IDs it saw again.
+included. *Sessions* are the connections that mail went over, the most at a time, as the SMTP server saw them: where
+who has more of them is compared with who has fewer, a line with as many stands beside. *Arrived* and *twice* are
+counted by the SMTP server: mails of all rounds, and Message-IDs it saw again.
 
 The SMTP server takes everything and keeps nothing. It is one of the benchmark's own, because Postfix's `smtp-sink` can
 count neither Message-IDs nor round trips and offers neither STARTTLS nor CHUNKING. That it holds nobody up is seen from

@@ -25,8 +25,9 @@ from config.local.processes import Process, wait_until
 
 _PROJECTS = Path(__file__).resolve().parent / "contenders"
 _NOW = "SELECT clock_timestamp()"
-#: The databases of Valkey that nobody uses: it has sixteen, and fewer contenders with a broker run at a time.
-_free_databases = list(range(16))
+#: How many Valkey has: no more contenders with a broker can run at a time. And those that are free.
+DATABASES = 16
+_free_databases = list(range(DATABASES))
 
 
 @dataclass(frozen=True, kw_only=True)

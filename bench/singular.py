@@ -201,7 +201,9 @@ def large(bench: Bench) -> Result:
         result.data[one.contender.name] = {"message": len(message), "grown": grown, "seconds": took}
         if one.contender is OURS:
             result.figures = {"message": len(message), "growth": grown / _MB}
-    result.limits = "the message is the id of the delivery and Celery's own headers; the content is read in pieces"
+    result.limits = (
+        "the message is a wake-up, which names a queue, and Celery's own headers; the content is read in pieces"
+    )
     result.remarks.append("The worker grows by the peak of its hungriest process over what it held before.")
     return result
 
