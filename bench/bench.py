@@ -62,8 +62,8 @@ class Scale:
 WHOLE = Scale(steady_mails=100_000, finished_rows=1_000_000, queued_mails=50_000, held_mails=20_000)
 QUICK = Scale(steady_mails=2_000, finished_rows=50_000, queued_mails=2_000, held_mails=1_000)
 
-#: Mails before what is measured, so that connections are open and code is warm.
-WARM_UP = 6
+#: Mails before what is measured, so that all connections are open and code is warm; who is slow has fewer.
+WARM_UP, FEWER_TO_WARM_UP = 24, 6
 
 
 class Bench:
@@ -93,7 +93,7 @@ class Bench:
     @property
     def seconds(self) -> int:
         """After which a scenario begins no further round, so that a slow machine comes to an end too."""
-        return self.pick(15, 100)
+        return self.pick(15, 130)
 
     def running(self, contenders: Sequence[Contender], front: Front) -> list[Running]:
         """Have these contenders ready, frozen."""

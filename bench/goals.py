@@ -136,7 +136,7 @@ GOALS = (
     _rate("far", 10, known.NO_RESULTS, "plain Celery that keeps no results", towards=40),
     _most("far", "round trips a mail", "round trips", 2.0, "{:.2f}"),
     _publishing("one by one", "one by one", 1.2, towards=3),
-    _publishing("many", "many in one transaction", 4, towards=15),
+    _publishing("many", "many at a time by submit_many()", 4, towards=15),
     _most("lone", "a lone mail from .delay() to acceptance, median", "median", 15, "{:.1f} ms", towards=6),
     _most("lanes", f"{_URGENT}, a worker for each lane", "slowest", 1, "{:.2f} s", towards=0.2),
     _most("lanes", f"{_URGENT}, one worker for all lanes", "slowest on one worker", 1, "{:.2f} s", towards=0.2),

@@ -48,9 +48,9 @@ class _Count:
 
 
 def limited(bench: Bench) -> Result:
-    """A server that takes 20 mails a second, and 20 seconds' worth of mail at once."""
+    """A server that takes 20 mails a second, and mail that comes much faster."""
     bench.end()
-    mails, patience = bench.pick(5, 20) * _RATE, bench.pick(15, 40)
+    mails, patience = bench.pick(5, 15) * _RATE, bench.pick(15, 30)
     result = Result(
         name="limited",
         title=f"A server that takes {_RATE} mails a second",

@@ -38,7 +38,7 @@ _UNDISTURBED = 0.03
 
 def lone(bench: Bench) -> Result:
     """A mail that is all there is to send: from the call of `.delay()` to the server's acceptance."""
-    mails = bench.pick(20, 200)
+    mails = bench.pick(20, 150)
     result = Result(
         name="lone",
         title="A lone mail, loopback, plain",
