@@ -102,7 +102,7 @@ _PARTS = ("worker", "database")
 
 
 def open_transaction(bench: Bench) -> Result:
-    """Somebody's transaction stays open: no row version that was current when it began, or came later, goes away."""
+    """Another connection's transaction stays open: the database clears away no row version that is newer than it."""
     mails, singly = bench.scale.held_mails, bench.pick(40, 200)
     kinds = (f"{mails:,} in bulk", f"{singly} one by one after that")
     result = Result(

@@ -21,7 +21,7 @@ _MAILS, _TAKEN = 100, (20, 40, 60)
 #: Seconds before a server takes a mail, and again before it says so: one that looks at what it takes.
 _DELAY = 0.05
 
-#: Seconds in which whoever was started anew can do what is left.
+#: Seconds in which the processes that were started anew can do what is left.
 _PATIENCE = 60
 
 

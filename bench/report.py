@@ -16,8 +16,8 @@ _HEAD = """# Performance
 
 This project and what people would use instead, measured side by side by `make bench`: the same PostgreSQL, the same
 Valkey, the same SMTP server, the same mails of 2 kB, two worker processes each where nothing else is said, every
-contender in its turn. The figures are those of one run on the machine below; what carries over to other machines is the
-ratios. This page is written by the benchmark.
+contender in its turn. The figures are those of one run on one machine ({machine}); what carries over to other machines
+is the ratios. This page is written by the benchmark.
 
 {about}
 
@@ -37,18 +37,20 @@ connection that stays open, and the outcomes of many mails are recorded in one s
 A rate counts from the first submission to the last acceptance by the SMTP server, *to the last record* goes on until
 the last outcome is in the database. *Ours is* compares the rates, *by CPU* the CPU that a mail takes, which is the same
 ratio where nothing but CPU is short, and does not depend on what else the machine does. CPU is in milliseconds a mail,
-of whole process trees: who submits, the worker (ours with beat), PostgreSQL, the broker; *CPU ms/mail* is their sum
-without the SMTP server, which is nobody's. Statements are those that PostgreSQL logged in a run of its own, BEGIN,
-COMMIT and connection checks among them; round trips are the times a client had to wait for the SMTP server, connecting
-included. *Sessions* are the connections that mail went over, the most at a time, as the SMTP server saw them: where
-who has more of them is compared with who has fewer, a line with as many stands beside. *Arrived* and *twice* are
-counted by the SMTP server: mails of all rounds, and Message-IDs it saw again.
+of whole process trees: the submitter, the worker (ours with beat), PostgreSQL, the broker; *CPU ms/mail* is their sum.
+It leaves out the SMTP server, which is the same for all. Statements are those that PostgreSQL logged in a run of its
+own, BEGIN, COMMIT and connection checks among them; round trips are the times a client had to wait for the SMTP server,
+connecting included.
+
+*Sessions* are the connections that mail went over, the most at a time, as the SMTP server saw them. Ours sends over
+more of them than its peers do with as many processes, so that each peer has a second line with as many sessions as
+ours. *Arrived* and *twice* are counted by the SMTP server: mails of all rounds, and Message-IDs it saw again.
 
 The SMTP server takes everything and keeps nothing. It is one of the benchmark's own, because Postfix's `smtp-sink` can
-count neither Message-IDs nor round trips and offers neither STARTTLS nor CHUNKING. That it holds nobody up is seen from
+count neither Message-IDs nor round trips and offers neither STARTTLS nor CHUNKING. How much it can take is seen from
 Postfix's load generator smtp-source, which shares the machine with it, and with smtp-sink in a line of its own.
 
-The peers have the broker options that Celery gives them. Ours has kombu's `ack_emulation` off, which nobody else can
+The peers have the broker options that Celery gives them. Ours has kombu's `ack_emulation` off, which the others cannot
 afford: a message lost with its worker is a wake-up to us, and their mail.
 """
 
@@ -163,6 +165,7 @@ def write_page(
     """``performance.md`` and its plots."""
     text = [
         _HEAD.format(
+            machine=", ".join(f"{name}: {about[name]}" for name in ("CPU", "cores") if name in about),
             about=_table(("", ""), [(name, value) for name, value in about.items()], "---"),
             summary=_summary(verdicts),
             goals=_table(
@@ -200,7 +203,7 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[str]], alignment: str
 
 def plot(result: Result) -> str:
     """Horizontal bars, ours in colour."""
-    width, left, line = 760, 300, 26
+    width, left, line = 820, 360, 26
     longest = max(result.bars.values())
     height = 44 + line * len(result.bars)
     parts = [

@@ -25,7 +25,7 @@ from config.local.processes import Process, wait_until
 
 _PROJECTS = Path(__file__).resolve().parent / "contenders"
 _NOW = "SELECT clock_timestamp()"
-#: How many Valkey has: no more contenders with a broker can run at a time. And those that are free.
+#: How many Valkey has, so that no more contenders with a broker can run at a time; and those that are free.
 DATABASES = 16
 _free_databases = list(range(DATABASES))
 
@@ -191,7 +191,7 @@ class Running:
                 self.workers.append(start(f"{name} beat", [*celery, "beat", *schedule], env=self.env))
 
     def new_driver(self) -> Driver:
-        """A process that calls the contender's functions; whoever asked for it ends it."""
+        """A process that calls the contender's functions; the caller ends it."""
         log = self.services.folder / "logs" / f"{self.contender.name} {self.front.name} driver.log"
         return Driver(self.contender, env=self.env, log=log)
 

@@ -17,7 +17,7 @@ _MB = 2**20
 
 
 def publishing(bench: Bench) -> Result:
-    """What submitting costs the caller, with nobody at work meanwhile."""
+    """What submitting costs the caller, with no worker at work meanwhile."""
     result = Result(
         name="publishing",
         title="Publishing: CPU of the caller",
@@ -63,7 +63,7 @@ def publishing(bench: Bench) -> Result:
 
 
 def discard(one: Running) -> None:
-    """Take back what was submitted and nobody has worked on."""
+    """Take back what was submitted and not worked on."""
     one.ask_broker(f"DEL {' '.join(one.queues)}")
     if one.contender is OURS:
         one.query("DELETE FROM email_integration_delivery WHERE finished_at IS NULL")

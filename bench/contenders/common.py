@@ -22,7 +22,7 @@ DATABASES = {
 CELERY_BROKER_URL = os.environ["BENCH_BROKER"]
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
 if os.environ.get("BENCH_VISIBILITY"):
-    # Of an hour, in which nobody else gets what a lost worker had fetched, so many seconds.
+    # So many seconds instead of an hour, after which what a lost worker had fetched goes to another one.
     CELERY_BROKER_TRANSPORT_OPTIONS = {"visibility_timeout": int(os.environ["BENCH_VISIBILITY"])}
 if os.environ.get("BENCH_LATE"):
     CELERY_TASK_ACKS_LATE = CELERY_TASK_REJECT_ON_WORKER_LOST = True

@@ -1,4 +1,4 @@
-"""The benchmark: a goal that nobody measures, or that is judged wrongly, would not be seen in a run."""
+"""The benchmark: a goal that is not measured, or that is judged wrongly, would not be seen in a run."""
 
 from __future__ import annotations
 
@@ -125,11 +125,14 @@ def test_the_page_says_what_was_aimed_at_reached_and_what_limits_it(
     result = _result(figure=1.5)
     result.scale = "with 10 mails"
     verdicts = judge([result])
-    report.write_page([result], verdicts, {"one": result.title}, {"date": "today"}, tmp_path)
+    report.write_page(
+        [result], verdicts, {"one": result.title}, {"date": "today", "CPU": "Z80", "cores": "1"}, tmp_path
+    )
     page = (tmp_path / "performance.md").read_text()
     assert "| One | more | at least 2.00 × | 4.00 × | 1.50 × (with 10 mails) | **not met** |" in page
     assert "- *One*: nothing but the speed of light." in page
     assert "0 of 1 goals are met." in page
+    assert "(CPU: Z80, cores: 1)" in page
 
 
 def test_statements_are_alike_but_for_their_values() -> None:
