@@ -72,11 +72,26 @@ def _celery(name: str, label: str, *, outcomes: str = "", marks: bool = False, *
     )
 
 
+def _wide(contender: Contender) -> Contender:
+    """With as many processes as this project has sessions."""
+    return dataclasses.replace(
+        contender,
+        name=f"{contender.name}_wide",
+        label=f"{contender.label}, {OUR_SESSIONS} processes",
+        processes=OUR_SESSIONS,
+    )
+
+
 AS_INSTALLED = _celery("celery", "Celery + send_mail, django-db results", outcomes=_RESULTS, BENCH_RESULTS="django-db")
 TUNED = _celery(
-    "celery_tuned", "Celery + send_mail, the same, tuned", outcomes=_RESULTS, BENCH_RESULTS="django-db", BENCH_TUNED="1"
+    "celery_tuned",
+    "Celery + send_mail, django-db results, tuned",
+    outcomes=_RESULTS,
+    BENCH_RESULTS="django-db",
+    BENCH_TUNED="1",
 )
 NO_RESULTS = _celery("celery_no_results", "Celery + send_mail, no results")
+NO_RESULTS_WIDE = _wide(NO_RESULTS)
 #: As a project would write it, to whose server mail may come too fast: what is refused is tried again.
 RETRYING = _celery("celery_retrying", "Celery + send_mail, autoretry_for, retry_backoff", BENCH_RETRIES="1")
 NOTHING = _celery("celery_nothing", "a Celery task that does nothing", marks=True, BENCH_TASK="nothing")
@@ -104,16 +119,6 @@ def _celery_email(chunk: int, label: str) -> Contender:
 CELERY_EMAIL = _celery_email(1, "django-celery-email (fork)")
 CELERY_EMAIL_10 = _celery_email(10, "django-celery-email (fork), in tens")
 CELERY_EMAIL_100 = _celery_email(100, "django-celery-email (fork), in hundreds")
-
-
-def _wide(contender: Contender) -> Contender:
-    """With as many processes as this project has sessions."""
-    return dataclasses.replace(
-        contender,
-        name=f"{contender.name}_wide",
-        label=f"{contender.label}, {OUR_SESSIONS} processes",
-        processes=OUR_SESSIONS,
-    )
 
 
 CELERY_EMAIL_10_WIDE = _wide(CELERY_EMAIL_10)
