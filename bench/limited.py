@@ -58,7 +58,7 @@ def limited(bench: Bench) -> Result:
             "contender",
             "beyond its rate the server",
             f"mails/s, of {_RATE}",
-            "MAIL a mail",
+            "MAIL for each that it took",
             "of them refused",
             "sessions opened",
             "arrived",
@@ -71,7 +71,7 @@ def limited(bench: Bench) -> Result:
         for contender, count in _all_at_once(bench, beyond, mails, patience):
             rate = count.arrived / count.seconds
             lost = max(0, mails - count.arrived - count.waiting)
-            each = [f"{number / mails:.2f}" for number in (count.attempts, count.refused)]
+            each = [f"{number / max(1, count.arrived):.2f}" for number in (count.attempts, count.refused)]
             numbers = (count.sessions, count.arrived, lost, count.waiting, count.twice)
             result.rows.append((contender.label, _WORDS[beyond], f"{rate:.1f}", *each, *map(str, numbers)))
             result.data[f"{contender.name}, {beyond}"] = {**dataclasses.asdict(count), "lost": lost, "rate": rate}
