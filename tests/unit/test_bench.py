@@ -8,19 +8,19 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 import pytest
 
-from bench import contenders, goals, report
+from bench import contenders, goals, limited, report
 from bench.__main__ import SCENARIOS
-from bench.bench import Result
+from bench.bench import QUICK, Bench, Result
 from bench.contenders import OUR_SESSIONS, OURS
 from bench.goals import GOALS, Goal, judge
 from bench.profile import part
 from bench.rate import BEYOND, Rate
 from bench.running import DATABASES
-from bench.services import alike
+from bench.services import Services, alike
 from bench.sink import Counts, Session
 from bench.throughput import Throughput
 from email_integration import conf
@@ -283,3 +283,14 @@ def test_a_session_that_stays_counts_anew_after_a_reset() -> None:
         second.write(_mail(2))
         _codes(second, 3)
         assert counts.report()["at_once"] == 1
+
+
+def test_what_a_limited_server_did_not_take_is_lost_or_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Mails neither taken nor waiting are lost; of ours that is an error of the run, as is one that came twice."""
+    count = limited._Count(seconds=10, arrived=60, attempts=90, refused=30, sessions=4, waiting=30, twice=1)
+    monkeypatch.setattr(limited, "_all_at_once", lambda *_: [(OURS, count), (contenders.RETRYING, count)])
+    bench = Bench(cast("Services", None), quick=True, scale=QUICK)
+    ours, other, *_ = limited.limited(bench).rows
+    assert ours == ("this project", "refuses with 450", "6.0", "1.50", "0.50", "4", "60", "10", "30", "1")
+    assert other[1:] == ours[1:]
+    assert bench.wrong == [f"limited, {beyond}: 100 mails, 10 lost, 1 twice" for beyond in BEYOND]
