@@ -19,6 +19,9 @@ def database() -> str:
     return router.db_for_write(Delivery)
 
 
+#: All states: the enumeration makes a list of them anew each time.
+_STATUSES = frozenset(Status.values)
+
 #: Controls (ISO 6429), which PostgreSQL, a log or a terminal does not bear, and halves of characters.
 _NO_NAME = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
@@ -77,7 +80,7 @@ def is_readable(delivery: Delivery) -> bool:
     """Whether the row is what it should be, and not what somebody made of it in the database."""
     found: Any = delivery.recipients
     return (
-        delivery.status in Status.values
+        delivery.status in _STATUSES
         and (delivery.from_at is None or 0 <= delivery.from_at <= delivery.content_size)
         and isinstance(found, list)
         and bool(found)
