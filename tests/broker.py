@@ -15,17 +15,22 @@ from tests.rabbitmq import RabbitMQ
 
 @dataclass(frozen=True, kw_only=True)
 class Message:
-    """A task's message: its name, its positional arguments, and its headers."""
+    """A task's message: its name, its positional arguments, those by keyword, and its headers."""
 
     task: str
     arguments: list[Any]
+    keywords: dict[str, Any]
     headers: dict[str, Any]
 
 
 def messages(broker: Valkey | RabbitMQ, queue: str) -> list[Message]:
     """The messages that wait in a queue, oldest first."""
     found = broker.waiting(queue) if isinstance(broker, RabbitMQ) else _in_list(broker, queue)
-    return [Message(task=headers["task"], arguments=json.loads(body)[0], headers=headers) for headers, body in found]
+    return [_message(headers, *json.loads(body)) for headers, body in found]
+
+
+def _message(headers: dict[str, Any], args: list[Any], kwargs: dict[str, Any], embedded: Any) -> Message:
+    return Message(task=headers["task"], arguments=args, keywords=kwargs, headers=headers)
 
 
 def _in_list(valkey: Valkey, queue: str) -> list[tuple[dict[str, Any], bytes | str]]:

@@ -25,8 +25,12 @@ MAILS = 60
 
 
 def open_databases(process: Process) -> int:
-    """How often the main process of a worker has the database's file open, once for each connection."""
-    name = str(connection.settings_dict["NAME"])
+    """How often the main process of a worker has the database's log open, once for each connection.
+
+    Not the file itself: while any connection of a process holds a lock on that, SQLite leaves it open for those that
+    were closed.
+    """
+    name = f"{connection.settings_dict['NAME']}-wal"
     return sum(os.path.realpath(file) == os.path.realpath(name) for file in Path(f"/proc/{process.pid}/fd").iterdir())
 
 
