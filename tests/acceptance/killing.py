@@ -6,20 +6,24 @@ that a worker runs would not do: its death loses messages of the application, fo
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import os
 import random
 import signal
 import subprocess
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 from celery import Signature, chain, chord, current_app, group
+from redis import Connection
 
 from config.local.processes import wait_until
 from config.local.smtp_server import SMTPServer
+from config.local.valkey import Valkey
 from email_integration.tasks import send_email
 from tests import services
 from tests.broker import messages
@@ -27,6 +31,9 @@ from tests.stack import Stack
 
 #: The task that follows, which no process knows.
 FOLLOW = "application.follow"
+
+#: The database of Valkey in which results are kept.
+RESULTS = 1
 
 
 def mail(to: str = "kim@example.com", **more: Any) -> Signature[Any]:
@@ -58,9 +65,7 @@ class Canvas:
 
     def _follow(self, source: str, *, of: int = 1) -> list[Signature[Any]]:
         names = self.expected[source] = [f"{source} {one}" for one in range(of)]
-        return [
-            current_app.signature(FOLLOW, kwargs={"of": name}, queue=self.queue, immutable=True) for name in names
-        ]
+        return [current_app.signature(FOLLOW, kwargs={"of": name}, queue=self.queue, immutable=True) for name in names]
 
     def called(self) -> dict[str, Counter[str]]:
         """How often each was called under which task id, by its name."""
@@ -118,6 +123,32 @@ class Killer:
         time.sleep(self.chance.uniform(0, 0.1))
 
 
+@contextlib.contextmanager
+def results_kept_in(url: str) -> Iterator[None]:
+    """Have this process keep results in the backend of this URL."""
+    before = current_app.conf.result_backend
+    _keep_results_in(url)
+    try:
+        yield
+    finally:
+        _keep_results_in(before)
+        # The backend's client leaves its connections to the collector, which warns of them.
+        for one in gc.get_objects():
+            if isinstance(one, Connection) and one.db == RESULTS:
+                one.disconnect()
+
+
+def url_of_results(valkey: Valkey) -> str:
+    """The URL of a result backend beside the broker and the cache."""
+    return f"{valkey.url.rpartition('/')[0]}/{RESULTS}"
+
+
+def _keep_results_in(url: str) -> None:
+    current_app.conf.result_backend = url
+    current_app._backend_cache = None
+    vars(current_app._local).pop("backend", None)
+
+
 def children(pid: int) -> list[int]:
     """The processes that this one has forked and that live."""
     listed = subprocess.run(["ps", "-o", "pid=,stat=", "--ppid", str(pid)], capture_output=True, text=True, check=False)
@@ -128,7 +159,7 @@ def children(pid: int) -> list[int]:
 def seeded(seed: str | None) -> tuple[str, random.Random]:
     """A random of its own, and the seed that makes the same again."""
     seed = seed or str(random.SystemRandom().randrange(10**9))
-    return seed, random.Random(seed)  # noqa: S311  # chooses moments, guards nothing
+    return seed, random.Random(seed)  # chooses moments, guards nothing
 
 
 def under_load(killer: Killer, canvas: Canvas, *, kills: int, workers: int, unfinished: Callable[[], int]) -> None:

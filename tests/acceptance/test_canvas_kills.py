@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from celery import current_app
 from django.db.models import Q
 
 from config.local.processes import wait_until
@@ -32,18 +31,9 @@ def unfinished() -> int:
 @pytest.fixture
 def in_redis(valkey: Valkey) -> Iterator[str]:
     """The URL of a result backend in Redis, which this process has too."""
-    url = valkey.url.replace("/0", "/1")
-    before = current_app.conf.result_backend
-    _keep_results(url)
-    yield url
-    _keep_results(before)
-
-
-def _keep_results(url: str) -> None:
-    """In a backend of this URL, from now on."""
-    current_app.conf.result_backend = url
-    current_app._backend_cache = None
-    vars(current_app._local).pop("backend", None)
+    url = killing.url_of_results(valkey)
+    with killing.results_kept_in(url):
+        yield url
 
 
 def require_kept(
@@ -54,7 +44,11 @@ def require_kept(
     print(f"KILLS_SEED={seed}")
     server.inject(REFUSED)
     # Of mail alone, so that every process sends.
-    running = stack(concurrency=2, queues=OF_MAIL, env={**environment(notes), "LOG_LEVEL": "INFO", "QUARANTINE_AFTER": "1000", **env})
+    running = stack(
+        concurrency=2,
+        queues=OF_MAIL,
+        env={**environment(notes), "LOG_LEVEL": "INFO", "QUARANTINE_AFTER": "1000", **env},
+    )
     canvas = killing.Canvas(queue=f"followed-{uuid.uuid4()}")
     killer = killing.Killer(running, server, chance)
     killing.under_load(killer, canvas, kills=kills, workers=workers, unfinished=unfinished)

@@ -85,7 +85,12 @@ def is_priority(value: object) -> bool:
 
 def is_in_chord(kept: str) -> bool:
     """Whether the mail is a part of a chord."""
-    return bool('"chord"' in kept and as_options(kept).get("chord"))
+    return bool(knows_chord(kept) and as_options(kept).get("chord"))
+
+
+def knows_chord(kept: str) -> bool:
+    """Whether there may be a chord in what follows the mail: one that it is a part of, or that a later step is."""
+    return '"chord"' in kept
 
 
 def follows(kept: str) -> bool:
@@ -177,8 +182,10 @@ def _name(signature: Any, place: str) -> None:
     parts = _PARTS.get(str(signature.get("subtask_type")), ())
     if parts and isinstance(arguments, dict):
         inner |= {name: arguments.get(name) for name in parts}
+        if signature["subtask_type"] != "chain":
+            # A new one each time: backends count the parts of a chord under it, and would go on from the first count.
+            options.pop("task_id", None)
     elif not options.get("task_id"):
-        # Not of a group or a chord as a whole: backends count under it, and would go on from the first count.
         options["task_id"] = str(uuid.uuid5(_NAMESPACE, place))
     for name, found in inner.items():
         for number, part in enumerate(maybe_list(found) or ()):

@@ -30,7 +30,7 @@ from email_integration.timezones import aware
 from . import canvas, names, places
 from .outbox import Call, OutboxTask, moment
 from .results import failure_of, summary
-from .wake_ups import CeleryTaskQueue, without_address
+from .wake_ups import CeleryTaskQueue, follow_anew, without_address
 
 #: Longer than any mail can take: the timeouts of the dialogue bound it, not the worker's global limits.
 _NO_LIMIT = 24 * 3600
@@ -144,7 +144,12 @@ class _SendPrepared(OutboxTask):
         kept, queue = call.kept(task_id), call.queue
         due_at = call.due_at or moment("due_at", arguments.get("due_at"))
         delivery = _send_prepared(
-            arguments["delivery_id"], kept=kept, queue=queue, due_at=due_at, expires_at=call.expires_at
+            arguments["delivery_id"],
+            task_id=task_id,
+            kept=kept,
+            queue=queue,
+            due_at=due_at,
+            expires_at=call.expires_at,
         )
         if delivery is None:
             return None  # a worker fails in its place: what is called then must not run in a web request
@@ -169,7 +174,8 @@ def send_prepared(self: Any, delivery_id: str, due_at: str | None = None) -> dic
     request = self.request
     by_worker = _is_by_worker(request)
     kept = canvas.keep_request(request, task_id=request.id) if by_worker else ""
-    delivery = _send_prepared(delivery_id, kept=kept, due_at=moment("due_at", None if request.eta else due_at))
+    due_at_ = None if request.eta else due_at
+    delivery = _send_prepared(delivery_id, task_id=request.id or "", kept=kept, due_at=moment("due_at", due_at_))
     if delivery is None:
         reason = "the prepared mail is not in the database: rolled back, not yet committed, or deleted"
         raise DeliveryFailed(None, reason)
@@ -178,13 +184,15 @@ def send_prepared(self: Any, delivery_id: str, due_at: str | None = None) -> dic
     return _as_it_stands(delivery)
 
 
-def _send_prepared(delivery_id: str, **how: Any) -> Delivery | None:
+def _send_prepared(delivery_id: str, *, task_id: str, kept: str, **how: Any) -> Delivery | None:
     """Have the mail sent unless it was called before; return it, None if there is none."""
     delivery = rows.load(delivery_id)
     while delivery is not None and delivery.options == canvas.UNCALLED:
-        if transitions.send_prepared(delivery, **how):
+        if transitions.send_prepared(delivery, kept=kept, **how):
             break
         delivery = rows.load(delivery_id)  # it was moved meanwhile
+    if delivery is not None and canvas.task_id_of(delivery) == task_id:
+        follow_anew(delivery, kept)
     return delivery
 
 
@@ -277,7 +285,10 @@ def _submit(
     given = {name: value for name, value in arguments.items() if name not in MailKeywords.__annotations__}
     key = given.pop("idempotency_key", None)
     made = make(compose(**given), options, delivery_id=delivery_id, idempotency_key=key, **how)
-    return store(made, unless_known=delivery_id is not None)
+    delivery = store(made, unless_known=delivery_id is not None)
+    if delivery is not made and delivery.pk == delivery_id:
+        follow_anew(delivery, made.options)
+    return delivery
 
 
 _task_queue = CeleryTaskQueue(dispatch, sweep)

@@ -5,8 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from celery import states
+from celery.app.task import Context
+from celery.backends.base import BaseKeyValueStoreBackend
 from django.db import router
 from django.utils import timezone
+from kombu.exceptions import OperationalError
 
 from email_integration.exceptions import DeliveryDeferred, DeliveryFailed
 from email_integration.ledger import rows
@@ -52,6 +55,20 @@ def is_beside_deliveries(backend: Any) -> bool:
     if type(backend).__module__ != "django_celery_results.backends.database":
         return False
     return bool(router.db_for_write(backend.TaskModel) == rows.database())
+
+
+def require_counted(backend: Any, request: Context) -> None:
+    """Raise ``OperationalError`` where a chord of which this is a part may end without its body.
+
+    Celery's backend for Redis has one process at a time publish the body, for some seconds. When that process is killed
+    meanwhile, a part has to be counted once more after that, which changes nothing else.
+    """
+    if not (request.chord and isinstance(backend, BaseKeyValueStoreBackend) and hasattr(backend, "_chord_zset")):
+        return
+    # What it deletes, or says 'done' in, once the body is published.
+    claimed = backend.get(backend.get_key_for_group(str(request.group), ".c"))
+    if claimed not in (None, b"done", "done"):
+        raise OperationalError("the body of the chord may not be published")
 
 
 def row(backend: Any, task_id: str, delivery: Delivery) -> Row:

@@ -13,6 +13,7 @@ from celery.app.task import Context
 from celery.backends.base import DisabledBackend
 from celery.utils import uuid
 from django.db import DatabaseError, InterfaceError, transaction
+from django.db.models import Case, F, When
 from kombu import Producer
 from kombu.exceptions import OperationalError
 
@@ -21,7 +22,7 @@ from email_integration.exceptions import InvalidMail
 from email_integration.ledger import continuation, rows
 from email_integration.ledger.queues import queue_of
 from email_integration.ledger.sql import Row
-from email_integration.models import Delivery
+from email_integration.models import FINAL, DatabaseTime, Delivery
 from email_integration.on_commit import after_commit
 from email_integration.queue import continuing, wakeups
 
@@ -135,13 +136,19 @@ class CeleryTaskQueue(Publisher):
 
         Raises what the broker, the database and the result backend raise when they are away.
         """
-        if not canvas.is_in_chord(delivery.options) or not results.is_beside_deliveries(self._dispatch.backend):
+        backend = self._dispatch.backend
+        if not canvas.is_in_chord(delivery.options) or not results.is_beside_deliveries(backend):
+            if canvas.knows_chord(delivery.options):
+                delivery.refresh_from_db(using=rows.database(), fields=["options"])  # as below
             self._continue(delivery)
+            results.require_counted(backend, canvas.request_of(delivery))
             return
         # The backend counts the parts of a chord in this database, and each must count once. The caller may be killed
         # before it has noted that this was done.
         with transaction.atomic(using=rows.database()):
-            if _is_to_continue(delivery.pk):
+            options = _options_if_to_continue(delivery.pk)
+            if options is not None:
+                delivery.options = options  # it may be a part of another chord by now
                 self._continue(delivery)
                 continuation.done(delivery.pk)
 
@@ -152,6 +159,8 @@ class CeleryTaskQueue(Publisher):
         except _transient_errors(app):
             raise
         except Exception as error:  # what follows is not a task, or does not take what it was given
+            if app.backend.exception_safe_to_retry(error):
+                raise  # it may be another server than the broker, with errors of its own
             name = type(error).__name__
             of = {"delivery_id": delivery.pk}
             logger.error("What follows delivery %s cannot be started (%s).", delivery.pk, name, extra=of)
@@ -160,10 +169,26 @@ class CeleryTaskQueue(Publisher):
             )
 
 
-def _is_to_continue(delivery_id: str) -> bool:
-    """Whether nobody has noted that it was done; locks the row, and who else would do it waits for the commit."""
+def _options_if_to_continue(delivery_id: str) -> str | None:
+    """What the row keeps, None if it is noted that it was done.
+
+    It locks the row, and who else would do it waits for the commit.
+    """
     found = Delivery.objects.using(rows.database()).filter(pk=delivery_id, continue_after__isnull=False)
-    return bool(found.select_for_update().values_list("pk", flat=True).first())
+    return found.select_for_update().values_list("options", flat=True).first()
+
+
+def follow_anew(delivery: Delivery, kept: str) -> None:
+    """Have ``kept`` follow a mail that is called again under its id, if it knows a chord that was begun anew.
+
+    Who begins a chord may be killed between two of its parts. The chord that is begun after that is another one, and
+    what was a part of the first is one of that, though it may have counted already.
+    """
+    if not canvas.knows_chord(kept) or delivery.options == kept:
+        return
+    ended = When(status__in=FINAL, then=DatabaseTime())
+    row = Delivery.objects.using(rows.database()).filter(pk=delivery.pk)
+    row.update(options=kept, continue_after=Case(ended, default=F("continue_after")))
 
 
 def _transient_errors(app: Any) -> tuple[type[Exception], ...]:
