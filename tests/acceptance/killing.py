@@ -7,7 +7,6 @@ that a worker runs would not do: its death loses messages of the application, fo
 from __future__ import annotations
 
 import contextlib
-import gc
 import os
 import random
 import signal
@@ -19,7 +18,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from celery import Signature, chain, chord, current_app, group
-from redis import Connection
 
 from config.local.processes import wait_until
 from config.local.smtp_server import SMTPServer
@@ -131,11 +129,12 @@ def results_kept_in(url: str) -> Iterator[None]:
     try:
         yield
     finally:
+        if hasattr(current_app.backend, "client"):
+            # A result that is collected later would connect again to say so.
+            current_app.backend.result_consumer.stop()
+            current_app.backend.result_consumer.subscribed_to.clear()
+            current_app.backend.client.connection_pool.disconnect()
         _keep_results_in(before)
-        # The backend's client leaves its connections to the collector, which warns of them.
-        for one in gc.get_objects():
-            if isinstance(one, Connection) and one.db == RESULTS:
-                one.disconnect()
 
 
 def url_of_results(valkey: Valkey) -> str:
