@@ -7,3 +7,4 @@ from tests.base_settings import *  # noqa: F403 - all of them, that is the point
 CELERY_INCLUDE = ["tests.acceptance.tasks", *os.environ.get("ACCEPTANCE_INCLUDE", "").split()]
 CELERY_WORKER_MAX_TASKS_PER_CHILD = int(os.environ.get("ACCEPTANCE_MAX_TASKS", "0")) or None
 CELERY_RESULT_BACKEND = os.environ.get("ACCEPTANCE_RESULTS", "django-db")
+CELERY_WORKER_SEND_TASK_EVENTS = bool(os.environ.get("ACCEPTANCE_EVENTS"))

@@ -14,14 +14,18 @@ from typing import Any
 from urllib.parse import urlencode
 
 import pytest
+from django.core.mail import EmailMessage
 from flower.urls import handlers
 from honcho.environ import parse_procfile
+from playwright.sync_api import Browser
 
 from config.local.processes import LOOPBACK, PATIENCE, Processes, free_port, wait_until
 from config.local.smtp_server import Fault, SMTPServer
+from email_integration import submit_many
 from email_integration.models import Delivery
-from email_integration.tasks import send_email
+from email_integration.tasks import names, send_email
 from tests.acceptance.conftest import Activate
+from tests.chromium import browsing
 from tests.stack import ROOT, Stack
 
 LOGIN = "kim:let-me-in"
@@ -131,6 +135,62 @@ def test_tasks_show_how_the_mail_went_and_nothing_of_it(
         assert status == 200
         assert not [word for word in CONTENT if word in page], path
     assert not [word for word in CONTENT if word in json.dumps(list(tasks.values()))]
+
+
+def test_its_pages_list_a_task_for_each_mail_in_a_browser(
+    flower: Flower, app: Stack, smtp_server: Callable[..., SMTPServer], activate: Activate, chromium: Browser
+) -> None:
+    """By the id of the delivery, of single mails and of a bulk: accepted, refused, and put off."""
+    server = smtp_server(security="plain", user=None)
+    activate(server)
+    server.inject(
+        Fault(verb="RCPT", reply="550 5.1.1 unknown", match="nobody@", times=None),
+        Fault(verb="RCPT", reply="450 4.2.0 busy", match="busy@", times=None),
+    )
+    wait_until(flower.tasks, what="Flower to see a task")
+    states = {
+        str(send_email.delay("secret-subject", "secret-body", to=[to]).id): state
+        for to, state in (
+            ("kim@example.com", "SUCCESS"),
+            ("nobody@example.com", "FAILURE"),
+            ("busy@example.com", "RETRY"),
+        )
+    }
+    bulk = (EmailMessage("secret-subject", "secret-body", to=[f"kim{number}@example.com"]) for number in range(30))
+    states |= dict.fromkeys(submit_many(bulk), "SUCCESS")
+
+    with browsing(chromium, f"http://{LOOPBACK}:{flower.port}") as page:
+        page.set_extra_http_headers({"Authorization": "Basic " + base64.b64encode(LOGIN.encode()).decode()})
+
+        def listed() -> dict[str, list[str]]:
+            """The cells of each row that the page has of these mails, by the id."""
+            page.goto("/tasks")
+            page.locator("#tasks-table_wrapper select").first.select_option("100")
+            page.locator("#tasks-table_wrapper input[type=search]").fill(names.SEND_EMAIL)
+            page.wait_for_load_state("networkidle")
+            rows = page.locator("#tasks-table tbody tr")
+            found = [[cell.strip() for cell in row] for row in rows.evaluate_all(CELLS)]
+            return {one: row for row in found for one in states if one in row}
+
+        def are_all_listed() -> dict[str, list[str]] | None:
+            rows = listed()
+            return rows if all(state in rows.get(one, ()) for one, state in states.items()) else None
+
+        rows = wait_until(are_all_listed, what="a row for each mail")
+        assert rows is not None
+        for row in rows.values():
+            assert names.SEND_EMAIL in row
+            assert any(cell.startswith("worker1@") for cell in row), row
+        for one, state in list(states.items())[:4]:
+            page.goto(f"/task/{one}")
+            text = page.locator("body").inner_text()
+            assert one in text
+            assert state in text
+            assert not [word for word in CONTENT if word in page.content()]
+
+
+#: The texts of the cells of rows of a table.
+CELLS = "rows => rows.map(row => [...row.cells].map(cell => cell.innerText))"
 
 
 def test_flower_does_not_start_without_a_password(tmp_path: Path) -> None:
