@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 from celery import current_app
@@ -19,9 +20,11 @@ from django.utils import timezone
 
 from config.local.processes import PATIENCE, wait_until
 from config.local.smtp_server import Fault, SMTPServer
+from config.local.workers import OF_MAIL
 from email_integration.exceptions import DeliveryDeferred, DeliveryFailed, InvalidMail
 from email_integration.models import Delivery, RevokedTask, SMTPConfig
 from email_integration.tasks import send_email
+from email_integration.timezones import aware
 from tests import services
 from tests.acceptance.tasks import note, note_error, send_from_within
 from tests.acceptance.test_secrecy import recorded_events
@@ -207,6 +210,28 @@ def test_eta_and_countdown_are_the_rows_due_time(server: SMTPServer) -> None:
 
 
 @at_worker
+@pytest.mark.parametrize("zone", ["America/Sao_Paulo", "Asia/Kathmandu", "UTC"])
+def test_times_of_any_time_zone_are_the_same_moment(server: SMTPServer, zone: str) -> None:
+    """As a datetime and as text, for a mail that is called and for one that was prepared."""
+    moment = dt.datetime.now(ZoneInfo(zone)) + dt.timedelta(hours=1)
+    late = moment + dt.timedelta(hours=1)
+    by_call = [
+        send_email.apply_async(("zone", "Text"), TO, eta=moment, expires=late),
+        send_email.apply_async(("zone", "Text"), TO, eta=moment.isoformat(), expires=late.isoformat()),
+        send_email.delay("zone", "Text", **TO, due_at=moment, expires_at=late),
+    ]
+    mail = send_email.prepare("zone", "Text", **TO)
+    mail.apply_async(eta=moment, expires=late)
+    rows = [Delivery.objects.get(pk=pk) for pk in (*(result.id for result in by_call), mail.kwargs["delivery_id"])]
+    assert {aware(row.due_at) for row in rows} == {moment}
+    assert {aware(row.expires_at) for row in rows} == {late}
+    assert {row.status for row in rows} == {"queued"}
+    soon = dt.datetime.now(ZoneInfo(zone)) + dt.timedelta(seconds=1)
+    send_email.apply_async(("soon", "Text"), TO, eta=soon).get(timeout=PATIENCE)
+    assert [message.subject for message in server.messages if message.received_at >= soon.timestamp()] == ["soon"]
+
+
+@at_worker
 def test_a_mail_that_expires_before_it_is_due_fails(server: SMTPServer, notes: Notes, tag: str) -> None:
     expiring = {"countdown": 1, "link_error": note_error.s(tag=tag)}
     moment = timezone.now() + dt.timedelta(seconds=0.5)
@@ -255,6 +280,27 @@ def test_a_queue_of_ones_own_and_a_priority_are_the_wake_ups(server: SMTPServer,
     wait_until(lambda: messages(services.broker, "nobody-listens"), what="a wake-up")
     assert {message.arguments[0] for message in messages(services.broker, "nobody-listens")} == {"nobody-listens"}
     assert count(server, "nobody") == 0
+
+
+@pytest.mark.usefixtures("transactional_db")
+def test_a_queue_that_one_worker_serves_is_sent_by_that_one_alone(
+    stack: Callable[..., Stack], server: SMTPServer
+) -> None:
+    """While there is none its mail waits, whoever else sends; and it sends no other mail."""
+    running = stack(queues=OF_MAIL)
+    of_all = running.worker
+    own = send_email.apply_async(("own", "Text"), TO, queue="invoices")
+    send_email.delay("usual", "Text", **TO).get(timeout=PATIENCE)
+    assert Delivery.objects.get(pk=own.id).status == "queued"
+    of_one = running.start_worker(queues=("invoices",))
+    assert own.get(timeout=PATIENCE)["status"] == "accepted"
+    usual = [send_email.delay("usual", "Text", **TO) for _ in range(5)]
+    own_too = [send_email.apply_async(("own", "Text"), TO, queue="invoices") for _ in range(5)]
+    for result in (*usual, *own_too):
+        result.get(timeout=PATIENCE)
+    assert not [result.id for result in (own, *own_too) if f"{result.id}: accepted" in of_all.read_log()]
+    assert not [result.id for result in usual if f"{result.id}: accepted" in of_one.read_log()]
+    wait_until(lambda: all(f"{result.id}: accepted" in of_one.read_log() for result in (own, *own_too)), what="its log")
 
 
 @at_worker
