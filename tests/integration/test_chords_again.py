@@ -165,6 +165,19 @@ def test_a_chord_whose_end_was_about_to_be_published_ends(valkey: Valkey, monkey
         assert published(valkey) == [result.id]
 
 
+@pytest.mark.usefixtures("results")
+def test_the_parts_of_a_chord_that_fails_are_told_so_once(valkey: Valkey) -> None:
+    """What its last part has counted, and the errbacks of that part, do not wait for anything."""
+    chord([mail("one"), mail("two").on_error(signature("other.sorry", queue="others"))])(body())
+    one, two = Delivery.objects.order_by("created_at")
+    assert continuing.publish(accepted(one))
+    row = pretend(accepted(two), status="failed", code=550, reason="refused")
+    current_app.backend.store_result(row.pk, ValueError("refused"), "FAILURE")
+    assert continuing.publish(row)
+    assert Delivery.objects.get(pk=two.pk).continue_after is None
+    assert len(published(valkey)) == 1
+
+
 def test_an_error_of_the_result_backend_that_passes_is_no_end_of_what_follows(
     valkey: Valkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -174,8 +174,8 @@ def send_prepared(self: Any, delivery_id: str, due_at: str | None = None) -> dic
     request = self.request
     by_worker = _is_by_worker(request)
     kept = canvas.keep_request(request, task_id=request.id) if by_worker else ""
-    due_at_ = None if request.eta else due_at
-    delivery = _send_prepared(delivery_id, task_id=request.id or "", kept=kept, due_at=moment("due_at", due_at_))
+    not_before = moment("due_at", None if request.eta else due_at)
+    delivery = _send_prepared(delivery_id, task_id=request.id, kept=kept, due_at=not_before)
     if delivery is None:
         reason = "the prepared mail is not in the database: rolled back, not yet committed, or deleted"
         raise DeliveryFailed(None, reason)
@@ -184,7 +184,7 @@ def send_prepared(self: Any, delivery_id: str, due_at: str | None = None) -> dic
     return _as_it_stands(delivery)
 
 
-def _send_prepared(delivery_id: str, *, task_id: str, kept: str, **how: Any) -> Delivery | None:
+def _send_prepared(delivery_id: str, *, task_id: str | None, kept: str, **how: Any) -> Delivery | None:
     """Have the mail sent unless it was called before; return it, None if there is none."""
     delivery = rows.load(delivery_id)
     while delivery is not None and delivery.options == canvas.UNCALLED:

@@ -6,7 +6,6 @@ from typing import Any
 
 from celery import states
 from celery.app.task import Context
-from celery.backends.base import BaseKeyValueStoreBackend
 from django.db import router
 from django.utils import timezone
 from kombu.exceptions import OperationalError
@@ -57,18 +56,17 @@ def is_beside_deliveries(backend: Any) -> bool:
     return bool(router.db_for_write(backend.TaskModel) == rows.database())
 
 
-def require_counted(backend: Any, request: Context) -> None:
-    """Raise ``OperationalError`` where a chord of which this is a part may end without its body.
+def require_unclaimed(backend: Any, request: Context) -> None:
+    """Raise ``OperationalError`` while the body of the chord, of which this is a part, is another process's to publish.
 
-    Celery's backend for Redis has one process at a time publish the body, for some seconds. When that process is killed
-    meanwhile, a part has to be counted once more after that, which changes nothing else.
+    Celery's backend for Redis says so for some seconds, from when the last part has counted. So this one has counted
+    before. If the other process was killed, counting it once more after that time has the body published.
     """
-    if not (request.chord and isinstance(backend, BaseKeyValueStoreBackend) and hasattr(backend, "_chord_zset")):
+    if not (request.chord and request.group and hasattr(backend, "_chord_zset")):
         return
-    # What it deletes, or says 'done' in, once the body is published.
-    claimed = backend.get(backend.get_key_for_group(str(request.group), ".c"))
-    if claimed not in (None, b"done", "done"):
-        raise OperationalError("the body of the chord may not be published")
+    claim, size = (backend.get(backend.get_key_for_group(request.group, key)) for key in (".c", ".s"))
+    if size is not None and claim not in (None, b"done", "done"):
+        raise OperationalError("another process is to publish the body of the chord")
 
 
 def row(backend: Any, task_id: str, delivery: Delivery) -> Row:

@@ -140,8 +140,8 @@ class CeleryTaskQueue(Publisher):
         if not canvas.is_in_chord(delivery.options) or not results.is_beside_deliveries(backend):
             if canvas.knows_chord(delivery.options):
                 delivery.refresh_from_db(using=rows.database(), fields=["options"])  # as below
+                results.require_unclaimed(backend, canvas.request_of(delivery))
             self._continue(delivery)
-            results.require_counted(backend, canvas.request_of(delivery))
             return
         # The backend counts the parts of a chord in this database, and each must count once. The caller may be killed
         # before it has noted that this was done.
