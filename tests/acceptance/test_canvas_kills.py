@@ -69,14 +69,14 @@ def require_kept(
 def test_what_follows_is_called_though_processes_are_killed(
     stack: Callable[..., Stack], server: SMTPServer, tmp_path: Path
 ) -> None:
-    require_kept(stack, server, tmp_path / "notes", kills=20, workers=1)
+    require_kept(stack, server, tmp_path / "notes", kills=15, workers=1)
 
 
 def test_what_follows_is_called_with_results_in_redis(
     stack: Callable[..., Stack], server: SMTPServer, tmp_path: Path, in_redis: str
 ) -> None:
     """The backend counts the parts of a chord by their ids."""
-    require_kept(stack, server, tmp_path / "notes", kills=20, workers=1, ACCEPTANCE_RESULTS=in_redis)
+    require_kept(stack, server, tmp_path / "notes", kills=15, workers=1, ACCEPTANCE_RESULTS=in_redis)
 
 
 @pytest.mark.extra
