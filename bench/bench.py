@@ -62,8 +62,8 @@ class Scale:
 WHOLE = Scale(steady_mails=100_000, finished_rows=1_000_000, queued_mails=50_000, held_mails=20_000)
 QUICK = Scale(steady_mails=2_000, finished_rows=50_000, queued_mails=2_000, held_mails=1_000)
 
-#: Mails before what is measured, so that all connections are open and code is warm; who is slow has fewer.
-WARM_UP, FEWER_TO_WARM_UP = 24, 6
+#: Mails before what is measured, so that all connections are open and code is warm.
+WARM_UP = 24
 
 
 class Bench:

@@ -113,7 +113,7 @@ def _most(
 
 
 _URGENT = "the slowest urgent mail, from .delay() to the server's acceptance"
-_TWO_PROCESSES = "in tens, as many processes"
+_TWO_PROCESSES = "in tens, as many processes and one session each"
 
 GOALS = (
     _rate("one_by_one", 3, known.NO_RESULTS, "plain Celery that keeps no results", towards=5),
@@ -145,7 +145,7 @@ GOALS = (
     _most("finished_rows", "a sweep with many finished rows", "sweep", 20, "{:.1f} ms"),
     _most(
         "open_transaction",
-        "CPU of a mail, worker and database, beside a transaction open for ten minutes",
+        "CPU of a mail, worker and database, beside a transaction that stays open",
         "times",
         2,
         towards=1,

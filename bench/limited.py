@@ -83,9 +83,9 @@ def limited(bench: Bench) -> Result:
         f"{mails} mails, one by one and as fast as they come, for each contender a server of its own. *450* and *421* "
         "are replies to MAIL, once there were as many in that second of the clock; after 421 it closes the connection. "
         "A server that takes its time answers to each content when its turn has come. The rate counts to the last "
-        f"acceptance, or over {patience} s if mails were still waiting then; *lost* is what was given up. Celery has "
-        "its defaults for retries, three more tries; django-celery-email tries again after three minutes, and "
-        "django-post-office, as it comes, not at all."
+        f"acceptance, or to the end of some {patience} s if mails were still waiting then; *lost* is what was given "
+        "up. Celery has its defaults for retries, three more tries; django-celery-email tries again after three "
+        "minutes, and django-post-office, as it comes, not at all."
     )
     return result
 
@@ -93,7 +93,7 @@ def limited(bench: Bench) -> Result:
 def _all_at_once(bench: Bench, beyond: str, mails: int, patience: float) -> list[tuple[Contender, _Count]]:
     """Have all contenders send at a time, which few mails a second leave room for."""
     with contextlib.ExitStack() as stack:
-        everybody: list[tuple[Running, Sink]] = []
+        contenders: list[tuple[Running, Sink]] = []
         for contender in _CONTENDERS:
             prepare(contender.environment)
             name = f"{beyond} sink of {contender.name}"
@@ -101,13 +101,13 @@ def _all_at_once(bench: Bench, beyond: str, mails: int, patience: float) -> list
             own = dataclasses.replace(contender, name=f"{contender.name}_limited_{beyond}")
             running = Running(own, bench.services, Front(name=f"limited {beyond}", port=port))
             stack.callback(running.end)
-            everybody.append((running, sink))
-        for running, _ in everybody:
+            contenders.append((running, sink))
+        for running, _ in contenders:
             running.start()
-        for running, _ in everybody:
+        for running, _ in contenders:
             running.wait()
-        with ThreadPoolExecutor(len(everybody)) as pool:
-            counts = pool.map(lambda one: _count(*one, mails=mails, patience=patience), everybody)
+        with ThreadPoolExecutor(len(contenders)) as pool:
+            counts = pool.map(lambda one: _count(*one, mails=mails, patience=patience), contenders)
             return list(zip(_CONTENDERS, counts, strict=True))
 
 
@@ -124,9 +124,9 @@ def _count(running: Running, sink: Sink, *, mails: int, patience: float) -> _Cou
         waiting = max(waiting, _waiting(running))
         if not waiting or time.monotonic() > until:
             break
-    report = sink.ask()
+    report, asked_at = sink.ask(), time.monotonic()
     return _Count(
-        seconds=patience if waiting else report["last"] - started,
+        seconds=(asked_at if waiting else report["last"]) - started,
         arrived=int(report["distinct"]),
         attempts=int(report["begun"]),
         refused=int(report["refused"]),

@@ -43,8 +43,9 @@ own, BEGIN, COMMIT and connection checks among them; round trips are the times a
 connecting included.
 
 *Sessions* are the connections that mail went over, the most at a time, as the SMTP server saw them. Ours sends over
-more of them than its peers do with as many processes, so that each peer has a second line with as many sessions as
-ours. *Arrived* and *twice* are counted by the SMTP server: mails of all rounds, and Message-IDs it saw again.
+more of them than its peers do with as many processes. In bulk and from afar, where it matters most, peers have a
+second line with as many sessions as ours. *Arrived* and *twice* are counted by the SMTP server: mails of all rounds,
+and Message-IDs it saw again.
 
 The SMTP server takes everything and keeps nothing. It is one of the benchmark's own, because Postfix's `smtp-sink` can
 count neither Message-IDs nor round trips and offers neither STARTTLS nor CHUNKING. How much it can take is seen from

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from bench import contenders as known
 from bench import goals
-from bench.bench import FEWER_TO_WARM_UP, WARM_UP, Bench, Result, median
+from bench.bench import WARM_UP, Bench, Result, median
 from bench.contenders import OURS, Contender
 from bench.running import Round, Running
 from bench.services import Front
@@ -48,7 +48,7 @@ DETAIL_COLUMNS = (
 class Throughput:
     """So many mails by each contender, one by one or ``together`` at a time; ``mails`` of a quick run and a whole one.
 
-    A quick run has only ``few`` of the contenders. Who is ``slow`` sends ``fewer`` mails, for it would be at it for
+    A quick run has only ``few`` of the contenders. Those in ``slow`` send ``fewer`` mails, for they would be at it for
     minutes. smtp-source has its turn on each of these numbers of ``sessions``, the last being as many as ours.
     """
 
@@ -78,7 +78,7 @@ class Throughput:
             for one in running:
                 with one.awake():
                     is_slow = one.contender in self.slow
-                    one.round(FEWER_TO_WARM_UP if is_slow else WARM_UP)
+                    one.round(3 * one.contender.processes if is_slow else WARM_UP)
                     number = fewer if is_slow else mails
                     rounds[one.contender.name].append(one.round(number, together=self.together))
             for sessions, source in sources.items():

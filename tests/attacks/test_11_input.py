@@ -618,7 +618,7 @@ def assert_can_be_sent(delivery: Delivery) -> None:
         recipients=tuple(item["address"] for item in delivery.recipients),
         content=content.stored(delivery),
     )
-    with Letter(mail, RELAY) as letter:
+    with Letter(mail, RELAY, mail.recipients) as letter:
         assert b"".join(letter.blocks)
         envelope = letter.opening.envelope
         for address in (envelope.sender, *envelope.recipients):

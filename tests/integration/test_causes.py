@@ -15,7 +15,7 @@ from email_integration.delivery import cancel, discard
 from email_integration.ledger import sql
 from email_integration.models import Delivery, DeliveryAttempt, RelayGate, SendingPause
 from email_integration.outcomes.causes import Cause
-from email_integration.sending import sandbox
+from email_integration.sending import relaying
 from tests.claims import claimed, lose
 from tests.deliveries import ago, attempt, pretend, submitted
 from tests.relays import config_for, relay_to, wait_longest
@@ -127,7 +127,7 @@ def test_an_error_of_our_own_has_a_cause(smtp_server: Serve, monkeypatch: pytest
     damaged = pretend(submitted(), recipients=5)
     assert (tried(damaged).status, tried(damaged).cause) == ("quarantined", "damaged")
     assert tried(pretend(submitted(), content_seal="nonsense")).cause == "content_unavailable"
-    monkeypatch.setattr(sandbox.Plan, "of_recipients", None)
+    monkeypatch.setattr(relaying, "Transmitted", None)
     assert tried(submitted()).cause == "internal_error"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import threading
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -27,7 +28,8 @@ from email_integration.models import (
     SMTPConfig,
 )
 from email_integration.sending import crew, dispatcher, in_hand, own_journal, points
-from email_integration.smtp import Relay
+from email_integration.sending.journal import SlotState
+from email_integration.smtp import ConnectionLost, Phase, Relay, Session
 from tests.claims import claimed
 from tests.deliveries import (
     Clock,
@@ -749,3 +751,34 @@ def test_a_late_yes_wins(server: SMTPServer) -> None:
     amid(server, lambda: Delivery.objects.filter(pk=ids[ILL]).update(**lapsed))
     send_all()
     assert stand(ids) == ["accepted"] * GROUP
+
+
+def test_a_dot_that_did_not_go_leaves_the_sender_open(server: SMTPServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was noted that it would go, and to whom. What is left of that is a mail in hand, and no doubt."""
+    noted: list[SlotState] = []
+    not_said = in_hand.InHand.not_said
+
+    def note(hand: in_hand.InHand) -> None:
+        not_said(hand)
+        assert hand.slot is not None
+        noted.append(hand.slot.state)
+
+    def fail(session: Session, said_ahead: object) -> None:
+        session._smtp.comes_to(Phase.CONTENT)
+        raise ConnectionLost(Phase.CONTENT, "gone")
+
+    monkeypatch.setattr(in_hand.InHand, "not_said", note)
+    monkeypatch.setattr(Session, "_say_dot", fail)
+    [pk] = together(1)
+    send_all()
+    assert noted == [SlotState.IN_HAND]
+    row = Delivery.objects.get(pk=pk)
+    assert (row.from_header, row.sender, row.cause) == ("", "", "connection_lost")
+
+
+def test_a_mail_that_is_due_since_1970_is_sent(server: SMTPServer) -> None:
+    """As some say 'at once'."""
+    epoch = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+    pretend(submitted(address(0)), due_at=epoch)
+    assert send_all() == ["accepted"]
+    assert each_once(server, [0])

@@ -16,7 +16,7 @@ from django.db import connections
 
 from config.local.processes import PATIENCE
 from config.local.smtp_server import Fault, SMTPServer
-from email_integration import conf, shared_cache
+from email_integration import conf
 from email_integration.delivery import erasure, manual
 from email_integration.models import Delivery, DeliveryAttempt, SendingPause, SMTPConfig
 from email_integration.routing import resolver, stamp
@@ -76,7 +76,6 @@ def in_a_thread(act: Callable[[], object]) -> None:
             act()
         finally:
             connections.close_all()
-            shared_cache.disconnect()
 
     thread = threading.Thread(target=run)
     thread.start()

@@ -27,6 +27,7 @@ from email_integration.smtp import (
     SMTPFailure,
 )
 from email_integration.smtp.dialogue import SILENT, Connection
+from tests.deliveries import in_threads
 from tests.relays import patient_but, relay_to, soon
 from tests.scripted import Conversation, ScriptedServer
 
@@ -130,6 +131,16 @@ def test_refused_recipients_are_told_and_the_others_get_the_mail(serve: Serve) -
     assert server.messages[0].rcpt_tos == ("kim@example.com",)
 
 
+def test_a_reply_to_a_recipient_that_says_neither_is_no_yes(serve: Serve) -> None:
+    """3yz asks for more (RFC 5321 §4.2.1), which there is after DATA alone."""
+    server = serve(faults=[Fault(verb="RCPT", reply="350 Go on", match="lee@")])
+    with opened(server) as session:
+        envelope = Envelope(sender="a@example.com", recipients=("kim@example.com", "lee@example.com"))
+        started = session.begin(Opening(envelope=envelope, size=len(CONTENT), eight_bit=False))
+        assert started.accepted == ("kim@example.com",)
+        assert {to: reply.code for to, reply in started.refused.items()} == {"lee@example.com": 350}
+
+
 def test_a_session_whose_recipients_were_all_refused_is_still_good(serve: Serve) -> None:
     server = serve(faults=[Fault(verb="RCPT", reply="450 4.2.0 Later", times=2)])
     with opened(server) as session:
@@ -174,8 +185,8 @@ def test_a_refusal_of_the_content_is_a_reply(smtp_server: Serve, reply: str) -> 
 
 
 def hung_up(session: Session, verb: Verb) -> dict[str, Any]:
-    """What to send, and what to wait for before the final dot: a client that sends it at once cannot know that nobody
-    listens. A small content goes out along with the dot.
+    """What to send, and what to wait for before the final dot: a client that sends it at once cannot know that
+    it is not heard. A small content goes out along with the dot.
     """
     if verb != "CONTENT":
         return {}
@@ -287,11 +298,33 @@ def test_a_small_content_that_cannot_be_written_is_in_no_doubt(
         session.begin(Opening(envelope=ENVELOPE, size=len(CONTENT), eight_bit=False))
         session.write(CONTENT)
         monkeypatch.setattr(Connection, "send", fail)
-        with pytest.raises(ConnectionLost) as caught:
-            session.finish(timeout=5)
-        assert caught.value.phase is Phase.CONTENT
+        [lost] = in_threads(functools.partial(_lost_at_the_end, session))
+        assert lost.phase is Phase.CONTENT
         assert session.is_closed
     assert server.messages == []
+
+
+def _lost_at_the_end(session: Session) -> ConnectionLost:
+    with pytest.raises(ConnectionLost) as caught:
+        session.finish(timeout=5)
+    return caught.value
+
+
+def test_what_a_signal_raises_leaves_a_doubt(smtp_server: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its handler runs on the main thread, once all octets are gone."""
+    send = Connection.send
+
+    def time_out(connection: Connection, octets: bytes) -> None:
+        send(connection, octets)
+        raise TimeoutError
+
+    server = smtp_server()
+    with opened(server) as session:
+        session.begin(Opening(envelope=ENVELOPE, size=len(CONTENT), eight_bit=False))
+        session.write(CONTENT)
+        monkeypatch.setattr(Connection, "send", time_out)
+        assert _lost_at_the_end(session).phase is Phase.FINAL_DOT
+    wait_until(lambda: server.messages, what="the mail")
 
 
 def test_a_server_that_says_no_before_the_end_is_heard(smtp_server: Serve) -> None:

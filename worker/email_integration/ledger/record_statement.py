@@ -111,8 +111,12 @@ _KEYS = ("id", "_of")
 
 
 def _json(value: object) -> str:
-    # What JSON has no word for are datetimes alone: of anything else this raises TypeError.
-    return json.dumps(value, default=dt.datetime.isoformat, ensure_ascii=False, separators=(",", ":"))
+    return json.dumps(value, default=_as_text, ensure_ascii=False, separators=(",", ":"))
+
+
+def _as_text(value: object) -> str:
+    """What JSON has no word for: times, and what a serializer of results may give."""
+    return value.isoformat() if isinstance(value, dt.datetime) else str(value)
 
 
 # -- its text -------------------------------------------------------------------------------------------------------

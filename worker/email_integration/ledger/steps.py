@@ -111,7 +111,8 @@ def moves(steps: Sequence[Step], *, batch: str | None = None) -> list[sql.Move]:
 
 def rows_of(steps: Sequence[Step]) -> list[Sequence[sql.Row]]:
     """The rows of each step, with those that tell its result."""
-    reported = task_queue.installed().report([step.delivery for step in steps if step.reports])
+    to_report = [step.delivery for step in steps if step.reports]
+    reported = task_queue.installed().report(to_report) if to_report else {}
     if not reported:
         return [step.rows for step in steps]
     return [(*step.rows, *(reported.get(step.delivery.pk, ()) if step.reports else ())) for step in steps]

@@ -186,10 +186,10 @@ def _is_first(queue: str) -> bool:
     def add(cache: BaseCache) -> bool:
         nonlocal tries
         tries += 1
-        # When asked again, the key may be that of the first time. And some caches, but Django's own for Redis, say that
-        # they have added nothing when they could not write.
+        # When asked again, the key may be that of the first time. And some caches, but for Django's own for Redis, say
+        # that they have added nothing when they could not write.
         is_new = cache.add(key, 1, timeout=KEPT) or tries > 1
-        return is_new or (not isinstance(cache, RedisCache) and cache.get(key) is None)
+        return is_new or (type(cache) is not RedisCache and cache.get(key) is None)
 
     return _in_cache(add) is not False
 

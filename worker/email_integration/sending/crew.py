@@ -12,7 +12,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Collection
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Self
@@ -156,7 +156,7 @@ after_fork_in_child(_begin_anew)
 
 
 class Crew(Others):
-    """``sessions`` threads; a context, at whose end they have come to theirs.
+    """``sessions`` threads; a context, at whose end they are at work for it no longer.
 
     All state is changed under one lock: what is to be done, how many mails are in hand, what is done. The threads wait
     for what they may begin, and the dispatcher until it is needed, to record or to claim; a mail that is done wakes
@@ -191,8 +191,9 @@ class Crew(Others):
             self._ends = True
             self._todo.clear()
             self._may_begin.notify_all()
-        for working in self._working:
-            working.result()
+        for working in wait(self._working).done:
+            if (lost := working.exception()) is not None:
+                logger.error("A sender ended with %s.", type(lost).__name__)
 
     def take_on(self, batch: Batch, route: Route, *, journal: Journal | None) -> None:
         """Have the deliveries of a batch tried by ``route``, in their order.
@@ -253,7 +254,7 @@ class Crew(Others):
             self._may_begin.notify_all()
 
     def permitted(self) -> None:
-        """More of a batch may be sent than before."""
+        """More of a batch may be sent than before, or more may wait to be recorded: all look what they may begin."""
         with self._lock:
             self._may_begin.notify_all()
 

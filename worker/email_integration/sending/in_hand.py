@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections.abc import Collection
@@ -116,6 +117,12 @@ class InHand(Guard):
         self.sent_from = letter.from_header, letter.sender
         points.reached("dot noted", self._id)
         return None
+
+    def not_said(self) -> None:
+        if self.slot is not None:
+            with contextlib.suppress(JournalUnavailable):  # then it is in doubt after a death
+                self.slot.not_said()
+        self.sent_from = None
 
     def answered(self, reply: Reply) -> None:
         points.reached("answered", self._id)

@@ -166,7 +166,12 @@ class Guard:
         """The content is about to be written."""
 
     def before_dot(self, session: Session, started: Started, letter: Letter) -> Outcome | Skipped | None:
-        """All but the final dot is said. What this returns, unless None, is how it ends, without the dot."""
+        """All is said but the final dot, and a small end of the content. What this returns, unless None, is how it
+        ends, without the dot.
+        """
+
+    def not_said(self) -> None:
+        """The final dot was not sent, after all."""
 
     def answered(self, reply: Reply) -> None:
         """The server has replied to the final dot."""
@@ -388,7 +393,12 @@ def _transact(session: Session, mail: Mail, guard: Guard, offering: Offering, wa
     if ended is not None:
         session.close()  # without the final dot the server has taken nothing
         return ended
-    reply = session.finish(timeout=conf.get("REPLY_TIMEOUT"))
+    try:
+        reply = session.finish(timeout=conf.get("REPLY_TIMEOUT"))
+    except SMTPFailure as failure:
+        if failure.phase is Phase.CONTENT:
+            guard.not_said()
+        raise
     guard.answered(reply)
     if not reply.positive:
         own_sender = mail.has_sender_of(session.relay, Phase.FINAL_DOT)

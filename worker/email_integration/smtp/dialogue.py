@@ -209,7 +209,7 @@ class Connection(smtplib.SMTP):
             sent = 0
         view = memoryview(octets)
         if sent < view.nbytes:
-            self._wait(sock, self.timeout)
+            self._wait(sock, max(0.001, self._due - time.monotonic()))
             sock.sendall(view.cast("B")[sent:])
 
     def getreply(self) -> tuple[int, bytes]:

@@ -47,18 +47,18 @@ class Limits:
 class _Loan:
     """The context of ``Pool.session``."""
 
-    __slots__ = ("_limits", "_pool", "_session")
+    __slots__ = ("_borrow", "_give_back", "_session")
 
-    def __init__(self, pool: Pool, session: Session, limits: Limits) -> None:
-        self._pool = pool
-        self._session = session
-        self._limits = limits
+    def __init__(self, borrow: Callable[[], Session], give_back: Callable[[Session], None]) -> None:
+        self._borrow = borrow
+        self._give_back = give_back
 
     def __enter__(self) -> Session:
+        self._session = self._borrow()
         return self._session
 
     def __exit__(self, *error: object) -> None:
-        self._pool.take_back(self._session, self._limits)
+        self._give_back(self._session)
 
 
 class Pool:
@@ -106,8 +106,10 @@ class Pool:
         ``PoolBusy`` when for ``relay.timeout`` seconds all that may be open were lent.
         """
         limits = self._limits()
-        session = self._borrow(relay, limits, fresh=fresh, before_opening=before_opening, heard=heard)
-        return _Loan(self, session, limits)
+        return _Loan(
+            lambda: self._borrow(relay, limits, fresh=fresh, before_opening=before_opening, heard=heard),
+            lambda session: self._take_back(session, limits),
+        )
 
     def has_expired(self, session: Session) -> bool:
         """Whether the session is too old, too long unused, or has carried enough, by our limit or by its server's."""
@@ -182,7 +184,7 @@ class Pool:
                 self._allowed[relay] = others, time.monotonic() + period
         return others > 0
 
-    def take_back(self, session: Session, limits: Limits) -> None:
+    def _take_back(self, session: Session, limits: Limits) -> None:
         """Keep a session that was lent, or end it."""
         kept = None
         try:
@@ -227,9 +229,7 @@ class Pool:
         most = limits.size
         if relay.max_connections is not None:
             most = min(most, relay.max_connections)
-        if relay not in self._allowed:
-            return most
-        allowed, until = self._allowed[relay]
+        allowed, until = self._allowed.get(relay, (most, 0.0))
         return min(most, allowed) if time.monotonic() < until else most
 
     def _tell(self) -> None:

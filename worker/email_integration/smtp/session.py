@@ -1,14 +1,15 @@
 """One connection to a relay, from greeting to QUIT, with every verb said separately.
 
 A transaction is three calls: ``begin`` (MAIL, RCPT, DATA), ``write`` (the content, but for a small end), ``finish``
-(that end, the final dot and its reply). Up to the final dot the server has taken nothing: whoever loses the right to
-send it calls ``close``. ``finish`` can say what begins the next transaction along with the dot, which makes one round
-trip of two.
+(that end, the final dot and its reply). Up to the final dot the server has taken nothing: a process that loses the
+right to send it calls ``close``. ``finish`` can say what begins the next transaction along with the dot, which makes
+one round trip of two.
 """
 
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 
@@ -32,8 +33,8 @@ QUIT_TIMEOUT = 2.0
 _AT_ONCE = 100
 
 #: Octets of a last piece of content that goes out along with the final dot. They fit into the buffers between us and
-#: the server: it is no line that is slow for them.
-_ALONG_WITH_DOT = 16 * 1024
+#: the server, so that no line is slow for them, and with the dot into one record of TLS.
+_ALONG_WITH_DOT = 16 * 1024 - 512
 
 #: After these to a final dot (the command is not known, or has come at the wrong time) a server may still be in its
 #: transaction.
@@ -226,8 +227,9 @@ class Session:
         try:
             self._smtp.send(held + self._smtp.octets((".", *(line for _, line in said_ahead))))
         except OSError:
-            if held and not said_ahead:
-                # Whatever of it is gone, its end is not: that was the dot.
+            if held and not said_ahead and threading.current_thread() is not threading.main_thread():
+                # Whatever of it is gone, its end is not: that was the dot. (On the main thread the error may be that of
+                # a signal's handler, which runs after all is gone.)
                 self._smtp.comes_to(Phase.CONTENT)
                 self._heed_early_reply(Phase.CONTENT)
             raise

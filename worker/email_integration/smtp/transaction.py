@@ -36,7 +36,7 @@ class Answers:
     are_positive: bool = True
 
     def add(self, phase: Phase, reply: Reply) -> None:
-        if reply.code >= 400:
+        if not (reply.positive or (phase is Phase.DATA and reply.code == 354)):
             self.are_positive = False
         if phase is Phase.MAIL:
             self.mail = reply

@@ -231,6 +231,13 @@ class Slot:
             raise
         self._state, self._body = _DOT, described
 
+    def not_said(self) -> None:
+        """Record that the final dot was not sent after all: the mail is in hand as before."""
+        if self._state is not _DOT:
+            self._refuse(_DOT)
+        self._body = (0, 0)
+        self._write_head(_IN_HAND, self._phase, self._code)
+
     def answered(self, code: int) -> None:
         """Record the reply ``code`` to the final dot, before anything else is done. Raises ``ValueError``."""
         if self._state is not _DOT:
