@@ -107,6 +107,7 @@ SAID = Dot(recipients=(0, 2), refused={1: 550}, count=3, configuration="Our serv
         ([Slot.writing, Slot.preparing], {"state": SlotState.IN_HAND}),
         ([dot], {"state": SlotState.DOT, "dot": SAID}),
         ([Slot.writing, dot], {"state": SlotState.DOT, "dot": SAID, "phase": SlotPhase.WRITING}),
+        ([Slot.writing, dot, Slot.not_said], {"state": SlotState.IN_HAND, "phase": SlotPhase.WRITING}),
         ([dot, answered], {"state": SlotState.ANSWERED, "dot": SAID, "code": 250}),
         ([dot, answered, Slot.continuing], {"state": SlotState.CONTINUING, "dot": SAID, "code": 250}),
         ([dot, Slot.continuing], {"state": SlotState.CONTINUING, "dot": SAID}),
