@@ -56,6 +56,9 @@ _has_answered = False
 
 _NEVER = float("-inf")
 
+#: How a cache adds a key that says no for a key that is there alone.
+_ADD_OR_RAISE = RedisCache.add
+
 
 def notify(queues: Collection[str], *, priority: int | None = None) -> set[str]:
     """Wake each of these queues, in which mail was committed, unless it was woken or a dispatcher stays there.
@@ -189,7 +192,7 @@ def _is_first(queue: str) -> bool:
         # When asked again, the key may be that of the first time. And some caches, but for Django's own for Redis, say
         # that they have added nothing when they could not write.
         is_new = cache.add(key, 1, timeout=KEPT) or tries > 1
-        return is_new or (type(cache) is not RedisCache and cache.get(key) is None)
+        return is_new or (type(cache).add is not _ADD_OR_RAISE and cache.get(key) is None)
 
     return _in_cache(add) is not False
 

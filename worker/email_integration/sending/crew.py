@@ -5,7 +5,6 @@ They speak SMTP and write the journal; the dispatcher, in its own thread, claims
 
 from __future__ import annotations
 
-import contextvars
 import functools
 import logging
 import threading
@@ -20,7 +19,7 @@ from typing import Self
 from django.db import DatabaseError, InterfaceError, connections
 from django.utils import timezone
 
-from email_integration import conf
+from email_integration import conf, recursion
 from email_integration.forks import after_fork_in_child
 from email_integration.ledger import rows, transitions
 from email_integration.ledger.batches import Batch
@@ -143,7 +142,8 @@ def _new_threads() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(max_workers=_MOST_THREADS, thread_name_prefix="email_integration sender")
 
 
-#: They outlast a crew: a lone mail does not wait for threads to start.
+#: They outlast a crew: a lone mail waits neither for threads to start nor for their connections to the cache, which
+#: each has in its own context.
 _threads = _new_threads()
 
 
@@ -209,8 +209,7 @@ class Crew(Others):
             wanted = min(self._sessions, self._in_hand + len(self._todo))
             self._may_begin.notify_all()
         while len(self._working) < wanted:
-            # What is logged meanwhile is about mail, which the context knows; and it has a connection to the cache.
-            self._working.append(_threads.submit(contextvars.copy_context().run, self._work))
+            self._working.append(_threads.submit(self._work))
 
     @property
     def journal(self) -> Journal | None:
@@ -290,6 +289,7 @@ class Crew(Others):
 
     # -- in the threads -----------------------------------------------------------------------------------------
 
+    @recursion.within_attempts()
     def _work(self) -> None:
         try:
             while (taken := self._take()) is not None:
