@@ -747,7 +747,8 @@ def test_what_is_known_is_recorded_before_a_slow_server_is_waited_for(server: SM
 def test_a_late_yes_wins(server: SMTPServer) -> None:
     """Whatever somebody has made of the mail meanwhile."""
     ids = together()
-    lapsed = {"status": "deferred", "fence": 40, "batch": "", "reason": "in doubt"}
+    # Not due: else it is claimed anew, and sent once more.
+    lapsed = {"status": "deferred", "fence": 40, "batch": "", "reason": "in doubt", "next_at": ago(-600)}
     amid(server, lambda: Delivery.objects.filter(pk=ids[ILL]).update(**lapsed))
     send_all()
     assert stand(ids) == ["accepted"] * GROUP
