@@ -15,12 +15,13 @@ from tests.rabbitmq import RabbitMQ
 
 @dataclass(frozen=True, kw_only=True)
 class Message:
-    """A task's message: its name, its positional arguments, those by keyword, and its headers."""
+    """A task's message: its name, its positional arguments, those by keyword, its headers, and what follows it."""
 
     task: str
     arguments: list[Any]
     keywords: dict[str, Any]
     headers: dict[str, Any]
+    embedded: dict[str, Any]
 
 
 def messages(broker: Valkey | RabbitMQ, queue: str) -> list[Message]:
@@ -30,7 +31,7 @@ def messages(broker: Valkey | RabbitMQ, queue: str) -> list[Message]:
 
 
 def _message(headers: dict[str, Any], args: list[Any], kwargs: dict[str, Any], embedded: Any) -> Message:
-    return Message(task=headers["task"], arguments=args, keywords=kwargs, headers=headers)
+    return Message(task=headers["task"], arguments=args, keywords=kwargs, headers=headers, embedded=embedded)
 
 
 def _in_list(valkey: Valkey, queue: str) -> list[tuple[dict[str, Any], bytes | str]]:

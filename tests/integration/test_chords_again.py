@@ -11,13 +11,15 @@ from celery import Signature, chain, chord, current_app, group, signature
 from celery.result import GroupResult
 
 from config.local.valkey import Valkey
+from email_integration.message.previews import subjects
 from email_integration.models import Delivery
 from email_integration.queue import continuing
 from email_integration.tasks import canvas, send_email
 from email_integration.tasks.outbox import OutboxTask
+from email_integration.tasks.wake_ups import CeleryTaskQueue
 from tests.acceptance.killing import results_kept_in, url_of_results
 from tests.broker import messages
-from tests.deliveries import ago, pretend
+from tests.deliveries import ago, in_threads, pretend
 
 pytestmark = [
     pytest.mark.django_db(transaction=True),
@@ -196,3 +198,249 @@ def test_an_error_of_the_result_backend_that_passes_is_no_end_of_what_follows(
     assert published(valkey) == []
     assert continuing.publish(accepted(delivery))
     assert len(published(valkey)) == 1
+
+
+# -- a mail that a task before it in the header calls again ---------------------------------------------------------
+
+
+def task(name: str, queue: str) -> Signature[Any]:
+    made: Signature[Any] = signature(f"other.{name}", queue=queue, immutable=True)
+    return made
+
+
+def begin_twice(monkeypatch: pytest.MonkeyPatch, *header: Signature[Any], end: Signature[Any] | None = None) -> None:
+    """Have a chord begun behind a mail, whose process is killed at the first mail of the header, and begun again."""
+    chain(mail("first"), group(*header), end or body()).apply_async()
+    first = accepted(Delivery.objects.get())
+    with killed_after(0, monkeypatch):
+        continuing.publish(first)
+    assert continuing.publish(first)
+
+
+def run(valkey: Valkey, number: int) -> None:
+    """Go on as a worker behind the task whose message is the one of this number in the queue "before"."""
+    message = messages(valkey, "before")[number]
+    *later, step = message.embedded["chain"]
+    current_app.signature(step).apply_async((None,), chain=later, parent_id=message.headers["id"])
+
+
+def failed(subject: str) -> Delivery:
+    """The mail of the subject as one that was refused."""
+    row = pretend(accepted(called(subject)), status="failed", code=550, reason="refused")
+    current_app.backend.store_result(row.pk, ValueError("refused"), "FAILURE")
+    return row
+
+
+def called(subject: str) -> Delivery:
+    """The mail of the subject."""
+    [pk] = [pk for pk, found in subjects(Delivery.objects.all(), using="default").items() if found == subject]
+    return Delivery.objects.get(pk=pk)
+
+
+@pytest.mark.parametrize("order", [[0, 1], [1, 0]])
+@pytest.mark.parametrize("meanwhile", ["waiting", "accepted"])
+@pytest.mark.usefixtures("results")
+def test_a_mail_behind_a_task_of_the_header_counts_in_the_chord_that_was_begun_last(
+    valkey: Valkey, monkeypatch: pytest.MonkeyPatch, order: list[int], meanwhile: str
+) -> None:
+    """The task is in the broker twice, of two chords, and either may be run first."""
+    begin_twice(monkeypatch, chain(task("before", "before"), mail("one")), mail("two"))
+    for number in order:
+        run(valkey, number)
+        if meanwhile == "accepted" and number == order[0]:
+            assert continuing.publish(accepted(called("one")))
+    finish()
+    assert len(published(valkey)) == 1
+    assert Delivery.objects.count() == 3
+
+
+@pytest.mark.parametrize("moment", ["before it is noted", "after it was noted"])
+@pytest.mark.usefixtures("results")
+def test_a_mail_that_is_called_again_while_it_goes_on_counts_in_the_later_chord(
+    valkey: Valkey, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    begin_twice(monkeypatch, chain(task("before", "before"), mail("one")), mail("two"))
+    run(valkey, 0)
+    what = (canvas, "go_on") if moment == "before it is noted" else (CeleryTaskQueue, "continue_")
+    go_on = getattr(*what)
+
+    def going_on(*args: Any) -> None:
+        go_on(*args)
+        run(valkey, 1)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(*what, going_on)
+        continuing.publish(accepted(called("one")))
+    for one in Delivery.objects.filter(continue_after__isnull=False):
+        pretend(one, continue_after=ago(1))
+    finish()
+    assert len(published(valkey)) == 1
+
+
+@pytest.mark.usefixtures("results")
+def test_what_a_mail_has_called_is_not_called_again_with_its_chord(
+    valkey: Valkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = mail("one").set(link=[task("link", "links")])
+    begin_twice(monkeypatch, chain(task("before", "before"), one), mail("two").set(link=[task("link", "links")]))
+    for number in (0, 1):
+        run(valkey, number)
+        continuing.publish(called("one") if number else accepted(called("one")))
+    finish()
+    assert len(published(valkey)) == 1
+    assert len(messages(valkey, "links")) == 2
+
+
+@pytest.mark.usefixtures("results")
+def test_what_parts_call_is_not_called_again_when_their_chord_is_begun_again(
+    valkey: Valkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = [mail(subject).set(link=[task("link", "links")]) for subject in ("one", "two", "three")]
+    chain(mail("first"), group(parts), body()).apply_async()
+    first = accepted(Delivery.objects.get())
+    with killed_after(2, monkeypatch):
+        continuing.publish(first)
+    for one in Delivery.objects.exclude(pk=first.pk):
+        continuing.publish(accepted(one))
+    finish()
+    assert len(published(valkey)) == 1
+    assert len(messages(valkey, "links")) == 3
+
+
+@pytest.mark.usefixtures("results")
+def test_a_chord_that_several_begin_at_a_time_is_one(valkey: Valkey) -> None:
+    chain(mail("first"), group(mail("one"), mail("two"), mail("three")), body()).apply_async()
+    first = accepted(Delivery.objects.get())
+    in_threads(*[lambda: continuing.publish(first)] * 4)
+    assert len({canvas.request_of(one).group for one in Delivery.objects.exclude(pk=first.pk)}) == 1
+    finish()
+    assert len(published(valkey)) == 1
+
+
+# -- a chain in the header that fails -------------------------------------------------------------------------------
+
+
+def sorry() -> Signature[Any]:
+    """A body whose errback tells of it."""
+    return body().on_error(task("sorry", "sorry"))
+
+
+@pytest.mark.usefixtures("results")
+def test_a_chain_that_fails_counts_though_its_process_was_killed(
+    valkey: Valkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chord([chain(mail("one"), mail("two")), mail("three")])(sorry())
+    row = failed("one")
+
+    def killed(*_: Any, **__: Any) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patched:
+        patched.setattr(current_app.backend, "on_chord_part_return", killed)
+        with pytest.raises(Killed):
+            continuing.publish(row)
+    assert continuing.publish(row)
+    assert continuing.publish(accepted(called("three")))
+    assert len(messages(valkey, "sorry")) == 1
+
+
+@pytest.mark.usefixtures("results")
+def test_a_chain_that_fails_counts_in_the_chord_that_was_begun_last(
+    valkey: Valkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin_twice(monkeypatch, chain(task("before", "before"), mail("one"), mail("two")), mail("three"), end=sorry())
+    run(valkey, 0)
+    assert continuing.publish(failed("one"))
+    run(valkey, 1)
+    continuing.publish_due()
+    assert continuing.publish(accepted(called("three")))
+    assert len(messages(valkey, "sorry")) == 1
+    assert published(valkey) == []
+
+
+# -- a repeated call ------------------------------------------------------------------------------------------------
+
+
+def chain_again(chosen: bool) -> None:
+    parts = [mail(subject).set(task_id=subject) if chosen else mail(subject) for subject in ("one", "two")]
+    end = body().set(task_id="body") if chosen else body()
+    chain(mail("first").set(task_id="order-7"), group(parts), end).apply_async()
+
+
+def chord_again(chosen: bool) -> None:
+    parts = [mail(subject).set(task_id=subject) for subject in ("one", "two")]
+    chord(parts)(body().set(task_id="body") if chosen else body())
+
+
+@pytest.mark.parametrize("chosen", [False, True])
+@pytest.mark.parametrize("call", [chain_again, chord_again])
+@pytest.mark.parametrize("first_is", ["waiting", "accepted", "all done"])
+@pytest.mark.usefixtures("results")
+def test_a_call_that_is_repeated_under_its_task_id_changes_nothing(
+    valkey: Valkey, call: Any, chosen: bool, first_is: str
+) -> None:
+    call(chosen)
+    if first_is == "accepted":
+        for one in Delivery.objects.all():
+            accepted(one)
+    if first_is == "all done":
+        finish()
+    before = list(Delivery.objects.order_by("pk").values())
+    call(chosen)
+    assert list(Delivery.objects.order_by("pk").values()) == before
+    finish()
+    assert Delivery.objects.count() == (3 if call is chain_again else 2)
+    assert len(published(valkey)) == 1
+
+
+# -- bodies -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("results")
+def test_a_mail_that_is_the_body_is_not_lost(valkey: Valkey, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The process is killed when the result backend has done its part, before that is noted."""
+    chord([mail("one"), mail("two")])(mail("body"))
+    one, two = Delivery.objects.order_by("created_at")
+    assert continuing.publish(accepted(one))
+
+    def killed(*_: Any, **__: Any) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patched:
+        patched.setattr("email_integration.ledger.continuation.done", killed)
+        with pytest.raises(Killed):
+            continuing.publish(accepted(two))
+    finish()
+    assert Delivery.objects.count() == 3
+
+
+@pytest.mark.parametrize("calls", [0, 1, 2])
+@pytest.mark.usefixtures("results")
+def test_a_chord_that_is_the_body_is_begun_as_a_whole(
+    valkey: Valkey, monkeypatch: pytest.MonkeyPatch, calls: int
+) -> None:
+    """The process is killed while it begins it, or before the result backend has noted that."""
+    chain(group(mail("one"), mail("two")), group(mail("three"), mail("four")), body()).apply_async()
+    one, two = Delivery.objects.order_by("created_at")
+    assert continuing.publish(accepted(one))
+    two = accepted(two)
+
+    def killed(*_: Any, **__: Any) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patched:
+        patched.setattr("email_integration.ledger.continuation.done", killed)
+        if hasattr(current_app.backend, "client"):
+            patched.setattr(current_app.backend, "_chord_cleanup_script", killed)
+        if calls < 2:
+            with killed_after(calls, monkeypatch):
+                continuing.publish(two)
+        else:
+            with pytest.raises(Killed):
+                continuing.publish(two)
+    if hasattr(current_app.backend, "client"):
+        claim = current_app.backend.get_key_for_group(canvas.request_of(one).group, ".c")
+        current_app.backend.client.delete(claim)  # as Redis does after some seconds
+    finish()
+    assert Delivery.objects.count() == 4
+    assert len(set(published(valkey))) == 1

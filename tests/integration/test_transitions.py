@@ -446,7 +446,7 @@ def test_what_follows_is_kept_until_it_was_published(bell: RecordingTaskQueue) -
     assert not continuation.take_due(10)
     continuation.later(delivery.pk, -1.0)
     assert [one.pk for one in continuation.take_due(10)] == [delivery.pk]
-    continuation.done(delivery.pk)
+    continuation.done(delivery)
     continuation.later(delivery.pk, -1.0)
     assert stored(delivery).is_settled
 
@@ -464,7 +464,7 @@ def test_a_late_250_publishes_nothing_that_was_published_before(bell: RecordingT
     bell.followed.add(delivery.pk)
     claims.lose(batch)
     assert transitions.end(stored(delivery), Status.EXPIRED, Cause.EXPIRED)
-    continuation.done(delivery.pk)
+    continuation.done(delivery)
     assert claims.record(batch)
     assert (stored(delivery).status, stored(delivery).continue_after) == ("accepted", None)
 

@@ -29,9 +29,29 @@ def take_due(limit: int) -> list[Delivery]:
     return taken
 
 
-def done(delivery_id: str) -> None:
-    """Record that what follows the delivery is published."""
-    _waiting(delivery_id).update(continue_after=None)
+def lock(delivery: Delivery) -> bool:
+    """Lock the row for the current transaction; False when what follows is published, or the row is gone.
+
+    The delivery gets what the row keeps by now. Any other process that would publish it waits for the commit.
+    """
+    return _read(delivery, _waiting(delivery.pk).select_for_update())
+
+
+def refresh(delivery: Delivery) -> bool:
+    """The same without a lock."""
+    return _read(delivery, _waiting(delivery.pk))
+
+
+def _read(delivery: Delivery, rows: QuerySet[Delivery]) -> bool:
+    options = rows.values_list("options", flat=True).first()
+    if options is not None:
+        delivery.options = options
+    return options is not None
+
+
+def done(delivery: Delivery) -> None:
+    """Record that what follows the delivery is published, unless the row keeps something else by now."""
+    _waiting(delivery.pk).filter(options=delivery.options).update(continue_after=None)
 
 
 def later(delivery_id: str, seconds: float) -> None:

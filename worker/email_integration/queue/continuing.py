@@ -23,7 +23,7 @@ def publish(delivery: Delivery) -> bool:
     """Publish what follows a finished delivery and note it; False when it has to wait. Never raises."""
     try:
         task_queue.installed().continue_(delivery)
-        continuation.done(delivery.pk)
+        continuation.done(delivery)
     except Exception as error:  # each broker and each result backend has its own
         name, of = type(error).__name__, {"delivery_id": delivery.pk}
         logger.error("What follows delivery %s has to wait (%s).", delivery.pk, name, extra=of)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import re
 import uuid
 from typing import Any
 
-from celery import Celery
+from celery import Celery, Signature
 from celery.app.task import Context
+from django.db import transaction
 from kombu.utils.functional import maybe_list
 from kombu.utils.json import dumps, loads
 
+from email_integration.ledger import clock, rows
 from email_integration.models import Delivery
 
 from . import names
@@ -143,13 +146,33 @@ def go_on(app: Celery, delivery: Delivery) -> None:
     inherited: dict[str, Any] = {"parent_id": request.id, "root_id": request.root_id or request.id}
     if app.conf.task_inherit_parent_priority:
         inherited["priority"] = request.delivery_info["priority"]
-    for callback in request.callbacks or ():
-        request.children.append(app.signature(callback).apply_async((value,), **inherited))
-    if request.chain:
-        *later, next_step = request.chain
-        request.children.append(app.signature(next_step).apply_async((value,), chain=later, **inherited))
+    with _as_a_whole() if knows_chord(delivery.options) else contextlib.nullcontext():
+        for callback in request.callbacks or ():
+            request.children.append(app.signature(callback).apply_async((value,), **inherited))
+        if request.chain:
+            *later, next_step = request.chain
+            request.children.append(app.signature(next_step).apply_async((value,), chain=later, **inherited))
+    if request.chord and not transaction.get_connection(rows.database()).in_atomic_block:
+        request.chord = _begun_as_a_whole(app.signature(request.chord))
     # The result is there already; this adds its children, and counts the mail in its chord.
     app.backend.mark_as_done(request.id, value, request)
+
+
+def _as_a_whole() -> contextlib.AbstractContextManager[Any]:
+    """Within, mails are submitted all or none, so that no chord of them is begun by half."""
+    return transaction.atomic(using=rows.database())
+
+
+def _begun_as_a_whole(body: Signature[Any]) -> Signature[Any]:
+    """The body of a chord, whose mails are committed before the result backend notes that it has published it."""
+    publish = body.delay
+
+    def delay(*args: Any, **kwargs: Any) -> Any:
+        with _as_a_whole():
+            return publish(*args, **kwargs)
+
+    body.delay = delay  # type: ignore[method-assign]
+    return body
 
 
 #: Of the ids of tasks that follow mails; changing it would have those under way run once more.
@@ -160,8 +183,10 @@ def _name_all(request: Any) -> None:
     """Give each task that follows an id, made of the mail's and of its place, unless it has one.
 
     A worker that is killed after publishing leaves no trace of it. What is published again is the same task then, and
-    where it is a mail, it is the same mail.
+    where it is a mail, it is the same mail. Groups and chords have the time beside that, by which a later beginning of
+    one is known: backends count the parts of a chord under its id, and would go on from the first count.
     """
+    begun = int(clock.now().timestamp() * 1_000_000)
     for place, found in (
         ("link", request.callbacks),
         ("link_error", request.errbacks),
@@ -169,10 +194,10 @@ def _name_all(request: Any) -> None:
         ("chord", request.chord),
     ):
         for number, signature in enumerate(maybe_list(found) or ()):
-            _name(signature, f"{request.id}/{place}/{number}")
+            _name(signature, f"{request.id}/{place}/{number}", begun)
 
 
-def _name(signature: Any, place: str) -> None:
+def _name(signature: Any, place: str, begun: int) -> None:
     if not isinstance(signature, dict):
         return  # damaged in the database; Celery says so
     options, arguments = signature.get("options"), signature.get("kwargs")
@@ -183,19 +208,48 @@ def _name(signature: Any, place: str) -> None:
     if parts and isinstance(arguments, dict):
         inner |= {name: arguments.get(name) for name in parts}
         if signature["subtask_type"] != "chain":
-            # A new one each time: backends count the parts of a chord under it, and would go on from the first count.
-            options.pop("task_id", None)
+            options["task_id"] = f"{uuid.uuid5(_NAMESPACE, place)}.{begun}"
     elif not options.get("task_id"):
         options["task_id"] = str(uuid.uuid5(_NAMESPACE, place))
     for name, found in inner.items():
         for number, part in enumerate(maybe_list(found) or ()):
-            _name(part, f"{place}/{name}/{number}")
+            _name(part, f"{place}/{name}/{number}", begun)
 
 
 #: Where signatures of several tasks have them, by Celery's name for the kind.
 _PARTS = {"group": ("tasks",), "chain": ("tasks",), "chord": ("header", "body")}
 
 
+#: The ids that groups and chords are given here: of which one it is, and when it was begun.
+_BEGUN = re.compile(r'"([0-9a-f-]{36})\.([0-9]+)"')
+
+
+def is_begun_later(kept: str, than: str) -> bool:
+    """Whether two calls of a mail are of the same chord behind another mail, and the first of a later beginning."""
+    later, earlier = ({one: int(begun) for one, begun in _BEGUN.findall(text)} for text in (kept, than))
+    if not earlier or not earlier.keys() <= later.keys():
+        return False
+    ahead = [later[one] - earlier[one] for one in earlier]
+    return min(ahead) >= 0 < max(ahead)
+
+
+def without_callbacks(kept: str) -> str:
+    """The same without ``link`` and ``link_error``."""
+    return dumps({name: value for name, value in as_options(kept).items() if name not in ("link", "link_error")})
+
+
 def fail(app: Celery, request: Any, error: Exception) -> None:
     """Let ``error`` be the end of what follows: ``link_error`` is called, the chain and the chord are told."""
+    for step in maybe_list(request.chain) or ():
+        _forget(app, step)
     app.backend.mark_as_failure(request.id, error, request=request)
+
+
+def _forget(app: Celery, step: Any) -> None:
+    """Forget how a later step of a chain ended: Celery does not count one in a chord that it finds failed."""
+    while isinstance(step, dict):
+        options, arguments = step.get("options"), step.get("kwargs")
+        if isinstance(options, dict) and "chord" in options and options.get("task_id"):
+            with contextlib.suppress(NotImplementedError):  # a few backends can not
+                app.backend.forget(options["task_id"])
+        step = arguments.get("body") if isinstance(arguments, dict) and step.get("subtask_type") == "chord" else None

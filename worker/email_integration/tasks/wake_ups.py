@@ -13,7 +13,6 @@ from celery.app.task import Context
 from celery.backends.base import DisabledBackend
 from celery.utils import uuid
 from django.db import DatabaseError, InterfaceError, transaction
-from django.db.models import Case, F, When
 from kombu import Producer
 from kombu.exceptions import OperationalError
 
@@ -22,7 +21,7 @@ from email_integration.exceptions import InvalidMail
 from email_integration.ledger import continuation, rows
 from email_integration.ledger.queues import queue_of
 from email_integration.ledger.sql import Row
-from email_integration.models import FINAL, DatabaseTime, Delivery
+from email_integration.models import DatabaseTime, Delivery
 from email_integration.on_commit import after_commit
 from email_integration.queue import continuing, wakeups
 
@@ -136,21 +135,20 @@ class CeleryTaskQueue(Publisher):
 
         Raises what the broker, the database and the result backend raise when they are away.
         """
-        backend = self._dispatch.backend
-        if not canvas.is_in_chord(delivery.options) or not results.is_beside_deliveries(backend):
-            if canvas.knows_chord(delivery.options):
-                delivery.refresh_from_db(using=rows.database(), fields=["options"])  # as below
-                results.require_unclaimed(backend, canvas.request_of(delivery))
+        if not canvas.knows_chord(delivery.options):
             self._continue(delivery)
-            return
-        # The backend counts the parts of a chord in this database, and each must count once. The caller may be killed
-        # before it has noted that this was done.
-        with transaction.atomic(using=rows.database()):
-            options = _options_if_to_continue(delivery.pk)
-            if options is not None:
-                delivery.options = options  # it may be a part of another chord by now
+        elif canvas.is_in_chord(delivery.options) and not results.is_beside_deliveries(self._dispatch.backend):
+            # The backend counts the part for good before any commit here, and may publish the body: what that submits
+            # is committed by itself. Counting once more changes nothing.
+            if continuation.refresh(delivery):
+                results.require_unclaimed(self._dispatch.backend, canvas.request_of(delivery))
                 self._continue(delivery)
-                continuation.done(delivery.pk)
+        else:
+            # A chord of mails is begun as a whole and noted, or not at all, and a part counts once.
+            with transaction.atomic(using=rows.database()):
+                if continuation.lock(delivery):
+                    self._continue(delivery)
+                    continuation.done(delivery)
 
     def _continue(self, delivery: Delivery) -> None:
         app = self._dispatch.app
@@ -169,26 +167,24 @@ class CeleryTaskQueue(Publisher):
             )
 
 
-def _options_if_to_continue(delivery_id: str) -> str | None:
-    """What the row keeps, None if it is noted that it was done.
-
-    It locks the row, and who else would do it waits for the commit.
-    """
-    found = Delivery.objects.using(rows.database()).filter(pk=delivery_id, continue_after__isnull=False)
-    return found.select_for_update().values_list("options", flat=True).first()
-
-
 def follow_anew(delivery: Delivery, kept: str) -> None:
-    """Have ``kept`` follow a mail that is called again under its id, if it knows a chord that was begun anew.
+    """Have ``kept`` follow a mail that is called again under its id, if it is of the same chord, begun later.
 
-    Who begins a chord may be killed between two of its parts. The chord that is begun after that is another one, and
-    what was a part of the first is one of that, though it may have counted already.
+    A process that begins a chord may be killed when a task of the header is published. The chord is begun again then,
+    and so is the task, which may have a mail follow it. Each time the mail is a part of the chord that was begun last.
     """
-    if not canvas.knows_chord(kept) or delivery.options == kept:
+    if not canvas.is_begun_later(kept, delivery.options):
         return
-    ended = When(status__in=FINAL, then=DatabaseTime())
-    row = Delivery.objects.using(rows.database()).filter(pk=delivery.pk)
-    row.update(options=kept, continue_after=Case(ended, default=F("continue_after")))
+    with transaction.atomic(using=rows.database()):
+        found = Delivery.objects.using(rows.database()).filter(pk=delivery.pk)
+        row = found.select_for_update().only("options", "status", "continue_after").first()
+        if row is None or not canvas.is_begun_later(kept, row.options):
+            return
+        if row.is_settled:
+            # It has called what follows it alone; what it has not done is to count in this chord.
+            found.update(options=canvas.without_callbacks(kept), continue_after=DatabaseTime())
+        else:
+            found.update(options=kept)
 
 
 def _transient_errors(app: Any) -> tuple[type[Exception], ...]:
