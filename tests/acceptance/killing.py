@@ -6,14 +6,13 @@ that a worker runs would not do: its death loses messages of the application, fo
 
 from __future__ import annotations
 
-import contextlib
 import os
 import random
 import signal
 import subprocess
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,7 +20,6 @@ from celery import Signature, chain, chord, current_app, group
 
 from config.local.processes import wait_until
 from config.local.smtp_server import SMTPServer
-from config.local.valkey import Valkey
 from email_integration.tasks import send_email
 from tests import services
 from tests.broker import messages
@@ -29,9 +27,6 @@ from tests.stack import Stack
 
 #: The task that follows, which no process knows.
 FOLLOW = "application.follow"
-
-#: The database of Valkey in which results are kept.
-RESULTS = 1
 
 
 def mail(to: str = "kim@example.com", **more: Any) -> Signature[Any]:
@@ -121,33 +116,6 @@ class Killer:
         time.sleep(self.chance.uniform(0, 0.1))
 
 
-@contextlib.contextmanager
-def results_kept_in(url: str) -> Iterator[None]:
-    """Have this process keep results in the backend of this URL."""
-    before = current_app.conf.result_backend
-    _keep_results_in(url)
-    try:
-        yield
-    finally:
-        if hasattr(current_app.backend, "client"):
-            # A result that is collected later would connect again to say so.
-            current_app.backend.result_consumer.stop()
-            current_app.backend.result_consumer.subscribed_to.clear()
-            current_app.backend.client.connection_pool.disconnect()
-        _keep_results_in(before)
-
-
-def url_of_results(valkey: Valkey) -> str:
-    """The URL of a result backend beside the broker and the cache."""
-    return f"{valkey.url.rpartition('/')[0]}/{RESULTS}"
-
-
-def _keep_results_in(url: str) -> None:
-    current_app.conf.result_backend = url
-    current_app._backend_cache = None
-    vars(current_app._local).pop("backend", None)
-
-
 def children(pid: int) -> list[int]:
     """The processes that this one has forked and that live."""
     listed = subprocess.run(["ps", "-o", "pid=,stat=", "--ppid", str(pid)], capture_output=True, text=True, check=False)
@@ -156,7 +124,10 @@ def children(pid: int) -> list[int]:
 
 
 def seeded(seed: str | None) -> tuple[str, random.Random]:
-    """A random of its own, and the seed that makes the same again."""
+    """A random of its own, and its seed, which chooses the same processes and pauses again.
+
+    What these processes do at that moment is another matter: a run is not repeated by it.
+    """
     seed = seed or str(random.SystemRandom().randrange(10**9))
     return seed, random.Random(seed)  # chooses moments, guards nothing
 

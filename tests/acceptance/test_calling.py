@@ -286,7 +286,7 @@ def test_a_queue_of_ones_own_and_a_priority_are_the_wake_ups(server: SMTPServer,
 def test_a_queue_that_one_worker_serves_is_sent_by_that_one_alone(
     stack: Callable[..., Stack], server: SMTPServer
 ) -> None:
-    """While there is none its mail waits, whoever else sends; and it sends no other mail."""
+    """While there is none its mail waits, also when another worker sends; and it sends no other mail."""
     running = stack(queues=OF_MAIL)
     of_all = running.worker
     own = send_email.apply_async(("own", "Text"), TO, queue="invoices")

@@ -18,6 +18,7 @@ from config.local.workers import OF_MAIL
 from email_integration.models import Delivery, DeliveryBatch
 from tests.acceptance import killing
 from tests.acceptance.conftest import environment
+from tests.results import results_kept_in, url_of_results
 from tests.stack import Stack
 
 REFUSED = Fault(verb="RCPT", reply="550 5.1.1 <nobody@example.com> unknown", match="nobody@", times=None)
@@ -31,8 +32,8 @@ def unfinished() -> int:
 @pytest.fixture
 def in_redis(valkey: Valkey) -> Iterator[str]:
     """The URL of a result backend in Redis, which this process has too."""
-    url = killing.url_of_results(valkey)
-    with killing.results_kept_in(url):
+    url = url_of_results(valkey)
+    with results_kept_in(url):
         yield url
 
 
@@ -80,6 +81,7 @@ def test_what_follows_is_called_with_results_in_redis(
 
 
 @pytest.mark.extra
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("results", ["in the database", "in Redis"])
 def test_what_follows_is_called_whatever_is_killed(
     stack: Callable[..., Stack], server: SMTPServer, tmp_path: Path, results: str, request: Any

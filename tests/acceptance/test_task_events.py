@@ -51,6 +51,14 @@ def send(subject: str) -> list[str]:
     return ids
 
 
+def send_and_go_on(subject: str) -> list[str]:
+    """The same, and wait until a worker's only process has gone on from them: it has sent one more mail."""
+    ids = send(subject)
+    one_more = send_email.delay("one more", "Text", to=["kim@example.com"]).id
+    wait_until(lambda: Delivery.objects.get(pk=one_more).status == "accepted", what="one more")
+    return ids
+
+
 def of(events: list[dict[str, Any]], ids: list[str]) -> Counter[str]:
     """How many events of each type there are of these mails."""
     return Counter(event["type"] for event in events if event.get("uuid") in ids)
@@ -76,14 +84,13 @@ def test_events_are_sent_from_when_they_are_switched_on_until_they_are_off(
     stack: Callable[..., Stack], server: SMTPServer, tmp_path: Path
 ) -> None:
     """Nothing of a mail is in the broker before and after, though others listen; their order proves it."""
-    stack(beat=False, env=environment(tmp_path / "notes"))
+    stack(beat=False, concurrency=1, env=environment(tmp_path / "notes"))
     with heard() as events:
-        before = send("before")
+        before = send_and_go_on("before")
         current_app.control.enable_events(reply=True, timeout=PATIENCE, limit=1)
-        during = send("during")
-        require_complete(events, during)
+        require_complete(events, send_and_go_on("during"))
         current_app.control.disable_events(reply=True, timeout=PATIENCE, limit=1)
-        after = send("after")
+        after = send_and_go_on("after")
         current_app.control.enable_events(reply=True, timeout=PATIENCE, limit=1)
         require_complete(events, send("again"))
     assert of(events, before) == of(events, after) == Counter()

@@ -17,9 +17,9 @@ from email_integration.queue import continuing
 from email_integration.tasks import canvas, send_email
 from email_integration.tasks.outbox import OutboxTask
 from email_integration.tasks.wake_ups import CeleryTaskQueue
-from tests.acceptance.killing import results_kept_in, url_of_results
 from tests.broker import messages
 from tests.deliveries import ago, in_threads, pretend
+from tests.results import results_kept_in, url_of_results
 
 pytestmark = [
     pytest.mark.django_db(transaction=True),
