@@ -9,6 +9,9 @@ from typing import Any
 import pytest
 from celery import Signature, chain, chord, current_app, group, signature
 from celery.result import GroupResult
+from celery.signals import after_task_publish
+from django.db import connection
+from django_celery_results.models import ChordCounter
 
 from config.local.valkey import Valkey
 from email_integration.message.previews import subjects
@@ -305,6 +308,25 @@ def test_what_parts_call_is_not_called_again_when_their_chord_is_begun_again(
     finish()
     assert len(published(valkey)) == 1
     assert len(messages(valkey, "links")) == 3
+
+
+@pytest.mark.parametrize("results", ["database"], indirect=True)
+@pytest.mark.parametrize("first_of", [lambda one: one, lambda one: chain(one, mail("two"))])
+@pytest.mark.usefixtures("results")
+def test_a_task_of_the_header_is_not_published_before_its_chord_is_committed(valkey: Valkey, first_of: Any) -> None:
+    """A worker may run it at once, and it would not count."""
+    chain(mail("first"), group(first_of(task("before", "before")), mail("one")), body()).apply_async()
+    found = []
+
+    def published_one(**_: Any) -> None:
+        found.append((ChordCounter.objects.count(), connection.in_atomic_block))
+
+    after_task_publish.connect(published_one, sender="other.before")
+    try:
+        assert continuing.publish(accepted(Delivery.objects.get()))
+    finally:
+        after_task_publish.disconnect(published_one, sender="other.before")
+    assert found == [(1, False)]
 
 
 @pytest.mark.usefixtures("results")

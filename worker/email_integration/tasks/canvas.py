@@ -18,7 +18,7 @@ from email_integration.ledger import clock, rows
 from email_integration.models import Delivery
 
 from . import names
-from .results import failure_of, summary
+from .results import failure_of, is_beside_deliveries, summary
 
 logger = logging.getLogger(__name__)
 
@@ -96,6 +96,26 @@ def knows_chord(kept: str) -> bool:
     return '"chord"' in kept
 
 
+def begins_parts_elsewhere(kept: str) -> bool:
+    """Whether a chord begins with the mail's end of which a part is a task for any worker, not a mail."""
+    options = as_options(kept)
+    first = [*(maybe_list(options.get("link")) or ()), *(maybe_list(options.get("chain")) or ())[-1:]]
+    return any(map(_begins_parts_elsewhere, first))
+
+
+def _begins_parts_elsewhere(signature: Any, *, is_part: bool = False) -> bool:
+    if not isinstance(signature, dict):
+        return False  # damaged in the database
+    kind, inner = signature.get("subtask_type"), signature.get("kwargs")
+    if kind not in _PARTS or not isinstance(inner, dict):
+        return is_part and signature.get("task") not in (names.SEND_EMAIL, names.SEND_PREPARED)
+    begun = inner.get(_PARTS[kind][0])
+    if isinstance(begun, dict):
+        return _begins_parts_elsewhere(begun, is_part=True)  # a header that is kept as a group
+    begun = (maybe_list(begun) or ())[: 1 if kind == "chain" else None]
+    return any(_begins_parts_elsewhere(one, is_part=is_part or kind == "chord") for one in begun)
+
+
 def follows(kept: str) -> bool:
     """Whether anything is to happen once the mail is settled."""
     # Of most rows this is known without reading what they keep.
@@ -146,13 +166,14 @@ def go_on(app: Celery, delivery: Delivery) -> None:
     inherited: dict[str, Any] = {"parent_id": request.id, "root_id": request.root_id or request.id}
     if app.conf.task_inherit_parent_priority:
         inherited["priority"] = request.delivery_info["priority"]
-    with _as_a_whole() if knows_chord(delivery.options) else contextlib.nullcontext():
+    is_apart = not is_beside_deliveries(app.backend)
+    with _as_a_whole() if is_apart and knows_chord(delivery.options) else contextlib.nullcontext():
         for callback in request.callbacks or ():
             request.children.append(app.signature(callback).apply_async((value,), **inherited))
         if request.chain:
             *later, next_step = request.chain
             request.children.append(app.signature(next_step).apply_async((value,), chain=later, **inherited))
-    if request.chord and not transaction.get_connection(rows.database()).in_atomic_block:
+    if request.chord and is_apart:
         request.chord = _begun_as_a_whole(app.signature(request.chord))
     # The result is there already; this adds its children, and counts the mail in its chord.
     app.backend.mark_as_done(request.id, value, request)

@@ -137,9 +137,8 @@ class CeleryTaskQueue(Publisher):
         """
         if not canvas.knows_chord(delivery.options):
             self._continue(delivery)
-        elif canvas.is_in_chord(delivery.options) and not results.is_beside_deliveries(self._dispatch.backend):
-            # The backend counts the part for good before any commit here, and may publish the body: what that submits
-            # is committed by itself. Counting once more changes nothing.
+        elif self._is_counted_before_commit(delivery.options):
+            # Repeated, it counts once, or in the chord that was begun last.
             if continuation.refresh(delivery):
                 results.require_unclaimed(self._dispatch.backend, canvas.request_of(delivery))
                 self._continue(delivery)
@@ -149,6 +148,16 @@ class CeleryTaskQueue(Publisher):
                 if continuation.lock(delivery):
                     self._continue(delivery)
                     continuation.done(delivery)
+
+    def _is_counted_before_commit(self, kept: str) -> bool:
+        """Whether a chord counts one of its parts, as what follows is published, before a commit here could end that.
+
+        One in the database counts tasks of its header that may run at once, and has to be there for that. Another
+        backend counts the mail itself, and publishes the body with the last.
+        """
+        if results.is_beside_deliveries(self._dispatch.backend):
+            return not canvas.is_in_chord(kept) and canvas.begins_parts_elsewhere(kept)
+        return canvas.is_in_chord(kept)
 
     def _continue(self, delivery: Delivery) -> None:
         app = self._dispatch.app
