@@ -310,6 +310,28 @@ def test_what_parts_call_is_not_called_again_when_their_chord_is_begun_again(
     assert len(messages(valkey, "links")) == 3
 
 
+@pytest.mark.usefixtures("results")
+def test_a_chord_of_mails_and_tasks_that_was_begun_by_half_is_begun_as_a_whole(
+    valkey: Valkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A part that has counted in the first counts in the second, and calls nothing again."""
+    one = mail("one").set(link=[task("link", "links")])
+    header = [one, chain(task("before", "before"), mail("two")), mail("three")]
+    chain(mail("first"), group(header), body()).apply_async()
+    first = accepted(Delivery.objects.get())
+    with killed_after(1, monkeypatch):
+        continuing.publish(first)
+    for begun in Delivery.objects.exclude(pk=first.pk):
+        assert continuing.publish(accepted(begun))
+    assert continuing.publish(first)
+    for number in (1, 0):
+        run(valkey, number)
+    finish()
+    assert len(published(valkey)) == 1
+    assert len(messages(valkey, "links")) == 1
+    assert Delivery.objects.count() == 4
+
+
 @pytest.mark.parametrize("results", ["database"], indirect=True)
 @pytest.mark.parametrize("first_of", [lambda one: one, lambda one: chain(one, mail("two"))])
 @pytest.mark.usefixtures("results")
