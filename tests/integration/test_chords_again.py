@@ -488,3 +488,38 @@ def test_a_chord_that_is_the_body_is_begun_as_a_whole(
     finish()
     assert Delivery.objects.count() == 4
     assert len(set(published(valkey))) == 1
+
+
+@pytest.mark.parametrize("results", ["database"], indirect=True)
+@pytest.mark.parametrize("calls", [None, 0])
+@pytest.mark.usefixtures("results")
+def test_a_chord_that_is_the_body_is_committed_before_a_task_of_its_header_is_published(
+    valkey: Valkey, monkeypatch: pytest.MonkeyPatch, calls: int | None
+) -> None:
+    """A worker may run that task at once, and it would not count."""
+    before = current_app.signature("other.before", queue="before")
+    chain(group(mail("one"), mail("two")), group(chain(before, mail("three")), mail("four")), body()).apply_async()
+    one, two = (accepted(found) for found in Delivery.objects.order_by("created_at"))
+    assert continuing.publish(one)
+    found = []
+
+    def published_one(**_: Any) -> None:
+        found.append((ChordCounter.objects.count(), connection.in_atomic_block))
+
+    after_task_publish.connect(published_one, sender="other.before")
+    try:
+        with killed_after(calls, monkeypatch) if calls is not None else contextlib.nullcontext():
+            assert continuing.publish(two)
+        finish()
+    finally:
+        after_task_publish.disconnect(published_one, sender="other.before")
+    begun = len(found)
+    assert begun == (1 if calls is None else 2)
+    assert not any(is_within for _, is_within in found)
+    sent = messages(valkey, "before")
+    assert [[one["id"] for one in message.arguments[0]] for message in sent] == [[one.pk, two.pk]] * begun
+    for number in range(begun):
+        run(valkey, number)
+    finish()
+    assert len(published(valkey)) == 1
+    assert Delivery.objects.count() == 4

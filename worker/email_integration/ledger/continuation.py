@@ -54,6 +54,11 @@ def done(delivery: Delivery) -> None:
     _waiting(delivery.pk).filter(options=delivery.options).update(continue_after=None)
 
 
+def replace(delivery: Delivery) -> None:
+    """Have something else follow the delivery: what its options are now."""
+    _waiting(delivery.pk).update(options=delivery.options)
+
+
 def later(delivery_id: str, seconds: float) -> None:
     """Leave what follows the delivery to the sweeper, in so many seconds."""
     _waiting(delivery_id).update(continue_after=DatabaseTime(ahead=seconds))

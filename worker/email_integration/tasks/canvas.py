@@ -106,7 +106,7 @@ def begins_parts_elsewhere(kept: str) -> bool:
 def _begins_parts_elsewhere(signature: Any, *, is_part: bool = False) -> bool:
     if not isinstance(signature, dict):
         return False  # damaged in the database
-    kind, inner = signature.get("subtask_type"), signature.get("kwargs")
+    kind, inner = str(signature.get("subtask_type")), signature.get("kwargs")
     if kind not in _PARTS or not isinstance(inner, dict):
         return is_part and signature.get("task") not in (names.SEND_EMAIL, names.SEND_PREPARED)
     begun = inner.get(_PARTS[kind][0])
@@ -175,6 +175,8 @@ def go_on(app: Celery, delivery: Delivery) -> None:
             request.children.append(app.signature(next_step).apply_async((value,), chain=later, **inherited))
     if request.chord and is_apart:
         request.chord = _begun_as_a_whole(app.signature(request.chord))
+    elif _begins_parts_elsewhere(request.chord) and request.chord["subtask_type"] != "group":
+        request.chord = _left_to_follow(app.signature(request.chord), delivery)
     # The result is there already; this adds its children, and counts the mail in its chord.
     app.backend.mark_as_done(request.id, value, request)
 
@@ -193,6 +195,18 @@ def _begun_as_a_whole(body: Signature[Any]) -> Signature[Any]:
             return publish(*args, **kwargs)
 
     body.delay = delay  # type: ignore[method-assign]
+    return body
+
+
+def _left_to_follow(body: Signature[Any], delivery: Delivery) -> Signature[Any]:
+    """The body of a chord, which follows the mail when the last part is counted, and is not published before."""
+
+    def delay(results: Any) -> None:
+        counted = (*_CONTINUATION, *_GROUP)
+        kept = {name: value for name, value in as_options(delivery.options).items() if name not in counted}
+        delivery.options = dumps(kept | {"link": [{**body.clone((results,)), "immutable": True}]})
+
+    body.delay = delay  # type: ignore[method-assign,assignment]
     return body
 
 
@@ -272,5 +286,5 @@ def _forget(app: Celery, step: Any) -> None:
         options, arguments = step.get("options"), step.get("kwargs")
         if isinstance(options, dict) and "chord" in options and options.get("task_id"):
             with contextlib.suppress(NotImplementedError):  # a few backends can not
-                app.backend.forget(options["task_id"])
+                app.backend.forget(str(options["task_id"]))
         step = arguments.get("body") if isinstance(arguments, dict) and step.get("subtask_type") == "chord" else None

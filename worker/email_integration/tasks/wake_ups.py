@@ -145,9 +145,15 @@ class CeleryTaskQueue(Publisher):
         else:
             # A chord of mails is begun as a whole and noted, or not at all, and a part counts once.
             with transaction.atomic(using=rows.database()):
-                if continuation.lock(delivery):
-                    self._continue(delivery)
+                if not continuation.lock(delivery):
+                    return
+                kept = delivery.options
+                self._continue(delivery)
+                if delivery.options == kept:
                     continuation.done(delivery)
+                    return
+                continuation.replace(delivery)
+            self.continue_(delivery)  # with the body of the chord, of which this was the last part
 
     def _is_counted_before_commit(self, kept: str) -> bool:
         """Whether a chord counts one of its parts, as what follows is published, before a commit here could end that.
