@@ -145,15 +145,17 @@ class CeleryTaskQueue(Publisher):
         else:
             # A chord of mails is begun as a whole and noted, or not at all, and a part counts once.
             with transaction.atomic(using=rows.database()):
+                kept = delivery.options
                 if not continuation.lock(delivery):
                     return
-                kept = delivery.options
-                self._continue(delivery)
                 if delivery.options == kept:
-                    continuation.done(delivery)
-                    return
-                continuation.replace(delivery)
-            self.continue_(delivery)  # with the body of the chord, of which this was the last part
+                    self._continue(delivery)
+                    if delivery.options == kept:
+                        continuation.done(delivery)
+                        return
+                    continuation.replace(delivery)
+            # The body of the chord, of which this was the last part, or what another process has made of it.
+            self.continue_(delivery)
 
     def _is_counted_before_commit(self, kept: str) -> bool:
         """Whether a chord counts one of its parts, as what follows is published, before a commit here could end that.
