@@ -36,7 +36,7 @@ _WAITING = {
 
 @dataclass(frozen=True, kw_only=True)
 class _Count:
-    """What became of the mails of one contender; ``seconds`` are those that the rate is counted over."""
+    """How the mails of one contender ended; ``seconds`` are those that the rate is counted over."""
 
     seconds: float
     arrived: int

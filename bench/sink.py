@@ -2,7 +2,7 @@
 
 A round trip is a time the client had to wait for us: replies sent with nothing more of its input to read. Each session
 is a thread with a plain socket, which costs less than an event loop would. With ``--rate`` it takes no more than so
-many mails a second, and ``--beyond`` says what becomes of the others.
+many mails a second, and ``--beyond`` says what happens to the others.
 """
 
 from __future__ import annotations
@@ -288,7 +288,7 @@ def main() -> None:
         "--delay", type=float, default=0.0, help="seconds before a mail is taken, and again before that is said"
     )
     parser.add_argument("--rate", type=int, help="the most mails a second that are taken")
-    parser.add_argument("--beyond", choices=BEYOND, default="slow", help="what becomes of those beyond the rate")
+    parser.add_argument("--beyond", choices=BEYOND, default="slow", help="what happens to those beyond the rate")
     parser.add_argument("--certificate", type=Path)
     parser.add_argument("--key", type=Path)
     options = parser.parse_args()
