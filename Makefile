@@ -67,8 +67,8 @@ OF_THE_DATABASE := $(addprefix tests/integration/test_,activating_at_once.py att
 	transitions.py transitions_machine.py wake_ups.py) \
 	tests/integration/oauth/test_tokens.py
 # Where the broker is killed, frozen, emptied and looked into, and where a worker takes from it, gives back to it and ends.
-OF_THE_BROKER := $(addprefix tests/acceptance/test_,broker.py calling.py canvas.py canvas_kills.py crash.py lanes.py \
-	prepared.py queues.py secrecy.py switch.py task_events.py term.py)
+OF_THE_BROKER := $(addprefix tests/acceptance/test_,broker.py calling.py canvas.py crash.py lanes.py prepared.py \
+	queues.py secrecy.py switch.py task_events.py term.py)
 # Where times are stored, compared and shown, and where a worker waits for them.
 OF_THE_TIME := tests/integration tests/acceptance/test_calling.py
 
@@ -148,6 +148,8 @@ guests: $(STAMP) ## Print what the app does to projects of all kinds; part of 'm
 faults: $(STAMP) ## Break everything that can be broken here, and count the mails
 	tests/system-packages.sh
 	$(BIN)/python -m tests.faults
+	$(PYTEST) --quiet -m "" tests/acceptance/canvas_kills.py
+	TEST_BROKER=rabbitmq $(PYTEST) --quiet -m "" tests/acceptance/canvas_kills.py
 
 bench: $(STAMP) ## Measure this project beside its peers, and write docs/performance.md
 	bench/system-packages.sh

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
 import sys
@@ -27,6 +28,9 @@ FAST: dict[str, float] = {
     "REPLY_TIMEOUT": 10.0,
     "LEASE": 15.0,
 }
+
+#: Of workers: RabbitMQ has no two of one name at a time.
+_numbers = itertools.count(1)
 
 #: For a queue that takes its time on a busy machine: no reply is given up.
 PATIENT = {"REPLY_TIMEOUT": "20", "LEASE": "30"}
@@ -60,14 +64,12 @@ class Stack:
         settings = {"DJANGO_SETTINGS_MODULE": "tests.base_settings", "JOURNAL_DIR": str(folder / "journals")}
         self.env = {**fast, **settings, **(env or {})}
         self.processes = Processes(folder, env=self.env, cwd=ROOT)
-        self._workers = 0
 
     def start_worker(self, *, queues: tuple[str, ...] = ()) -> Process:
         """Start a worker of these queues, by default those of the stack, and wait until it consumes."""
-        self._workers += 1
         self.worker = start_worker(
             self.processes,
-            name=f"worker{self._workers}",
+            name=f"worker{next(_numbers)}",
             concurrency=self.concurrency,
             queues=queues or self.queues,
             pool=self.pool,

@@ -180,7 +180,7 @@ def test_its_pages_list_a_task_for_each_mail_in_a_browser(
         assert rows is not None
         for row in rows.values():
             assert names.SEND_EMAIL in row
-            assert any(cell.startswith("worker1@") for cell in row), row
+            assert any(cell.startswith("worker") and "@" in cell for cell in row), row
         for one, state in list(states.items())[:4]:
             page.goto(f"/task/{one}")
             text = page.locator("body").inner_text()

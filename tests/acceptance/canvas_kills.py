@@ -1,4 +1,7 @@
-"""What follows mails is called, whatever is killed: at least once, and for each kill at most one of it once more."""
+"""What follows mails is called, whatever is killed: at least once, and for each kill at most one of it once more.
+
+It takes long, and no two runs are alike: part of 'make faults', and of no other run.
+"""
 
 from __future__ import annotations
 
@@ -80,7 +83,6 @@ def test_what_follows_is_called_with_results_in_redis(
     require_kept(stack, server, tmp_path / "notes", kills=15, workers=1, ACCEPTANCE_RESULTS=in_redis)
 
 
-@pytest.mark.extra
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("results", ["in the database", "in Redis"])
 def test_what_follows_is_called_whatever_is_killed(
