@@ -39,12 +39,12 @@ def test_each_worker_that_does_not_share_the_storage_is_named(stack: Callable[..
     ]
 
     current.processes.env["PAYLOAD_DIR"] = str(tmp_path / "elsewhere")
-    current.start_worker()
+    blind_worker = current.start_worker()
     code, output = validate(timeout=2)
     assert code == 1
     works, blind = lines(output)
     assert works.startswith("✓")
-    assert blind.startswith("✗ The worker worker2@")
+    assert blind.startswith(f"✗ The worker {blind_worker.name}@")
     assert "does not see the files that are stored here. Have all processes" in blind
     assert files() == before
 
