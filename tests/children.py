@@ -22,7 +22,7 @@ from email_integration.ledger.queues import queue_of
 from email_integration.models import Delivery, DeliveryBatch
 from email_integration.sending import own_journal, points, recovery
 from email_integration.sending.dispatcher import dispatch
-from email_integration.sending.relaying import pool
+from email_integration.sending.sessions import pool
 from tests.deliveries import ago, pretend, submitted
 
 #: The points, in the order in which a mail comes to them.

@@ -18,7 +18,7 @@ from config.local.smtp_server import SMTPServer
 from config.local.valkey import Valkey
 from email_integration.queue import wakeups
 from email_integration.routing import forget
-from email_integration.sending.relaying import pool
+from email_integration.sending.sessions import pool
 from email_integration.tasks import mail
 from tests import emptying, services, tables
 from tests.chromium import chromium  # noqa: F401  # a fixture, once: there can be one Playwright in a process

@@ -27,7 +27,7 @@ from email_integration.exceptions import DeliveryDeferred
 from email_integration.models import Grant, OAuthToken, RefreshFamily, SMTPConfig
 from email_integration.routing import families, token_endpoint
 from email_integration.sending import direct
-from email_integration.sending.relaying import pool
+from email_integration.sending.sessions import pool
 from email_integration.smtp import NoToken
 from tests.acceptance.test_password_nowhere import everything_stored
 from tests.authorization_server import Asked

@@ -35,7 +35,7 @@ from email_integration.exceptions import InvalidMail
 from email_integration.message import content
 from email_integration.models import Delivery
 from email_integration.queue.submission import submit
-from email_integration.sending.relaying import Letter, Mail
+from email_integration.sending.letters import Letter, Mail
 from email_integration.smtp import Relay
 from email_integration.tasks import send_email
 from email_integration.tasks.bulk import submit_many

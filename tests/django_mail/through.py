@@ -27,7 +27,7 @@ from mail.tests import message_from_bytes
 from config.local.smtp_server import SMTPServer
 from config.local.smtp_server.records import Message
 from email_integration.models import SMTPConfig
-from email_integration.sending.relaying import pool
+from email_integration.sending.sessions import pool
 
 from .left_out import LEFT_OUT
 

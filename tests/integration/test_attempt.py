@@ -23,7 +23,7 @@ from email_integration.models import Delivery, DeliveryAttempt, DeliveryBatch, S
 from email_integration.queue import retry_now
 from email_integration.queue.sweeper import sweep
 from email_integration.sending import in_hand, recovery
-from email_integration.sending.relaying import pool
+from email_integration.sending.sessions import pool
 from tests import services
 from tests.claims import claimed
 from tests.deliveries import (
@@ -727,7 +727,7 @@ def test_an_unexpected_error_keeps_the_mail_and_shows_only_its_kind(
     def broken(*args: Any, **kwargs: Any) -> None:
         raise KeyError("kim@example.com")
 
-    monkeypatch.setattr("email_integration.sending.relaying.from_line", broken)
+    monkeypatch.setattr("email_integration.sending.letters.from_line", broken)
     row = tried(submitted())
     assert (row.status, row.waits_for_relay) == ("deferred", False)
     assert row.reason.startswith("unexpected KeyError in broken, line ")

@@ -261,7 +261,7 @@ def test_a_database_that_fails_at_each_attempt_is_mailed_once(
         raise DatabaseError
 
     send_mail("S", "B", "lee@example.com", ["kim@example.com"])
-    monkeypatch.setattr("email_integration.sending.attempts._send", fail)
+    monkeypatch.setattr("email_integration.sending.attempts.Attempt._send", fail)
     routing.active_relay()  # which warns of what there is not
     mailed_at(logging.WARNING)
     assert work(by, rounds=6) == 2

@@ -18,7 +18,7 @@ from email_integration.outcomes.causes import Cause
 from email_integration.outcomes.classification import Deferred
 from email_integration.routing import gate
 from email_integration.sending import direct
-from email_integration.sending.relaying import pool
+from email_integration.sending.sessions import pool
 from email_integration.smtp import Relay
 from tests.deliveries import RecordingTaskQueue, ago, attempt, due_again, mail, send_due, statuses, submitted
 from tests.peculiar import HangUp, PeculiarServer, Peer

@@ -241,7 +241,7 @@ def test_a_batch_that_was_taken_over_is_not_gone_on_with(server: SMTPServer) -> 
             recover_by_lease()
         elif name == "recorded":
             taken.set()
-        elif name == "in hand" and ids[1] in given:
+        elif name == "before the content" and ids[1] in given:
             assert taken.wait(PATIENCE)
 
     points.hook = hook

@@ -15,7 +15,7 @@ from email_integration import routing
 from email_integration.models import ServerQuirks, SMTPConfig
 from email_integration.routing import gate
 from email_integration.routing.quirks import KEPT, SharedMemory
-from email_integration.sending.relaying import pool
+from email_integration.sending.sessions import pool
 from email_integration.smtp import Envelope, Memory, Opening, OutOfStep, Pipelining, Quirks, Relay, Session
 from email_integration.smtp.quirks import Acquaintance
 from tests.deliveries import send_due, submitted

@@ -18,7 +18,7 @@ from config.local.smtp_server import SMTPServer
 from email_integration import routing
 from email_integration.models import Delivery, RelayGate, SMTPConfig
 from email_integration.queue.sweeper import sweep
-from email_integration.sending.relaying import pool
+from email_integration.sending.sessions import pool
 from tests.deliveries import RecordingTaskQueue, ago, attempt, due_again, send_due, submitted
 from tests.mail_settings import name_server
 from tests.relays import config_for

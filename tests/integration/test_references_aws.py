@@ -19,7 +19,7 @@ from config.local.smtp_server import SMTPServer
 from email_integration import references
 from email_integration.exceptions import SecretUnavailable
 from email_integration.models import Delivery, RelayGate
-from email_integration.sending.relaying import pool
+from email_integration.sending.sessions import pool
 from tests.deliveries import RecordingDoorbell, attempt, submitted
 from tests.relays import config_for
 

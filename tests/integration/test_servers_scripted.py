@@ -15,7 +15,7 @@ import pytest
 from django.db import transaction
 
 from email_integration.models import Delivery, DeliveryAttempt, RelayGate, ServerQuirks
-from email_integration.sending.relaying import pool
+from email_integration.sending.sessions import pool
 from tests.deliveries import RecordingTaskQueue, ago, due_again, send_due, submitted
 from tests.peculiar import HangUp, PeculiarServer, Peer
 from tests.relays import config_for, patient_but

@@ -21,7 +21,7 @@ from email_integration.ledger import task_queue
 from email_integration.models import Delivery, SendingPause, SMTPConfig
 from email_integration.routing import Nowhere, active_relay
 from email_integration.sending import direct
-from email_integration.sending.relaying import pool
+from email_integration.sending.sessions import pool
 from email_integration.signals import delivery_accepted
 from email_integration.tasks import send_email
 from email_integration.testing import FakeRelay, capture_mail, eager_mail, outbox, run_deliveries

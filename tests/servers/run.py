@@ -15,7 +15,7 @@ from config.local.processes import LOOPBACK, wait_until
 from email_integration.models import FINAL, Delivery, Lane, RelayGate, SMTPConfig
 from email_integration.queue import retry_now
 from email_integration.routing import gate
-from email_integration.sending.relaying import pool
+from email_integration.sending.sessions import pool
 from tests.deliveries import send_due
 
 from .server import PASSWORD, USER, Options, Server

@@ -14,7 +14,7 @@ from django.db import transaction
 from config.local.processes import PATIENCE, wait_until
 from email_integration.models import Delivery, DeliveryAttempt
 from email_integration.queue.submission import submit
-from email_integration.sending.relaying import pool
+from email_integration.sending.sessions import pool
 from email_integration.signals import delivery_accepted
 from tests.deliveries import attempt, send_due
 from tests.integration.validating import validate

@@ -17,7 +17,7 @@ from email_integration.checks.databases import check_rows
 from email_integration.diagnosis import configuration
 from email_integration.diagnosis.findings import warning
 from email_integration.models import Grant, OAuthToken, RelayGate, SMTPConfig
-from email_integration.sending.relaying import pool
+from email_integration.sending.sessions import pool
 from email_integration.smtp import NoToken
 from email_integration.timezones import today
 from tests.acceptance.test_password_nowhere import everything_stored

@@ -20,7 +20,7 @@ from email_integration.models.login import token_digest
 from email_integration.routing import gate, token_endpoint
 from email_integration.routing.tokens import Tokens
 from email_integration.sending import direct
-from email_integration.sending.relaying import pool
+from email_integration.sending.sessions import pool
 from email_integration.smtp import NoToken
 from tests.acceptance.test_password_nowhere import everything_stored
 from tests.deliveries import ago, attempt, in_threads

@@ -25,52 +25,142 @@ from email_integration.outcomes.causes import Cause
 from email_integration.outcomes.classification import Deferred, Failed, InDoubt, Skipped
 from email_integration.routing import gate
 from email_integration.secrecy import with_secrets
+from email_integration.smtp import Session
 
 from . import sandbox
+from .guard import Prepared
 from .in_hand import InHand
 from .journal import JournalUnavailable
+from .letters import Mail
 from .recording import Begun
-from .relaying import Mail, Transmitted, nowhere, transmit
+from .relaying import Transmitted, nowhere, transmit
 from .sessions import Replaced
 
 logger = logging.getLogger(__name__)
 
 
-@with_secrets
-def attempt(delivery: Delivery, route: routing.Route, hand: InHand) -> Change | None:
-    """Try the delivery by ``route``, and return what is to be recorded; None when it is another process's by now.
+class Attempt:
+    """One attempt at a claimed delivery, by ``route``."""
 
-    Raises ``Replaced`` when another relay is to be used, ``JournalUnavailable``, and what the database raises: it was
-    not sent then.
-    """
-    recursion.comes_to(delivery.options)
-    begun = Begun(delivery=delivery, at=clock.now(), counted_from=time.monotonic(), waited=delivery.waits_for_relay)
-    step = _without_attempt(delivery, begun.at)
-    if step is not None:
-        return Untried(delivery=delivery, step=step)
-    try:
-        sent, withheld = _send(delivery, route, hand)
-    except gate.GateClosed as closed:
-        hand.closed = closed.relay
-        wait = conf.get("RETRY_MAX") * (1 + random.random())  # noqa: S311  # spreads load, guards nothing
-        return Untried(
-            delivery=delivery, step=functools.partial(transitions.waiting_for_relay, closed=closed, wait=wait)
+    def __init__(self, delivery: Delivery, route: routing.Route, hand: InHand) -> None:
+        self._delivery = delivery
+        self._route = route
+        self.hand = hand
+        self._begun = Begun(
+            delivery=delivery, at=clock.now(), counted_from=time.monotonic(), waited=delivery.waits_for_relay
         )
-    except InvalidMail:
-        reason = "its sender cannot be read"
-        return Untried(delivery=delivery, step=functools.partial(transitions.setting_aside, reason=reason))
-    if isinstance(sent.outcome, Skipped):
-        logger.debug("Delivery %s: %s", delivery.pk, sent.outcome.reason, extra=_of(delivery))
-        return None
-    ended = begun.ended(
-        sent.outcome,
-        route=sent.route,
-        tls_version=sent.tls_version,
-        sent_from=hand.sent_from or ("", ""),
-        mail_at=hand.mail_at,
-        redirected_to=sent.redirected_to,
-    )
-    return replace(ended, withheld=withheld) if withheld else ended
+        self._plan: sandbox.Plan | None = None
+        self._prepared: Prepared | None = None
+
+    @with_secrets
+    def prepare(self, session: Session) -> Prepared | None:
+        """Make it ready for a session that carries another mail still; None when it is not to be tried.
+
+        Raises what keeps it from being sent.
+        """
+        if _without_attempt(self._delivery, self._begun.at) is not None:
+            return None
+        plan = self._plan_now()
+        if not plan.envelope:
+            return None
+        self._prepared = Prepared(self._mail(plan), session, self.hand)
+        return self._prepared
+
+    def drop(self) -> None:
+        """Do not go on with what was prepared."""
+        if self._prepared is not None:
+            self._prepared.drop()
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether the server was told of it, along with the final dot of another mail."""
+        return self._prepared is not None and self._prepared.session is not None
+
+    @with_secrets
+    def run(self) -> Change | None:
+        """Try it, and return what is to be recorded; None when it is another process's by now.
+
+        Raises ``Replaced`` when another relay is to be used, ``JournalUnavailable``, and what the database raises: it
+        was not sent then.
+        """
+        delivery, hand, begun = self._delivery, self.hand, self._begun
+        recursion.comes_to(delivery.options)
+        step = _without_attempt(delivery, clock.now() if self.has_begun else begun.at)
+        if step is not None:
+            return Untried(delivery=delivery, step=step)
+        try:
+            sent, withheld = self._send()
+        except gate.GateClosed as closed:
+            hand.closed = closed.relay
+            wait = conf.get("RETRY_MAX") * (1 + random.random())  # noqa: S311  # spreads load, guards nothing
+            return Untried(
+                delivery=delivery, step=functools.partial(transitions.waiting_for_relay, closed=closed, wait=wait)
+            )
+        except InvalidMail:
+            reason = "its sender cannot be read"
+            return Untried(delivery=delivery, step=functools.partial(transitions.setting_aside, reason=reason))
+        if isinstance(sent.outcome, Skipped):
+            logger.debug("Delivery %s: %s", delivery.pk, sent.outcome.reason, extra=_of(delivery))
+            return None
+        ended = begun.ended(
+            sent.outcome,
+            route=sent.route,
+            tls_version=sent.tls_version,
+            sent_from=hand.sent_from or ("", ""),
+            mail_at=hand.mail_at,
+            redirected_to=sent.redirected_to,
+        )
+        return replace(ended, withheld=withheld) if withheld else ended
+
+    def _send(self) -> tuple[Transmitted, tuple[str, ...]]:
+        """Send it, and say how that ended, and who must not be written to."""
+        withheld: tuple[str, ...] = ()
+        try:
+            if isinstance(self._route, routing.Nowhere):
+                return Transmitted(route=self._route, outcome=nowhere(self._route)), ()
+            plan = self._plan_now()
+            withheld = plan.withheld
+            if not plan.envelope:
+                failed = Failed(cause=Cause.WITHHELD, reason=Cause.WITHHELD.words)
+                return Transmitted(route=None, outcome=failed), withheld
+            if plan.redirected:
+                self.hand.redirected_from = plan.recipients
+            sent = transmit(self._mail(plan), self._route, self.hand, begun=self._prepared)
+            if plan.redirected:
+                sent = replace(sent, outcome=plan.of_recipients(sent.outcome), redirected_to=plan.redirected_to)
+            return sent, withheld
+        except (InvalidMail, gate.GateClosed, Replaced, JournalUnavailable):
+            raise
+        except ImproperlyConfigured as error:
+            return Transmitted(route=None, outcome=Deferred(cause=Cause.SETTINGS, reason=str(error))), ()
+        except ContentUnavailable as error:
+            unavailable = Deferred(cause=Cause.CONTENT_UNAVAILABLE, reason=str(error))
+            return Transmitted(route=None, outcome=unavailable), withheld
+        except Exception as error:  # whatever it is, the mail is kept and the fault is shown
+            if isinstance(error, DatabaseError | InterfaceError) and self.hand.sent_from is None:
+                raise
+            frame = traceback.extract_tb(error.__traceback__)[-1]
+            what = f"unexpected {type(error).__name__} in {frame.name}, line {frame.lineno}"
+            # The error's own text may quote the mail, so it is not logged.
+            logger.error("Delivery %s: %s of %s", self._delivery.pk, what, frame.filename, extra=_of(self._delivery))
+            kind = InDoubt if self.hand.sent_from is not None else Deferred
+            return Transmitted(route=None, outcome=kind(cause=Cause.INTERNAL_ERROR, reason=what)), withheld
+
+    def _plan_now(self) -> sandbox.Plan:
+        if self._plan is None:
+            self._plan = sandbox.plan_now(rows.pending(self._delivery))
+        return self._plan
+
+    def _mail(self, plan: sandbox.Plan) -> Mail:
+        delivery = self._delivery
+        return Mail(
+            from_header=delivery.from_header,
+            from_at=delivery.from_at,
+            sender=delivery.sender,
+            recipients=plan.envelope,
+            put_off=rows.put_off(delivery),
+            content=content.stored(delivery),
+        )
 
 
 def _without_attempt(delivery: Delivery, now: dt.datetime) -> Callable[[Delivery], Step] | None:
@@ -84,49 +174,6 @@ def _without_attempt(delivery: Delivery, now: dt.datetime) -> Callable[[Delivery
     if not rows.pending(delivery):
         return functools.partial(transitions.ending, status=Status.FAILED, cause=Cause.NO_RECIPIENTS)
     return None
-
-
-def _send(delivery: Delivery, route: routing.Route, hand: InHand) -> tuple[Transmitted, tuple[str, ...]]:
-    """Send it, and say how that ended, and who must not be written to."""
-    withheld: tuple[str, ...] = ()
-    try:
-        if isinstance(route, routing.Nowhere):
-            return Transmitted(route=route, outcome=nowhere(route)), ()
-        plan = sandbox.plan_now(rows.pending(delivery))
-        withheld = plan.withheld
-        if not plan.envelope:
-            failed = Failed(cause=Cause.WITHHELD, reason=Cause.WITHHELD.words)
-            return Transmitted(route=None, outcome=failed), withheld
-        if plan.redirected:
-            hand.redirected_from = plan.recipients
-        mail = Mail(
-            from_header=delivery.from_header,
-            from_at=delivery.from_at,
-            sender=delivery.sender,
-            recipients=plan.envelope,
-            put_off=rows.put_off(delivery),
-            content=content.stored(delivery),
-        )
-        sent = transmit(mail, route, hand)
-        if plan.redirected:
-            sent = replace(sent, outcome=plan.of_recipients(sent.outcome), redirected_to=plan.redirected_to)
-        return sent, withheld
-    except (InvalidMail, gate.GateClosed, Replaced, JournalUnavailable):
-        raise
-    except ImproperlyConfigured as error:
-        return Transmitted(route=None, outcome=Deferred(cause=Cause.SETTINGS, reason=str(error))), ()
-    except ContentUnavailable as error:
-        unavailable = Deferred(cause=Cause.CONTENT_UNAVAILABLE, reason=str(error))
-        return Transmitted(route=None, outcome=unavailable), withheld
-    except Exception as error:  # whatever it is, the mail is kept and the fault is shown
-        if isinstance(error, DatabaseError | InterfaceError) and hand.sent_from is None:
-            raise
-        frame = traceback.extract_tb(error.__traceback__)[-1]
-        what = f"unexpected {type(error).__name__} in {frame.name}, line {frame.lineno}"
-        # The error's own text may quote the mail, so it is not logged.
-        logger.error("Delivery %s: %s of %s", delivery.pk, what, frame.filename, extra=_of(delivery))
-        kind = InDoubt if hand.sent_from is not None else Deferred
-        return Transmitted(route=None, outcome=kind(cause=Cause.INTERNAL_ERROR, reason=what)), withheld
 
 
 def _of(delivery: Delivery) -> dict[str, str]:

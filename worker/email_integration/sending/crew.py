@@ -5,37 +5,35 @@ They speak SMTP and write the journal; the dispatcher, in its own thread, claims
 
 from __future__ import annotations
 
-import functools
+import contextlib
 import logging
 import threading
 import time
 from collections import deque
 from collections.abc import Collection
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Self
 
-from django.db import DatabaseError, InterfaceError, connections
-from django.utils import timezone
+from django.db import connections
 
-from email_integration import conf, recursion
+from email_integration import recursion
 from email_integration.forks import after_fork_in_child
-from email_integration.ledger import rows, transitions
+from email_integration.ledger import transitions
 from email_integration.ledger.batches import Batch
 from email_integration.ledger.claiming import SUSPECT
-from email_integration.ledger.records import Change, Ended, Try, Untried
-from email_integration.models import Delivery
-from email_integration.outcomes.causes import Cause
-from email_integration.outcomes.classification import Deferred, InDoubt, Outcome
+from email_integration.ledger.records import Ended, Untried
+from email_integration.outcomes.classification import Deferred, Outcome
 from email_integration.routing import Route
-from email_integration.smtp import Relay
+from email_integration.smtp import Relay, Session
 
-from .attempts import attempt
-from .in_hand import InHand, Others, is_late
-from .journal import Journal, JournalUnavailable, Slot
-from .relaying import pool
-from .sessions import Replaced
+from .attempts import Attempt
+from .guard import Prepared
+from .in_hand import Others, is_late
+from .journal import Journal, JournalUnavailable
+from .limited import LimitedInARow
+from .sessions import Replaced, pool
+from .work import Done, Work, put_down, take_in_hand, try_one
 
 logger = logging.getLogger(__name__)
 
@@ -49,90 +47,12 @@ _MOST_UNRECORDED = 200
 #: For all queues that a process may serve at a time. Made when they are needed.
 _MOST_THREADS = 1000
 
-#: Mails in a row, none of them to a recipient of the others, that a limit has put off: it is not their recipients'.
-_LIMITED_IN_A_ROW = 3
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Work:
-    """A claimed delivery, and its place in its batch."""
-
-    delivery: Delivery
-    batch: Batch
-    place: int
-    route: Route
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Done:
-    """What is to be recorded of one; None of a mail that is another process's by now."""
-
-    work: Work
-    change: Change | None
-    slot: Slot | None = None
-    #: The relay whose gate was found closed.
-    closed: Relay | None = None
-
-
-def try_one(work: Work, *, journal: Journal | None, others: Others) -> Done:
-    """Try a claimed delivery. Raises ``Replaced`` and ``JournalUnavailable``: it was not sent then."""
-    delivery = work.delivery
-    hand = InHand(
-        delivery,
-        work.batch,
-        journal=journal if isinstance(work.route, Relay) else None,
-        started_at=time.time(),
-        others=others,
-    )
-    change: Change | None
-    of_mail = {"delivery_id": delivery.pk}
-    try:
-        change = attempt(delivery, work.route, hand)
-    except (Replaced, JournalUnavailable):
-        if hand.slot is not None:
-            hand.slot.free()
-        raise
-    except (DatabaseError, InterfaceError) as error:
-        logger.error("Delivery %s: the database failed (%s).", delivery.pk, type(error).__name__, extra=of_mail)
-        connections[rows.database()].close_if_unusable_or_obsolete()
-        # Not at once: of some mails it may fail each time.
-        step = functools.partial(transitions.giving_back, wait=conf.get("RETRY_FIRST"))
-        change = Untried(delivery=delivery, step=step)
-    except Exception as error:
-        # Not its text, which may quote the mail.
-        what = f"unexpected {type(error).__name__} {'after' if hand.sent_from else 'before'} its final dot"
-        logger.error("Delivery %s: %s", delivery.pk, what, extra=of_mail)
-        change = Untried(delivery=delivery, step=functools.partial(transitions.setting_aside, reason=what))
-        if hand.sent_from is not None:
-            doubt = InDoubt(cause=Cause.INTERNAL_ERROR, reason=what)
-            change = Ended(delivery=delivery, outcome=doubt, attempt=Try(route=work.route, started_at=timezone.now()))
-    return Done(work=work, change=change, slot=hand.slot, closed=hand.closed)
+#: Seconds for which a mail waits for the session that it was begun on ahead while another one may be free.
+_WAITS_FOR_SESSION = 1.0
 
 
 def _is_suspect(work: Work) -> bool:
     return work.delivery.returned >= SUSPECT
-
-
-class LimitedInARow:
-    """Sees a process's outcomes in turn: that of a limit is for everybody where several in a row have come to it."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._relay: Relay | None = None
-        self._limited: list[frozenset[str]] = []
-
-    def see(self, relay: Relay | None, recipients: Collection[str], outcome: Outcome) -> Outcome:
-        """The outcome of the next mail, which went to these recipients by ``relay``."""
-        with self._lock:
-            if relay != self._relay or not isinstance(outcome, Deferred) or outcome.cause is not Cause.LIMIT:
-                self._limited.clear()
-            self._relay = relay
-            if not isinstance(outcome, Deferred) or outcome.cause is not Cause.LIMIT:
-                return outcome
-            named = frozenset(recipients)
-            if not any(named & others for others in self._limited):
-                self._limited.append(named)
-            return replace(outcome, for_everybody=True) if len(self._limited) >= _LIMITED_IN_A_ROW else outcome
 
 
 _limited = LimitedInARow()
@@ -155,7 +75,84 @@ def _begin_anew() -> None:
 after_fork_in_child(_begin_anew)
 
 
-class Crew(Others):
+class _Turn(Others):
+    """A mail in the hands of one of the threads, and the one that follows it over the same session."""
+
+    def __init__(self, crew: Crew, work: Work, journal: Journal | None) -> None:
+        self._crew = crew
+        self.work = work
+        self.journal = journal
+        #: Made when it is its turn, or earlier, while it is prepared for that.
+        self.attempt: Attempt | None = None
+        #: Known once this one has ended.
+        self.next: _Turn | None = None
+        #: What was prepared of one that was to follow, and is another thread's by now.
+        self.abandoned: Attempt | None = None
+
+    def try_it(self) -> Done:
+        """Try it. Raises what ``try_one`` raises."""
+        if self.attempt is None:
+            self.attempt = take_in_hand(self.work, journal=self.journal, others=self)
+        return try_one(self.work, self.attempt)
+
+    def begun(self) -> None:
+        self._crew.begun()
+
+    def following(self, session: Session) -> Prepared | None:
+        turn = self._crew.take_along(self)
+        if turn is None:
+            return None
+        prepared: Prepared | None = None
+        # What keeps it from being prepared is found again, and seen to, when it is its turn.
+        with contextlib.suppress(Exception):
+            turn.attempt = take_in_hand(turn.work, journal=turn.journal, others=turn)
+            prepared = turn.attempt.prepare(session)
+        if prepared is None:
+            turn.begin_anew()
+        return prepared
+
+    def ended(self, done: Done) -> None:
+        """Have the one that follows go on with what was begun of it, or have it begin anew."""
+        self.next = self._crew.next_after(self)
+        if self.abandoned is not None:
+            self.abandoned.drop()
+        if self.next is not None and not self.next.may_go_on(done):
+            self.next.begin_anew()
+
+    def may_go_on(self, done: Done) -> bool:
+        """Whether it was begun, and the server may take it after what it said of the one before."""
+        if self.attempt is None or not self.attempt.has_begun:
+            return False
+        outcome = done.change.outcome if isinstance(done.change, Ended) else None
+        return not (isinstance(outcome, Deferred) and outcome.for_everybody)
+
+    def begin_anew(self) -> None:
+        """Drop what was prepared of it."""
+        if self.attempt is not None:
+            with contextlib.suppress(JournalUnavailable):  # as is found, and seen to, when it is its turn
+                put_down(self.attempt)
+            self.attempt = None
+
+    def give_up(self) -> Attempt | None:
+        """Let another thread have it that waits behind another one's final dot for so long; None if it does not."""
+        attempt = self.attempt
+        if attempt is None or attempt.hand.mail_at is None:
+            return None  # it is being prepared, or it is to begin anew
+        if time.monotonic() - attempt.hand.mail_at < _WAITS_FOR_SESSION:
+            return None
+        try:
+            if attempt.hand.slot is not None:
+                attempt.hand.slot.free()
+        except JournalUnavailable:
+            return None
+        self.attempt = None
+        return attempt
+
+    def judged(self, relay: Relay | None, recipients: Collection[str], outcome: Outcome) -> Outcome:
+        return _limited.see(relay, recipients, outcome)
+
+
+class Crew:
     """``sessions`` threads; a context, at whose end they are at work for it no longer.
 
     All state is changed under one lock: what is to be done, how many mails are in hand, what is done. The threads wait
@@ -172,6 +169,8 @@ class Crew(Others):
         self._is_needed = threading.Condition(self._lock)
         self._waiting = 0
         self._todo: deque[Work] = deque()
+        # By the turns that they follow.
+        self._following: dict[_Turn, _Turn] = {}
         self._in_hand = 0
         self._done: list[Done] = []
         self._first_done_at = 0.0
@@ -234,15 +233,25 @@ class Crew(Others):
             self._give_back(batch)
 
     def give_back_late(self) -> None:
-        """Begin none of those whose lease comes to its end while they wait for a session: others may have one free."""
+        """Begin none of those whose lease comes to its end while they wait for a session: others may have one free.
+
+        And let no mail wait for a final dot to be answered while a thread has nothing to do.
+        """
         with self._lock:
+            for turn in [*self._following] if self._has_idle_thread else ():
+                following = self._following[turn]
+                if (given_up := following.give_up()) is not None:
+                    turn.abandoned = given_up
+                    del self._following[turn]
+                    self._todo.appendleft(following.work)
+                    self._may_begin.notify()
             for batch in {one.batch.id: one.batch for one in self._todo if is_late(one.batch)}.values():
                 self._give_back(batch)
 
     def cancel(self, batch: Batch, ids: Collection[str]) -> None:
         """Have those of its deliveries that are not begun end as cancelled, of which these are the ids."""
         with self._lock:
-            for work in self._todo:
+            for work in [*self._todo, *(turn.work for turn in self._following.values())]:
                 if work.batch is batch and work.delivery.pk in ids:
                     work.delivery.cancel_requested = True
 
@@ -292,33 +301,59 @@ class Crew(Others):
     @recursion.within_attempts()
     def _work(self) -> None:
         try:
-            while (taken := self._take()) is not None:
-                done = self._try(*taken)
-                with self._lock:
-                    self._in_hand -= 1
-                    self._is_alone = False
-                    self._add(done)
-                    if self._waiting and self._todo:
-                        self._may_begin.notify()  # there is room for one more, or none had to be alone
+            turn = self._take()
+            while turn is not None:
+                done = self._try(turn)
+                turn.ended(done)
+                turn = self._end(turn, done) or self._take()
         finally:
             connections.close_all()
 
-    def _take(self) -> tuple[Work, Journal | None] | None:
-        """What to do next, and the journal for it: one that was claimed while there was a journal goes with it."""
+    def _take(self) -> _Turn | None:
+        """What to do next, with the journal for it: one that was claimed while there was a journal goes with it."""
         with self._lock:
             while not self._ends:
                 work = self._next() if len(self._done) < _MOST_UNRECORDED else None
                 if work is not None:
-                    self._todo.remove(work)
                     self._in_hand += 1
                     self._is_alone = _is_suspect(work)
-                    if len(self._todo) == self._sessions - 1:
-                        self._is_needed.notify()  # it wants more
-                    return work, self._journal
+                    return self._turn(work)
                 self._waiting += 1
                 self._may_begin.wait()
                 self._waiting -= 1
         return None
+
+    def take_along(self, turn: _Turn) -> _Turn | None:
+        """What to do after that turn over the same session, if it can be prepared meanwhile; None if another thread has
+        the time for it.
+        """
+        route = turn.work.route
+        with self._lock:
+            if self._ends or self._is_alone or self._journal is not turn.journal:
+                return None
+            if len(self._done) >= _MOST_UNRECORDED or (self._has_idle_thread and self._has_room(route)):
+                return None
+            work = self._first_permitted()
+            if work is None or work.route is not route or _is_suspect(work) or work.delivery.content_file:
+                return None
+            self._following[turn] = following = self._turn(work)
+            return following
+
+    def next_after(self, turn: _Turn) -> _Turn | None:
+        """What follows that turn, which has ended."""
+        with self._lock:
+            return self._following.pop(turn, None)
+
+    def _end(self, turn: _Turn, done: Done) -> _Turn | None:
+        """Have what is done of a turn recorded; return the one that follows it."""
+        with self._lock:
+            if turn.next is None:
+                self._in_hand -= 1
+                self._is_alone = False
+            self._add(done)
+            if self._waiting and self._todo:
+                self._may_begin.notify()  # there is room for one more, or none had to be alone
+            return turn.next
 
     def _next(self) -> Work | None:
         """The first whose final dot is permitted, unless another one goes ahead.
@@ -327,14 +362,15 @@ class Crew(Others):
         """
         if self._in_hand and (self._is_alone or not self._has_session):
             return None
-        work = next((work for work in self._todo if work.place < work.batch.permitted), None)
+        work = self._first_permitted()
         if work is None or (self._in_hand and _is_suspect(work)):
             return None
-        return None if isinstance(work.route, Relay) and self._in_hand >= pool.most(work.route) else work
+        return work if self._has_room(work.route) else None
 
-    def _try(self, work: Work, journal: Journal | None) -> Done:
+    def _try(self, turn: _Turn) -> Done:
+        work = turn.work
         try:
-            return try_one(work, journal=journal, others=self)
+            return turn.try_it()
         except Replaced:
             self.give_back(work.batch)
         except JournalUnavailable as error:
@@ -354,10 +390,24 @@ class Crew(Others):
                 self._has_session = True
                 self._may_begin.notify_all()
 
-    def judged(self, relay: Relay | None, recipients: Collection[str], outcome: Outcome) -> Outcome:
-        return _limited.see(relay, recipients, outcome)
-
     # -- under the lock -----------------------------------------------------------------------------------------
+
+    def _first_permitted(self) -> Work | None:
+        return next((work for work in self._todo if work.place < work.batch.permitted), None)
+
+    @property
+    def _has_idle_thread(self) -> bool:
+        return self._in_hand < len(self._working)
+
+    def _has_room(self, route: Route) -> bool:
+        """Whether one more session may be used."""
+        return not isinstance(route, Relay) or self._in_hand < pool.most(route)
+
+    def _turn(self, work: Work) -> _Turn:
+        self._todo.remove(work)
+        if len(self._todo) == self._sessions - 1:
+            self._is_needed.notify()  # it wants more
+        return _Turn(self, work, self._journal)
 
     def _add(self, done: Done) -> None:
         if not self._done:

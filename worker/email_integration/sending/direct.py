@@ -19,8 +19,10 @@ from email_integration.routing import gate
 from email_integration.secrecy import with_secrets
 
 from . import sandbox
+from .guard import Guard
+from .letters import Mail
 from .offering import goes_on
-from .relaying import Guard, Mail, nowhere, transmit
+from .relaying import nowhere, transmit
 from .sessions import Replaced
 
 logger = logging.getLogger(__name__)

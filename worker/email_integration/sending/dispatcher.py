@@ -26,11 +26,12 @@ from email_integration.routing import Route
 from email_integration.smtp import Relay
 
 from . import own_journal, points, recovery
-from .crew import Crew, Done, Work, try_one
+from .crew import Crew
 from .in_hand import Others
 from .journal import Journal, JournalUnavailable, Slot
 from .recording import record, wake_others
 from .sessions import Replaced
+from .work import Done, Work, take_in_hand, try_one
 
 logger = logging.getLogger(__name__)
 
@@ -267,7 +268,7 @@ def send_inline(queue: str, *, only: Sequence[str] = ()) -> list[Delivery]:
         for place, delivery in enumerate(batch.deliveries):
             work = Work(delivery=delivery, batch=batch, place=place, route=route)
             try:
-                done = try_one(work, journal=None, others=Others())
+                done = try_one(work, take_in_hand(work, journal=None, others=Others()))
             except Replaced:
                 done = Done(work=work, change=Untried(delivery=delivery, step=transitions.giving_back))
             if settle(batch, [done]).owned:

@@ -18,8 +18,9 @@ from email_integration.outcomes.classification import Deferred, Outcome, Skipped
 from email_integration.smtp import Phase, Relay, Reply, Session, Started
 
 from . import points
+from .guard import Guard, Prepared
 from .journal import Journal, JournalUnavailable, Slot
-from .relaying import Guard, Letter
+from .letters import Letter
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +36,10 @@ class Others:
 
     def begun(self) -> None:
         """A session is open, and its transaction begins."""
+
+    def following(self, session: Session) -> Prepared | None:
+        """Give the one that is to follow over this session, made ready, if there is one."""
+        return None
 
     def judged(self, relay: Relay | None, recipients: Collection[str], outcome: Outcome) -> Outcome:
         """Give the outcome of a mail to these recipients by ``relay``, or what it is amid the others'."""
@@ -103,6 +108,9 @@ class InHand(Guard):
         if self.slot is not None:
             self.slot.writing()
         points.reached("before the content", self._id)
+
+    def following(self, session: Session) -> Prepared | None:
+        return self._others.following(session)
 
     def before_dot(self, session: Session, started: Started, letter: Letter) -> Outcome | Skipped | None:
         points.reached("before the dot", self._id)

@@ -1,17 +1,23 @@
-"""Beginning a transaction on a session that may have carried others: what is said of the session, not of the mail."""
+"""The sessions of this process, and beginning a transaction on one that may have carried others: what is said of the
+session then, not of the mail.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from email_integration import routing
+from email_integration import conf, routing
+from email_integration.ledger import instrumentation
 from email_integration.outcomes.causes import Cause
 from email_integration.outcomes.recognition import recognise
+from email_integration.routing import quirks
 from email_integration.smtp import (
     ConnectionLost,
+    Limits,
     Opening,
     OutOfStep,
     Phase,
+    Pool,
     Refused,
     Relay,
     Reply,
@@ -19,6 +25,20 @@ from email_integration.smtp import (
     SMTPFailure,
     Started,
 )
+
+
+def _limits() -> Limits:
+    return Limits(
+        size=conf.get("SESSIONS"),
+        idle=conf.get("SESSION_MAX_IDLE"),
+        age=conf.get("SESSION_MAX_AGE"),
+        transactions=conf.get("SESSION_MAX_TRANSACTIONS"),
+        tries=conf.get("CONNECT_TRIES"),
+    )
+
+
+#: This process's SMTP sessions.
+pool = Pool(_limits, instrumentation.installed, quirks.memory)
 
 
 class Replaced(Exception):
@@ -32,11 +52,13 @@ def require_active(relay: Relay) -> None:
         raise Replaced
 
 
-def begin(session: Session, opening: Opening, *, heard: Callable[[], object] | None = None) -> Started:
-    """Begin a transaction; ``heard`` is called after each reply. Raises what ``Session.begin`` raises, and ``Refused``
-    when a session that has carried mail may have no more recipients.
+def begin(
+    session: Session, opening: Opening, *, before_saying: Callable[[], object], heard: Callable[[], object]
+) -> Started:
+    """Begin a transaction, with what is to be called before it is said, and after each reply. Raises what
+    ``Session.begin`` raises, and ``Refused`` when a session that has carried mail may have no more recipients.
     """
-    started = session.begin(opening, heard=heard)
+    started = session.begin(opening, before_saying=before_saying, heard=heard)
     if not started.accepted and session.carried and all(map(_is_limit, started.refused.values())):
         raise Refused(Phase.RCPT, "", next(iter(started.refused.values())))
     return started

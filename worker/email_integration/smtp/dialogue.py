@@ -35,7 +35,6 @@ _KEPT = 8192
 _REPLY_LINE = re.compile(rb"([2-5]\d\d)(-?)(.*)", re.S)
 #: A reply of one line, which is what nearly all are.
 _ONE_LINE = re.compile(rb"([2-5]\d\d)(?!-)([^\n]{0,8000})\n")
-_LAST_LINE = re.compile(rb"^\d{3}(?!-).*\n", re.M)
 
 
 class Malformed(smtplib.SMTPException):
@@ -90,6 +89,8 @@ class Connection(smtplib.SMTP):
         # The code of the reply that is being read; empty before its first line, None when it is none.
         self._begun: bytes | None = b""
         self._due = 0.0
+        #: How many octets of what was sent last are gone for sure; None when that is not known.
+        self.gone: int | None = 0
         #: What the server said first, as it came, what it has just asked in AUTH, and the mechanism that let us in.
         self.first_words = b""
         self.challenge = b""
@@ -198,6 +199,7 @@ class Connection(smtplib.SMTP):
         sock = self._live_socket
         self._due = time.monotonic() + self.timeout
         octets = s.encode(self.command_encoding) if isinstance(s, str) else s
+        self.gone = 0
         if self._phase is Phase.AUTH:
             self._concealed.heard_by_server(bytes(octets))
         # Most of what is said finds room at once: then the socket need not be told how long to wait.
@@ -209,6 +211,7 @@ class Connection(smtplib.SMTP):
             sent = 0
         view = memoryview(octets)
         if sent < view.nbytes:
+            self.gone = None
             self._wait(sock, max(0.001, self._due - time.monotonic()))
             sock.sendall(view.cast("B")[sent:])
 
@@ -285,17 +288,6 @@ class Connection(smtplib.SMTP):
         if self._receive_within(0) is None:
             return False
         self.start_clock()
-        return True
-
-    def has_answered(self, replies: int, *, within: float) -> bool:
-        """Whether so many replies, or the connection's end, are there ``within`` seconds from now."""
-        until = time.monotonic() + within
-        while self.sock is not None and len(_LAST_LINE.findall(self._received)) < replies:
-            came = self._receive_within(max(0.0, until - time.monotonic()))
-            if came is None:
-                return False
-            if not came:
-                break
         return True
 
     def _receive_within(self, seconds: float) -> bytes | None:

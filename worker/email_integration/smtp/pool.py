@@ -100,7 +100,8 @@ class Pool:
     ) -> _Loan:
         """Lend a session for ``relay``: an idle one that still looks alive, else (or when ``fresh``) a new one.
 
-        It comes back when it is idle at the end of the block, and is closed otherwise. ``before_opening`` is called
+        It comes back when it is idle at the end of the block, stays lent when its next transaction has been begun ahead
+        (see ``still_lent``), and is closed otherwise. ``before_opening`` is called
         before a new one is opened, and can prevent it by raising; ``heard`` after each answer of the server meanwhile.
         Raises what that and ``Session.open`` raise, and
         ``PoolBusy`` when for ``relay.timeout`` seconds all that may be open were lent.
@@ -110,6 +111,11 @@ class Pool:
             lambda: self._borrow(relay, limits, fresh=fresh, before_opening=before_opening, heard=heard),
             lambda session: self._take_back(session, limits),
         )
+
+    def still_lent(self, session: Session) -> _Loan:
+        """Give the context anew of a session on which the next transaction was begun ahead: it has stayed lent."""
+        limits = self._limits()
+        return _Loan(lambda: session, lambda session: self._take_back(session, limits))
 
     def has_expired(self, session: Session) -> bool:
         """Whether the session is too old, too long unused, or has carried enough, by our limit or by its server's."""
@@ -185,7 +191,9 @@ class Pool:
         return others > 0
 
     def _take_back(self, session: Session, limits: Limits) -> None:
-        """Keep a session that was lent, or end it."""
+        """Keep a session that was lent, or end it; unless its next transaction was begun, see ``still_lent``."""
+        if session.has_said_ahead:
+            return
         kept = None
         try:
             if not session.is_idle:

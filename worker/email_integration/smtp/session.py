@@ -89,12 +89,18 @@ class Session:
 
     # -- one transaction ----------------------------------------------------------------------------------------
 
-    def begin(self, opening: Opening, *, heard: Callable[[], object] | None = None) -> Started:
+    def begin(
+        self,
+        opening: Opening,
+        *,
+        before_saying: Callable[[], object] | None = None,
+        heard: Callable[[], object] | None = None,
+    ) -> Started:
         """Say MAIL, RCPT for each recipient and, when at least one was taken, DATA; in one go where the server offers
         PIPELINING (RFC 2920). What ``finish`` has said ahead is only listened for.
 
-        A server that takes no more recipients is asked for no others; they are ``left``. ``heard`` is called after each
-        reply.
+        A server that takes no more recipients is asked for no others; they are ``left``. ``before_saying`` is called
+        directly before MAIL, also when it is said once more, and can prevent it by raising; ``heard`` after each reply.
 
         Raises ``Refused`` for MAIL and DATA, and for a 421 to any; ``ConnectionLost`` for all, ``OutOfStep`` where the
         replies may not be those to the commands; and ``NotOffered``, with nothing said yet, for addresses that need
@@ -106,20 +112,22 @@ class Session:
             self.close()
             raise ValueError("another transaction has been begun already")
         self._heard = heard
-        self._in_transaction = True
         was_ahead = bool(self._said_ahead)
         if not was_ahead:
             self._heed_early_reply(Phase.MAIL)
+            if before_saying is not None:
+                before_saying()
+            self._in_transaction = True
             self.transactions += 1
             self._begun_at = time.monotonic()
         answers = self._exchange(said)
         if was_ahead and answers.were_refused and (answers.mail_was_refused or not self._heeds_ahead):
-            answers = self._repeat(said, answers)
+            answers = self._repeat(said, answers, before_saying)
         elif was_ahead and answers.somebody_was_accepted and answers.awaits_content:
             self._heeds_ahead = True
         return self._started(opening.envelope.recipients, answers)
 
-    def _repeat(self, said: Sequence[Command], heard: Answers) -> Answers:
+    def _repeat(self, said: Sequence[Command], heard: Answers, before_saying: Callable[[], object] | None) -> Answers:
         """Say once more what was refused when it was said ahead: the server may have refused just that."""
         if not heard.mail_was_refused and heard.end is None and not heard.awaits_content:
             self._reset()
@@ -128,6 +136,8 @@ class Session:
             self.close()
         if self.is_closed:
             raise self._out_of_step(Phase.MAIL, "", None, ahead=True)
+        if before_saying is not None:
+            before_saying()
         self._begun_at = time.monotonic()
         again = self._exchange(said)
         if again.mail is not None and not (again.mail_was_refused or again.were_refused):
@@ -202,10 +212,10 @@ class Session:
         phase ``CONTENT``, like ``Refused``, it says that the dot was not sent.
         """
         self._heed_early_reply(Phase.CONTENT)
-        said_ahead = self._ahead(ahead) if ahead else []
+        said_ahead, along = self._ahead(ahead) if ahead else ([], b"")
         dot_at = time.monotonic()
         with self._smtp.during(Phase.FINAL_DOT, timeout=timeout):
-            self._say_dot(said_ahead)
+            self._say_dot(along)
             reply = self._smtp.hear_verdict()
             if 300 <= reply.code < 400:  # says nothing about the mail
                 raise Malformed
@@ -221,29 +231,43 @@ class Session:
             self.transactions += 1
         return reply
 
-    def _say_dot(self, said_ahead: Sequence[Command]) -> None:
-        """Send the rest of the content, the final dot and what goes along with it, in one write."""
+    def _say_dot(self, along: bytes) -> None:
+        """Send the rest of the content, the final dot and what goes ``along`` with it, in one write."""
         held, self._held = self._held, b""
         try:
-            self._smtp.send(held + self._smtp.octets((".", *(line for _, line in said_ahead))))
+            self._smtp.send(held + b".\r\n" + along)
         except OSError:
-            if held and not said_ahead and threading.current_thread() is not threading.main_thread():
-                # Whatever of it is gone, its end is not: that was the dot. (On the main thread the error may be that of
-                # a signal's handler, which runs after all is gone.)
+            # Whatever of it is gone, its end is not. That was the dot, unless something goes along with it.
+            not_said = self._smtp.gone == 0 or (held and not along)
+            if not_said and threading.current_thread() is not threading.main_thread():
+                # (On the main thread the error may be that of a signal's handler, which runs after all is gone.)
                 self._smtp.comes_to(Phase.CONTENT)
                 self._heed_early_reply(Phase.CONTENT)
             raise
 
-    def _ahead(self, opening: Opening) -> list[Command]:
-        """What can be said to ``opening`` before the reply to the dot; nothing where it takes more than one group."""
-        if self._at_once == 1 or self.quirks.pipelining is not Pipelining.FULL:
-            return []
+    def _ahead(self, opening: Opening) -> tuple[list[Command], bytes]:
+        """What can be said to ``opening`` before the reply to the dot, and its octets; nothing where it takes more than
+        one group.
+        """
+        if not self.can_say_ahead:
+            return [], b""
         try:
             said = commands(self._smtp, opening)
-            self._smtp.octets(line for _, line in said)
+            octets = self._smtp.octets(line for _, line in said)
         except (NotOffered, ValueError):
-            return []  # 'begin' says so, and what is wrong with it is not said of the mail before
-        return said if len(said) < _AT_ONCE else []
+            return [], b""  # 'begin' says so, and what is wrong with it is not said of the mail before
+        fits = len(said) < _AT_ONCE and len(self._held) + len(octets) <= _ALONG_WITH_DOT
+        return (said, octets) if fits else ([], b"")
+
+    @property
+    def can_say_ahead(self) -> bool:
+        """Whether the next transaction can be begun along with a final dot."""
+        return self._at_once > 1 and self.quirks.pipelining is Pipelining.FULL
+
+    @property
+    def has_said_ahead(self) -> bool:
+        """Whether the next transaction was begun along with the last final dot, and is not answered yet."""
+        return bool(self._said_ahead)
 
     @property
     def quirks(self) -> Quirks:
@@ -389,10 +413,6 @@ class Session:
         """'TLSv1.3', or '' for a session in the clear; also when it is closed."""
         return self._tls_version
 
-    def is_answered(self, *, within: float) -> bool:
-        """Whether all that was said ahead is answered ``within`` seconds from now, or the server has hung up."""
-        return bool(self._said_ahead) and self._smtp.has_answered(len(self._said_ahead), within=within)
-
     @property
     def was_hung_up(self) -> bool:
         """Whether the server said or closed something where it has no reason to: nothing was asked."""
@@ -408,5 +428,5 @@ class Session:
 
     def close(self) -> None:
         """Close the connection without a word; what was not acknowledged is not sent."""
-        self._held = b""
+        self._held, self._said_ahead = b"", []
         self._smtp.close()

@@ -147,7 +147,7 @@ def _say_quit(**kwargs: Any) -> None:
     """Leave no SMTP server waiting for a session that will not come back, and no journal for others to look at."""
     # Only where mail is sent, as below.
     from email_integration.sending import own_journal
-    from email_integration.sending.relaying import pool
+    from email_integration.sending.sessions import pool
 
     pool.close()
     own_journal.close()

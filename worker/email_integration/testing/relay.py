@@ -14,7 +14,7 @@ from django.conf import settings
 from email_integration import conf, routing
 from email_integration.models import SMTPConfig
 from email_integration.routing import resolver
-from email_integration.sending.relaying import pool
+from email_integration.sending.sessions import pool
 from email_integration.smtp import Relay
 
 from .faults import Fault, Faults, Verb

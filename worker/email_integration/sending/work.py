@@ -1,0 +1,97 @@
+"""Trying one claimed mail: whatever happens to it, there is something to be recorded of it, or it goes back."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import time
+from dataclasses import dataclass
+
+from django.db import DatabaseError, InterfaceError, connections
+from django.utils import timezone
+
+from email_integration import conf
+from email_integration.ledger import rows, transitions
+from email_integration.ledger.batches import Batch
+from email_integration.ledger.records import Change, Ended, Try, Untried
+from email_integration.models import Delivery
+from email_integration.outcomes.causes import Cause
+from email_integration.outcomes.classification import InDoubt
+from email_integration.routing import Route
+from email_integration.smtp import Relay
+
+from .attempts import Attempt
+from .in_hand import InHand, Others
+from .journal import Journal, JournalUnavailable, Slot
+from .sessions import Replaced
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Work:
+    """A claimed delivery, and its place in its batch."""
+
+    delivery: Delivery
+    batch: Batch
+    place: int
+    route: Route
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Done:
+    """What is to be recorded of one; None of a mail that is another process's by now."""
+
+    work: Work
+    change: Change | None
+    slot: Slot | None = None
+    #: The relay whose gate was found closed.
+    closed: Relay | None = None
+
+
+def take_in_hand(work: Work, *, journal: Journal | None, others: Others) -> Attempt:
+    """Begin an attempt at a claimed delivery. Raises ``JournalUnavailable``."""
+    hand = InHand(
+        work.delivery,
+        work.batch,
+        journal=journal if isinstance(work.route, Relay) else None,
+        started_at=time.time(),
+        others=others,
+    )
+    return Attempt(work.delivery, work.route, hand)
+
+
+def put_down(attempt: Attempt) -> None:
+    """End an attempt with which nothing was sent. Raises ``JournalUnavailable``."""
+    attempt.drop()
+    if attempt.hand.slot is not None:
+        attempt.hand.slot.free()
+
+
+def try_one(work: Work, attempt: Attempt) -> Done:
+    """Try a claimed delivery. Raises ``Replaced`` and ``JournalUnavailable``: it was not sent then."""
+    delivery, hand = work.delivery, attempt.hand
+    change: Change | None
+    of_mail = {"delivery_id": delivery.pk}
+    try:
+        change = attempt.run()
+    except (Replaced, JournalUnavailable):
+        put_down(attempt)
+        raise
+    except (DatabaseError, InterfaceError) as error:
+        logger.error("Delivery %s: the database failed (%s).", delivery.pk, type(error).__name__, extra=of_mail)
+        connections[rows.database()].close_if_unusable_or_obsolete()
+        # Not at once: of some mails it may fail each time.
+        step = functools.partial(transitions.giving_back, wait=conf.get("RETRY_FIRST"))
+        change = Untried(delivery=delivery, step=step)
+    except Exception as error:
+        # Not its text, which may quote the mail.
+        what = f"unexpected {type(error).__name__} {'after' if hand.sent_from else 'before'} its final dot"
+        logger.error("Delivery %s: %s", delivery.pk, what, extra=of_mail)
+        change = Untried(delivery=delivery, step=functools.partial(transitions.setting_aside, reason=what))
+        if hand.sent_from is not None:
+            doubt = InDoubt(cause=Cause.INTERNAL_ERROR, reason=what)
+            change = Ended(delivery=delivery, outcome=doubt, attempt=Try(route=work.route, started_at=timezone.now()))
+    finally:
+        attempt.drop()
+    return Done(work=work, change=change, slot=hand.slot, closed=hand.closed)
