@@ -294,7 +294,7 @@ def fault_for_the_ill(ids: list[str], verb: Any, **what: Any) -> list[Fault]:
     match = "ill@example.com" if verb == "MAIL" else address(ILL)
     # MAIL that is refused over a session that has carried mail is asked once more: for now, over a fresh one; for good,
     # without a final dot before it in the same write, which may be what was refused.
-    times = 2 if verb == "MAIL" and "reply" in what else 1
+    times = 2 if verb == "MAIL" and what.get("reply", "421")[:3] != "421" else 1
     return [Fault(verb=verb, times=times, match=match, **what)]
 
 

@@ -385,7 +385,7 @@ LOGIN = {"username": "user", "password": "password"}
 
 CASES = [
     # A verdict counts for a mail only if the server was clearly asked about it.
-    Case(name="503 ahead", server=Ahead, submit=each(100, **OWN), arrived=100, check=learned_nothing),
+    Case(name="503 ahead", server=Ahead, submit=each(100, **OWN), arrived=100, check=learned(pipelining="groups")),
     Case(name="503 ahead, configuration's sender", server=Ahead, submit=each(100), arrived=100),
     Case(name="503 ahead, restart", server=AheadAndRestarted, submit=each(200, **OWN), arrived=200),
     Case(name="ahead is forgotten", server=AheadIsLost, submit=each(20, **OWN), arrived=20, silent=("GROUP",)),

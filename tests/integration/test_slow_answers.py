@@ -211,7 +211,7 @@ def test_recipients_of_another_transaction_are_offered_to_the_new_one(
     monkeypatch.setattr(relaying, "begin", beginning)
     attempt(delivery.pk)
     assert [message.rcpt_tos for message in servers.new.messages] == [("kim@example.com", "lee@example.com")]
-    assert (verbs(servers.old).count("MAIL"), verbs(servers.old).count("CONTENT")) == (2, 1)
+    assert verbs(servers.old).count("MAIL") == 1
 
 
 def test_after_a_reply_that_took_long_a_crew_goes_on_by_the_new_one(

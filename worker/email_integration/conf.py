@@ -51,7 +51,7 @@ DEFAULTS: dict[str, Any] = {
     # How long submitting may wait for the broker, once per transaction.
     "BROKER_TIMEOUT": 1.0,
     # How many SMTP sessions a process sends over at a time.
-    "SESSIONS": 4,
+    "SESSIONS": 10,
     # The folder of the journals, in which each process notes what it has in hand; '' is one below the temporary folder.
     "JOURNAL_DIR": "",
     # How many mails of a batch may be in doubt when its process dies, where there is no journal.

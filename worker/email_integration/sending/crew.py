@@ -47,6 +47,13 @@ _MOST_UNRECORDED = 200
 #: For all queues that a process may serve at a time. Made when they are needed.
 _MOST_THREADS = 1000
 
+#: Sessions at a time while a server answers at once: more of them bring nothing then.
+_NEAR = 4
+
+#: Seconds that a mail takes at least, of so many in a row, at a server that is far away, or slow.
+_FAR = 0.02
+_IN_A_ROW = 20
+
 #: Seconds for which a mail waits for the session that it was begun on ahead while another one may be free.
 _WAITS_FOR_SESSION = 1.0
 
@@ -55,7 +62,28 @@ def _is_suspect(work: Work) -> bool:
     return work.delivery.returned >= SUSPECT
 
 
+class _Distance:
+    """How long the mails of this process take at least, from MAIL to the reply to the final dot."""
+
+    def __init__(self) -> None:
+        self._seen, self._least = 0, float("inf")
+        self._is_far = False
+
+    def see(self, seconds: float) -> None:
+        """Take in how long one took. A busy machine may make many of them slow, but not all."""
+        self._seen += 1
+        self._least = min(self._least, seconds)
+        if self._seen == _IN_A_ROW:
+            self._is_far = self._least > _FAR
+            self._seen, self._least = 0, float("inf")
+
+    def sessions(self, most: int) -> int:
+        """How many sessions are of use, ``most`` at the most."""
+        return most if self._is_far else min(most, _NEAR)
+
+
 _limited = LimitedInARow()
+_distance = _Distance()
 
 
 def _new_threads() -> ThreadPoolExecutor:
@@ -153,7 +181,7 @@ class _Turn(Others):
 
 
 class Crew:
-    """``sessions`` threads; a context, at whose end they are at work for it no longer.
+    """At most ``sessions`` threads, fewer while the server is near; a context, at whose end they are at work for it no longer.
 
     All state is changed under one lock: what is to be done, how many mails are in hand, what is done. The threads wait
     for what they may begin, and the dispatcher until it is needed, to record or to claim; a mail that is done wakes
@@ -162,7 +190,8 @@ class Crew:
     """
 
     def __init__(self, *, sessions: int, journal: Journal | None) -> None:
-        self._sessions = sessions
+        self._most_sessions = sessions
+        self._sessions = _distance.sessions(sessions)
         self._journal = journal
         self._lock = threading.RLock()
         self._may_begin = threading.Condition(self._lock)
@@ -205,6 +234,7 @@ class Crew:
             self._todo.extend(works)
             if self._journal is not journal:
                 self._give_back(batch)
+            self._sessions = _distance.sessions(self._most_sessions)
             wanted = min(self._sessions, self._in_hand + len(self._todo))
             self._may_begin.notify_all()
         while len(self._working) < wanted:
@@ -351,6 +381,8 @@ class Crew:
                 self._in_hand -= 1
                 self._is_alone = False
             self._add(done)
+            if turn.attempt is not None and turn.attempt.hand.mail_at is not None:
+                _distance.see(time.monotonic() - turn.attempt.hand.mail_at)
             if self._waiting and self._todo:
                 self._may_begin.notify()  # there is room for one more, or none had to be alone
             return turn.next
