@@ -301,8 +301,8 @@ def fault_for_the_ill(ids: list[str], verb: Any, **what: Any) -> list[Fault]:
 @pytest.mark.parametrize("verb", ["MAIL", "RCPT", "DATA", "DOT"])
 @pytest.mark.parametrize(("reply", "status"), [("451 4.3.0 Not now", "deferred"), ("554 5.3.0 Never", "failed")])
 def test_what_is_refused_amid_others_is_refused_alone(server: SMTPServer, verb: Any, reply: str, status: str) -> None:
-    """For now or for good: it is said once, and the session goes on; MAIL is said once more, and over a fresh session if
-    it was for now.
+    """For now or for good: it is said once, and the session goes on; MAIL is said once more, over a fresh
+    session if it was for now.
     """
     ids = together(from_email="own@example.com")
     server.inject(*fault_for_the_ill(ids, verb, reply=reply))

@@ -46,9 +46,6 @@ class Attempt:
         self._delivery = delivery
         self._route = route
         self.hand = hand
-        self._begun = Begun(
-            delivery=delivery, at=clock.now(), counted_from=time.monotonic(), waited=delivery.waits_for_relay
-        )
         self._plan: sandbox.Plan | None = None
         self._prepared: Prepared | None = None
 
@@ -58,34 +55,46 @@ class Attempt:
 
         Raises what keeps it from being sent.
         """
-        if _without_attempt(self._delivery, self._begun.at) is not None:
+        if _without_attempt(self._delivery, clock.now()) is not None or not self._plan_now().envelope:
             return None
-        plan = self._plan_now()
-        if not plan.envelope:
-            return None
-        self._prepared = Prepared(self._mail(plan), session, self.hand)
+        self._prepared = Prepared(self._mail(self._plan_now()), session, self.hand)
         return self._prepared
-
-    def drop(self) -> None:
-        """Do not go on with what was prepared."""
-        if self._prepared is not None:
-            self._prepared.drop()
 
     @property
     def has_begun(self) -> bool:
         """Whether the server was told of it, along with the final dot of another mail."""
         return self._prepared is not None and self._prepared.session is not None
 
-    @with_secrets
+    def let_go(self) -> Prepared | None:
+        """Let it begin anew, and give what was prepared of it, which is to be dropped."""
+        prepared, self._prepared = self._prepared, None
+        self.hand.mail_at = None
+        return prepared
+
+    def drop(self) -> None:
+        """Drop what was prepared of it: it begins anew if it is run again."""
+        prepared = self.let_go()
+        if prepared is not None:
+            prepared.drop()
+
     def run(self) -> Change | None:
         """Try it, and return what is to be recorded; None when it is another process's by now.
 
         Raises ``Replaced`` when another relay is to be used, ``JournalUnavailable``, and what the database raises: it
         was not sent then.
         """
-        delivery, hand, begun = self._delivery, self.hand, self._begun
+        try:
+            return self._run()
+        finally:
+            if self._prepared is not None:
+                self._prepared.drop()
+
+    @with_secrets
+    def _run(self) -> Change | None:
+        delivery, hand = self._delivery, self.hand
         recursion.comes_to(delivery.options)
-        step = _without_attempt(delivery, clock.now() if self.has_begun else begun.at)
+        begun = Begun(delivery=delivery, at=clock.now(), counted_from=time.monotonic(), waited=delivery.waits_for_relay)
+        step = _without_attempt(delivery, begun.at)
         if step is not None:
             return Untried(delivery=delivery, step=step)
         try:

@@ -10,7 +10,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from types import TracebackType
 from typing import Self
@@ -23,17 +23,17 @@ from email_integration.ledger import transitions
 from email_integration.ledger.batches import Batch
 from email_integration.ledger.claiming import SUSPECT
 from email_integration.ledger.records import Ended, Untried
-from email_integration.outcomes.classification import Deferred, Outcome
+from email_integration.outcomes.classification import Accepted, Deferred, Outcome
 from email_integration.routing import Route
 from email_integration.smtp import Relay, Session
 
-from .attempts import Attempt
+from .distance import Distance
 from .guard import Prepared
 from .in_hand import Others, is_late
 from .journal import Journal, JournalUnavailable
 from .limited import LimitedInARow
 from .sessions import Replaced, pool
-from .work import Done, Work, put_down, take_in_hand, try_one
+from .work import Done, Work, take_in_hand, try_one
 
 logger = logging.getLogger(__name__)
 
@@ -47,13 +47,6 @@ _MOST_UNRECORDED = 200
 #: For all queues that a process may serve at a time. Made when they are needed.
 _MOST_THREADS = 1000
 
-#: Sessions at a time while a server answers at once: more of them bring nothing then.
-_NEAR = 4
-
-#: Seconds that a mail takes at least, of so many in a row, at a server that is far away, or slow.
-_FAR = 0.02
-_IN_A_ROW = 20
-
 #: Seconds for which a mail waits for the session that it was begun on ahead while another one may be free.
 _WAITS_FOR_SESSION = 1.0
 
@@ -62,28 +55,8 @@ def _is_suspect(work: Work) -> bool:
     return work.delivery.returned >= SUSPECT
 
 
-class _Distance:
-    """How long the mails of this process take at least, from MAIL to the reply to the final dot."""
-
-    def __init__(self) -> None:
-        self._seen, self._least = 0, float("inf")
-        self._is_far = False
-
-    def see(self, seconds: float) -> None:
-        """Take in how long one took. A busy machine may make many of them slow, but not all."""
-        self._seen += 1
-        self._least = min(self._least, seconds)
-        if self._seen == _IN_A_ROW:
-            self._is_far = self._least > _FAR
-            self._seen, self._least = 0, float("inf")
-
-    def sessions(self, most: int) -> int:
-        """How many sessions are of use, ``most`` at the most."""
-        return most if self._is_far else min(most, _NEAR)
-
-
 _limited = LimitedInARow()
-_distance = _Distance()
+_distance = Distance()
 
 
 def _new_threads() -> ThreadPoolExecutor:
@@ -96,8 +69,8 @@ _threads = _new_threads()
 
 
 def _begin_anew() -> None:
-    global _limited, _threads  # the threads are the parent's, and so may be the holder of the lock
-    _limited, _threads = LimitedInARow(), _new_threads()
+    global _distance, _limited, _threads  # the threads are the parent's, and so may be the holders of the locks
+    _distance, _limited, _threads = Distance(), LimitedInARow(), _new_threads()
 
 
 after_fork_in_child(_begin_anew)
@@ -110,18 +83,13 @@ class _Turn(Others):
         self._crew = crew
         self.work = work
         self.journal = journal
-        #: Made when it is its turn, or earlier, while it is prepared for that.
-        self.attempt: Attempt | None = None
-        #: Known once this one has ended.
+        # Both are changed under the lock of the crew. The other is what was prepared of one that is to begin anew.
         self.next: _Turn | None = None
-        #: What was prepared of one that was to follow, and is another thread's by now.
-        self.abandoned: Attempt | None = None
+        self.abandoned: Prepared | None = None
 
     def try_it(self) -> Done:
         """Try it. Raises what ``try_one`` raises."""
-        if self.attempt is None:
-            self.attempt = take_in_hand(self.work, journal=self.journal, others=self)
-        return try_one(self.work, self.attempt)
+        return try_one(self.work, journal=self.journal, others=self)
 
     def begun(self) -> None:
         self._crew.begun()
@@ -130,58 +98,39 @@ class _Turn(Others):
         turn = self._crew.take_along(self)
         if turn is None:
             return None
-        prepared: Prepared | None = None
         # What keeps it from being prepared is found again, and seen to, when it is its turn.
         with contextlib.suppress(Exception):
-            turn.attempt = take_in_hand(turn.work, journal=turn.journal, others=turn)
-            prepared = turn.attempt.prepare(session)
-        if prepared is None:
-            turn.begin_anew()
-        return prepared
-
-    def ended(self, done: Done) -> None:
-        """Have the one that follows go on with what was begun of it, or have it begin anew."""
-        self.next = self._crew.next_after(self)
-        if self.abandoned is not None:
-            self.abandoned.drop()
-        if self.next is not None and not self.next.may_go_on(done):
-            self.next.begin_anew()
-
-    def may_go_on(self, done: Done) -> bool:
-        """Whether it was begun, and the server may take it after what it said of the one before."""
-        if self.attempt is None or not self.attempt.has_begun:
-            return False
-        outcome = done.change.outcome if isinstance(done.change, Ended) else None
-        return not (isinstance(outcome, Deferred) and outcome.for_everybody)
-
-    def begin_anew(self) -> None:
-        """Drop what was prepared of it."""
-        if self.attempt is not None:
-            with contextlib.suppress(JournalUnavailable):  # as is found, and seen to, when it is its turn
-                put_down(self.attempt)
-            self.attempt = None
-
-    def give_up(self) -> Attempt | None:
-        """Let another thread have it that waits behind another one's final dot for so long; None if it does not."""
-        attempt = self.attempt
-        if attempt is None or attempt.hand.mail_at is None:
-            return None  # it is being prepared, or it is to begin anew
-        if time.monotonic() - attempt.hand.mail_at < _WAITS_FOR_SESSION:
-            return None
-        try:
-            if attempt.hand.slot is not None:
-                attempt.hand.slot.free()
-        except JournalUnavailable:
-            return None
-        self.attempt = None
-        return attempt
+            prepared = take_in_hand(turn.work, journal=turn.journal, others=turn).prepare(session)
+            if prepared is not None:
+                return prepared
+        if turn.work.attempt is not None:
+            turn.work.attempt.drop()
+            with contextlib.suppress(JournalUnavailable):
+                turn.work.attempt.hand.waits()
+        self._crew.put_back(self)
+        return None
 
     def judged(self, relay: Relay | None, recipients: Collection[str], outcome: Outcome) -> Outcome:
         return _limited.see(relay, recipients, outcome)
 
+    @property
+    def mail_at(self) -> float | None:
+        """When MAIL was about to be said, by ``time.monotonic()``; None before that."""
+        return None if self.work.attempt is None else self.work.attempt.hand.mail_at
+
+
+def _outcome(done: Done) -> Outcome | None:
+    return done.change.outcome if isinstance(done.change, Ended) else None
+
+
+def _may_be_followed(turn: _Turn, done: Done) -> bool:
+    """Whether the one that follows was begun, and the server may take it after what it said of that turn's mail."""
+    following, outcome = turn.next and turn.next.work.attempt, _outcome(done)
+    return bool(following and following.has_begun) and not (isinstance(outcome, Deferred) and outcome.for_everybody)
+
 
 class Crew:
-    """At most ``sessions`` threads, fewer while the server is near; a context, at whose end they are at work for it no longer.
+    """At most ``sessions`` threads, fewer while the server is near; a context, at whose end none is at work for it.
 
     All state is changed under one lock: what is to be done, how many mails are in hand, what is done. The threads wait
     for what they may begin, and the dispatcher until it is needed, to record or to claim; a mail that is done wakes
@@ -198,9 +147,7 @@ class Crew:
         self._is_needed = threading.Condition(self._lock)
         self._waiting = 0
         self._todo: deque[Work] = deque()
-        # By the turns that they follow.
-        self._following: dict[_Turn, _Turn] = {}
-        self._in_hand = 0
+        self._in_hand: set[_Turn] = set()
         self._done: list[Done] = []
         self._first_done_at = 0.0
         self._working: list[Future[None]] = []
@@ -217,6 +164,7 @@ class Crew:
     ) -> None:
         with self._lock:
             self._ends = True
+            self._leave(self._todo)
             self._todo.clear()
             self._may_begin.notify_all()
         for working in wait(self._working).done:
@@ -234,11 +182,8 @@ class Crew:
             self._todo.extend(works)
             if self._journal is not journal:
                 self._give_back(batch)
-            self._sessions = _distance.sessions(self._most_sessions)
-            wanted = min(self._sessions, self._in_hand + len(self._todo))
+            self._set_to_work()
             self._may_begin.notify_all()
-        while len(self._working) < wanted:
-            self._working.append(_threads.submit(self._work))
 
     @property
     def journal(self) -> Journal | None:
@@ -262,32 +207,31 @@ class Crew:
         with self._lock:
             self._give_back(batch)
 
-    def give_back_late(self) -> None:
-        """Begin none of those whose lease comes to its end while they wait for a session: others may have one free.
+    def attend(self) -> None:
+        """See to what waits; called every now and then.
 
-        And let no mail wait for a final dot to be answered while a thread has nothing to do.
+        Begin none of those whose lease comes to its end while they wait for a session: others may have one free. Let
+        none wait for the final dot of another while a thread may begin it. Set more threads to work if that helps.
         """
         with self._lock:
-            for turn in [*self._following] if self._has_idle_thread else ():
-                following = self._following[turn]
-                if (given_up := following.give_up()) is not None:
-                    turn.abandoned = given_up
-                    del self._following[turn]
-                    self._todo.appendleft(following.work)
-                    self._may_begin.notify()
+            for turn in self._in_hand:
+                if turn.next is not None and self._is_to_begin_anew(turn.next):
+                    self._put_back(turn)
             for batch in {one.batch.id: one.batch for one in self._todo if is_late(one.batch)}.values():
                 self._give_back(batch)
+            self._set_to_work()
 
     def cancel(self, batch: Batch, ids: Collection[str]) -> None:
         """Have those of its deliveries that are not begun end as cancelled, of which these are the ids."""
         with self._lock:
-            for work in [*self._todo, *(turn.work for turn in self._following.values())]:
+            for work in [*self._todo, *(turn.next.work for turn in self._in_hand if turn.next is not None)]:
                 if work.batch is batch and work.delivery.pk in ids:
                     work.delivery.cancel_requested = True
 
     def leave(self, batch: Batch) -> None:
         """Begin and record none of its deliveries any more: another process has taken them over."""
         with self._lock:
+            self._leave([work for work in self._todo if work.batch is batch])
             self._todo = deque(work for work in self._todo if work.batch is not batch)
             self._may_begin.notify_all()
 
@@ -334,8 +278,7 @@ class Crew:
             turn = self._take()
             while turn is not None:
                 done = self._try(turn)
-                turn.ended(done)
-                turn = self._end(turn, done) or self._take()
+                turn = self._go_on(turn, done) or self._take()
         finally:
             connections.close_all()
 
@@ -345,9 +288,10 @@ class Crew:
             while not self._ends:
                 work = self._next() if len(self._done) < _MOST_UNRECORDED else None
                 if work is not None:
-                    self._in_hand += 1
+                    turn = self._turn(work)
+                    self._in_hand.add(turn)
                     self._is_alone = _is_suspect(work)
-                    return self._turn(work)
+                    return turn
                 self._waiting += 1
                 self._may_begin.wait()
                 self._waiting -= 1
@@ -361,31 +305,40 @@ class Crew:
         with self._lock:
             if self._ends or self._is_alone or self._journal is not turn.journal:
                 return None
-            if len(self._done) >= _MOST_UNRECORDED or (self._has_idle_thread and self._has_room(route)):
+            if len(self._done) >= _MOST_UNRECORDED or self._are_too_many(route):
+                return None
+            if self._has_idle_thread and self._has_room(route):
                 return None
             work = self._first_permitted()
-            if work is None or work.route is not route or _is_suspect(work) or work.delivery.content_file:
+            if work is None or not work.may_follow or work.route is not route:
                 return None
-            self._following[turn] = following = self._turn(work)
-            return following
+            if _is_suspect(work) or work.delivery.content_file:
+                return None
+            turn.next = self._turn(work)
+            return turn.next
 
-    def next_after(self, turn: _Turn) -> _Turn | None:
-        """What follows that turn, which has ended."""
+    def put_back(self, turn: _Turn) -> None:
+        """Have what was to follow that turn tried as any other."""
         with self._lock:
-            return self._following.pop(turn, None)
+            self._put_back(turn)
 
-    def _end(self, turn: _Turn, done: Done) -> _Turn | None:
-        """Have what is done of a turn recorded; return the one that follows it."""
+    def _go_on(self, turn: _Turn, done: Done) -> _Turn | None:
+        """Have what is done of a turn recorded, and return the one that follows."""
         with self._lock:
-            if turn.next is None:
-                self._in_hand -= 1
-                self._is_alone = False
+            if turn.next is not None and (self._ends or not _may_be_followed(turn, done)):
+                self._put_back(turn)
+            self._in_hand.remove(turn)
+            if turn.next is not None:
+                self._in_hand.add(turn.next)
+            self._is_alone = False
             self._add(done)
-            if turn.attempt is not None and turn.attempt.hand.mail_at is not None:
-                _distance.see(time.monotonic() - turn.attempt.hand.mail_at)
+            if turn.mail_at is not None and isinstance(_outcome(done), Accepted):
+                _distance.see(time.monotonic() - turn.mail_at)
             if self._waiting and self._todo:
                 self._may_begin.notify()  # there is room for one more, or none had to be alone
-            return turn.next
+        if turn.abandoned is not None:
+            turn.abandoned.drop()
+        return turn.next
 
     def _next(self) -> Work | None:
         """The first whose final dot is permitted, unless another one goes ahead.
@@ -429,11 +382,54 @@ class Crew:
 
     @property
     def _has_idle_thread(self) -> bool:
-        return self._in_hand < len(self._working)
+        return len(self._in_hand) < len(self._working)
+
+    def _set_to_work(self) -> None:
+        """Have as many threads as are of use."""
+        if self._todo and not self._has_idle_thread:
+            _distance.see_under_way([turn.mail_at for turn in self._in_hand])
+        self._sessions = _distance.sessions(self._most_sessions)
+        while len(self._working) < min(self._sessions, len(self._in_hand) + len(self._todo)):
+            self._working.append(_threads.submit(self._work))
 
     def _has_room(self, route: Route) -> bool:
         """Whether one more session may be used."""
-        return not isinstance(route, Relay) or self._in_hand < pool.most(route)
+        return not isinstance(route, Relay) or len(self._in_hand) < pool.most(route)
+
+    def _are_too_many(self, route: Route) -> bool:
+        """Whether more sessions are used than are to be by now."""
+        return isinstance(route, Relay) and len(self._in_hand) > pool.most(route)
+
+    def _is_to_begin_anew(self, turn: _Turn) -> bool:
+        """Whether one that waits for the final dot of another one need not, or cannot, wait for it any longer."""
+        if turn.mail_at is None:
+            return False  # it is being prepared
+        if is_late(turn.work.batch):
+            return True
+        waited = time.monotonic() - turn.mail_at > _WAITS_FOR_SESSION
+        return waited and self._has_idle_thread and self._has_room(turn.work.route)
+
+    def _put_back(self, turn: _Turn) -> None:
+        """Have what was to follow that turn begin anew; the turn drops what was prepared of it."""
+        following, turn.next = turn.next, None
+        if following is None:
+            return
+        work = following.work
+        if work.attempt is not None:
+            turn.abandoned = work.attempt.let_go()
+        work.may_follow = False
+        if self._ends:
+            self._leave([work])
+        else:
+            self._todo.appendleft(work)
+            self._may_begin.notify()
+
+    def _leave(self, works: Iterable[Work]) -> None:
+        """Forget these, which are another process's, or will be."""
+        for work in works:
+            if work.attempt is not None and work.attempt.hand.slot is not None:
+                with contextlib.suppress(JournalUnavailable):
+                    work.attempt.hand.slot.free()
 
     def _turn(self, work: Work) -> _Turn:
         self._todo.remove(work)
@@ -451,4 +447,5 @@ class Crew:
     def _give_back(self, batch: Batch) -> None:
         for work in [one for one in self._todo if one.batch is batch]:
             self._todo.remove(work)
-            self._add(Done(work=work, change=Untried(delivery=work.delivery, step=transitions.giving_back)))
+            slot = None if work.attempt is None else work.attempt.hand.slot
+            self._add(Done(work=work, change=Untried(delivery=work.delivery, step=transitions.giving_back), slot=slot))

@@ -31,7 +31,7 @@ from .in_hand import Others
 from .journal import Journal, JournalUnavailable, Slot
 from .recording import record, wake_others
 from .sessions import Replaced
-from .work import Done, Work, take_in_hand, try_one
+from .work import Done, Work, try_one
 
 logger = logging.getLogger(__name__)
 
@@ -123,7 +123,7 @@ class _Dispatcher:
         recovery.look_for_journals()
         with Crew(sessions=conf.get("SESSIONS"), journal=own_journal.opened()) as crew:
             while True:
-                crew.give_back_late()
+                crew.attend()
                 claimed = self._may_claim and crew.wants_more and self._claim(crew)
                 self._settle(crew, crew.done(within=LOOK, unless_it_wants_more=claimed))
                 if not self._handed_over and not self._failed:
@@ -268,7 +268,7 @@ def send_inline(queue: str, *, only: Sequence[str] = ()) -> list[Delivery]:
         for place, delivery in enumerate(batch.deliveries):
             work = Work(delivery=delivery, batch=batch, place=place, route=route)
             try:
-                done = try_one(work, take_in_hand(work, journal=None, others=Others()))
+                done = try_one(work, journal=None, others=Others())
             except Replaced:
                 done = Done(work=work, change=Untried(delivery=delivery, step=transitions.giving_back))
             if settle(batch, [done]).owned:

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import time
 
 from email_integration.outcomes.classification import Outcome, Skipped
 from email_integration.smtp import Phase, Reply, Session, Started
 
 from .letters import Letter, Mail
 from .offering import Offering
-from .sessions import pool
+from .sessions import pool, require_active
+
+#: Seconds for which it holds which relay is active.
+ANSWER_HOLDS = 0.1
 
 
 class Guard:
     """This one lets everything pass, and keeps nothing."""
+
+    def waits(self) -> None:
+        """The mail is about to wait, for a session or for another mail."""
 
     def opens(self) -> None:
         """A session is about to be opened, which is waited for."""
@@ -65,8 +72,26 @@ class Prepared:
         self.offering = Offering(mail.recipients, mail.put_off, own_sender=mail.has_sender_of(relay, Phase.RCPT))
         guard.prepares()
         self.letter = Letter(mail, relay, self.offering.over(session)).__enter__()
+        guard.waits()
+        self._relay = relay
+        self._asked_at = 0.0
         #: Over which it was begun; None when it was not, and is to be sent as any other.
         self.session: Session | None = None
+
+    def may_begin(self) -> bool:
+        """Ask whether it may be said now; asked before the final dot of the other mail is noted."""
+        # Whatever is in the way is found again, and seen to, when it is its turn.
+        with contextlib.suppress(Exception):
+            self.guard.begins()
+            self._asked_at = time.monotonic()
+            require_active(self._relay)
+            return True
+        return False
+
+    @property
+    def was_just_asked(self) -> bool:
+        """Whether the answer is no older than one may be that is used."""
+        return time.monotonic() - self._asked_at <= ANSWER_HOLDS
 
     def resume(self) -> contextlib.AbstractContextManager[Session]:
         """Give the context of the session over which it was begun, once."""

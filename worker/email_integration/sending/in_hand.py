@@ -59,7 +59,6 @@ class InHand(Guard):
         *,
         journal: Journal | None,
         started_at: float,
-        others: Others,
     ) -> None:
         """``started_at`` is in seconds since the epoch."""
         self._delivery = delivery
@@ -69,7 +68,8 @@ class InHand(Guard):
         # The lease is renewed when no more seconds are left of it.
         self._renewed_at = patience + (lease - patience) * 2 / 3
         self._patience = patience
-        self._others = others
+        #: Those beside which it is sent.
+        self.others = Others()
         self.slot: Slot | None = None
         if journal is not None:
             self.slot = journal.take(self._id, delivery.fence, batch.id, started_at=started_at)
@@ -83,9 +83,12 @@ class InHand(Guard):
         #: The addresses that stand for recipients in the envelope; None when these are the recipients themselves.
         self.redirected_from: Collection[str] | None = None
 
-    def opens(self) -> None:
+    def waits(self) -> None:
         if self.slot is not None:
             self.slot.waiting()
+
+    def opens(self) -> None:
+        self.waits()
         points.reached("before a session", self._id)
 
     def prepares(self) -> None:
@@ -94,9 +97,8 @@ class InHand(Guard):
         points.reached("before it is read", self._id)
 
     def begins(self) -> None:
-        self._others.begun()
-        if self.slot is not None:
-            self.slot.waiting()
+        self.others.begun()
+        self.waits()
         points.reached("before MAIL", self._id)
         self.mail_at = time.monotonic()
 
@@ -110,7 +112,7 @@ class InHand(Guard):
         points.reached("before the content", self._id)
 
     def following(self, session: Session) -> Prepared | None:
-        return self._others.following(session)
+        return self.others.following(session)
 
     def before_dot(self, session: Session, started: Started, letter: Letter) -> Outcome | Skipped | None:
         points.reached("before the dot", self._id)
@@ -144,7 +146,7 @@ class InHand(Guard):
         points.reached("answer noted", self._id)
 
     def judged(self, outcome: Outcome) -> Outcome:
-        return self._others.judged(self._batch.relay, rows.pending(self._delivery), outcome)
+        return self.others.judged(self._batch.relay, rows.pending(self._delivery), outcome)
 
     def _note_dot(self, slot: Slot, started: Started) -> None:
         places = {item["address"]: place for place, item in enumerate(self._delivery.recipients)}

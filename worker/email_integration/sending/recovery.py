@@ -120,7 +120,9 @@ def _see_to_the_rest(entry: JournalEntry) -> None:
 
 def _by_journal(entries: Sequence[JournalEntry], row: DeliveryBatch, deliveries: Sequence[Delivery]) -> list[Change]:
     # By its batch, in which a mail has one slot, and not by its version: a late reply may have moved that meanwhile.
-    found = {entry.delivery_id: entry for entry in entries if entry.batch_id == row.pk}
+    # Where one could not be freed and there are two, the one that came further tells.
+    in_turn = sorted(entries, key=lambda entry: entry.state is not SlotState.IN_HAND)
+    found = {entry.delivery_id: entry for entry in in_turn if entry.batch_id == row.pk}
     is_torn = any(entry.torn and not entry.delivery_id for entry in entries)
     alone = len(row.items) == 1 and sum(map(_may_have_killed, entries)) == 1
     changes: list[Change] = []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 from collections.abc import Iterator
@@ -21,7 +20,7 @@ from email_integration.outcomes.classification import (
     classify_recipients,
 )
 from email_integration.secrecy import with_secrets
-from email_integration.smtp import Opening, Phase, Refused, Relay, Reply, Session, SMTPFailure
+from email_integration.smtp import Phase, Refused, Relay, Session, SMTPFailure
 
 from .guard import Guard, Prepared
 from .letters import Letter, Mail
@@ -157,29 +156,16 @@ def _transact(
             own_sender = mail.has_sender_of(session.relay, Phase.RCPT)
             return classify_recipients(offering.all_refused(), own_sender=own_sender)
     following = guard.following(session) if session.can_say_ahead and not pool.has_expired(session) else None
+    if following is not None and not following.may_begin():
+        following = None
     ended = guard.before_dot(session, started, letter)
     if ended is not None:
         session.close()  # without the final dot the server has taken nothing
         return ended
-    reply = _finish(session, guard, following)
-    if not reply.positive:
-        own_sender = mail.has_sender_of(session.relay, Phase.FINAL_DOT)
-        return classify(Refused(Phase.FINAL_DOT, "", reply), own_sender=own_sender)
-    return accepted(reply.code, started.accepted, started.refused, reply=reply)
-
-
-def _finish(session: Session, guard: Guard, following: Prepared | None) -> Reply:
-    """Say the final dot, and along with it what begins the mail that follows, unless another relay is active by now.
-
-    Raises ``SMTPFailure``.
-    """
-    ahead: Opening | None = None
-    if following is not None:
-        following.guard.begins()
-        with contextlib.suppress(Replaced):
-            require_active(session.relay)  # the last before both: nothing that may take time comes between
-            ahead = following.letter.opening
+    if following is not None and not following.was_just_asked:
+        following = None  # the lease had to be renewed meanwhile
     try:
+        ahead = None if following is None else following.letter.opening
         reply = session.finish(timeout=conf.get("REPLY_TIMEOUT"), ahead=ahead)
     except SMTPFailure as failure:
         if failure.phase is Phase.CONTENT:
@@ -188,7 +174,10 @@ def _finish(session: Session, guard: Guard, following: Prepared | None) -> Reply
     if following is not None and session.has_said_ahead:
         following.session = session
     guard.answered(reply)
-    return reply
+    if not reply.positive:
+        own_sender = mail.has_sender_of(session.relay, Phase.FINAL_DOT)
+        return classify(Refused(Phase.FINAL_DOT, "", reply), own_sender=own_sender)
+    return accepted(reply.code, started.accepted, started.refused, reply=reply)
 
 
 #: Octets after which the guard is told that the server has taken some: a line may be slow, and a block large.

@@ -28,7 +28,7 @@ from .sessions import Replaced
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(kw_only=True, eq=False)
 class Work:
     """A claimed delivery, and its place in its batch."""
 
@@ -36,6 +36,10 @@ class Work:
     batch: Batch
     place: int
     route: Route
+    #: The attempt at it, once it was in hand.
+    attempt: Attempt | None = None
+    #: Whether it may be begun along with the final dot of another.
+    may_follow: bool = True
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -50,33 +54,30 @@ class Done:
 
 
 def take_in_hand(work: Work, *, journal: Journal | None, others: Others) -> Attempt:
-    """Begin an attempt at a claimed delivery. Raises ``JournalUnavailable``."""
-    hand = InHand(
-        work.delivery,
-        work.batch,
-        journal=journal if isinstance(work.route, Relay) else None,
-        started_at=time.time(),
-        others=others,
-    )
-    return Attempt(work.delivery, work.route, hand)
+    """Give the attempt at a claimed delivery, which begins with this. Raises ``JournalUnavailable``."""
+    if work.attempt is None:
+        hand = InHand(
+            work.delivery,
+            work.batch,
+            journal=journal if isinstance(work.route, Relay) else None,
+            started_at=time.time(),
+        )
+        work.attempt = Attempt(work.delivery, work.route, hand)
+    work.attempt.hand.others = others
+    return work.attempt
 
 
-def put_down(attempt: Attempt) -> None:
-    """End an attempt with which nothing was sent. Raises ``JournalUnavailable``."""
-    attempt.drop()
-    if attempt.hand.slot is not None:
-        attempt.hand.slot.free()
-
-
-def try_one(work: Work, attempt: Attempt) -> Done:
+def try_one(work: Work, *, journal: Journal | None, others: Others) -> Done:
     """Try a claimed delivery. Raises ``Replaced`` and ``JournalUnavailable``: it was not sent then."""
+    attempt = take_in_hand(work, journal=journal, others=others)
     delivery, hand = work.delivery, attempt.hand
     change: Change | None
     of_mail = {"delivery_id": delivery.pk}
     try:
         change = attempt.run()
     except (Replaced, JournalUnavailable):
-        put_down(attempt)
+        if hand.slot is not None:
+            hand.slot.free()
         raise
     except (DatabaseError, InterfaceError) as error:
         logger.error("Delivery %s: the database failed (%s).", delivery.pk, type(error).__name__, extra=of_mail)
@@ -92,6 +93,4 @@ def try_one(work: Work, attempt: Attempt) -> Done:
         if hand.sent_from is not None:
             doubt = InDoubt(cause=Cause.INTERNAL_ERROR, reason=what)
             change = Ended(delivery=delivery, outcome=doubt, attempt=Try(route=work.route, started_at=timezone.now()))
-    finally:
-        attempt.drop()
     return Done(work=work, change=change, slot=hand.slot, closed=hand.closed)

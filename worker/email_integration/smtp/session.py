@@ -36,6 +36,9 @@ _AT_ONCE = 100
 #: the server, so that no line is slow for them, and with the dot into one record of TLS.
 _ALONG_WITH_DOT = 16 * 1024 - 512
 
+#: Seconds after which the reply to a final dot is late: the server is busy with the mail, not far away.
+_SLOW_DOT = 0.5
+
 #: After these to a final dot (the command is not known, or has come at the wrong time) a server may still be in its
 #: transaction.
 _STATE_UNKNOWN = frozenset({500, 502, 503, 504})
@@ -61,6 +64,8 @@ class Session:
         self._said_ahead: list[Command] = []
         # The end of the content, which goes out along with the final dot.
         self._held = b""
+        # How long the reply to the last final dot took, in seconds.
+        self._dot_took = 0.0
         # Whether something said ahead was taken: what is refused then is refused for what it says.
         self._heeds_ahead = False
         # Called after each reply to what begins a transaction.
@@ -220,6 +225,7 @@ class Session:
             if 300 <= reply.code < 400:  # says nothing about the mail
                 raise Malformed
         self._ended()
+        self._dot_took = self.used_at - dot_at
         self.carried += reply.positive
         self._watch.transacted(self.relay, self.used_at - self._begun_at)
         self._begun_at = dot_at  # that of the next one, if it was said ahead
@@ -261,8 +267,10 @@ class Session:
 
     @property
     def can_say_ahead(self) -> bool:
-        """Whether the next transaction can be begun along with a final dot."""
-        return self._at_once > 1 and self.quirks.pipelining is Pipelining.FULL
+        """Whether the next transaction can be begun along with a final dot, and that brings something: at a server that
+        takes its time for the dot a round trip is nothing, and what was begun would wait for it.
+        """
+        return self._dot_took < _SLOW_DOT and self._at_once > 1 and self.quirks.pipelining is Pipelining.FULL
 
     @property
     def has_said_ahead(self) -> bool:
