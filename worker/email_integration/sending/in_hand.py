@@ -37,7 +37,9 @@ class Others:
         """A session is open, and its transaction begins."""
 
     def judged(self, relay: Relay | None, recipients: Collection[str], outcome: Outcome) -> Outcome:
-        """Give the outcome of a mail to these recipients by ``relay``, or what it is amid the others'."""
+        """Give the outcome of a mail by ``relay``, or what it is amid the others'; with the recipients of one that is
+        deferred.
+        """
         return outcome
 
 
@@ -136,7 +138,9 @@ class InHand(Guard):
         points.reached("answer noted", self._id)
 
     def judged(self, outcome: Outcome) -> Outcome:
-        return self._others.judged(self._batch.relay, rows.pending(self._delivery), outcome)
+        # Only of one that is deferred it matters to whom it was.
+        recipients = rows.pending(self._delivery) if isinstance(outcome, Deferred) else ()
+        return self._others.judged(self._batch.relay, recipients, outcome)
 
     def _note_dot(self, slot: Slot, started: Started) -> None:
         places = {item["address"]: place for place, item in enumerate(self._delivery.recipients)}
