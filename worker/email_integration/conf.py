@@ -136,4 +136,4 @@ def get(key: str) -> Any:
     given = _kept["EMAIL_INTEGRATION"] if "EMAIL_INTEGRATION" in _kept else getattr(settings, "EMAIL_INTEGRATION", {})
     if not isinstance(given, dict):
         raise ImproperlyConfigured("EMAIL_INTEGRATION must be a dictionary of the keys in email_integration.conf.")
-    return given[key] if key in given else default
+    return given.get(key, default)

@@ -15,7 +15,7 @@ from email_integration.ledger.batches import Batch
 from email_integration.models import Delivery
 from email_integration.outcomes.causes import Cause
 from email_integration.outcomes.classification import Deferred, Outcome, Skipped
-from email_integration.smtp import Phase, Relay, Reply, Session, Started
+from email_integration.smtp import ALONG_WITH_DOT, Phase, Relay, Reply, Session, Started
 
 from . import points
 from .journal import Journal, JournalUnavailable, Slot
@@ -102,7 +102,8 @@ class InHand(Guard):
             self._keep_lease()
 
     def writes(self) -> None:
-        if self.slot is not None:
+        # A small one was read before MAIL and is written along with the final dot: it goes on to DOT as it is.
+        if self.slot is not None and self._delivery.content_size > ALONG_WITH_DOT:
             self.slot.writing()
         points.reached("before the content", self._id)
 

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+#: Octets of a last piece of content that goes out along with the final dot. They fit into the buffers between us and
+#: the server, so that no line is slow for them, and with the dot into one record of TLS.
+ALONG_WITH_DOT = 16 * 1024 - 512
+
 #: Octets sent under one timeout; also what is gathered from smaller blocks, lest each cost a packet.
 _PIECE = 64 * 1024
 
