@@ -236,8 +236,9 @@ class Crew(Others):
     def give_back_late(self) -> None:
         """Begin none of those whose lease comes to its end while they wait for a session: others may have one free."""
         with self._lock:
-            for batch in {one.batch.id: one.batch for one in self._todo if is_late(one.batch)}.values():
-                self._give_back(batch)
+            for batch in {one.batch.id: one.batch for one in self._todo}.values():
+                if is_late(batch):
+                    self._give_back(batch)
 
     def cancel(self, batch: Batch, ids: Collection[str]) -> None:
         """Have those of its deliveries that are not begun end as cancelled, of which these are the ids."""
