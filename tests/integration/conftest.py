@@ -43,3 +43,4 @@ def journals(settings: Any, tmp_path: Path) -> Iterator[Path]:
     settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "JOURNAL_DIR": str(folder)}
     yield folder
     own_journal.close()
+    own_journal._forget()  # that there could be none, perhaps: the next test may have one at once

@@ -148,7 +148,7 @@ def test_a_mail_that_kills_whenever_it_is_tried_alone(server: SMTPServer, monkey
     """There is no other mail · killed QUARANTINE_AFTER times, and put aside."""
     (one,) = mails(1)
     deaths = 0
-    while Child(send, hook=at("before the content", die)).ended():
+    while Child(send, hook=at("before it is read", die)).ended():
         deaths += 1
         recover()
     assert (standing(one), deaths) == (["quarantined"], 3)
@@ -224,7 +224,7 @@ def test_an_attempt_that_comes_to_an_end_resets_the_count(server: SMTPServer) ->
     """Killed twice · then the server puts it off · the count begins anew."""
     (one,) = mails(1)
     for _ in range(2):
-        Child(send, hook=at("before the content", die)).killed()
+        Child(send, hook=at("before it is read", die)).killed()
         recover()
     assert Delivery.objects.get().returned
     server.inject(Fault(verb="DOT", reply="451 4.3.0 Try again later", times=1))

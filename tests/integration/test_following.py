@@ -43,9 +43,8 @@ def server(smtp_server: Callable[..., SMTPServer]) -> SMTPServer:
 @pytest.fixture(autouse=True)
 def _no_session_is_left(server: SMTPServer) -> Iterator[None]:
     """Each that was lent has come back."""
-    pool._lent.clear()
     yield
-    assert not pool._lent
+    assert [ours.lent for ours in pool._sessions.values() if ours.lent] == []
 
 
 def change(settings: Any, **values: Any) -> None:

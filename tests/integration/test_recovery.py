@@ -123,12 +123,23 @@ def test_only_what_was_prepared_or_written_is_a_suspect(server: SMTPServer, poin
     """Killed while a mail is prepared, while a reply is waited for, while it is written · given back: counted but for
     the waiting.
     """
-    one = submitted().pk
+    one = submitted(body="x" * 100_000).pk
     Child(send, hook=at(point, die, of=one)).killed()
     recover()
     assert Delivery.objects.get().returned == (0 if point in ("before a session", "before MAIL") else 3)
     send()
     assert (Delivery.objects.get().status, Delivery.objects.get().returned) == ("accepted", 0)
+
+
+@pytest.mark.parametrize("point", ["before the content", "before the dot"])
+def test_a_small_content_is_no_suspect_once_it_was_read(server: SMTPServer, point: str) -> None:
+    """Killed where the server waits for it: it goes out along with the final dot, which is noted before."""
+    one = submitted().pk
+    Child(send, hook=at(point, die, of=one)).killed()
+    recover()
+    assert Delivery.objects.get().returned == 0
+    send()
+    assert standing(one) == ["accepted"]
 
 
 @pytest.mark.parametrize("point", ["answer noted", "before the record"])

@@ -133,9 +133,7 @@ def get(key: str) -> Any:
     that does not exist.
     """
     default = DEFAULTS[key]
-    given = _kept.get("EMAIL_INTEGRATION")
-    if given is None:
-        given = getattr(settings, "EMAIL_INTEGRATION", {})
+    given = _kept["EMAIL_INTEGRATION"] if "EMAIL_INTEGRATION" in _kept else getattr(settings, "EMAIL_INTEGRATION", {})
     if not isinstance(given, dict):
         raise ImproperlyConfigured("EMAIL_INTEGRATION must be a dictionary of the keys in email_integration.conf.")
     return given.get(key, default)

@@ -44,12 +44,11 @@ def now() -> dt.datetime:
     ``DatabaseError`` when that fails.
     """
     using = database()
-    known = _measured.get(_key(using))
-    if known is None or time.monotonic() - known.at > _OLD:
-        asked_at = time.monotonic()
-        learn(_ask(using), asked_at=asked_at, using=using)
-        known = _measured[_key(using)]
-    return known.moment + dt.timedelta(seconds=time.monotonic() - known.at)
+    known, at = _measured.get(_key(using)), time.monotonic()
+    if known is None or at - known.at > _OLD:
+        learn(_ask(using), asked_at=at, using=using)
+        known, at = _measured[_key(using)], time.monotonic()
+    return known.moment + dt.timedelta(seconds=at - known.at)
 
 
 def learn(moment: dt.datetime, *, asked_at: float, using: str) -> None:

@@ -67,13 +67,13 @@ def in_status(deliveries: QuerySet[Delivery], status: str) -> QuerySet[Delivery]
 
 def pending(delivery: Delivery) -> tuple[str, ...]:
     """The recipients nothing is decided about yet."""
-    return tuple(item["address"] for item in delivery.recipients if item["status"] == "pending")
+    return tuple([item["address"] for item in delivery.recipients if item["status"] == "pending"])
 
 
 def put_off(delivery: Delivery) -> tuple[str, ...]:
     """Those among the pending that a server has put off, and not just for being too many at a time."""
-    found = (item for item in delivery.recipients if item["status"] == "pending" and item.get("cause"))
-    return tuple(item["address"] for item in found if item.get("cause") != Cause.TOO_MANY_RECIPIENTS)
+    found = [item for item in delivery.recipients if item.get("cause") and item["status"] == "pending"]
+    return tuple([item["address"] for item in found if item["cause"] != Cause.TOO_MANY_RECIPIENTS])
 
 
 def is_readable(delivery: Delivery) -> bool:
@@ -84,12 +84,12 @@ def is_readable(delivery: Delivery) -> bool:
         and (delivery.from_at is None or 0 <= delivery.from_at <= delivery.content_size)
         and isinstance(found, list)
         and bool(found)
-        and all(isinstance(item, dict) and _is_recipient(item) for item in found)
+        and all(map(_is_recipient, found))
     )
 
 
-def _is_recipient(item: dict[str, Any]) -> bool:
-    address = item.get("address")
+def _is_recipient(item: Any) -> bool:
+    address = item.get("address") if isinstance(item, dict) else None
     return (
         isinstance(address, str)
         and 0 < len(address) <= LONGEST

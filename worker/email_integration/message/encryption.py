@@ -139,15 +139,6 @@ def _derived(key: bytes, salt: bytes, purpose: bytes, length: int) -> bytes:
     return HKDF(algorithm=hashes.SHA256(), length=length, salt=salt or None, info=info).derive(key)
 
 
-@with_secrets
-def _master(of: str) -> bytes:
-    """Raises ``NoKey``."""
-    try:
-        return _configured()[of]
-    except (KeyError, ImproperlyConfigured):
-        raise NoKey from None
-
-
 # -- sealing --------------------------------------------------------------------------------------------------------
 
 
@@ -217,33 +208,37 @@ def unseal_first(seal: str, place: Place, piece: bytes, *, last: bool) -> bytes:
 class _Opened:
     """What opens the pieces of one content. Raises ``Damaged``, ``Misplaced`` and ``NoKey``."""
 
-    @with_secrets
     def __init__(self, seal: str, place: Place) -> None:
         found = _SEAL.fullmatch(seal)
         if found is None:
             raise Damaged
-        kind, key, day, check, random = found.groups()
+        kind, key, day, self._check, random = found.groups()
         given = bytes.fromhex(random)
         if len(given) != (_NONCE if kind == _ONE_PIECE else _SALT):
             raise Damaged
-        if check != place.check():
-            raise Misplaced
+        self._place = place
         self._bound = place.bound(seal)
         self._only = given if kind == _ONE_PIECE else b""
-        master = _master(key)
+        try:
+            master = _configured()[key]
+        except (KeyError, ImproperlyConfigured):
+            raise self._misplaced_or(NoKey) from None
         if kind == _ONE_PIECE:
             self._cipher = _cipher_of_day(master, day)
         else:
             self._cipher = AESGCM(_derived(_key_of_day(master, day), given, self._bound, _KEY))
 
-    @with_secrets
     def piece(self, number: int, piece: bytes, *, last: bool) -> bytes:
         if self._only and (number or not last):
             raise Damaged
         try:
             return self._cipher.decrypt(self._only or _nonce(number, last=last), piece, self._bound)
         except (InvalidTag, ValueError) as error:  # a ValueError when it is shorter than its tag
-            raise Damaged from error
+            raise self._misplaced_or(Damaged) from error
+
+    def _misplaced_or(self, why: type[Exception]) -> Exception:
+        """Why it does not open: because of its place, which nothing else is to blame for then, or ``why``."""
+        return Misplaced() if self._check != self._place.check() else why()
 
 
 class Readable(Protocol):

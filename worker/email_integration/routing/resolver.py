@@ -74,6 +74,9 @@ def _read(current: str | None, asked_at: float) -> Route:
     """Read what is active from the database, and keep it under the ``current`` stamp."""
     using = router.db_for_write(SMTPConfig)  # never a replica: it may lag behind the stamp
     route = _from_database(using)
+    kept = None if _copy is None else _copy.route
+    if isinstance(route, Relay) and isinstance(kept, Relay) and route == kept and route.tokens is kept.tokens:
+        route = kept  # the same object: to compare two takes a while, and each mail does so several times
     _say_switched(route)
     if current is not None and not transaction.get_connection(using).in_atomic_block:
         _keep(_Copy(stamp=current, route=route, read_at=asked_at))

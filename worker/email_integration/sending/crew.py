@@ -217,8 +217,9 @@ class Crew:
             for turn in self._in_hand:
                 if turn.next is not None and self._is_to_begin_anew(turn.next):
                     self._put_back(turn)
-            for batch in {one.batch.id: one.batch for one in self._todo if is_late(one.batch)}.values():
-                self._give_back(batch)
+            for batch in {one.batch.id: one.batch for one in self._todo}.values():
+                if is_late(batch):
+                    self._give_back(batch)
             self._set_to_work()
 
     def cancel(self, batch: Batch, ids: Collection[str]) -> None:

@@ -15,7 +15,7 @@ from email_integration.ledger.batches import Batch
 from email_integration.models import Delivery
 from email_integration.outcomes.causes import Cause
 from email_integration.outcomes.classification import Deferred, Outcome, Skipped
-from email_integration.smtp import Phase, Relay, Reply, Session, Started
+from email_integration.smtp import ALONG_WITH_DOT, Phase, Relay, Reply, Session, Started
 
 from . import points
 from .guard import Guard, Prepared
@@ -42,7 +42,9 @@ class Others:
         return None
 
     def judged(self, relay: Relay | None, recipients: Collection[str], outcome: Outcome) -> Outcome:
-        """Give the outcome of a mail to these recipients by ``relay``, or what it is amid the others'."""
+        """Give the outcome of a mail by ``relay``, or what it is amid the others'; with the recipients of one that is
+        deferred.
+        """
         return outcome
 
 
@@ -107,7 +109,8 @@ class InHand(Guard):
             self._keep_lease()
 
     def writes(self) -> None:
-        if self.slot is not None:
+        # A small one was read before MAIL and is written along with the final dot: it goes on to DOT as it is.
+        if self.slot is not None and self._delivery.content_size > ALONG_WITH_DOT:
             self.slot.writing()
         points.reached("before the content", self._id)
 
@@ -146,7 +149,9 @@ class InHand(Guard):
         points.reached("answer noted", self._id)
 
     def judged(self, outcome: Outcome) -> Outcome:
-        return self.others.judged(self._batch.relay, rows.pending(self._delivery), outcome)
+        # Only of one that is deferred it matters to whom it was.
+        recipients = rows.pending(self._delivery) if isinstance(outcome, Deferred) else ()
+        return self.others.judged(self._batch.relay, recipients, outcome)
 
     def _note_dot(self, slot: Slot, started: Started) -> None:
         places = {item["address"]: place for place, item in enumerate(self._delivery.recipients)}

@@ -63,8 +63,8 @@ class Offering:
             able = tuple(to for to in able if to not in self._unsupported) or able
         if self._put_off:  # not along with the others, who would have to wait with them again
             able = tuple(to for to in able if to not in self._put_off) or able
-        limits = (session.relay.max_recipients, session.quirks.recipients, self._at_most)
-        self.named = able[: min(limit for limit in limits if limit)]
+        limits = [limit for limit in (session.relay.max_recipients, session.quirks.recipients) if limit]
+        self.named = able[: min(self._at_most, *limits)] if limits else able[: self._at_most]
         return self.named
 
     @property

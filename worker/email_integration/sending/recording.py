@@ -43,6 +43,8 @@ def chance() -> float:
 
 def wait_after(delivery: Delivery, outcome: Outcome) -> float:
     """Return how many seconds the delivery waits after its next attempt, if that ends so."""
+    if isinstance(outcome, Accepted) and len(outcome.accepted) == len(delivery.recipients):
+        return 0.0  # it has ended
     wait = backoff(
         delivery.attempts + 1,
         first=conf.get("RETRY_FIRST"),

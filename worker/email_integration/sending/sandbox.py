@@ -51,6 +51,8 @@ def plan(recipients: Iterable[str], *, redirect_to: Iterable[str] = (), allowed:
     the envelope. Both as ``redirections`` and ``permissions`` give them.
     """
     recipients, redirect_to, allowed = tuple(recipients), tuple(redirect_to), tuple(allowed)
+    if not (redirect_to or allowed):
+        return Plan(recipients=recipients, envelope=recipients, withheld=(), redirected=False)
     # Nobody to write to is not made somebody by a redirection.
     wanted = redirect_to if redirect_to and recipients else recipients
     envelope = tuple(address for address in wanted if not allowed or any(_fits(address, rule) for rule in allowed))
@@ -86,6 +88,8 @@ def permissions(given: Any) -> tuple[str, ...]:
 def _each(key: str, given: Any, parse: Callable[[str], str], what: str) -> tuple[str, ...]:
     if not isinstance(given, list | tuple | set | frozenset):
         raise ImproperlyConfigured(f"EMAIL_INTEGRATION[{key!r}] must be a list.")
+    if not given:
+        return ()
     parsed = []
     for number, item in enumerate(given, start=1):
         try:

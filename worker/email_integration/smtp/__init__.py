@@ -1,5 +1,6 @@
 """Speaks SMTP, verb by verb, so that the caller knows how far a transaction came. Knows neither Django nor Celery."""
 
+from .content import ALONG_WITH_DOT
 from .errors import (
     CannotConnect,
     ConnectionLost,
@@ -21,6 +22,7 @@ from .transaction import Started
 from .watch import Watch
 
 __all__ = [
+    "ALONG_WITH_DOT",
     "CannotConnect",
     "ConnectionLost",
     "Envelope",

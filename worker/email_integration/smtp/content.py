@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+#: Octets of a last piece of content that goes out along with the final dot. They fit into the buffers between us and
+#: the server, so that no line is slow for them, and with the dot into one record of TLS.
+ALONG_WITH_DOT = 16 * 1024 - 512
+
 #: Octets sent under one timeout; also what is gathered from smaller blocks, lest each cost a packet.
 _PIECE = 64 * 1024
 
@@ -18,12 +22,12 @@ def stuffed(content: bytes | Iterable[bytes]) -> Iterator[bytes]:
     for piece in _pieces(content):
         # A CR at the end waits: the next piece may begin with its LF.
         whole = held + piece
-        held = b"\r" if whole.endswith(b"\r") else b""
-        lines = _with_crlf(whole[: len(whole) - len(held)])
+        held = whole[-1:] if whole[-1:] == b"\r" else b""
+        lines = _with_crlf(whole[:-1] if held else whole)
         if not lines:
             continue
         dotted = lines.replace(b"\n.", b"\n..")
-        if lines.startswith(b".") and last in (b"", b"\n"):
+        if lines[:1] == b"." and last in (b"", b"\n"):
             dotted = b"." + dotted
         last = lines[-1:]
         yield dotted
@@ -34,15 +38,21 @@ def stuffed(content: bytes | Iterable[bytes]) -> Iterator[bytes]:
 def _pieces(content: bytes | Iterable[bytes]) -> Iterator[bytes]:
     """Cut what is larger than a piece, gather what is smaller."""
     waiting = bytearray()
+    only = b""  # most contents are one small block, which is not copied
     for block in (content,) if isinstance(content, bytes) else content:
+        if not (only or waiting) and len(block) <= _PIECE:
+            only = block
+            continue
+        waiting += only
+        only = b""
         view = memoryview(block)
         for start in range(0, len(view), _PIECE):
             waiting += view[start : start + _PIECE]
             if len(waiting) >= _PIECE:
                 yield bytes(waiting)
                 waiting.clear()
-    if waiting:
-        yield bytes(waiting)
+    if only or waiting:
+        yield only or bytes(waiting)
 
 
 def _with_crlf(lines: bytes) -> bytes:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 import time
 import weakref
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -61,13 +63,35 @@ class _Loan:
         self._give_back(self._session)
 
 
+class _Sessions:
+    """Those with one relay: the ``idle`` ones, and how many are ``lent``: used, being opened or being closed.
+
+    Its server has let us have ``allowed``, or we do with so many, until ``allowed_until`` by ``time.monotonic()``.
+    """
+
+    __slots__ = ("allowed", "allowed_until", "idle", "lent")
+
+    def __init__(self) -> None:
+        self.idle: list[Session] = []
+        self.lent = self.allowed = 0
+        self.allowed_until = 0.0
+
+    def most(self, relay: Relay, limits: Limits) -> int:
+        """How many there may be."""
+        most = limits.size
+        if relay.max_connections is not None and relay.max_connections < most:
+            most = relay.max_connections
+        if self.allowed < most and time.monotonic() < self.allowed_until:
+            return self.allowed
+        return most
+
+
 class Pool:
     """Lends sessions; ``limits`` is asked whenever they matter, and so is whom to tell; ``memory`` knows the servers.
     Threads may share it.
 
-    All state is ``_idle``, the sessions that are not used, ``_lent``, how many are used, being opened or being closed,
-    and ``_allowed``, how many there may be, all by relay; and ``_tidying``, the timer that looks for what has been idle
-    for too long. It is changed under the ``_lock`` of ``_changed``, while connecting and closing happen outside it.
+    All state is ``_sessions``, by relay, and ``_tidying``, the timer that looks for what has been idle for too long. It
+    is changed under the ``_lock`` of ``_changed``, while connecting and closing happen outside it.
     """
 
     def __init__(
@@ -78,17 +102,14 @@ class Pool:
         self._memory = memory or Memory()
         self._lock = threading.RLock()
         self._changed = threading.Condition(self._lock)
-        self._idle: dict[Relay, list[Session]] = {}
-        self._lent: dict[Relay, int] = {}
-        # How many its server has let us have, or we do with, and until when that holds, by 'time.monotonic'.
-        self._allowed: dict[Relay, tuple[int, float]] = {}
+        self._sessions: defaultdict[Relay, _Sessions] = defaultdict(_Sessions)
         self._tidying: threading.Timer | None = None
         forget = weakref.WeakMethod(self._forget_inherited)
         after_fork_in_child(lambda: (method := forget()) and method())
 
     def __repr__(self) -> str:
         with self._lock:
-            return f"<Pool idle={sum(len(sessions) for sessions in self._idle.values())}>"
+            return f"<Pool idle={sum(len(ours.idle) for ours in self._sessions.values())}>"
 
     def session(
         self,
@@ -108,8 +129,8 @@ class Pool:
         """
         limits = self._limits()
         return _Loan(
-            lambda: self._borrow(relay, limits, fresh=fresh, before_opening=before_opening, heard=heard),
-            lambda session: self._take_back(session, limits),
+            functools.partial(self._borrow, relay, limits, fresh=fresh, before_opening=before_opening, heard=heard),
+            functools.partial(self._take_back, limits=limits),
         )
 
     def still_lent(self, session: Session) -> _Loan:
@@ -122,9 +143,10 @@ class Pool:
         return self._has_expired(session, self._limits())
 
     def _has_expired(self, session: Session, limits: Limits) -> bool:
-        now = time.monotonic()
+        now, mails = time.monotonic(), session.server.quirks.mails
         return (
-            session.transactions >= min(limits.transactions, session.quirks.mails or limits.transactions)
+            session.transactions >= limits.transactions
+            or bool(mails and session.transactions >= mails)
             or now - session.opened_at > limits.age
             or now - session.used_at > limits.idle
         )
@@ -135,7 +157,9 @@ class Pool:
         All that are open come to such a limit at once, and what it refuses then may count as well.
         """
         with self._lock:
-            self._allowed[relay] = max(1, self.most(relay) // 2), time.monotonic() + _ALLOWED_FOR
+            ours = self._sessions[relay]
+            ours.allowed = max(1, ours.most(relay, self._limits()) // 2)
+            ours.allowed_until = time.monotonic() + _ALLOWED_FOR
 
     def discard(self, relay: Relay) -> None:
         """Say QUIT on the idle sessions with ``relay``."""
@@ -160,15 +184,16 @@ class Pool:
         before_opening: Callable[[], object] | None,
         heard: Callable[[], object] | None,
     ) -> Session:
-        if self._idle:
-            self._leave(lambda session: self._has_expired(session, limits))
+        self._leave(lambda session: self._has_expired(session, limits))
         while True:
-            self._reserve(relay, limits)
+            idle = self._reserve(relay, limits, only_a_surplus=fresh)
             try:
-                while (idle := self._take(relay, limits, only_a_surplus=fresh)) is not None:
+                while idle is not None:
                     if not (fresh or idle.was_hung_up):
                         return idle
                     idle.quit()
+                    with self._lock:
+                        idle = self._take(relay, limits, only_a_surplus=fresh)
                 if before_opening is not None:
                     before_opening()
                 return self._open(relay, heard)
@@ -184,10 +209,11 @@ class Pool:
         if failure.reply is not None and failure.reply.permanent:
             return False
         with self._lock:
-            others = self._lent.get(relay, 0) + len(self._idle.get(relay, ()))
+            ours = self._sessions[relay]
+            others = ours.lent + len(ours.idle)
             if others:
                 period = _ALLOWED_FOR if failure.reply is not None else _ALLOWED_UNSAID_FOR
-                self._allowed[relay] = others, time.monotonic() + period
+                ours.allowed, ours.allowed_until = others, time.monotonic() + period
         return others > 0
 
     def _take_back(self, session: Session, limits: Limits) -> None:
@@ -205,54 +231,56 @@ class Pool:
         finally:
             self._release(session.relay, kept)
 
-    def _reserve(self, relay: Relay, limits: Limits) -> None:
-        """Count one more as lent, as soon as there may be one more."""
+    def _reserve(self, relay: Relay, limits: Limits, *, only_a_surplus: bool) -> Session | None:
+        """Count one more as lent, as soon as there may be one more; take an idle session as ``_take`` does."""
         with self._lock:
-            lent = self._lent.get(relay, 0)
-            if lent >= self._most(relay, limits) and not self._changed.wait_for(
-                lambda: self._lent.get(relay, 0) < self.most(relay), relay.timeout
-            ):
+            ours = self._with_room(relay, limits) or self._changed.wait_for(
+                lambda: self._with_room(relay, self._limits()), relay.timeout
+            )
+            if ours is None:
                 raise PoolBusy(Phase.CONNECT, f"no session became free within {relay.timeout:g} s")
-            self._lent[relay] = self._lent.get(relay, 0) + 1
+            ours.lent += 1
+            idle = self._take(relay, limits, only_a_surplus=only_a_surplus) if ours.idle else None
             self._tell()
+            return idle
+
+    def _with_room(self, relay: Relay, limits: Limits) -> _Sessions | None:
+        """Those with it, if there may be one more. Holds the lock."""
+        ours = self._sessions[relay]
+        return ours if ours.lent < ours.most(relay, limits) else None
 
     def _release(self, relay: Relay, session: Session | None = None) -> None:
         """Count one less as lent, and keep ``session`` if there is one."""
         with self._lock:
-            # In a child that was forked meanwhile nothing counts as lent.
-            lent = self._lent[relay] = max(0, self._lent.get(relay, 0) - 1)
+            ours = self._sessions[relay]
+            ours.lent = max(0, ours.lent - 1)  # in a child that was forked meanwhile nothing counts as lent
             if session is not None:
-                self._idle.setdefault(relay, []).append(session)
+                ours.idle.append(session)
                 self._tidy_later()
-            if not lent:
-                del self._lent[relay]
+            elif not (ours.lent or ours.idle or ours.allowed):
+                del self._sessions[relay]  # it may be one that was replaced
             self._tell()
             self._changed.notify_all()
 
     def most(self, relay: Relay) -> int:
         """How many sessions with it may be open, by our limits and by what its server has let us have lately."""
-        return self._most(relay, self._limits())
-
-    def _most(self, relay: Relay, limits: Limits) -> int:
-        most = limits.size
-        if relay.max_connections is not None:
-            most = min(most, relay.max_connections)
-        allowed, until = self._allowed.get(relay, (most, 0.0))
-        return min(most, allowed) if time.monotonic() < until else most
+        with self._lock:
+            return self._sessions[relay].most(relay, self._limits())
 
     def _tell(self) -> None:
         """Say how many there are. Holds the lock."""
-        self._watch().holds(idle=sum(map(len, self._idle.values())), lent=sum(self._lent.values()))
+        idle = lent = 0
+        for ours in self._sessions.values():
+            idle += len(ours.idle)
+            lent += ours.lent
+        self._watch().holds(idle=idle, lent=lent)
 
     def _take(self, relay: Relay, limits: Limits, *, only_a_surplus: bool) -> Session | None:
-        """Take an idle session, the one used last, out of the pool; or only if there are too many now."""
-        with self._lock:
-            waiting = self._idle.get(relay)
-            if not waiting:
-                return None
-            if only_a_surplus and len(waiting) + self._lent.get(relay, 0) <= self._most(relay, limits):
-                return None
-            return waiting.pop()
+        """Take an idle session, the one used last, out of the pool; or only if there are too many. Holds the lock."""
+        ours = self._sessions[relay]
+        if not ours.idle or (only_a_surplus and len(ours.idle) + ours.lent <= ours.most(relay, limits)):
+            return None
+        return ours.idle.pop()
 
     def _leave(self, unwanted: Callable[[Session], bool]) -> None:
         """Say QUIT on all idle sessions of a kind; they count as lent until they are closed.
@@ -260,13 +288,13 @@ class Pool:
         In all it takes no longer than one of them may take: their server may be the one that died.
         """
         with self._lock:
-            left = [session for waiting in self._idle.values() for session in waiting if unwanted(session)]
+            left = [session for ours in self._sessions.values() for session in ours.idle if unwanted(session)]
             if not left:
                 return
-            kept = {relay: [one for one in waiting if one not in left] for relay, waiting in self._idle.items()}
-            self._idle = {relay: waiting for relay, waiting in kept.items() if waiting}
             for session in left:
-                self._lent[session.relay] = self._lent.get(session.relay, 0) + 1
+                ours = self._sessions[session.relay]
+                ours.idle.remove(session)
+                ours.lent += 1
         deadline = time.monotonic() + QUIT_TIMEOUT
         try:
             for session in left:
@@ -288,7 +316,7 @@ class Pool:
             self._tidying = None
         self._leave(self.has_expired)
         with self._lock:
-            if self._idle:
+            if any(ours.idle for ours in self._sessions.values()):
                 self._tidy_later()
 
     def _open(self, relay: Relay, heard: Callable[[], object] | None) -> Session:
@@ -316,9 +344,7 @@ class Pool:
         self._lock = threading.RLock()
         self._changed = threading.Condition(self._lock)
         self._tidying = None  # a fork takes no thread along
-        self._lent.clear()
-        self._allowed.clear()
-        for waiting in self._idle.values():
-            for session in waiting:
+        for ours in self._sessions.values():
+            for session in ours.idle:
                 session.close()
-        self._idle.clear()
+        self._sessions.clear()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -54,16 +55,12 @@ class Reply:
     #: Whether it answers an OAuth token that was shown.
     to_token: bool = False
 
-    @classmethod
-    def parse(cls, code: int, raw: bytes | str) -> Reply:
+    @staticmethod
+    def parse(code: int, raw: bytes | str) -> Reply:
         """Make a reply of what ``smtplib`` returns: ``LONGEST_TEXT`` characters of it, lines after the first among
         them, and no control characters.
         """
-        text = (raw.decode("utf-8", "replace") if isinstance(raw, bytes) else raw)[:LONGEST_TEXT]
-        if not text.isprintable():
-            text = _CONTROL.sub("\ufffd", text)
-        found = _ENHANCED.match(text)
-        return cls(code=code, enhanced=found[1] if found else "", text=text)
+        return _parsed(code, raw if isinstance(raw, str) else raw.decode("utf-8", "replace"))
 
     @property
     def positive(self) -> bool:
@@ -99,3 +96,13 @@ class Reply:
     def short(self) -> str:
         """The numbers alone, safe to show anywhere: '550 5.1.1'."""
         return f"{self.code} {self.enhanced}".strip()
+
+
+#: What a server says to MAIL, RCPT and DATA is mostly the same for each mail.
+@functools.lru_cache(maxsize=64)
+def _parsed(code: int, text: str) -> Reply:
+    text = text[:LONGEST_TEXT]
+    if not text.isprintable():
+        text = _CONTROL.sub("\ufffd", text)
+    found = _ENHANCED.match(text)
+    return Reply(code=code, enhanced=found[1] if found else "", text=text)

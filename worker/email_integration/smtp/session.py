@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from email_integration.secrecy import with_secrets
 
-from .content import stuffed
+from .content import ALONG_WITH_DOT, stuffed
 from .dialogue import MALFORMED, Connection, Malformed
 from .errors import ConnectionLost, NotOffered, OutOfStep, Refused, SMTPFailure
 from .opening import open_connection
@@ -31,10 +31,6 @@ QUIT_TIMEOUT = 2.0
 #: Commands in one group (RFC 2920). They and their replies fit into the buffers between us and the server: neither
 #: waits for the other to read.
 _AT_ONCE = 100
-
-#: Octets of a last piece of content that goes out along with the final dot. They fit into the buffers between us and
-#: the server, so that no line is slow for them, and with the dot into one record of TLS.
-_ALONG_WITH_DOT = 16 * 1024 - 512
 
 #: Seconds after which the reply to a final dot is late: the server is busy with the mail, not far away.
 _SLOW_DOT = 0.5
@@ -197,7 +193,7 @@ class Session:
         try:
             for piece in stuffed(content):
                 held += piece
-                if len(held) > _ALONG_WITH_DOT:
+                if len(held) > ALONG_WITH_DOT:
                     with self._smtp.during(Phase.CONTENT):
                         self._send_or_hear_why(held)
                     held = b""
@@ -262,7 +258,7 @@ class Session:
             octets = self._smtp.octets(line for _, line in said)
         except (NotOffered, ValueError):
             return [], b""  # 'begin' says so, and what is wrong with it is not said of the mail before
-        fits = len(said) < _AT_ONCE and len(self._held) + len(octets) <= _ALONG_WITH_DOT
+        fits = len(said) < _AT_ONCE and len(self._held) + len(octets) <= ALONG_WITH_DOT
         return (said, octets) if fits else ([], b"")
 
     @property

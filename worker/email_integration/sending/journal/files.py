@@ -19,6 +19,10 @@ SUFFIX = ".journal"
 
 _WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 
+#: Locks of one file, of which each part has one: what writes to different parts does not wait for each other.
+_LOCKS = 61
+_PART = 4096
+
 
 class JournalUnavailable(Exception):
     """No journal can be kept or read; ``why`` is a sentence for the log."""
@@ -39,7 +43,7 @@ class JournalFile:
         """Open the file, or make a ``new`` one, in an open folder. Raises ``OSError``; links are refused."""
         flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
         self.name = name
-        self._using = threading.Lock()
+        self._using = _new_locks()
         with _forking:
             self._descriptor = os.open(name, flags | (os.O_CREAT | os.O_EXCL if new else 0), 0o600, dir_fd=folder)
             _open.add(self)
@@ -76,23 +80,26 @@ class JournalFile:
     def read(self, length: int, offset: int) -> bytes:
         """Return octets from ``offset``, fewer than ``length`` at the end of the file."""
         found = b""
-        with self._using:
+        with self._using[offset // _PART % _LOCKS]:
             while more := os.pread(self._descriptor, length - len(found), offset + len(found)):
                 found += more
         return found
 
     def write(self, octets: bytes, offset: int) -> None:
         """Write all octets. Raises ``OSError``; some may be written then."""
-        # Under a lock, so that no thread writes to a descriptor which another has just closed: its number may belong to
-        # a socket by then. It also makes 'release' the end of all writing.
-        with self._using:
+        # Under a lock, all of which 'release' takes, so that no thread writes to a descriptor which another has just
+        # closed: its number may belong to a socket by then. It also makes 'release' the end of all writing.
+        with self._using[offset // _PART % _LOCKS]:
             written = os.pwrite(self._descriptor, octets, offset)
             while written < len(octets):  # cut off, by a full disk: writing on tells why
                 written += os.pwrite(self._descriptor, octets[written:], offset + written)
 
     def release(self) -> None:
         """Give up the lock and close the file; nothing where it is closed already."""
-        with self._using, _forking:
+        with contextlib.ExitStack() as until_then:
+            for lock in self._using:
+                until_then.enter_context(lock)
+            until_then.enter_context(_forking)
             descriptor, self._descriptor = self._descriptor, -1
             _open.discard(self)
             if descriptor >= 0:
@@ -106,7 +113,11 @@ class JournalFile:
         with contextlib.suppress(OSError):
             os.close(self._descriptor)
         self._descriptor = -1
-        self._using = threading.Lock()  # another thread of the parent may have had the old one
+        self._using = _new_locks()  # another thread of the parent may have had one of the old ones
+
+
+def _new_locks() -> list[threading.Lock]:
+    return [threading.Lock() for _ in range(_LOCKS)]
 
 
 #: The files that this process has open, changed under ``_forking``.

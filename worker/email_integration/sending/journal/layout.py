@@ -7,6 +7,7 @@ zeros is free, as is one that was never written (the file is sparse).
 
 from __future__ import annotations
 
+import functools
 import struct
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
@@ -205,10 +206,17 @@ def encode_dot(
         if not 0 <= code <= 999:
             raise ValueError(f"A reply code has three digits, not {code}.")
         codes += (position, code)
-    name = _octets("The configuration's name", configuration, LONGEST_CONFIGURATION)
-    version_octets = _octets("The configuration's version", version, LONGEST_VERSION)
-    numbers = _BODY.pack(count, len(refused), len(name), len(version_octets))
-    return b"".join((numbers, name, version_octets, bits, struct.pack(f"<{len(codes)}H", *codes)))
+    name, named_version, both = _configuration(configuration, version)
+    head = _BODY.pack(count, len(refused), name, named_version) + both + bits
+    return head + struct.pack(f"<{len(codes)}H", *codes) if codes else head
+
+
+@functools.lru_cache(maxsize=8)
+def _configuration(name: str, version: str) -> tuple[int, int, bytes]:
+    """Their lengths, and both: the same for each mail until another configuration is used."""
+    octets = _octets("The configuration's name", name, LONGEST_CONFIGURATION)
+    of_version = _octets("The configuration's version", version, LONGEST_VERSION)
+    return len(octets), len(of_version), octets + of_version
 
 
 def used(page: bytes, slot_size: int) -> int:
