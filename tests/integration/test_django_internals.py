@@ -60,6 +60,25 @@ def test_a_cursor_takes_values_and_shows_in_what_was_asked() -> None:
     assert len(asked) == 1
 
 
+@pytest.mark.django_db
+def test_a_statement_is_asked_with_values_and_shows_in_what_was_asked() -> None:
+    text = "SELECT %s, '100%%' WHERE %s = 7"
+    assert django_internals.ask(connection, text, ["some", 7])[0][1] == "100%"
+    assert django_internals.ask(connection, text, ["some", 8]) == []
+    with CaptureQueriesContext(connection) as asked:
+        assert len(django_internals.ask(connection, text, ["some", 7])) == 1
+    assert "100%" in asked[0]["sql"]
+    seen: list[str] = []
+
+    def watch(execute: Any, sql: str, *others: Any) -> Any:
+        seen.append(sql)
+        return execute(sql, *others)
+
+    with connection.execute_wrapper(watch):
+        django_internals.ask(connection, text, ["some", 7])
+    assert seen == [text]
+
+
 def test_octets_go_in_and_come_out_as_they_were() -> None:
     """The placeholder on the way in, the converters on the way out."""
     stored = submitted("kim@example.com")

@@ -90,9 +90,7 @@ def _claim_in_one_statement(connection: Any, wanted: Wanted, row: Row, asked_at:
         parameters += [list(wanted.only)] if wanted.only else []
     parameters += [row.id, row.id, row.owner, row.permitted]
     parameters += [row.smtp_config, row.config_version, row.from_email]
-    with django_internals.cursor(connection, binary=True) as cursor:
-        cursor.execute(text, parameters)
-        found = cursor.fetchall()
+    found = django_internals.ask(connection, text, parameters, binary=True)
     if not found:
         return Claimed(deliveries=[], is_full=False)
     *_, moment, candidates = found[0]

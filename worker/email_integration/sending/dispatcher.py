@@ -27,7 +27,7 @@ from email_integration.smtp import Relay
 
 from . import own_journal, points, recovery
 from .crew import Crew, Done, Work, try_one
-from .in_hand import Others
+from .in_hand import Others, is_late
 from .journal import Journal, JournalUnavailable, Slot
 from .recording import record, wake_others
 from .sessions import Replaced
@@ -117,12 +117,15 @@ class _Dispatcher:
         self._until = time.monotonic() + SLICE
         self._last_mail = time.monotonic()
         self._handed_over = self._failed = False
+        #: Those of which something is open, by their ids.
+        self._batches: dict[str, Batch] = {}
 
     def run(self) -> Counter[str]:
         recovery.look_for_journals()
         with Crew(sessions=conf.get("SESSIONS"), journal=own_journal.opened()) as crew:
             while True:
-                crew.give_back_late()
+                if any(is_late(batch) for batch in self._batches.values()):
+                    crew.give_back_late()
                 claimed = self._may_claim and crew.wants_more and self._claim(crew)
                 self._settle(crew, crew.done(within=LOOK, unless_it_wants_more=claimed))
                 if not self._handed_over and not self._failed:
@@ -162,6 +165,7 @@ class _Dispatcher:
         self._last_mail = time.monotonic()
         if crew.is_idle:
             _pace.begins()
+        self._batches[batch.id] = batch
         crew.take_on(batch, route, journal=journal)
         if batch.is_full:
             self._stay.join()
@@ -174,11 +178,14 @@ class _Dispatcher:
         for together in by_batch.values():
             batch = together[0].work.batch
             recorded = settle(batch, together)
-            crew.cancel(batch, recorded.cancel_requested)
+            if recorded.cancel_requested:
+                crew.cancel(batch, recorded.cancel_requested)
             if recorded.owned:
                 crew.permitted()
             else:
                 crew.leave(batch)
+            if not batch.open:
+                self._batches.pop(batch.id, None)
             self._ended.update([one.work.delivery.current_status for one in together])
             self._last_mail = time.monotonic()
         _pace.sent(len(done))
@@ -249,8 +256,10 @@ def settle(batch: Batch, done: Sequence[Done]) -> batches.Recorded:
                 continuing.publish(change.delivery)
     for one in done:
         if one.slot is not None:
-            with contextlib.suppress(JournalUnavailable):  # what it says was of a batch that is over
+            try:
                 one.slot.free()
+            except JournalUnavailable:  # what it says was of a batch that is over
+                pass
     return recorded
 
 
