@@ -143,13 +143,13 @@ def test_an_index_can_be_of_the_beginning_of_a_text() -> None:
 
 def test_missing_migrations_are_named() -> None:
     assert django_internals.missing_migrations(connection, {"email_integration"}) == []
-    MigrationRecorder(connection).record_unapplied("email_integration", "0001_initial")
+    MigrationRecorder(connection).record_unapplied("email_integration", "0002_drop_like_indexes")
     try:
         assert django_internals.missing_migrations(connection, {"email_integration"}) == [
-            "email_integration.0001_initial"
+            "email_integration.0002_drop_like_indexes"
         ]
     finally:
-        MigrationRecorder(connection).record_applied("email_integration", "0001_initial")
+        MigrationRecorder(connection).record_applied("email_integration", "0002_drop_like_indexes")
 
 
 def test_an_error_inside_has_the_transaction_rolled_back() -> None:

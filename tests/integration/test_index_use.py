@@ -255,3 +255,12 @@ def test_a_record_looks_up_each_of_its_mails_by_the_key() -> None:
         assert record(batch)
     [plan] = plans
     assert whole not in plan, plan
+
+
+def test_no_text_has_a_second_index_for_like() -> None:
+    """Django makes them on PostgreSQL."""
+    with connection.cursor() as cursor:
+        for model in (Delivery, DeliveryAttempt, DeliveryBatch):
+            found = connection.introspection.get_constraints(cursor, model._meta.db_table)
+            assert found
+            assert not [name for name in found if name.endswith("_like")]
