@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import datetime as dt
 import functools
+import json
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,6 +19,7 @@ from email_integration.models import FINAL, Delivery, DeliveryBatch, Lane, Revok
 from email_integration.timezones import as_stored
 
 from . import clock, instances
+from .low_water import LowWaterMark
 
 #: Octets of the contents of a batch, and from how many on a mail is a batch by itself.
 OCTETS = 4 * 1024 * 1024
@@ -44,6 +46,8 @@ class Wanted:
     lanes: tuple[str, ...]
     limit: int
     only: tuple[str, ...] = ()
+    #: What an earlier claim has seen; PostgreSQL alone has a use for that.
+    mark: LowWaterMark | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,15 +89,22 @@ def _claim_in_one_statement(connection: Any, wanted: Wanted, row: Row, asked_at:
     shape = _shape(wanted)
     text = _statement(connection.alias, shape, row.lease)
     parameters: list[Any] = []
-    for is_own, _lane in shape.branches:
-        parameters += [wanted.queue] if is_own else []
+    mark = wanted.mark or LowWaterMark()
+    for (is_own, _lane), since in zip(shape.branches, mark.of(shape.branches), strict=True):
+        parameters += [wanted.queue, since] if is_own else [since]
         parameters += [list(wanted.only)] if wanted.only else []
     parameters += [row.id, row.id, row.owner, row.permitted]
     parameters += [row.smtp_config, row.config_version, row.from_email]
     found = django_internals.ask(connection, text, parameters, binary=True)
-    if not found:
+    first, *_, moment, candidates, lowest = found[0]
+    mark.saw(
+        shape.branches,
+        {int(place): since for place, since in json.loads(lowest or "{}").items()},
+        moment=moment,
+        all_=candidates < wanted.limit,
+    )
+    if first is None:
         return Claimed(deliveries=[], is_full=False)
-    *_, moment, candidates = found[0]
     moment = as_stored(dt.datetime.fromtimestamp(moment, dt.UTC))
     clock.learn(moment, asked_at=asked_at, using=connection.alias)
     deliveries = instances.of_rows(connection, found)
@@ -133,9 +144,10 @@ def _condition(vendor: str, quoted: Callable[[str], str], *, is_own: bool, lane:
     # To PostgreSQL as an expression, that it never prefers an index of states to that of what is due.
     status = f"({quoted('status')} || '')" if vendor == "postgresql" else quoted("status")
     never = ", ".join(f"'{status.value}'" for status in _NEVER)
+    since = f"AND {quoted('next_at')} >= to_timestamp(%s) " if vendor == "postgresql" else ""
     return (
         f"{quoted('queue')} = {'%s' if is_own else chr(39) * 2} AND {quoted('lane')} = '{Lane(lane).value}' "
-        f"AND {quoted('next_at')} <= {now} AND {quoted('batch')} = '' "
+        f"{since}AND {quoted('next_at')} <= {now} AND {quoted('batch')} = '' "
         f"AND {status} NOT IN ({never}){by_ids}"
     )
 
@@ -183,8 +195,13 @@ def _statement(alias: str, shape: _Shape, lease: float) -> str:
     ]
     # The moment as a number: the driver takes long over each time, and this one is in each row.
     moment = f"extract(epoch FROM {now})::float8"
-    asked = ", ".join((*names, content, moment, "(SELECT count(*) FROM c)"))
-    return f"WITH {', '.join(parts)} SELECT {asked} FROM u ORDER BY n"
+    lowest = (
+        "(SELECT json_object_agg(place, since)::text FROM "
+        "(SELECT place, extract(epoch FROM min(next_at))::float8 AS since FROM c GROUP BY place) s)"
+    )
+    asked = ", ".join((*names, content, moment, "(SELECT count(*) FROM c)", lowest))
+    # A row in any case: it says when nothing was due.
+    return f"WITH {', '.join(parts)} SELECT {asked} FROM (SELECT) one LEFT JOIN u ON TRUE ORDER BY n"
 
 
 # -- MariaDB, MySQL and SQLite --------------------------------------------------------------------------------------

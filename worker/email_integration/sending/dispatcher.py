@@ -19,6 +19,7 @@ from django.db import DatabaseError, InterfaceError, connections
 from email_integration import conf, routing
 from email_integration.ledger import batches, instrumentation, rows, transitions
 from email_integration.ledger.batches import Batch
+from email_integration.ledger.low_water import LowWaterMark
 from email_integration.ledger.records import Untried
 from email_integration.models import Delivery
 from email_integration.queue import continuing, wakeups
@@ -117,6 +118,7 @@ class _Dispatcher:
         self._until = time.monotonic() + SLICE
         self._last_mail = time.monotonic()
         self._handed_over = self._failed = False
+        self._mark = LowWaterMark()
         #: Those of which something is open, by their ids.
         self._batches: dict[str, Batch] = {}
 
@@ -145,13 +147,13 @@ class _Dispatcher:
         was_open = connection.connection is not None
         try:
             try:
-                batch, route = claim(self._queue, journal=journal)
+                batch, route = claim(self._queue, journal=journal, mark=self._mark)
             except (DatabaseError, InterfaceError):
                 # One that was kept open and has died meanwhile is found out here, and it is asked over a new one.
                 if not was_open or (connection.connection is not None and connection.is_usable()):
                     raise
                 connection.close()
-                batch, route = claim(self._queue, journal=journal)
+                batch, route = claim(self._queue, journal=journal, mark=self._mark)
         except (DatabaseError, InterfaceError) as error:
             logger.error(
                 "The database failed at a claim (%s); the sweep wakes %r again.", type(error).__name__, self._queue
@@ -184,6 +186,8 @@ class _Dispatcher:
                 crew.permitted()
             else:
                 crew.leave(batch)
+            if any(isinstance(one.change, Untried) for one in together):
+                self._mark.drop()  # what is given back is due since as long ago as before
             if not batch.open:
                 self._batches.pop(batch.id, None)
             self._ended.update([one.work.delivery.current_status for one in together])
@@ -198,11 +202,19 @@ class _Dispatcher:
 
     def _has_ended(self, crew: Crew) -> bool:
         """Whether there was no mail for long enough, and a last look finds none."""
-        return time.monotonic() - self._last_mail >= STAY and not self._stay.ended(lambda: self._claim(crew))
+        return time.monotonic() - self._last_mail >= STAY and not self._stay.ended(lambda: self._last_look(crew))
+
+    def _last_look(self, crew: Crew) -> bool:
+        self._mark.drop()
+        return self._claim(crew)
 
 
-def claim(queue: str, *, journal: Journal | None, only: Sequence[str] = ()) -> tuple[Batch | None, Route]:
+def claim(
+    queue: str, *, journal: Journal | None, only: Sequence[str] = (), mark: LowWaterMark | None = None
+) -> tuple[Batch | None, Route]:
     """Claim what is due in a broker queue, and say by which route it goes. Raises ``DatabaseError``.
+
+    ``only`` and ``mark`` are those of ``batches.claim``.
 
     The journal, if there is one, names the batch meanwhile: the claim may be committed after the death of this process.
     """
@@ -215,6 +227,7 @@ def claim(queue: str, *, journal: Journal | None, only: Sequence[str] = ()) -> t
         relay=route if isinstance(route, Relay) else None,
         permitted=None if journal else conf.get("IN_DOUBT_WINDOW"),
         only=only,
+        mark=mark,
         noted=functools.partial(_noted, journal),
     )
     if batch is not None:
