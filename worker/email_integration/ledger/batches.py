@@ -106,6 +106,12 @@ def claim(
     return conflicts.repeated(lambda: _claim(wanted, replace(row, id=str(uuid.uuid4())), relay, noted))
 
 
+def is_due(queue: str, lanes: Collection[str], *, mark: LowWaterMark) -> bool:
+    """Whether ``claim`` would find anything, at a third of its cost. Raises ``DatabaseError``."""
+    wanted = claiming.Wanted(queue=queue, lanes=tuple(lanes), limit=1, mark=mark)
+    return bool(queue or lanes) and claiming.is_due(wanted, using=database())
+
+
 def _claim(
     wanted: claiming.Wanted,
     row: claiming.Row,

@@ -38,7 +38,7 @@ logger = logging.getLogger(__name__)
 #: Seconds: for how long a dispatcher takes mail, how long it stays when there is none, and how often it looks then.
 SLICE = 0.5
 STAY = 0.1
-LOOK = 0.02
+LOOK = 0.01
 
 #: What one claim takes: so many seconds' work at the pace so far, and no more mails than this.
 _WORK = 0.25
@@ -119,6 +119,8 @@ class _Dispatcher:
         self._last_mail = time.monotonic()
         self._handed_over = self._failed = False
         self._mark = LowWaterMark()
+        #: Whether the last claim found nothing, so that the next one most likely finds nothing either.
+        self._found_nothing = False
         #: Those of which something is open, by their ids.
         self._batches: dict[str, Batch] = {}
 
@@ -147,13 +149,13 @@ class _Dispatcher:
         was_open = connection.connection is not None
         try:
             try:
-                batch, route = claim(self._queue, journal=journal, mark=self._mark)
+                found = self._look(journal)
             except (DatabaseError, InterfaceError):
                 # One that was kept open and has died meanwhile is found out here, and it is asked over a new one.
                 if not was_open or (connection.connection is not None and connection.is_usable()):
                     raise
                 connection.close()
-                batch, route = claim(self._queue, journal=journal, mark=self._mark)
+                found = self._look(journal)
         except (DatabaseError, InterfaceError) as error:
             logger.error(
                 "The database failed at a claim (%s); the sweep wakes %r again.", type(error).__name__, self._queue
@@ -162,8 +164,9 @@ class _Dispatcher:
             self._failed = True
             self._stay.failed()
             return False
-        if batch is None:
+        if found is None:
             return False
+        batch, route = found
         self._last_mail = time.monotonic()
         if crew.is_idle:
             _pace.begins()
@@ -172,6 +175,14 @@ class _Dispatcher:
         if batch.is_full:
             self._stay.join()
         return True
+
+    def _look(self, journal: Journal | None) -> tuple[Batch, Route] | None:
+        """Claim what is due. After a claim that found nothing it is asked first whether there is anything."""
+        if self._found_nothing and not batches.is_due(self._queue, wakeups.lanes_of(self._queue), mark=self._mark):
+            return None
+        batch, route = claim(self._queue, journal=journal, mark=self._mark)
+        self._found_nothing = batch is None
+        return None if batch is None else (batch, route)
 
     def _settle(self, crew: Crew, done: Sequence[Done]) -> None:
         by_batch: dict[str, list[Done]] = {}
@@ -210,7 +221,11 @@ class _Dispatcher:
 
 
 def claim(
-    queue: str, *, journal: Journal | None, only: Sequence[str] = (), mark: LowWaterMark | None = None
+    queue: str,
+    *,
+    journal: Journal | None,
+    only: Sequence[str] = (),
+    mark: LowWaterMark | None = None,
 ) -> tuple[Batch | None, Route]:
     """Claim what is due in a broker queue, and say by which route it goes. Raises ``DatabaseError``.
 
