@@ -62,7 +62,7 @@ def lone(bench: Bench) -> Result:
     result.figures = {"median": figures[OURS, _PAUSES[0]], "median within a stay": figures[OURS, _PAUSES[1]]}
     result.remarks.append(
         f"{mails} mails of each kind, each submitted after the one before was recorded. A dispatcher stays for 0.1 s "
-        "after its last mail and looks each 0.02 s. A mail that comes then needs no wake-up, and waits for the look; a "
+        "after its last mail and looks each 0.01 s. A mail that comes then needs no wake-up, and waits for the look; a "
         "later one waits for its wake-up. To plain Celery the pauses are all the same."
     )
     result.limits = (

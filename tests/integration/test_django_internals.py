@@ -60,6 +60,25 @@ def test_a_cursor_takes_values_and_shows_in_what_was_asked() -> None:
     assert len(asked) == 1
 
 
+@pytest.mark.django_db
+def test_a_statement_is_asked_with_values_and_shows_in_what_was_asked() -> None:
+    text = "SELECT %s, '100%%' WHERE %s = 7"
+    assert django_internals.ask(connection, text, ["some", 7])[0][1] == "100%"
+    assert django_internals.ask(connection, text, ["some", 8]) == []
+    with CaptureQueriesContext(connection) as asked:
+        assert len(django_internals.ask(connection, text, ["some", 7])) == 1
+    assert "100%" in asked[0]["sql"]
+    seen: list[str] = []
+
+    def watch(execute: Any, sql: str, *others: Any) -> Any:
+        seen.append(sql)
+        return execute(sql, *others)
+
+    with connection.execute_wrapper(watch):
+        django_internals.ask(connection, text, ["some", 7])
+    assert seen == [text]
+
+
 def test_octets_go_in_and_come_out_as_they_were() -> None:
     """The placeholder on the way in, the converters on the way out."""
     stored = submitted("kim@example.com")
@@ -124,13 +143,13 @@ def test_an_index_can_be_of_the_beginning_of_a_text() -> None:
 
 def test_missing_migrations_are_named() -> None:
     assert django_internals.missing_migrations(connection, {"email_integration"}) == []
-    MigrationRecorder(connection).record_unapplied("email_integration", "0001_initial")
+    MigrationRecorder(connection).record_unapplied("email_integration", "0002_drop_like_indexes")
     try:
         assert django_internals.missing_migrations(connection, {"email_integration"}) == [
-            "email_integration.0001_initial"
+            "email_integration.0002_drop_like_indexes"
         ]
     finally:
-        MigrationRecorder(connection).record_applied("email_integration", "0001_initial")
+        MigrationRecorder(connection).record_applied("email_integration", "0002_drop_like_indexes")
 
 
 def test_an_error_inside_has_the_transaction_rolled_back() -> None:

@@ -160,3 +160,64 @@ def test_a_switch_is_told_once(smtp_server: Serve, caplog: pytest.LogCaptureFixt
     routing.active_relay()
     routing.active_relay()
     assert [record.getMessage() for record in caplog.records] == ["Mail goes by Two from now on."]
+
+
+def recorded_together(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
+    """The lines of three mails that are recorded in one commit."""
+    for _ in range(3):
+        submitted(KIM)
+    batch = claimed()
+    caplog.clear()
+    assert record(batch)
+    lines = told(caplog)
+    assert [getattr(line, "delivery_id") for line in lines] == [one.pk for one in batch.deliveries]  # noqa: B009
+    return lines
+
+
+def test_mails_recorded_together_have_a_whole_line_each(caplog: pytest.LogCaptureFixture) -> None:
+    [expected] = (submitted(KIM), record(claimed()), told(caplog))[2][-1:]
+    for line in recorded_together(caplog):
+        assert line.getMessage().startswith(f"Delivery {line.__dict__['delivery_id']}: accepted, attempt 1 by Primary")
+        assert set(vars(line)) == set(vars(expected))
+        same = ("levelname", "levelno", "name", "module", "lineno", "thread", "process", "processName", "threadName")
+        assert {name: vars(line)[name] for name in same} == {name: vars(expected)[name] for name in same}
+        assert line.created >= expected.created
+
+
+def test_each_line_is_made_by_the_factory_that_a_project_has_set(caplog: pytest.LogCaptureFixture) -> None:
+    usual = logging.getLogRecordFactory()
+    numbers = iter(range(1000))
+
+    def numbered(*args: Any, **kwargs: Any) -> logging.LogRecord:
+        made = usual(*args, **kwargs)
+        made.number = next(numbers)
+        return made
+
+    logging.setLogRecordFactory(numbered)
+    try:
+        lines = recorded_together(caplog)
+    finally:
+        logging.setLogRecordFactory(usual)
+    assert len({vars(line)["number"] for line in lines}) == len(lines)
+
+
+def test_a_line_that_cannot_be_logged_keeps_back_no_other(caplog: pytest.LogCaptureFixture) -> None:
+    seen: list[str] = []
+
+    def breaks(line: logging.LogRecord) -> bool:
+        seen.append(vars(line)["delivery_id"])
+        if len(seen) == 2:
+            raise ValueError("for this test")
+        return False
+
+    for _ in range(3):
+        submitted(KIM)
+    batch = claimed()
+    logger = logging.getLogger("email_integration.delivery")
+    logger.addFilter(breaks)
+    try:
+        assert record(batch)
+    finally:
+        logger.removeFilter(breaks)
+    assert seen == [one.pk for one in batch.deliveries]
+    assert "Could not log what became of a delivery (ValueError)." in caplog.text

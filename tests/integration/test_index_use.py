@@ -21,7 +21,9 @@ from email_integration.dashboard.figures import Choice, flows, times
 from email_integration.dashboard.spans import SPANS, Interval
 from email_integration.dashboard.standing import oldest_waiting
 from email_integration.delivery import orphans, retention
-from email_integration.ledger import continuation, sql, transitions
+from email_integration.ledger import batches, continuation, sql, transitions
+from email_integration.ledger.claiming import LANES
+from email_integration.ledger.low_water import LowWaterMark
 from email_integration.models import FINAL, Delivery, DeliveryAttempt, DeliveryBatch, RelayGate, Status
 from email_integration.queue import retry_now
 from email_integration.queue.sweeper import sweep
@@ -111,6 +113,7 @@ def _lately() -> Interval:
 #: What is asked, by which words in its condition it is known, and by which index it is to be answered, or which other.
 QUESTIONS: list[tuple[Callable[[], object], str, str]] = [
     (claim, '"next_at" <=', "delivery_next_at"),
+    (lambda: batches.is_due("mail", LANES, mark=LowWaterMark()), '"next_at" <=', "delivery_next_at"),
     (sweep, '"next_at" <=', "delivery_next_at"),
     (lambda: continuation.take_due(10), '"continue_after" <=', "delivery_continue_after"),
     (backlog, '"next_at" IS NOT NULL', "delivery_next_at|delivery_not_accepted"),
@@ -255,3 +258,12 @@ def test_a_record_looks_up_each_of_its_mails_by_the_key() -> None:
         assert record(batch)
     [plan] = plans
     assert whole not in plan, plan
+
+
+def test_no_text_has_a_second_index_for_like() -> None:
+    """Django makes them on PostgreSQL."""
+    with connection.cursor() as cursor:
+        for model in (Delivery, DeliveryAttempt, DeliveryBatch):
+            found = connection.introspection.get_constraints(cursor, model._meta.db_table)
+            assert found
+            assert not [name for name in found if name.endswith("_like")]

@@ -68,6 +68,43 @@ def cursor(connection: Any, *, binary: bool = False) -> Any:
     return connection.make_debug_cursor(bare) if connection.queries_logged else connection.make_cursor(bare)
 
 
+def ask(connection: Any, text: str, parameters: Sequence[Any], *, binary: bool = False) -> list[Any]:
+    """Carry out a statement on such a cursor, and return its rows. Best for a long text that is always the same.
+
+    psycopg looks for the placeholders of a text of more than 4096 characters anew each time, unless they are numbered,
+    as its 'raw' cursor takes them.
+    """
+    raw = None if is_watched(connection) else _raw_cursor()
+    if raw is None or not keeps_types(connection):
+        with cursor(connection, binary=binary) as opened:
+            opened.execute(text, parameters)
+            return list(opened.fetchall())
+    _check(connection)
+    bare = raw(connection.connection)
+    if binary:
+        bare.format = _BINARY
+    with connection.make_cursor(bare) as opened:
+        opened.execute(_numbered(text), parameters)
+        return list(opened.fetchall())
+
+
+@functools.cache
+def _raw_cursor() -> Any:
+    """Return psycopg's class, which it has from version 3.2 on; None before that, and with psycopg2."""
+    try:
+        from psycopg import RawCursor
+    except ImportError:
+        return None
+    return RawCursor
+
+
+@functools.lru_cache(maxsize=64)
+def _numbered(text: str) -> str:
+    """A text with '%s' as PostgreSQL itself takes it."""
+    number = itertools.count(1)
+    return re.sub("%[s%]", lambda found: f"${next(number)}" if found[0] == "%s" else "%", text)
+
+
 def _bare_cursor(connection: Any) -> Any:
     from django.db.backends.postgresql import base
 
@@ -142,8 +179,8 @@ def _name_of_prepared(opened: Any, text: str) -> bytes | None:
     if found < opened.prepare_threshold:
         known[text] = found + 1
         return None
-    number, name = itertools.count(1), f"email_integration_{next(_numbers)}".encode()
-    opened.pgconn.send_prepare(name, re.sub("%s", lambda _: f"${next(number)}", text).encode())
+    name = f"email_integration_{next(_numbers)}".encode()
+    opened.pgconn.send_prepare(name, _numbered(text).encode())
     prepared = name if _result(opened).status == _COMMAND_OK else None
     known[text] = prepared
     return prepared

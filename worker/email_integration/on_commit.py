@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from django.db import transaction
 
@@ -25,13 +25,14 @@ def after_commit(what: str, act: Callable[[], object], *, using: str | None) -> 
 
 def after_commit_each(acts: Sequence[Act], *, using: str | None) -> None:
     """Do several things in turn, each as ``after_commit`` does one."""
-
-    def bearing() -> None:
-        for what, act in acts:
-            try:
-                act()
-            except Exception as error:  # the commit stands, whatever this is
-                logger.error("Could not %s (%s).", what, type(error).__name__)
-
     if acts:
-        transaction.on_commit(bearing, using=using)
+        transaction.on_commit(lambda: do_each(acts), using=using)
+
+
+def do_each(acts: Iterable[Act]) -> None:
+    """Do what is to be done after a commit, now; what fails is logged as said in ``after_commit``."""
+    for what, act in acts:
+        try:
+            act()
+        except Exception as error:  # the commit stands, whatever this is
+            logger.error("Could not %s (%s).", what, type(error).__name__)

@@ -28,6 +28,7 @@ from email_integration.outcomes.classification import InDoubt
 from email_integration.smtp import Relay
 
 from . import claiming, conflicts, recording, transitions
+from .low_water import LowWaterMark
 from .records import Change, Ended, Try, Untried
 from .rows import database
 
@@ -75,14 +76,16 @@ def claim(
     relay: Relay | None,
     permitted: int | None = None,
     only: Collection[str] = (),
+    mark: LowWaterMark | None = None,
     noted: Callable[[str], contextlib.AbstractContextManager[object]] = contextlib.nullcontext,
 ) -> Batch | None:
     """Claim what is due of a broker's queue, the most urgent first; None when nothing is.
 
     That is what has no queue of its own and one of ``lanes``, in their order, and what has ``queue`` for its own. At
     most ``limit`` mails, and 4 MB of contents; a large or suspect mail goes alone. ``permitted`` None is all of them.
-    ``only`` restricts it to these ids. The id of the batch is known before its claim is committed: ``noted`` is entered
-    with it, and left when the claim has come to its end.
+    ``only`` restricts it to these ids. With ``mark`` it does not look again where an earlier claim has seen all. The
+    id of the batch is known before its claim is committed: ``noted`` is entered with it, and left when the claim has
+    come to its end.
 
     Raises ``DatabaseError``. If the answer to the commit was lost, what was claimed is given back, now or by the next
     claim of this process.
@@ -90,7 +93,7 @@ def claim(
     if not (queue or lanes):
         return None
     _release_unsure()
-    wanted = claiming.Wanted(queue=queue, lanes=tuple(lanes), limit=limit, only=tuple(only))
+    wanted = claiming.Wanted(queue=queue, lanes=tuple(lanes), limit=limit, only=tuple(only), mark=mark)
     row = claiming.Row(
         id="",
         owner=owner[:255],
@@ -101,6 +104,12 @@ def claim(
         from_email=relay.from_email if relay else "",
     )
     return conflicts.repeated(lambda: _claim(wanted, replace(row, id=str(uuid.uuid4())), relay, noted))
+
+
+def is_due(queue: str, lanes: Collection[str], *, mark: LowWaterMark) -> bool:
+    """Whether ``claim`` would find anything, at a third of its cost. Raises ``DatabaseError``."""
+    wanted = claiming.Wanted(queue=queue, lanes=tuple(lanes), limit=1, mark=mark)
+    return bool(queue or lanes) and claiming.is_due(wanted, using=database())
 
 
 def _claim(

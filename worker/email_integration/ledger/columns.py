@@ -13,6 +13,7 @@ from django.utils import timezone
 
 from email_integration import conf
 from email_integration.addresses import addresses_in
+from email_integration.forks import after_fork_in_child
 from email_integration.message import content
 from email_integration.models import Delivery, DeliveryAttempt, InDoubtPolicy, Status
 from email_integration.outcomes import settlement
@@ -31,13 +32,16 @@ def after_attempt(ended: Ended, *, now: dt.datetime | None = None) -> dict[str, 
     ``now`` is ``timezone.now()`` if that was asked already.
     """
     delivery, outcome, attempt = ended.delivery, ended.outcome, ended.attempt
-    recipients = settlement.settle(withheld(delivery.recipients, ended.withheld), outcome)
+    route = attempt.route
+    known = withheld(delivery.recipients, ended.withheld) if ended.withheld else delivery.recipients
+    recipients = settlement.settle(known, outcome)
     verdict = settlement.judge(recipients, outcome)
     common: dict[str, Any] = {
         "recipients": recipients,
         "attempts": delivery.attempts + 1,
-        "smtp_config": (attempt.route.name if attempt.route else "") or attempt.smtp_config or delivery.smtp_config,
-        "config_version": _version(ended) or delivery.config_version,
+        "smtp_config": (route.name if route else "") or attempt.smtp_config or delivery.smtp_config,
+        "config_version": (route.version if isinstance(route, Relay) else attempt.config_version)
+        or delivery.config_version,
         "worker": attempt.worker or this_worker(),
         "returned": 0,
         "waits_for_relay": False,
@@ -110,8 +114,6 @@ def cancelled(delivery: Delivery, recipients: list[settlement.Recipient]) -> set
 
 def withheld(recipients: list[settlement.Recipient], addresses: Collection[str]) -> list[settlement.Recipient]:
     """The recipients, with those of these addresses settled as withheld."""
-    if not addresses:
-        return recipients
     return [
         settlement.give_up([item], Cause.WITHHELD, Cause.WITHHELD.words)[0] if item["address"] in addresses else item
         for item in recipients
@@ -137,7 +139,7 @@ def attempt_row(ended: Ended, *, now: dt.datetime | None = None) -> sql.Row:
             "reason": outcome.reason[:255],
             "reply": outcome.reply,
             "smtp_config": delivery.smtp_config,
-            "config_version": _version(ended),
+            "config_version": attempt.route.version if isinstance(attempt.route, Relay) else attempt.config_version,
             "tls_version": attempt.tls_version,
             "host": attempt.route.host if attempt.route else "",
             "worker": attempt.worker or this_worker(),
@@ -145,19 +147,13 @@ def attempt_row(ended: Ended, *, now: dt.datetime | None = None) -> sql.Row:
     )
 
 
+@functools.cache
 def this_worker() -> str:
     """This process, as people read it."""
-    return _worker(os.getpid())
+    return f"{socket.gethostname()}:{os.getpid()}"
 
 
-@functools.lru_cache(maxsize=1)
-def _worker(process: int) -> str:
-    return f"{socket.gethostname()}:{process}"
-
-
-def _version(ended: Ended) -> str:
-    route = ended.attempt.route
-    return route.version if isinstance(route, Relay) else ended.attempt.config_version
+after_fork_in_child(this_worker.cache_clear)
 
 
 def _without_sender(delivery: Delivery) -> dict[str, Any]:

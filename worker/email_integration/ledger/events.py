@@ -6,16 +6,19 @@ No line has an address, a subject, or the server's own words, unless the setting
 from __future__ import annotations
 
 import functools
+import itertools
 import logging
+import operator
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from django.dispatch import Signal
 
 from email_integration import conf, recursion, signals
 from email_integration.models import Delivery, Status
-from email_integration.on_commit import Act, after_commit, after_commit_each
+from email_integration.on_commit import Act, after_commit, after_commit_each, do_each
 from email_integration.outcomes.classification import InDoubt, Outcome
 from email_integration.timezones import aware
 
@@ -156,13 +159,77 @@ def _line(delivery: Delivery, level: int, words: str, *arguments: Any, **fields:
     if conf.get("LOG_ADDRESSES") and is_readable(delivery):
         extra["recipients"] = [item["address"] for item in delivery.recipients]
         words, arguments = f"{words} to %s", (*arguments, ", ".join(extra["recipients"]))
-    say = functools.partial(recursion.within_delivery, delivery.options, _log, level, words, arguments, extra)
-    return "log what became of a delivery", say
+    return _LOG, _Line(delivery.options, level, words, arguments, extra)
 
 
-def _log(level: int, words: str, arguments: tuple[Any, ...], extra: dict[str, Any]) -> None:
-    """Log a line without looking for the caller, which is here each time."""
-    logger.handle(logger.makeRecord(logger.name, level, *_HERE, words, arguments, None, "_log", extra))
+@dataclass(slots=True)
+class _Line:
+    """A line of the log about a delivery whose row keeps ``kept``; to be called is to log it."""
+
+    kept: str
+    level: int
+    words: str
+    arguments: tuple[Any, ...]
+    extra: dict[str, Any]
+
+    def __call__(self) -> None:
+        recursion.within_delivery(self.kept, _log, [self])
+
+
+#: What a line does, as an act.
+_LOG = "log what became of a delivery"
+
+_what, _kept = operator.itemgetter(0), operator.attrgetter("kept")
+
+
+def together(acts: Iterable[Act]) -> list[Act]:
+    """The same acts, with lines that follow each other logged in one go, which takes half of the time."""
+    found: list[Act] = []
+    for what, alike in itertools.groupby(acts, _what):
+        if what == _LOG:
+            lines = [line for _, line in alike if isinstance(line, _Line)]
+            found.append((_LOG, functools.partial(_log_together, lines)))
+        else:
+            found += alike
+    return found
+
+
+def _log_together(lines: Sequence[_Line]) -> None:
+    for kept, alike in itertools.groupby(lines, _kept):
+        recursion.within_delivery(kept, _log, list(alike))
+
+
+def _log(lines: Sequence[_Line]) -> None:
+    """Log lines without looking for the caller, which is here each time."""
+    if _is_usual():
+        do_each((_LOG, functools.partial(logger.handle, record)) for record in _copies(lines))
+    else:
+        do_each((_LOG, functools.partial(_log_one, line)) for line in lines)
+
+
+def _is_usual() -> bool:
+    """Whether a record of the log is what the standard library makes; each of others may have something of its own."""
+    return logging.getLogRecordFactory() is logging.LogRecord and type(logger).makeRecord is logging.Logger.makeRecord
+
+
+def _log_one(line: _Line) -> None:
+    logger.handle(_record(line.level, line.words, line.arguments, line.extra))
+
+
+def _record(
+    level: int, words: str, arguments: tuple[Any, ...], extra: dict[str, Any] | None = None
+) -> logging.LogRecord:
+    return logger.makeRecord(logger.name, level, *_HERE, words, arguments, None, _log.__name__, extra)
+
+
+def _copies(lines: Iterable[_Line]) -> Iterator[logging.LogRecord]:
+    """Make the records of one: thread, process, place and time are found out once."""
+    common = _record(logging.INFO, "", ()).__dict__
+    for line in lines:
+        level = {"levelno": line.level, "levelname": logging.getLevelName(line.level)}
+        record = logging.LogRecord.__new__(logging.LogRecord)
+        record.__dict__ = {**common, **level, "msg": line.words, "args": line.arguments, **line.extra}
+        yield record
 
 
 #: The file and the line of ``_log``.

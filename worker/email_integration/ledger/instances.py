@@ -98,7 +98,7 @@ def _each(convert: Callable[..., Any], column: Any, connection: Any, values: Seq
 
 def _moments(values: Sequence[int | None]) -> Sequence[Any]:
     """Times of microseconds since 1970."""
-    if all(value is None for value in values):
+    if values.count(None) == len(values):
         return values
     moments = [None if value is None else _EPOCH + dt.timedelta(microseconds=value) for value in values]
     return moments if settings.USE_TZ else [moment and as_stored(moment) for moment in moments]

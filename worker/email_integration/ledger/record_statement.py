@@ -24,12 +24,15 @@ from email_integration.models import FINAL, Delivery, DeliveryBatch, database_ti
 
 from .steps import Step, rows_of
 
-#: The columns that a record may change; each is written in any case, as the instance has it after its step.
-COLUMNS = (
+#: The columns that the end of a mail changes. Each is written in any case, as the instance has it after its step.
+_OF_AN_END = (
     *("status", "code", "cause", "reason", "recipients", "attempts", "smtp_config", "config_version", "worker"),
-    *("from_header", "sender", "redirected_to", "waits_for_relay", "due_at", "next_at", "returned", "finished_at"),
-    *("continue_after", "has_content", "content_seal", "content_file"),
+    *("waits_for_relay", "next_at", "returned", "finished_at", "continue_after"),
+    *("has_content", "content_seal", "content_file"),
 )
+
+#: All that a record may change. Most records have nothing but ends, and leave the rest alone.
+COLUMNS = (*_OF_AN_END, "from_header", "sender", "redirected_to", "due_at")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,14 +65,15 @@ def record(
         for row in rows:
             kind = (row.model, tuple(row.values), row.unique, tuple(row.kept))
             kinds.setdefault(kind, []).append((step.delivery.id, *row.values.values()))
-    parameters: list[Any] = [batch, *_packed(_CHANGE, [_change(step) for step in ready])]
+    columns = _OF_AN_END if all(step.values.keys() <= _ENDS for step in ready) else COLUMNS
+    of_columns = itemgetter(*columns)
+    changes = [(*_heads(step), *of_columns(step.delivery.__dict__)) for step in ready]
+    parameters: list[Any] = [batch, *_packed((*_HEADS, *columns), changes)]
     for kind, found in kinds.items():
         parameters += _packed(("_of", *kind[1]), found)
     parameters += [closes, len(ready), permitted or 0]
-    text = _text(using, lease, tuple(kinds))
-    with django_internals.cursor(connection) as cursor:
-        cursor.execute(text, parameters)
-        is_owned, requested, made = cursor.fetchone()
+    text = _text(using, lease, columns, tuple(kinds))
+    [(is_owned, requested, made)] = django_internals.ask(connection, text, parameters)
     known = set(made or ())
     return Answer(
         is_owned=bool(is_owned),
@@ -78,15 +82,16 @@ def record(
     )
 
 
-#: What is sent of each step. The content, with its other columns, is written over only where it goes.
-_CHANGE = ("id", "fence", "_drops", "_not_final", *COLUMNS)
+#: What is sent of each step beside the columns. The content is written over only where it goes.
+_HEADS = ("id", "fence", "_drops", "_not_final")
 
-_of_columns = itemgetter(*COLUMNS)
+#: The changes that are in the columns of an end, and those that the text has for itself.
+_ENDS = frozenset((*_OF_AN_END, "content", "batch", "cancel_requested"))
 
 
-def _change(step: Step) -> tuple[Any, ...]:
-    known = step.delivery.__dict__
-    return known["id"], step.fence, "content" in step.values, FINAL.issubset(step.not_among), *_of_columns(known)
+def _heads(step: Step) -> tuple[Any, ...]:
+    is_final_excluded = step.not_among is FINAL or FINAL.issubset(step.not_among)
+    return step.delivery.id, step.fence, "content" in step.values, is_final_excluded
 
 
 #: Rows that are inserted alike: of which model, the names of their fields, and ``sql.Row``'s 'unique' and 'kept'.
@@ -96,9 +101,13 @@ _Kind = tuple[type[models.Model], tuple[str, ...], str, tuple[str, ...]]
 def _packed(names: Sequence[str], rows: Sequence[Sequence[Any]]) -> tuple[str, str]:
     """Two JSON texts: an object of the values that all rows have alike, as most are, and an array of the others."""
     alike, others = {}, []
+    number = len(rows)
     for name, values in zip(names, zip(*rows, strict=True), strict=False):
-        if name not in _KEYS and values.count(values[0]) == len(values):
-            alike[name] = values[0]
+        first = values[0]
+        if name not in _KEYS and values.count(first) == number:
+            alike[name] = first
+        elif type(first) is dt.datetime and None not in values:
+            others.append((name, tuple(map(str, values))))
         else:
             others.append((name, values))
     unlike = [name for name, _ in others]
@@ -123,16 +132,16 @@ def _as_text(value: object) -> str:
 
 
 @functools.lru_cache(maxsize=16)
-def _text(alias: str, lease: float, kinds: tuple[_Kind, ...]) -> str:
+def _text(alias: str, lease: float, columns: tuple[str, ...], kinds: tuple[_Kind, ...]) -> str:
     connection = connections[alias]
     quoted = connection.ops.quote_name
     until = database_time.sql("postgresql", ahead=lease)
     batches, deliveries = quoted(DeliveryBatch._meta.db_table), quoted(Delivery._meta.db_table)
     of = functools.partial(_column, quoted, Delivery)
-    assigned = ", ".join(f"{of(name)} = x.{quoted(name)}" for name in COLUMNS)
+    assigned = ", ".join(f"{of(name)} = x.{quoted(name)}" for name in columns)
     final = ", ".join(f"'{status.value}'" for status in FINAL)
     content = of("content")
-    types = {name: _type(connection, Delivery, name) for name in ("id", "fence", *COLUMNS)}
+    types = {name: _type(connection, Delivery, name) for name in ("id", "fence", *columns)}
     types |= {"_drops": "bool", "_not_final": "bool"}
     parts = [
         # Locked first, as by all who move a batch's mails.

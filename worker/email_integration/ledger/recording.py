@@ -51,7 +51,7 @@ def make(
         for change in changes:
             ready.append(_step(change, report=report, now=now))
         answer = _record(ready, batch=batch, permitted=permitted, closes=closes)
-    steps.finish(ready, answer.made)
+    after_commit_each(events.together(steps.finish(ready, answer.made)), using=database())
     made = list(answer.made)
     missed = [number for number, is_made in enumerate(made) if not is_made]
     for number in missed:

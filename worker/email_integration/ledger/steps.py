@@ -89,7 +89,7 @@ def make(those: Iterable[Step]) -> list[bool]:
     with undone_on_error() as steps:
         steps.extend(those)
         made = sql.make(moves(steps), using=database()) if steps else []
-    finish(steps, made)
+    after_commit_each(finish(steps, made), using=database())
     return made
 
 
@@ -115,11 +115,11 @@ def rows_of(steps: Sequence[Step]) -> list[Sequence[sql.Row]]:
     reported = task_queue.installed().report(to_report) if to_report else {}
     if not reported:
         return [step.rows for step in steps]
-    return [(*step.rows, *(reported.get(step.delivery.pk, ()) if step.reports else ())) for step in steps]
+    return [(*step.rows, *(reported.get(step.delivery.id, ()) if step.reports else ())) for step in steps]
 
 
-def finish(steps: Sequence[Step], made: Sequence[bool]) -> None:
-    """Do what is to be done after those steps that were made, and undo the others."""
+def finish(steps: Sequence[Step], made: Sequence[bool]) -> list[Act]:
+    """Undo those steps that were not made; return what is to be done once the others are committed."""
     acts: list[Act] = []
     reported: list[Delivery] = []
     for step, is_made in zip(steps, made, strict=True):
@@ -130,8 +130,7 @@ def finish(steps: Sequence[Step], made: Sequence[bool]) -> None:
         if step.reports:
             reported.append(step.delivery)
     # First of all: a receiver of a signal may look for the result.
-    acts = [*_reports_elsewhere(reported), *acts]
-    after_commit_each(acts, using=database())
+    return [*_reports_elsewhere(reported), *acts]
 
 
 def _reports_elsewhere(deliveries: Sequence[Delivery]) -> list[Act]:

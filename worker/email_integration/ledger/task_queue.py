@@ -131,7 +131,12 @@ def notify_on_commit(*deliveries: Delivery, using: str) -> None:
         together, key = queues.setdefault(_installed.priority_of(delivery), []), key_of(delivery)
         if key not in together:
             together.append(key)
-    if queues:
+    connection = transaction.get_connection(using)
+    if not connection.in_atomic_block and connection.get_autocommit():
+        # It is committed: there is nothing to wait for, nor others to wait with.
+        for priority, found in queues.items():
+            notify(found, priority=priority)
+    elif queues:
         notification = _Notification(queues, using)
         _waiting.of(using).add(notification)
         transaction.on_commit(notification, using=using)

@@ -35,7 +35,13 @@ class Verdict:
 
 def settle(recipients: list[Recipient], outcome: Outcome) -> list[Recipient]:
     """Settle each recipient the outcome says something of. What was accepted stays so, and wins over what was not."""
-    return [_settle(item, outcome) for item in recipients]
+    taken = outcome.accepted if isinstance(outcome, Accepted) else ()
+    return [
+        {"address": item["address"], "status": "accepted", "code": outcome.code}
+        if item["address"] in taken and item["status"] != "accepted"
+        else _settle(item, outcome)
+        for item in recipients
+    ]
 
 
 def left(addresses: Iterable[str], outcome: Outcome) -> tuple[str, ...]:
@@ -85,8 +91,6 @@ def names_erased(recipients: Any) -> bool:
 def _settle(item: Recipient, outcome: Outcome) -> Recipient:
     if item["status"] == "accepted" or isinstance(outcome, InDoubt):
         return item
-    if isinstance(outcome, Accepted) and item["address"] in outcome.accepted:
-        return {"address": item["address"], "status": "accepted", "code": outcome.code}
     if item["status"] != "pending":
         return item
     reply = outcome.refused.get(item["address"])

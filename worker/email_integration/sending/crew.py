@@ -207,19 +207,19 @@ class Crew:
         with self._lock:
             self._give_back(batch)
 
-    def attend(self) -> None:
+    def attend(self, *, late: Iterable[Batch]) -> None:
         """See to what waits; called every now and then.
 
-        Begin none of those whose lease comes to its end while they wait for a session: others may have one free. Let
-        none wait for the final dot of another while a thread may begin it. Set more threads to work if that helps.
+        Begin none of those whose lease comes to its end, which is ``late``, while they wait for a session: others may
+        have one free. Let none wait for the final dot of another while a thread may begin it. Set more threads to work
+        if that helps.
         """
         with self._lock:
             for turn in self._in_hand:
                 if turn.next is not None and self._is_to_begin_anew(turn.next):
                     self._put_back(turn)
-            for batch in {one.batch.id: one.batch for one in self._todo}.values():
-                if is_late(batch):
-                    self._give_back(batch)
+            for batch in late:
+                self._give_back(batch)
             self._set_to_work()
 
     def cancel(self, batch: Batch, ids: Collection[str]) -> None:

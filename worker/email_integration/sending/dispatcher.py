@@ -19,6 +19,7 @@ from django.db import DatabaseError, InterfaceError, connections
 from email_integration import conf, routing
 from email_integration.ledger import batches, instrumentation, rows, transitions
 from email_integration.ledger.batches import Batch
+from email_integration.ledger.low_water import LowWaterMark
 from email_integration.ledger.records import Untried
 from email_integration.models import Delivery
 from email_integration.queue import continuing, wakeups
@@ -27,7 +28,7 @@ from email_integration.smtp import Relay
 
 from . import own_journal, points, recovery
 from .crew import Crew
-from .in_hand import Others
+from .in_hand import Others, is_late
 from .journal import Journal, JournalUnavailable, Slot
 from .recording import record, wake_others
 from .sessions import Replaced
@@ -38,7 +39,7 @@ logger = logging.getLogger(__name__)
 #: Seconds: for how long a dispatcher takes mail, how long it stays when there is none, and how often it looks then.
 SLICE = 0.5
 STAY = 0.1
-LOOK = 0.02
+LOOK = 0.01
 
 #: What one claim takes: so many seconds' work at the pace so far, and no more mails than this.
 _WORK = 0.25
@@ -118,12 +119,17 @@ class _Dispatcher:
         self._until = time.monotonic() + SLICE
         self._last_mail = time.monotonic()
         self._handed_over = self._failed = False
+        self._mark = LowWaterMark()
+        #: Whether the last claim found nothing, so that the next one most likely finds nothing either.
+        self._found_nothing = False
+        #: Those of which something is open, by their ids.
+        self._batches: dict[str, Batch] = {}
 
     def run(self) -> Counter[str]:
         recovery.look_for_journals()
         with Crew(sessions=conf.get("SESSIONS"), journal=own_journal.opened()) as crew:
             while True:
-                crew.attend()
+                crew.attend(late=[batch for batch in self._batches.values() if is_late(batch)])
                 claimed = self._may_claim and crew.wants_more and self._claim(crew)
                 self._settle(crew, crew.done(within=LOOK, unless_it_wants_more=claimed))
                 if not self._handed_over and not self._failed:
@@ -143,13 +149,13 @@ class _Dispatcher:
         was_open = connection.connection is not None
         try:
             try:
-                batch, route = claim(self._queue, journal=journal)
+                found = self._look(journal)
             except (DatabaseError, InterfaceError):
                 # One that was kept open and has died meanwhile is found out here, and it is asked over a new one.
                 if not was_open or (connection.connection is not None and connection.is_usable()):
                     raise
                 connection.close()
-                batch, route = claim(self._queue, journal=journal)
+                found = self._look(journal)
         except (DatabaseError, InterfaceError) as error:
             logger.error(
                 "The database failed at a claim (%s); the sweep wakes %r again.", type(error).__name__, self._queue
@@ -158,15 +164,25 @@ class _Dispatcher:
             self._failed = True
             self._stay.failed()
             return False
-        if batch is None:
+        if found is None:
             return False
+        batch, route = found
         self._last_mail = time.monotonic()
         if crew.is_idle:
             _pace.begins()
+        self._batches[batch.id] = batch
         crew.take_on(batch, route, journal=journal)
         if batch.is_full:
             self._stay.join()
         return True
+
+    def _look(self, journal: Journal | None) -> tuple[Batch, Route] | None:
+        """Claim what is due. After a claim that found nothing it is asked first whether there is anything."""
+        if self._found_nothing and not batches.is_due(self._queue, wakeups.lanes_of(self._queue), mark=self._mark):
+            return None
+        batch, route = claim(self._queue, journal=journal, mark=self._mark)
+        self._found_nothing = batch is None
+        return None if batch is None else (batch, route)
 
     def _settle(self, crew: Crew, done: Sequence[Done]) -> None:
         by_batch: dict[str, list[Done]] = {}
@@ -175,11 +191,16 @@ class _Dispatcher:
         for together in by_batch.values():
             batch = together[0].work.batch
             recorded = settle(batch, together)
-            crew.cancel(batch, recorded.cancel_requested)
+            if recorded.cancel_requested:
+                crew.cancel(batch, recorded.cancel_requested)
             if recorded.owned:
                 crew.permitted()
             else:
                 crew.leave(batch)
+            if any(isinstance(one.change, Untried) for one in together):
+                self._mark.drop()  # what is given back is due since as long ago as before
+            if not batch.open:
+                self._batches.pop(batch.id, None)
             self._ended.update([one.work.delivery.current_status for one in together])
             self._last_mail = time.monotonic()
         _pace.sent(len(done))
@@ -192,11 +213,23 @@ class _Dispatcher:
 
     def _has_ended(self, crew: Crew) -> bool:
         """Whether there was no mail for long enough, and a last look finds none."""
-        return time.monotonic() - self._last_mail >= STAY and not self._stay.ended(lambda: self._claim(crew))
+        return time.monotonic() - self._last_mail >= STAY and not self._stay.ended(lambda: self._last_look(crew))
+
+    def _last_look(self, crew: Crew) -> bool:
+        self._mark.drop()
+        return self._claim(crew)
 
 
-def claim(queue: str, *, journal: Journal | None, only: Sequence[str] = ()) -> tuple[Batch | None, Route]:
+def claim(
+    queue: str,
+    *,
+    journal: Journal | None,
+    only: Sequence[str] = (),
+    mark: LowWaterMark | None = None,
+) -> tuple[Batch | None, Route]:
     """Claim what is due in a broker queue, and say by which route it goes. Raises ``DatabaseError``.
+
+    ``only`` and ``mark`` are those of ``batches.claim``.
 
     The journal, if there is one, names the batch meanwhile: the claim may be committed after the death of this process.
     """
@@ -209,6 +242,7 @@ def claim(queue: str, *, journal: Journal | None, only: Sequence[str] = ()) -> t
         relay=route if isinstance(route, Relay) else None,
         permitted=None if journal else conf.get("IN_DOUBT_WINDOW"),
         only=only,
+        mark=mark,
         noted=functools.partial(_noted, journal),
     )
     if batch is not None:
@@ -250,8 +284,10 @@ def settle(batch: Batch, done: Sequence[Done]) -> batches.Recorded:
                 continuing.publish(change.delivery)
     for one in done:
         if one.slot is not None:
-            with contextlib.suppress(JournalUnavailable):  # what it says was of a batch that is over
+            try:
                 one.slot.free()
+            except JournalUnavailable:  # what it says was of a batch that is over
+                pass
     return recorded
 
 
