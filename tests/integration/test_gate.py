@@ -277,6 +277,35 @@ def test_a_hint_when_to_come_back_is_honoured_within_reason(smtp_server: Serve) 
 # -- probing --------------------------------------------------------------------------------------------------------
 
 
+def test_a_sweep_is_called_for_the_time_of_each_probe_once(smtp_server: Serve, bell: RecordingTaskQueue) -> None:
+    config_for(smtp_server(faults=[Fault(verb="MAIL", reply="450 4.7.1 Too much mail", times=2)]))
+    for _ in range(20):
+        submitted()
+    attempt_all()
+    assert bell.later_sweeps == [pytest.approx(5, abs=2)]
+    probe_is_due()
+    sweep()
+    attempt_all()
+    assert bell.later_sweeps == [pytest.approx(5, abs=2), pytest.approx(10, abs=2)]
+    probe_is_due()
+    sweep()
+    attempt_all()
+    assert Delivery.objects.filter(status="accepted").count() == 1
+    assert len(bell.later_sweeps) == 2
+
+
+def test_no_sweep_is_called_for_a_probe_that_is_far_off(
+    smtp_server: Serve, bell: RecordingTaskQueue, settings: Any
+) -> None:
+    """No worker is to keep a message for so long: the sweeps that come by themselves are near enough."""
+    settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "RETRY_FIRST": 600.0}
+    wrong_password(smtp_server)
+    submitted()
+    attempt_all()
+    assert seconds_until_probe() > LONG
+    assert bell.later_sweeps == []
+
+
 def test_a_probe_in_vain_keeps_the_gate_closed_for_twice_as_long(smtp_server: Serve) -> None:
     server, _ = wrong_password(smtp_server)
     for expected in (5, 10, 20):

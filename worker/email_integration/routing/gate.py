@@ -7,6 +7,7 @@ another relay, with a gate of its own.
 from __future__ import annotations
 
 import dataclasses
+import datetime as dt
 import logging
 from typing import Protocol
 
@@ -99,8 +100,7 @@ def close(relay: Relay, fault: Fault, *, probing: bool) -> float:
         wait = _wait(gate.failures + 1, fault)
         _rows().filter(pk=gate.pk).update(failures=F("failures") + 1, probe_at=DatabaseTime(ahead=wait), **said)
     else:
-        found = _rows().filter(pk=gate.pk).annotate(now=DatabaseTime()).first()
-        wait = max(0.0, (found.probe_at - found.now).total_seconds()) if found else 0.0
+        _, wait = next_probe(relay) or (None, 0.0)
     return wait
 
 
@@ -135,6 +135,12 @@ def is_closed(relay: Relay, *, by: Cause | None = None) -> bool:
     """Whether ``relay`` is at fault at this moment; with ``by``, for that cause."""
     rows = _rows().filter(pk=key(relay))
     return (rows if by is None else rows.filter(cause=by.value)).exists()
+
+
+def next_probe(relay: Relay) -> tuple[dt.datetime, float] | None:
+    """When ``relay`` may be tried again, and in how many seconds that is, 0 for now; None when it is not at fault."""
+    found = _rows().filter(pk=key(relay)).annotate(now=DatabaseTime()).first()
+    return (found.probe_at, max(0.0, (found.probe_at - found.now).total_seconds())) if found else None
 
 
 def key(relay: Relay) -> str:
