@@ -36,8 +36,13 @@ pytestmark = pytest.mark.django_db(transaction=True)
 LONG = 60.0
 
 
+FIRST_AT_LIMIT = gate._FIRST_AT_LIMIT
+
+
 @pytest.fixture(autouse=True)
-def _patient(bell: RecordingTaskQueue, settings: Any) -> None:
+def _patient(bell: RecordingTaskQueue, settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    # A busy machine may take a second for a test.
+    monkeypatch.setattr(gate, "_FIRST_AT_LIMIT", 5.0)
     settings.EMAIL_INTEGRATION = {
         **settings.EMAIL_INTEGRATION,
         "RETRY_FIRST": 5.0,
@@ -230,14 +235,19 @@ def waits(fault: Deferred, count: int) -> list[float]:
         (Cause.SILENT, None),
         (Cause.NO_TOKEN, None),
         (Cause.UNAVAILABLE, 421),
-        (Cause.LIMIT, 421),
-        (Cause.LIMIT, 450),
-        (Cause.ACCOUNT_RATE, 454),
     ],
 )
 def test_a_server_that_comes_back_by_itself_is_found_within_a_minute(cause: Cause, code: int | None) -> None:
     """What it says decides, not its number."""
     assert waits(Deferred(cause=cause, code=code, reason="away"), 8) == [5, 10, 20, 40, 45, 45, 45, 45]
+
+
+@pytest.mark.parametrize(("cause", "code"), [(Cause.LIMIT, 421), (Cause.LIMIT, 450), (Cause.ACCOUNT_RATE, 454)])
+def test_a_server_that_takes_so_many_a_second_is_tried_in_the_next(
+    monkeypatch: pytest.MonkeyPatch, cause: Cause, code: int
+) -> None:
+    monkeypatch.setattr(gate, "_FIRST_AT_LIMIT", FIRST_AT_LIMIT)
+    assert waits(Deferred(cause=cause, code=code, reason="slower"), 8) == [1, 2, 4, 8, 16, 32, 45, 45]
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,10 @@ logger = logging.getLogger(__name__)
 #: wrong logins.
 _LONGEST_WITHOUT_SERVICE = 45.0
 
+#: One that limits how much we send is tried again after a second first: many count the mails of each.
+_LIMITS = frozenset({Cause.LIMIT, Cause.ACCOUNT_RATE})
+_FIRST_AT_LIMIT = 1.0
+
 
 class GateClosed(Exception):
     """The relay is at fault, and it is not yet time to try it again."""
@@ -154,6 +158,8 @@ def _wait(failures: int, fault: Fault) -> float:
     hint = min(fault.retry_in or 0.0, longest)
     if fault.cause in ENDS_BY_ITSELF:
         longest = min(longest, _LONGEST_WITHOUT_SERVICE)
+    if fault.cause in _LIMITS:
+        first = min(first, _FIRST_AT_LIMIT)
     return float(max(hint, doubled(first, failures - 1, longest=longest)))
 
 
