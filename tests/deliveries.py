@@ -37,8 +37,10 @@ class RecordingTaskQueue:
         self.continued: list[str] = []
         #: The id and the status of each report.
         self.reports: list[tuple[str, str]] = []
-        #: How often somebody asked for a sweep.
+        #: How often somebody asked for a sweep at once.
         self.sweeps = 0
+        #: In how many seconds each later sweep was asked for.
+        self.later_sweeps: list[float] = []
         #: The ids of deliveries that something follows.
         self.followed: set[str] = set()
         #: What to raise instead of waking, and of continuing.
@@ -58,10 +60,13 @@ class RecordingTaskQueue:
                 self.priorities.append(priority)
         return self.deaf & set(queues)
 
-    def call_for_sweep(self) -> None:
+    def call_for_sweep(self, *, after: float = 0.0) -> None:
         if self.broken is not None:
             raise self.broken
-        self.sweeps += 1
+        if after:
+            self.later_sweeps.append(after)
+        else:
+            self.sweeps += 1
 
     def priority_of(self, delivery: Delivery) -> int | None:
         return None

@@ -11,7 +11,7 @@ from django.db import transaction
 from django.utils import timezone
 
 from config.local.processes import wait_until
-from config.local.smtp_server import SMTPServer
+from config.local.smtp_server import Fault, SMTPServer
 from config.local.workers import OF_MAIL
 from email_integration.ledger import rows, task_queue
 from email_integration.message import content
@@ -80,6 +80,19 @@ def test_a_wrong_password_makes_a_handful_of_logins_and_a_mended_one_drains_the_
     assert len(server.messages) == mails  # all are copies of one, and have its Message-ID
     assert not RelayGate.objects.exists()
     assert server.failed_auths <= logins + 1
+
+
+def test_a_server_is_tried_when_its_probe_is_due_and_not_at_the_next_sweep(
+    stack: Start, smtp_server: Callable[..., SMTPServer], activate: Activate
+) -> None:
+    """There is none by itself, after that of the start, as long as the test goes on."""
+    server = smtp_server(security="plain", user=None)
+    activate(server)
+    stack(queues=OF_MAIL, env={"SWEEP_INTERVAL": "900", "RETRY_FIRST": "1", "RETRY_MAX": "900"})
+    server.inject(Fault(verb="MAIL", reply="450 4.7.1 Too much mail", times=8))
+    put_into_the_queue(50)
+    wait_until(lambda: len(server.messages) == 50, what="all mails")
+    wait_until(lambda: Delivery.objects.filter(status=Status.ACCEPTED).count() == 50, what="their record")
 
 
 def test_a_server_that_was_away_is_found_when_it_is_back(

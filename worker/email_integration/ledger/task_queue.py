@@ -5,6 +5,7 @@ The database is the truth; a wake-up names a queue and no mail. A lost, repeated
 
 from __future__ import annotations
 
+import functools
 import logging
 import threading
 import weakref
@@ -40,8 +41,11 @@ class TaskQueue(Protocol):
         raises when it is away, so that none may have been woken.
         """
 
-    def call_for_sweep(self) -> None:
-        """Have a worker sweep now; return in about a second even if the broker is dead. Raises what it raises."""
+    def call_for_sweep(self, *, after: float = 0.0) -> None:
+        """Have a worker sweep in ``after`` seconds, 0 being now.
+
+        Returns in about a second even if the broker is dead. Raises what it raises.
+        """
 
     def priority_of(self, delivery: Delivery) -> int | None:
         """The number that the caller has given for the task, None for none."""
@@ -75,7 +79,7 @@ class _Nobody:
         logger.warning("No task queue is installed; mail waits in %d queues.", len(queues))
         return set(queues)
 
-    def call_for_sweep(self) -> None:
+    def call_for_sweep(self, *, after: float = 0.0) -> None:
         pass
 
     def priority_of(self, delivery: Delivery) -> int | None:
@@ -177,6 +181,10 @@ class _Notification:
             notify(list(found), priority=priority)
 
 
-def call_for_sweep(*, using: str) -> None:
-    """Have what is due looked for once the transaction is committed, and not at the next sweep."""
-    after_commit("call for a sweep, the next of which comes by itself", _installed.call_for_sweep, using=using)
+def call_for_sweep(*, using: str, after: float = 0.0) -> None:
+    """Have what is due looked for once the transaction is committed, or ``after`` so many seconds more.
+
+    Else the next sweep does.
+    """
+    call = functools.partial(_installed.call_for_sweep, after=after)
+    after_commit("call for a sweep, the next of which comes by itself", call, using=using)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from typing import Any
 
 from django.db import transaction
@@ -13,6 +14,12 @@ from email_integration.models import DatabaseTime, Delivery, Status
 from email_integration.on_commit import after_commit
 from email_integration.routing import gate
 from email_integration.smtp import Relay
+
+#: Seconds within which the time of a probe is kept exactly. A worker has the message until then.
+_SOON = 60.0
+
+#: The last probe at each relay that this process has called for a sweep for, by the key of its gate.
+_called_for: dict[str, dt.datetime] = {}
 
 
 def waiting() -> int:
@@ -43,6 +50,16 @@ def wake_one() -> None:
     if found is not None:
         # No call for a sweep: it is a sweep that asks for this, and that wakes the queue.
         rows.filter(pk=found[0], due_at=found[1]).update(due_at=DatabaseTime(), next_at=DatabaseTime())
+
+
+def sweep_at_probe(relay: Relay, at: dt.datetime, seconds: float) -> None:
+    """Call for a sweep, which has one mail try the relay, for the time of its next probe, in so many ``seconds``.
+
+    Once for each probe, and not for one that is far off: the sweeps that come by themselves are good enough for that.
+    """
+    if 0 < seconds <= _SOON and _called_for.get(key := gate.key(relay)) != at:
+        _called_for[key] = at
+        task_queue.call_for_sweep(using=database(), after=seconds)
 
 
 def reopen(relay: Relay) -> None:

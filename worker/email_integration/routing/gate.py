@@ -7,6 +7,7 @@ another relay, with a gate of its own.
 from __future__ import annotations
 
 import dataclasses
+import datetime as dt
 import logging
 from typing import Protocol
 
@@ -26,6 +27,10 @@ logger = logging.getLogger(__name__)
 #: seconds: it costs nothing. One that has refused us is left alone up to RETRY_MAX: providers lock accounts after many
 #: wrong logins.
 _LONGEST_WITHOUT_SERVICE = 45.0
+
+#: One that limits how much we send is tried again after a second first: many count the mails of each.
+_LIMITS = frozenset({Cause.LIMIT, Cause.ACCOUNT_RATE})
+_FIRST_AT_LIMIT = 1.0
 
 
 class GateClosed(Exception):
@@ -99,8 +104,7 @@ def close(relay: Relay, fault: Fault, *, probing: bool) -> float:
         wait = _wait(gate.failures + 1, fault)
         _rows().filter(pk=gate.pk).update(failures=F("failures") + 1, probe_at=DatabaseTime(ahead=wait), **said)
     else:
-        found = _rows().filter(pk=gate.pk).annotate(now=DatabaseTime()).first()
-        wait = max(0.0, (found.probe_at - found.now).total_seconds()) if found else 0.0
+        _, wait = next_probe(relay) or (None, 0.0)
     return wait
 
 
@@ -137,6 +141,12 @@ def is_closed(relay: Relay, *, by: Cause | None = None) -> bool:
     return (rows if by is None else rows.filter(cause=by.value)).exists()
 
 
+def next_probe(relay: Relay) -> tuple[dt.datetime, float] | None:
+    """When ``relay`` may be tried again, and in how many seconds that is, 0 for now; None when it is not at fault."""
+    found = _rows().filter(pk=key(relay)).annotate(now=DatabaseTime()).first()
+    return (found.probe_at, max(0.0, (found.probe_at - found.now).total_seconds())) if found else None
+
+
 def key(relay: Relay) -> str:
     """A digest of all the settings of ``relay``; nobody can tell the password from it."""
     settings = tuple(getattr(relay, field.name) for field in dataclasses.fields(relay) if field.compare)
@@ -148,6 +158,8 @@ def _wait(failures: int, fault: Fault) -> float:
     hint = min(fault.retry_in or 0.0, longest)
     if fault.cause in ENDS_BY_ITSELF:
         longest = min(longest, _LONGEST_WITHOUT_SERVICE)
+    if fault.cause in _LIMITS:
+        first = min(first, _FIRST_AT_LIMIT)
     return float(max(hint, doubled(first, failures - 1, longest=longest)))
 
 

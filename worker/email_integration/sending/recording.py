@@ -170,10 +170,12 @@ def _wake_if_mended(delivery: Delivery, route: routing.Route | None, *, waits_at
         return
     # What the relay is to blame for with this mail alone has closed no gate: that one is open proves nothing.
     # Amid a caller's transaction gates are moved when that is committed.
-    knows = waits_at_gate and not gate.in_transaction()
-    is_open = knows and isinstance(route, Relay) and not gate.is_closed(route)
-    if now != route or is_open:
+    asked = route if waits_at_gate and isinstance(route, Relay) and not gate.in_transaction() else None
+    probe = gate.next_probe(asked) if asked else None
+    if now != route or (asked and probe is None):
         retry_now.wake(delivery.pk)
+    elif asked and probe is not None:
+        retry_now.sweep_at_probe(asked, *probe)
 
 
 def _open_gate(relay: routing.Route | None) -> None:

@@ -154,10 +154,20 @@ def _say_quit(**kwargs: Any) -> None:
 
 
 @signals.worker_process_init.connect(weak=False)  # prefork, whose processes are given four seconds for this
-@signals.worker_ready.connect(weak=False)
 def _recover_at_start(**kwargs: Any) -> None:
     """Have what processes of this machine had in hand that have died: the one before this may be one of them."""
     threading.Thread(target=_recover, name="email_integration recovery", daemon=True).start()
+
+
+@signals.worker_ready.connect(weak=False)
+def _recover_where_none_forks(sender: Any = None, **kwargs: Any) -> None:
+    """The same under every other pool.
+
+    The main process of prefork has no such thread. It replaces a process that dies, and what is forked amid an import
+    or a transaction of another thread has their locks for ever: no task would end there.
+    """
+    if not serving.forks(sender.pool):
+        _recover_at_start()
 
 
 def _recover() -> None:

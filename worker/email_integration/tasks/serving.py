@@ -29,7 +29,7 @@ def _refuse_other_pools(sender: Any = None, **kwargs: Any) -> None:
     Raises ``SystemExit`` with a line for the terminal: the worker has not set up logging yet.
     """
     pool = concurrency.get_implementation(sender.pool_cls)
-    if any(base.__module__ in POOLS.values() for base in pool.__mro__):
+    if _is_one_of(pool, *POOLS.values()):
         return
     if _served(sender.app) & set(health.mail_queues()):
         path = f"{pool.__module__}:{pool.__qualname__}"
@@ -61,6 +61,16 @@ def _say_if_no_mail_is_served(sender: Any = None, **kwargs: Any) -> None:
             ", ".join(wanted),
             ",".join(wanted),
         )
+
+
+def forks(pool: Any) -> bool:
+    """Whether a worker's pool forks processes, one more for each that dies."""
+    return _is_one_of(type(pool), POOLS["prefork"])
+
+
+def _is_one_of(pool: type[Any], *modules: str) -> bool:
+    """Whether the pool, or what it is made from, is of these modules: to import them would load what is not there."""
+    return any(base.__module__ in modules for base in pool.__mro__)
 
 
 def _served(app: Any) -> set[str]:

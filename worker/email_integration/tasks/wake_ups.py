@@ -74,12 +74,13 @@ class CeleryTaskQueue(Publisher):
                 unheard.add(queue)
         return unheard
 
-    def call_for_sweep(self) -> None:
-        """Publish one sweep; raises what the broker raises. In eager mode no more is done than what must be."""
-        if self._is_eager:
+    def call_for_sweep(self, *, after: float = 0.0) -> None:
+        """Publish one sweep; raises what the broker raises. In eager mode no more is done than what must be now."""
+        if not self._is_eager:
+            options = sweep_options() | ({"countdown": after} if after else {})
+            self._publish([functools.partial(_call, self._sweep, (), options)])
+        elif not after:
             continuing.publish_due()
-        else:
-            self._publish([functools.partial(_call, self._sweep, (), sweep_options())])
 
     def priority_of(self, delivery: Delivery) -> int | None:
         """The number that ``apply_async`` was given."""

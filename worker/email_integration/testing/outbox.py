@@ -96,9 +96,9 @@ class _Muffled:
             self._muffled.wake(queues, priority=priority, joins=joins) if dispatch.app.conf.task_always_eager else set()
         )
 
-    def call_for_sweep(self) -> None:
+    def call_for_sweep(self, *, after: float = 0.0) -> None:
         if dispatch.app.conf.task_always_eager:
-            self._muffled.call_for_sweep()
+            self._muffled.call_for_sweep(after=after)
 
     def priority_of(self, delivery: Delivery) -> int | None:
         return self._muffled.priority_of(delivery)

@@ -1,0 +1,34 @@
+"""All processes of a worker's pool are killed at once: those that Celery forks in their place send."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+from config.local.processes import wait_until
+from config.local.smtp_server import SMTPServer
+from config.local.workers import OF_MAIL
+from email_integration.models import Delivery
+from email_integration.tasks import send_email
+from tests.acceptance.conftest import environment
+from tests.acceptance.killing import children
+from tests.stack import Stack
+
+
+def test_a_process_that_is_forked_at_any_moment_sends(
+    stack: Callable[..., Stack], server: SMTPServer, tmp_path: Path
+) -> None:
+    """No thread of the main process holds a lock just then: of a module that it imports, or in its database."""
+    held = {"ACCEPTANCE_INCLUDE": "tests.acceptance.held_import"}
+    running = stack(queues=OF_MAIL, env={**environment(tmp_path / "notes"), **held})
+    killed = set(wait_until(lambda: children(running.worker.pid), what="the pool"))
+    for pid in killed:
+        os.kill(pid, signal.SIGKILL)
+    wait_until(
+        lambda: len(set(children(running.worker.pid)) - killed) == len(killed) == 2, what="processes in their place"
+    )
+    for number in range(20):
+        send_email.delay(f"Mail {number}", "Text", to=["kim@example.com"])
+    wait_until(lambda: Delivery.objects.filter(status="accepted").count() == 20, what="the mails")
