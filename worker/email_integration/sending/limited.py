@@ -25,7 +25,7 @@ class LimitedInARow:
     def see(self, relay: Relay | None, recipients: Collection[str], outcome: Outcome) -> Outcome:
         """The outcome of the next mail, which went to these recipients by ``relay``."""
         with self._lock:
-            if relay != self._relay or not isinstance(outcome, Deferred) or outcome.cause is not Cause.LIMIT:
+            if (relay is not self._relay and relay != self._relay) or not isinstance(outcome, Deferred) or outcome.cause is not Cause.LIMIT:
                 self._limited.clear()
             self._relay = relay
             if not isinstance(outcome, Deferred) or outcome.cause is not Cause.LIMIT:

@@ -125,7 +125,6 @@ def _with_its_password(relay: Relay) -> Relay:
     return now
 
 
-@with_secrets
 def _transact(
     session: Session, mail: Mail, guard: Guard, offering: Offering, way: Way, *, begun: Letter | None
 ) -> Outcome | Skipped:
