@@ -25,11 +25,12 @@ class LimitedInARow:
     def see(self, relay: Relay | None, recipients: Collection[str], outcome: Outcome) -> Outcome:
         """The outcome of the next mail, which went to these recipients by ``relay``."""
         with self._lock:
-            if (relay is not self._relay and relay != self._relay) or not isinstance(outcome, Deferred) or outcome.cause is not Cause.LIMIT:
-                self._limited.clear()
-            self._relay = relay
             if not isinstance(outcome, Deferred) or outcome.cause is not Cause.LIMIT:
+                self._limited.clear()
                 return outcome
+            if relay != self._relay:
+                self._limited.clear()
+                self._relay = relay
             named = frozenset(recipients)
             if not any(named & others for others in self._limited):
                 self._limited.append(named)
