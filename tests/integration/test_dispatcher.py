@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
+from django.db import OperationalError, connection
 
 from config.local.smtp_server import SMTPServer
 from email_integration import conf
+from email_integration.ledger import batches, claiming
 from email_integration.ledger.queues import queue_of
 from email_integration.models import Delivery, DeliveryAttempt, DeliveryBatch
+from email_integration.sending import dispatcher
 from email_integration.sending.crew import Crew
 from email_integration.sending.dispatcher import claim, send_inline, settle
+from email_integration.sending.in_hand import is_late
 from tests.children import send
-from tests.deliveries import submitted
+from tests.deliveries import RecordingTaskQueue, submitted
 from tests.relays import config_for
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -62,12 +67,48 @@ def test_what_waits_for_a_session_until_its_lease_is_short_goes_back(smtp_server
     assert batch is not None
     with Crew(sessions=0, journal=None) as crew:
         crew.take_on(batch, route, journal=None)
-        crew.give_back_late()
+        crew.attend(late=[one for one in [batch] if is_late(one)])
         assert crew.done(within=0.0) == []
         batch.lease_ends -= conf.get("LEASE") - conf.get("REPLY_TIMEOUT")
-        crew.give_back_late()
+        crew.attend(late=[one for one in [batch] if is_late(one)])
         settle(batch, crew.done(within=0.0))
     assert list(
         Delivery.objects.filter(batch="", status="queued").values_list("pk", flat=True).order_by("pk")
     ) == sorted(ids)
     assert (DeliveryBatch.objects.count(), DeliveryAttempt.objects.count()) == (0, 0)
+
+
+def test_a_look_gives_back_what_a_claim_of_an_unknown_end_has(
+    smtp_server: Serve, bell: RecordingTaskQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The answer to the claim is lost · so is the question what became of it · a look follows, not a claim."""
+    config_for(smtp_server(security="plain", user=None))
+    claim_, forestall = claiming.claim, batches.forestall
+    answers, questions = [OperationalError("lost")], [OperationalError("refused")]
+
+    def claiming_(*given: Any, **how: Any) -> Any:
+        found = claim_(*given, **how)
+        if found.deliveries and answers:
+            connection.close()
+            raise answers.pop()
+        return found
+
+    def asking(*given: Any) -> None:
+        if questions:
+            connection.close()
+            raise questions.pop()
+        forestall(*given)
+
+    monkeypatch.setattr(claiming, "claim", claiming_)
+    monkeypatch.setattr(batches, "forestall", asking)
+    queue = queue_of("normal")
+    with Crew(sessions=1, journal=None) as crew:
+        stay = dispatcher._Dispatcher(queue)
+        assert not stay._claim(crew)
+        delivery = submitted()
+        assert [stay._claim(crew) for _ in range(2)].count(True) == 1
+        while not crew.is_idle:
+            stay._settle(crew, crew.done(within=0.1))
+    delivery.refresh_from_db()
+    assert delivery.status == "accepted"
+    assert DeliveryBatch.objects.count() == 0

@@ -108,8 +108,9 @@ def claim(
 
 def is_due(queue: str, lanes: Collection[str], *, mark: LowWaterMark) -> bool:
     """Whether ``claim`` would find anything, at a third of its cost. Raises ``DatabaseError``."""
+    _release_unsure()
     wanted = claiming.Wanted(queue=queue, lanes=tuple(lanes), limit=1, mark=mark)
-    return bool(queue or lanes) and claiming.is_due(wanted, using=database())
+    return bool(queue or lanes) and conflicts.repeated(lambda: claiming.is_due(wanted, using=database()))
 
 
 def _claim(

@@ -209,7 +209,10 @@ def _log(lines: Sequence[_Line]) -> None:
 
 def _is_usual() -> bool:
     """Whether a record of the log is what the standard library makes; each of others may have something of its own."""
-    return logging.getLogRecordFactory() is logging.LogRecord and type(logger).makeRecord is logging.Logger.makeRecord
+    if logging.getLogRecordFactory() is not logging.LogRecord:
+        return False
+    makes = getattr(logger.makeRecord, "__func__", logger.makeRecord)
+    return getattr(makes, "__globals__", None) is vars(logging)  # not one that was put into its place
 
 
 def _log_one(line: _Line) -> None:

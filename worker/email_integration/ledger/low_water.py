@@ -10,7 +10,8 @@ import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
 
 #: Seconds after which a claim looks at everything once more. By then is found what came to lie below the mark: what was
-#: committed late, given back, made due earlier, or locked by another when it was looked at.
+#: committed late, given back, made due earlier, or locked by another when it was looked at. A dispatcher's stay, with
+#: which its mark ends, mostly is shorter.
 DROPPED_AFTER = 1.0
 
 #: Seconds by which the mark stays behind the moment of a claim: most transactions are committed within them, and what
