@@ -338,7 +338,7 @@ FAR_BULK = Throughput(
     slow=(known.OURS_SINGLE, *_PEERS_FAR),
     fewer=(160, 320),
     together=1000,
-    sessions=(known.OUR_SESSIONS,),
+    sessions=(known.OUR_SESSIONS_FAR,),
     most_rounds=1,
     front={"delay": 0.025},
 )

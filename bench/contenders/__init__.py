@@ -39,6 +39,9 @@ class Contender:
 #: Over which this project sends at a time, as it comes: SESSIONS of each of two processes.
 OUR_SESSIONS = 8
 
+#: The same where the server is far away.
+OUR_SESSIONS_FAR = 20
+
 OURS = Contender(
     name="ours",
     label="this project",

@@ -19,7 +19,7 @@ Serve = Callable[..., SMTPServer]
 
 #: Long enough for both processes to have a share of a round.
 SLOW = Fault(verb="DOT", delay=0.05)
-ROUND = 30
+ROUND = 120
 
 
 def serve(smtp_server: Serve) -> SMTPServer:

@@ -17,7 +17,8 @@ from email_integration.delivery import manual
 from email_integration.models import Delivery, DeliveryAttempt, RelayGate, SMTPConfig
 from email_integration.routing import resolver
 from email_integration.sending import crew, dispatcher, guard, points
-from email_integration.sending.journal import Journal, Slot
+from email_integration.sending.in_hand import InHand
+from email_integration.sending.journal import Journal, JournalUnavailable, Slot
 from email_integration.sending.sessions import pool
 from email_integration.smtp import Relay, Reply, Session
 from tests.deliveries import RecordingTaskQueue, ago, in_threads, send_due, submitted
@@ -387,6 +388,62 @@ def test_what_keeps_it_from_being_begun_leaves_the_other_in_no_doubt(
     send_due()
     assert stand(ids) == ["accepted"] * 4
     assert not DeliveryAttempt.objects.exclude(outcome="accepted").exists()
+
+
+def test_one_that_waits_where_the_journal_has_failed_goes_back_with_its_batch(
+    server: SMTPServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was claimed with a journal: without a slot its death would leave no doubt."""
+    ids = together(12)
+    take, tried = Journal.take, list[str]()
+
+    def taking(self: Journal, delivery_id: str, *more: Any, **how: Any) -> Slot:
+        if delivery_id == ids[3]:
+            tried.append(delivery_id)
+            if len(tried) == 1:  # another thread has found it out meanwhile
+                (one,) = crews
+                with one._lock:
+                    one._journal = None
+                    for batch in {work.batch.id: work.batch for work in one._todo}.values():
+                        one._give_back(batch)
+            raise JournalUnavailable("No space left on device")
+        return take(self, delivery_id, *more, **how)
+
+    crews: list[crew.Crew] = []
+    enter, before_dot = crew.Crew.__enter__, InHand.before_dot
+    without_slot: list[int] = []
+
+    def entering(self: crew.Crew) -> crew.Crew:
+        crews.append(self)
+        return enter(self)
+
+    def noting(self: InHand, *given: Any) -> Any:
+        if self.slot is None:
+            without_slot.append(self._batch.permitted)
+        return before_dot(self, *given)
+
+    monkeypatch.setattr(crew.Crew, "__enter__", entering)
+    monkeypatch.setattr(Journal, "take", taking)
+    monkeypatch.setattr(InHand, "before_dot", noting)
+    send_due()
+    assert stand(ids)[:3] == ["accepted"] * 3
+    assert tried
+    assert all(permitted < len(ids) for permitted in without_slot)
+    assert received(server) == list(dict.fromkeys(received(server)))
+
+
+def test_a_session_that_others_wait_for_is_given_back(server: SMTPServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(type(pool), "is_awaited", lambda self, relay: True)
+    finish, ahead = Session.finish, list[Any]()
+
+    def finishing(self: Session, **how: Any) -> Reply:
+        ahead.append(how["ahead"])
+        return finish(self, **how)
+
+    monkeypatch.setattr(Session, "finish", finishing)
+    ids = together(3)
+    send_due()
+    assert (stand(ids), ahead) == (["accepted"] * 3, [None] * 3)
 
 
 def test_an_answer_that_is_too_old_by_the_dot_is_not_used(server: SMTPServer, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -326,6 +326,23 @@ def test_who_finds_all_lent_waits_for_the_first_that_comes_back(
     assert got == [lent]
 
 
+def test_a_session_that_is_waited_for_is_known(smtp_server: Serve, limited: Limited, pool: Pool) -> None:
+    limited.now = replace(LIMITS, size=1)
+    relay = relay_to(smtp_server(security="plain", user=None))
+    assert not pool.is_awaited(relay)
+
+    def wait_for_it() -> None:
+        with pool.session(relay):
+            assert not pool.is_awaited(relay)
+
+    with pool.session(relay):
+        waiting = threading.Thread(target=wait_for_it)
+        waiting.start()
+        wait_until(lambda: pool.is_awaited(relay), what="one that waits")
+    waiting.join()
+    assert not pool.is_awaited(relay)
+
+
 def test_who_waits_in_vain_is_told_that_it_is_not_the_server(
     smtp_server: Serve, pool: Pool, limited: Limited, monkeypatch: pytest.MonkeyPatch
 ) -> None:

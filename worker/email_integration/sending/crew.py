@@ -110,6 +110,9 @@ class _Turn(Others):
         self._crew.put_back(self)
         return None
 
+    def not_along(self) -> None:
+        self._crew.put_back(self)
+
     def judged(self, relay: Relay | None, recipients: Collection[str], outcome: Outcome) -> Outcome:
         return _limited.see(relay, recipients, outcome)
 
@@ -184,6 +187,11 @@ class Crew:
                 self._give_back(batch)
             self._set_to_work()
             self._may_begin.notify_all()
+
+    @property
+    def sessions(self) -> int:
+        """Over how many it sends at a time, if there is enough to do."""
+        return self._sessions
 
     @property
     def journal(self) -> Journal | None:
@@ -423,6 +431,8 @@ class Crew:
             self._leave([work])
         else:
             self._todo.appendleft(work)
+            if self._journal is not following.journal:
+                self._give_back(work.batch)  # as its others were when that failed
             self._may_begin.notify()
 
     def _leave(self, works: Iterable[Work]) -> None:

@@ -28,6 +28,7 @@ from email_integration.smtp import Relay
 
 from . import own_journal, points, recovery
 from .crew import Crew
+from .distance import NEAR
 from .in_hand import Others, is_late
 from .journal import Journal, JournalUnavailable, Slot
 from .recording import record, wake_others
@@ -149,13 +150,13 @@ class _Dispatcher:
         was_open = connection.connection is not None
         try:
             try:
-                found = self._look(journal)
+                found = self._look(journal, sessions=crew.sessions)
             except (DatabaseError, InterfaceError):
                 # One that was kept open and has died meanwhile is found out here, and it is asked over a new one.
                 if not was_open or (connection.connection is not None and connection.is_usable()):
                     raise
                 connection.close()
-                found = self._look(journal)
+                found = self._look(journal, sessions=crew.sessions)
         except (DatabaseError, InterfaceError) as error:
             logger.error(
                 "The database failed at a claim (%s); the sweep wakes %r again.", type(error).__name__, self._queue
@@ -176,11 +177,11 @@ class _Dispatcher:
             self._stay.join()
         return True
 
-    def _look(self, journal: Journal | None) -> tuple[Batch, Route] | None:
+    def _look(self, journal: Journal | None, *, sessions: int) -> tuple[Batch, Route] | None:
         """Claim what is due. After a claim that found nothing it is asked first whether there is anything."""
         if self._found_nothing and not batches.is_due(self._queue, wakeups.lanes_of(self._queue), mark=self._mark):
             return None
-        batch, route = claim(self._queue, journal=journal, mark=self._mark)
+        batch, route = claim(self._queue, journal=journal, sessions=sessions, mark=self._mark)
         self._found_nothing = batch is None
         return None if batch is None else (batch, route)
 
@@ -224,10 +225,12 @@ def claim(
     queue: str,
     *,
     journal: Journal | None,
+    sessions: int = NEAR,
     only: Sequence[str] = (),
     mark: LowWaterMark | None = None,
 ) -> tuple[Batch | None, Route]:
-    """Claim what is due in a broker queue, and say by which route it goes. Raises ``DatabaseError``.
+    """Claim what is due in a broker queue for so many sessions, and say by which route it goes. Raises
+    ``DatabaseError``.
 
     ``only`` and ``mark`` are those of ``batches.claim``.
 
@@ -237,7 +240,7 @@ def claim(
     batch = batches.claim(
         queue,
         wakeups.lanes_of(queue),
-        limit=_pace.claims(conf.get("SESSIONS")),
+        limit=_pace.claims(sessions),
         owner=own_journal.owner(journal),
         relay=route if isinstance(route, Relay) else None,
         permitted=None if journal else conf.get("IN_DOUBT_WINDOW"),

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable
 
 #: Sessions at a time while a server answers at once: more of them bring nothing then.
-_NEAR = 4
+NEAR = 4
 
 #: Seconds that a mail takes at least, of so many in a row, at a server that is far away, or slow.
 _FAR = 0.02
@@ -46,4 +46,4 @@ class Distance:
 
     def sessions(self, most: int) -> int:
         """How many sessions are of use, ``most`` at the most."""
-        return most if self._is_far else min(most, _NEAR)
+        return most if self._is_far else min(most, NEAR)

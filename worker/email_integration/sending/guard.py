@@ -12,8 +12,9 @@ from .letters import Letter, Mail
 from .offering import Offering
 from .sessions import pool, require_active
 
-#: Seconds for which it holds which relay is active.
-ANSWER_HOLDS = 0.1
+#: Seconds from the question which relay is active to the octets of MAIL: a moment. A writer waits for as long as an
+#: answer may be relied on, and half as long again, which is 0.05 s.
+ANSWER_HOLDS = 0.03
 
 
 class Guard:
@@ -41,6 +42,9 @@ class Guard:
         """Give the mail that is to follow over the same session, made ready, if one is to be begun along with the dot
         of this one.
         """
+
+    def not_along(self) -> None:
+        """That mail is not begun along with the dot, after all."""
 
     def before_dot(self, session: Session, started: Started, letter: Letter) -> Outcome | Skipped | None:
         """All is said but the final dot, and a small end of the content. What this returns, unless None, is how it
@@ -90,7 +94,7 @@ class Prepared:
 
     @property
     def was_just_asked(self) -> bool:
-        """Whether the answer is no older than one may be that is used."""
+        """Whether the question was a moment ago."""
         return time.monotonic() - self._asked_at <= ANSWER_HOLDS
 
     def resume(self) -> contextlib.AbstractContextManager[Session]:

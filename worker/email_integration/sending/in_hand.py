@@ -41,6 +41,9 @@ class Others:
         """Give the one that is to follow over this session, made ready, if there is one."""
         return None
 
+    def not_along(self) -> None:
+        """That one is not begun along with the final dot, after all."""
+
     def judged(self, relay: Relay | None, recipients: Collection[str], outcome: Outcome) -> Outcome:
         """Give the outcome of a mail by ``relay``, or what it is amid the others'; with the recipients of one that is
         deferred.
@@ -115,7 +118,11 @@ class InHand(Guard):
         points.reached("before the content", self._id)
 
     def following(self, session: Session) -> Prepared | None:
+        self.waits()  # it is the other that is read
         return self.others.following(session)
+
+    def not_along(self) -> None:
+        self.others.not_along()
 
     def before_dot(self, session: Session, started: Started, letter: Letter) -> Outcome | Skipped | None:
         points.reached("before the dot", self._id)

@@ -79,7 +79,8 @@ class Begun:
         """How it ended, with the time to wait before the next.
 
         ``sent_from`` are the From header and the sender that a final dot was said for. At ``mail_at``, by
-        ``time.monotonic()``, it was found that the relay is the one to be used, and MAIL was said: then it began.
+        ``time.monotonic()``, it was found that the relay is the one to be used, and MAIL was said: then it began. Where
+        that was along with the final dot of another mail, the wait for its reply is no part of the duration.
         """
         duration = time.monotonic() - self.counted_from
         started_at = self.at + seconds(0.0 if mail_at is None else mail_at - self.counted_from)

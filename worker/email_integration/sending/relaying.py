@@ -154,15 +154,17 @@ def _transact(
         if not others or not session.is_idle:
             own_sender = mail.has_sender_of(session.relay, Phase.RCPT)
             return classify_recipients(offering.all_refused(), own_sender=own_sender)
-    following = guard.following(session) if session.can_say_ahead and not pool.has_expired(session) else None
+    following = guard.following(session) if _may_be_kept(session) else None
     if following is not None and not following.may_begin():
+        guard.not_along()
         following = None
     ended = guard.before_dot(session, started, letter)
     if ended is not None:
         session.close()  # without the final dot the server has taken nothing
         return ended
     if following is not None and not following.was_just_asked:
-        following = None  # the lease had to be renewed meanwhile
+        guard.not_along()  # the lease had to be renewed meanwhile
+        following = None
     try:
         ahead = None if following is None else following.letter.opening
         reply = session.finish(timeout=conf.get("REPLY_TIMEOUT"), ahead=ahead)
@@ -177,6 +179,11 @@ def _transact(
         own_sender = mail.has_sender_of(session.relay, Phase.FINAL_DOT)
         return classify(Refused(Phase.FINAL_DOT, "", reply), own_sender=own_sender)
     return accepted(reply.code, started.accepted, started.refused, reply=reply)
+
+
+def _may_be_kept(session: Session) -> bool:
+    """Whether the next mail may begin on it before it is given back."""
+    return session.can_say_ahead and not (pool.has_expired(session) or pool.is_awaited(session.relay))
 
 
 #: Octets after which the guard is told that the server has taken some: a line may be slow, and a block large.

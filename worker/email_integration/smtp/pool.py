@@ -6,7 +6,7 @@ import functools
 import threading
 import time
 import weakref
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -90,8 +90,8 @@ class Pool:
     """Lends sessions; ``limits`` is asked whenever they matter, and so is whom to tell; ``memory`` knows the servers.
     Threads may share it.
 
-    All state is ``_sessions``, by relay, and ``_tidying``, the timer that looks for what has been idle for too long. It
-    is changed under the ``_lock`` of ``_changed``, while connecting and closing happen outside it.
+    All state is ``_sessions`` and ``_awaited``, by relay, and ``_tidying``, the timer that looks for what has been idle
+    for too long. It is changed under the ``_lock`` of ``_changed``, while connecting and closing happen outside it.
     """
 
     def __init__(
@@ -103,6 +103,8 @@ class Pool:
         self._lock = threading.RLock()
         self._changed = threading.Condition(self._lock)
         self._sessions: defaultdict[Relay, _Sessions] = defaultdict(_Sessions)
+        # How many wait for one that is lent.
+        self._awaited: Counter[Relay] = Counter()
         self._tidying: threading.Timer | None = None
         forget = weakref.WeakMethod(self._forget_inherited)
         after_fork_in_child(lambda: (method := forget()) and method())
@@ -150,6 +152,10 @@ class Pool:
             or now - session.opened_at > limits.age
             or now - session.used_at > limits.idle
         )
+
+    def is_awaited(self, relay: Relay) -> bool:
+        """Whether a session with it is waited for by others than those that have one."""
+        return self._awaited[relay] > 0
 
     def reduce(self, relay: Relay) -> None:
         """Do with half as many sessions for a while, at least one: the server limits how much mail it takes.
@@ -234,9 +240,13 @@ class Pool:
     def _reserve(self, relay: Relay, limits: Limits, *, only_a_surplus: bool) -> Session | None:
         """Count one more as lent, as soon as there may be one more; take an idle session as ``_take`` does."""
         with self._lock:
-            ours = self._with_room(relay, limits) or self._changed.wait_for(
-                lambda: self._with_room(relay, self._limits()), relay.timeout
-            )
+            ours = self._with_room(relay, limits)
+            if ours is None:
+                self._awaited[relay] += 1
+                try:
+                    ours = self._changed.wait_for(lambda: self._with_room(relay, self._limits()), relay.timeout)
+                finally:
+                    self._awaited[relay] -= 1
             if ours is None:
                 raise PoolBusy(Phase.CONNECT, f"no session became free within {relay.timeout:g} s")
             ours.lent += 1
@@ -348,3 +358,4 @@ class Pool:
             for session in ours.idle:
                 session.close()
         self._sessions.clear()
+        self._awaited.clear()
