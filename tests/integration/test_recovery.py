@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from django.db import transaction
 
 from config.local.smtp_server import Fault, SMTPServer
 from email_integration.models import Delivery, DeliveryAttempt, DeliveryBatch
@@ -312,3 +313,17 @@ def test_a_lease_is_first_suspected(server: SMTPServer, folder: Path) -> None:
     recovery.recover_leases()
     require_settled()
     assert standing() == ["in_doubt"]
+
+
+@pytest.mark.parametrize("lines", [1, 400])
+def test_only_the_one_that_is_read_is_a_suspect(server: SMTPServer, settings: Any, lines: int) -> None:
+    """Killed while the next is read before the final dot of one, small or large, that is ready for its own."""
+    settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "SESSIONS": 1}
+    with transaction.atomic():
+        ids = [submitted(f"u{place}@example.com", body=("x" * 70 + "\n") * lines).pk for place in range(3)]
+    Child(send, hook=at("before it is read", die, of=ids[1])).killed()
+    recover()
+    returned = dict(Delivery.objects.values_list("pk", "returned"))
+    assert [returned[pk] > 0 for pk in ids] == [False, True, False]
+    send()
+    assert set(Delivery.objects.values_list("status", flat=True)) == {"accepted"}

@@ -100,6 +100,8 @@ class _Turn(Others):
             return None
         # What keeps it from being prepared is found again, and seen to, when it is its turn.
         with contextlib.suppress(Exception):
+            if self.work.attempt is not None:
+                self.work.attempt.hand.waits()  # it is the other that is read
             prepared = take_in_hand(turn.work, journal=turn.journal, others=turn).prepare(session)
             if prepared is not None:
                 return prepared

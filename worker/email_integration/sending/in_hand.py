@@ -118,7 +118,6 @@ class InHand(Guard):
         points.reached("before the content", self._id)
 
     def following(self, session: Session) -> Prepared | None:
-        self.waits()  # it is the other that is read
         return self.others.following(session)
 
     def not_along(self) -> None:
