@@ -37,7 +37,7 @@ class RecordingTaskQueue:
         self.continued: list[str] = []
         #: The id and the status of each report.
         self.reports: list[tuple[str, str]] = []
-        #: How often somebody asked for a sweep at once.
+        #: How often a sweep was called for at once.
         self.sweeps = 0
         #: In how many seconds each later sweep was asked for.
         self.later_sweeps: list[float] = []

@@ -220,4 +220,4 @@ def test_a_line_that_cannot_be_logged_keeps_back_no_other(caplog: pytest.LogCapt
     finally:
         logger.removeFilter(breaks)
     assert seen == [one.pk for one in batch.deliveries]
-    assert "Could not log what became of a delivery (ValueError)." in caplog.text
+    assert "Could not log the outcome of an attempt (ValueError)." in caplog.text

@@ -177,7 +177,7 @@ class _Line:
 
 
 #: What a line does, as an act.
-_LOG = "log what became of a delivery"
+_LOG = "log the outcome of an attempt"
 
 _what, _kept = operator.itemgetter(0), operator.attrgetter("kept")
 

@@ -19,8 +19,8 @@ class Mail:
     """What is to be sent to whom.
 
     ``from_at`` says where in the content a From header is missing, if one is; it is ``from_header`` then, '' the
-    relay's own. ``sender`` is the envelope's; '' means the address of the From header, '<>' nobody. ``put_off`` are the
-    recipients that a server has put off before.
+    relay's own. ``sender`` is the envelope's; '' means the address of the From header, '<>' is none. ``put_off`` are
+    the recipients that a server has put off before.
     """
 
     from_header: str = field(repr=False)

@@ -52,7 +52,7 @@ class Way:
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Whoever has come to no verdict lets somebody else probe."""
+        """One that has come to no verdict lets another probe."""
         try:
             if self._probing and not gate.in_transaction():
                 with self._bearing_the_database():
@@ -70,7 +70,7 @@ class Way:
             limited.server.ended_after(limited.carried)
 
     def enter(self) -> None:
-        """Ask for a new session. Raises ``GateClosed``, and ``Replaced``: nobody logs in with what holds no longer."""
+        """Ask for a new session. Raises ``GateClosed``, and ``Replaced``: no login with what holds no longer."""
         require_active(self.relay)
         if not self._probing:
             self._probing = gate.enter(self.relay)
@@ -95,7 +95,7 @@ class Way:
         if not (probing or isinstance(outcome, Deferred)):
             return outcome  # it moves no gate
         if gate.in_transaction():
-            # Of a caller of the direct backend, who may leave it open for long: nobody must have to wait for that.
+            # Of a caller of the direct backend, who may leave it open for long: none must have to wait for that.
             later = functools.partial(self._tell, outcome, probing=probing)
             after_commit(f"move the gate of {self.relay}", later, using=gate.database())
             return outcome
