@@ -115,7 +115,7 @@ def switch(bench: Bench) -> Result:
     """Another configuration is saved while eight processes send."""
     bench.end()
     # Enough that some are left to send when Save has returned.
-    front, mails = bench.services.front(), bench.pick(1200, 1500)
+    front, mails = bench.services.front(), bench.pick(3_000, 6_000)
     _, port, second = bench.services.start_sink("second sink")
     with Running(OURS, bench.services, front, concurrency=8) as ours:
         ours.round(20)
