@@ -647,12 +647,21 @@ def plan(statement: Callable[[], Any]) -> str:
     return "\n".join(found)
 
 
-@pytest.mark.parametrize("analyzed", [True, False])
-def test_a_deep_history_changes_no_plan(analyzed: bool) -> None:
-    """Neither looks at more than the index of what is due, and the keys."""
+@pytest.mark.parametrize("analyzed", ["since", "while all was due", "while all was claimed", "while all was accepted"])
+def test_a_deep_history_changes_no_plan(analyzed: str) -> None:
+    """Neither looks at more than the index of what is due, and the keys, whenever the database last looked."""
     if connection.vendor != "postgresql":
         return  # of PostgreSQL
     many(300)
+    earlier: dict[str, dict[str, Any]] = {
+        "while all was claimed": {"batch": "another"},
+        "while all was accepted": {"status": Status.ACCEPTED, "next_at": None},
+    }
+    due = {"batch": "", "status": Status.QUEUED, "next_at": ago(1)}
+    Delivery.objects.update(**due | earlier.get(analyzed, {}))
+    with connection.cursor() as cursor:
+        cursor.execute(f"ANALYZE {Delivery._meta.db_table}")
+    Delivery.objects.update(**due)
     pattern = Delivery.objects.first()
     assert pattern is not None
     with connection.cursor() as cursor:
@@ -665,7 +674,7 @@ def test_a_deep_history_changes_no_plan(analyzed: bool) -> None:
             f"INSERT INTO {table} ({columns}) SELECT {values} FROM {table}, generate_series(1, 300000) n WHERE id = %s",
             [pattern.pk],
         )
-        if analyzed:
+        if analyzed == "since":
             cursor.execute(f"ANALYZE {table}")
     batch: list[batches.Batch] = []
     found = plan(lambda: batch.append(claimed()))
@@ -673,4 +682,4 @@ def test_a_deep_history_changes_no_plan(analyzed: bool) -> None:
     assert found.count("delivery_next_at") >= 3, found
     found = plan(lambda: record(batch[0]))
     assert "Seq Scan on email_integration_delivery " not in found, found
-    assert re.search(r"Index Scan using email_integration_delivery_(pkey|id_\w+_like) on", found), found
+    assert re.search(r"Index Scan (using|on) email_integration_delivery_pkey", found), found

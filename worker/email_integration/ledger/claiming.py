@@ -141,13 +141,16 @@ def _shape(wanted: Wanted) -> _Shape:
 
 def _condition(vendor: str, quoted: Callable[[str], str], *, is_own: bool, lane: str, now: str, by_ids: str) -> str:
     """Which deliveries are due in one lane of one queue, and not claimed."""
-    # To PostgreSQL as an expression, that it never prefers an index of states to that of what is due.
-    status = f"({quoted('status')} || '')" if vendor == "postgresql" else quoted("status")
+    is_postgresql = vendor == "postgresql"
+    # To PostgreSQL as expressions, of which it has no statistics: it never prefers an index of states to that of what
+    # is due, and does not read the whole table where it last looked while all was claimed.
+    status = f"({quoted('status')} || '')" if is_postgresql else quoted("status")
+    unclaimed = f"({quoted('batch')} || '') <= ''" if is_postgresql else f"{quoted('batch')} = ''"
     never = ", ".join(f"'{status.value}'" for status in _NEVER)
-    since = f"AND {quoted('next_at')} >= to_timestamp(%s) " if vendor == "postgresql" else ""
+    since = f"AND {quoted('next_at')} >= to_timestamp(%s) " if is_postgresql else ""
     return (
         f"{quoted('queue')} = {'%s' if is_own else chr(39) * 2} AND {quoted('lane')} = '{Lane(lane).value}' "
-        f"{since}AND {quoted('next_at')} <= {now} AND {quoted('batch')} = '' "
+        f"{since}AND {quoted('next_at')} <= {now} AND {unclaimed} "
         f"AND {status} NOT IN ({never}){by_ids}"
     )
 
