@@ -27,6 +27,7 @@ from email_integration.models import (
     ServerQuirks,
     SMTPConfig,
 )
+from email_integration.models.server import PipeliningChoice
 from email_integration.sending import crew, dispatcher, in_hand, own_journal, points
 from email_integration.sending.journal import SlotState
 from email_integration.smtp import ConnectionLost, Phase, Relay, Session
@@ -166,7 +167,7 @@ def test_one_session_at_a_time_finds_out_whose_limit_it_is(
     Only where it takes that over fresh sessions, one mail is all that each of its sessions carries.
     """
     change(settings, SESSIONS=SESSIONS)
-    SMTPConfig.objects.update(pipelining=False)  # so that none is begun before all dots are answered
+    SMTPConfig.objects.update(pipelining=PipeliningChoice.OFF)  # so that none is begun before all dots are answered
     meeting = {
         "dot noted": threading.Barrier(SESSIONS),
         "before MAIL": threading.Barrier(
