@@ -14,13 +14,15 @@ from celery import signals
 from hypothesis import given
 from hypothesis import strategies as st
 
+from config.local.smtp_server import SMTPServer
 from email_integration.ledger import task_queue
 from email_integration.tasks import dispatch as dispatch_task
 from email_integration.tasks import names, places
 from email_integration.tasks.places import Places, allowed, dispatch
 from tests import children
 from tests.children import die, stop
-from tests.deliveries import RecordingTaskQueue
+from tests.deliveries import RecordingTaskQueue, submitted
+from tests.relays import config_for
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -99,6 +101,16 @@ def refused(*queues: str) -> Callable[[], None]:
     return run
 
 
+def received(name: str, processes: int, *queues: str) -> None:
+    """A message comes to a worker of so many processes that serves these queues."""
+    app = SimpleNamespace(
+        amqp=SimpleNamespace(queues=SimpleNamespace(consume_from=dict.fromkeys(queues))),
+        conf=SimpleNamespace(task_default_queue="celery"),
+    )
+    consumer = mock.Mock(app=app, pool=SimpleNamespace(num_processes=processes))
+    signals.task_received.send(sender=consumer, request=SimpleNamespace(name=name))
+
+
 # -- how many -------------------------------------------------------------------------------------------------------
 
 
@@ -145,18 +157,55 @@ def test_a_worker_counts_before_each_wake_up_that_it_is_sent(worker: Places) -> 
     """Both its processes and its queues may change while it runs."""
 
     def receive(name: str, processes: int, *queues: str) -> int:
-        app = SimpleNamespace(
-            amqp=SimpleNamespace(queues=SimpleNamespace(consume_from=dict.fromkeys(queues))),
-            conf=SimpleNamespace(task_default_queue="celery"),
-        )
-        consumer = mock.Mock(app=app, pool=SimpleNamespace(num_processes=processes))
-        signals.task_received.send(sender=consumer, request=SimpleNamespace(name=name))
+        received(name, processes, *queues)
         return worker.allowed
 
     assert receive(names.DISPATCH, 8, "mail", "celery") == 4
     assert receive(names.DISPATCH, 3, "mail", "celery") == 1
     assert receive(names.SWEEP, 8, "mail", "celery") == 1
     assert receive(names.DISPATCH, 8, "mail") == 8
+
+
+@pytest.mark.parametrize(
+    ("high_queue", "queue", "served", "is_served"),
+    [
+        ("mail.high", "mail", "mail.high mail mail.bulk", True),
+        ("mail.high", "mail", "mail mail.bulk", False),
+        ("", "mail", "mail mail.bulk", True),
+        ("", "mail", "mail.bulk", False),
+        ("", "", "celery mail.bulk", True),
+        ("", "", "mail.bulk", False),
+    ],
+)
+def test_a_worker_notes_whether_it_serves_urgent_mail(
+    high_queue: str, queue: str, served: str, is_served: bool, worker: Places, settings: Any
+) -> None:
+    """One of bulk mail alone leaves that to those which are there for it."""
+    settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "HIGH_QUEUE": high_queue, "QUEUE": queue}
+    received(names.DISPATCH, 8, *served.split())
+    assert places.serves_urgent() is is_served
+    assert worker.take("mail.bulk") is not None
+    worker.allow(1, serves_urgent=is_served)
+    assert worker.take("mail.bulk") is None  # what is noted is written beside it
+    assert places.serves_urgent() is is_served
+
+
+def test_a_process_that_is_no_workers_serves_no_urgent_mail(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(places, "_places", None)
+    assert not places.serves_urgent()
+
+
+@pytest.mark.parametrize("is_served", [True, False])
+def test_a_wake_up_for_bulk_mail_takes_urgent_mail_along_where_the_worker_serves_it(
+    worker: Places, smtp_server: Callable[..., SMTPServer], is_served: bool, woken: list[str]
+) -> None:
+    config_for(smtp_server(security="plain", user=None))
+    submitted(priority="bulk")
+    urgent = submitted(priority="high")
+    worker.allow(1, serves_urgent=is_served)
+    assert dispatch_task("mail.bulk") == {"accepted": 1 + is_served}
+    urgent.refresh_from_db()
+    assert (urgent.status == "accepted") is is_served
 
 
 def test_without_a_worker_there_is_no_rule(monkeypatch: pytest.MonkeyPatch, woken: list[str]) -> None:

@@ -75,14 +75,16 @@ def claim(
     owner: str,
     relay: Relay | None,
     permitted: int | None = None,
+    along: Collection[str] = (),
     only: Collection[str] = (),
     mark: LowWaterMark | None = None,
     noted: Callable[[str], contextlib.AbstractContextManager[object]] = contextlib.nullcontext,
 ) -> Batch | None:
     """Claim what is due of a broker's queue, the most urgent first; None when nothing is.
 
-    That is what has no queue of its own and one of ``lanes``, in their order, and what has ``queue`` for its own. At
-    most ``limit`` mails, and 4 MB of contents; a large or suspect mail goes alone. ``permitted`` None is all of them.
+    That is what has no queue of its own and one of ``lanes``, and what has ``queue`` for its own. At most ``limit``
+    mails, and 4 MB of contents; a large or suspect mail goes alone. Up to half of them are of the lanes ``along``,
+    which wait in other queues: a flood of those does not hold up this one. ``permitted`` None is all of them.
     ``only`` restricts it to these ids. With ``mark`` it does not look again where an earlier claim has seen all. The
     id of the batch is known before its claim is committed: ``noted`` is entered with it, and left when the claim has
     come to its end.
@@ -93,7 +95,9 @@ def claim(
     if not (queue or lanes):
         return None
     _release_unsure()
-    wanted = claiming.Wanted(queue=queue, lanes=tuple(lanes), limit=limit, only=tuple(only), mark=mark)
+    wanted = claiming.Wanted(
+        queue=queue, lanes=tuple(lanes), along=tuple(along), limit=limit, only=tuple(only), mark=mark
+    )
     row = claiming.Row(
         id="",
         owner=owner[:255],
@@ -106,10 +110,10 @@ def claim(
     return conflicts.repeated(lambda: _claim(wanted, replace(row, id=str(uuid.uuid4())), relay, noted))
 
 
-def is_due(queue: str, lanes: Collection[str], *, mark: LowWaterMark) -> bool:
+def is_due(queue: str, lanes: Collection[str], *, along: Collection[str] = (), mark: LowWaterMark) -> bool:
     """Whether ``claim`` would find anything, at a third of its cost. Raises ``DatabaseError``."""
     _release_unsure()
-    wanted = claiming.Wanted(queue=queue, lanes=tuple(lanes), limit=1, mark=mark)
+    wanted = claiming.Wanted(queue=queue, lanes=tuple(lanes), along=tuple(along), limit=1, mark=mark)
     return bool(queue or lanes) and conflicts.repeated(lambda: claiming.is_due(wanted, using=database()))
 
 

@@ -40,11 +40,15 @@ _NEVER = (*sorted(FINAL), Status.IN_DOUBT)
 
 @dataclass(frozen=True, kw_only=True)
 class Wanted:
-    """What is claimed: of the queue of these lanes, and of ``queue`` itself where it is the choice of callers."""
+    """What is claimed: of the queue of these lanes, and of ``queue`` itself where it is the choice of callers.
+
+    Up to half of it are of the lanes ``along``, of another queue.
+    """
 
     queue: str
     lanes: tuple[str, ...]
     limit: int
+    along: tuple[str, ...] = ()
     only: tuple[str, ...] = ()
     #: What an earlier claim has seen; PostgreSQL alone has a use for that.
     mark: LowWaterMark | None = None
@@ -116,6 +120,7 @@ class _Shape:
     """What the text of a claim depends on: of which lanes' queue, and in which order the caller's own is looked at."""
 
     lanes: tuple[str, ...]
+    along: tuple[str, ...]
     own: bool
     limit: int
     by_ids: bool
@@ -124,15 +129,22 @@ class _Shape:
     def branches(self) -> list[tuple[bool, str]]:
         """Of each part in turn whether it is of the caller's own queue, and the lane; the most urgent first."""
         found: list[tuple[bool, str]] = []
-        for lane in LANES if self.own else self.lanes:
-            found += [(False, lane)] if lane in self.lanes else []
+        for lane in LANES:
+            found += [(False, lane)] if lane in (*self.lanes, *self.along) else []
             found += [(True, lane)] if self.own else []
         return found
+
+    def limit_of(self, branch: tuple[bool, str]) -> int:
+        """How many mails of a part are claimed at most."""
+        is_own, lane = branch
+        is_along = not is_own and lane not in self.lanes
+        return max(1, self.limit // 2) if is_along else self.limit
 
 
 def _shape(wanted: Wanted) -> _Shape:
     return _Shape(
         lanes=wanted.lanes,
+        along=wanted.along,
         own=bool(wanted.queue),
         limit=wanted.limit,
         by_ids=bool(wanted.only),
@@ -168,7 +180,7 @@ def _statement(alias: str, shape: _Shape, lease: float) -> str:
         condition = _condition(connection.vendor, quoted, is_own=is_own, lane=lane, now=now, by_ids=by_ids)
         parts.append(
             f"q{number} AS MATERIALIZED (SELECT id, next_at, content_size, returned FROM {deliveries} "
-            f"WHERE {condition} ORDER BY next_at LIMIT {limit} FOR UPDATE SKIP LOCKED)"
+            f"WHERE {condition} ORDER BY next_at LIMIT {shape.limit_of((is_own, lane))} FOR UPDATE SKIP LOCKED)"
         )
     # A part is looked at only as long as those before it do not fill the batch.
     every = " UNION ALL ".join(
@@ -260,13 +272,15 @@ def _claim_in_transaction(connection: Any, wanted: Wanted, row: Row, asked_at: f
     content = quoted("content")
     locking = _locking(connection)
     found: list[Any] = []
+    shape = _shape(wanted)
     with connection.cursor() as cursor:
-        for is_own, lane in _shape(wanted).branches:
+        for is_own, lane in shape.branches:
+            limit = min(shape.limit_of((is_own, lane)), wanted.limit - len(found))
             condition = _condition(connection.vendor, quoted, is_own=is_own, lane=lane, now=now, by_ids=by_ids)
             cursor.execute(
                 f"SELECT {selected}, CASE WHEN length({content}) <= {_SMALL} THEN {content} END, {now} "
                 f"FROM {table} WHERE {condition} "
-                f"ORDER BY next_at LIMIT {int(wanted.limit) - len(found)} {locking}".rstrip(),
+                f"ORDER BY next_at LIMIT {int(limit)} {locking}".rstrip(),
                 [*([wanted.queue] if is_own else []), *wanted.only],
             )
             found += cursor.fetchall()

@@ -1,7 +1,8 @@
 """Send what is due in a queue: claim a batch, have the crew try it, record how that ended; until nothing is due.
 
 A dispatcher stays for a while after the last mail, and hands over after a slice of time, so that other tasks of its
-worker have their turn and urgent mail waits behind no more than a batch.
+worker have their turn. Urgent mail waits behind no more than a batch: its own wake-up may wait behind others that the
+worker has fetched, a slice each, so that the dispatchers of other queues take it along.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 from django.db import DatabaseError, InterfaceError, connections
 
@@ -21,7 +22,7 @@ from email_integration.ledger import batches, instrumentation, rows, transitions
 from email_integration.ledger.batches import Batch
 from email_integration.ledger.low_water import LowWaterMark
 from email_integration.ledger.records import Untried
-from email_integration.models import Delivery
+from email_integration.models import Delivery, Lane
 from email_integration.queue import continuing, wakeups
 from email_integration.routing import Route
 from email_integration.smtp import Relay
@@ -84,8 +85,8 @@ _running: dict[str, bool] = {}
 _lock = threading.Lock()
 
 
-def dispatch(queue: str) -> dict[str, int]:
-    """Send what is due in a broker queue, '' being the one that Celery chooses.
+def dispatch(queue: str, *, along: Collection[Lane] = ()) -> dict[str, int]:
+    """Send what is due in a broker queue, '' being the one that Celery chooses, and take ``along`` mail of these lanes.
 
     Returns how many ended with which status. Does nothing where this process is at it already: that one looks once more
     before it ends.
@@ -98,7 +99,7 @@ def dispatch(queue: str) -> dict[str, int]:
     found: Counter[str] = Counter()
     try:
         while True:
-            found += _Dispatcher(queue).run()
+            found += _Dispatcher(queue, along=along).run()
             with _lock:
                 if not _running[queue]:
                     del _running[queue]
@@ -113,8 +114,9 @@ def dispatch(queue: str) -> dict[str, int]:
 class _Dispatcher:
     """One stay in a queue."""
 
-    def __init__(self, queue: str) -> None:
+    def __init__(self, queue: str, *, along: Collection[Lane] = ()) -> None:
         self._queue = queue
+        self._along = along
         self._stay = wakeups.Stay(queue)
         self._ended: Counter[str] = Counter()
         self._until = time.monotonic() + SLICE
@@ -179,9 +181,10 @@ class _Dispatcher:
 
     def _look(self, journal: Journal | None, *, sessions: int) -> tuple[Batch, Route] | None:
         """Claim what is due. After a claim that found nothing it is asked first whether there is anything."""
-        if self._found_nothing and not batches.is_due(self._queue, wakeups.lanes_of(self._queue), mark=self._mark):
+        queue, along, mark = self._queue, self._along, self._mark
+        if self._found_nothing and not batches.is_due(queue, wakeups.lanes_of(queue), along=along, mark=mark):
             return None
-        batch, route = claim(self._queue, journal=journal, sessions=sessions, mark=self._mark)
+        batch, route = claim(queue, journal=journal, sessions=sessions, along=along, mark=mark)
         self._found_nothing = batch is None
         return None if batch is None else (batch, route)
 
@@ -226,13 +229,14 @@ def claim(
     *,
     journal: Journal | None,
     sessions: int = NEAR,
+    along: Collection[Lane] = (),
     only: Sequence[str] = (),
     mark: LowWaterMark | None = None,
 ) -> tuple[Batch | None, Route]:
     """Claim what is due in a broker queue for so many sessions, and say by which route it goes. Raises
     ``DatabaseError``.
 
-    ``only`` and ``mark`` are those of ``batches.claim``.
+    ``along``, ``only`` and ``mark`` are those of ``batches.claim``.
 
     The journal, if there is one, names the batch meanwhile: the claim may be committed after the death of this process.
     """
@@ -244,6 +248,7 @@ def claim(
         owner=own_journal.owner(journal),
         relay=route if isinstance(route, Relay) else None,
         permitted=None if journal else conf.get("IN_DOUBT_WINDOW"),
+        along=along,
         only=only,
         mark=mark,
         noted=functools.partial(_noted, journal),

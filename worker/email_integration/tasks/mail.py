@@ -7,6 +7,7 @@ that ``send_email.prepare()`` has submitted before. ``dispatch`` is told a queue
 
 from __future__ import annotations
 
+import functools
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -21,7 +22,7 @@ from email_integration.exceptions import DeliveryFailed, InvalidMail
 from email_integration.ledger import instrumentation, rows, task_queue, transitions
 from email_integration.message.composition import Attachment, compose
 from email_integration.message.options import MailKeywords, MailOptions, with_options_listed
-from email_integration.models import Delivery
+from email_integration.models import Delivery, Lane
 from email_integration.queue import sweeper, wakeups
 from email_integration.queue.submission import check_name, make, store
 from email_integration.sync_only import sync_only
@@ -236,7 +237,8 @@ def dispatch(self: Any, queue: str, joins: bool = False) -> dict[str, int]:
 
     if self.request.is_eager:  # in the caller's thread, whose transaction other threads do not see
         return Counter(str(one.current_status) for one in dispatcher.send_inline(queue))
-    return places.dispatch(queue, dispatcher.dispatch)
+    send = functools.partial(dispatcher.dispatch, along=(Lane.HIGH,) if places.serves_urgent() else ())
+    return places.dispatch(queue, send)
 
 
 @shared_task(name=names.REPEATED, acks_late=False)

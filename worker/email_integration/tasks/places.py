@@ -53,9 +53,10 @@ _TURNS = 3
 #: Seconds by which a queue that waits goes before one of the next priority. What waits for longer than that is next.
 _AHEAD = 5.0
 
-#: Octets of the shared memory, and what it begins with: how many may dispatch, and the length of the notes.
+#: Octets of the shared memory, and what it begins with: how many may dispatch, whether urgent mail is served, and the
+#: length of the notes.
 _SIZE = 1 << 16
-_HEAD = struct.Struct("=II")
+_HEAD = struct.Struct("=I?I")
 
 #: Which octet of the file is locked: by who reads or writes the memory; by the holder of the first place.
 _MUTEX, _FIRST = 0, 1
@@ -82,10 +83,15 @@ class Places:
         """How many may dispatch; 0 while that is not known."""
         return int(_HEAD.unpack_from(self._memory)[0])
 
-    def allow(self, number: int) -> None:
+    @property
+    def serves_urgent(self) -> bool:
+        """Whether the worker takes messages from the queue of urgent mail."""
+        return bool(_HEAD.unpack_from(self._memory)[1])
+
+    def allow(self, number: int, *, serves_urgent: bool = False) -> None:
         """Have so many dispatch from now on; what dispatches already is left to its slice."""
         with self._alone():
-            _HEAD.pack_into(self._memory, 0, number, _HEAD.unpack_from(self._memory)[1])
+            _HEAD.pack_into(self._memory, 0, number, serves_urgent, _HEAD.unpack_from(self._memory)[2])
 
     def take(self, queue: str) -> int | None:
         """Take a place for a wake-up of this queue; None when there is none, and it is noted that the queue waits."""
@@ -144,7 +150,7 @@ class Places:
 
     def _waiting(self) -> dict[str, float]:
         """The queues that are noted, and since when by ``time.monotonic``, which is one for all processes of a host."""
-        length = _HEAD.unpack_from(self._memory)[1]
+        length = _HEAD.unpack_from(self._memory)[2]
         notes: dict[str, float] = json.loads(self._memory[_HEAD.size : _HEAD.size + length] or b"{}")
         return notes
 
@@ -154,9 +160,9 @@ class Places:
         if _HEAD.size + len(notes) > _SIZE:
             return False
         # In this order: a process that is killed meanwhile leaves no notes, and none that cannot be read.
-        _HEAD.pack_into(self._memory, 0, self.allowed, 0)
+        _HEAD.pack_into(self._memory, 0, self.allowed, self.serves_urgent, 0)
         self._memory[_HEAD.size : _HEAD.size + len(notes)] = notes
-        _HEAD.pack_into(self._memory, 0, self.allowed, len(notes))
+        _HEAD.pack_into(self._memory, 0, self.allowed, self.serves_urgent, len(notes))
         return True
 
 
@@ -207,6 +213,14 @@ def dispatch(queue: str, send: Callable[[str], Mapping[str, int]]) -> dict[str, 
         wakeups.wake(places.leave(place))
 
 
+def serves_urgent() -> bool:
+    """Whether this worker serves the queue of urgent mail, so that its dispatchers of other queues may take it along.
+
+    A worker that does not leaves it to those that do: they may be there so that it is sent by them alone.
+    """
+    return _places is not None and _places.serves_urgent
+
+
 def allowed(processes: int, served: Collection[str], *, default: str) -> int:
     """How many of a worker's processes may dispatch.
 
@@ -236,6 +250,8 @@ def _note(sender: Any, request: Any, **kwargs: Any) -> None:
     """Before each wake-up: both the processes of a worker and its queues may change while it runs."""
     if _places is not None and request.name == names.DISPATCH:
         app = sender.app
+        served, default = app.amqp.queues.consume_from, app.conf.task_default_queue
         _places.allow(
-            allowed(sender.pool.num_processes, app.amqp.queues.consume_from, default=app.conf.task_default_queue)
+            allowed(sender.pool.num_processes, served, default=default),
+            serves_urgent=(queue_of(Lane.HIGH) or default) in served,
         )
