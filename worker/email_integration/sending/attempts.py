@@ -47,6 +47,7 @@ class Attempt:
         self._route = route
         self.hand = hand
         self._plan: sandbox.Plan | None = None
+        self._mail: Mail | None = None
         self._prepared: Prepared | None = None
 
     @with_secrets
@@ -57,7 +58,7 @@ class Attempt:
         """
         if _without_attempt(self._delivery, clock.now()) is not None or not self._plan_now().envelope:
             return None
-        self._prepared = Prepared(self._mail(self._plan_now()), session, self.hand)
+        self._prepared = Prepared(self._mail_now(self._plan_now()), session, self.hand)
         return self._prepared
 
     @property
@@ -134,7 +135,7 @@ class Attempt:
                 return Transmitted(route=None, outcome=failed), withheld
             if plan.redirected:
                 self.hand.redirected_from = plan.recipients
-            sent = transmit(self._mail(plan), self._route, self.hand, begun=self._prepared)
+            sent = transmit(self._mail_now(plan), self._route, self.hand, begun=self._prepared)
             if plan.redirected:
                 sent = replace(sent, outcome=plan.of_recipients(sent.outcome), redirected_to=plan.redirected_to)
             return sent, withheld
@@ -160,16 +161,18 @@ class Attempt:
             self._plan = sandbox.plan_now(rows.pending(self._delivery))
         return self._plan
 
-    def _mail(self, plan: sandbox.Plan) -> Mail:
-        delivery = self._delivery
-        return Mail(
-            from_header=delivery.from_header,
-            from_at=delivery.from_at,
-            sender=delivery.sender,
-            recipients=plan.envelope,
-            put_off=rows.put_off(delivery),
-            content=content.stored(delivery),
-        )
+    def _mail_now(self, plan: sandbox.Plan) -> Mail:
+        if self._mail is None:
+            delivery = self._delivery
+            self._mail = Mail(
+                from_header=delivery.from_header,
+                from_at=delivery.from_at,
+                sender=delivery.sender,
+                recipients=plan.envelope,
+                put_off=rows.put_off(delivery),
+                content=content.stored(delivery),
+            )
+        return self._mail
 
 
 def _without_attempt(delivery: Delivery, now: dt.datetime) -> Callable[[Delivery], Step] | None:

@@ -31,12 +31,14 @@ _ALLOWED_UNSAID_FOR = 1.0
 _TIDY_AFTER = 0.1
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True, slots=True)
 class Limits:
     """How long a session lives: ``idle`` and ``age`` in seconds; ``tries`` is how often opening one is tried.
 
     Opening is tried again only when the network, not the server's word, was in the way. ``size`` is how many sessions
     with one relay may be open in this process, those lent included; a relay's own ``max_connections`` may be fewer.
+
+    They are made anew twice a mail, which takes several times as long where they are frozen.
     """
 
     idle: float
@@ -129,16 +131,14 @@ class Pool:
         Raises what that and ``Session.open`` raise, and
         ``PoolBusy`` when for ``relay.timeout`` seconds all that may be open were lent.
         """
-        limits = self._limits()
         return _Loan(
-            functools.partial(self._borrow, relay, limits, fresh=fresh, before_opening=before_opening, heard=heard),
-            functools.partial(self._take_back, limits=limits),
+            functools.partial(self._borrow, relay, fresh=fresh, before_opening=before_opening, heard=heard),
+            self._take_back,
         )
 
     def still_lent(self, session: Session) -> _Loan:
         """Give the context anew of a session on which the next transaction was begun ahead: it has stayed lent."""
-        limits = self._limits()
-        return _Loan(lambda: session, lambda session: self._take_back(session, limits))
+        return _Loan(lambda: session, self._take_back)
 
     def has_expired(self, session: Session) -> bool:
         """Whether the session is too old, too long unused, or has carried enough, by our limit or by its server's."""
@@ -184,12 +184,12 @@ class Pool:
     def _borrow(
         self,
         relay: Relay,
-        limits: Limits,
         *,
         fresh: bool,
         before_opening: Callable[[], object] | None,
         heard: Callable[[], object] | None,
     ) -> Session:
+        limits = self._limits()
         self._leave(lambda session: self._has_expired(session, limits))
         while True:
             idle = self._reserve(relay, limits, only_a_surplus=fresh)
@@ -222,7 +222,7 @@ class Pool:
                 ours.allowed, ours.allowed_until = others, time.monotonic() + period
         return others > 0
 
-    def _take_back(self, session: Session, limits: Limits) -> None:
+    def _take_back(self, session: Session) -> None:
         """Keep a session that was lent, or end it; unless its next transaction was begun, see ``still_lent``."""
         if session.has_said_ahead:
             return
@@ -230,7 +230,7 @@ class Pool:
         try:
             if not session.is_idle:
                 session.close()
-            elif self._has_expired(session, limits):
+            elif self.has_expired(session):
                 session.quit()
             else:
                 kept = session
