@@ -208,8 +208,11 @@ def test_a_dispatcher_leaves_only_after_a_look_at_everything(
     assert dispatcher.dispatch(queue_of("normal")) == {"accepted": 2}
 
 
-def test_what_a_dispatcher_gives_back_is_claimed_at_once(bell: RecordingTaskQueue) -> None:
+def test_what_a_dispatcher_gives_back_is_claimed_at_once(
+    bell: RecordingTaskQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As after a change of the configuration, which is to hold for what is in hand."""
+    monkeypatch.setattr(dispatcher._pace, "claims", lambda sessions: 10)  # without sessions it is what others have sent
     given_back = due(300)
     stay = dispatcher._Dispatcher(queue_of("normal"))
     stay._mark = LowWaterMark(clock=lambda: 0.0)
