@@ -407,7 +407,7 @@ def test_a_prober_that_is_killed_is_replaced(smtp_server: Serve) -> None:
     assert gate.enter(relay())  # and then it is killed
     with pytest.raises(gate.GateClosed):
         gate.enter(relay())
-    assert 0 < units_until_probe() <= 2 * relay().timeout + conf.get("LEASE")
+    assert 0 < units_until_probe() * UNIT <= 2 * relay().timeout + conf.get("LEASE")
     probe_is_due()
     assert gate.enter(relay())
 
