@@ -62,6 +62,11 @@ def test_the_sums_of_two_processes_agree_with_the_ledger(
     activate(smtp_server(security="plain", user=None), name="Second")
     submit_many(EmailMessage("Many", "Text", to=[f"m{number}@example.com"]) for number in range(100))
     wait_until(is_settled, what="the end of the group")
+    # Counted once it is committed, which is a moment later than it can be seen.
+    finished_in_all = Delivery.objects.filter(status__in=FINAL).count()
+    wait_until(
+        lambda: total(scrape(port), "finished_total").total() >= finished_in_all, what="the count of the last ones"
+    )
     samples = scrape(port)
 
     attempts = Counter(DeliveryAttempt.objects.values_list("outcome", "smtp_config", "delivery__lane"))
