@@ -42,8 +42,10 @@ class Exim(Server):
         return run
 
     def is_done(self) -> bool:
-        # What has no -H was never taken, or is gone.
-        return not any(path.name.endswith("-H") for path in files(self.folder / "spool" / "input"))
+        # A mail is a -H and a -D. It was taken when the -H is written, as the second one, and it is gone with its -D:
+        # Exim removes that first, and never the rest of a mail when it was killed in between.
+        names = {path.name for path in files(self.folder / "spool" / "input")}
+        return not any(name.endswith("-H") and name.removesuffix("H") + "D" in names for name in names)
 
     def configure(self, options: Options) -> None:
         lines = [
