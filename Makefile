@@ -61,8 +61,8 @@ MILLION := --ignore=tests/integration/test_admin_million.py
 # What a database may refuse to look for or to keep, and where two ask at once.
 ATTACKS := $(addprefix tests/attacks/test_,02_refresh_tokens.py 03_pages.py 07_login_limit.py 11_input.py)
 AT_ONCE := $(addprefix tests/integration/test_,activating_at_once.py smtp_config.py transitions.py)
-OF_THE_DATABASE := $(addprefix tests/integration/test_,activating_at_once.py attempt.py bulk.py content.py continuing.py \
-	erasure.py fields.py gate.py index_use.py inserting.py lanes.py manual.py pause.py \
+OF_THE_DATABASE := $(addprefix tests/integration/test_,activating_at_once.py attempt.py breaker.py bulk.py content.py \
+	continuing.py erasure.py fields.py index_use.py inserting.py lanes.py manual.py pause.py \
 	retention.py rotation.py routing.py smtp_config.py smtp_config_history.py submission.py sweeper.py tasks_prepared.py \
 	transitions.py transitions_machine.py wake_ups.py) \
 	tests/integration/oauth/test_tokens.py

@@ -220,8 +220,8 @@ def idle(bench: Bench) -> Result:
             before = [measure.cpu([pid]) for pid in (worker, beat)]
             time.sleep(seconds)
             used = [100 * (measure.cpu([pid]) - cpu) / seconds for pid, cpu in zip((worker, beat), before, strict=True)]
-    # The one question that every sweep asks, whether deliveries or gates are due.
-    questions = Counter({text: number for text, number in counted.items() if "relaygate" in text})
+    # The one question that every sweep asks, whether deliveries or probes are due.
+    questions = Counter({text: number for text, number in counted.items() if "circuitbreaker" in text})
     # The one of the look for alerts, which is not a sweep's.
     looks = sum(number for text, number in questions.items() if "_alert" in text)
     sweeps = questions.total() - looks

@@ -75,7 +75,7 @@ def certificates() -> Certificates:
 def valkey() -> Iterator[Valkey]:
     """The cache, and the broker unless another is asked for, both empty. It is up again afterwards in any case."""
     services.need_broker()
-    mail._task_queue._shut_until = 0.0  # of a broker that was away in the test before
+    mail._task_queue._open_until = 0.0  # of a broker that was away in the test before
     yield services.valkey
     services.valkey.thaw()
     services.valkey.start()

@@ -16,7 +16,7 @@ from email_integration.smtp import Phase
 TABLE = Path(__file__).with_suffix(".csv")
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "replies.md"
 
-#: How it ends: all mail of the account waits and the breaker opens, this mail alone waits, or it fails.
+#: How it ends: all mail of the account waits and the circuit breaker opens, this mail alone waits, or it fails.
 ACCOUNT, WAITS, FAILS = "all mail waits", "this mail waits", "fails"
 
 _MICROSOFT = "https://github.com/MicrosoftDocs/SupportArticles-docs/blob/main/Exchange/ExchangeOnline"
@@ -110,7 +110,7 @@ could be read: what is known of their replies is in `outcomes/providers.py`. Goo
 were read in dated copies.
 
 - **all mail waits**: the server refuses the account or this machine. No mail fails; the
-  [breaker](reliability.md#a-relay-at-fault) opens, and one mail at a time tries again.
+  [circuit breaker](reliability.md#a-relay-at-fault) opens, and one mail at a time tries again.
 - **this mail waits**: it is tried again, later each time, until it expires. When the sender is the
   configuration's own, `sender_not_allowed` makes all mail wait, with the cause `config_sender`.
 - **fails**: it is not tried again; said of a recipient, that one alone has failed.

@@ -14,7 +14,7 @@ from email_integration import routing
 from email_integration.models import SendingPause, SMTPConfig, Status
 from email_integration.outcomes.causes import Cause
 from email_integration.outcomes.classification import Deferred
-from email_integration.routing import gate
+from email_integration.routing import breaker
 from tests.deliveries import pretend, submitted
 from tests.history import tried
 from tests.integration.admin_site import config
@@ -81,7 +81,7 @@ def test_pages_that_say_that_something_is_the_matter(page: Page, settings: Any) 
     """A server at fault, a pause, mail that goes elsewhere, a password that cannot be read."""
     stored = config(is_active=True)
     relay = routing.relay_of(stored)
-    gate.close(relay, Deferred(cause=Cause.LOGIN, code=535, reason="the login is wrong"), probing=False)
+    breaker.trip(relay, Deferred(cause=Cause.LOGIN, code=535, reason="the login is wrong"), probing=False)
     settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "REDIRECT_ALL_TO": ["staging@example.com"]}
     found = visited(page, LIST, f"{DELIVERIES}dashboard/")
     SendingPause.begin(reason="A restored backup")

@@ -151,7 +151,7 @@ def test_a_server_at_fault_is_told_of_and_tried_now(page: Page, stack: Start, sm
     stored(server, "Primary", is_active=True)
     stack(env={"RETRY_FIRST": "3600", "RETRY_MAX": "3600"})
     waiting = []
-    for number in range(1, 4):  # the second comes when the first has closed the gate
+    for number in range(1, 4):  # the second comes when the first has tripped the breaker
         waiting.append(send_email.delay(str(number), "Text", to=["bob@example.com"]))
         wait_until(lambda: Delivery.objects.filter(waits_for_relay=True).count() == len(waiting), what="it to wait")
     assert len(server.sessions) == 1
@@ -268,7 +268,7 @@ def test_a_host_that_hangs_is_given_up_and_explained(page: Page) -> None:
     expect(page.locator("#email-trial-result")).to_contain_text("The test could not be made")
 
 
-def test_the_brake(page: Page, stack: Start, smtp_server: Serve, shot: Shot) -> None:
+def test_pausing_and_resuming(page: Page, stack: Start, smtp_server: Serve, shot: Shot) -> None:
     server = smtp_server(faults=[Fault(verb="RCPT", reply="550 5.1.1 User unknown", match="nobody")])
     stored(server, "Alpha", is_active=True)
     stack()

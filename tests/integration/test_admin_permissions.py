@@ -105,7 +105,7 @@ def test_a_copy_has_the_password_only_for_whoever_may_change_it() -> None:
     assert SMTPConfig.objects.get(name="Primary (copy 2)").password == SECRET
 
 
-def test_the_brake_is_a_permission() -> None:
+def test_pausing_is_a_permission() -> None:
     pause, resume = reverse("admin:email_integration_pause"), reverse("admin:email_integration_resume")
     client = logged_in(VIEW, CHANGE, ACTIVATE, TEST)
     for address in (pause, resume):

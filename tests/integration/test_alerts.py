@@ -18,7 +18,7 @@ from config.local.smtp_server import SMTPServer
 from email_integration import signals, web
 from email_integration.alerts import channels, look
 from email_integration.diagnosis.configuration import telling
-from email_integration.models import Alert, Delivery, RelayGate, SMTPConfig
+from email_integration.models import Alert, CircuitBreaker, Delivery, SMTPConfig
 from email_integration.outcomes.causes import REFUSED_LOGIN, Cause
 from tests.deliveries import RecordingTaskQueue, ago, attempt, in_threads, pretend, submitted
 from tests.relays import config_for
@@ -101,7 +101,7 @@ def test_a_refused_login_is_told_at_once_and_its_end_too(
     assert (look(), look()) == (1, 1)
     assert hook.told == [("login_refused", "began")]
     assert "Primary" in hook.received[0]["text"]
-    RelayGate.objects.all().delete()
+    CircuitBreaker.objects.all().delete()
     config.delete()
     assert (look(), look()) == (0, 0)
     both = [("login_refused", "began"), ("login_refused", "ended")]
@@ -116,17 +116,17 @@ def test_a_refused_login_is_told_at_once_and_its_end_too(
     assert not [secret for secret in SECRETS if secret in told]
 
 
-def close_gate(cause: str, reason: str) -> None:
+def trip(cause: str, reason: str) -> None:
     now = timezone.now()
-    RelayGate.objects.create(
-        key="k", smtp_config="P", host="h", cause=cause, reason=reason, closed_at=now, probe_at=now
+    CircuitBreaker.objects.create(
+        key="k", smtp_config="P", host="h", cause=cause, reason=reason, opened_at=now, probe_at=now
     )
 
 
 @pytest.mark.parametrize("cause", sorted(REFUSED_LOGIN))
 def test_a_refused_login_is_known_by_its_cause(cause: str, hook: Hook) -> None:
     """Whatever its words are."""
-    close_gate(cause, "in other words")
+    trip(cause, "in other words")
     assert look() == 1
     assert hook.told == [("login_refused", "began")]
     assert "in other words" in hook.received[0]["text"]
@@ -134,7 +134,7 @@ def test_a_refused_login_is_known_by_its_cause(cause: str, hook: Hook) -> None:
 
 @pytest.mark.parametrize("cause", [Cause.LIMIT, Cause.ACCOUNT_BLOCKED, Cause.NOT_CONNECTED, "of_another_version"])
 def test_words_do_not_make_a_refused_login(cause: str, hook: Hook) -> None:
-    close_gate(cause, f"{Cause.LOGIN.words} (535)")
+    trip(cause, f"{Cause.LOGIN.words} (535)")
     assert look() == 0
 
 
@@ -167,7 +167,7 @@ def test_a_server_at_fault_is_told_after_a_while(hook: Hook) -> None:
     )
     attempt(submitted().pk)
     assert look() == 0
-    RelayGate.objects.update(closed_at=ago(301))
+    CircuitBreaker.objects.update(opened_at=ago(301))
     assert look() == 1
     assert hook.told == [("relay_at_fault", "began")]
     assert config.name in hook.received[0]["text"]

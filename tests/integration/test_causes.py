@@ -13,7 +13,7 @@ from config.local.smtp_server import Fault, SMTPServer
 from email_integration import signals
 from email_integration.delivery import cancel, discard
 from email_integration.ledger import sql
-from email_integration.models import Delivery, DeliveryAttempt, RelayGate, SendingPause
+from email_integration.models import CircuitBreaker, Delivery, DeliveryAttempt, SendingPause
 from email_integration.outcomes.causes import Cause
 from email_integration.sending import relaying
 from tests.claims import claimed, lose
@@ -59,7 +59,7 @@ def test_the_cause_of_an_attempt_is_stored(
     config_for(smtp_server(faults=[fault]))
     delivery = tried(submitted())
     assert (delivery.cause, delivery.attempt_log.get().cause) == (cause, cause)
-    assert [gate.cause for gate in RelayGate.objects.all()] in ([], [cause])
+    assert [row.cause for row in CircuitBreaker.objects.all()] in ([], [cause])
     assert delivery.recipients[0].get("cause") == of_recipient
 
 
@@ -107,7 +107,7 @@ def test_a_server_that_is_silent_or_speaks_nonsense_has_a_cause() -> None:
     with ScriptedServer(lambda talk: talk.say("SSH-2.0-OpenSSH_9.2")) as server:
         config_for(server)
         assert tried(submitted()).cause == "malformed"
-    RelayGate.objects.all().delete()
+    CircuitBreaker.objects.all().delete()
     assert tried(submitted()).cause == "not_connected"
 
 
@@ -155,12 +155,12 @@ def test_any_cause_fits_into_the_rows(smtp_server: Serve) -> None:
     delivery = submitted()
     for cause in Cause:
         pretend(delivery, cause=cause, recipients=[{"address": KIM, "status": "failed", "cause": cause}])
-        RelayGate.objects.update_or_create(
+        CircuitBreaker.objects.update_or_create(
             key="k", defaults={"smtp_config": here.name, "cause": cause, "probe_at": ago(1), "reason": cause.words}
         )
         stored = Delivery.objects.get(pk=delivery.pk)
         assert json.dumps([stored.cause, stored.recipients[0]["cause"]]) == json.dumps([cause.value] * 2)
-        assert RelayGate.objects.get().cause == cause
+        assert CircuitBreaker.objects.get().cause == cause
 
 
 def test_a_row_that_names_no_cause_has_none() -> None:

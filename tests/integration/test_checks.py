@@ -456,7 +456,7 @@ def test_validate_warns_of_a_wrong_server_in_the_settings(settings: Any) -> None
     assert "   ✓ The settings fit together\n" in output
 
 
-def test_brakes_are_found_before_a_deployment_only(found: Found) -> None:
+def test_blockers_are_found_before_a_deployment_only(found: Found) -> None:
     """In staging they are meant."""
     keys = {"EMAIL_PAUSED": True, "REDIRECT_ALL_TO": [ADDRESS], "ALLOWED_RECIPIENTS": [ADDRESS]}
 

@@ -19,10 +19,10 @@ from email_integration.ledger.queues import queue_of
 from email_integration.ledger.records import Change, Ended
 from email_integration.message import content
 from email_integration.models import (
+    CircuitBreaker,
     Delivery,
     DeliveryAttempt,
     DeliveryBatch,
-    RelayGate,
     SendingPause,
     ServerQuirks,
     SMTPConfig,
@@ -191,7 +191,7 @@ def test_one_session_at_a_time_finds_out_whose_limit_it_is(
     assert len(server.sessions) == opened
     assert sum(session.transactions for session in server.sessions) == SESSIONS + opened
     assert DeliveryAttempt.objects.exclude(outcome="accepted").count() == attempts
-    assert RelayGate.objects.count() == attempts
+    assert CircuitBreaker.objects.count() == attempts
     assert list(ServerQuirks.objects.values_list("mails", flat=True)) == learned
     found = routing.active_relay()
     assert isinstance(found, Relay)
@@ -337,7 +337,7 @@ def test_a_session_that_ends_amid_others_delays_nobody_and_leaves_no_doubt(
     assert each_once(server)
     assert stand(ids) == ["accepted"] * GROUP
     assert not DeliveryAttempt.objects.filter(outcome="in_doubt").exists()
-    assert not RelayGate.objects.exists()
+    assert not CircuitBreaker.objects.exists()
 
 
 @pytest.mark.parametrize("sessions", [1, 3])
@@ -640,7 +640,7 @@ def test_a_server_that_is_away_puts_nothing_in_quarantine(
     for _ in range(quarantine_after + 1):
         send_all()
         due_again()
-        RelayGate.objects.update(probe_at=ago(1))
+        CircuitBreaker.objects.update(probe_at=ago(1))
     assert stand(ids) == ["deferred"] * GROUP
     assert set(Delivery.objects.values_list("returned", flat=True)) == {0}
 
@@ -663,10 +663,10 @@ def test_a_database_that_fails_at_claims_is_nobodys_fault(
     assert send_all() == ["accepted"] * GROUP
 
 
-# -- the gate -------------------------------------------------------------------------------------------------------
+# -- the circuit breaker --------------------------------------------------------------------------------------------
 
 
-def test_behind_a_closed_gate_a_crew_waits_without_a_connection(server: SMTPServer) -> None:
+def test_while_the_breaker_is_open_a_crew_waits_without_a_connection(server: SMTPServer) -> None:
     ids = together()
     server.stop()
     send_all()
@@ -688,7 +688,7 @@ def test_a_crew_that_cannot_log_in_tries_once_and_tells_the_rest(smtp_server: Se
     assert server.failed_auths == 1
     assert list(DeliveryAttempt.objects.values_list("outcome", "code", "phase")) == [("deferred", 535, "auth")]
     assert set(Delivery.objects.values_list("status", "code", "waits_for_relay")) == {("deferred", 535, True)}
-    assert RelayGate.objects.get().failures == 1
+    assert CircuitBreaker.objects.get().failures == 1
 
 
 def test_a_crew_that_probes_in_vain_tries_once(smtp_server: Serve) -> None:
@@ -697,31 +697,31 @@ def test_a_crew_that_probes_in_vain_tries_once(smtp_server: Serve) -> None:
     together()
     send_all()
     due_again()
-    RelayGate.objects.update(probe_at=ago(1))
+    CircuitBreaker.objects.update(probe_at=ago(1))
     send_all()
     assert server.failed_auths == 2
     assert DeliveryAttempt.objects.count() == 2
-    assert RelayGate.objects.get().failures == 2
+    assert CircuitBreaker.objects.get().failures == 2
 
 
-def test_a_crew_that_is_let_through_to_probe_opens_the_gate_and_goes(server: SMTPServer) -> None:
+def test_a_crew_that_may_probe_resets_the_breaker_and_goes(server: SMTPServer) -> None:
     together()
     server.stop()
     send_all()
     server.start()
     due_again()
-    RelayGate.objects.update(probe_at=ago(1))
+    CircuitBreaker.objects.update(probe_at=ago(1))
     assert send_all() == ["accepted"] * GROUP
-    assert not RelayGate.objects.exists()
+    assert not CircuitBreaker.objects.exists()
     assert each_once(server)
 
 
-def test_a_login_that_is_asked_for_amid_others_closes_the_gate_and_burns_no_mail(server: SMTPServer) -> None:
+def test_a_login_that_is_asked_for_amid_others_trips_the_breaker_and_burns_no_mail(server: SMTPServer) -> None:
     ids = together(20)
     server.inject(Fault(verb="MAIL", times=3), Fault(verb="MAIL", reply="530 5.7.0 Authentication required", times=2))
     send_all()
     assert stand(ids) == ["accepted"] * 3 + ["deferred"] * 17
-    assert RelayGate.objects.count() == 1
+    assert CircuitBreaker.objects.count() == 1
     assert server.transactions == 5, "no other is asked; that one twice, the first time along with a final dot"
 
 

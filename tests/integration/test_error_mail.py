@@ -112,7 +112,7 @@ def test_a_key_that_is_missing_is_logged_too(settings: Any, caplog: pytest.LogCa
 def test_a_silent_mail_leaves_the_callers_transaction_whole(backend: str, smtp_server: Callable[..., Any]) -> None:
     """A table that is locked or not there is an error like any other."""
     config_for(smtp_server())
-    table = Delivery._meta.db_table if "queued" in backend else "email_integration_relaygate"
+    table = Delivery._meta.db_table if "queued" in backend else "email_integration_circuitbreaker"
     with connection.cursor() as cursor:
         cursor.execute(f"ALTER TABLE {table} RENAME TO elsewhere")
     try:

@@ -127,16 +127,16 @@ def test_an_end_without_an_attempt_has_a_line(
     assert (line.__dict__["status"], line.__dict__["cause"], line.levelname) == (status, status, level)
 
 
-def test_the_gate_and_what_waits_for_it_are_told_once(smtp_server: Serve, caplog: pytest.LogCaptureFixture) -> None:
-    """A wrong password: one attempt, one closed gate, one line for each mail that is put off untried."""
+def test_the_breaker_and_what_waits_for_it_are_told_once(smtp_server: Serve, caplog: pytest.LogCaptureFixture) -> None:
+    """A wrong password: one attempt, one open breaker, one line for each mail that is put off untried."""
     config_for(smtp_server(), name="Primary", password="s3cret")
     first, second = submitted(KIM), submitted(KIM)
     attempt(first.pk)
     attempt(second.pk)
     Delivery.objects.update(due_at=ago(1), next_at=ago(1))
     attempt(second.pk)
-    [closed] = [line for line in caplog.records if "is closed" in line.getMessage()]
-    assert (closed.levelname, closed.__dict__["configuration"], closed.__dict__["reply_code"]) == (
+    [tripped] = [line for line in caplog.records if "is open" in line.getMessage()]
+    assert (tripped.levelname, tripped.__dict__["configuration"], tripped.__dict__["reply_code"]) == (
         "WARNING",
         "Primary",
         535,
@@ -147,8 +147,8 @@ def test_the_gate_and_what_waits_for_it_are_told_once(smtp_server: Serve, caplog
     ]
     relay = routing.active_relay()
     assert isinstance(relay, Relay)
-    retry_now.reopen(relay)
-    assert [line.getMessage() for line in caplog.records] == ["The gate of Primary is open again."]
+    retry_now.reset_breaker(relay)
+    assert [line.getMessage() for line in caplog.records] == ["The circuit breaker of Primary is closed again."]
 
 
 def test_a_switch_is_told_once(smtp_server: Serve, caplog: pytest.LogCaptureFixture) -> None:

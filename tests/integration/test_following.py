@@ -14,7 +14,7 @@ from config.local.processes import PATIENCE
 from config.local.smtp_server import Fault, SMTPServer
 from email_integration import routing
 from email_integration.delivery import manual
-from email_integration.models import Delivery, DeliveryAttempt, RelayGate, SMTPConfig
+from email_integration.models import CircuitBreaker, Delivery, DeliveryAttempt, SMTPConfig
 from email_integration.routing import resolver
 from email_integration.sending import crew, dispatcher, guard, points
 from email_integration.sending.in_hand import InHand
@@ -177,11 +177,11 @@ def test_after_the_end_of_its_session_it_goes_over_another_one_in_no_doubt(
 
 
 def test_a_server_that_is_found_at_fault_is_not_gone_on_with(server: SMTPServer) -> None:
-    """Its gate is closed by what it said of the one before."""
+    """What it said of the one before has tripped its breaker."""
     server.inject(Fault(verb="DOT", reply="451 4.7.1 Sending rate limit exceeded"))
     ids = together(8)
     send_due()
-    assert RelayGate.objects.count() == 1
+    assert CircuitBreaker.objects.count() == 1
     assert stand(ids) == ["deferred"] * 8
     assert received(server) == []
     begun, contents = (sum(one.count(verb) for one in verbs(server)) for verb in ("MAIL", "CONTENT"))

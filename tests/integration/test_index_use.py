@@ -24,7 +24,7 @@ from email_integration.delivery import orphans, retention
 from email_integration.ledger import batches, continuation, sql, transitions
 from email_integration.ledger.claiming import LANES
 from email_integration.ledger.low_water import LowWaterMark
-from email_integration.models import FINAL, Delivery, DeliveryAttempt, DeliveryBatch, RelayGate, Status
+from email_integration.models import FINAL, CircuitBreaker, Delivery, DeliveryAttempt, DeliveryBatch, Status
 from email_integration.queue import retry_now
 from email_integration.queue.sweeper import sweep
 from email_integration.queue.waiting import backlog, oldest_due
@@ -138,13 +138,13 @@ OF_ALL_ROWS = {"delivery_message_id"}
 def test_it_is_answered_by_its_index_alone(ask: Callable[[], object], words: str, index: str) -> None:
     fill(10)  # some 16,000
     query = asked(ask, words)
-    # Of gates and batches, of which there are few, is asked by such names too.
-    small = sum(model._meta.db_table in query for model in (RelayGate, DeliveryBatch))
+    # Of circuit breakers and batches, of which there are few, is asked by such names too.
+    small = sum(model._meta.db_table in query for model in (CircuitBreaker, DeliveryBatch))
     if "$1" in query:
         return  # its plan is in test_batches.py
     if connection.vendor == "mysql":
         # Among indexes of the whole table it has a choice.
-        # Of what else is asked with it, the gates, there are few. '<derived2>' is what is counted.
+        # Of what else is asked with it, the circuit breakers, there are few. '<derived2>' is what is counted.
         steps = [step for step in rows_of(f"EXPLAIN {query}") if re.fullmatch(rf"{TABLE}|[UV]\d", step["table"] or "")]
         others = [step for step in steps if INDEXES.isdisjoint(re.split("[,|]", step["key"] or ""))]
         assert len(others) <= min(small, len(steps) - 1), others

@@ -58,7 +58,7 @@ class Stay:
 
 
 @pytest.fixture
-def stay(bell: RecordingTaskQueue) -> Stay:
+def stay(task_queue: RecordingTaskQueue) -> Stay:
     """One that has seen what there was, minutes later than it was due."""
     stay = Stay()
     for seconds in (300, 200, 100):
@@ -95,7 +95,7 @@ def test_a_more_urgent_mail_is_found_at_once(stay: Stay) -> None:
     assert stay.takes() == [urgent, first]
 
 
-def test_what_is_behind_a_full_claim_is_found_at_once(bell: RecordingTaskQueue) -> None:
+def test_what_is_behind_a_full_claim_is_found_at_once(task_queue: RecordingTaskQueue) -> None:
     """The claim has not come to the queue's less urgent mail, nor to the end of its own."""
     stay = Stay()
     bulk = [due(500 - number, "bulk") for number in range(3)]
@@ -104,7 +104,7 @@ def test_what_is_behind_a_full_claim_is_found_at_once(bell: RecordingTaskQueue) 
     assert taken == [normal[:2], normal[2:4], [normal[4], bulk[0]], bulk[1:], []]
 
 
-def test_what_a_claim_has_left_is_found_at_once(bell: RecordingTaskQueue) -> None:
+def test_what_a_claim_has_left_is_found_at_once(task_queue: RecordingTaskQueue) -> None:
     """A large mail goes alone, and stays before those that were taken."""
     stay = Stay()
     first, large, last = due(300), due(200, content_size=1024 * 1024), due(100)
@@ -191,7 +191,7 @@ def test_what_was_locked_by_another_is_found_within_a_second(stay: Stay, monkeyp
 
 
 def test_a_dispatcher_leaves_only_after_a_look_at_everything(
-    smtp_server: Serve, bell: RecordingTaskQueue, monkeypatch: pytest.MonkeyPatch
+    smtp_server: Serve, task_queue: RecordingTaskQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The mail is committed in silence, once the dispatcher has begun to leave."""
     config_for(smtp_server(security="plain", user=None))
@@ -209,7 +209,7 @@ def test_a_dispatcher_leaves_only_after_a_look_at_everything(
 
 
 def test_what_a_dispatcher_gives_back_is_claimed_at_once(
-    bell: RecordingTaskQueue, monkeypatch: pytest.MonkeyPatch
+    task_queue: RecordingTaskQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As after a change of the configuration, which is to hold for what is in hand."""
     monkeypatch.setattr(dispatcher._pace, "claims", lambda sessions: 10)  # without sessions it is what others have sent
@@ -228,7 +228,9 @@ def test_what_a_dispatcher_gives_back_is_claimed_at_once(
     assert ids == [[later], [given_back]]
 
 
-def test_a_claim_does_not_walk_past_what_has_gone(bell: RecordingTaskQueue, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_claim_does_not_walk_past_what_has_gone(
+    task_queue: RecordingTaskQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """While another transaction may still see it, as PostgreSQL keeps it in its indexes then."""
     if connection.vendor != "postgresql":
         return

@@ -18,11 +18,11 @@ from email_integration.delivery import cancel, discard, release, resend, send_no
 from email_integration.exceptions import ContentUnavailable
 from email_integration.ledger import continuation, transitions
 from email_integration.message import content
-from email_integration.models import Delivery, RelayGate, Status
+from email_integration.models import CircuitBreaker, Delivery, Status
 from email_integration.outcomes import schedule
 from email_integration.outcomes.causes import Cause
 from email_integration.queue import retry_now
-from email_integration.routing import active_relay, gate
+from email_integration.routing import active_relay, breaker
 from email_integration.smtp import Relay
 from tests.claims import claimed
 from tests.deliveries import RecordingTaskQueue, ago, attempt, pretend, statuses, submitted
@@ -126,12 +126,12 @@ def test_what_is_in_doubt_is_sent_again_with_the_same_bytes(
 
 
 def test_a_mail_that_is_sent_now_waits_for_its_relay_like_all_others(smtp_server: Callable[..., SMTPServer]) -> None:
-    """It is not a way round the gate; once that is opened it goes."""
+    """It is not a way round the circuit breaker; once that is reset it goes."""
     server = smtp_server(faults=[Fault(verb="AUTH", reply="535 5.7.8 No", times=1)])
     activate(server)
     first, second = submitted(from_email="a@example.com"), submitted(from_email="a@example.com")
     attempt(first.pk)
-    assert RelayGate.objects.count() == 1
+    assert CircuitBreaker.objects.count() == 1
     pretend(second, status=Status.DEFERRED, due_at=timezone.now() + schedule.seconds(900))
 
     assert send_now(second.pk)
@@ -142,8 +142,8 @@ def test_a_mail_that_is_sent_now_waits_for_its_relay_like_all_others(smtp_server
     assert "535" in waiting.reason
     relay = active_relay()
     assert isinstance(relay, Relay)
-    retry_now.reopen(relay)
-    assert not gate.is_closed(relay)
+    retry_now.reset_breaker(relay)
+    assert not breaker.is_open(relay)
     attempt(second.pk)
     assert stored(second).status == Status.ACCEPTED
 

@@ -16,7 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from config.local.processes import PATIENCE
 from email_integration.metrics import access, ledger
-from email_integration.models import Delivery, RelayGate, SendingPause, SMTPConfig, Status
+from email_integration.models import CircuitBreaker, Delivery, SendingPause, SMTPConfig, Status
 from email_integration.queue import sweeper
 from tests.claims import claimed
 from tests.deliveries import RecordingTaskQueue, ago, submitted
@@ -87,7 +87,7 @@ def test_a_lane_without_mail_has_zero(client: Client) -> None:
 
     assert found[("unfinished", "high", "queued")] == 0
     assert found[("oldest_due_seconds", "bulk")] == 0
-    assert found[("in_doubt_held",)] == found[("gates_closed",)] == found[("paused",)] == 0
+    assert found[("in_doubt_held",)] == found[("breakers_open",)] == found[("paused",)] == 0
 
 
 def test_the_age_of_the_oldest_is_told(client: Client) -> None:
@@ -105,15 +105,15 @@ def test_the_age_of_the_oldest_is_told(client: Client) -> None:
 
 
 def test_how_mail_goes_is_told(client: Client) -> None:
-    """The configuration's name, a pause, gates, the sweep."""
+    """The configuration's name, a pause, circuit breakers, the sweep."""
     SMTPConfig.objects.create(name="Primary", host="localhost", port=25, is_active=True, from_email="a@example.com")
     SendingPause.begin(reason="a test")
-    RelayGate.objects.create(key="k", smtp_config="Primary", host="localhost", probe_at=ago(0), reason="down")
+    CircuitBreaker.objects.create(key="k", smtp_config="Primary", host="localhost", probe_at=ago(0), reason="down")
     sweeper.leave_mark()
     found = scraped(client)
 
     assert found[("configuration_info", "Primary")] == 1
-    assert found[("paused",)] == found[("gates_closed",)] == 1
+    assert found[("paused",)] == found[("breakers_open",)] == 1
     assert 0 <= found[("since_sweep_seconds",)] < 60
 
 

@@ -13,10 +13,10 @@ from django.utils import timezone
 from config.local.processes import PATIENCE
 from email_integration import routing
 from email_integration.exceptions import DeliveryDeferred, DeliveryFailed
-from email_integration.models import Delivery, DeliveryAttempt, RelayGate, ServerQuirks
+from email_integration.models import CircuitBreaker, Delivery, DeliveryAttempt, ServerQuirks
 from email_integration.outcomes.causes import Cause
 from email_integration.outcomes.classification import Deferred
-from email_integration.routing import gate
+from email_integration.routing import breaker
 from email_integration.sending import direct
 from email_integration.sending.sessions import pool
 from email_integration.smtp import Relay
@@ -192,7 +192,7 @@ def test_one_that_was_claimed_with_others_is_offered_to_the_rest_by_itself(setti
 
 def time_passes() -> None:
     """What was put off is due again."""
-    RelayGate.objects.update(probe_at=ago(1))
+    CircuitBreaker.objects.update(probe_at=ago(1))
     due_again()
 
 
@@ -350,15 +350,15 @@ def test_of_a_direct_mail_that_fails_for_some_the_caller_is_told() -> None:
 
 
 def test_a_direct_mail_is_not_tried_again_at_once_because_somebody_may_probe() -> None:
-    """The gate was closed by another process, and it is time to probe."""
+    """Another process has tripped the breaker, and it is time to probe."""
     with Refusing() as server:
         config_for(server)
         direct.send_now(mail())
         relay = routing.active_relay()
         assert isinstance(relay, Relay)
         blocked = Deferred(cause=Cause.ACCOUNT_BLOCKED, reason="no")
-        gate.close(relay, blocked, probing=False)
-        RelayGate.objects.update(probe_at=ago(1))
+        breaker.trip(relay, blocked, probing=False)
+        CircuitBreaker.objects.update(probe_at=ago(1))
         server.replies = {"kim": "550 5.7.708 traffic not accepted from this IP"}
         with pytest.raises(DeliveryDeferred):
             direct.send_now(mail())

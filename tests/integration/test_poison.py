@@ -148,7 +148,7 @@ def test_a_file_that_is_gone_waits_with_its_reason(
 
 @pytest.mark.parametrize("verb", ["MAIL", "RCPT", "DATA", "CONTENT"])
 def test_a_mail_that_the_server_chokes_on_waits_alone(server: SMTPServer, bell: RecordingTaskQueue, verb: Any) -> None:
-    """The server closes the connection each time; the gate stays open for the others."""
+    """The server closes the connection each time; the breaker stays closed for the others."""
     match = {"MAIL": "choke", "RCPT": "choke", "CONTENT": "choke"}.get(verb, "")
     times = None if match else 1
     server.inject(Fault(verb=verb, drop=True, match=match, times=times))

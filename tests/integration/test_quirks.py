@@ -13,7 +13,7 @@ from django.utils import timezone
 
 from email_integration import routing
 from email_integration.models import ServerQuirks, SMTPConfig
-from email_integration.routing import gate
+from email_integration.routing import breaker
 from email_integration.routing.quirks import KEPT, SharedMemory
 from email_integration.sending.sessions import pool
 from email_integration.smtp import Envelope, Memory, Opening, OutOfStep, Pipelining, Quirks, Relay, Session
@@ -127,7 +127,7 @@ def test_all_processes_know_what_one_has_learned() -> None:
     SharedMemory().learn(RELAY, mails=10)
     assert another_process().recall(RELAY) == Quirks(pipelining=Pipelining.GROUPS, mails=10)
     row = ServerQuirks.objects.get()
-    assert (row.key, row.smtp_config, row.host) == (gate.key(RELAY), "Primary", "smtp.example.com")
+    assert (row.key, row.smtp_config, row.host) == (breaker.key(RELAY), "Primary", "smtp.example.com")
     assert "s3cret" not in str(vars(row))
 
 
@@ -292,7 +292,7 @@ def test_it_is_seen_and_deleted_in_the_admin(admin_client: Any) -> None:
     page = admin_client.get(LIST).content.decode()
     assert "Primary" in page
     assert "smtp.example.com" in page
-    chosen = {"action": "delete_selected", "_selected_action": [gate.key(RELAY)], "post": "yes"}
+    chosen = {"action": "delete_selected", "_selected_action": [breaker.key(RELAY)], "post": "yes"}
     assert admin_client.post(LIST, chosen).status_code == 302
     assert another_process().recall(RELAY) == Quirks()
 
@@ -300,7 +300,7 @@ def test_it_is_seen_and_deleted_in_the_admin(admin_client: Any) -> None:
 def test_nobody_writes_it_there(admin_client: Any) -> None:
     SharedMemory().learn(RELAY, mails=10)
     assert admin_client.get(f"{LIST}add/").status_code == 403
-    address = f"{LIST}{gate.key(RELAY)}/change/"
+    address = f"{LIST}{breaker.key(RELAY)}/change/"
     assert admin_client.get(address).status_code == 200
     assert admin_client.post(address, {"mails": "99"}).status_code == 403
     assert ServerQuirks.objects.get().mails == 10

@@ -16,7 +16,7 @@ from django.utils import timezone
 
 from config.local.smtp_server import SMTPServer
 from email_integration import routing
-from email_integration.models import Delivery, RelayGate, SMTPConfig
+from email_integration.models import CircuitBreaker, Delivery, SMTPConfig
 from email_integration.queue.sweeper import sweep
 from email_integration.sending.sessions import pool
 from tests.deliveries import RecordingTaskQueue, ago, attempt, due_again, send_due, submitted
@@ -100,7 +100,7 @@ def test_a_rotated_secret_is_picked_up_when_the_server_refuses_the_old_one(smtp_
     attempt_all()
     assert each_once(server, 8)
     assert server.failed_auths == 1
-    assert not RelayGate.objects.exists()
+    assert not CircuitBreaker.objects.exists()
 
 
 @pytest.mark.parametrize("sessions", [1, 4])
@@ -115,7 +115,7 @@ def test_a_crew_picks_it_up_too(smtp_server: Serve, secret: Path, settings: Any,
     send_due()
     assert each_once(server, 7)
     assert server.failed_auths == 1
-    assert not RelayGate.objects.exists()
+    assert not CircuitBreaker.objects.exists()
 
 
 def test_what_waits_for_the_old_one_goes_as_soon_as_somebody_has_the_new_one(smtp_server: Serve, secret: Path) -> None:
@@ -126,15 +126,15 @@ def test_what_waits_for_the_old_one_goes_as_soon_as_somebody_has_the_new_one(smt
         submitted()
     attempt_all()
     assert (server.failed_auths, accepted()) == (1, 0)
-    assert RelayGate.objects.get().code == 535
+    assert CircuitBreaker.objects.get().code == 535
     secret.write_text(NEW)
-    RelayGate.objects.update(probe_at=ago(1))
+    CircuitBreaker.objects.update(probe_at=ago(1))
     sweep()
     attempt_all()  # the one that is woken tries with the old one, and then with the new one
     attempt_all()
     assert each_once(server, 5)
     assert server.failed_auths == 2
-    assert not RelayGate.objects.exists()
+    assert not CircuitBreaker.objects.exists()
 
 
 def test_a_process_that_has_never_known_the_old_one_wakes_what_waits_for_it(smtp_server: Serve, secret: Path) -> None:
@@ -146,12 +146,12 @@ def test_a_process_that_has_never_known_the_old_one_wakes_what_waits_for_it(smtp
     attempt_all()
     secret.write_text(NEW)
     routing.forget()
-    RelayGate.objects.update(probe_at=ago(1))
+    CircuitBreaker.objects.update(probe_at=ago(1))
     sweep()
     attempt_all()
     assert each_once(server, 5)
     assert server.failed_auths == 1
-    assert not RelayGate.objects.exists()
+    assert not CircuitBreaker.objects.exists()
 
 
 def test_a_session_that_is_open_is_not_cut(smtp_server: Serve, secret: Path) -> None:

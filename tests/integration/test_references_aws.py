@@ -18,7 +18,7 @@ from config.local.processes import PATIENCE, free_port, wait_until
 from config.local.smtp_server import SMTPServer
 from email_integration import references
 from email_integration.exceptions import SecretUnavailable
-from email_integration.models import Delivery, RelayGate
+from email_integration.models import CircuitBreaker, Delivery
 from email_integration.sending.sessions import pool
 from tests.deliveries import RecordingDoorbell, attempt, submitted
 from tests.relays import config_for
@@ -163,4 +163,4 @@ def test_a_rotated_secret_is_picked_up_without_a_restart(
     assert len({message.message_id for message in server.messages}) == len(server.messages) == 5
     assert Delivery.objects.filter(status="accepted").count() == 5
     assert server.failed_auths == 1
-    assert not RelayGate.objects.exists()
+    assert not CircuitBreaker.objects.exists()

@@ -11,7 +11,15 @@ from django.contrib.auth import get_user_model
 from django.core import checks
 from django.db import connections, models
 
-from email_integration.models import Alert, OAuthToken, RefreshFamily, RelayGate, SendingPause, ServerQuirks, SMTPConfig
+from email_integration.models import (
+    Alert,
+    CircuitBreaker,
+    OAuthToken,
+    RefreshFamily,
+    SendingPause,
+    ServerQuirks,
+    SMTPConfig,
+)
 from email_integration.models.login import current_token
 from email_integration.tasks import send_email
 from tests.deliveries import RecordingDoorbell
@@ -21,7 +29,7 @@ from .validating import result_backend, validate
 pytestmark = pytest.mark.django_db
 
 #: All but deliveries, which there may be millions of: these are few, and what is done goes by them.
-OF_THE_PRIMARY = (Alert, OAuthToken, RefreshFamily, RelayGate, SMTPConfig, SendingPause, ServerQuirks)
+OF_THE_PRIMARY = (Alert, OAuthToken, RefreshFamily, CircuitBreaker, SMTPConfig, SendingPause, ServerQuirks)
 
 
 class Replica:

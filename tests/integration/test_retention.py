@@ -23,14 +23,14 @@ from config.local.processes import PATIENCE, wait_until
 from email_integration.delivery import orphans, retention
 from email_integration.delivery.retention import Pruned, prune
 from email_integration.message import content
-from email_integration.models import FINAL, Delivery, DeliveryAttempt, RelayGate, Status
+from email_integration.models import FINAL, CircuitBreaker, Delivery, DeliveryAttempt, Status
 from tests.deliveries import RecordingTaskQueue, ago, pretend, submitted
 from tests.stack import Stack
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
 DAY = 24 * 3600.0
-NOTHING = Pruned(deliveries=0, contents=0, results=0, orphans=0, gates=0)
+NOTHING = Pruned(deliveries=0, contents=0, results=0, orphans=0, breakers=0)
 
 Keys = Callable[..., None]
 
@@ -198,7 +198,7 @@ def test_contents_of_accepted_mail_go_after_their_days(keys: Keys, folder: Path)
     keys(CONTENT_RETENTION_DAYS=3)
     old, young, failed = finished(3.1), finished(2.9), finished(10, Status.FAILED)
 
-    assert prune() == Pruned(deliveries=0, contents=1, results=0, orphans=0, gates=0)
+    assert prune() == Pruned(deliveries=0, contents=1, results=0, orphans=0, breakers=0)
 
     row = Delivery.objects.get(pk=old.pk)
     assert (row.has_content, row.content_file, row.content_seal, bytes(row.content)) == (False, "", "", b"")
@@ -230,7 +230,7 @@ def test_a_file_goes_only_once_its_row_has_gone(folder: Path) -> None:
     assert content.read(delivery)
 
 
-# -- results, gates -------------------------------------------------------------------------------------------------
+# -- results, circuit breakers --------------------------------------------------------------------------------------
 
 
 def test_old_results_of_our_tasks_go_and_no_others() -> None:
@@ -251,11 +251,11 @@ def test_it_works_without_a_table_of_results(settings: Any) -> None:
     assert prune().deliveries == 1
 
 
-def test_a_gate_that_nobody_has_tried_for_a_month_goes() -> None:
+def test_a_breaker_without_a_probe_for_a_month_goes() -> None:
     for key, days in (("old", 31), ("young", 29)):
-        RelayGate.objects.create(key=key, smtp_config="n", host="h", reason="r", probe_at=ago(days * DAY))
-    assert prune().gates == 1
-    assert [gate.key for gate in RelayGate.objects.all()] == ["young"]
+        CircuitBreaker.objects.create(key=key, smtp_config="n", host="h", reason="r", probe_at=ago(days * DAY))
+    assert prune().breakers == 1
+    assert [row.key for row in CircuitBreaker.objects.all()] == ["young"]
 
 
 # -- orphans --------------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from django.db import transaction
 
-from email_integration.models import Delivery, DeliveryAttempt, RelayGate, ServerQuirks
+from email_integration.models import CircuitBreaker, Delivery, DeliveryAttempt, ServerQuirks
 from email_integration.sending.sessions import pool
 from tests.deliveries import RecordingTaskQueue, ago, due_again, send_due, submitted
 from tests.peculiar import HangUp, PeculiarServer, Peer
@@ -353,7 +353,7 @@ def acceptance(reply: str) -> type[PeculiarServer]:
 
 
 def no_mail_was_put_off(server: PeculiarServer) -> None:
-    assert not RelayGate.objects.exists()
+    assert not CircuitBreaker.objects.exists()
 
 
 def learned(**what: Any) -> Callable[[PeculiarServer], None]:
@@ -603,7 +603,7 @@ def carry_out(case: Case, server: PeculiarServer) -> Figures:
         send_due()
         if not Delivery.objects.filter(status="deferred").exists():
             break
-        RelayGate.objects.update(probe_at=ago(1))
+        CircuitBreaker.objects.update(probe_at=ago(1))
         due_again()
         server.time_passes()
     pool.close()

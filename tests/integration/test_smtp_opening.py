@@ -17,7 +17,7 @@ import pytest
 from config.local.certificates import Certificates, make_certificates
 from config.local.processes import PATIENCE, free_port
 from config.local.smtp_server import Fault, Security, SMTPServer, Verb
-from email_integration.routing import gate
+from email_integration.routing import breaker
 from email_integration.smtp import (
     CannotConnect,
     ConnectionLost,
@@ -215,10 +215,10 @@ def test_a_server_that_takes_no_tokens_is_told_none(smtp_server: Serve) -> None:
 
 
 def test_tokens_make_no_other_relay(smtp_server: Serve) -> None:
-    """They come and go: an open session, and the gate, stay those of the same relay."""
+    """They come and go: an open session, and the circuit breaker, stay those of the same relay."""
     server = smtp_server()
     one, other = relay_to(server, tokens=Purse("t0ken")), relay_to(server, tokens=Purse("other"))
-    assert (one, hash(one), gate.key(one)) == (other, hash(other), gate.key(other))
+    assert (one, hash(one), breaker.key(one)) == (other, hash(other), breaker.key(other))
     assert "t0ken" not in repr(one)
 
 

@@ -422,11 +422,11 @@ def test_what_before_opening_raises_goes_through_and_nothing_is_opened(
     server = smtp_server()
     relay = relay_to(server)
 
-    def closed() -> None:
-        raise LookupError("the gate is closed")
+    def refuse() -> None:
+        raise LookupError("the circuit breaker is open")
 
     for _ in range(2):  # nor does it take room
-        with pytest.raises(LookupError), pool.session(relay, before_opening=closed):
+        with pytest.raises(LookupError), pool.session(relay, before_opening=refuse):
             pass
     assert server.sessions == []
     lend(pool, relay)

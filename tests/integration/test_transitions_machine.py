@@ -31,7 +31,7 @@ from email_integration.models import FINAL, Delivery, DeliveryAttempt, DeliveryB
 from email_integration.outcomes.causes import Cause
 from email_integration.outcomes.classification import Accepted, Deferred, Failed, InDoubt, Outcome
 from email_integration.queue import retry_now
-from email_integration.routing import gate
+from email_integration.routing.breaker import BreakerOpen
 from email_integration.smtp import Reply
 from tests import claims
 from tests.claims import RELAY
@@ -49,7 +49,7 @@ STEPS = 40
 
 NUMBERS = st.integers(min_value=0, max_value=5)
 #: What happens to a mail in hand: mostly a final dot.
-FATES = st.sampled_from(["dot", "dot", "dot", "dot", "back", "relay", "gate", "expired"])
+FATES = st.sampled_from(["dot", "dot", "dot", "dot", "back", "relay", "breaker", "expired"])
 #: To the final dot: the code, None for none, and whether it is for all who are left.
 REPLIES = st.tuples(st.sampled_from([250, 250, 450, None, 550]), st.booleans())
 
@@ -150,10 +150,10 @@ class Ledger(RuleBasedStateMachine):
 
     def come_to_no_dot(self, mail: Mail, fate: str) -> None:
         delivery = mail.delivery
-        if fate == "gate":
-            closed = gate.GateClosed(RELAY, 535, "login", "the login is wrong")
+        if fate == "breaker":
+            breaker_open = BreakerOpen(RELAY, 535, "login", "the login is wrong")
             mail.change = records.Untried(
-                delivery=delivery, step=lambda one: transitions.waiting_for_relay(one, closed, wait=900)
+                delivery=delivery, step=lambda one: transitions.waiting_for_relay(one, breaker_open, wait=900)
             )
         elif fate == "relay":
             later = Deferred(cause=Cause.PUT_OFF, code=450, reason="later", relay_at_fault=True)

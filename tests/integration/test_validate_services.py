@@ -217,8 +217,8 @@ def test_the_result_backend_is_tried(backend: str, mark: str, says: str) -> None
         assert line(validate()[1], says).startswith(mark)
 
 
-def test_brakes_are_told(settings: Any) -> None:
-    """Whatever holds mail back on purpose: nobody shall wonder where it went."""
+def test_blockers_are_told(settings: Any) -> None:
+    """Whatever holds mail back on purpose: an operator shall not wonder where it went."""
     assert line(validate()[1], "Nothing holds mail back").startswith("✓")
     SendingPause.begin(reason="moving house")
 

@@ -65,9 +65,9 @@ def woken(valkey: Valkey, *queues: str) -> list[str]:
     return [one.arguments[0] for queue in queues for one in messages(valkey, queue) if one.task == names.DISPATCH]
 
 
-def shut() -> bool:
-    """Whether the broker is not tried for a while."""
-    return bool(task_queue.installed()._shut_until > time.monotonic())  # type: ignore[attr-defined]
+def breaker_is_open() -> bool:
+    """Whether the circuit breaker of the broker is open: it is not tried for a while."""
+    return bool(task_queue.installed()._open_until > time.monotonic())  # type: ignore[attr-defined]
 
 
 def lost(valkey: Valkey) -> None:
@@ -82,11 +82,11 @@ def test_an_undeclared_queue_holds_up_no_other(bulk_is_undeclared: None, valkey:
         submitted()
         submitted(priority="high")
     assert woken(valkey, "mail", "mail.high") == ["mail", "mail.high"]
-    assert not shut()
+    assert not breaker_is_open()
     lost(valkey)
     assert sweep() == 2
     assert woken(valkey, "mail", "mail.high") == ["mail", "mail.high"]
-    assert not shut()
+    assert not breaker_is_open()
 
 
 def test_it_is_said_which_queue_it_is(
@@ -228,7 +228,7 @@ def test_what_raises_at_one_message_keeps_no_other_from_being_published(
         submitted(priority="bulk")
         submitted()
     assert woken(valkey, "mail") == ["mail"]
-    assert not shut()
+    assert not breaker_is_open()
     assert "mail.bulk (ValueError)" in caplog.text
     assert "kim@example.com" not in caplog.text
 
@@ -249,7 +249,7 @@ def test_a_broker_that_fails_is_not_tried_for_each_queue(
         submitted(priority="high")
         submitted(priority="bulk")
     assert len(set(tried)) == 1
-    assert shut()
+    assert breaker_is_open()
     assert sweep() == 0
     assert len(set(tried)) == 1
 
@@ -260,7 +260,7 @@ def bulk_alone_waits(valkey: Valkey) -> None:
         submitted(priority="bulk")
         submitted()
     assert woken(valkey, "mail") == ["mail"]
-    assert not shut()
+    assert not breaker_is_open()
     wakeups.forget()
     for key in ("mail", "mail.bulk"):
         cache.delete(f"email_integration:wake:{installation.identity()}:{key}")

@@ -12,9 +12,9 @@ from typing import Any
 from django.utils import timezone
 
 from config.local.processes import LOOPBACK, wait_until
-from email_integration.models import FINAL, Delivery, Lane, RelayGate, SMTPConfig
+from email_integration.models import FINAL, CircuitBreaker, Delivery, Lane, SMTPConfig
 from email_integration.queue import retry_now
-from email_integration.routing import gate
+from email_integration.routing import breaker
 from email_integration.sending.sessions import pool
 from tests.deliveries import send_due
 
@@ -156,15 +156,15 @@ def let_time_pass(seconds: float) -> None:
     pool.close()
     time.sleep(seconds)
     now = timezone.now()
-    RelayGate.objects.update(probe_at=now)
+    CircuitBreaker.objects.update(probe_at=now)
     unfinished().update(due_at=now, next_at=now)
 
 
 def wait_for_the_next(deadline: float) -> None:
     """Until the next one is due, by the clock; one that waits for its relay is when that may be tried, as sweeps do."""
-    times = [*unfinished().values_list("due_at", flat=True), *RelayGate.objects.values_list("probe_at", flat=True)]
+    times = [*unfinished().values_list("due_at", flat=True), *CircuitBreaker.objects.values_list("probe_at", flat=True)]
     seconds = max((min(times) - timezone.now()).total_seconds(), 0.05)
     assert time.monotonic() + seconds < deadline, "it takes too long"
     time.sleep(seconds)
-    if gate.due():
+    if breaker.due():
         retry_now.wake_one()

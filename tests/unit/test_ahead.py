@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 
 from config.local.processes import PATIENCE
-from email_integration.sending.ahead import Ahead, Trip
+from email_integration.sending.ahead import Ahead, Lead
 from email_integration.smtp import Relay
 
 RELAY = Relay(name="test", host="localhost", port=25, from_email="noreply@example.com", timeout=PATIENCE)
@@ -27,13 +27,13 @@ def others() -> Iterator[ThreadPoolExecutor]:
         yield threads
 
 
-def gone(ahead: Ahead, relay: Relay = RELAY) -> Trip:
-    trip = ahead.go(relay)
-    assert trip is not None
-    return trip
+def gone(ahead: Ahead, relay: Relay = RELAY) -> Lead:
+    lead = ahead.go(relay)
+    assert lead is not None
+    return lead
 
 
-def waits(one: Future[Trip | None]) -> bool:
+def waits(one: Future[Lead | None]) -> bool:
     """Whether it does after a while in which it may have done anything else."""
     try:
         one.result(0.1)
@@ -43,23 +43,23 @@ def waits(one: Future[Trip | None]) -> bool:
 
 
 def test_others_go_on_once_it_went_well(ahead: Ahead, others: ThreadPoolExecutor) -> None:
-    trip = gone(ahead)
+    lead = gone(ahead)
     waiting = [others.submit(ahead.go, RELAY) for _ in range(2)]
     assert all(waits(one) for one in waiting)
-    ahead.end(trip, well=True)
+    ahead.end(lead, well=True)
     assert [one.result(PATIENCE) for one in waiting] == [None, None]
     gone(ahead)
 
 
 def test_another_one_goes_ahead_where_it_did_not_go_well(ahead: Ahead, others: ThreadPoolExecutor) -> None:
-    trip = gone(ahead)
+    lead = gone(ahead)
     waiting = others.submit(ahead.go, RELAY)
     assert waits(waiting)
-    ahead.end(trip, well=False)
+    ahead.end(lead, well=False)
     second = waiting.result(PATIENCE)
     assert second is not None
     third = others.submit(ahead.go, RELAY)
-    ahead.end(trip, well=True)  # it is over, and says nothing of the second
+    ahead.end(lead, well=True)  # it is over, and says nothing of the second
     assert waits(third)
     ahead.end(second, well=True)
     assert third.result(PATIENCE) is None
@@ -80,7 +80,7 @@ def test_a_trip_without_end_is_waited_for_as_long_as_for_the_server(ahead: Ahead
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_nobody_is_under_way_in_a_child(ahead: Ahead) -> None:
     relay = replace(RELAY, timeout=0.01)
-    trip = gone(ahead, relay)
+    lead = gone(ahead, relay)
     child = os.fork()
     if child == 0:
         try:
@@ -89,5 +89,5 @@ def test_nobody_is_under_way_in_a_child(ahead: Ahead) -> None:
             os._exit(2)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     assert ahead.go(relay) is None
-    ahead.end(trip, well=True)
+    ahead.end(lead, well=True)
     gone(ahead, relay)

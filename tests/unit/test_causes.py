@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from email_integration.models import Delivery, DeliveryAttempt, RelayGate
+from email_integration.models import CircuitBreaker, Delivery, DeliveryAttempt
 from email_integration.outcomes.causes import ABOUT_US, LONGEST, REFUSED_LOGIN, Cause, words_of
 
 
@@ -27,7 +27,7 @@ def test_no_two_causes_say_the_same() -> None:
     assert len({cause.words for cause in Cause}) == len(Cause)
 
 
-@pytest.mark.parametrize("model", [Delivery, DeliveryAttempt, RelayGate])
+@pytest.mark.parametrize("model", [Delivery, DeliveryAttempt, CircuitBreaker])
 def test_a_column_takes_any_cause_and_none(model: type[Delivery]) -> None:
     """Workers of the version before insert rows too: the database has a default."""
     field = model._meta.get_field("cause")

@@ -236,9 +236,8 @@ FORKS = {
 
 #: A child of the owner: it says that it is there, and lives until the pipe from the test is closed.
 FORKING = """
-gate = int(os.environ["GATE"])
-pipe = gate
-CODE = f"import os; os.write(1, b'forked' + bytes([10])); os.read({gate}, 1)"
+pipe = int(os.environ["PIPE"])
+CODE = f"import os; os.write(1, b'forked' + bytes([10])); os.read({pipe}, 1)"
 mine = journal()
 slot = mine.take("id", 1, "b")
 
@@ -247,7 +246,7 @@ def in_child():
         fails(act, "closed")
     mine.close()
     say("forked")
-    os.read(gate, 1)
+    os.read(pipe, 1)
     os._exit(0)
 
 """
@@ -260,7 +259,7 @@ def test_a_child_of_the_owner_neither_holds_nor_frees_its_lock(
     reading, writing = os.pipe()
     program = FORKING + FORKS[way] + "\nsay('there')\nstay()"
     try:
-        owner = child(program, pass_fds=[reading], env={**os.environ, "GATE": str(reading)})
+        owner = child(program, pass_fds=[reading], env={**os.environ, "PIPE": str(reading)})
         os.close(reading)
         assert {owner.heard(), owner.heard()} == {"forked", "there"}
         # It lives, and has closed its copy; the owner's lock is as before.

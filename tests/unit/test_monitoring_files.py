@@ -40,12 +40,12 @@ for metric in vars(counters.Counters()).values():
 nothing = Backlog(unfinished={}, held=0, oldest_due={}, oldest_deferred={})
 with (
     mock.patch.object(ledger, "backlog", lambda: nothing),
-    mock.patch.object(ledger, "RelayGate"),
+    mock.patch.object(ledger, "CircuitBreaker"),
     mock.patch.object(ledger, "SendingPause"),
     mock.patch.object(ledger, "_name", lambda: "a"),
     mock.patch.object(ledger, "_since_sweep", lambda: 1.0),
 ):
-    ledger.RelayGate.objects.using().count.return_value = 0
+    ledger.CircuitBreaker.objects.using().count.return_value = 0
     found |= {sample.name: list(sample.labels) for one in ledger._Ledger().collect() for sample in one.samples}
 print(json.dumps(found))
 """

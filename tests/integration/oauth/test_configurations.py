@@ -14,7 +14,7 @@ from config.local.smtp_server import SMTPServer
 from email_integration.admin.trials import run_stored, run_typed
 from email_integration.dashboard import standing
 from email_integration.diagnosis import configuration
-from email_integration.models import Delivery, OAuthToken, RelayGate, SMTPConfig, rotation
+from email_integration.models import CircuitBreaker, Delivery, OAuthToken, SMTPConfig, rotation
 from email_integration.smtp import NoToken
 from tests.acceptance.test_password_nowhere import everything_stored
 from tests.deliveries import ago, attempt
@@ -202,10 +202,10 @@ def test_the_examination_tells_of_the_token(configure: Configure, endpoint: Toke
 def test_mended_settings_let_through_what_waited_for_a_token(configure: Configure) -> None:
     config = configure(oauth_client_secret="wrong")
     waiting = send(3)
-    assert RelayGate.objects.count() == 1
+    assert CircuitBreaker.objects.count() == 1
     config.oauth_client_secret = SECRET
     config.save()
-    assert not RelayGate.objects.exists()
+    assert not CircuitBreaker.objects.exists()
     for one in waiting:
         attempt(one.pk)
     assert all_accepted(list(Delivery.objects.all()))

@@ -16,7 +16,7 @@ from email_integration.alerts import look
 from email_integration.checks.databases import check_rows
 from email_integration.diagnosis import configuration
 from email_integration.diagnosis.findings import warning
-from email_integration.models import Grant, OAuthToken, RelayGate, SMTPConfig
+from email_integration.models import CircuitBreaker, Grant, OAuthToken, SMTPConfig
 from email_integration.sending.sessions import pool
 from email_integration.smtp import NoToken
 from email_integration.timezones import today
@@ -275,7 +275,7 @@ def test_a_client_secret_that_is_another_by_now_is_read_again(
     pool.close()
     assert all_accepted([*first, *send()])
     assert [form["client_secret"] for form in endpoint.requests] == [SECRET, SECRET, "zY7~another"]
-    assert not RelayGate.objects.exists()
+    assert not CircuitBreaker.objects.exists()
     assert SMTPConfig.objects.get().oauth_client_secret == f"file:{place}"
     assert NEVER_SHOWN not in everything_stored()
 

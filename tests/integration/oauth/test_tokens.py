@@ -15,9 +15,9 @@ from config.local.processes import PATIENCE, free_port
 from config.local.smtp_server import SMTPServer
 from email_integration import routing
 from email_integration.admin.trials import run_stored
-from email_integration.models import Delivery, Grant, OAuthToken, RelayGate
+from email_integration.models import CircuitBreaker, Delivery, Grant, OAuthToken
 from email_integration.models.login import token_digest
-from email_integration.routing import gate, token_endpoint
+from email_integration.routing import breaker, token_endpoint
 from email_integration.routing.tokens import Tokens
 from email_integration.sending import direct
 from email_integration.sending.sessions import pool
@@ -79,7 +79,7 @@ def test_a_revoked_token_is_fetched_again_once_and_no_mail_waits(
     pool.close()
     assert all_accepted([*before, *send()])
     assert (server.failed_auths, len(endpoint.requests), len(server.messages)) == (1, 2, 2)
-    assert not RelayGate.objects.exists()
+    assert not CircuitBreaker.objects.exists()
 
 
 def test_an_open_session_goes_on(configure: Configure, server: SMTPServer, endpoint: TokenEndpoint) -> None:
@@ -98,21 +98,21 @@ def test_a_mailbox_that_the_app_may_not_use_stops_the_relay_and_burns_no_mail(
     configure(port=server.port)
     found = send(10)
     assert {(one.status, one.code, one.waits_for_relay) for one in found} == {("deferred", 535, True)}
-    assert (server.failed_auths, len(endpoint.requests), RelayGate.objects.count()) == (2, 2, 1)
+    assert (server.failed_auths, len(endpoint.requests), CircuitBreaker.objects.count()) == (2, 2, 1)
     assert found[0].reason.startswith("the server refused the OAuth token")
     replies = {entry.reply for one in found for entry in one.attempt_log.all()}
     assert any("(status invalid_token, scope smtp)" in reply for reply in replies)
 
 
 def test_a_token_is_no_other_relay(configure: Configure) -> None:
-    """Or each new one would have a pool and a gate of its own."""
+    """Or each new one would have a pool and a circuit breaker of its own."""
     configure()
     before = relay()
     assert before.tokens is not None
     before.tokens.another()
     routing.forget()
     after = relay()
-    assert (before, gate.key(before)) == (after, gate.key(after))
+    assert (before, breaker.key(before)) == (after, breaker.key(after))
     assert NEVER_SHOWN not in repr(after)
 
 
@@ -155,11 +155,11 @@ def test_what_is_no_token_is_told_in_words_and_the_mail_waits(
     found = send(5)
     assert {(one.status, one.waits_for_relay) for one in found} == {("deferred", True)}
     assert (len(endpoint.requests), server.sessions) == (1, [])
-    for told in (found[0].reason, OAuthToken.objects.get().error, RelayGate.objects.get().reason, caplog.text):
+    for told in (found[0].reason, OAuthToken.objects.get().error, CircuitBreaker.objects.get().reason, caplog.text):
         assert words in told
     assert NEVER_SHOWN not in everything_stored() + caplog.text
     endpoint.instead = None
-    RelayGate.objects.all().delete()
+    CircuitBreaker.objects.all().delete()
     OAuthToken.objects.update(failed_at=ago(61))
     for one in found:
         Delivery.objects.filter(pk=one.pk).update(due_at=ago(1), next_at=ago(1))

@@ -23,9 +23,9 @@ from email_integration.timezones import local_time
 
 from . import quirks, whereabouts
 from .actions import ConfigActions
+from .breakers import BreakerViews
 from .consent import ConsentViews
 from .forms import ListFormSet, ListRowForm, SMTPConfigForm
-from .gates import GateViews
 from .history import HistoryPage
 from .offered import OfferedLookups
 from .pausing import PauseViews
@@ -64,7 +64,7 @@ class SMTPConfigAdmin(  # type: ignore[misc]  # the last is untyped
     TrialViews,
     ConsentViews,
     PauseViews,
-    GateViews,
+    BreakerViews,
     ConfigActions,
     HistoryPage,
 ):

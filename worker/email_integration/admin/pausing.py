@@ -1,4 +1,4 @@
-"""The brake: pause and resume all sending."""
+"""Pause and resume all sending."""
 
 from __future__ import annotations
 

@@ -14,9 +14,9 @@ from django.utils.translation import gettext_lazy as _
 
 from email_integration import conf, routing
 from email_integration.exceptions import SecretUnavailable
-from email_integration.models import Authentication, Delivery, RelayGate, SendingPause, SMTPConfig, Status
+from email_integration.models import Authentication, CircuitBreaker, Delivery, SendingPause, SMTPConfig, Status
 from email_integration.models.login import current_token
-from email_integration.routing import gate
+from email_integration.routing import breaker
 from email_integration.smtp import Relay
 from email_integration.timezones import local_time
 
@@ -93,17 +93,17 @@ def _of_token(text: Text, *, when: dt.datetime, why: str = "") -> Text:
 
 def _at_fault(relay: Relay, through: Text) -> Notice | None:
     """``through`` and what is wrong with ``relay``; None when nothing is known to be wrong with it."""
-    closed = RelayGate.objects.using(gate.database()).filter(pk=gate.key(relay)).first()
-    if closed is None:
+    tripped = CircuitBreaker.objects.using(breaker.database()).filter(pk=breaker.key(relay)).first()
+    if tripped is None:
         return None
     waiting = Delivery.objects.filter(status=Status.DEFERRED, waits_for_relay=True)[: _COUNTED + 1].count()
     count = format_lazy(_("more than {count}"), count=number_format(_COUNTED)) if waiting > _COUNTED else str(waiting)
-    soon = closed.probe_at <= timezone.now()
-    next_try = _("with the next mail") if soon else date_format(local_time(closed.probe_at), "TIME_FORMAT")
+    soon = tripped.probe_at <= timezone.now()
+    next_try = _("with the next mail") if soon else date_format(local_time(tripped.probe_at), "TIME_FORMAT")
     fault = format_lazy(
         _("The server is at fault: {reason}. Since {since}; next try: {next_try}; mails that wait for it: {count}."),
-        since=date_format(local_time(closed.closed_at), "SHORT_DATETIME_FORMAT"),
-        reason=closed.reason.rstrip("."),
+        since=date_format(local_time(tripped.opened_at), "SHORT_DATETIME_FORMAT"),
+        reason=tripped.reason.rstrip("."),
         count=count,
         next_try=next_try,
     )
@@ -119,7 +119,7 @@ def without_any() -> Text:
     return _("With no configuration active, mail goes nowhere and waits: the settings of this project name no server.")
 
 
-def brakes() -> Iterable[Notice]:
+def blockers() -> Iterable[Notice]:
     """What keeps mail from its recipients, on every page of the app."""
     pause = SendingPause.current()
     if pause is not None:

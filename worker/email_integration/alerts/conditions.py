@@ -11,10 +11,10 @@ from django.utils import timezone
 
 from email_integration import conf
 from email_integration.ledger import rows
-from email_integration.models import Alert, Delivery, Lane, RelayGate, SMTPConfig, Status, login
+from email_integration.models import Alert, CircuitBreaker, Delivery, Lane, SMTPConfig, Status, login
 from email_integration.outcomes.causes import REFUSED_LOGIN
 from email_integration.queue.waiting import oldest_due, unclaimed
-from email_integration.routing import gate
+from email_integration.routing import breaker
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +32,7 @@ def anything() -> bool:
     deliveries = Delivery.objects.using(rows.database()).order_by()
     waiting = unclaimed().filter(due_at__lte=late).order_by()
     questions = [
-        RelayGate.objects.using(gate.database()).order_by().values_list("key"),
+        CircuitBreaker.objects.using(breaker.database()).order_by().values_list("key"),
         waiting.values_list("pk"),
         _held(deliveries).values_list("pk"),
         _ending().order_by().values_list("name"),
@@ -50,15 +50,15 @@ def _relays() -> list[Condition]:
     """A server that refuses the password at once, and one that is at fault for longer than ALERT_RELAY_AFTER."""
     found = {}
     since = timezone.now() - dt.timedelta(seconds=conf.get("ALERT_RELAY_AFTER"))
-    for closed in RelayGate.objects.using(gate.database()).order_by("closed_at"):
-        if closed.cause in REFUSED_LOGIN:
+    for tripped in CircuitBreaker.objects.using(breaker.database()).order_by("opened_at"):
+        if tripped.cause in REFUSED_LOGIN:
             kind, words = Alert.Kind.LOGIN_REFUSED, "refuses the login"
-        elif closed.closed_at <= since:
+        elif tripped.opened_at <= since:
             kind, words = Alert.Kind.RELAY_AT_FAULT, "takes no mail"
         else:
             continue
-        text = f"The server of {closed.smtp_config} {words}: {closed.reason}"
-        found[kind, closed.smtp_config] = Condition(kind=kind, subject=closed.smtp_config, text=text)
+        text = f"The server of {tripped.smtp_config} {words}: {tripped.reason}"
+        found[kind, tripped.smtp_config] = Condition(kind=kind, subject=tripped.smtp_config, text=text)
     return list(found.values())
 
 

@@ -237,7 +237,7 @@ def check_journals(**kwargs: Any) -> list[CheckMessage]:
 
 
 @register(Tags.security, deploy=True)
-def check_brakes(**kwargs: Any) -> list[CheckMessage]:
+def check_blockers(**kwargs: Any) -> list[CheckMessage]:
     """Warn of what must not be forgotten in production; only with ``check --deploy``."""
     return [
         Warning(f"EMAIL_INTEGRATION[{key!r}] is set: {what}.", id=number)

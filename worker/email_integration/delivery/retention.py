@@ -1,4 +1,4 @@
-"""What is kept no longer: finished deliveries, contents of accepted mail, results, orphaned files, old gates.
+"""What is kept no longer: finished deliveries, contents of accepted mail, results, orphaned files, old breakers.
 
 Everything goes in small batches, each a short transaction that begins where the one before has ended, so that neither
 the size of the table nor what stays in it matters. Nothing that is not finished is ever touched.
@@ -24,7 +24,7 @@ from email_integration.django_internals import can_skip_locked_rows
 from email_integration.ledger import batches
 from email_integration.ledger.rows import database
 from email_integration.message import content
-from email_integration.models import Delivery, RelayGate, RevokedTask, Status
+from email_integration.models import CircuitBreaker, Delivery, RevokedTask, Status
 from email_integration.on_commit import after_commit
 
 from . import orphans
@@ -32,7 +32,7 @@ from . import orphans
 #: How many rows go in one short transaction.
 BATCH = 500
 
-#: The gate of a relay that nobody has tried for so long is that of one that nobody uses.
+#: A circuit breaker that no probe was made for in so long is that of a relay that is not used any more.
 _FORGOTTEN = dt.timedelta(days=30)
 
 #: For how long a revoked task is remembered of which there is no delivery.
@@ -53,24 +53,24 @@ class Pruned:
     results: int
     #: Files that no row names.
     orphans: int
-    gates: int
+    breakers: int
 
 
 def prune(*, dry_run: bool = False) -> Pruned:
     """Delete what is kept no longer. Any number of processes may do so at once; what one leaves, the next one takes."""
-    deliveries, contents, results, gates = _deliveries(), _contents(), _results(), _gates()
+    deliveries, contents, results, breakers = _deliveries(), _contents(), _results(), _breakers()
     count: Counter[str] = Counter(orphans=orphans.collect(dry_run=dry_run))
     if dry_run:
         count["deliveries"] = deliveries.count()
         count["contents"] = contents.exclude(pk__in=deliveries.values("pk")).count()
         count["results"] = 0 if results is None else results.count()
-        count["gates"] = gates.count()
+        count["breakers"] = breakers.count()
     else:
         count += _in_batches(deliveries, "finished_at", _delete_deliveries)
         count += _in_batches(contents, "finished_at", _delete_contents)
         if results is not None:
             count += _in_batches(results, "date_done", _delete_results)
-        count["gates"] = gates.delete()[0]
+        count["breakers"] = breakers.delete()[0]
         _revoked().delete()
         batches.give_back_lost()
     return Pruned(**{name: count[name] for name in Pruned.__dataclass_fields__})
@@ -107,8 +107,8 @@ def _result_model() -> Any:
     return apps.get_model("django_celery_results", "TaskResult")
 
 
-def _gates() -> QuerySet[RelayGate]:
-    rows = RelayGate.objects.using(router.db_for_write(RelayGate))
+def _breakers() -> QuerySet[CircuitBreaker]:
+    rows = CircuitBreaker.objects.using(router.db_for_write(CircuitBreaker))
     return rows.filter(probe_at__lt=timezone.now() - _FORGOTTEN)
 
 

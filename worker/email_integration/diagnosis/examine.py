@@ -6,7 +6,7 @@ from email_integration.exceptions import InvalidMail
 from email_integration.smtp import Relay
 
 from . import server
-from .brakes import brakes
+from .blockers import blockers
 from .configuration import configuration, passwords, somebody, telling
 from .database import database
 from .findings import Finding, Section, error
@@ -36,7 +36,7 @@ def examine(*, test_email: str | None = None, patience: float = 1.0) -> list[Sec
             findings=(*database(), cache(), *storage(patience=patience)),
         ),
         Section(title="Checking broker, workers and beat", findings=tuple(celery(patience=patience))),
-        Section(title="Checking what holds mail back", findings=tuple(brakes())),
+        Section(title="Checking what holds mail back", findings=tuple(blockers())),
     ]
 
 

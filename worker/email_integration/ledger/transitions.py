@@ -22,7 +22,7 @@ from email_integration.on_commit import after_commit
 from email_integration.outcomes import settlement
 from email_integration.outcomes.causes import Cause
 from email_integration.outcomes.schedule import seconds
-from email_integration.routing import gate
+from email_integration.routing.breaker import BreakerOpen
 
 from . import clock, columns, events, steps, task_queue
 from .records import Change, Ended
@@ -60,15 +60,15 @@ def setting_aside(delivery: Delivery, reason: str) -> Step:
     return Step(delivery, columns.finished(delivery, verdict), not_among=FINAL, report=True, tell=events.end)
 
 
-def waiting_for_relay(delivery: Delivery, closed: gate.GateClosed, *, wait: float) -> Step:
+def waiting_for_relay(delivery: Delivery, breaker_open: BreakerOpen, *, wait: float) -> Step:
     """Put off, untried, a delivery whose relay is at fault, for ``wait`` seconds at most."""
     due_at, before = clock.now() + seconds(wait), delivery.status
     values = {
         "status": Status.DEFERRED,
-        "code": closed.code,
-        "cause": closed.cause,
-        "reason": closed.reason[:255],
-        "smtp_config": closed.relay.name,
+        "code": breaker_open.code,
+        "cause": breaker_open.cause,
+        "reason": breaker_open.reason[:255],
+        "smtp_config": breaker_open.relay.name,
         "due_at": due_at,
         "next_at": min(due_at, delivery.expires_at),
         "returned": 0,

@@ -12,7 +12,7 @@ from prometheus_client.registry import Collector
 
 from email_integration import routing
 from email_integration.ledger import rows
-from email_integration.models import Lane, RelayGate, SendingPause, SMTPConfig, Status
+from email_integration.models import CircuitBreaker, Lane, SendingPause, SMTPConfig, Status
 from email_integration.queue import sweeper
 from email_integration.queue.waiting import Backlog, backlog
 
@@ -40,8 +40,8 @@ class _Ledger(Collector):
             known.oldest_deferred,
         )
         yield _gauge("in_doubt_held", "Mails in doubt that wait for a person.", known.held)
-        gates = RelayGate.objects.using(rows.database()).count()
-        yield _gauge("gates_closed", "Servers at fault that nobody connects to.", gates)
+        breakers = CircuitBreaker.objects.using(rows.database()).count()
+        yield _gauge("breakers_open", "Open circuit breakers of servers at fault.", breakers)
         paused = SendingPause.current(using=router.db_for_write(SendingPause)) is not None
         yield _gauge("paused", "1 while sending is paused.", paused)
         yield InfoMetricFamily("email_integration_configuration", "What mail goes by.", value={"name": _name()})

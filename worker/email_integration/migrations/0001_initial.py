@@ -69,12 +69,12 @@ class Migration(migrations.Migration):
             },
         ),
         migrations.CreateModel(
-            name="RelayGate",
+            name="CircuitBreaker",
             fields=[
                 ("key", models.CharField(max_length=64, primary_key=True, serialize=False)),
                 ("smtp_config", models.CharField(max_length=100, verbose_name="SMTP configuration")),
                 ("host", models.CharField(max_length=255, verbose_name="host")),
-                ("closed_at", models.DateTimeField(default=django.utils.timezone.now, verbose_name="closed at")),
+                ("opened_at", models.DateTimeField(default=django.utils.timezone.now, verbose_name="at fault since")),
                 ("failures", models.PositiveIntegerField(default=1, verbose_name="failures")),
                 ("probe_at", models.DateTimeField(verbose_name="next try")),
                 ("code", models.PositiveSmallIntegerField(null=True, verbose_name="code")),

@@ -1,13 +1,13 @@
-"""What is stored: SMTP configurations, deliveries and their attempts, gates of relays at fault, alerts,
+"""What is stored: SMTP configurations, deliveries and their attempts, circuit breakers of relays at fault, alerts,
 the pause, tokens of OAuth, what was learned of servers."""
 
 from email_integration.outcomes.status import FINAL, Status
 
 from .alert import Alert
+from .breaker import CircuitBreaker
 from .config import NO_ACTIVE_CONFIG, SMTPConfig
 from .database_time import DatabaseTime
 from .delivery import Delivery, DeliveryAttempt, DeliveryBatch, InDoubtPolicy, Lane, RevokedTask
-from .gate import RelayGate
 from .installation import Installation
 from .oauth import Grant, OAuthToken, RefreshFamily
 from .pause import SendingPause
@@ -19,6 +19,7 @@ __all__ = [
     "NO_ACTIVE_CONFIG",
     "Alert",
     "Authentication",
+    "CircuitBreaker",
     "DatabaseTime",
     "Delivery",
     "DeliveryAttempt",
@@ -30,7 +31,6 @@ __all__ = [
     "OAuthToken",
     "PipeliningQuirk",
     "RefreshFamily",
-    "RelayGate",
     "RevokedTask",
     "SMTPConfig",
     "SendingPause",

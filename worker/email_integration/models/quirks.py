@@ -23,7 +23,7 @@ class ServerQuirks(models.Model):
     Deleting the row has it found out anew.
     """
 
-    # As of a RelayGate: changed settings are another relay.
+    # As of a CircuitBreaker: changed settings are another relay.
     key = models.CharField(primary_key=True, max_length=64)
     smtp_config = models.CharField(_("SMTP configuration"), max_length=100)
     host = models.CharField(_("host"), max_length=255)

@@ -12,7 +12,7 @@ from email_integration.ledger import task_queue
 from email_integration.ledger.rows import database
 from email_integration.models import DatabaseTime, Delivery, Status
 from email_integration.on_commit import after_commit
-from email_integration.routing import gate
+from email_integration.routing import breaker
 from email_integration.smtp import Relay
 
 #: Seconds within which the time of a probe is kept exactly. A worker has the message until then.
@@ -21,7 +21,7 @@ _SOON = 60.0
 #: Seconds by which a sweep comes later than the probe that it is called for.
 _LATER = 0.2
 
-#: The last probe at each relay that this process has called for a sweep for, by the key of its gate.
+#: The last probe at each relay that this process has called for a sweep for, by the key of its circuit breaker.
 _called_for: dict[str, dt.datetime] = {}
 
 
@@ -60,20 +60,20 @@ def sweep_at_probe(relay: Relay, at: dt.datetime, seconds: float) -> None:
 
     Once for each probe, and not for one that is far off: the sweeps that come by themselves are good enough for that.
     """
-    if seconds <= _SOON and _called_for.get(key := gate.key(relay)) != at:
+    if seconds <= _SOON and _called_for.get(key := breaker.key(relay)) != at:
         _called_for[key] = at
         # A sweep before that time finds nothing to do, and the clocks of two hosts differ a little.
         task_queue.call_for_sweep(using=database(), after=max(0.0, seconds) + _LATER)
 
 
-def reopen(relay: Relay) -> None:
-    """Open the gate of a relay that works again, and wake what waits for it."""
+def reset_breaker(relay: Relay) -> None:
+    """Reset the circuit breaker of a relay that works again, and wake what waits for the relay."""
     with transaction.atomic(using=database()):
-        was_closed = gate.open_(relay)
-        if was_closed:
+        was_open = breaker.reset(relay)
+        if was_open:
             wake()
-    if was_closed:
-        # Once more: who was put off meanwhile has still seen a closed gate, and was not seen by the first.
+    if was_open:
+        # Once more: what was put off meanwhile has still seen an open breaker, and was not seen by the first call.
         wake()
 
 
@@ -84,13 +84,13 @@ def _waiting_for_relay() -> QuerySet[Delivery]:
 
 
 def wake_on_commit(*, using: str | None = None, **kwargs: Any) -> None:
-    """Open every gate and wake what waits, once a change of the configuration is committed.
+    """Reset every circuit breaker and wake what waits, once a change of the configuration is committed.
 
     Receiver of the signals sent after a write.
     """
 
     def go() -> None:
-        gate.open_all()
+        breaker.reset_all()
         wake()
 
     after_commit("wake what waits", go, using=using)  # it is tried again in any case

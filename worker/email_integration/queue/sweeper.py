@@ -16,8 +16,8 @@ from email_integration.django_internals import can_index_a_part
 from email_integration.ledger import installation, task_queue
 from email_integration.ledger.queues import queue_of
 from email_integration.ledger.rows import database
-from email_integration.models import DatabaseTime, Delivery, DeliveryBatch, Installation, Lane, RelayGate
-from email_integration.routing import gate
+from email_integration.models import CircuitBreaker, DatabaseTime, Delivery, DeliveryBatch, Installation, Lane
+from email_integration.routing import breaker
 from email_integration.shared_cache import shared_cache
 from email_integration.smtp import Relay
 
@@ -58,9 +58,9 @@ def sweep() -> int:
     found = _ask(_questions("") | _beyond_queues())
     if found["leases"]:
         _recover(_where_leases_ended)
-    if found["gates"]:
+    if found["probes"]:
         _have_the_relay_tried()
-    if found["leases"] or found["gates"]:
+    if found["leases"] or found["probes"]:
         found = _ask(_questions("") | _beyond_queues())
     due = _due_by_priority(found) | (_due_by_own_queue() if found["own"] else {})
     unheard = _wake(due)
@@ -89,13 +89,13 @@ def _wake(due: Mapping[str, bool]) -> set[str]:
 
 def _have_the_relay_tried() -> None:
     """Wake one of the mails that wait for a relay that may be tried again: whoever was to do it may be gone."""
-    due = gate.due()
+    due = breaker.due()
     relay = routing.active_relay() if due else None
     if not isinstance(relay, Relay):
         return
-    if gate.key(relay) in due:
+    if breaker.key(relay) in due:
         retry_now.wake_one()
-    elif routing.password_is_elsewhere(relay) and gate.forget_former(relay):
+    elif routing.password_is_elsewhere(relay) and breaker.forget_former(relay):
         retry_now.wake()
 
 
@@ -164,7 +164,7 @@ def _questions(queue: str) -> dict[str, QuerySet[Delivery]]:
 _DAMAGED = "damaged_"
 
 
-_Questions = Mapping[str, "QuerySet[Delivery] | QuerySet[DeliveryBatch] | QuerySet[RelayGate]"]
+_Questions = Mapping[str, "QuerySet[Delivery] | QuerySet[DeliveryBatch] | QuerySet[CircuitBreaker]"]
 
 
 def _beyond_queues() -> dict[str, Any]:
@@ -172,7 +172,7 @@ def _beyond_queues() -> dict[str, Any]:
         "leases": DeliveryBatch.objects.using(database()).filter(lease_until__lt=DatabaseTime()),
         "own": _rows().filter(_is_indexed(), queue__gt=""),
         "continuations": _rows().filter(continue_after__lte=DatabaseTime()),
-        "gates": RelayGate.objects.using(database()).filter(probe_at__lte=DatabaseTime()),
+        "probes": CircuitBreaker.objects.using(database()).filter(probe_at__lte=DatabaseTime()),
     }
 
 

@@ -20,7 +20,7 @@ from email_integration.on_commit import after_commit
 from email_integration.savepoints import savepoint
 from email_integration.smtp import Memory, Pipelining, Quirks, Relay
 
-from . import gate
+from . import breaker
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ class SharedMemory(Memory):
         """What is known of ``relay``: one query for each session that is opened."""
         try:
             with savepoint(database()):
-                row = _rows().filter(pk=gate.key(relay), learned_at__gt=timezone.now() - KEPT).first()
+                row = _rows().filter(pk=breaker.key(relay), learned_at__gt=timezone.now() - KEPT).first()
         except (DatabaseError, InterfaceError) as error:
             logger.warning("What is known of the server of %s cannot be read (%s).", relay, type(error).__name__)
             row = None
@@ -63,7 +63,7 @@ class SharedMemory(Memory):
         after_commit(f"keep what was learned about {relay}", functools.partial(self._tell, relay), using=database())
 
     def _tell(self, relay: Relay) -> None:
-        key, changes = gate.key(relay), self._untold.get(relay)
+        key, changes = breaker.key(relay), self._untold.get(relay)
         if not changes:
             return  # told already
         place = {"smtp_config": relay.name, "host": relay.host, "learned_at": timezone.now()}

@@ -12,8 +12,8 @@ from email_integration.forks import after_fork_in_child
 from email_integration.smtp import Relay
 
 
-class Trip:
-    """To a server, ahead of the others of this process."""
+class Lead:
+    """One that goes to a server ahead of the others of this process."""
 
     def __init__(self, relay: Relay) -> None:
         self.relay = relay
@@ -28,11 +28,11 @@ class Ahead:
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
-        self._under_way: dict[Relay, Trip] = {}
+        self._under_way: dict[Relay, Lead] = {}
         after_fork_in_child(self._begin_anew)
 
-    def go(self, relay: Relay) -> Trip | None:
-        """Go ahead to a relay, and ``end`` the trip; or wait for who does.
+    def go(self, relay: Relay) -> Lead | None:
+        """Go ahead to a relay, and ``end`` the lead; or wait for who does.
 
         None when that one went well, or for ``relay.timeout`` seconds came to no end: there is no going ahead then.
         """
@@ -40,15 +40,15 @@ class Ahead:
             while (other := self._under_way.get(relay)) is not None:
                 if not self._changed.wait_for(other.is_over, relay.timeout) or other.went_well:
                     return None
-            trip = self._under_way[relay] = Trip(relay)
-            return trip
+            lead = self._under_way[relay] = Lead(relay)
+            return lead
 
-    def end(self, trip: Trip, *, well: bool) -> None:
+    def end(self, lead: Lead, *, well: bool) -> None:
         """Let the others go on if it went ``well``, else one of them go ahead. Does nothing to what has ended."""
         with self._changed:
-            if not trip.has_ended:
-                trip.has_ended, trip.went_well = True, well
-                del self._under_way[trip.relay]
+            if not lead.has_ended:
+                lead.has_ended, lead.went_well = True, well
+                del self._under_way[lead.relay]
                 self._changed.notify_all()
 
     def _begin_anew(self) -> None:

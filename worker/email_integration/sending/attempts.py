@@ -23,7 +23,7 @@ from email_integration.message import content
 from email_integration.models import Delivery, Status
 from email_integration.outcomes.causes import Cause
 from email_integration.outcomes.classification import Deferred, Failed, InDoubt, Skipped
-from email_integration.routing import gate
+from email_integration.routing.breaker import BreakerOpen
 from email_integration.secrecy import with_secrets
 from email_integration.smtp import Session
 
@@ -100,12 +100,11 @@ class Attempt:
             return Untried(delivery=delivery, step=step)
         try:
             sent, withheld = self._send()
-        except gate.GateClosed as closed:
-            hand.closed = closed.relay
+        except BreakerOpen as breaker_open:
+            hand.tripped_relay = breaker_open.relay
             wait = conf.get("RETRY_MAX") * (1 + random.random())  # noqa: S311  # spreads load, guards nothing
-            return Untried(
-                delivery=delivery, step=functools.partial(transitions.waiting_for_relay, closed=closed, wait=wait)
-            )
+            step = functools.partial(transitions.waiting_for_relay, breaker_open=breaker_open, wait=wait)
+            return Untried(delivery=delivery, step=step)
         except InvalidMail:
             reason = "its sender cannot be read"
             return Untried(delivery=delivery, step=functools.partial(transitions.setting_aside, reason=reason))
@@ -139,7 +138,7 @@ class Attempt:
             if plan.redirected:
                 sent = replace(sent, outcome=plan.of_recipients(sent.outcome), redirected_to=plan.redirected_to)
             return sent, withheld
-        except (InvalidMail, gate.GateClosed, Replaced, JournalUnavailable):
+        except (InvalidMail, BreakerOpen, Replaced, JournalUnavailable):
             raise
         except ImproperlyConfigured as error:
             return Transmitted(route=None, outcome=Deferred(cause=Cause.SETTINGS, reason=str(error))), ()

@@ -15,7 +15,7 @@ from email_integration.message.rendering import render
 from email_integration.outcomes import settlement
 from email_integration.outcomes.causes import Cause
 from email_integration.outcomes.classification import Accepted, Deferred, Failed, InDoubt, Outcome, Skipped
-from email_integration.routing import gate
+from email_integration.routing.breaker import BreakerOpen
 from email_integration.secrecy import with_secrets
 
 from . import sandbox
@@ -39,8 +39,8 @@ def send_now(message: EmailMessage, *, default_from_is_open: bool = False) -> Ac
     mail, plan = _mail(message, default_from_is_open=default_from_is_open)
     try:
         outcome = _offer_to_all(mail)
-    except gate.GateClosed as closed:
-        raise DeliveryDeferred(closed.code, closed.reason) from None
+    except BreakerOpen as breaker_open:
+        raise DeliveryDeferred(breaker_open.code, breaker_open.reason) from None
     return _accepted(plan.of_recipients(outcome))
 
 
@@ -55,10 +55,10 @@ def _offer_to_all(mail: Mail) -> Outcome | Skipped:
     while True:
         try:
             outcome = _transmit(replace(mail, recipients=rest))
-        except gate.GateClosed as closed:
+        except BreakerOpen as breaker_open:
             if taken is None:
                 raise
-            raise _taken_for_some(taken, mail, closed) from None
+            raise _taken_for_some(taken, mail, breaker_open) from None
         if isinstance(outcome, Accepted | Deferred | Failed):
             taken = _together(taken, outcome)
             rest = settlement.left(rest, outcome)
@@ -105,7 +105,7 @@ def _is_answered(taken: Accepted, mail: Mail, last: Accepted | Deferred | Failed
     return not was_content and {*taken.accepted, *refused, *taken.unsupported}.issuperset(mail.recipients)
 
 
-def _taken_for_some(taken: Accepted, mail: Mail, why: Accepted | Deferred | Failed | gate.GateClosed) -> DeliveryFailed:
+def _taken_for_some(taken: Accepted, mail: Mail, why: Accepted | Deferred | Failed | BreakerOpen) -> DeliveryFailed:
     reason = Cause.CONNECTION_LOST.words if isinstance(why, Accepted) else why.reason
     for_some = f"accepted for {len(taken.accepted)} of {len(mail.recipients)} recipients"
     return DeliveryFailed(None if isinstance(why, Accepted) else why.code, f"{for_some}, then: {reason}")

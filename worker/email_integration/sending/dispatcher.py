@@ -284,7 +284,7 @@ def settle(batch: Batch, done: Sequence[Done]) -> batches.Recorded:
     )
     for (one, change), made in zip(changed, recorded.made, strict=True):
         if made:
-            wake_others(change, one.closed)
+            wake_others(change, one.tripped_relay)
             if change.delivery.continue_after is not None:
                 if one.slot is not None:
                     with contextlib.suppress(JournalUnavailable):  # without it the mark in the database tells

@@ -83,8 +83,8 @@ class InHand(Guard):
         self.sent_from: tuple[str, str] | None = None
         #: When MAIL was about to be said last, by ``time.monotonic()``; None before that.
         self.mail_at: float | None = None
-        #: The relay whose gate was found closed.
-        self.closed: Relay | None = None
+        #: The relay whose circuit breaker was found open.
+        self.tripped_relay: Relay | None = None
         #: The addresses that stand for recipients in the envelope; None when these are the recipients themselves.
         self.redirected_from: Collection[str] | None = None
 

@@ -22,7 +22,7 @@ from email_integration.models import Delivery
 from email_integration.outcomes.classification import Accepted, Deferred, InDoubt, Outcome
 from email_integration.outcomes.schedule import backoff, seconds
 from email_integration.queue import retry_now
-from email_integration.routing import gate
+from email_integration.routing import breaker
 from email_integration.smtp import Relay
 
 from . import offering
@@ -146,10 +146,10 @@ def _complain(words: str, change: Change, error: Exception) -> None:
     logger.error(words, pk, type(error).__name__, extra={"delivery_id": pk})
 
 
-def wake_others(change: Change, closed: Relay | None) -> None:
+def wake_others(change: Change, tripped_relay: Relay | None) -> None:
     """Wake what waits for what this has shown, once it is recorded.
 
-    ``closed`` is a relay whose gate was found closed.
+    ``tripped_relay`` is a relay whose circuit breaker was found open.
     """
     delivery = change.delivery
     ended = change if isinstance(change, records.Ended) else None
@@ -158,28 +158,28 @@ def wake_others(change: Change, closed: Relay | None) -> None:
     with contextlib.suppress(DatabaseError, InterfaceError):  # then they wait for their time, or for the next one
         if delivery.waits_for_relay:
             for_everybody = ended and isinstance(ended.outcome, Deferred) and ended.outcome.for_everybody
-            route = ended.attempt.route if ended else closed
-            _wake_if_mended(delivery, route, waits_at_gate=bool(closed or for_everybody))
+            route = ended.attempt.route if ended else tripped_relay
+            _wake_if_fixed(delivery, route, waits_for_breaker=bool(tripped_relay or for_everybody))
         elif ended and isinstance(ended.outcome, Accepted):
-            _open_gate(ended.attempt.route)
+            _reset_breaker(ended.attempt.route)
 
 
-def _wake_if_mended(delivery: Delivery, route: routing.Route | None, *, waits_at_gate: bool) -> None:
+def _wake_if_fixed(delivery: Delivery, route: routing.Route | None, *, waits_for_breaker: bool) -> None:
     """Have it tried at once if what it waits for came before it was recorded, so that nothing woke it."""
     now = routing.active_relay()
     if isinstance(now, routing.Nowhere):
         return
-    # What the relay is to blame for with this mail alone has closed no gate: that one is open proves nothing.
-    # Amid a caller's transaction gates are moved when that is committed.
-    asked = route if waits_at_gate and isinstance(route, Relay) and not gate.in_transaction() else None
-    probe = gate.next_probe(asked) if asked else None
+    # What the relay is to blame for with this mail alone has tripped no breaker: that it is closed proves nothing.
+    # Amid a caller's transaction breakers are tripped and reset when that is committed.
+    asked = route if waits_for_breaker and isinstance(route, Relay) and not breaker.in_transaction() else None
+    probe = breaker.next_probe(asked) if asked else None
     if now != route or (asked and probe is None):
         retry_now.wake(delivery.pk)
     elif asked and probe is not None:
         retry_now.sweep_at_probe(asked, *probe)
 
 
-def _open_gate(relay: routing.Route | None) -> None:
-    """Open the gate if it is closed still: over a session that was open it has not been asked."""
-    if isinstance(relay, Relay) and gate.is_closed(relay):
-        retry_now.reopen(relay)
+def _reset_breaker(relay: routing.Route | None) -> None:
+    """Reset the breaker if it is still open: over a session that was there before it has not been asked."""
+    if isinstance(relay, Relay) and breaker.is_open(relay):
+        retry_now.reset_breaker(relay)

@@ -55,7 +55,7 @@ _TRIES = 20
 def transmit(mail: Mail, relay: Relay, guard: Guard, *, begun: Prepared | None = None) -> Transmitted:
     """Send ``mail`` through ``relay``. Its transaction may have ``begun`` already, along with the dot of another one.
 
-    Raises ``Replaced`` when another one is to be used by now, ``GateClosed`` when it is at fault,
+    Raises ``Replaced`` when another one is to be used by now, ``BreakerOpen`` while its circuit breaker is open,
     ``ContentUnavailable``, and ``InvalidMail`` when the mail's own sender is none; the server has nothing of the mail
     then that it would send on.
     """
@@ -75,7 +75,7 @@ def transmit(mail: Mail, relay: Relay, guard: Guard, *, begun: Prepared | None =
                     lent, letter, begun = begun.resume(), begun.letter, None
                 else:
                     lent, letter = (
-                        pool.session(relay, fresh=fresh, before_opening=way.enter, heard=guard.progressed),
+                        pool.session(relay, fresh=fresh, before_opening=way.before_opening, heard=guard.progressed),
                         None,
                     )
                 with lent as session:
@@ -146,7 +146,7 @@ def _transact(
             if started.accepted:
                 if begun is not None:
                     check()  # it was asked when that was said, while the server still had the mail before
-                way.is_open()
+                way.works()
                 guard.writes()
                 session.write(_watched(letter.blocks, guard))
                 break

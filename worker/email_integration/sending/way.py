@@ -1,4 +1,4 @@
-"""The way of a mail to a relay: through its gate, which it closes and opens."""
+"""The way of a mail to a relay: past its circuit breaker, which it trips and resets."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from email_integration.on_commit import after_commit
 from email_integration.outcomes.causes import Cause
 from email_integration.outcomes.classification import Deferred, Outcome, Skipped
 from email_integration.queue import retry_now
-from email_integration.routing import gate
+from email_integration.routing import breaker
 from email_integration.smtp import Phase, Relay, Session, SMTPFailure
 
-from .ahead import Ahead, Trip
+from .ahead import Ahead, Lead
 from .guard import Guard
 from .sessions import pool, require_active
 
@@ -31,11 +31,10 @@ _Told = TypeVar("_Told", bound=Outcome | Skipped)
 
 
 class Way:
-    """The way to one relay, for one mail: through its gate, which it closes and opens.
+    """The way to one relay, for one mail: past its circuit breaker, which it trips and resets.
 
     With ``fresh`` it is the way over a fresh session, after what was said of another one: others of this process that
-    are to take it wait until it is found to be open, or its gate is closed. ``limited`` is that other one, if it came
-    to a limit.
+    are to take it wait until it works, or the breaker is open. ``limited`` is that other one, if it came to a limit.
     """
 
     def __init__(self, relay: Relay, guard: Guard, *, fresh: bool = False, limited: Session | None = None) -> None:
@@ -43,37 +42,40 @@ class Way:
         self._guard = guard
         self._fresh = fresh
         self._limited = limited
-        self._trip: Trip | None = None
+        self._lead: Lead | None = None
         self._probing = False
 
     def __enter__(self) -> Self:
         if self._fresh:
-            self._trip = _ahead.go(self.relay)
+            self._lead = _ahead.go(self.relay)
         return self
 
     def __exit__(self, *error: object) -> None:
-        """One that has come to no verdict lets another probe."""
+        """A probe that has come to no verdict lets another mail probe."""
         try:
-            if self._probing and not gate.in_transaction():
+            if self._probing and not breaker.in_transaction():
                 with self._bearing_the_database():
-                    gate.give_up_probe(self.relay)
+                    breaker.release_probe(self.relay)
         finally:
-            if self._trip is not None:
-                _ahead.end(self._trip, well=False)
+            if self._lead is not None:
+                _ahead.end(self._lead, well=False)
 
-    def is_open(self) -> None:
+    def works(self) -> None:
         """The server takes the mail, but for what it may say of its content."""
-        if self._trip is not None:
-            _ahead.end(self._trip, well=True)
+        if self._lead is not None:
+            _ahead.end(self._lead, well=True)
         limited, self._limited = self._limited, None
         if limited is not None:  # the limit was its own: it is none of mails by time
             limited.server.ended_after(limited.carried)
 
-    def enter(self) -> None:
-        """Ask for a new session. Raises ``GateClosed``, and ``Replaced``: no login with what holds no longer."""
+    def before_opening(self) -> None:
+        """Ask whether a session may be opened.
+
+        Raises ``BreakerOpen``, and ``Replaced``: no login with what holds no longer.
+        """
         require_active(self.relay)
         if not self._probing:
-            self._probing = gate.enter(self.relay)
+            self._probing = breaker.ask(self.relay)
         self._guard.opens()
 
     def has_another_password(self, failure: SMTPFailure) -> bool:
@@ -84,47 +86,48 @@ class Way:
         if failure.reply is None or failure.phase is not Phase.AUTH or not routing.password_has_changed(self.relay):
             return False
         pool.discard(self.relay)
-        if not gate.in_transaction():
+        if not breaker.in_transaction():
             with self._bearing_the_database():
-                retry_now.reopen(self.relay)
+                retry_now.reset_breaker(self.relay)
         return True
 
     def tell(self, outcome: _Told) -> _Told:
-        """Have the gate know how it ended; an outcome that the relay is to blame for says when to try it again."""
+        """Trip or reset the breaker; return the outcome, with when to try again if the relay is to blame for it."""
         probing, self._probing = self._probing, False
         if not (probing or isinstance(outcome, Deferred)):
-            return outcome  # it moves no gate
-        if gate.in_transaction():
+            return outcome  # it says nothing of the relay
+        if breaker.in_transaction():
             # Of a caller of the direct backend, who may leave it open for long: none must have to wait for that.
             later = functools.partial(self._tell, outcome, probing=probing)
-            after_commit(f"move the gate of {self.relay}", later, using=gate.database())
+            after_commit(f"trip or reset the circuit breaker of {self.relay}", later, using=breaker.database())
             return outcome
         return self._tell(outcome, probing=probing)
 
     def _tell(self, outcome: _Told, *, probing: bool) -> _Told:
         with self._bearing_the_database():
-            goes_on = probing and self._is_the_limit_that_closed(outcome)
+            goes_on = probing and self._is_the_limit_that_tripped(outcome)
             if isinstance(outcome, Deferred) and (outcome.for_everybody or goes_on):
                 pool.discard(self.relay)
                 if outcome.cause is Cause.LIMIT:
                     pool.reduce(self.relay)
-                wait = gate.close(self.relay, outcome, probing=probing)
+                wait = breaker.trip(self.relay, outcome, probing=probing)
                 # It may be a limit of its recipients alone: then another mail probes before it does so again.
                 return dataclasses.replace(outcome, for_everybody=True, retry_in=2 * wait if goes_on else wait)
             if probing:
-                retry_now.reopen(self.relay)
+                retry_now.reset_breaker(self.relay)
         return outcome
 
-    def _is_the_limit_that_closed(self, outcome: Outcome | Skipped) -> bool:
-        """Whether a prober met the limit that its gate was closed for, said of it alone: to RCPT, or later."""
+    def _is_the_limit_that_tripped(self, outcome: Outcome | Skipped) -> bool:
+        """Whether a probe met the limit that tripped the breaker, said of this mail alone: to RCPT, or later."""
         if not isinstance(outcome, Deferred) or outcome.for_everybody or outcome.cause is not Cause.LIMIT:
             return False
-        return gate.is_closed(self.relay, by=Cause.LIMIT)
+        return breaker.is_open(self.relay, by=Cause.LIMIT)
 
     @contextlib.contextmanager
     def _bearing_the_database(self) -> Iterator[None]:
-        """What the server said of the mail matters more than the gate, which the next prober opens or closes."""
+        """What the server said of the mail matters more than the breaker, which the next probe trips or resets."""
         try:
             yield
         except (DatabaseError, InterfaceError) as error:
-            logger.error("The gate of %s could not be moved (%s).", self.relay, type(error).__name__)
+            text = "The circuit breaker of %s could not be changed (%s)."
+            logger.error(text, self.relay, type(error).__name__)

@@ -49,8 +49,8 @@ class Done:
     work: Work
     change: Change | None
     slot: Slot | None = None
-    #: The relay whose gate was found closed.
-    closed: Relay | None = None
+    #: The relay whose circuit breaker was found open.
+    tripped_relay: Relay | None = None
 
 
 def take_in_hand(work: Work, *, journal: Journal | None, others: Others) -> Attempt:
@@ -93,4 +93,4 @@ def try_one(work: Work, *, journal: Journal | None, others: Others) -> Done:
         if hand.sent_from is not None:
             doubt = InDoubt(cause=Cause.INTERNAL_ERROR, reason=what)
             change = Ended(delivery=delivery, outcome=doubt, attempt=Try(route=work.route, started_at=timezone.now()))
-    return Done(work=work, change=change, slot=hand.slot, closed=hand.closed)
+    return Done(work=work, change=change, slot=hand.slot, tripped_relay=hand.tripped_relay)

@@ -1,4 +1,4 @@
-"""Publishing: short timeouts, a breaker for a broker that is not there, and which failures are not the broker's."""
+"""Publishing: short timeouts, a circuit breaker for a broker that is away, and which failures are not the broker's."""
 
 from __future__ import annotations
 
@@ -38,16 +38,17 @@ def hear_what_is_refused(producer: Producer) -> None:
 class Publisher:
     """Publishes by way of the broker of an app, which ``app`` gives.
 
-    ``_shut_until`` (monotonic seconds) is all its state: until then the broker is not tried.
+    ``_open_until`` (monotonic seconds) is all its state: until then its circuit breaker is open, and the broker is
+    not tried.
     """
 
     def __init__(self, app: Callable[[], Any]) -> None:
         self._app = app
-        self._shut_until = 0.0
+        self._open_until = 0.0
 
     def _publish(self, messages: Sequence[Message]) -> None:
-        """Publish to one queue; raises what the broker raises, at once while the breaker is open."""
-        if time.monotonic() < self._shut_until:
+        """Publish to one queue; raises what the broker raises, at once while the circuit breaker is open."""
+        if time.monotonic() < self._open_until:
             raise OperationalError("the broker failed a moment ago")
         started = time.monotonic()
         try:
@@ -62,7 +63,7 @@ class Publisher:
             raise  # every connection was in use, which says nothing about the broker
         except Exception as error:
             if not self._is_of_the_queue(error):
-                self._shut_until = time.monotonic() + _PAUSE
+                self._open_until = time.monotonic() + _PAUSE
             raise
 
     def _publish_now(self, messages: Sequence[Message]) -> None:

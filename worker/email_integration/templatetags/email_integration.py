@@ -21,7 +21,7 @@ def email_notices(context: template.Context, route: bool = False) -> dict[str, A
     user = getattr(context.get("request"), "user", None)
     return {
         "notices": [
-            *whereabouts.brakes(),
+            *whereabouts.blockers(),
             *([whereabouts.route(), *whereabouts.token()] if route and not paused else []),
         ],
         "may_try": user is not None and user.has_perm("email_integration.change_smtpconfig"),

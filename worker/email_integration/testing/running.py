@@ -15,7 +15,7 @@ from email_integration.ledger.queues import key_of
 from email_integration.ledger.rows import database
 from email_integration.models import DatabaseTime, Delivery
 from email_integration.queue import continuing
-from email_integration.routing import gate
+from email_integration.routing import breaker
 from email_integration.sending import recording
 from email_integration.sending.dispatcher import send_inline
 from email_integration.tasks import send_email
@@ -105,7 +105,7 @@ def _committed() -> Iterator[None]:
 def _due(tried: list[str], *, due_only: bool) -> list[Delivery]:
     rows = Delivery.objects.using(database()).filter(next_at__isnull=False).exclude(pk__in=tried)
     if not due_only:
-        gate.open_all()
+        breaker.reset_all()
         rows.filter(status__in=transitions.CLAIMABLE).update(due_at=DatabaseTime(), next_at=DatabaseTime())
     due = rows.filter(next_at__lte=DatabaseTime())
     return list(due.order_by("created_at", "pk").only("queue", "lane"))

@@ -30,6 +30,6 @@ class Command(BaseCommand):
             (done.contents, "contents of accepted mail"),
             (done.results, "results"),
             (done.orphans, "files that no delivery names"),
-            (done.gates, "forgotten relays at fault"),
+            (done.breakers, "forgotten relays at fault"),
         ):
             self.stdout.write(f"  {number} {what}")

@@ -1,4 +1,4 @@
-"""What holds mail back or sends it elsewhere on purpose."""
+"""The blockers: what holds mail back or sends it elsewhere on purpose."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from email_integration.timezones import local_time
 from .findings import Finding, counted, info, ok, warning
 
 
-def brakes() -> list[Finding]:
+def blockers() -> list[Finding]:
     """The pause, the redirection, the allow-list, and how much mail waits."""
     found = [*_settings(), *_rows()]
-    return found or [ok("brakes", "Nothing holds mail back")]
+    return found or [ok("blockers", "Nothing holds mail back")]
 
 
 def _settings() -> list[Finding]:

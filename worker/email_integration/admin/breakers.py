@@ -15,20 +15,20 @@ from email_integration.smtp import Relay
 from .typing import ConfigModelAdmin
 
 
-class GateViews(ConfigModelAdmin):
-    """The address behind the button; whoever may not change configurations gets 403."""
+class BreakerViews(ConfigModelAdmin):
+    """The address behind the button; users who may not change configurations get 403."""
 
     def get_urls(self) -> list[URLPattern]:
         view = self.admin_site.admin_view
         return [path("try-now/", view(self.try_now_view), name="email_integration_try_now"), *super().get_urls()]
 
     def try_now_view(self, request: HttpRequest) -> HttpResponse:
-        """Open the gate of the server that mail goes through, so that what waits for it is tried."""
+        """Reset the circuit breaker of the server that mail goes through, so that what waits for it is tried."""
         if request.method != "POST" or not self.has_change_permission(request):
             raise PermissionDenied
         relay = routing.active_relay()
         if isinstance(relay, Relay):  # if not, the page says so at its top
-            retry_now.reopen(relay)
+            retry_now.reset_breaker(relay)
             text = _("What waits for “%(name)s” is tried now.")
             self.message_user(request, text % {"name": relay.name}, messages.SUCCESS)
         return HttpResponseRedirect(reverse("admin:email_integration_smtpconfig_changelist"))

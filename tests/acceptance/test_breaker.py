@@ -15,7 +15,7 @@ from config.local.smtp_server import Fault, SMTPServer
 from config.local.workers import OF_MAIL
 from email_integration.ledger import rows, task_queue
 from email_integration.message import content
-from email_integration.models import Delivery, DeliveryAttempt, RelayGate, SMTPConfig, Status
+from email_integration.models import CircuitBreaker, Delivery, DeliveryAttempt, SMTPConfig, Status
 from tests.deliveries import submitted
 from tests.stack import Stack
 
@@ -55,18 +55,18 @@ def test_a_wrong_password_makes_a_handful_of_logins_and_a_mended_one_drains_the_
     wait_until(lambda: not untried(), seconds=60 + mails / 10, what="that all are put off")
     took = time.monotonic() - started
     # Wait for a probe, so that those count that come by and by.
-    wait_until(lambda: RelayGate.objects.get().failures >= 2, what="a probe in vain")
+    wait_until(lambda: CircuitBreaker.objects.get().failures >= 2, what="a probe in vain")
     logins = server.failed_auths
     print(f"{mails} mails put off in {took:.1f} s with {logins} logins, {len(server.sessions)} connections")
     assert logins <= running.concurrency + 2 + took / 10
     assert set(Delivery.objects.values_list("status", "waits_for_relay")) == {("deferred", True)}
     assert Delivery.objects.filter(code=535).count() == mails
-    # The gate is moved before the attempt is recorded.
+    # The breaker is tripped before the attempt is recorded.
     wait_until(lambda: DeliveryAttempt.objects.count() == server.failed_auths, what="a record of each login")
 
     # So that nothing but the mended configuration wakes them while the test goes on.
     later = timezone.now() + dt.timedelta(hours=1)
-    RelayGate.objects.update(probe_at=later)
+    CircuitBreaker.objects.update(probe_at=later)
     Delivery.objects.update(due_at=later, next_at=later)
     config.password = "password"
     mended = time.monotonic()
@@ -78,7 +78,7 @@ def test_a_wrong_password_makes_a_handful_of_logins_and_a_mended_one_drains_the_
     wait_until(lambda: Delivery.objects.filter(status=Status.ACCEPTED).count() == mails, what="their record")
     print(f"mended: the first after {first:.1f} s, the last after {last:.1f} s ({mails / last:.0f} a second)")
     assert len(server.messages) == mails  # all are copies of one, and have its Message-ID
-    assert not RelayGate.objects.exists()
+    assert not CircuitBreaker.objects.exists()
     assert server.failed_auths <= logins + 1
 
 

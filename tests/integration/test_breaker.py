@@ -1,4 +1,4 @@
-"""The gate of a relay at fault: nobody knocks but one prober at a time, and what mends it lets everybody through."""
+"""The circuit breaker of a relay at fault: one half-open probe at a time, and what mends the relay wakes all mail."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from email_integration import conf, routing
 from email_integration.exceptions import DeliveryDeferred
 from email_integration.ledger import batches
 from email_integration.ledger.queues import queue_of
-from email_integration.models import Delivery, RelayGate, SMTPConfig
+from email_integration.models import CircuitBreaker, Delivery, SMTPConfig
 from email_integration.outcomes import schedule
 from email_integration.outcomes.causes import Cause
 from email_integration.outcomes.classification import Deferred
 from email_integration.queue import retry_now
 from email_integration.queue.sweeper import sweep
-from email_integration.routing import gate
+from email_integration.routing import breaker
 from email_integration.sending import direct, in_hand, points
 from email_integration.smtp import Relay
 from tests.deliveries import Clock, RecordingTaskQueue, ago, attempt, in_threads, mail, pretend, send_due, submitted
@@ -39,13 +39,13 @@ LONG = 60.0
 #: What is a second to a server at fault lasts so many here: no busy machine takes that long for a test.
 UNIT = 20
 
-FIRST_AT_LIMIT = gate._FIRST_AT_LIMIT
+FIRST_AT_LIMIT = breaker._FIRST_AT_LIMIT
 
 
 @pytest.fixture(autouse=True)
-def _patient(bell: RecordingTaskQueue, settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gate, "_FIRST_AT_LIMIT", 5.0 * UNIT)
-    monkeypatch.setattr(gate, "_LONGEST_WITHOUT_SERVICE", gate._LONGEST_WITHOUT_SERVICE * UNIT)
+def _patient(task_queue: RecordingTaskQueue, settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(breaker, "_FIRST_AT_LIMIT", 5.0 * UNIT)
+    monkeypatch.setattr(breaker, "_LONGEST_WITHOUT_SERVICE", breaker._LONGEST_WITHOUT_SERVICE * UNIT)
     monkeypatch.setattr(retry_now, "_SOON", retry_now._SOON * UNIT)
     settings.EMAIL_INTEGRATION = {
         **settings.EMAIL_INTEGRATION,
@@ -69,7 +69,7 @@ def wrong_password(smtp_server: Serve) -> tuple[SMTPServer, SMTPConfig]:
 
 def probe_is_due() -> None:
     """Let the time pass until the relay may be tried again."""
-    assert RelayGate.objects.update(probe_at=ago(1)) == 1
+    assert CircuitBreaker.objects.update(probe_at=ago(1)) == 1
 
 
 def attempt_all() -> None:
@@ -89,10 +89,10 @@ def waiting() -> int:
 
 
 def units_until_probe() -> float:
-    return (RelayGate.objects.get().probe_at - timezone.now()).total_seconds() / UNIT
+    return (CircuitBreaker.objects.get().probe_at - timezone.now()).total_seconds() / UNIT
 
 
-# -- closing --------------------------------------------------------------------------------------------------------
+# -- tripping -------------------------------------------------------------------------------------------------------
 
 
 def test_many_mails_on_a_wrong_password_make_one_login_and_none_is_burnt(smtp_server: Serve) -> None:
@@ -104,7 +104,7 @@ def test_many_mails_on_a_wrong_password_make_one_login_and_none_is_burnt(smtp_se
     assert waiting() == 30
     assert Delivery.objects.filter(attempts=0, code=535, smtp_config="Primary Mail Server").count() == 29
     assert len(set(Delivery.objects.values_list("reason", flat=True))) == 1
-    row = RelayGate.objects.get()
+    row = CircuitBreaker.objects.get()
     assert (row.code, row.failures, row.host) == (535, 1, "localhost")
 
 
@@ -118,7 +118,7 @@ def test_what_was_put_off_expires_in_time_all_the_same(smtp_server: Serve) -> No
 
 
 @pytest.mark.parametrize("verb", ["MAIL", "RCPT", "DATA"])
-def test_a_sender_of_the_configurations_own_that_it_may_not_use_closes_the_gate(smtp_server: Serve, verb: Any) -> None:
+def test_a_sender_of_the_configurations_own_that_it_may_not_use_trips_it(smtp_server: Serve, verb: Any) -> None:
     """A mail's own does not: the next one may have another."""
     refusal = "553 5.7.1 Sender rejected: not your address"
     server = smtp_server(faults=[Fault(verb=verb, reply=refusal, times=2)])
@@ -127,9 +127,9 @@ def test_a_sender_of_the_configurations_own_that_it_may_not_use_closes_the_gate(
     attempt(own.pk)
     own.refresh_from_db()
     assert (own.status, own.cause, own.waits_for_relay) == ("deferred", "sender_not_allowed", False)
-    assert not RelayGate.objects.exists()
+    assert not CircuitBreaker.objects.exists()
     attempt(submitted().pk)
-    assert RelayGate.objects.get().cause == "config_sender"
+    assert CircuitBreaker.objects.get().cause == "config_sender"
     waits = submitted()
     attempt(waits.pk)
     waits.refresh_from_db()
@@ -153,7 +153,7 @@ def test_an_envelope_sender_of_a_mails_own_is_not_the_configurations(
         attempt(own.pk)
     own.refresh_from_db()
     assert (own.status, own.cause, own.waits_for_relay) == ("deferred", "sender_not_allowed", False)
-    assert not RelayGate.objects.exists()
+    assert not CircuitBreaker.objects.exists()
 
 
 @pytest.mark.parametrize("envelope", [{}, {"envelope_sender": "bounces+17@example.com"}])
@@ -175,7 +175,7 @@ def test_mail_goes_with_the_sender_that_was_corrected(smtp_server: Serve, envelo
 
 
 @pytest.mark.parametrize("reply", ["450 4.7.1 Too much mail", "452 4.5.3 Too many recipients: Too many messages sent"])
-def test_a_limit_before_any_recipient_closes_the_gate(smtp_server: Serve, reply: str) -> None:
+def test_a_limit_before_any_recipient_trips_it(smtp_server: Serve, reply: str) -> None:
     """One mail finds out, the others wait without an attempt; probes come as for a server that is not available."""
     server = smtp_server(faults=[Fault(verb="MAIL", reply=reply)])
     config_for(server)
@@ -184,8 +184,8 @@ def test_a_limit_before_any_recipient_closes_the_gate(smtp_server: Serve, reply:
     attempt_all()
     assert waiting() == 5
     assert sorted(Delivery.objects.values_list("attempts", "cause")) == [*[(0, "limit")] * 4, (1, "limit")]
-    gate_row = RelayGate.objects.get()
-    assert (gate_row.cause, gate_row.code) == ("limit", int(reply[:3]))
+    row = CircuitBreaker.objects.get()
+    assert (row.cause, row.code) == ("limit", int(reply[:3]))
     waits_of_probes = []
     for _ in range(6):
         probe_is_due()
@@ -194,41 +194,41 @@ def test_a_limit_before_any_recipient_closes_the_gate(smtp_server: Serve, reply:
     assert waits_of_probes == pytest.approx([10, 20, 40, 45, 45, 45], abs=2)
 
 
-def test_a_wrong_sender_of_the_configurations_own_leaves_the_gate_open(smtp_server: Serve) -> None:
+def test_a_wrong_sender_of_the_configurations_own_leaves_it_closed(smtp_server: Serve) -> None:
     """Mail with another sender would pass."""
     server = smtp_server(faults=[Fault(verb="MAIL", reply="553 5.1.8 No such domain", times=1)])
     config_for(server)
     attempt(submitted().pk)
     assert Delivery.objects.get().waits_for_relay
-    assert not RelayGate.objects.exists()
+    assert not CircuitBreaker.objects.exists()
     other = submitted(from_email="own@example.com")
     attempt(other.pk)
     assert Delivery.objects.get(pk=other.pk).status == "accepted"
 
 
-def test_a_gate_keeps_no_secret(smtp_server: Serve) -> None:
+def test_a_breaker_keeps_no_secret(smtp_server: Serve) -> None:
     wrong_password(smtp_server)
     attempt(submitted().pk)
-    assert "s3cret" not in str(RelayGate.objects.values())
+    assert "s3cret" not in str(CircuitBreaker.objects.values())
 
 
-def test_while_sessions_last_the_gate_costs_no_query(smtp_server: Serve, django_assert_num_queries: Any) -> None:
+def test_while_sessions_last_it_costs_no_query(smtp_server: Serve, django_assert_num_queries: Any) -> None:
     server = smtp_server()
     config_for(server)
-    direct.send_now(mail())
+    direct.send_directly(mail())
     with django_assert_num_queries(0):
-        direct.send_now(mail())
+        direct.send_directly(mail())
     assert (len(server.sessions), len(server.messages)) == (1, 2)
 
 
 # -- how long -------------------------------------------------------------------------------------------------------
 
 
-def waits(fault: Deferred, count: int) -> list[float]:
+def waits(failure: Deferred, count: int) -> list[float]:
     """How long, in units, the relay is left alone after each of so many probes in vain."""
     here = Relay(name="r", host="mail.example.com")
-    gate.open_all()
-    return [round(gate.close(here, fault, probing=number > 0) / UNIT) for number in range(count)]
+    breaker.reset_all()
+    return [round(breaker.trip(here, failure, probing=number > 0) / UNIT) for number in range(count)]
 
 
 @pytest.mark.parametrize(
@@ -250,7 +250,7 @@ def test_a_server_that_comes_back_by_itself_is_found_within_a_minute(cause: Caus
 def test_a_server_that_takes_so_many_a_second_is_tried_in_the_next(
     monkeypatch: pytest.MonkeyPatch, cause: Cause, code: int
 ) -> None:
-    monkeypatch.setattr(gate, "_FIRST_AT_LIMIT", FIRST_AT_LIMIT * UNIT)
+    monkeypatch.setattr(breaker, "_FIRST_AT_LIMIT", FIRST_AT_LIMIT * UNIT)
     assert waits(Deferred(cause=cause, code=code, reason="slower"), 8) == [1, 2, 4, 8, 16, 32, 45, 45]
 
 
@@ -280,7 +280,7 @@ def test_a_hint_when_to_come_back_is_honoured_within_reason(smtp_server: Serve) 
         160,
     ]
     assert waits(Deferred(cause=Cause.LOGIN_LATER, code=454, reason="no", retry_in=86400.0 * UNIT), 1) == [900]
-    RelayGate.objects.all().delete()
+    CircuitBreaker.objects.all().delete()
     config_for(smtp_server(faults=[Fault(verb="AUTH", reply="454 4.7.0 Too many logins, try again in 6000 seconds")]))
     delivery = submitted()
     attempt(delivery.pk)
@@ -291,25 +291,25 @@ def test_a_hint_when_to_come_back_is_honoured_within_reason(smtp_server: Serve) 
 # -- probing --------------------------------------------------------------------------------------------------------
 
 
-def test_a_sweep_is_called_for_the_time_of_each_probe_once(smtp_server: Serve, bell: RecordingTaskQueue) -> None:
+def test_a_sweep_is_called_for_the_time_of_each_probe_once(smtp_server: Serve, task_queue: RecordingTaskQueue) -> None:
     config_for(smtp_server(faults=[Fault(verb="MAIL", reply="450 4.7.1 Too much mail", times=2)]))
     for _ in range(20):
         submitted()
     attempt_all()
-    assert bell.later_sweeps == [pytest.approx(5 * UNIT, abs=2 * UNIT)]
+    assert task_queue.later_sweeps == [pytest.approx(5 * UNIT, abs=2 * UNIT)]
     probe_is_due()
     sweep()
     attempt_all()
-    assert bell.later_sweeps == [pytest.approx(units * UNIT, abs=2 * UNIT) for units in (5, 10)]
+    assert task_queue.later_sweeps == [pytest.approx(units * UNIT, abs=2 * UNIT) for units in (5, 10)]
     probe_is_due()
     sweep()
     attempt_all()
     assert Delivery.objects.filter(status="accepted").count() == 1
-    assert len(bell.later_sweeps) == 2
+    assert len(task_queue.later_sweeps) == 2
 
 
 def test_no_sweep_is_called_for_a_probe_that_is_far_off(
-    smtp_server: Serve, bell: RecordingTaskQueue, settings: Any
+    smtp_server: Serve, task_queue: RecordingTaskQueue, settings: Any
 ) -> None:
     """No worker is to keep a message for so long: the sweeps that come by themselves are near enough."""
     settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "RETRY_FIRST": 600.0 * UNIT}
@@ -317,10 +317,10 @@ def test_no_sweep_is_called_for_a_probe_that_is_far_off(
     submitted()
     attempt_all()
     assert units_until_probe() > LONG
-    assert bell.later_sweeps == []
+    assert task_queue.later_sweeps == []
 
 
-def test_a_probe_in_vain_keeps_the_gate_closed_for_twice_as_long(smtp_server: Serve) -> None:
+def test_a_probe_in_vain_keeps_it_open_for_twice_as_long(smtp_server: Serve) -> None:
     server, _ = wrong_password(smtp_server)
     for expected in (5, 10, 20):
         delivery = submitted()
@@ -330,8 +330,8 @@ def test_a_probe_in_vain_keeps_the_gate_closed_for_twice_as_long(smtp_server: Se
     assert server.failed_auths == 3
 
 
-def test_a_probe_that_meets_the_same_limit_at_its_recipient_keeps_the_gate_closed(
-    smtp_server: Serve, bell: RecordingTaskQueue
+def test_a_probe_that_meets_the_same_limit_at_its_recipient_keeps_it_open(
+    smtp_server: Serve, task_queue: RecordingTaskQueue
 ) -> None:
     """Some servers count at RCPT, where it might be said of this recipient: so each probe is by another mail."""
     config_for(smtp_server(faults=[Fault(verb="RCPT", reply="450 rcpt rate limit exceeded", times=6)]))
@@ -341,10 +341,10 @@ def test_a_probe_that_meets_the_same_limit_at_its_recipient_keeps_the_gate_close
     waits = [round(units_until_probe())]
     for _ in range(3):
         put_off_all()
-        bell.woken.clear()
+        task_queue.woken.clear()
         probe_is_due()
         sweep()
-        assert bell.woken
+        assert task_queue.woken
         send_due()
         waits.append(round(units_until_probe()))
     assert waits == pytest.approx([5, 10, 20, 40], abs=2)
@@ -353,25 +353,25 @@ def test_a_probe_that_meets_the_same_limit_at_its_recipient_keeps_the_gate_close
     probe_is_due()
     Delivery.objects.filter(pk=ids[0]).update(due_at=ago(1), next_at=ago(1))
     attempt(ids[0])
-    assert not RelayGate.objects.exists()
+    assert not CircuitBreaker.objects.exists()
 
 
 def test_a_limit_is_for_everybody_however_slowly_mail_comes(smtp_server: Serve) -> None:
     """Each mail is sent by a dispatcher of its own, the one before having left."""
     config_for(smtp_server(faults=[Fault(verb="RCPT", reply="450 rcpt rate limit exceeded", times=None)]))
     for place in range(3):
-        assert not RelayGate.objects.exists()
+        assert not CircuitBreaker.objects.exists()
         submitted(f"u{place}@example.com")
         send_due()
-    assert RelayGate.objects.get().cause == "limit"
+    assert CircuitBreaker.objects.get().cause == "limit"
 
 
-def test_a_limit_of_one_recipient_does_not_keep_the_gate_of_another_fault_closed(smtp_server: Serve) -> None:
+def test_a_limit_of_one_recipient_does_not_keep_it_open_for_another_fault(smtp_server: Serve) -> None:
     config_for(smtp_server(faults=[Fault(verb="RCPT", reply="450 rcpt rate limit exceeded")]))
-    gate.close(relay(), Deferred(cause=Cause.TROUBLE, code=451, reason="it is in trouble"), probing=False)
+    breaker.trip(relay(), Deferred(cause=Cause.TROUBLE, code=451, reason="it is in trouble"), probing=False)
     probe_is_due()
     attempt(submitted().pk)
-    assert not RelayGate.objects.exists()
+    assert not CircuitBreaker.objects.exists()
 
 
 def test_of_many_at_once_one_probes(smtp_server: Serve) -> None:
@@ -382,34 +382,36 @@ def test_of_many_at_once_one_probes(smtp_server: Serve) -> None:
     ids = [submitted().pk for _ in range(6)]
     in_threads(*[lambda pk=pk: attempt(pk) for pk in ids])
     assert server.failed_auths == 2
-    assert RelayGate.objects.get().failures == 2
+    assert CircuitBreaker.objects.get().failures == 2
 
 
-def test_sweeps_have_one_mail_try_a_relay_whatever_comes_of_it(bell: RecordingTaskQueue, smtp_server: Serve) -> None:
+def test_sweeps_have_one_mail_try_a_relay_whatever_comes_of_it(
+    task_queue: RecordingTaskQueue, smtp_server: Serve
+) -> None:
     """Were nobody to take what is due, each sweep would else wake one more, and call for the next."""
     config_for(smtp_server())
-    closed = gate.close(relay(), Deferred(cause=Cause.LOGIN, code=535, reason="the login is wrong"), probing=False)
-    assert closed
+    wait = breaker.trip(relay(), Deferred(cause=Cause.LOGIN, code=535, reason="the login is wrong"), probing=False)
+    assert wait
     for _ in range(3):
         pretend(submitted(), status="deferred", waits_for_relay=True)
     put_off_all()
-    RelayGate.objects.update(probe_at=ago(1))
-    bell.woken.clear()
+    CircuitBreaker.objects.update(probe_at=ago(1))
+    task_queue.woken.clear()
     for _ in range(3):
         sweep()
-    assert (waiting(), bell.woken, bell.sweeps) == (2, [queue_of("normal")] * 3, 0)
+    assert (waiting(), task_queue.woken, task_queue.sweeps) == (2, [queue_of("normal")] * 3, 0)
 
 
-def test_a_prober_that_is_killed_is_replaced(smtp_server: Serve) -> None:
+def test_a_probe_that_is_killed_is_replaced(smtp_server: Serve) -> None:
     wrong_password(smtp_server)
     attempt(submitted().pk)
     probe_is_due()
-    assert gate.enter(relay())  # and then it is killed
-    with pytest.raises(gate.GateClosed):
-        gate.enter(relay())
+    assert breaker.ask(relay())  # and then it is killed
+    with pytest.raises(breaker.BreakerOpen):
+        breaker.ask(relay())
     assert 0 < units_until_probe() * UNIT <= 2 * relay().timeout + conf.get("LEASE")
     probe_is_due()
-    assert gate.enter(relay())
+    assert breaker.ask(relay())
 
 
 def test_a_probe_with_a_mail_that_cannot_be_read_lets_somebody_else_probe(smtp_server: Serve) -> None:
@@ -421,26 +423,26 @@ def test_a_probe_with_a_mail_that_cannot_be_read_lets_somebody_else_probe(smtp_s
     pretend(poison, content=b"damaged", waits_for_relay=True)
     attempt(poison.pk)
     assert Delivery.objects.get(pk=poison.pk).reason == "the stored content is damaged"
-    assert gate.enter(relay())
+    assert breaker.ask(relay())
 
 
-def test_a_success_over_a_session_that_was_open_opens_the_gate_too(smtp_server: Serve) -> None:
+def test_a_success_over_a_session_that_was_there_before_resets_it_too(smtp_server: Serve) -> None:
     """Else those that are woken to probe would go that way, one at each sweep, and the rest would sleep on."""
     server = smtp_server()
     config_for(server)
     first, second = submitted(), submitted()
-    direct.send_now(mail())
-    gate.close(relay(), Deferred(cause=Cause.LIMIT, code=421, reason="too many connections"), probing=False)
+    direct.send_directly(mail())
+    breaker.trip(relay(), Deferred(cause=Cause.LIMIT, code=421, reason="too many connections"), probing=False)
     pretend(second, status="deferred", waits_for_relay=True)
     put_off_all()
     pretend(first, status="deferred", waits_for_relay=True, due_at=ago(1), next_at=ago(1))
     attempt(first.pk)
     assert len(server.sessions) == 1
-    assert not RelayGate.objects.exists()
+    assert not CircuitBreaker.objects.exists()
     assert waiting() == 0
 
 
-def test_a_probe_that_loses_its_mail_to_another_worker_opens_the_gate(
+def test_a_probe_that_loses_its_mail_to_another_worker_resets_it(
     smtp_server: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server, _ = wrong_password(smtp_server)
@@ -453,105 +455,105 @@ def test_a_probe_that_loses_its_mail_to_another_worker_opens_the_gate(
     monkeypatch.setattr(batches, "renew", lambda batch: False)
     attempt(submitted().pk)
     assert server.messages == []
-    assert not RelayGate.objects.exists()
+    assert not CircuitBreaker.objects.exists()
 
 
-def test_the_sweep_has_a_relay_tried_that_may_be(smtp_server: Serve, bell: RecordingTaskQueue) -> None:
+def test_the_sweep_has_a_relay_tried_that_may_be(smtp_server: Serve, task_queue: RecordingTaskQueue) -> None:
     """Everybody else waits for up to half an hour, and whoever was to probe may be gone."""
     wrong_password(smtp_server)
     for _ in range(4):
         submitted()
     attempt_all()
     put_off_all()
-    bell.woken.clear()
+    task_queue.woken.clear()
     assert sweep() == 0  # it is not time yet
     probe_is_due()
     assert sweep() == 1
     assert waiting() == 3
     attempt_all()
-    assert RelayGate.objects.get().failures == 2
+    assert CircuitBreaker.objects.get().failures == 2
 
 
-def test_the_sweep_lets_rest_who_waits_for_another_relay(smtp_server: Serve, bell: RecordingTaskQueue) -> None:
+def test_the_sweep_lets_rest_who_waits_for_another_relay(smtp_server: Serve, task_queue: RecordingTaskQueue) -> None:
     wrong_password(smtp_server)
     attempt(submitted().pk)
     probe_is_due()
-    RelayGate.objects.update(key="of one that was replaced")
+    CircuitBreaker.objects.update(key="of one that was replaced")
     put_off_all()
     assert sweep() == 0
 
 
-# -- opening --------------------------------------------------------------------------------------------------------
+# -- resetting ------------------------------------------------------------------------------------------------------
 
 
-def test_the_first_success_opens_the_gate_and_wakes_everybody(smtp_server: Serve, bell: RecordingTaskQueue) -> None:
+def test_the_first_success_resets_it_and_wakes_all_mail(smtp_server: Serve, task_queue: RecordingTaskQueue) -> None:
     server, _ = wrong_password(smtp_server)
     for _ in range(10):
         submitted()
     attempt_all()
     server.password = "s3cret"  # mended at the other end
     probe_is_due()
-    sweeps = bell.sweeps
+    sweeps = task_queue.sweeps
     attempt(submitted().pk)
-    assert not RelayGate.objects.exists()
-    assert (waiting(), bell.sweeps > sweeps) == (0, True)
+    assert not CircuitBreaker.objects.exists()
+    assert (waiting(), task_queue.sweeps > sweeps) == (0, True)
     attempt_all()
     assert set(Delivery.objects.values_list("status", flat=True)) == {"accepted"}
     assert (len(server.messages), len(server.sessions)) == (11, 2)
 
 
-def test_a_mended_configuration_drains_the_queue_at_once(smtp_server: Serve, bell: RecordingTaskQueue) -> None:
+def test_a_fixed_configuration_drains_the_queue_at_once(smtp_server: Serve, task_queue: RecordingTaskQueue) -> None:
     server, config = wrong_password(smtp_server)
     for _ in range(10):
         submitted()
     attempt_all()
-    sweeps = bell.sweeps
+    sweeps = task_queue.sweeps
     config.password = "password"
     config.save()
-    assert not RelayGate.objects.exists()
-    assert (waiting(), bell.sweeps > sweeps) == (0, True)
+    assert not CircuitBreaker.objects.exists()
+    assert (waiting(), task_queue.sweeps > sweeps) == (0, True)
     attempt_all()
     assert len(server.messages) == 10
     assert (server.failed_auths, server.auths) == (1, 1)
 
 
-def test_the_gate_of_a_replaced_relay_holds_up_nobody(smtp_server: Serve) -> None:
-    """Even if somebody who had begun with the old one closes it afterwards."""
+def test_the_breaker_of_a_replaced_relay_holds_up_no_mail(smtp_server: Serve) -> None:
+    """Even if a mail that was begun with the old one trips it afterwards."""
     wrong_password(smtp_server)
     old = relay()
     attempt(submitted().pk)
     new = smtp_server()
     SMTPConfig.objects.activate(config_for(new, name="Backup", is_active=False))
-    gate.close(old, Deferred(cause=Cause.LOGIN, code=535, reason="the login is wrong"), probing=False)
+    breaker.trip(old, Deferred(cause=Cause.LOGIN, code=535, reason="the login is wrong"), probing=False)
     attempt_all()
     assert len(new.messages) == 1
-    assert gate.is_closed(old)
-    assert not gate.is_closed(relay())
+    assert breaker.is_open(old)
+    assert not breaker.is_open(relay())
 
 
-def test_who_failed_before_the_gate_opened_closes_it_for_a_moment_alone(smtp_server: Serve) -> None:
+def test_a_mail_that_failed_before_it_was_reset_trips_it_for_a_moment_alone(smtp_server: Serve) -> None:
     wrong_password(smtp_server)
     attempt(submitted().pk)
     probe_is_due()
-    assert gate.open_(relay())
-    wait = gate.close(relay(), Deferred(cause=Cause.LOGIN, code=535, reason="no"), probing=True)
+    assert breaker.reset(relay())
+    wait = breaker.trip(relay(), Deferred(cause=Cause.LOGIN, code=535, reason="no"), probing=True)
     assert wait / UNIT == pytest.approx(5, abs=1)
-    assert not gate.open_(Relay(name="another", host="mail.example.com"))
+    assert not breaker.reset(Relay(name="another", host="mail.example.com"))
 
 
-# -- opening while somebody is put off ------------------------------------------------------------------------------
+# -- resetting while a mail is put off ------------------------------------------------------------------------------
 
 
-def test_a_mail_that_is_put_off_just_after_the_gate_opened_does_not_sleep(
+def test_a_mail_that_is_put_off_just_after_it_was_reset_does_not_sleep(
     smtp_server: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It has seen the gate closed, and is recorded only when everybody else has been woken."""
+    """It has seen the breaker open, and is recorded only when all others have been woken."""
     wrong_password(smtp_server)
     attempt(submitted().pk)
 
     def late(point: str, *delivery_ids: str) -> None:
         if point == "before the record":
-            in_threads(lambda: retry_now.reopen(relay()))
+            in_threads(lambda: retry_now.reset_breaker(relay()))
 
     monkeypatch.setattr(points, "hook", late)
     delivery = submitted()
@@ -559,10 +561,10 @@ def test_a_mail_that_is_put_off_just_after_the_gate_opened_does_not_sleep(
     assert Delivery.objects.get(pk=delivery.pk).due_at <= timezone.now()
 
 
-def test_a_mail_that_is_put_off_while_the_gate_opens_does_not_sleep(
+def test_a_mail_that_is_put_off_while_it_is_reset_does_not_sleep(
     smtp_server: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where writers do not wait for each other: after everybody was woken, before anybody can see the open gate."""
+    """Where writers do not wait for each other: after all mail was woken, before any can see the closed breaker."""
     server, _ = wrong_password(smtp_server)
     attempt(submitted().pk)
     server.password = "s3cret"
@@ -584,48 +586,48 @@ def test_a_mail_that_is_put_off_while_the_gate_opens_does_not_sleep(
         put_off.set()
 
     monkeypatch.setattr(retry_now, "wake", slow)
-    found = in_threads(lambda: retry_now.reopen(relay()), work)
+    found = in_threads(lambda: retry_now.reset_breaker(relay()), work)
     assert found == [None, None]
     assert waiting() == 0
 
 
-def test_nobody_sleeps_however_opening_and_putting_off_meet(smtp_server: Serve) -> None:
+def test_no_mail_sleeps_however_resetting_and_putting_off_meet(smtp_server: Serve) -> None:
     wrong_password(smtp_server)
     here = relay()
-    fault = Deferred(cause=Cause.LOGIN, code=535, reason="the login is wrong")
+    failure = Deferred(cause=Cause.LOGIN, code=535, reason="the login is wrong")
     for _ in range(10):
-        gate.close(here, fault, probing=False)
+        breaker.trip(here, failure, probing=False)
         ids = [submitted().pk for _ in range(5)]
         works: list[Callable[[], Any]] = [lambda pk=pk: attempt(pk) for pk in ids]
-        found = in_threads(*works, lambda: retry_now.reopen(here))
+        found = in_threads(*works, lambda: retry_now.reset_breaker(here))
         assert not [one for one in found if isinstance(one, Exception)]
-        # Whoever saw it open has tried the login, and closed it.
-        retry_now.reopen(here)
+        # A mail that saw it closed has tried the login, and tripped it.
+        retry_now.reset_breaker(here)
         assert waiting() == 0
 
 
 # -- the direct backend ---------------------------------------------------------------------------------------------
 
 
-def test_the_direct_backend_obeys_the_gate(smtp_server: Serve) -> None:
+def test_the_direct_backend_obeys_it(smtp_server: Serve) -> None:
     server, _ = wrong_password(smtp_server)
     attempt(submitted().pk)
     with pytest.raises(DeliveryDeferred) as raised:
-        direct.send_now(mail())
+        direct.send_directly(mail())
     assert raised.value.code == 535
     assert len(server.sessions) == 1
 
 
-def test_the_direct_backend_closes_and_opens_it(smtp_server: Serve) -> None:
+def test_the_direct_backend_trips_and_resets_it(smtp_server: Serve) -> None:
     server, _ = wrong_password(smtp_server)
     for _ in range(3):
         with pytest.raises(DeliveryDeferred):
-            direct.send_now(mail())
+            direct.send_directly(mail())
     assert server.failed_auths == 1
     server.password = "s3cret"
     probe_is_due()
-    direct.send_now(mail())
-    assert not RelayGate.objects.exists()
+    direct.send_directly(mail())
+    assert not CircuitBreaker.objects.exists()
 
 
 def test_a_callers_transaction_has_nobody_else_wait(smtp_server: Serve) -> None:
@@ -634,19 +636,19 @@ def test_a_callers_transaction_has_nobody_else_wait(smtp_server: Serve) -> None:
     with transaction.atomic():
         for _ in range(2):
             with pytest.raises(DeliveryDeferred):
-                direct.send_now(mail())
-        assert in_threads(lambda: gate.is_closed(relay())) == [False]
-    assert gate.is_closed(relay())
+                direct.send_directly(mail())
+        assert in_threads(lambda: breaker.is_open(relay())) == [False]
+    assert breaker.is_open(relay())
     server.password = "s3cret"
     probe_is_due()
     with transaction.atomic():
-        direct.send_now(mail())
-        assert gate.is_closed(relay())
-    assert not gate.is_closed(relay())
+        direct.send_directly(mail())
+        assert breaker.is_open(relay())
+    assert not breaker.is_open(relay())
 
 
 def test_what_a_rolled_back_transaction_found_out_is_forgotten(smtp_server: Serve) -> None:
     wrong_password(smtp_server)
     with pytest.raises(DeliveryDeferred), transaction.atomic():
-        direct.send_now(mail())
-    assert not RelayGate.objects.exists()
+        direct.send_directly(mail())
+    assert not CircuitBreaker.objects.exists()

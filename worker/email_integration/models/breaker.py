@@ -1,4 +1,4 @@
-"""The gates of relays at fault."""
+"""The open circuit breakers of relays at fault."""
 
 from __future__ import annotations
 
@@ -11,20 +11,21 @@ from email_integration.outcomes.causes import LONGEST
 from .primary import PrimaryManager
 
 
-class RelayGate(models.Model):
-    """There is a row while a relay is at fault: nobody connects to it but one prober at a time.
+class CircuitBreaker(models.Model):
+    """There is a row while the circuit breaker of a relay is open: the relay is at fault, and no process connects to
+    it but for one half-open probe at a time.
 
-    What opens and closes it is in ``email_integration.routing.gate``.
+    ``email_integration.routing.breaker`` trips and resets it.
     """
 
     # A keyed digest of all the settings of the relay, its password too: mended settings are another relay.
     key = models.CharField(primary_key=True, max_length=64)
     smtp_config = models.CharField(_("SMTP configuration"), max_length=100)
     host = models.CharField(_("host"), max_length=255)
-    closed_at = models.DateTimeField(_("closed at"), default=timezone.now)
-    # How often in a row it was tried in vain.
+    opened_at = models.DateTimeField(_("at fault since"), default=timezone.now)
+    # How often in a row the relay was tried in vain.
     failures = models.PositiveIntegerField(_("failures"), default=1)
-    # When somebody may try again; whoever does moves it on first.
+    # When the next half-open probe may be made; the process that makes it moves this on first.
     probe_at = models.DateTimeField(_("next try"))
     code = models.PositiveSmallIntegerField(_("code"), null=True)
     # A ``Cause``.

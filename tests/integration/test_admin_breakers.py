@@ -14,8 +14,8 @@ from django.utils import timezone
 
 from config.local.smtp_server import Fault, SMTPServer
 from email_integration.admin import whereabouts
-from email_integration.models import Delivery, RelayGate, SendingPause, SMTPConfig, Status
-from email_integration.routing import active_relay, gate, settings_relay
+from email_integration.models import CircuitBreaker, Delivery, SendingPause, SMTPConfig, Status
+from email_integration.routing import active_relay, breaker, settings_relay
 from email_integration.smtp import Relay
 from tests.deliveries import RecordingDoorbell, attempt, pretend, submitted
 from tests.mail_settings import name_server
@@ -39,13 +39,15 @@ def admin() -> Client:
     return logged_in(superuser=True)
 
 
-def closed(relay: Any = None, **values: Any) -> RelayGate:
-    """The gate of the relay that mail goes through now, closed."""
+def tripped(relay: Any = None, **values: Any) -> CircuitBreaker:
+    """The open circuit breaker of the relay that mail goes through now."""
     relay = relay or active_relay()
     assert isinstance(relay, Relay)
     now = timezone.now()
     given = {"reason": "the login is wrong (535 5.7.8)", "code": 535, "probe_at": now + dt.timedelta(minutes=3)}
-    return RelayGate.objects.create(pk=gate.key(relay), smtp_config=relay.name, host=relay.host, **{**given, **values})
+    return CircuitBreaker.objects.create(
+        pk=breaker.key(relay), smtp_config=relay.name, host=relay.host, **{**given, **values}
+    )
 
 
 def waits(number: int) -> None:
@@ -88,15 +90,15 @@ def test_a_wrong_password_is_said_on_top_and_trying_now_sends_what_waits(
 
 def test_it_says_when_it_is_tried_next(admin: Client) -> None:
     config(is_active=True)
-    gate_ = closed(probe_at=timezone.now().replace(hour=14, minute=5) + dt.timedelta(days=1))
+    row = tripped(probe_at=timezone.now().replace(hour=14, minute=5) + dt.timedelta(days=1))
     assert "next try: 2:05 p.m.;" in top(admin)
-    RelayGate.objects.filter(pk=gate_.pk).update(probe_at=timezone.now())
+    CircuitBreaker.objects.filter(pk=row.pk).update(probe_at=timezone.now())
     assert "next try: with the next mail;" in top(admin)
 
 
 def test_what_waits_is_counted_to_a_bound(admin: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     config(is_active=True)
-    closed()
+    tripped()
     monkeypatch.setattr(whereabouts, "_COUNTED", 2)
     waits(2)
     pretend(submitted(), status=Status.DEFERRED)
@@ -107,16 +109,16 @@ def test_what_waits_is_counted_to_a_bound(admin: Client, monkeypatch: pytest.Mon
 
 def test_the_server_of_the_settings_can_be_at_fault_too(admin: Client, settings: Any) -> None:
     name_server(settings, host="fallback.example.com")
-    closed(settings_relay())
+    tripped(settings_relay())
     text = top(admin)
     assert "fallback.example.com:25 now, by the settings of this project" in text
     assert "is at fault" in text
     admin.post(TRY)
-    assert not RelayGate.objects.exists()
+    assert not CircuitBreaker.objects.exists()
 
 
 def test_another_servers_fault_is_not_told_of_this_one(admin: Client) -> None:
-    closed(Relay(name="Other", host="other.example.com"))
+    tripped(Relay(name="Other", host="other.example.com"))
     config(is_active=True)
     assert "at fault" not in top(admin)
     assert 'value="Try now"' not in top(admin)
@@ -124,7 +126,7 @@ def test_another_servers_fault_is_not_told_of_this_one(admin: Client) -> None:
 
 def test_mended_settings_are_another_server(admin: Client) -> None:
     stored = config(is_active=True)
-    closed()
+    tripped()
     stored.password = "mended"
     stored.save()
     assert "at fault" not in top(admin)
@@ -132,7 +134,7 @@ def test_mended_settings_are_another_server(admin: Client) -> None:
 
 def test_it_is_told_in_the_language_of_the_reader(admin: Client) -> None:
     config(is_active=True)
-    closed()
+    tripped()
     page = admin.get(url("changelist"), headers={"Accept-Language": "de"}).content.decode()
     assert "Der Server ist gestört" in page
     assert 'value="Jetzt versuchen"' in page
@@ -140,7 +142,7 @@ def test_it_is_told_in_the_language_of_the_reader(admin: Client) -> None:
 
 def test_every_list_and_form_says_it_and_a_pause_comes_first(admin: Client) -> None:
     stored = config(is_active=True)
-    closed()
+    tripped()
     for address in (
         url("changelist"),
         url("change", stored.pk),
@@ -148,25 +150,25 @@ def test_every_list_and_form_says_it_and_a_pause_comes_first(admin: Client) -> N
     ):
         assert "is at fault" in top(admin, address)
     relay = active_relay()
-    SendingPause.begin()  # opens every gate
-    closed(relay)
+    SendingPause.begin()  # resets every breaker
+    tripped(relay)
     assert "at fault" not in top(admin)
     assert "Sending is paused" in top(admin)
 
 
-def test_trying_now_while_paused_opens_nothing(admin: Client) -> None:
+def test_trying_now_while_paused_resets_nothing(admin: Client) -> None:
     config(is_active=True)
-    closed()
+    tripped()
     SendingPause.begin()
-    RelayGate.objects.create(pk="x", smtp_config="Primary", host="h", probe_at=timezone.now(), reason="still closed")
+    CircuitBreaker.objects.create(pk="x", smtp_config="Primary", host="h", probe_at=timezone.now(), reason="still open")
     response = admin.post(TRY, follow=True)
     assert said(response) == ""
-    assert RelayGate.objects.filter(pk="x").exists()
+    assert CircuitBreaker.objects.filter(pk="x").exists()
 
 
 def test_trying_takes_a_post_and_the_permission_to_change() -> None:
     config(is_active=True)
-    closed()
+    tripped()
     looking = logged_in("view_smtpconfig", "activate_smtpconfig", "test_smtpconfig")
     assert "is at fault" in top(looking)
     assert 'value="Try now"' not in top(looking)
@@ -174,8 +176,8 @@ def test_trying_takes_a_post_and_the_permission_to_change() -> None:
     changing = logged_in("view_smtpconfig", "change_smtpconfig", name="lee")
     assert 'value="Try now"' in top(changing)
     assert changing.get(TRY).status_code == 403
-    assert RelayGate.objects.exists()
+    assert CircuitBreaker.objects.exists()
     assert Client(enforce_csrf_checks=True).post(TRY).status_code == 403
     assert changing.post(TRY).status_code == 302
-    assert not RelayGate.objects.exists()
+    assert not CircuitBreaker.objects.exists()
     assert SMTPConfig.objects.get().is_active

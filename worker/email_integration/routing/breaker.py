@@ -1,0 +1,177 @@
+"""The circuit breaker of a relay: while it is open no process connects, but for one half-open probe at a time.
+
+It is asked only before a new session is opened, so that it costs nothing while sessions last. Mended settings are
+another relay, with a circuit breaker of its own.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+import logging
+from typing import Protocol
+
+from django.db import models, router, transaction
+from django.db.models import F
+from django.utils.crypto import salted_hmac
+
+from email_integration import conf
+from email_integration.models import CircuitBreaker, DatabaseTime
+from email_integration.outcomes.causes import ENDS_BY_ITSELF, Cause
+from email_integration.outcomes.schedule import doubled
+from email_integration.smtp import Relay
+
+logger = logging.getLogger(__name__)
+
+#: A server that does not answer, is not available, or limits how much we send, is tried at least this often, in
+#: seconds: it costs nothing. One that has refused us is left alone up to RETRY_MAX: providers lock accounts after many
+#: wrong logins.
+_LONGEST_WITHOUT_SERVICE = 45.0
+
+#: One that limits how much we send is tried again after a second first: many count the mails of each.
+_LIMITS = frozenset({Cause.LIMIT, Cause.ACCOUNT_RATE})
+_FIRST_AT_LIMIT = 1.0
+
+
+class BreakerOpen(Exception):
+    """The circuit breaker of the relay is open, and it is not yet time for a probe."""
+
+    def __init__(self, relay: Relay, code: int | None, cause: str, reason: str) -> None:
+        super().__init__(relay, code, cause, reason)
+        self.relay = relay
+        self.code = code
+        self.cause = cause
+        self.reason = reason
+
+
+def ask(relay: Relay) -> bool:
+    """Ask before connecting to ``relay``; return True for a half-open probe, False when the breaker is closed.
+
+    The caller ends a probe by ``trip``, ``reset`` or ``release_probe``. Raises ``BreakerOpen``.
+    """
+    rows = _rows().filter(pk=key(relay))
+    found = rows.first()
+    if found is None:
+        return False
+    due = rows.filter(probe_at__lte=DatabaseTime())
+    if due.exists():
+        if in_transaction():
+            return True  # to be the only one would take a lock, which all others had to wait for until the commit
+        # No other probe is made meanwhile: it is longer than an attempt takes, up to the reply to its final dot.
+        if due.update(probe_at=DatabaseTime(ahead=2 * relay.timeout + conf.get("LEASE"))):
+            return True
+    raise BreakerOpen(relay, found.code, found.cause, found.reason)
+
+
+def due() -> frozenset[str]:
+    """Return the keys of the open breakers whose relays may be probed now."""
+    return frozenset(_rows().filter(probe_at__lte=DatabaseTime()).values_list("pk", flat=True))
+
+
+def in_transaction() -> bool:
+    """Whether a caller of the direct backend has a transaction open here."""
+    return bool(transaction.get_connection(database()).in_atomic_block)
+
+
+class RelayFailure(Protocol):
+    """How an attempt failed that the relay is to blame for; ``retry_in`` is the server's hint in seconds."""
+
+    @property
+    def code(self) -> int | None: ...
+
+    @property
+    def cause(self) -> str: ...
+
+    @property
+    def reason(self) -> str: ...
+
+    @property
+    def retry_in(self) -> float | None: ...
+
+
+def trip(relay: Relay, failure: RelayFailure, *, probing: bool) -> float:
+    """Open the breaker, or keep it open after a failed probe; return in how many seconds the next probe may be made."""
+    said = {"code": failure.code, "cause": str(failure.cause), "reason": failure.reason[:255]}
+    wait = _wait(1, failure)
+    times = {"opened_at": DatabaseTime(), "probe_at": DatabaseTime(ahead=wait)}
+    row, created = _rows().get_or_create(
+        pk=key(relay), defaults={"smtp_config": relay.name, "host": relay.host, **times, **said}
+    )
+    if created:
+        extra = {
+            "configuration": relay.name,
+            "reply_code": failure.code,
+            "cause": said["cause"],
+            "reason": failure.reason,
+        }
+        logger.warning("The circuit breaker of %s is open: %s", relay.name, failure.reason, extra=extra)
+    elif probing:
+        wait = _wait(row.failures + 1, failure)
+        _rows().filter(pk=row.pk).update(failures=F("failures") + 1, probe_at=DatabaseTime(ahead=wait), **said)
+    else:
+        _, wait = next_probe(relay) or (None, 0.0)
+    return wait
+
+
+def release_probe(relay: Relay) -> None:
+    """Let another mail probe at once: this probe came to no verdict."""
+    _rows().filter(pk=key(relay)).update(probe_at=DatabaseTime())
+
+
+def reset(relay: Relay) -> bool:
+    """Close the breaker; return False when it was closed."""
+    was_open = bool(_rows().filter(pk=key(relay)).delete()[0])
+    if was_open:
+        logger.info("The circuit breaker of %s is closed again.", relay.name, extra={"configuration": relay.name})
+    return was_open
+
+
+def forget_former(relay: Relay) -> bool:
+    """Forget the breakers of ``relay`` with a former password whose probe is due; return False when there are none.
+
+    Only a password that is kept elsewhere changes without a change of the configuration.
+    """
+    former = _rows().filter(smtp_config=relay.name, probe_at__lte=DatabaseTime()).exclude(pk=key(relay))
+    return bool(former.delete()[0])
+
+
+def reset_all() -> None:
+    """Close every breaker: the settings have changed."""
+    _rows().all().delete()
+
+
+def is_open(relay: Relay, *, by: Cause | None = None) -> bool:
+    """Whether the breaker of ``relay`` is open at this moment; with ``by``, for that cause."""
+    rows = _rows().filter(pk=key(relay))
+    return (rows if by is None else rows.filter(cause=by.value)).exists()
+
+
+def next_probe(relay: Relay) -> tuple[dt.datetime, float] | None:
+    """When ``relay`` may be probed, and in how many seconds that is, 0 for now; None when its breaker is closed."""
+    found = _rows().filter(pk=key(relay)).annotate(now=DatabaseTime()).first()
+    return (found.probe_at, max(0.0, (found.probe_at - found.now).total_seconds())) if found else None
+
+
+def key(relay: Relay) -> str:
+    """A digest of all the settings of ``relay``, which the password cannot be told from."""
+    settings = tuple(getattr(relay, field.name) for field in dataclasses.fields(relay) if field.compare)
+    return salted_hmac("email_integration.breaker", repr(settings), algorithm="sha256").hexdigest()
+
+
+def _wait(failures: int, failure: RelayFailure) -> float:
+    first, longest = conf.get("RETRY_FIRST"), conf.get("RETRY_MAX")
+    hint = min(failure.retry_in or 0.0, longest)
+    if failure.cause in ENDS_BY_ITSELF:
+        longest = min(longest, _LONGEST_WITHOUT_SERVICE)
+    if failure.cause in _LIMITS:
+        first = min(first, _FIRST_AT_LIMIT)
+    return float(max(hint, doubled(first, failures - 1, longest=longest)))
+
+
+def _rows() -> models.QuerySet[CircuitBreaker]:
+    return CircuitBreaker.objects.using(database())
+
+
+def database() -> str:
+    """The database alias that circuit breakers are written to."""
+    return router.db_for_write(CircuitBreaker)
