@@ -222,9 +222,9 @@ def idle(bench: Bench) -> Result:
             used = [100 * (measure.cpu([pid]) - cpu) / seconds for pid, cpu in zip((worker, beat), before, strict=True)]
     # The one question that every sweep asks, whether deliveries or probes are due.
     questions = Counter({text: number for text, number in counted.items() if "circuitbreaker" in text})
-    # The one of the look for alerts, which is not a sweep's.
-    looks = sum(number for text, number in questions.items() if "_alert" in text)
-    sweeps = questions.total() - looks
+    # The one of the evaluation of alerts, which is not a sweep's.
+    evaluations = sum(number for text, number in questions.items() if "_alert" in text)
+    sweeps = questions.total() - evaluations
     # Those of our tables. What is left is whether a connection is alive, which each task asks first.
     asked = {text: number for text, number in counted.items() if "email_integration_" in text}
     queries = sum(number for text, number in asked.items() if "_alert" not in text) / max(1, sweeps)
@@ -238,7 +238,7 @@ def idle(bench: Bench) -> Result:
             ("CPU of beat, of one core", f"{used[1]:.2f} %"),
             ("sweeps", f"{sweeps} in {seconds} s"),
             ("queries a sweep", f"{queries:.1f}"),
-            ("looks for alerts, of one query each", f"{looks} in {seconds} s"),
+            ("evaluations of alerts, of one query each", f"{evaluations} in {seconds} s"),
             ("checks of the connection, a sweep", f"{others:.1f}"),
         ],
         figures={"worker": used[0], "beat": used[1], "queries": queries},

@@ -47,10 +47,10 @@ def ended(delivery: Delivery, outcome: Outcome | None = None, **how: Any) -> rec
     return records.Ended(delivery=delivery, outcome=outcome, attempt=attempt(**how))
 
 
-def record(batch: Batch, outcome: Outcome | None = None, *, report: bool = True, **how: Any) -> bool:
+def record(batch: Batch, outcome: Outcome | None = None, *, store_result: bool = True, **how: Any) -> bool:
     """Record the same outcome for all of its mails, and say whether all was made."""
     changes = [ended(one, outcome, **how) for one in batch.deliveries]
-    return all(batches.record(batch, changes, report=report).made)
+    return all(batches.record(batch, changes, store_result=store_result).made)
 
 
 def lose(batch: Batch | str) -> None:

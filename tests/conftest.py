@@ -119,7 +119,7 @@ def stack(
     """Start a real worker of two processes, and beat, on the test's database and broker.
 
     ``stack(beat=True, concurrency=2, queues=(), pool="prefork", env={...})``. The test's own settings get the same
-    times, so that what it submits is swept as soon as what the workers defer.
+    times, so that a sweep finds what it submits as soon as what the workers defer.
     """
     settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, **FAST}
     started: list[Stack] = []

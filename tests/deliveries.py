@@ -35,8 +35,8 @@ class RecordingTaskQueue:
         self.priorities: list[int | None] = []
         #: The id of each delivery that was continued.
         self.continued: list[str] = []
-        #: The id and the status of each report.
-        self.reports: list[tuple[str, str]] = []
+        #: The id and the status of each result that was stored.
+        self.results: list[tuple[str, str]] = []
         #: How often a sweep was called for at once.
         self.sweeps = 0
         #: In how many seconds each later sweep was asked for.
@@ -71,14 +71,14 @@ class RecordingTaskQueue:
     def priority_of(self, delivery: Delivery) -> int | None:
         return None
 
-    def report(self, deliveries: Collection[Delivery]) -> Mapping[str, Sequence[Row]]:
+    def result_rows(self, deliveries: Collection[Delivery]) -> Mapping[str, Sequence[Row]]:
         return {}
 
-    def reports_elsewhere(self) -> bool:
+    def stores_results_elsewhere(self) -> bool:
         return True
 
-    def report_elsewhere(self, delivery: Delivery) -> None:
-        self.reports.append((delivery.pk, str(delivery.status)))
+    def store_result(self, delivery: Delivery) -> None:
+        self.results.append((delivery.pk, str(delivery.status)))
 
     def has_continuation(self, delivery: Delivery) -> bool:
         return delivery.pk in self.followed
@@ -87,10 +87,6 @@ class RecordingTaskQueue:
         if self.broken is not None:
             raise self.broken
         self.continued.append(delivery.pk)
-
-
-#: Its name in tests that were written before there were queues to wake.
-RecordingDoorbell = RecordingTaskQueue
 
 
 def mail(*to: str, subject: str = "S", body: str = "B", from_email: str = "", **given: Any) -> EmailMessage:

@@ -44,7 +44,7 @@ class Hook:
         threading.Thread(target=self.server.serve_forever, args=(0.05,), daemon=True).start()
 
     @property
-    def told(self) -> list[tuple[str, str]]:
+    def notifications(self) -> list[tuple[str, str]]:
         return [(one["kind"], one["state"]) for one in self.received]
 
     def close(self) -> None:

@@ -105,7 +105,7 @@ def prepare_database(catcher_port: int, password: str) -> str:
     return login
 
 
-def announce(*, login: str, flower_login: str, catcher_port: int, mail: Path, shell_env: str) -> None:
+def print_addresses(*, login: str, flower_login: str, catcher_port: int, mail: Path, shell_env: str) -> None:
     """Print where everything is."""
     python = os.path.relpath(sys.executable, ROOT)
     code = 'from email_integration.tasks import send_email; send_email.delay("Hello", "Text", to=["you@example.com"])'
@@ -144,7 +144,9 @@ def main() -> int:
         entries = parse_procfile((ROOT / "Procfile").read_text()).processes
         for name, command in {**entries, "catcher": f"exec {shlex.join(catcher)}"}.items():
             manager.add_process(name, command, cwd=str(ROOT))
-        announce(login=login, flower_login=flower_login, catcher_port=catcher_port, mail=mail, shell_env=shell_env)
+        print_addresses(
+            login=login, flower_login=flower_login, catcher_port=catcher_port, mail=mail, shell_env=shell_env
+        )
         # Honcho takes SIGINT and SIGTERM over.
         signal.signal(signal.SIGHUP, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
         try:

@@ -16,7 +16,7 @@ from tests.web_hook import Hook
 
 
 @pytest.mark.django_db(transaction=True)
-def test_a_refused_login_is_told_once_and_its_end_once(
+def test_people_are_notified_once_of_a_refused_login_and_once_of_its_end(
     stack: Callable[..., Stack], smtp_server: Callable[..., SMTPServer], activate: Activate
 ) -> None:
     """Nobody does anything but send a mail, and mend the password later."""
@@ -25,14 +25,14 @@ def test_a_refused_login_is_told_once_and_its_end_once(
     try:
         running = stack(env={"ALERT_INTERVAL": "0.5", "ALERT_WEBHOOK_URL": hook.url, "LOG_FORMAT": "json"})
         delivery = send_email.delay("secret-subject", "secret-body", to=["kim@example.com"])
-        wait_until(lambda: hook.told, what="the alert")
+        wait_until(lambda: hook.notifications, what="the alert")
         config.password = "password"
         config.save()
         wait_until(lambda: Delivery.objects.get(pk=delivery.id).status == "accepted", what="the mail")
-        wait_until(lambda: len(hook.told) > 1, what="its end")
+        wait_until(lambda: len(hook.notifications) > 1, what="its end")
     finally:
         hook.close()
-    assert hook.told == [("login_refused", "began"), ("login_refused", "ended")]
+    assert hook.notifications == [("login_refused", "began"), ("login_refused", "ended")]
     logs = running.logs()
     assert '"state": "began"' in logs
     assert "token-of-the-hook" not in logs

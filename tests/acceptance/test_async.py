@@ -80,7 +80,7 @@ def test_the_event_loop_goes_on_while_the_database_keeps_a_mail_waiting(
         print(f"\nlongest pause of the event loop: {longest[0]} of a submission, {longest[1]} of one that waits")
 
 
-def test_the_sync_function_tells_an_async_view_what_to_await(get: Get) -> None:
+def test_the_sync_function_names_what_an_async_view_must_await(get: Get) -> None:
     said = get("wrong")
     assert said["error"] == "SynchronousOnlyOperation"
     assert "await email_integration.asend_email()" in said["text"]

@@ -68,8 +68,8 @@ def send_group() -> None:
 
 def dispatchers(app: Stack) -> int:
     """How many wake-ups were received, and are not over."""
-    told = re.findall(r"Task email_integration\.tasks\.dispatch\[\S+ (received|succeeded|raised)", app.logs())
-    return told.count("received") - (len(told) - told.count("received"))
+    logged = re.findall(r"Task email_integration\.tasks\.dispatch\[\S+ (received|succeeded|raised)", app.logs())
+    return logged.count("received") - (len(logged) - logged.count("received"))
 
 
 @pytest.mark.parametrize("fault", ["stop", "freeze"])

@@ -30,8 +30,8 @@ class Watched(socket.socket):
         super().settimeout(seconds)
 socket.socket = Watched
 result = send_email.apply_async(({subject!r}, "Text"), {{"to": ["kim@example.com"]}}, {options})
-told = {{"connections": len(connections), "waits": waits}}
-print(json.dumps({{**told, "result": result.get(timeout=100) if {wait} else None}}))
+measured = {{"connections": len(connections), "waits": waits}}
+print(json.dumps({{**measured, "result": result.get(timeout=100) if {wait} else None}}))
 """
 
 
@@ -48,10 +48,10 @@ class Project(HostProject):
         Before that it asks the cache once, which may take a quarter of a second. The limits of time are the app's own,
         not settings that one has to know: without them it would hang.
         """
-        told = self.send(subject, wait=False)
-        of_cache = [seconds for seconds in told["waits"] if seconds == 0.25]
-        of_broker = [seconds for seconds in told["waits"] if seconds != 0.25]
-        assert 1 <= told["connections"] - bool(of_cache) <= 2
+        measured = self.send(subject, wait=False)
+        of_cache = [seconds for seconds in measured["waits"] if seconds == 0.25]
+        of_broker = [seconds for seconds in measured["waits"] if seconds != 0.25]
+        assert 1 <= measured["connections"] - bool(of_cache) <= 2
         assert of_broker
         assert all(seconds is not None and 0 < seconds <= 1 for seconds in of_broker)
 

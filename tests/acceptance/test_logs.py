@@ -53,8 +53,8 @@ def test_every_line_is_an_object_and_each_attempt_has_one(
     lines = lines_of(current)
     assert all(isinstance(line["message"], str) and line["level"] and line["time"] for line in lines)
     attempts = [line for line in lines if "outcome" in line]
-    told = Counter((line["delivery_id"], line["attempt"], line["outcome"]) for line in attempts)
-    assert told == Counter(DeliveryAttempt.objects.values_list("delivery_id", "number", "outcome"))
+    logged = Counter((line["delivery_id"], line["attempt"], line["outcome"]) for line in attempts)
+    assert logged == Counter(DeliveryAttempt.objects.values_list("delivery_id", "number", "outcome"))
     by_id = {line["delivery_id"]: line for line in attempts if line["status"] != "deferred"}
     accepted, failed, later = (by_id[pk] for pk in ids)
     assert (accepted["status"], accepted["reply_code"], accepted["phase"]) == ("accepted", 250, "final_dot")

@@ -132,7 +132,7 @@ def test_a_mail_after_another_task_travels_with_it_and_after_a_mail_does_not(
     wait_until(lambda: Delivery.objects.filter(status="accepted").count() == 5, what="all five")
 
 
-def test_nothing_of_a_mail_is_told(
+def test_nothing_of_a_mail_is_disclosed(
     app: Stack,
     smtp_server: Callable[..., SMTPServer],
     activate: Activate,
@@ -157,8 +157,8 @@ def test_nothing_of_a_mail_is_told(
         assert isinstance(waiting, DeliveryDeferred)
         assert (waiting.code, waiting.reason) == (450, "the recipient was put off (450 4.2.0)")
         assert not leaks(broker_contents())
-        told = {"task-received", "task-succeeded", "task-failed", "task-retried"}
-        wait_until(lambda: told <= {event["type"] for event in events}, what="an event of each kind")
+        kinds = {"task-received", "task-succeeded", "task-failed", "task-retried"}
+        wait_until(lambda: kinds <= {event["type"] for event in events}, what="an event of each kind")
         wait_until(lambda: notes(tag) and notes(f"{tag}-error"), what="the links")
     # With no worker there, what is submitted stays in the broker to be looked at.
     app.worker.end()

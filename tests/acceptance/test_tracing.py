@@ -47,9 +47,9 @@ def test_a_worker_s_attempts_are_of_the_trace_that_the_mail_was_submitted_in(
         return [span for span in found if span["name"].startswith("deliver ")]
 
     wait_until(lambda: len(delivers()) == 21, what="a span of each attempt")
-    told = {one["attributes"]["messaging.message.id"]: one["context"]["trace_id"][2:] for one in delivers()}
+    exported = {one["attributes"]["messaging.message.id"]: one["context"]["trace_id"][2:] for one in delivers()}
     context = dict(Delivery.objects.values_list("pk", "traceparent"))
-    assert told == {pk: traceparent.split("-")[1] for pk, traceparent in context.items()}
-    assert len(set(told.values())) == 21
+    assert exported == {pk: traceparent.split("-")[1] for pk, traceparent in context.items()}
+    assert len(set(exported.values())) == 21
     written = spans.read_text()
     assert not [word for word in ("secret-", "example.com") if word in written]

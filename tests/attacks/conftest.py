@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from tests.integration.conftest import bell  # noqa: F401  # a fixture
+from tests.integration.conftest import task_queue  # noqa: F401  # a fixture
 from tests.integration.test_door import clock  # noqa: F401  # likewise
 from tests.tables import ATTACKS
 

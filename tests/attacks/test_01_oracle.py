@@ -28,7 +28,7 @@ from email_integration.models.server import SECRETS
 from tests.deliveries import submitted
 from tests.integration.admin_site import config, form_of, logged_in, said, url
 
-pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("bell")]
+pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("task_queue")]
 
 SECRET = "correct horse battery"
 TABLE = "email_integration_smtpconfig"
@@ -157,7 +157,7 @@ def test_an_old_password_of_the_same_row_opens(victim: SMTPConfig) -> None:
     assert opened(victim) == SECRET
 
 
-def test_what_was_moved_goes_to_no_server_and_people_are_told(
+def test_what_was_moved_goes_to_no_server_and_people_learn_of_it(
     victim: SMTPConfig, mine: SMTPConfig, smtp_server: Serve
 ) -> None:
     server = smtp_server(password=SECRET)
@@ -175,7 +175,7 @@ def test_what_was_moved_goes_to_no_server_and_people_are_told(
     assert "sealed for another row" in page.content.decode()
 
 
-def test_operators_are_told_which_row_it_is(victim: SMTPConfig, mine: SMTPConfig) -> None:
+def test_both_commands_name_the_row(victim: SMTPConfig, mine: SMTPConfig) -> None:
     """Both commands name the row, and no key is asked for that would not help."""
     write(mine, column(victim))
     out = StringIO()

@@ -25,7 +25,7 @@ from email_integration.message import content, previews
 from email_integration.models import Delivery, DeliveryAttempt
 from email_integration.queue.submission import submit
 from email_integration.tasks import send_email
-from tests.deliveries import RecordingDoorbell, ago, submitted
+from tests.deliveries import RecordingTaskQueue, ago, submitted
 from tests.integration.admin_site import config, logged_in
 from tests.mime_parts import MODERN
 
@@ -58,7 +58,7 @@ WORDS = [
 
 
 @pytest.fixture(autouse=True)
-def _bell(bell: RecordingDoorbell) -> None:
+def _task_queue(task_queue: RecordingTaskQueue) -> None:
     pass
 
 

@@ -16,7 +16,7 @@ from django.test import RequestFactory
 from django.urls import reverse
 
 from email_integration.models import Delivery, ServerQuirks, SMTPConfig
-from tests.deliveries import RecordingDoorbell, ago, pretend, submitted
+from tests.deliveries import RecordingTaskQueue, ago, pretend, submitted
 from tests.integration.admin_site import config, logged_in
 from tests.stack import ROOT
 
@@ -27,7 +27,7 @@ OURS = (Delivery, ServerQuirks, SMTPConfig)
 
 
 @pytest.fixture(autouse=True)
-def _bell(bell: RecordingDoorbell) -> None:
+def _task_queue(task_queue: RecordingTaskQueue) -> None:
     pass
 
 
@@ -209,7 +209,7 @@ def test_a_search_without_the_permission_finds_no_address_and_no_part_of_an_id()
         assert len(page.context["cl"].result_list) == (words in ("", "one-and-only")), words
 
 
-def test_no_order_tells_what_is_hidden() -> None:
+def test_no_order_shows_what_is_hidden() -> None:
     """Whatever column is asked for, the order is that of the age or of the id, which the page shows."""
     for age, name in enumerate(("b", "a", "c")):
         made = submitted(f"{name}@example.com", delivery_id=name)
@@ -243,7 +243,7 @@ def test_no_page_is_opened_by_another_field_than_the_key(field: str) -> None:
         assert client.get(list_of(Delivery), asked).status_code == 400
 
 
-def test_counts_of_filters_tell_of_nothing_else() -> None:
+def test_counts_of_filters_show_nothing_else() -> None:
     config()
     page = everybody().get(list_of(SMTPConfig), {"_facets": "True"})
     assert page.status_code == 200

@@ -18,7 +18,7 @@ from django.urls import reverse
 
 from email_integration.message import content, previews
 from email_integration.models import Delivery
-from tests.deliveries import RecordingDoorbell, pretend, submitted
+from tests.deliveries import RecordingTaskQueue, pretend, submitted
 from tests.integration.admin_site import logged_in
 
 pytestmark = pytest.mark.django_db
@@ -28,7 +28,7 @@ _LIST = "/admin/email_integration/delivery/"
 
 
 @pytest.fixture(autouse=True)
-def _bell(bell: RecordingDoorbell) -> None:
+def _task_queue(task_queue: RecordingTaskQueue) -> None:
     pass
 
 
@@ -183,11 +183,11 @@ def calls(function: Callable[[], object]) -> int:
     """How many functions are called."""
     count = 0
 
-    def tell(frame: object, event: str, argument: object) -> None:
+    def trace(frame: object, event: str, argument: object) -> None:
         nonlocal count
         count += event in ("call", "c_call")
 
-    sys.setprofile(tell)
+    sys.setprofile(trace)
     try:
         function()
     finally:

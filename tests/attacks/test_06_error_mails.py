@@ -51,11 +51,11 @@ from tests.scripted import ScriptedServer
 from tests.token_endpoint import CLIENT, SECRET, TokenEndpoint
 
 from .secrets import found_in, new
-from .test_08_echoed_auth import Told
+from .test_08_echoed_auth import EchoingAuth
 
 pytestmark = [
     pytest.mark.django_db,
-    pytest.mark.usefixtures("fresh_process", "bell", "error_mails"),
+    pytest.mark.usefixtures("fresh_process", "task_queue", "error_mails"),
     # An error at the end of the function that connects leaves a connection that nothing refers to.
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning"),
 ]
@@ -420,7 +420,7 @@ def test_mail_sent_at_once(smtp_server: Callable[..., SMTPServer]) -> None:
 
 @pytest.mark.parametrize("mechanism", ["PLAIN", "LOGIN", "CRAM-MD5"])
 def test_a_session(mechanism: str) -> None:
-    with ScriptedServer(Told(mechanism, str)) as server:
+    with ScriptedServer(EchoingAuth(mechanism, str)) as server:
         SERVERS["relay"] = relay_to(server, username="user", password=planted("password"))
         check(reported(lambda: Session.open(SERVERS["relay"])), least=4)
 

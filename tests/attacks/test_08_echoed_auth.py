@@ -20,7 +20,7 @@ from email_integration.routing import relay_of
 from email_integration.routing.token_endpoint import Account, fetch
 from email_integration.smtp import NoToken, Refused, Session
 from email_integration.smtp.probe import probe
-from tests.deliveries import RecordingDoorbell, attempt, submitted
+from tests.deliveries import RecordingTaskQueue, attempt, submitted
 from tests.relays import config_for, relay_to
 from tests.scripted import Conversation, ScriptedServer
 from tests.token_endpoint import CLIENT, TokenEndpoint, error
@@ -117,7 +117,7 @@ def leaked(text: str, secrets: list[bytes]) -> list[str]:
     return sorted(piece for piece in pieces if any(piece in one for one in squeezed))
 
 
-class Told:
+class EchoingAuth:
     """A server that keeps what is secret of an AUTH dialogue, and gives it back as ``echo`` says."""
 
     def __init__(self, mechanism: str, echo: Callable[[str], str], *, decoded: bool = False, code: str = "535") -> None:
@@ -146,8 +146,8 @@ class Told:
         secret = re.split(rb"auth=Bearer ", raw.rstrip(b"\1"))[-1] if self.mechanism in TOKENS else raw
         secret = secret.split(b" ")[-1] if self.mechanism == "CRAM-MD5" else secret.split(b"\0")[-1]
         self.secrets, self.lines = [raw, said.encode(), secret], [*self.lines, said]
-        told = self.echo(secret.decode() if self.decoded else said).split("\n")
-        talk.say(*(f"{self.code}-{part}" for part in told[:-1]), f"{self.code} {told[-1]}")
+        parts = self.echo(secret.decode() if self.decoded else said).split("\n")
+        talk.say(*(f"{self.code}-{part}" for part in parts[:-1]), f"{self.code} {parts[-1]}")
 
 
 TOKENS = ("XOAUTH2", "OAUTHBEARER")
@@ -166,16 +166,16 @@ def given(mechanism: str, secret: str) -> dict[str, Any]:
 def test_a_reply_gives_nothing_back(echo: Callable[[str], str], mechanism: str, decoded: bool) -> None:
     """Whole or in pieces, by the refusal itself and by the steps of a trial."""
     secret = new("pass")
-    told = Told(mechanism, echo, decoded=decoded)
-    with ScriptedServer(told) as server:
+    script = EchoingAuth(mechanism, echo, decoded=decoded)
+    with ScriptedServer(script) as server:
         with pytest.raises(Refused) as caught:
             Session.open(relay_to(server, **given(mechanism, secret)))
         report = probe(relay_to(server, **given(mechanism, secret)))
-    assert told.lines
+    assert script.lines
     reply = caught.value.reply
     assert reply is not None
     seen = "\n".join([reply.text, reply.enhanced, str(caught.value), report.summary, *(s.detail for s in report.steps)])
-    assert leaked(seen, [told.secrets[1], told.secrets[2]]) == []
+    assert leaked(seen, [script.secrets[1], script.secrets[2]]) == []
     if echo is not str.swapcase:
         assert "***" in reply.text or len(echo("x" * 40)) > 1000
 
@@ -183,12 +183,12 @@ def test_a_reply_gives_nothing_back(echo: Callable[[str], str], mechanism: str, 
 @pytest.mark.parametrize("code", ["535", "454", "504", "421", "334", "235", "503"])
 @pytest.mark.parametrize("mechanism", MECHANISMS)
 def test_no_code_makes_a_difference(code: str, mechanism: str) -> None:
-    told = Told(mechanism, ECHOES["without its end"], code=code)
-    with ScriptedServer(told) as server:
+    script = EchoingAuth(mechanism, ECHOES["without its end"], code=code)
+    with ScriptedServer(script) as server:
         report = probe(relay_to(server, **given(mechanism, new("pass"))))
-    assert told.lines
+    assert script.lines
     seen = "\n".join([report.summary, *(step.detail for step in report.steps)])
-    assert leaked(seen, told.secrets[1:]) == []
+    assert leaked(seen, script.secrets[1:]) == []
 
 
 @pytest.mark.parametrize("verb", ["MAIL", "RCPT", "DATA", "DOT"])
@@ -203,8 +203,8 @@ def test_nor_does_a_reply_later_on(verb: str, name: str) -> None:
         talk.say("250-localhost", "250 AUTH PLAIN")
         said.append(talk.hear().decode().split()[-1])
         talk.say("235 come in")
-        told = "\n".join(f"{part}" for part in ECHOES[name](said[0]).split("\n"))
-        reply = "\n".join([*(f"554-{part}" for part in told.split("\n")[:-1]), f"554 {told.split(chr(10))[-1]}"])
+        echoed = "\n".join(f"{part}" for part in ECHOES[name](said[0]).split("\n"))
+        reply = "\n".join([*(f"554-{part}" for part in echoed.split("\n")[:-1]), f"554 {echoed.split(chr(10))[-1]}"])
         talk.go_on(**{verb: reply})
 
     with ScriptedServer(script) as server:
@@ -223,22 +223,22 @@ def test_nor_does_a_reply_later_on(verb: str, name: str) -> None:
     "name", ["without its end", "in two lines, each with the code", "in upper case", "in percents"]
 )
 def test_neither_rows_nor_logs_nor_trials_have_it(
-    name: str, mechanism: str, bell: RecordingDoorbell, fresh_process: None, caplog: pytest.LogCaptureFixture
+    name: str, mechanism: str, task_queue: RecordingTaskQueue, fresh_process: None, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    told = Told(mechanism, ECHOES[name])
-    with ScriptedServer(told) as server:
+    script = EchoingAuth(mechanism, ECHOES[name])
+    with ScriptedServer(script) as server:
         stored = config_for(server, username="kim@example.com", password=new("pass"), use_tls=False)
         delivery = submitted("lee@example.com")
         attempt(delivery.pk)
         report = probe(relay_of(stored))
         stored.record_test(passed=False, detail=report.summary)
-    assert told.lines
+    assert script.lines
     row = Delivery.objects.get(pk=delivery.pk)
     seen = [str(row.__dict__), *(str(one.__dict__) for one in row.attempt_log.all()), str(stored.__dict__), caplog.text]
     seen += [str(one) for one in stored.history.values()]
     assert row.attempts == 1 or row.status == "deferred"
-    assert leaked("\n".join(seen), told.secrets[1:]) == []
+    assert leaked("\n".join(seen), script.secrets[1:]) == []
 
 
 @pytest.mark.parametrize("mechanism", TOKENS)
@@ -251,8 +251,8 @@ def test_a_challenge_that_quotes_a_piece_of_the_token_is_not_quoted(mechanism: s
         talk.hear()
         talk.say("250-localhost", f"250 AUTH {mechanism}")
         talk.hear()
-        told = json.dumps({"status": f"401 {secret[4:-3]}", "scope": secret[6:].upper()})
-        talk.say(f"334 {base64.b64encode(told.encode()).decode()}")
+        failure_detail = json.dumps({"status": f"401 {secret[4:-3]}", "scope": secret[6:].upper()})
+        talk.say(f"334 {base64.b64encode(failure_detail.encode()).decode()}")
         talk.hear()
         talk.say("535 no")
 
@@ -270,7 +270,7 @@ def test_what_has_nothing_of_it_is_quoted_as_it_came() -> None:
         "5.7.139 Authentication unsuccessful, the user credentials were incorrect. [AM6PR0502CA0123.eurprd05.prod]",
     ]
     for said in words:
-        with ScriptedServer(Told("PLAIN", lambda _told, said=said: said)) as server:  # type: ignore[misc]
+        with ScriptedServer(EchoingAuth("PLAIN", lambda _secret, said=said: said)) as server:  # type: ignore[misc]
             with pytest.raises(Refused) as caught:
                 Session.open(relay_to(server, **given("PLAIN", new("pass"))))
             assert caught.value.reply is not None
@@ -316,8 +316,8 @@ PASSWORDS = {
 @pytest.mark.parametrize("cut", [False, True], ids=["whole", "a piece"])
 def test_a_password_of_other_signs_is_found_too(cut: bool, echo: Callable[[str], str], password: str) -> None:
     """What stands in for it has nothing of it: neither its signs nor the numbers of them."""
-    told = Told("LOGIN", lambda said: f"near '{echo(said[1:-1] if cut else said)}'", decoded=True)
-    with ScriptedServer(told) as server, pytest.raises(Refused) as caught:
+    script = EchoingAuth("LOGIN", lambda said: f"near '{echo(said[1:-1] if cut else said)}'", decoded=True)
+    with ScriptedServer(script) as server, pytest.raises(Refused) as caught:
         Session.open(relay_to(server, **given("LOGIN", password)))
     reply = caught.value.reply
     assert reply is not None
@@ -328,8 +328,8 @@ def test_a_password_of_other_signs_is_found_too(cut: bool, echo: Callable[[str],
 def test_a_short_word_is_found_however_it_is_spelled() -> None:
     """Eight octets of base64 are four of a password, or more."""
     for spelled in (str.swapcase, lambda said: urllib.parse.quote(said, safe=""), lambda said: wrapped(said, 5, "\n")):
-        told = Told("LOGIN", spelled)
-        with ScriptedServer(told) as server, pytest.raises(Refused) as caught:
+        script = EchoingAuth("LOGIN", spelled)
+        with ScriptedServer(script) as server, pytest.raises(Refused) as caught:
             Session.open(relay_to(server, **given("LOGIN", "k9!x")))
         assert caught.value.reply is not None
         assert caught.value.reply.text == "***"
@@ -350,11 +350,11 @@ def test_the_next_session_is_not_greeted_with_it(decoded: bool, greeting: str, n
         kept.append(said)
         return "no"
 
-    told = Told(mechanism, keep, decoded=decoded)
+    echoing = EchoingAuth(mechanism, keep, decoded=decoded)
 
     def script(talk: Conversation) -> None:
         if not kept:
-            told(talk)
+            echoing(talk)
             return
         code = greeting.rstrip("- ") if greeting[:3].isdigit() else ""
         between = f"\r\n{code[:3]}-" if greeting[:3].isdigit() else " "
@@ -367,10 +367,10 @@ def test_the_next_session_is_not_greeted_with_it(decoded: bool, greeting: str, n
     assert kept
     assert not first.ok
     assert second.failure is not None
-    told_people = advice(second.failure, relay)
-    seen = [str(second.failure), second.summary, *(step.detail for step in second.steps), str(told_people)]
+    advised = advice(second.failure, relay)
+    seen = [str(second.failure), second.summary, *(step.detail for step in second.steps), str(advised)]
     seen.append(second.failure.seen.first_words.decode())
-    assert leaked("\n".join(seen), told.secrets[1:]) == []
+    assert leaked("\n".join(seen), echoing.secrets[1:]) == []
 
 
 @pytest.mark.parametrize("name", ["whole", "without its end", "in hex", "in percents", "in upper case"])

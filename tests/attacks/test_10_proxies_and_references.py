@@ -314,16 +314,16 @@ def test_a_key_is_known_under_any_other_name(
     sealing = [Fernet.generate_key().decode() for _ in range(2)]
     keys = [*sealing, settings.SECRET_KEY, settings.SECRET_KEY_FALLBACKS[0]]
     key = keys[("newest", "older", "SECRET_KEY", "fallback").index(which)]
-    told = {"json": f'{{"smtp": "{key}"}}', "dotenv": f"DEBUG=false\nKEY_OF_APP={key}\n"}.get(place, f"{key}\n")
-    monkeypatch.setenv("MAIL_LOGIN", told)
-    (tmp_path / "elsewhere").write_text(told)
+    secret_text = {"json": f'{{"smtp": "{key}"}}', "dotenv": f"DEBUG=false\nKEY_OF_APP={key}\n"}.get(place, f"{key}\n")
+    monkeypatch.setenv("MAIL_LOGIN", secret_text)
+    (tmp_path / "elsewhere").write_text(secret_text)
     if place == "link":
         (tmp_path / "login").symlink_to(tmp_path / "elsewhere")
     elif place == "hard link":
         os.link(tmp_path / "elsewhere", tmp_path / "login")
     else:
-        (tmp_path / "login").write_text(told)
-    Provider.secret = told
+        (tmp_path / "login").write_text(secret_text)
+    Provider.secret = secret_text
     reference = {"env": "env:MAIL_LOGIN", "provider": "vault:login"}.get(place, f"file:{tmp_path}/login")
     allow(
         reference,

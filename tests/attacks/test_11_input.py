@@ -39,7 +39,7 @@ from email_integration.sending.letters import Letter, Mail
 from email_integration.smtp import Relay
 from email_integration.tasks import send_email
 from email_integration.tasks.bulk import submit_many
-from tests.deliveries import RecordingDoorbell, submitted
+from tests.deliveries import RecordingTaskQueue, submitted
 from tests.mime_parts import MODERN, bytes_part, text_part
 
 pytestmark = pytest.mark.django_db
@@ -52,7 +52,7 @@ NAMES_OF_OPTIONS = ("envelope_sender", "due_at", "expires_at", "priority", "in_d
 
 
 @pytest.fixture(autouse=True)
-def _bell(bell: RecordingDoorbell) -> None:
+def _task_queue(task_queue: RecordingTaskQueue) -> None:
     pass
 
 
@@ -65,11 +65,11 @@ def calls(function: Callable[[], object]) -> int:
     """How many functions are called until it ends, with a mail or with ``InvalidMail``."""
     count = 0
 
-    def tell(frame: object, event: str, argument: object) -> None:
+    def trace(frame: object, event: str, argument: object) -> None:
         nonlocal count
         count += event in ("call", "c_call")
 
-    sys.setprofile(tell)
+    sys.setprofile(trace)
     try:
         function()
     except InvalidMail:

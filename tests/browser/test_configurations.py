@@ -145,7 +145,7 @@ def test_a_server_with_a_private_authority(page: Page, stack: Start, smtp_server
     assert subjects(server) == ["Waits"]
 
 
-def test_a_server_at_fault_is_told_of_and_tried_now(page: Page, stack: Start, smtp_server: Serve, shot: Shot) -> None:
+def test_a_server_at_fault_is_reported_and_tried_now(page: Page, stack: Start, smtp_server: Serve, shot: Shot) -> None:
     """From itself it would be tried again in an hour."""
     server = smtp_server(faults=[Fault(verb="AUTH", reply="535 5.7.8 Authentication credentials invalid", times=1)])
     stored(server, "Primary", is_active=True)
@@ -228,7 +228,7 @@ def test_a_way_to_log_in_shows_its_own_fields_and_the_others_are_not_kept(page: 
     assert (config.username, config.oauth_client_secret, config.oauth_endpoint) == ("", "", "")
 
 
-def test_the_history_tells_and_reverts(page: Page, smtp_server: Serve, shot: Shot) -> None:
+def test_the_history_shows_and_reverts(page: Page, smtp_server: Serve, shot: Shot) -> None:
     server = smtp_server()
     config = stored(server, "Alpha")
     page.goto(f"{LIST}{config.pk}/change/")

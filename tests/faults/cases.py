@@ -152,7 +152,7 @@ class Run:
 
     def wake_again(self) -> None:
         """Wake workers by hand, once for each mail that was submitted."""
-        self.world.application.tell(do="wake", times=len(self.ids))
+        self.world.application.call(do="wake", times=len(self.ids))
 
     def wait(self, condition: Callable[[], object], what: str, *, seconds: float = PATIENCE) -> None:
         """Wait for what must have happened for the case to mean anything."""

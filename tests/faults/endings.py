@@ -20,7 +20,7 @@ def _many(run: Run) -> None:
     run.wake_again()
 
 
-def _told(number: signal.Signals) -> Callable[[Run], None]:
+def _signalled(number: signal.Signals) -> Callable[[Run], None]:
     def act(run: Run) -> None:
         run.world.smtp.slow = 0.05
         run.begin_submitting(60, pause=0.01)
@@ -48,7 +48,7 @@ CASES = [
         )
         for setting, slow in ((_THREE, False), (Setting(workers=3, database="postgresql"), True))
     ),
-    Case(group="workers", name="TERM under load", setting=_ONE, act=_told(signal.SIGTERM), doubts=range(1)),
-    Case(group="workers", name="QUIT under load", setting=_ONE, act=_told(signal.SIGQUIT)),
-    Case(group="workers", name="soft shutdown under load", setting=_SOFT, act=_told(signal.SIGQUIT), slow=True),
+    Case(group="workers", name="TERM under load", setting=_ONE, act=_signalled(signal.SIGTERM), doubts=range(1)),
+    Case(group="workers", name="QUIT under load", setting=_ONE, act=_signalled(signal.SIGQUIT)),
+    Case(group="workers", name="soft shutdown under load", setting=_SOFT, act=_signalled(signal.SIGQUIT), slow=True),
 ]

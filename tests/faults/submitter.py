@@ -20,9 +20,9 @@ def main() -> None:
     print(json.dumps({"ready": True}), flush=True)
     actions = {"activate": activate, "submit": submit, "wake": wake}
     for line in sys.stdin:
-        told = json.loads(line)
+        command = json.loads(line)
         connections.close_all()  # the database may have been away
-        print(json.dumps(actions[told.pop("do")](**told)), flush=True)
+        print(json.dumps(actions[command.pop("do")](**command)), flush=True)
 
 
 def activate(**fields: Any) -> dict[str, Any]:

@@ -250,7 +250,7 @@ class World:
         self.set_clock(0)
         self._processes = Processes(self.folder, env=self._environment(), cwd=ROOT)
         self.application = Application(self._environment(), self.folder / "application.log")
-        self.application.tell(
+        self.application.call(
             do="activate",
             name="Primary Mail Server",
             host="localhost",
@@ -344,15 +344,15 @@ class Application:
         """The process id, which is the id of its group too."""
         return self._popen.pid
 
-    def tell(self, *, seconds: float = 120, **told: Any) -> dict[str, Any]:
+    def call(self, *, seconds: float = 120, **command: Any) -> dict[str, Any]:
         """Have it do something, and give its answer; raises when it ends or takes longer than ``seconds``."""
-        self.begin(**told)
+        self.begin(**command)
         return self._answer(seconds=seconds)
 
-    def begin(self, **told: Any) -> None:
+    def begin(self, **command: Any) -> None:
         """Have it begin with something; ``finish`` gives the answer."""
         assert self._popen.stdin is not None
-        self._popen.stdin.write(json.dumps(told) + "\n")
+        self._popen.stdin.write(json.dumps(command) + "\n")
         self._popen.stdin.flush()
 
     def finish(self, *, seconds: float = 120) -> dict[str, Any]:

@@ -54,6 +54,6 @@ def test_its_messages_expire(
     project.start_beat()
     wait_until(lambda: len(messages(valkey, "celery")) > 1, what="sweeps in the queue")
     assert all(message.headers["expires"] for message in messages(valkey, "celery"))
-    assert json.loads(project.shell(ENTRIES)) == {"sweep": [660, 1], "prune": [3600, None], "look_for_alerts": [660, 2]}
+    assert json.loads(project.shell(ENTRIES)) == {"sweep": [660, 1], "prune": [3600, None], "evaluate_alerts": [660, 2]}
     project.start_worker(beat=False)
     assert project.shell(SEND_LATER).strip() == "accepted"

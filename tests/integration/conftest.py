@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from django.utils import translation
 
-from email_integration.ledger import task_queue
+from email_integration.ledger.task_queue import install, installed
 from email_integration.routing import stamp
 from email_integration.sending import own_journal, recording
 from tests.deliveries import RecordingTaskQueue
@@ -26,13 +26,13 @@ def _fresh(fresh_process: None, monkeypatch: pytest.MonkeyPatch, request: pytest
 
 
 @pytest.fixture
-def bell() -> Iterator[RecordingTaskQueue]:
+def task_queue() -> Iterator[RecordingTaskQueue]:
     """A task queue that remembers, in the place of Celery's."""
-    before = task_queue.installed()
+    before = installed()
     recording = RecordingTaskQueue()
-    task_queue.install(recording)
+    install(recording)
     yield recording
-    task_queue.install(before)
+    install(before)
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from email_integration.admin import whereabouts
 from email_integration.models import CircuitBreaker, Delivery, SendingPause, SMTPConfig, Status
 from email_integration.routing import active_relay, breaker, settings_relay
 from email_integration.smtp import Relay
-from tests.deliveries import RecordingDoorbell, attempt, pretend, submitted
+from tests.deliveries import RecordingTaskQueue, attempt, pretend, submitted
 from tests.mail_settings import name_server
 
 from .admin_site import config, logged_in, said, url
@@ -30,7 +30,7 @@ WRONG_LOGIN = "535 5.7.8 Authentication credentials invalid"
 
 
 @pytest.fixture(autouse=True)
-def _bell(bell: RecordingDoorbell) -> None:
+def _task_queue(task_queue: RecordingTaskQueue) -> None:
     pass
 
 
@@ -62,7 +62,7 @@ def top(client: Client, address: str = "") -> str:
 
 
 def test_a_wrong_password_is_said_on_top_and_trying_now_sends_what_waits(
-    admin: Client, smtp_server: Callable[..., SMTPServer], bell: RecordingDoorbell
+    admin: Client, smtp_server: Callable[..., SMTPServer], task_queue: RecordingTaskQueue
 ) -> None:
     """From the refused login to the mail, through nothing but the page."""
     server = smtp_server(faults=[Fault(verb="AUTH", reply=WRONG_LOGIN, times=1)])
@@ -77,11 +77,11 @@ def test_a_wrong_password_is_said_on_top_and_trying_now_sends_what_waits(
     assert "mails that wait for it: 3." in text
     assert 'value="Try now"' in text
 
-    bell.sweeps = 0
+    task_queue.sweeps = 0
     response = admin.post(TRY, follow=True)
     assert "is tried now." in said(response)
     assert "at fault" not in top(admin)
-    assert bell.sweeps == 1
+    assert task_queue.sweeps == 1
     assert Delivery.objects.filter(due_at__lte=timezone.now()).count() == 3
     for delivery in deliveries:
         attempt(delivery.pk)
@@ -117,7 +117,7 @@ def test_the_server_of_the_settings_can_be_at_fault_too(admin: Client, settings:
     assert not CircuitBreaker.objects.exists()
 
 
-def test_another_servers_fault_is_not_told_of_this_one(admin: Client) -> None:
+def test_another_servers_fault_is_not_shown_of_this_one(admin: Client) -> None:
     tripped(Relay(name="Other", host="other.example.com"))
     config(is_active=True)
     assert "at fault" not in top(admin)
@@ -132,7 +132,7 @@ def test_mended_settings_are_another_server(admin: Client) -> None:
     assert "at fault" not in top(admin)
 
 
-def test_it_is_told_in_the_language_of_the_reader(admin: Client) -> None:
+def test_it_is_shown_in_the_language_of_the_reader(admin: Client) -> None:
     config(is_active=True)
     tripped()
     page = admin.get(url("changelist"), headers={"Accept-Language": "de"}).content.decode()

@@ -14,7 +14,7 @@ from django.urls import reverse
 from email_integration.message import content
 from email_integration.models import Delivery
 from email_integration.queue.submission import submit
-from tests.deliveries import RecordingDoorbell, pretend
+from tests.deliveries import RecordingTaskQueue, pretend
 
 from .admin_site import logged_in
 
@@ -25,7 +25,7 @@ PAGES = ("", "_html", "_raw")
 
 
 @pytest.fixture(autouse=True)
-def _bell(bell: RecordingDoorbell) -> None:
+def _task_queue(task_queue: RecordingTaskQueue) -> None:
     pass
 
 
@@ -60,7 +60,7 @@ def test_the_page_shows_it_escaped_with_the_html_in_a_frame_and_each_opening_is_
         assert words in html
     assert "alert(1)" not in html
     assert "no-store" in response.headers["Cache-Control"]
-    assert recorded(client, delivery) == ["Its content was looked at."]
+    assert recorded(client, delivery) == ["Its content was viewed."]
 
 
 def test_the_frame_has_the_html_as_it_is_and_a_policy_that_lets_it_do_nothing() -> None:

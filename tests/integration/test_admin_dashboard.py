@@ -21,7 +21,7 @@ from tests.history import ended, tried
 
 from .admin_site import config, logged_in
 
-pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("bell")]
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("task_queue")]
 
 HOUR = 3600.0
 
@@ -97,7 +97,7 @@ def test_times_are_those_of_a_sample_that_is_spread() -> None:
     assert figures.times(figures.Choice(lane="high"), [interval]) == [None]
 
 
-def test_configurations_and_priorities_are_told_beside_each_other() -> None:
+def test_configurations_and_priorities_are_shown_beside_each_other() -> None:
     """With the most mails first, of what the page is narrowed to; each leads to the page of it alone."""
     now = timezone.now()
     ended(3, at=now, lane=Lane.BULK, smtp_config="Primary", took=20)
@@ -122,7 +122,7 @@ def beside(page: Any) -> list[tuple[Any, ...]]:
     ]
 
 
-def test_only_the_configurations_with_the_most_mails_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_the_configurations_with_the_most_mails_are_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shares, "CONFIGURATIONS", 2)
     for number in range(1, 5):
         ended(number, at=timezone.now(), smtp_config=f"Relay {number}")
@@ -168,7 +168,7 @@ def test_what_waits_and_what_needs_a_person_is_counted_and_listed() -> None:
             assert rows[0].created_at == min(row.created_at for row in rows)
 
 
-def test_the_reasons_are_told_of_the_last_attempts_alone_when_there_are_many(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_reasons_are_shown_of_the_last_attempts_alone_when_there_are_many(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(figures, "ATTEMPTS", 4)
     now = timezone.now()
     tried(ended(3, at=now - dt.timedelta(hours=2), every=1), cause=Cause.FULL)
@@ -236,9 +236,9 @@ def test_the_number_of_questions_does_not_depend_on_the_number_of_mails() -> Non
     assert len(set(counts.values())) == 1, counts
 
 
-def test_nothing_is_woken(bell: RecordingTaskQueue) -> None:
+def test_nothing_is_woken(task_queue: RecordingTaskQueue) -> None:
     """Looking changes nothing."""
     submitted()
-    before = list(bell.woken), Delivery.objects.values_list("status", "fence").get()
+    before = list(task_queue.woken), Delivery.objects.values_list("status", "fence").get()
     shown()
-    assert (list(bell.woken), Delivery.objects.values_list("status", "fence").get()) == before
+    assert (list(task_queue.woken), Delivery.objects.values_list("status", "fence").get()) == before

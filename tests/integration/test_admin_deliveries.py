@@ -52,8 +52,8 @@ def decide(client: Any, action: str, *deliveries: Delivery) -> str:
 
 
 @pytest.fixture
-def bell_and_admin(bell: Any) -> tuple[Any, Any]:
-    return bell, logged_in("view_delivery", "change_delivery")
+def queue_and_admin(task_queue: Any) -> tuple[Any, Any]:
+    return task_queue, logged_in("view_delivery", "change_delivery")
 
 
 def test_subjects_addresses_and_replies_take_one_permission_and_no_body_is_in_passing() -> None:
@@ -103,7 +103,7 @@ def test_the_list_filters_and_does_not_read_contents(django_assert_max_num_queri
     assert not any('"content"' in query["sql"] for query in queries.captured_queries)
 
 
-def test_the_list_tells_of_lane_age_and_the_next_attempt() -> None:
+def test_the_list_shows_lane_age_and_the_next_attempt() -> None:
     now = timezone.now()
     delivery(lane="bulk", created_at=now - dt.timedelta(hours=3, minutes=1), due_at=now + dt.timedelta(minutes=6))
     delivery(due_at=now - dt.timedelta(minutes=1))
@@ -155,8 +155,8 @@ def test_decisions_take_the_permission_to_change() -> None:
     assert found.status == Status.DEFERRED
 
 
-def test_cancelling(bell_and_admin: tuple[Any, Any]) -> None:
-    _bell, client = bell_and_admin
+def test_cancelling(queue_and_admin: tuple[Any, Any]) -> None:
+    _task_queue, client = queue_and_admin
     waiting, sending, done = delivery(), delivery(), delivery(Status.ACCEPTED)
     batch = claims.claimed(sending)
     text = decide(client, "cancel", waiting, sending, done)
@@ -188,8 +188,8 @@ def test_what_is_claimed_is_shown_and_listed_as_being_sent() -> None:
 
 
 @pytest.mark.parametrize("status", [Status.DEFERRED, Status.IN_DOUBT])
-def test_sending_now(bell_and_admin: tuple[Any, Any], django_capture_on_commit_callbacks: Any, status: Status) -> None:
-    bell, client = bell_and_admin
+def test_sending_now(queue_and_admin: tuple[Any, Any], django_capture_on_commit_callbacks: Any, status: Status) -> None:
+    task_queue, client = queue_and_admin
     waiting = delivery(status)
     with django_capture_on_commit_callbacks(execute=True):
         assert "1 mail is sent now." in decide(client, "send_now", waiting)
@@ -198,11 +198,11 @@ def test_sending_now(bell_and_admin: tuple[Any, Any], django_capture_on_commit_c
     assert fresh.due_at <= timezone.now()
     assert fresh.fence == waiting.fence + 1
     assert bytes(fresh.content) == bytes(waiting.content)
-    assert bell.woken == ["mail"]
+    assert task_queue.woken == ["mail"]
 
 
-def test_what_was_quarantined_is_tried_as_if_for_the_first_time(bell_and_admin: tuple[Any, Any]) -> None:
-    _bell, client = bell_and_admin
+def test_what_was_quarantined_is_tried_as_if_for_the_first_time(queue_and_admin: tuple[Any, Any]) -> None:
+    _task_queue, client = queue_and_admin
     reason = "its worker was lost every time it was tried"
     aside = delivery(
         Status.QUARANTINED,
@@ -222,8 +222,8 @@ def test_what_was_quarantined_is_tried_as_if_for_the_first_time(bell_and_admin: 
     assert fresh.expires_at > timezone.now()
 
 
-def test_releasing_and_discarding_are_for_what_is_in_doubt(bell_and_admin: tuple[Any, Any]) -> None:
-    _bell, client = bell_and_admin
+def test_releasing_and_discarding_are_for_what_is_in_doubt(queue_and_admin: tuple[Any, Any]) -> None:
+    _task_queue, client = queue_and_admin
     released, discarded, waiting = delivery(Status.IN_DOUBT), delivery(Status.IN_DOUBT), delivery()
     text = decide(client, "release", released, waiting)
     assert "1 mail is sent again." in text
@@ -238,8 +238,8 @@ def test_releasing_and_discarding_are_for_what_is_in_doubt(bell_and_admin: tuple
     assert Delivery.objects.get(pk=waiting.pk).fence == 0
 
 
-def test_a_copy_is_sent_and_the_first_one_stays(bell_and_admin: tuple[Any, Any]) -> None:
-    _bell, client = bell_and_admin
+def test_a_copy_is_sent_and_the_first_one_stays(queue_and_admin: tuple[Any, Any]) -> None:
+    _task_queue, client = queue_and_admin
     done = delivery(Status.ACCEPTED)
     assert "A copy of 1 mail is sent." in decide(client, "resend", done)
     copy = Delivery.objects.exclude(pk=done.pk).get()
@@ -248,9 +248,9 @@ def test_a_copy_is_sent_and_the_first_one_stays(bell_and_admin: tuple[Any, Any])
     assert Delivery.objects.get(pk=done.pk).status == Status.ACCEPTED
 
 
-def test_what_cannot_be_sent_again_is_said_with_the_reason(bell_and_admin: tuple[Any, Any]) -> None:
+def test_what_cannot_be_sent_again_is_said_with_the_reason(queue_and_admin: tuple[Any, Any]) -> None:
     """In the language of the reader."""
-    _bell, client = bell_and_admin
+    _task_queue, client = queue_and_admin
     gone = delivery(Status.IN_DOUBT, has_content=False)
     damaged = delivery(Status.IN_DOUBT, recipients="nonsense")
     for action in ("send_now", "release", "resend"):
@@ -263,8 +263,8 @@ def test_what_cannot_be_sent_again_is_said_with_the_reason(bell_and_admin: tuple
     assert "der Inhalt ist nicht mehr gespeichert" in decide(client, "send_now", gone)
 
 
-def test_who_decided_what_is_in_the_history(bell_and_admin: tuple[Any, Any]) -> None:
-    _bell, client = bell_and_admin
+def test_who_decided_what_is_in_the_history(queue_and_admin: tuple[Any, Any]) -> None:
+    _task_queue, client = queue_and_admin
     doubtful, waiting = delivery(Status.IN_DOUBT), delivery()
     decide(client, "discard", doubtful, waiting)
     decide(client, "resend", doubtful)
@@ -275,8 +275,8 @@ def test_who_decided_what_is_in_the_history(bell_and_admin: tuple[Any, Any]) -> 
     assert "<tbody>" not in page
 
 
-def test_what_was_deleted_meanwhile_is_said(bell_and_admin: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    _bell, client = bell_and_admin
+def test_what_was_deleted_meanwhile_is_said(queue_and_admin: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    _task_queue, client = queue_and_admin
     resend = decisions.resend
 
     def deleted_first(pk: str) -> Delivery:
@@ -287,8 +287,8 @@ def test_what_was_deleted_meanwhile_is_said(bell_and_admin: tuple[Any, Any], mon
     assert "1 mail stayed as it was: deleted meanwhile." in decide(client, "resend", delivery())
 
 
-def test_a_damaged_row_is_listed_shown_and_ended(bell_and_admin: tuple[Any, Any]) -> None:
-    _bell, client = bell_and_admin
+def test_a_damaged_row_is_listed_shown_and_ended(queue_and_admin: tuple[Any, Any]) -> None:
+    _task_queue, client = queue_and_admin
     rows = [delivery(Status.QUARANTINED, recipients=damaged) for damaged in ("nonsense", [1], {"a": "b"}, [{}])]
     assert client.get(reverse(LIST)).content.decode().count(">id-") == len(rows)
     seeing = logged_in("view_delivery", "view_delivery_content", name="lee")
@@ -305,7 +305,7 @@ def page_of(client: Any, found: Delivery) -> str:
     return " ".join(unescape(re.sub(r"<[^>]+>", " ", html)).replace("\xa0", " ").split())
 
 
-def test_the_page_tells_of_content_doubt_and_reasons(settings: Any) -> None:
+def test_the_page_shows_content_doubt_and_reasons(settings: Any) -> None:
     refused = {"address": ADDRESS, "status": "failed", "code": 550, "reply": "No Kim here", "reason": "no such mailbox"}
     given_up = {"address": "lee@example.org", "status": "failed", "reply": "cancelled", "reason": "cancelled"}
     found = delivery(content_size=2048, recipients=[refused, given_up])
@@ -324,7 +324,7 @@ def test_the_page_tells_of_content_doubt_and_reasons(settings: Any) -> None:
     assert "When in doubt: send it again Content" in text
 
 
-def test_attempts_tell_of_version_tls_and_time_and_the_servers_words_take_a_permission() -> None:
+def test_attempts_show_version_tls_and_time_and_the_servers_words_take_a_permission() -> None:
     found = delivery()
     version = timezone.now().replace(hour=12, minute=30)
     for number, written in enumerate((version.isoformat(), "of another kind", ""), start=1):

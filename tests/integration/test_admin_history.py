@@ -29,7 +29,7 @@ def rows(client: Client, stored: SMTPConfig) -> list[str]:
     return [" ".join(re.sub(r"<[^>]+>", " ", row).split()) for row in found]
 
 
-def test_events_are_told_with_who_and_what(admin: Client) -> None:
+def test_events_are_shown_with_who_and_what(admin: Client) -> None:
     stored = config()
     admin.post(url("change", stored.pk), form_of(stored, timeout=20))
     stored.refresh_from_db()
@@ -44,7 +44,7 @@ def test_events_are_told_with_who_and_what(admin: Client) -> None:
     assert "created the shell or code" in created
 
 
-def test_an_authority_is_told_by_its_name_and_comes_back_with_a_revert(admin: Client, tmp_path: Path) -> None:
+def test_an_authority_is_recorded_by_its_name_and_comes_back_with_a_revert(admin: Client, tmp_path: Path) -> None:
     """Not by its letters; another certificate of the same authority has another fingerprint."""
     one, other = (make_certificates(tmp_path / name).authority.read_text().strip() for name in ("one", "other"))
     stored = config(ca_certificates=one)
@@ -61,7 +61,7 @@ def test_an_authority_is_told_by_its_name_and_comes_back_with_a_revert(admin: Cl
     assert SMTPConfig.objects.get().ca_certificates == one
 
 
-def test_only_looking_at_the_page_counts_as_a_look(admin: Client) -> None:
+def test_only_viewing_the_page_counts_as_a_view(admin: Client) -> None:
     stored = config()
     admin.get(url("changelist"))
     admin.get(url("history", stored.pk))

@@ -50,7 +50,7 @@ TAKEN = "performance.getEntriesByType('navigation')[0].duration"
 
 
 @pytest.fixture(autouse=True)
-def _tidy(bell: RecordingTaskQueue) -> Iterator[None]:
+def _tidy(task_queue: RecordingTaskQueue) -> Iterator[None]:
     yield
     with connection.cursor() as cursor:
         for table in (ATTEMPTS, DELIVERIES):
@@ -147,11 +147,11 @@ def test_a_page_of_a_million_asks_no_more_than_one_of_a_thousand(
     with browsing(request.getfixturevalue("chromium"), live_server.url) as page:
         cookie = client.cookies["sessionid"].value
         page.context.add_cookies([{"name": "sessionid", "value": cookie, "url": live_server.url}])
-        told = seen(page)
+        took = seen(page)
     with capsys.disabled():
         print(f"\n{'page of ' + format(MANY, ',') + ' mails':34}seconds  questions")
         for name, queries in many.items():
-            print(f"{name:34}{told[name]:7.2f}{len(queries):11}")
+            print(f"{name:34}{took[name]:7.2f}{len(queries):11}")
     for name, queries in many.items():
         assert len(queries) <= len(few[name]) + MORE, name
         for query in queries:

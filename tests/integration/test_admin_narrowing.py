@@ -12,7 +12,7 @@ from django.urls import reverse
 from email_integration.admin import narrowing
 from email_integration.models import Delivery, Status
 from email_integration.outcomes.causes import Cause
-from tests.deliveries import RecordingDoorbell, ago, pretend, submitted
+from tests.deliveries import RecordingTaskQueue, ago, pretend, submitted
 
 from .admin_site import config, logged_in, said
 
@@ -22,7 +22,7 @@ LIST = "admin:email_integration_delivery_changelist"
 
 
 @pytest.fixture(autouse=True)
-def _bell(bell: RecordingDoorbell) -> None:
+def _task_queue(task_queue: RecordingTaskQueue) -> None:
     pass
 
 

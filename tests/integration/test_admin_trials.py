@@ -54,7 +54,7 @@ def test_what_is_typed_is_tested_before_it_is_saved(admin: Client, smtp_server: 
     assert not SMTPConfig.objects.exists()
 
 
-def test_a_login_that_was_not_done_is_told(admin: Client, smtp_server: Serve) -> None:
+def test_a_login_that_was_not_done_is_reported(admin: Client, smtp_server: Serve) -> None:
     """The connection works, and mail may not."""
     server = smtp_server(security="plain", user=None)
     typed = SMTPConfig(host="localhost", port=server.port, username="user", use_tls=False)
@@ -69,7 +69,7 @@ def test_a_login_that_was_not_done_is_told(admin: Client, smtp_server: Serve) ->
     assert "logging in" not in tried(admin, stored, form_of(stored, username=""))
 
 
-def test_a_doubtful_password_is_tested_as_it_is_and_told_when_it_is_refused(admin: Client, smtp_server: Serve) -> None:
+def test_a_doubtful_password_is_tested_as_it_is_and_named_when_it_is_refused(admin: Client, smtp_server: Serve) -> None:
     server = smtp_server(password="with a space ")
     typed = SMTPConfig(host="localhost", port=server.port, username="user")
     assert "The connection works" in tried(admin, None, form_of(typed, password="with a space "))

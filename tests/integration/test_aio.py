@@ -33,7 +33,7 @@ from email_integration import (
 from email_integration.exceptions import InvalidMail
 from email_integration.models import Delivery
 from email_integration.tasks import send_email, send_prepared
-from tests.deliveries import RecordingDoorbell, mail, pretend, submitted
+from tests.deliveries import RecordingTaskQueue, mail, pretend, submitted
 from tests.mail_settings import make_backend
 
 pytestmark = pytest.mark.django_db
@@ -59,7 +59,7 @@ async def some(*subjects: str) -> AsyncIterator[EmailMessage]:
         yield mail(subject=subject)
 
 
-def test_a_mail_is_submitted_in_the_callers_transaction(bell: RecordingDoorbell) -> None:
+def test_a_mail_is_submitted_in_the_callers_transaction(task_queue: RecordingTaskQueue) -> None:
     with transaction.atomic():
         result = run(asend_email("Subject", "Text", to=["kim@example.com"], priority="high"))
         transaction.set_rollback(True)
@@ -69,7 +69,7 @@ def test_a_mail_is_submitted_in_the_callers_transaction(bell: RecordingDoorbell)
     assert Delivery.objects.get().lane == "high"
 
 
-def test_what_is_wrong_is_raised_where_it_is_awaited(bell: RecordingDoorbell) -> None:
+def test_what_is_wrong_is_raised_where_it_is_awaited(task_queue: RecordingTaskQueue) -> None:
     with pytest.raises(InvalidMail, match="priority must be"):
         run(asend_email("Subject", "Text", to=["kim@example.com"], priority="urgent"))
     with pytest.raises(TypeError, match="unexpected"):
@@ -77,16 +77,16 @@ def test_what_is_wrong_is_raised_where_it_is_awaited(bell: RecordingDoorbell) ->
     assert not Delivery.objects.exists()
 
 
-def test_many_come_from_an_async_iterator(bell: RecordingDoorbell) -> None:
-    told: list[int] = []
-    ids = run(asubmit_many(some("a", "b", "c", "d", "e"), batch_size=2, on_progress=told.append, in_doubt="hold"))
-    assert told == [2, 4, 5]
+def test_many_come_from_an_async_iterator(task_queue: RecordingTaskQueue) -> None:
+    progress: list[int] = []
+    ids = run(asubmit_many(some("a", "b", "c", "d", "e"), batch_size=2, on_progress=progress.append, in_doubt="hold"))
+    assert progress == [2, 4, 5]
     assert set(ids) == set(Delivery.objects.filter(in_doubt_policy="hold", lane="bulk").values_list("pk", flat=True))
     assert len(ids) == 5
     assert len(run(asubmit_many([mail(), mail()]))) == 2
 
 
-def test_an_async_iterator_that_fails_loses_nothing_that_came_before(bell: RecordingDoorbell) -> None:
+def test_an_async_iterator_that_fails_loses_nothing_that_came_before(task_queue: RecordingTaskQueue) -> None:
     async def failing() -> AsyncIterator[EmailMessage]:
         yield mail()
         yield mail()
@@ -105,7 +105,7 @@ def test_an_async_iterator_that_fails_loses_nothing_that_came_before(bell: Recor
     assert Delivery.objects.count() == 3
 
 
-def test_an_async_iterator_may_ask_the_database_itself(bell: RecordingDoorbell) -> None:
+def test_an_async_iterator_may_ask_the_database_itself(task_queue: RecordingTaskQueue) -> None:
     """The thread of the database is free while the iterator makes the next message."""
 
     async def asking() -> AsyncIterator[EmailMessage]:
@@ -117,7 +117,7 @@ def test_an_async_iterator_may_ask_the_database_itself(bell: RecordingDoorbell) 
 
 
 @pytest.mark.parametrize("times", [1, 2])
-def test_one_that_is_cancelled_submits_what_it_was_given(bell: RecordingDoorbell, times: int) -> None:
+def test_one_that_is_cancelled_submits_what_it_was_given(task_queue: RecordingTaskQueue, times: int) -> None:
     """Also when the thread is busy with other work, and when it is cancelled again while it waits for that."""
 
     async def cancelled() -> None:
@@ -149,12 +149,12 @@ def test_one_that_is_cancelled_submits_what_it_was_given(bell: RecordingDoorbell
     assert Delivery.objects.count() == 3
 
 
-def test_a_message_is_submitted(bell: RecordingDoorbell) -> None:
+def test_a_message_is_submitted(task_queue: RecordingTaskQueue) -> None:
     assert run(asubmit(mail(), delivery_id="one", envelope_sender="<>")).pk == "one"
     assert run(asubmit(mail(), delivery_id="one")).sender == "<>"
 
 
-def test_decisions_can_be_awaited(bell: RecordingDoorbell) -> None:
+def test_decisions_can_be_awaited(task_queue: RecordingTaskQueue) -> None:
     waiting, doubtful, given_up = submitted(), submitted(), submitted()
     for one in (doubtful, given_up):
         pretend(one, status="in_doubt")

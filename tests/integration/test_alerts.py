@@ -1,4 +1,4 @@
-"""Alerts: people are told once when something needs them, and once when it is over."""
+"""Alerts: people are notified once when something needs them, and once when it is over."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from django.utils import timezone
 
 from config.local.smtp_server import SMTPServer
 from email_integration import signals, web
-from email_integration.alerts import channels, look
-from email_integration.diagnosis.configuration import telling
+from email_integration.alerts import channels, evaluate
+from email_integration.diagnosis.configuration import diagnose_alerts
 from email_integration.models import Alert, CircuitBreaker, Delivery, SMTPConfig
 from email_integration.outcomes.causes import REFUSED_LOGIN, Cause
 from tests.deliveries import RecordingTaskQueue, ago, attempt, in_threads, pretend, submitted
@@ -28,7 +28,7 @@ Serve = Callable[..., SMTPServer]
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
-SECRETS = ("kim@", "admin@", "s3cret", "tell-nobody", "token-of-the-hook")
+SECRETS = ("kim@", "admin@", "s3cret", "for-nobody-else", "token-of-the-hook")
 
 
 @pytest.fixture
@@ -60,7 +60,7 @@ def heard() -> Iterator[list[tuple[str, str]]]:
 
 
 @pytest.fixture(autouse=True)
-def _bell(bell: RecordingTaskQueue) -> None:
+def _task_queue(task_queue: RecordingTaskQueue) -> None:
     pass
 
 
@@ -71,49 +71,49 @@ def use(settings: Any, **keys: Any) -> None:
 def refuse_login(smtp_server: Serve) -> SMTPConfig:
     """Send a mail by a server that wants another password."""
     config = config_for(smtp_server(), name="Primary", password="s3cret")
-    attempt(submitted("kim@example.com", subject="tell-nobody").pk)
+    attempt(submitted("kim@example.com", subject="for-nobody-else").pk)
     return config
 
 
 def hold(status: str = "in_doubt") -> Delivery:
     """A mail that waits for a person."""
-    return pretend(submitted("kim@example.com", subject="tell-nobody"), status=status, next_at=None)
+    return pretend(submitted("kim@example.com", subject="for-nobody-else"), status=status, next_at=None)
 
 
 def make_due() -> None:
-    """Have the next look tell again."""
-    Alert.objects.update(tell_at=ago(1))
+    """Have the next evaluation notify again."""
+    Alert.objects.update(notify_at=ago(1))
 
 
 def test_nothing_wrong_costs_one_question() -> None:
     submitted()
     with CaptureQueriesContext(connection) as asked:
-        assert look() == 0
+        assert evaluate() == 0
     assert len(asked) == 1
 
 
-def test_a_refused_login_is_told_at_once_and_its_end_too(
+def test_people_are_notified_of_a_refused_login_at_once_and_its_end_too(
     smtp_server: Serve, hook: Hook, heard: list[tuple[str, str]], caplog: pytest.LogCaptureFixture
 ) -> None:
     """Once each: by a signal, by the log, and to the web hook; without addresses and secrets."""
     config = refuse_login(smtp_server)
     caplog.clear()
-    assert (look(), look()) == (1, 1)
-    assert hook.told == [("login_refused", "began")]
+    assert (evaluate(), evaluate()) == (1, 1)
+    assert hook.notifications == [("login_refused", "began")]
     assert "Primary" in hook.received[0]["text"]
     CircuitBreaker.objects.all().delete()
     config.delete()
-    assert (look(), look()) == (0, 0)
+    assert (evaluate(), evaluate()) == (0, 0)
     both = [("login_refused", "began"), ("login_refused", "ended")]
-    assert hook.told == heard == both
+    assert hook.notifications == heard == both
     assert not Alert.objects.exists()
-    lines = [record for record in caplog.records if record.name == "email_integration.alerts.look"]
+    lines = [record for record in caplog.records if record.name == "email_integration.alerts.evaluation"]
     assert [(one.levelname, one.__dict__["alert"], one.__dict__["state"]) for one in lines] == [
         ("ERROR", "login_refused", "began"),
         ("WARNING", "login_refused", "ended"),
     ]
-    told = caplog.text + json.dumps(hook.received)
-    assert not [secret for secret in SECRETS if secret in told]
+    sent = caplog.text + json.dumps(hook.received)
+    assert not [secret for secret in SECRETS if secret in sent]
 
 
 def trip(cause: str, reason: str) -> None:
@@ -127,15 +127,15 @@ def trip(cause: str, reason: str) -> None:
 def test_a_refused_login_is_known_by_its_cause(cause: str, hook: Hook) -> None:
     """Whatever its words are."""
     trip(cause, "in other words")
-    assert look() == 1
-    assert hook.told == [("login_refused", "began")]
+    assert evaluate() == 1
+    assert hook.notifications == [("login_refused", "began")]
     assert "in other words" in hook.received[0]["text"]
 
 
 @pytest.mark.parametrize("cause", [Cause.LIMIT, Cause.ACCOUNT_BLOCKED, Cause.NOT_CONNECTED, "of_another_version"])
 def test_words_do_not_make_a_refused_login(cause: str, hook: Hook) -> None:
     trip(cause, f"{Cause.LOGIN.words} (535)")
-    assert look() == 0
+    assert evaluate() == 0
 
 
 @pytest.mark.parametrize(
@@ -146,59 +146,59 @@ def test_words_do_not_make_a_refused_login(cause: str, hook: Hook) -> None:
         ("queue_late", lambda: pretend(submitted(), due_at=ago(3600))),
     ],
 )
-def test_mail_that_needs_a_person_is_told(hook: Hook, kind: str, make_wrong: Callable[[], Delivery]) -> None:
+def test_people_are_notified_of_mail_that_needs_one(hook: Hook, kind: str, make_wrong: Callable[[], Delivery]) -> None:
     delivery = make_wrong()
-    look()
-    assert hook.told == [(kind, "began")]
+    evaluate()
+    assert hook.notifications == [(kind, "began")]
     delivery.delete()
-    look()
-    assert hook.told == [(kind, "began"), (kind, "ended")]
+    evaluate()
+    assert hook.notifications == [(kind, "began"), (kind, "ended")]
 
 
 def test_a_campaign_may_be_late(hook: Hook) -> None:
     pretend(submitted(priority="bulk"), due_at=ago(3600))
-    assert look() == 0
+    assert evaluate() == 0
 
 
-def test_a_server_at_fault_is_told_after_a_while(hook: Hook) -> None:
+def test_people_are_notified_of_a_server_at_fault_after_a_while(hook: Hook) -> None:
     """Most come back by themselves."""
     config = SMTPConfig.objects.create(
         name="Primary", host="127.0.0.1", port=1, from_email="a@example.com", is_active=True
     )
     attempt(submitted().pk)
-    assert look() == 0
+    assert evaluate() == 0
     CircuitBreaker.objects.update(opened_at=ago(301))
-    assert look() == 1
-    assert hook.told == [("relay_at_fault", "began")]
+    assert evaluate() == 1
+    assert hook.notifications == [("relay_at_fault", "began")]
     assert config.name in hook.received[0]["text"]
 
 
-def test_of_many_who_look_at_once_one_tells(hook: Hook, heard: list[tuple[str, str]]) -> None:
+def test_of_many_evaluations_at_once_only_one_notifies(hook: Hook, heard: list[tuple[str, str]]) -> None:
     delivery = hold()
-    in_threads(*[look] * 4)
-    assert hook.told == heard == [("in_doubt", "began")]
+    in_threads(*[evaluate] * 4)
+    assert hook.notifications == heard == [("in_doubt", "began")]
     delivery.delete()
-    in_threads(*[look] * 4)
-    assert hook.told == heard == [("in_doubt", "began"), ("in_doubt", "ended")]
+    in_threads(*[evaluate] * 4)
+    assert hook.notifications == heard == [("in_doubt", "began"), ("in_doubt", "ended")]
 
 
-@pytest.mark.parametrize(("repeat", "told"), [(60.0, 2), (0.0, 1)])
-def test_what_goes_on_is_told_again_after_alert_repeat(
-    hook: Hook, settings: Any, heard: list[tuple[str, str]], repeat: float, told: int
+@pytest.mark.parametrize(("repeat", "times"), [(60.0, 2), (0.0, 1)])
+def test_what_goes_on_is_notified_again_after_alert_repeat(
+    hook: Hook, settings: Any, heard: list[tuple[str, str]], repeat: float, times: int
 ) -> None:
     """With zero never. The signal is sent once in any case."""
     use(settings, ALERT_REPEAT=repeat)
     hold()
-    look()
+    evaluate()
     alert = Alert.objects.get()
     if repeat:
-        assert alert.tell_at is not None
-        assert timezone.now() < alert.tell_at <= timezone.now() + dt.timedelta(seconds=repeat)
+        assert alert.notify_at is not None
+        assert timezone.now() < alert.notify_at <= timezone.now() + dt.timedelta(seconds=repeat)
         make_due()
         hold()
-    look()
-    look()
-    assert hook.told == [("in_doubt", "began"), ("in_doubt", "goes_on")][:told]
+    evaluate()
+    evaluate()
+    assert hook.notifications == [("in_doubt", "began"), ("in_doubt", "goes_on")][:times]
     assert (
         hook.received[-1]["text"]
         == ("Still: 2 mails are" if repeat else "1 mail is") + " in doubt and held for a person"
@@ -207,22 +207,22 @@ def test_what_goes_on_is_told_again_after_alert_repeat(
 
 
 @pytest.mark.parametrize("status", [500, 302])
-def test_a_telling_that_failed_is_tried_again(hook: Hook, status: int, caplog: pytest.LogCaptureFixture) -> None:
-    """Later, and not at each look; a redirect is not followed."""
+def test_a_notification_that_failed_is_tried_again(hook: Hook, status: int, caplog: pytest.LogCaptureFixture) -> None:
+    """Later, and not at each evaluation; a redirect is not followed."""
     elsewhere = Hook()
     hook.status, hook.location = status, elsewhere.url
     hold()
-    look()
-    look()
-    assert hook.told == [("in_doubt", "began")]
-    assert f"An alert could not be told to the web hook (it answered {status})" in caplog.text
+    evaluate()
+    evaluate()
+    assert hook.notifications == [("in_doubt", "began")]
+    assert f"An alert could not be sent to the web hook (it answered {status})" in caplog.text
     assert "token-of-the-hook" not in caplog.text
     hook.status = 200
     make_due()
-    look()
-    look()
-    assert hook.told == [("in_doubt", "began")] * 2
-    assert Alert.objects.get().left == ""
+    evaluate()
+    evaluate()
+    assert hook.notifications == [("in_doubt", "began")] * 2
+    assert Alert.objects.get().pending_channels == ""
     assert not elsewhere.received
     elsewhere.close()
 
@@ -231,58 +231,58 @@ def test_it_is_not_tried_for_ever(hook: Hook) -> None:
     hook.status = 500
     delivery = hold()
     for _ in range(20):
-        look()
-        Alert.objects.filter(left="hook").update(tell_at=ago(1))
-    assert 2 < len(hook.told) < 20
+        evaluate()
+        Alert.objects.filter(pending_channels="hook").update(notify_at=ago(1))
+    assert 2 < len(hook.notifications) < 20
     delivery.delete()
     for _ in range(20):
-        look()
-        Alert.objects.filter(left="hook").update(tell_at=ago(1))
+        evaluate()
+        Alert.objects.filter(pending_channels="hook").update(notify_at=ago(1))
     assert not Alert.objects.exists()
 
 
 def test_a_hook_that_hangs_holds_nobody_up(
     hook: Hook, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """And whoever looks meanwhile does not tell it too."""
+    """And another evaluation meanwhile does not notify too."""
     monkeypatch.setattr(channels, "_PATIENCE", 0.5)
     hook.go_on.clear()
     hold()
-    in_threads(look, look)
-    assert hook.told == [("in_doubt", "began")]
-    assert "An alert could not be told to the web hook" in caplog.text
+    in_threads(evaluate, evaluate)
+    assert hook.notifications == [("in_doubt", "began")]
+    assert "An alert could not be sent to the web hook" in caplog.text
     hook.go_on.set()
 
 
-def test_what_ends_before_it_could_be_told_is_told_as_over(hook: Hook) -> None:
+def test_what_ends_before_its_notification_is_notified_as_over(hook: Hook) -> None:
     hook.status = 500
     delivery = hold()
-    look()
+    evaluate()
     hook.status = 200
     delivery.delete()
-    look()
-    assert hook.told[1:] == [("in_doubt", "ended")]
+    evaluate()
+    assert hook.notifications[1:] == [("in_doubt", "ended")]
     assert not Alert.objects.exists()
 
 
-def test_what_comes_back_before_its_end_was_told_begins_again(hook: Hook, heard: list[tuple[str, str]]) -> None:
+def test_what_comes_back_before_its_end_was_notified_begins_again(hook: Hook, heard: list[tuple[str, str]]) -> None:
     hold()
-    look()
+    evaluate()
     Delivery.objects.all().delete()
     hook.status = 500
-    look()
+    evaluate()
     hook.status = 200
     hold()
-    look()
+    evaluate()
     assert heard == [("in_doubt", state) for state in ("began", "ended", "began")]
-    assert hook.told == [("in_doubt", state) for state in ("began", "ended", "began")]
+    assert hook.notifications == [("in_doubt", state) for state in ("began", "ended", "began")]
     assert Alert.objects.get().ended_at is None
 
 
 def test_admins_are_written_to_by_another_configuration(
     smtp_server: Serve, settings: Any, hook: Hook, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Not through the queue, and not by the server that refuses us; each of the two channels is told once."""
+    """Not through the queue, and not by the server that refuses us; each of the two channels is notified once."""
     server = smtp_server()
     other = config_for(server, name="Other", is_active=False)
     refuse_login(smtp_server)
@@ -290,14 +290,14 @@ def test_admins_are_written_to_by_another_configuration(
     settings.ADMINS = [("Admin", "admin@example.com")]
     before = Delivery.objects.count()
     hook.status = 500
-    look()
+    evaluate()
     [received] = server.messages
     assert received.rcpt_tos == ("admin@example.com",)
     assert "The server of Primary refuses the login" in received.parsed.get_payload()
     hook.status = 200
     make_due()
-    look()
-    assert (len(server.messages), hook.told) == (1, [("login_refused", "began")] * 2)
+    evaluate()
+    assert (len(server.messages), hook.notifications) == (1, [("login_refused", "began")] * 2)
     assert Delivery.objects.count() == before
     assert "kim@" not in received.content.decode()
     assert not [secret for secret in SECRETS if secret in caplog.text]
@@ -321,8 +321,8 @@ def test_admins_that_cannot_be_written_to_are_a_line_in_the_log(
     config_for(server, name="Other", is_active=False, password=wrong.pop("password", server.password))
     use(settings, **{"ALERT_CONFIGURATION": "Other", **wrong})
     hold()
-    look()
-    assert "could not be told to the admins by mail" in caplog.text
+    evaluate()
+    assert "could not be sent to the admins by mail" in caplog.text
     assert why in caplog.text.lower() or why in caplog.text
     assert not server.messages
     assert not [secret for secret in SECRETS if secret in caplog.text]
@@ -336,10 +336,10 @@ def test_a_receiver_that_raises_stops_nothing(hook: Hook, caplog: pytest.LogCapt
     try:
         hold()
         with caplog.at_level(logging.ERROR):
-            look()
+            evaluate()
     finally:
         signals.alert_began.disconnect(receive)
-    assert hook.told == [("in_doubt", "began")]
+    assert hook.notifications == [("in_doubt", "began")]
 
 
 @pytest.mark.parametrize(
@@ -368,9 +368,9 @@ def test_the_configuration_that_alerts_are_written_by_is_examined(
     server = smtp_server()
     config_for(server)
     config_for(server, name="Other", is_active=False)
-    assert telling() == []
+    assert diagnose_alerts() == []
     use(settings, ALERT_CONFIGURATION=name)
-    [finding] = telling()
+    [finding] = diagnose_alerts()
     assert (finding.level, name in finding.text) == (level, True)
 
 

@@ -49,7 +49,7 @@ KIM, LEE = "kim@example.com", "lee@example.com"
 
 
 @pytest.fixture(autouse=True)
-def _slow_to_try_again(bell: RecordingTaskQueue, settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def _slow_to_try_again(task_queue: RecordingTaskQueue, settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     wait_longest(monkeypatch)
     settings.EMAIL_INTEGRATION = {
         **settings.EMAIL_INTEGRATION,
@@ -175,7 +175,7 @@ def many(count: int) -> list[str]:
 )
 @pytest.mark.parametrize("pipelining", [True, False])
 def test_a_server_that_takes_so_many_recipients_at_a_time_gets_the_rest_at_once(
-    bell: RecordingTaskQueue, reply: str, pipelining: bool
+    task_queue: RecordingTaskQueue, reply: str, pipelining: bool
 ) -> None:
     """RFC 5321 §4.5.3.1.10. The server is asked for no more than it takes, once that is known."""
     taken: list[list[bytes]] = []
@@ -212,7 +212,7 @@ def test_a_server_that_takes_so_many_recipients_at_a_time_gets_the_rest_at_once(
         assert asked == 250 + (99 if pipelining else 1)
         assert server.connections == 1
         pool.close()
-    assert [status for pk, status in bell.reports] == ["deferred", "deferred", "accepted"]
+    assert [status for pk, status in task_queue.results] == ["deferred", "deferred", "accepted"]
 
 
 def test_a_server_that_takes_no_recipient_at_all_is_left_alone_for_a_while(smtp_server: Serve) -> None:
@@ -565,7 +565,7 @@ def test_a_lease_that_nears_its_end_is_renewed(smtp_server: Serve, monkeypatch: 
 
 
 def test_many_attempts_sweeps_and_changes_at_once_come_to_no_deadlock(
-    smtp_server: Serve, bell: RecordingTaskQueue
+    smtp_server: Serve, task_queue: RecordingTaskQueue
 ) -> None:
     server = smtp_server(faults=[Fault(verb="RCPT", reply="450 4.2.0 Later", match="later")])
     config = config_for(server)
@@ -592,7 +592,9 @@ def test_many_attempts_sweeps_and_changes_at_once_come_to_no_deadlock(
     assert not DeliveryBatch.objects.exists()
 
 
-def test_a_result_that_cannot_be_stored_does_not_make_a_doubt(smtp_server: Serve, bell: RecordingTaskQueue) -> None:
+def test_a_result_that_cannot_be_stored_does_not_make_a_doubt(
+    smtp_server: Serve, task_queue: RecordingTaskQueue
+) -> None:
     """Else the mail would be sent again whenever its lease ran out."""
 
     def refuse(delivery: Delivery) -> None:
@@ -601,7 +603,7 @@ def test_a_result_that_cannot_be_stored_does_not_make_a_doubt(smtp_server: Serve
     server = smtp_server()
     config_for(server)
     delivery = submitted()
-    bell.report = refuse  # type: ignore[method-assign]
+    task_queue.result_rows = refuse  # type: ignore[method-assign]
     assert tried(delivery).status == "accepted"
     assert len(server.messages) == 1
 
@@ -676,13 +678,13 @@ def test_what_is_not_due_is_skipped(smtp_server: Serve) -> None:
 
 
 @pytest.mark.parametrize("is_due", [True, False])
-def test_what_has_expired_ends_even_if_it_is_not_due(is_due: bool, bell: RecordingTaskQueue) -> None:
+def test_what_has_expired_ends_even_if_it_is_not_due(is_due: bool, task_queue: RecordingTaskQueue) -> None:
     delivery = submitted(expires_at=ago(1))
     if not is_due:
         pretend(delivery, due_at=timezone.now() + dt.timedelta(minutes=1))
     row = tried(delivery)
     assert (row.status, row.reason) == ("expired", "not accepted in time")
-    assert bell.reports == [(delivery.pk, "expired")]
+    assert task_queue.results == [(delivery.pk, "expired")]
 
 
 # -- what is said ---------------------------------------------------------------------------------------------------

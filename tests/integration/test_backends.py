@@ -35,17 +35,17 @@ BACKENDS = [f"email_integration.backends.{name}.EmailBackend" for name in ("queu
 
 
 @pytest.fixture(params=BACKENDS, ids=["queued", "direct"])
-def backend(request: pytest.FixtureRequest, settings: Any, bell: RecordingTaskQueue) -> str:
+def backend(request: pytest.FixtureRequest, settings: Any, task_queue: RecordingTaskQueue) -> str:
     return use(settings, request.param)
 
 
 @pytest.fixture
-def queued(settings: Any, bell: RecordingTaskQueue) -> str:
+def queued(settings: Any, task_queue: RecordingTaskQueue) -> str:
     return use(settings, BACKENDS[0])
 
 
 @pytest.fixture
-def direct(settings: Any, bell: RecordingTaskQueue) -> str:
+def direct(settings: Any, task_queue: RecordingTaskQueue) -> str:
     return use(settings, BACKENDS[1])
 
 
@@ -178,16 +178,16 @@ def test_a_mail_that_cannot_be_sent_raises_at_once_or_is_passed_over(backend: st
 # -- queued ---------------------------------------------------------------------------------------------------------
 
 
-def test_many_mails_are_one_transaction_and_one_ring(queued: str, bell: RecordingTaskQueue) -> None:
+def test_many_mails_are_one_transaction_and_one_wake_up(queued: str, task_queue: RecordingTaskQueue) -> None:
     send_mass_mail([("S", "B", None, [f"kim{number}@example.com"]) for number in range(5)])
-    assert len(bell.woken) == 1
+    assert len(task_queue.woken) == 1
 
 
-def test_one_bad_mail_of_many_submits_none(queued: str, bell: RecordingTaskQueue) -> None:
+def test_one_bad_mail_of_many_submits_none(queued: str, task_queue: RecordingTaskQueue) -> None:
     with pytest.raises(InvalidMail):
         send_mass_mail([("S", "B", None, ["kim@example.com"]), ("S", "B", None, ["lee@"])])
     assert not Delivery.objects.exists()
-    assert bell.woken == []
+    assert task_queue.woken == []
 
 
 # -- direct ---------------------------------------------------------------------------------------------------------

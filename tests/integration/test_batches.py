@@ -30,7 +30,7 @@ LATER = Deferred(cause=Cause.PUT_OFF, code=450, reason="later")
 
 
 @pytest.fixture(autouse=True)
-def _bell(bell: RecordingTaskQueue) -> None:
+def _task_queue(task_queue: RecordingTaskQueue) -> None:
     clock.forget()
 
 
@@ -57,7 +57,7 @@ def given_back(delivery: Delivery, **how: Any) -> records.Untried:
 # -- the claim ------------------------------------------------------------------------------------------------------
 
 
-def test_a_batch_is_claimed_and_recorded(bell: RecordingTaskQueue) -> None:
+def test_a_batch_is_claimed_and_recorded(task_queue: RecordingTaskQueue) -> None:
     pks = [submitted(delivery_id=f"{number}").pk for number in range(3)]
     batch = claimed()
     assert ids(batch) == pks
@@ -78,7 +78,7 @@ def test_a_batch_is_claimed_and_recorded(bell: RecordingTaskQueue) -> None:
         *([("accepted", "", 2)] * 2),
         ("queued", "", 2),
     ]
-    assert bell.reports == [(pks[0], "accepted"), (pks[1], "accepted")]
+    assert task_queue.results == [(pks[0], "accepted"), (pks[1], "accepted")]
     assert ids(claim()) == [pks[2]]
 
 
@@ -270,12 +270,12 @@ def test_a_lease_is_renewed_without_changes() -> None:
     assert batch.open == set()
 
 
-def test_all_kinds_of_changes_go_in_one_record(bell: RecordingTaskQueue) -> None:
+def test_all_kinds_of_changes_go_in_one_record(task_queue: RecordingTaskQueue) -> None:
     """Each is made as it would be alone."""
     many(6)
     batch = claimed()
     one, two, three, four, five, six = batch.deliveries
-    bell.followed |= {one.pk, five.pk}
+    task_queue.followed |= {one.pk, five.pk}
     changes: list[records.Change] = [
         ended(one),
         ended(two, LATER, wait=60),
@@ -296,7 +296,7 @@ def test_all_kinds_of_changes_go_in_one_record(bell: RecordingTaskQueue) -> None
     assert stored(six.pk).returned == 1
     assert not stored(one.pk).has_content
     assert stored(three.pk).has_content
-    assert [status for _pk, status in bell.reports] == ["accepted", "deferred", "failed", "deferred", "expired"]
+    assert [status for _pk, status in task_queue.results] == ["accepted", "deferred", "failed", "deferred", "expired"]
 
 
 def test_nothing_is_recorded_twice_in_one_record() -> None:
@@ -306,7 +306,7 @@ def test_nothing_is_recorded_twice_in_one_record() -> None:
         batches.record(batch, [ended(batch.deliveries[0])] * 2)
 
 
-def test_a_record_repeated_is_harmless(bell: RecordingTaskQueue) -> None:
+def test_a_record_repeated_is_harmless(task_queue: RecordingTaskQueue) -> None:
     many(2)
     batch = claimed()
     first = batch.deliveries[0]
@@ -315,7 +315,7 @@ def test_a_record_repeated_is_harmless(bell: RecordingTaskQueue) -> None:
     assert batches.record(batch, [ended(first, LATER)]).made == [False]
     assert Delivery.objects.values().get(pk=first.pk) == before
     assert DeliveryAttempt.objects.count() == 1
-    assert len(bell.reports) == 1
+    assert len(task_queue.results) == 1
 
 
 def test_a_database_that_refuses_one_changes_none() -> None:
@@ -386,7 +386,7 @@ def test_a_claim_that_cannot_be_given_back_at_once_is_by_the_next(monkeypatch: p
 
 
 def test_a_record_whose_answer_is_lost_is_made_when_it_is_repeated(
-    monkeypatch: pytest.MonkeyPatch, bell: RecordingTaskQueue, caplog: pytest.LogCaptureFixture
+    monkeypatch: pytest.MonkeyPatch, task_queue: RecordingTaskQueue, caplog: pytest.LogCaptureFixture
 ) -> None:
     """And told of once: the first time nobody knew."""
     many(2)
@@ -514,7 +514,7 @@ def test_a_record_and_a_takeover_at_once_leave_nothing_behind() -> None:
         assert not Delivery.objects.exclude(batch="").exists()
 
 
-def test_a_batch_is_given_back(bell: RecordingTaskQueue) -> None:
+def test_a_batch_is_given_back(task_queue: RecordingTaskQueue) -> None:
     many(3)
     batch = claimed()
     assert batches.record(batch, [ended(batch.deliveries[0])]).owned
@@ -542,7 +542,7 @@ def test_a_claim_whose_batch_was_lost_is_given_back() -> None:
 # -- what others want of a claimed mail -----------------------------------------------------------------------------
 
 
-def test_a_claimed_mail_that_is_cancelled_ends_so_unless_it_is_accepted(bell: RecordingTaskQueue) -> None:
+def test_a_claimed_mail_that_is_cancelled_ends_so_unless_it_is_accepted(task_queue: RecordingTaskQueue) -> None:
     many(4)
     batch = claimed()
     first, second, third, fourth = batch.deliveries
@@ -558,7 +558,7 @@ def test_a_claimed_mail_that_is_cancelled_ends_so_unless_it_is_accepted(bell: Re
     assert [stored(one.pk).status for one in (first, second, third)] == ["cancelled", "cancelled", "accepted"]
     assert DeliveryAttempt.objects.get(delivery=first.pk).outcome == "deferred"
     assert not Delivery.objects.filter(cancel_requested=True).exists()
-    assert dict(bell.reports)[second.pk] == "cancelled"
+    assert dict(task_queue.results)[second.pk] == "cancelled"
 
 
 def test_a_mail_that_is_cancelled_while_it_is_recorded_is_cancelled_after_that() -> None:

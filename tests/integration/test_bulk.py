@@ -47,14 +47,14 @@ def recipients(ids: list[str]) -> list[str]:
     return [delivery.recipients[0]["address"] for delivery in stored(ids)]
 
 
-def test_each_is_a_delivery_of_the_bulk_lane_in_the_order_given(bell: RecordingTaskQueue) -> None:
+def test_each_is_a_delivery_of_the_bulk_lane_in_the_order_given(task_queue: RecordingTaskQueue) -> None:
     ids = submit_many(mails(25), batch_size=10)
     assert recipients(ids) == [f"u{one}@example.com" for one in range(25)]
     assert {delivery.lane for delivery in stored(ids)} == {"bulk"}
-    assert bell.woken == ["mail.bulk"] * 3
+    assert task_queue.woken == ["mail.bulk"] * 3
 
 
-def test_what_is_stored_is_what_submit_would_have_stored(bell: RecordingTaskQueue) -> None:
+def test_what_is_stored_is_what_submit_would_have_stored(task_queue: RecordingTaskQueue) -> None:
     """But for what is each mail's own: ids, keys and moments."""
     message = EmailMultiAlternatives("Grüße", "Text", "a@example.com", ["kim@example.com"], bcc=["lee@example.com"])
     message.attach_alternative("<p>Text</p>", "text/html")
@@ -71,28 +71,28 @@ def test_what_is_stored_is_what_submit_would_have_stored(bell: RecordingTaskQueu
     assert b"multipart/alternative" in content.read(first)
 
 
-def test_a_batch_is_a_transaction_and_is_reported_once_it_is_committed(bell: RecordingTaskQueue) -> None:
-    told: list[tuple[int, int, int]] = []
+def test_a_batch_is_a_transaction_and_is_reported_once_it_is_committed(task_queue: RecordingTaskQueue) -> None:
+    progress: list[tuple[int, int, int]] = []
     submit_many(
         mails(25),
         batch_size=10,
-        on_progress=lambda done: told.append((done, Delivery.objects.count(), len(bell.woken))),
+        on_progress=lambda done: progress.append((done, Delivery.objects.count(), len(task_queue.woken))),
     )
-    assert told == [(10, 10, 1), (20, 20, 2), (25, 25, 3)]
+    assert progress == [(10, 10, 1), (20, 20, 2), (25, 25, 3)]
 
 
-def test_inside_a_transaction_all_are_committed_with_it_or_none(bell: RecordingTaskQueue) -> None:
+def test_inside_a_transaction_all_are_committed_with_it_or_none(task_queue: RecordingTaskQueue) -> None:
     with transaction.atomic():
         submit_many(mails(5), batch_size=2)
-        assert bell.woken == []
+        assert task_queue.woken == []
         transaction.set_rollback(True)
     assert not Delivery.objects.exists()
     with transaction.atomic():
         submit_many(mails(5), batch_size=2)
-    assert bell.woken == ["mail.bulk"]
+    assert task_queue.woken == ["mail.bulk"]
 
 
-def test_a_generator_is_read_no_further_than_a_batch_ahead(bell: RecordingTaskQueue) -> None:
+def test_a_generator_is_read_no_further_than_a_batch_ahead(task_queue: RecordingTaskQueue) -> None:
     """Contents that were not read yet are in nobody's memory."""
     read: list[int] = []
 
@@ -106,7 +106,7 @@ def test_a_generator_is_read_no_further_than_a_batch_ahead(bell: RecordingTaskQu
     assert max(ahead) <= 5
 
 
-def test_large_mails_make_smaller_batches(bell: RecordingTaskQueue, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_mails_make_smaller_batches(task_queue: RecordingTaskQueue, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bulk, "_OCTETS", 3000)
     done: list[int] = []
     submit_many(
@@ -115,7 +115,7 @@ def test_large_mails_make_smaller_batches(bell: RecordingTaskQueue, monkeypatch:
     assert done == [1, 2, 3]
 
 
-def test_what_waits_for_a_commit_holds_no_content(bell: RecordingTaskQueue) -> None:
+def test_what_waits_for_a_commit_holds_no_content(task_queue: RecordingTaskQueue) -> None:
     with transaction.atomic():
         ids = set(submit_many(mails(3)))
         gc.collect()
@@ -124,17 +124,19 @@ def test_what_waits_for_a_commit_holds_no_content(bell: RecordingTaskQueue) -> N
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 100])
-def test_a_wrong_message_is_named_and_all_before_it_are_submitted(bell: RecordingTaskQueue, batch_size: int) -> None:
+def test_a_wrong_message_is_named_and_all_before_it_are_submitted(
+    task_queue: RecordingTaskQueue, batch_size: int
+) -> None:
     given = [*mails(7), EmailMessage("S", "B", None, ["not an address"]), *mails(3, start=8)]
     with pytest.raises(InvalidMail, match=r"^Message 8: to: "):
         submit_many(given, batch_size=batch_size)
     found = Delivery.objects.values_list("recipients__0__address", flat=True)
     assert set(found) == {f"u{one}@example.com" for one in range(7)}
-    assert set(bell.woken) == {"mail.bulk"}
+    assert set(task_queue.woken) == {"mail.bulk"}
 
 
 def test_what_fails_while_messages_are_made_is_passed_on_and_those_before_are_submitted(
-    bell: RecordingTaskQueue,
+    task_queue: RecordingTaskQueue,
 ) -> None:
     def failing() -> Iterator[EmailMessage]:
         yield from mails(4)
@@ -145,21 +147,21 @@ def test_what_fails_while_messages_are_made_is_passed_on_and_those_before_are_su
     assert Delivery.objects.count() == 4
 
 
-def test_run_again_with_keys_nothing_is_sent_twice(bell: RecordingTaskQueue) -> None:
+def test_run_again_with_keys_nothing_is_sent_twice(task_queue: RecordingTaskQueue) -> None:
     """After a wrong message was mended, say: what is new is submitted, what was there has its first id."""
     given = [*mails(5), EmailMessage("S", "B", None, [""]), *mails(2, start=6)]
     with pytest.raises(InvalidMail):
         submit_many(given, idempotency_key=lambda message: f"news {address(message)}", batch_size=2)
     before = list(Delivery.objects.order_by("created_at", "pk").values_list("pk", flat=True))
-    bell.woken.clear()
+    task_queue.woken.clear()
     ids = submit_many(mails(8), idempotency_key=lambda message: f"news {address(message)}", batch_size=3)
     assert recipients(ids) == [f"u{one}@example.com" for one in range(8)]
     assert set(ids[:5]) == set(before)
-    assert bell.woken == ["mail.bulk"] * 2  # in the first batch is nothing new
+    assert task_queue.woken == ["mail.bulk"] * 2  # in the first batch is nothing new
     assert Delivery.objects.count() == 8
 
 
-def test_a_key_that_cannot_be_given_names_the_message(bell: RecordingTaskQueue) -> None:
+def test_a_key_that_cannot_be_given_names_the_message(task_queue: RecordingTaskQueue) -> None:
     keys = ["one"]
 
     def key(message: EmailMessage) -> str:
@@ -172,14 +174,14 @@ def test_a_key_that_cannot_be_given_names_the_message(bell: RecordingTaskQueue) 
     assert Delivery.objects.count() == 1
 
 
-def test_a_key_that_comes_twice_in_a_batch_is_one_mail(bell: RecordingTaskQueue) -> None:
+def test_a_key_that_comes_twice_in_a_batch_is_one_mail(task_queue: RecordingTaskQueue) -> None:
     first, other, again = submit_many([*mails(2), *mails(1)], idempotency_key=address)
     assert again == first != other
     assert Delivery.objects.count() == 2
-    assert bell.woken == ["mail.bulk"]
+    assert task_queue.woken == ["mail.bulk"]
 
 
-def test_the_same_at_once_in_another_order_is_submitted_once(bell: RecordingTaskQueue) -> None:
+def test_the_same_at_once_in_another_order_is_submitted_once(task_queue: RecordingTaskQueue) -> None:
     """Nobody waits for the other crosswise."""
     forward, backward = list(mails(60)), list(mails(60))[::-1]
     found = in_threads(
@@ -190,7 +192,7 @@ def test_the_same_at_once_in_another_order_is_submitted_once(bell: RecordingTask
 
 
 def test_a_file_of_a_mail_that_was_there_before_is_removed(
-    bell: RecordingTaskQueue, settings: Any, tmp_path: Path
+    task_queue: RecordingTaskQueue, settings: Any, tmp_path: Path
 ) -> None:
     settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "PAYLOAD_STORAGE_THRESHOLD": 1}
     storage = {"BACKEND": "django.core.files.storage.FileSystemStorage", "OPTIONS": {"location": str(tmp_path)}}
@@ -200,25 +202,27 @@ def test_a_file_of_a_mail_that_was_there_before_is_removed(
     assert sum(path.is_file() for path in tmp_path.rglob("*")) == 2
 
 
-def test_a_later_bulk_wakes_nobody_now(bell: RecordingTaskQueue) -> None:
+def test_a_later_bulk_wakes_nobody_now(task_queue: RecordingTaskQueue) -> None:
     due = timezone.now() + dt.timedelta(hours=1)
     ids = submit_many(mails(2), due_at=due)
-    assert bell.woken == []
+    assert task_queue.woken == []
     assert {delivery.due_at for delivery in stored(ids)} == {due}
 
 
 @pytest.mark.parametrize("given", [{"priority": "slow"}, {"in_doubt": "ask"}, {"due_at": "now"}])
-def test_what_is_wrong_for_all_is_said_before_anything_is_read(bell: RecordingTaskQueue, given: dict[str, Any]) -> None:
+def test_what_is_wrong_for_all_is_said_before_anything_is_read(
+    task_queue: RecordingTaskQueue, given: dict[str, Any]
+) -> None:
     with pytest.raises(InvalidMail):
         submit_many(iter(lambda: pytest.fail("was read"), None), **given)
 
 
-def test_nothing_is_nothing(bell: RecordingTaskQueue) -> None:
+def test_nothing_is_nothing(task_queue: RecordingTaskQueue) -> None:
     assert submit_many([]) == []
-    assert bell.woken == []
+    assert task_queue.woken == []
 
 
-def test_a_sender_left_out_is_the_configurations(bell: RecordingTaskQueue) -> None:
+def test_a_sender_left_out_is_the_configurations(task_queue: RecordingTaskQueue) -> None:
     [pk] = submit_many([EmailMessage("S", "B", None, ["kim@example.com"])])
     assert Delivery.objects.get(pk=pk).from_header == ""
 
@@ -228,13 +232,13 @@ def test_one_message_wakes_the_bulk_queue(valkey: Valkey) -> None:
     assert [message.arguments[0] for message in messages(valkey, "mail.bulk")] == ["mail.bulk"]
 
 
-def test_nobody_waits_for_the_results_unless_they_are_wanted(bell: RecordingTaskQueue) -> None:
+def test_nobody_waits_for_the_results_unless_they_are_wanted(task_queue: RecordingTaskQueue) -> None:
     [without], [kept] = submit_many(mails(1)), submit_many(mails(1), ignore_result=False)
     assert canvas.as_options(Delivery.objects.get(pk=without).options) == {"ignore_result": True}
     assert Delivery.objects.get(pk=kept).options == ""
 
 
-def test_a_single_mail_may_have_no_result_either(bell: RecordingTaskQueue) -> None:
+def test_a_single_mail_may_have_no_result_either(task_queue: RecordingTaskQueue) -> None:
     to = {"to": ["kim@example.com"]}
     found = [send_email.apply_async(("S", "B"), to, ignore_result=ignored).id for ignored in (True, False)]
     assert [canvas.as_options(delivery.options).get("ignore_result") for delivery in stored(found)] == [True, None]

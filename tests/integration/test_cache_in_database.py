@@ -60,15 +60,15 @@ def configure(**changes: Any) -> SMTPConfig:
     return SMTPConfig.objects.create(**values | changes)
 
 
-def _mark() -> None:
+def _heartbeat() -> None:
     with suppress(DatabaseError):
-        sweeper.last_mark()
+        sweeper.last_heartbeat()
 
 
 @pytest.mark.parametrize(
     "act",
-    [configure, routing.active_relay, stamp.is_reachable, sweeper.leave_mark, _mark, validate],
-    ids=["save", "send", "is_reachable", "leave_mark", "last_mark", "validate"],
+    [configure, routing.active_relay, stamp.is_reachable, sweeper.leave_heartbeat, _heartbeat, validate],
+    ids=["save", "send", "is_reachable", "leave_heartbeat", "last_heartbeat", "validate"],
 )
 def test_a_table_that_is_not_there_breaks_no_transaction(
     cache_in: Callable[[str], None], act: Callable[[], Any]
@@ -87,7 +87,7 @@ def test_nor_does_it_break_one_that_is_begun_by_hand(cache_in: Callable[[str], N
     transaction.set_autocommit(False)
     try:
         with CaptureQueriesContext(connection) as asked:
-            sweeper.leave_mark()
+            sweeper.leave_heartbeat()
         assert sum(query["sql"].startswith("ROLLBACK TO SAVEPOINT") for query in asked) == 1
         configure(name="B")
         transaction.commit()

@@ -29,7 +29,7 @@ KIM, LEE = "kim@example.com", "lee@example.com"
 
 
 @pytest.fixture(autouse=True)
-def _slow_to_try_again(bell: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def _slow_to_try_again(task_queue: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     wait_longest(monkeypatch)
 
 

@@ -240,7 +240,7 @@ def test_what_the_project_lacks_is_found(found: Found, settings: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("uses_tz", "zone", "is_told"),
+    ("uses_tz", "zone", "is_reported"),
     [
         (False, "America/New_York", True),
         (False, "Europe/London", True),
@@ -249,11 +249,11 @@ def test_what_the_project_lacks_is_found(found: Found, settings: Any) -> None:
         (True, "America/New_York", False),
     ],
 )
-def test_without_use_tz_clocks_that_change_are_told_of(
-    found: Found, settings: Any, uses_tz: bool, zone: str, is_told: bool
+def test_without_use_tz_clocks_that_change_are_reported(
+    found: Found, settings: Any, uses_tz: bool, zone: str, is_reported: bool
 ) -> None:
     settings.USE_TZ, settings.TIME_ZONE = uses_tz, zone
-    assert ("W013" in found()) is is_told
+    assert ("W013" in found()) is is_reported
 
 
 def settings_without(settings: Any, *names: str) -> Any:
@@ -492,7 +492,7 @@ def test_manage_py_check_runs_them(settings: Any) -> None:
 
 
 @pytest.mark.django_db
-def test_validate_tells_them_too(settings: Any) -> None:
+def test_validate_reports_them_too(settings: Any) -> None:
     """With what to do, and in one place."""
     assert "   ✓ The settings fit together\n" in validate()[1]
 

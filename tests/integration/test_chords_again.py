@@ -171,7 +171,7 @@ def test_a_chord_whose_end_was_about_to_be_published_ends(valkey: Valkey, monkey
 
 
 @pytest.mark.usefixtures("results")
-def test_the_parts_of_a_chord_that_fails_are_told_so_once(valkey: Valkey) -> None:
+def test_the_parts_of_a_chord_that_fails_get_its_error_once(valkey: Valkey) -> None:
     """What its last part has counted, and the errbacks of that part, do not wait for anything."""
     chord([mail("one"), mail("two").on_error(signature("other.sorry", queue="others"))])(body())
     one, two = Delivery.objects.order_by("created_at")

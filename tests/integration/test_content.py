@@ -46,7 +46,7 @@ def keys(settings: Any) -> Keys:
 
 
 @pytest.fixture(autouse=True)
-def folder(bell: RecordingTaskQueue, keys: Keys, settings: Any, tmp_path: Path) -> Path:
+def folder(task_queue: RecordingTaskQueue, keys: Keys, settings: Any, tmp_path: Path) -> Path:
     """A storage of the test's own, as ``config.settings`` has it."""
     use(settings, "django.core.files.storage.FileSystemStorage", tmp_path / "payloads")
     keys(RETRY_FIRST=60.0, RETRY_MAX=600.0)

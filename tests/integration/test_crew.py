@@ -58,7 +58,7 @@ SESSIONS = 4
 
 
 @pytest.fixture(autouse=True)
-def _one_batch(bell: RecordingTaskQueue, settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def _one_batch(task_queue: RecordingTaskQueue, settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """All that is due is claimed together, and sent over one session unless a test says otherwise."""
     change(settings, RETRY_FIRST=60.0, SESSIONS=1)
     wait_longest(monkeypatch)
@@ -358,8 +358,8 @@ def test_a_session_that_ends_at_the_dot_leaves_at_most_that_one_in_doubt(
     change(settings, SESSIONS=sessions, REPLY_TIMEOUT=1.0)
     ids = together()
     server.inject(*fault_for_the_ill(ids, "DOT", **what))
-    told = send_all()
-    assert told == ["accepted"] * (GROUP - 1) + ["deferred"], "each is told of once"
+    statuses = send_all()
+    assert statuses == ["accepted"] * (GROUP - 1) + ["deferred"], "each is told of once"
     assert well(server, ids)
     assert times_taken(server)[address(ILL)] == copies
     outcomes = DeliveryAttempt.objects.exclude(outcome="accepted").values_list("delivery", "outcome")
@@ -609,17 +609,17 @@ def test_one_that_cannot_be_recorded_holds_up_nobody(
 
 
 def test_what_is_recorded_of_one_survives_a_result_that_cannot_be_stored(
-    server: SMTPServer, bell: RecordingTaskQueue, monkeypatch: pytest.MonkeyPatch
+    server: SMTPServer, task_queue: RecordingTaskQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also of the others in the same commit."""
     ids = together()
 
-    def report(deliveries: Collection[Delivery]) -> Mapping[str, Sequence[Any]]:
+    def result_rows(deliveries: Collection[Delivery]) -> Mapping[str, Sequence[Any]]:
         if ids[ILL] in {one.pk for one in deliveries}:
             raise ValueError("no result")
         return {}
 
-    monkeypatch.setattr(bell, "report", report)
+    monkeypatch.setattr(task_queue, "result_rows", result_rows)
     assert send_all() == ["accepted"] * GROUP
     assert stand(ids) == ["accepted"] * GROUP
     assert each_once(server)
@@ -679,7 +679,7 @@ def test_while_the_breaker_is_open_a_crew_waits_without_a_connection(server: SMT
     assert len(server.sessions) == before
 
 
-def test_a_crew_that_cannot_log_in_tries_once_and_tells_the_rest(smtp_server: Serve) -> None:
+def test_a_crew_that_cannot_log_in_tries_once_for_all(smtp_server: Serve) -> None:
     """What it was told is the attempt of one of them; the others wait for the relay, without a login of their own."""
     server = smtp_server()
     config_for(server, password="s3cret")

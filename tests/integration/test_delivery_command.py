@@ -20,7 +20,7 @@ KIM = "kim@example.com"
 
 
 @pytest.fixture(autouse=True)
-def _bell(bell: RecordingTaskQueue) -> None:
+def _task_queue(task_queue: RecordingTaskQueue) -> None:
     pass
 
 
@@ -68,7 +68,7 @@ def test_each_id_has_a_line_and_one_that_could_not_be_done_makes_it_fail() -> No
     assert refused == (1, f"✗ {held.pk}: it is sending\n")
 
 
-def test_a_copy_is_told_by_its_id() -> None:
+def test_a_copy_is_reported_by_its_id() -> None:
     delivery = submitted()
     code, said = run("resend", delivery.pk)
     copy = Delivery.objects.exclude(pk=delivery.pk).get()

@@ -119,7 +119,7 @@ def test_what_waits_for_a_session_until_its_lease_is_short_goes_back(smtp_server
 
 
 def test_a_look_gives_back_what_a_claim_of_an_unknown_end_has(
-    smtp_server: Serve, bell: RecordingTaskQueue, monkeypatch: pytest.MonkeyPatch
+    smtp_server: Serve, task_queue: RecordingTaskQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The answer to the claim is lost · so is the question whether it was made · a look follows, not a claim."""
     config_for(smtp_server(security="plain", user=None))

@@ -122,7 +122,7 @@ def test_an_insert_can_ignore_or_write_over_what_is_there() -> None:
     assert SMTPConfig.objects.get().host == "smtp1.example.com"
 
 
-def test_a_default_of_the_database_is_told_from_a_value() -> None:
+def test_a_default_of_the_database_is_distinguished_from_a_value() -> None:
     assert django_internals.is_left_to_database(models.IntegerField(db_default=5).get_default())
     assert not django_internals.is_left_to_database(models.IntegerField(default=5).get_default())
 

@@ -38,7 +38,7 @@ Serve = Callable[..., SMTPServer]
 
 
 @pytest.fixture(autouse=True)
-def folder(journals: Path, bell: RecordingTaskQueue, settings: Any, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(journals: Path, task_queue: RecordingTaskQueue, settings: Any, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(dispatcher._Pace, "claims", lambda self, sessions: 100)
     of(settings, SESSIONS=1, IN_DOUBT="hold")
     return journals

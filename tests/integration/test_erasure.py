@@ -35,7 +35,7 @@ Serve = Callable[..., SMTPServer]
 
 
 @pytest.fixture(autouse=True)
-def _bell(bell: RecordingTaskQueue) -> None:
+def _task_queue(task_queue: RecordingTaskQueue) -> None:
     pass
 
 
@@ -169,7 +169,7 @@ def test_what_a_server_said_of_somebody_in_another_mail_is_erased() -> None:
 
 
 @pytest.mark.parametrize("status", [Status.QUEUED, Status.DEFERRED, Status.IN_DOUBT])
-def test_a_mail_on_its_way_is_stopped(bell: RecordingTaskQueue, smtp_server: Serve, status: Status) -> None:
+def test_a_mail_on_its_way_is_stopped(task_queue: RecordingTaskQueue, smtp_server: Serve, status: Status) -> None:
     server = smtp_server()
     config_for(server)
     delivery = pretend(submitted(KIM), status=status)
@@ -178,20 +178,20 @@ def test_a_mail_on_its_way_is_stopped(bell: RecordingTaskQueue, smtp_server: Ser
 
     row = Delivery.objects.get()
     assert (row.status, row.reason, row.has_content, row.next_at) == ("cancelled", "erased", False, None)
-    assert bell.reports == [(delivery.pk, "cancelled")]
+    assert task_queue.results == [(delivery.pk, "cancelled")]
     assert attempt(delivery.pk) is None
     assert not server.messages
     assert "kim" not in dump()
 
 
-def test_what_follows_a_mail_that_was_stopped_is_seen_to_by_a_worker(bell: RecordingTaskQueue) -> None:
+def test_what_follows_a_mail_that_was_stopped_is_seen_to_by_a_worker(task_queue: RecordingTaskQueue) -> None:
     delivery = submitted(KIM)
-    bell.followed.add(delivery.pk)
-    bell.woken.clear()
+    task_queue.followed.add(delivery.pk)
+    task_queue.woken.clear()
     erase_recipient(KIM)
     row = Delivery.objects.get()
     assert (row.status, row.is_settled) == ("cancelled", False)
-    assert bell.sweeps == 1
+    assert task_queue.sweeps == 1
     assert [one.pk for one in continuation.take_due(10)] == [delivery.pk]
 
 

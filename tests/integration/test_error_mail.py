@@ -18,8 +18,8 @@ from django.utils.log import AdminEmailHandler
 from config.local.smtp_server import Fault, SMTPServer
 from config.local.valkey import Valkey
 from email_integration import routing
-from email_integration.ledger import task_queue
 from email_integration.ledger.queues import queue_of
+from email_integration.ledger.task_queue import installed
 from email_integration.models import Delivery, SMTPConfig
 from email_integration.tasks import dispatch
 from tests.deliveries import RecordingTaskQueue
@@ -98,7 +98,7 @@ def test_an_error_is_logged_while_the_database_is_down(
     assert 1 <= sum("to fail silently is lost" in line for line in lines) <= MOST
 
 
-@pytest.mark.usefixtures("bell")
+@pytest.mark.usefixtures("task_queue")
 def test_a_key_that_is_missing_is_logged_too(settings: Any, caplog: pytest.LogCaptureFixture) -> None:
     """Unless it is to fail silently, it is raised."""
     use(settings, BACKENDS[0])
@@ -144,11 +144,11 @@ def test_a_broker_that_is_down_is_mailed_once(
 
 
 def test_a_task_queue_that_raises_is_mailed_once(
-    mailed_at: Callable[[int], None], settings: Any, bell: RecordingTaskQueue
+    mailed_at: Callable[[int], None], settings: Any, task_queue: RecordingTaskQueue
 ) -> None:
     """Whatever it raises, as often as it is asked."""
     use(settings, BACKENDS[0])
-    bell.broken = ValueError("a queue that is not there")
+    task_queue.broken = ValueError("a queue that is not there")
     mailed_at(logging.WARNING)
     for number in range(1, 4):
         send_mail("S", "B", None, ["kim@example.com"])
@@ -170,19 +170,19 @@ def test_a_warning_amid_sending_is_mailed_once(
 
 
 def test_a_task_queue_that_warns_is_mailed_once(
-    mailed_at: Callable[[int], None], settings: Any, bell: RecordingTaskQueue, monkeypatch: pytest.MonkeyPatch
+    mailed_at: Callable[[int], None], settings: Any, task_queue: RecordingTaskQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As kombu does while it publishes."""
     use(settings, BACKENDS[0])
     mailed_at(logging.WARNING)
-    notify = bell.notify
+    notify = task_queue.notify
 
     def warn(queues: Any, **how: Any) -> set[str]:
         logging.getLogger("kombu").warning("Connection error")
         return notify(queues, **how)
 
-    monkeypatch.setattr(bell, "notify", warn)
-    assert task_queue.installed() is bell
+    monkeypatch.setattr(task_queue, "notify", warn)
+    assert installed() is task_queue
     send_mail("S", "B", None, ["kim@example.com"])
     assert Delivery.objects.count() == MOST
 
@@ -207,7 +207,7 @@ def over_a_crew() -> None:
 
 @pytest.fixture(params=[eagerly, over_a_crew])
 def by(
-    request: pytest.FixtureRequest, settings: Any, bell: RecordingTaskQueue, caplog: pytest.LogCaptureFixture
+    request: pytest.FixtureRequest, settings: Any, task_queue: RecordingTaskQueue, caplog: pytest.LogCaptureFixture
 ) -> Callable[[], object]:
     use(settings, BACKENDS[0])
     settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "RETRY_FIRST": 60.0, "RETRY_MAX": 600.0}

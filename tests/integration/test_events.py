@@ -30,12 +30,12 @@ KIM = "kim@example.com"
 
 
 @pytest.fixture(autouse=True)
-def _log(bell: RecordingTaskQueue, caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+def _log(task_queue: RecordingTaskQueue, caplog: pytest.LogCaptureFixture) -> Iterator[None]:
     with caplog.at_level(logging.DEBUG, "email_integration"):
         yield
 
 
-def told(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
+def logged(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
     """The lines about mails since the last look."""
     found = [record for record in caplog.records if record.name == "email_integration.delivery"]
     caplog.clear()
@@ -46,15 +46,15 @@ def test_what_is_rolled_back_was_not_submitted(caplog: pytest.LogCaptureFixture)
     with transaction.atomic():
         submitted(KIM)
         transaction.set_rollback(True)
-    assert not told(caplog)
+    assert not logged(caplog)
     delivery = submitted(KIM)
-    [line] = told(caplog)
+    [line] = logged(caplog)
     assert line.getMessage() == f"Delivery {delivery.pk}: submitted"
 
 
 def test_a_batch_has_one_line(caplog: pytest.LogCaptureFixture) -> None:
     submit_many((EmailMessage("S", "B", to=[KIM]) for _ in range(3)), priority="normal")
-    assert [line.getMessage() for line in told(caplog)] == ["3 deliveries submitted together"]
+    assert [line.getMessage() for line in logged(caplog)] == ["3 deliveries submitted together"]
 
 
 @pytest.mark.parametrize(
@@ -79,9 +79,9 @@ def test_an_attempt_has_a_line_with_what_machines_ask_for(
     faults = [Fault(verb="RCPT", reply=f"{reply} kim@example.com")] if reply else []
     config_for(smtp_server(security="plain", user=None, faults=faults), name="Primary")
     delivery = submitted(KIM)
-    told(caplog)
+    logged(caplog)
     attempt(delivery.pk)
-    [line] = told(caplog)
+    [line] = logged(caplog)
     assert line.levelname == level
     found = line.__dict__
     assert {name: found[name] for name in expected} == expected
@@ -97,16 +97,16 @@ def test_with_log_addresses_a_line_names_the_recipients(
     settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "LOG_ADDRESSES": True}
     config_for(smtp_server(security="plain", user=None))
     attempt(submitted(KIM).pk)
-    lines = told(caplog)
+    lines = logged(caplog)
     assert all(line.getMessage().endswith(f" to {KIM}") for line in lines)
     assert [line.__dict__["recipients"] for line in lines] == [[KIM], [KIM]]
 
 
-def test_what_is_sent_again_though_in_doubt_is_told_as_that(caplog: pytest.LogCaptureFixture) -> None:
+def test_what_is_sent_again_though_in_doubt_is_logged_as_that(caplog: pytest.LogCaptureFixture) -> None:
     batch = claimed(submitted(KIM))
-    told(caplog)
+    logged(caplog)
     assert record(batch, InDoubt(cause=Cause.IN_DOUBT, reason="the connection was lost"))
-    [line] = told(caplog)
+    [line] = logged(caplog)
     assert "in doubt, to be sent again" in line.getMessage()
     assert (line.levelname, line.__dict__["outcome"], line.__dict__["status"]) == ("WARNING", "in_doubt", "deferred")
 
@@ -116,14 +116,14 @@ def test_an_end_without_an_attempt_has_a_line(
     caplog: pytest.LogCaptureFixture, change: dict[str, Any], status: str, level: str
 ) -> None:
     delivery = submitted(KIM)
-    told(caplog)
+    logged(caplog)
     if change:
         pretend(delivery, **change)
         attempt(delivery.pk)
     else:
         status, level = "cancelled", "INFO"
         manual.cancel(delivery.pk)
-    [line] = told(caplog)
+    [line] = logged(caplog)
     assert (line.__dict__["status"], line.__dict__["cause"], line.levelname) == (status, status, level)
 
 
@@ -141,7 +141,7 @@ def test_the_breaker_and_what_waits_for_it_are_told_once(smtp_server: Serve, cap
         "Primary",
         535,
     )
-    assert [line.__dict__["delivery_id"] for line in told(caplog) if line.__dict__["status"] == "deferred"] == [
+    assert [line.__dict__["delivery_id"] for line in logged(caplog) if line.__dict__["status"] == "deferred"] == [
         first.pk,
         second.pk,
     ]
@@ -151,7 +151,7 @@ def test_the_breaker_and_what_waits_for_it_are_told_once(smtp_server: Serve, cap
     assert [line.getMessage() for line in caplog.records] == ["The circuit breaker of Primary is closed again."]
 
 
-def test_a_switch_is_told_once(smtp_server: Serve, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_switch_is_logged_once(smtp_server: Serve, caplog: pytest.LogCaptureFixture) -> None:
     server = smtp_server(security="plain", user=None)
     config_for(server, name="One")
     routing.active_relay()
@@ -169,13 +169,13 @@ def recorded_together(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecor
     batch = claimed()
     caplog.clear()
     assert record(batch)
-    lines = told(caplog)
+    lines = logged(caplog)
     assert [getattr(line, "delivery_id") for line in lines] == [one.pk for one in batch.deliveries]  # noqa: B009
     return lines
 
 
 def test_mails_recorded_together_have_a_whole_line_each(caplog: pytest.LogCaptureFixture) -> None:
-    [expected] = (submitted(KIM), record(claimed()), told(caplog))[2][-1:]
+    [expected] = (submitted(KIM), record(claimed()), logged(caplog))[2][-1:]
     for line in recorded_together(caplog):
         assert line.getMessage().startswith(f"Delivery {line.__dict__['delivery_id']}: accepted, attempt 1 by Primary")
         assert set(vars(line)) == set(vars(expected))

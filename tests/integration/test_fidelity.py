@@ -22,7 +22,7 @@ from config.local.smtp_server.records import Message
 from email_integration.exceptions import InvalidMail
 from email_integration.models import Delivery
 from email_integration.queue.submission import submit
-from tests.deliveries import RecordingDoorbell, attempt, mail
+from tests.deliveries import RecordingTaskQueue, attempt, mail
 from tests.made_up import made_up_alike
 from tests.mime_parts import MODERN, Part, bytes_part, image_part, text_part
 from tests.relays import config_for
@@ -35,7 +35,7 @@ TO = ["kim@example.com"]
 
 
 @pytest.fixture(autouse=True)
-def _bell(bell: RecordingDoorbell) -> None:
+def _task_queue(task_queue: RecordingTaskQueue) -> None:
     pass
 
 

@@ -15,16 +15,16 @@ from email_integration.diagnosis.probing import Panel
 from email_integration.models import Delivery
 from email_integration.operations import health
 from email_integration.queue import sweeper
-from tests.deliveries import RecordingDoorbell, ago, submitted
+from tests.deliveries import RecordingTaskQueue, ago, submitted
 from tests.relays import soon
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
 
 @pytest.fixture(autouse=True)
-def _swept(valkey: Any, bell: RecordingDoorbell) -> Iterator[None]:
-    """Something sweeps."""
-    sweeper.leave_mark()
+def _heartbeat(valkey: Any, task_queue: RecordingTaskQueue) -> Iterator[None]:
+    """There was a sweep just now."""
+    sweeper.leave_heartbeat()
     yield
     wait_until(lambda: not health.panel._asked, what="the end of all questions")
 
@@ -76,7 +76,7 @@ def test_a_frozen_broker_does_not_hold_it_up(client: Client, valkey: Any) -> Non
 
 
 def test_when_nothing_sweeps_it_is_not_ready(client: Client, valkey: Any) -> None:
-    """No worker has left the mark of a sweep."""
+    """No sweeper has left a heartbeat."""
     valkey.flush()
     status, body = asked(client)
 
@@ -97,7 +97,7 @@ def test_mail_that_waits_too_long_says_no(client: Client, settings: Any, lane: s
     assert lane in body["checks"]["queue"]["text"]
 
 
-def test_it_tells_no_address_and_no_secret(client: Client, settings: Any, valkey: Any) -> None:
+def test_it_shows_no_address_and_no_secret(client: Client, settings: Any, valkey: Any) -> None:
     """Neither when all is well nor when nothing is."""
     delivery = submitted("kim@example.com")
     Delivery.objects.filter(pk=delivery.pk).update(due_at=ago(3600))

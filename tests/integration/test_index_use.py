@@ -40,7 +40,7 @@ TABLE = Delivery._meta.db_table
 
 
 @pytest.fixture(autouse=True)
-def _tidy(bell: RecordingTaskQueue) -> Iterator[None]:
+def _tidy(task_queue: RecordingTaskQueue) -> Iterator[None]:
     yield
     empty()
     analyse()
@@ -76,9 +76,9 @@ def fill(doublings: int) -> None:
 
 def analyse() -> None:
     """Have the database know what it holds."""
-    tell = {"sqlite": "ANALYZE", "postgresql": "VACUUM ANALYZE", "mysql": f"ANALYZE TABLE {TABLE}"}
+    analyze = {"sqlite": "ANALYZE", "postgresql": "VACUUM ANALYZE", "mysql": f"ANALYZE TABLE {TABLE}"}
     with connection.cursor() as cursor:
-        cursor.execute(tell[connection.vendor])
+        cursor.execute(analyze[connection.vendor])
         if connection.vendor == "mysql":
             cursor.fetchall()
 

@@ -23,7 +23,7 @@ from email_integration.queue.submission import new_id
 from email_integration.timezones import as_stored
 from tests.deliveries import in_threads
 
-pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("bell")]
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("task_queue")]
 
 #: Text that COPY, JSON or a driver might take for something else.
 ODD = (

@@ -41,7 +41,7 @@ Serve = Callable[..., SMTPServer]
 
 @pytest.fixture(autouse=True)
 def _one_session(
-    journals: Path, bell: RecordingTaskQueue, settings: Any, monkeypatch: pytest.MonkeyPatch
+    journals: Path, task_queue: RecordingTaskQueue, settings: Any, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[None]:
     monkeypatch.setattr(dispatcher._Pace, "claims", lambda self, sessions: 100)
     settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "SESSIONS": 1, "IN_DOUBT": "hold"}

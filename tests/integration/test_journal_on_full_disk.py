@@ -24,7 +24,7 @@ def _full(*arguments: Any) -> NoReturn:
 
 @pytest.mark.parametrize("before", ["claimed", "before the dot"])
 def test_what_is_sent_without_the_journal_is_in_doubt(
-    smtp_server: Any, journals: Path, bell: RecordingTaskQueue, settings: Any, before: str
+    smtp_server: Any, journals: Path, task_queue: RecordingTaskQueue, settings: Any, before: str
 ) -> None:
     """A journal with a header · the disk is full · the mails that were claimed with it go back and are claimed without
     it · killed at a reply · the journal is recovered, and gives nothing back · the lease ends · in doubt, and not sent

@@ -18,7 +18,7 @@ from email_integration.models import Delivery, Lane
 from email_integration.queue import sweeper, wakeups
 from email_integration.tasks import health, names, send_email
 from tests.broker import messages
-from tests.deliveries import RecordingDoorbell, submitted
+from tests.deliveries import RecordingTaskQueue, submitted
 from tests.mail_settings import make_backend
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -73,13 +73,13 @@ def test_a_prepared_mail_and_a_copy_keep_the_priority(valkey: Valkey) -> None:
 
 
 @pytest.mark.parametrize("priority", ["urgent", "", "HIGH", None, 3, ["high"]])
-def test_another_priority_is_refused_and_named(bell: RecordingDoorbell, priority: Any) -> None:
+def test_another_priority_is_refused_and_named(task_queue: RecordingTaskQueue, priority: Any) -> None:
     with pytest.raises(InvalidMail, match=r"^priority must be 'high', 'normal', 'bulk', not "):
         send_email.delay("S", "B", **TO, priority=priority)
     assert not Delivery.objects.exists()
 
 
-def test_the_word_as_an_option_of_celery_is_refused_and_not_lost(bell: RecordingDoorbell) -> None:
+def test_the_word_as_an_option_of_celery_is_refused_and_not_lost(task_queue: RecordingTaskQueue) -> None:
     with pytest.raises(InvalidMail, match="among the mail's arguments"):
         send_email.apply_async(("S", "B"), TO, priority="high")
 

@@ -72,7 +72,7 @@ def test_a_signal_to_the_parent_ends_its_children(tmp_path: Path, number: signal
     assert not is_alive(grandchild_of(tmp_path / "child.log"))
 
 
-def test_waiting_for_a_log_tells_of_an_early_end(tmp_path: Path) -> None:
+def test_waiting_for_a_log_reports_an_early_end(tmp_path: Path) -> None:
     child = Process("child", [sys.executable, "-c", "print('no luck')"], log=tmp_path / "log")
     with pytest.raises(RuntimeError, match="no luck"):
         child.wait_for_log("ready")

@@ -36,7 +36,7 @@ NOTHING = {"content": b"", "content_seal": "", "content_file": "", "has_content"
 
 
 @pytest.fixture(autouse=True)
-def _bell(bell: RecordingTaskQueue) -> None:
+def _task_queue(task_queue: RecordingTaskQueue) -> None:
     pass
 
 
@@ -108,16 +108,16 @@ def test_what_is_being_sent_can_be_asked_to_be_cancelled_and_nothing_else(decisi
 
 @pytest.mark.parametrize("decision", [send_now, release])
 def test_what_is_in_doubt_is_sent_again_with_the_same_bytes(
-    decision: Decision, smtp_server: Callable[..., SMTPServer], bell: RecordingTaskQueue
+    decision: Decision, smtp_server: Callable[..., SMTPServer], task_queue: RecordingTaskQueue
 ) -> None:
     server = smtp_server()
     activate(server)
     doubtful = in_doubt(expires_at=ago(60))
     sent = content.read(doubtful)
-    bell.woken.clear()
+    task_queue.woken.clear()
 
     assert decision(doubtful.pk)
-    assert bell.woken == ["mail"]
+    assert task_queue.woken == ["mail"]
     attempt(doubtful.pk)
 
     assert stored(doubtful).status == Status.ACCEPTED
@@ -225,14 +225,14 @@ def test_of_a_damaged_row_nothing_is_sent_and_it_can_still_be_ended(damaged: Any
 
 
 @pytest.mark.parametrize("decision", [cancel, discard])
-def test_what_follows_an_end_is_told(decision: Decision, bell: RecordingTaskQueue) -> None:
+def test_what_follows_an_end_is_continued(decision: Decision, task_queue: RecordingTaskQueue) -> None:
     """By a sweep that is called for, not by whoever decides."""
     delivery = in_doubt()
-    bell.followed.add(delivery.pk)
-    bell.woken.clear()
+    task_queue.followed.add(delivery.pk)
+    task_queue.woken.clear()
     assert decision(delivery.pk)
     after = stored(delivery)
-    assert (bell.sweeps, after.is_settled, after.next_at) == (1, False, None)
+    assert (task_queue.sweeps, after.is_settled, after.next_at) == (1, False, None)
     assert [one.pk for one in continuation.take_due(10)] == [delivery.pk]
 
 
@@ -248,7 +248,7 @@ def test_what_was_partly_accepted_is_accepted_when_its_doubtful_rest_is_discarde
 
 
 def test_a_copy_is_a_mail_of_its_own_for_the_same_recipients(
-    settings: Any, smtp_server: Callable[..., SMTPServer], bell: RecordingTaskQueue
+    settings: Any, smtp_server: Callable[..., SMTPServer], task_queue: RecordingTaskQueue
 ) -> None:
     """The first one stays as it is, and the copy, which is accepted too, takes nothing from it."""
     settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "CONTENT_RETENTION_DAYS": 1}
@@ -257,10 +257,10 @@ def test_a_copy_is_a_mail_of_its_own_for_the_same_recipients(
     delivery = submitted("kim@example.com", "lee@example.com", idempotency_key="once")
     attempt(delivery.pk)
     first = row(delivery)
-    bell.woken.clear()
+    task_queue.woken.clear()
 
     copy = resend(delivery.pk)
-    assert bell.woken == ["mail"]
+    assert task_queue.woken == ["mail"]
     attempt(copy.pk)
 
     assert row(delivery) == first
@@ -272,7 +272,7 @@ def test_a_copy_is_a_mail_of_its_own_for_the_same_recipients(
     assert set(one.rcpt_tos) == set(two.rcpt_tos) == {"kim@example.com", "lee@example.com"}
 
 
-def test_a_copy_that_is_rolled_back_is_none(bell: RecordingTaskQueue) -> None:
+def test_a_copy_that_is_rolled_back_is_none(task_queue: RecordingTaskQueue) -> None:
     delivery = in_doubt()
     with transaction.atomic():
         resend(delivery.pk)

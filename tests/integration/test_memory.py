@@ -49,7 +49,7 @@ def by_task(octets):
 
 
 way = {"submit": by_message, "send_email": by_task}[sys.argv[1]]
-task_queue.ring_on_commit = lambda *args, **kwargs: None
+task_queue.notify_on_commit = lambda *args, **kwargs: None
 call_command("migrate", verbosity=0)
 way(b"small")
 before = peak()

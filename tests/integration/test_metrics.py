@@ -27,7 +27,7 @@ TOKEN = "a-token-für-Prometheus"
 
 
 @pytest.fixture(autouse=True)
-def _token(settings: Any, bell: RecordingTaskQueue) -> None:
+def _token(settings: Any, task_queue: RecordingTaskQueue) -> None:
     settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "METRICS_TOKEN": TOKEN}
 
 
@@ -90,7 +90,7 @@ def test_a_lane_without_mail_has_zero(client: Client) -> None:
     assert found[("in_doubt_held",)] == found[("breakers_open",)] == found[("paused",)] == 0
 
 
-def test_the_age_of_the_oldest_is_told(client: Client) -> None:
+def test_the_age_of_the_oldest_is_reported(client: Client) -> None:
     """Of what is due, since it was; of what was put off, since it was submitted; of what is due later, nothing."""
     Delivery.objects.filter(pk=submitted().pk).update(due_at=ago(100), created_at=ago(500))
     Delivery.objects.filter(pk=submitted().pk).update(due_at=ago(-1000), created_at=ago(500))
@@ -104,12 +104,12 @@ def test_the_age_of_the_oldest_is_told(client: Client) -> None:
     assert 3000 <= found[("oldest_deferred_seconds", "bulk")] < 3060
 
 
-def test_how_mail_goes_is_told(client: Client) -> None:
+def test_how_mail_goes_is_reported(client: Client) -> None:
     """The configuration's name, a pause, circuit breakers, the sweep."""
     SMTPConfig.objects.create(name="Primary", host="localhost", port=25, is_active=True, from_email="a@example.com")
     SendingPause.begin(reason="a test")
     CircuitBreaker.objects.create(key="k", smtp_config="Primary", host="localhost", probe_at=ago(0), reason="down")
-    sweeper.leave_mark()
+    sweeper.leave_heartbeat()
     found = scraped(client)
 
     assert found[("configuration_info", "Primary")] == 1

@@ -28,7 +28,7 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 
 @pytest.fixture(autouse=True)
-def _bell(bell: RecordingTaskQueue) -> Any:
+def _task_queue(task_queue: RecordingTaskQueue) -> Any:
     yield
     pool.close()
 
@@ -341,7 +341,7 @@ def test_a_direct_mail_that_has_too_many_recipients_is_split() -> None:
         assert got(server) == sorted(many(25)) == sorted(outcome.accepted)
 
 
-def test_of_a_direct_mail_that_fails_for_some_the_caller_is_told() -> None:
+def test_of_a_direct_mail_that_fails_for_some_the_caller_learns() -> None:
     with RefusingContent(at_a_time=10) as server:
         config_for(server, timeout=PATIENCE)
         with pytest.raises(DeliveryFailed):

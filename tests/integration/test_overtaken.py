@@ -38,7 +38,7 @@ Serve = Callable[..., SMTPServer]
 
 @pytest.fixture(autouse=True)
 def _one_session(
-    journals: Path, bell: RecordingTaskQueue, settings: Any, monkeypatch: pytest.MonkeyPatch
+    journals: Path, task_queue: RecordingTaskQueue, settings: Any, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[None]:
     monkeypatch.setattr(dispatcher._Pace, "claims", lambda self, sessions: 100)
     settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "SESSIONS": 1, "IN_DOUBT": "hold"}
@@ -87,13 +87,13 @@ def test_the_answer_to_the_commit_of_a_claim_is_lost(server: SMTPServer, monkeyp
 
 @pytest.mark.parametrize("number", [1, 3])
 def test_the_answer_to_the_commit_of_a_record_is_lost(
-    server: SMTPServer, bell: RecordingTaskQueue, monkeypatch: pytest.MonkeyPatch, number: int
+    server: SMTPServer, task_queue: RecordingTaskQueue, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     """The record is committed · the connection breaks before that is told · it is recorded again, which changes
     nothing: one attempt each, and what follows is published once.
     """
     ids, make, lost = mails(number), recording._record, []
-    bell.followed.update(ids)
+    task_queue.followed.update(ids)
 
     def losing(*given: Any, **more: Any) -> Any:
         answer = make(*given, **more)
@@ -108,7 +108,7 @@ def test_the_answer_to_the_commit_of_a_record_is_lost(
     assert lost
     assert standing(*ids) == ["accepted"] * number
     assert [outcomes(pk) for pk in ids] == [["accepted"]] * number
-    assert sorted(bell.continued) == sorted(ids)
+    assert sorted(task_queue.continued) == sorted(ids)
     assert len(server.messages) == number
     require_settled()
 

@@ -15,8 +15,9 @@ from config.local.smtp_server import Fault, SMTPServer
 from config.local.valkey import Valkey
 from email_integration import tasks
 from email_integration.delivery import manual
-from email_integration.ledger import claiming, task_queue
+from email_integration.ledger import claiming
 from email_integration.ledger.queues import queue_of
+from email_integration.ledger.task_queue import install
 from email_integration.models import Delivery, DeliveryBatch, Status
 from email_integration.queue import wakeups
 from email_integration.queue.sweeper import sweep
@@ -34,7 +35,7 @@ GOOD = 20
 
 
 @pytest.fixture(autouse=True)
-def _slow_to_try_again(bell: RecordingTaskQueue, settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def _slow_to_try_again(task_queue: RecordingTaskQueue, settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     wait_longest(monkeypatch)
     settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "RETRY_FIRST": 60.0}
 
@@ -46,23 +47,23 @@ def server(smtp_server: Serve) -> SMTPServer:
     return server
 
 
-def work_through_everything(bell: RecordingTaskQueue) -> None:
+def work_through_everything(task_queue: RecordingTaskQueue) -> None:
     """What workers do: a sweep, and a dispatcher for each queue that it wakes."""
     Delivery.objects.filter(next_at__isnull=False, due_at__lte=timezone.now()).update(next_at=ago(1))
-    bell.woken.clear()
+    task_queue.woken.clear()
     sweep()
-    for queue in set(bell.woken):
+    for queue in set(task_queue.woken):
         while dispatch(queue):
             pass  # until nothing is due: a busy machine may take more than the time of one dispatcher
     assert not DeliveryBatch.objects.exclude(owner="").exists()
 
 
-def ends(poison: Delivery, server: SMTPServer, bell: RecordingTaskQueue) -> Delivery:
+def ends(poison: Delivery, server: SMTPServer, task_queue: RecordingTaskQueue) -> Delivery:
     """Work on it among good ones, that all arrive, and give the row as it is then."""
     for _ in range(GOOD):
         submitted("good@example.com", subject="Good")
     with soon():
-        work_through_everything(bell)
+        work_through_everything(task_queue)
     assert len(server.received("good@example.com")) == GOOD
     assert [one for one in server.messages if one.subject != "Good"] == []
     return Delivery.objects.get(pk=poison.pk)
@@ -89,12 +90,14 @@ DAMAGES: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_row_is_put_aside_with_its_reason(server: SMTPServer, bell: RecordingTaskQueue, damage: str) -> None:
-    row = ends(pretend(submitted(), **DAMAGES[damage]), server, bell)
+def test_a_damaged_row_is_put_aside_with_its_reason(
+    server: SMTPServer, task_queue: RecordingTaskQueue, damage: str
+) -> None:
+    row = ends(pretend(submitted(), **DAMAGES[damage]), server, task_queue)
     assert row.status == Status.QUARANTINED
     assert row.reason in ("its row is damaged", "its sender cannot be read")
     assert row.next_at is None
-    assert bell.reports.count((row.pk, "quarantined")) == 1
+    assert task_queue.results.count((row.pk, "quarantined")) == 1
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
@@ -104,9 +107,9 @@ def test_a_damaged_row_can_be_cancelled(damage: str) -> None:
     assert Delivery.objects.get().status == Status.CANCELLED
 
 
-def test_a_mail_that_nobody_is_left_to_get_comes_to_its_end(server: SMTPServer, bell: RecordingTaskQueue) -> None:
+def test_a_mail_that_nobody_is_left_to_get_comes_to_its_end(server: SMTPServer, task_queue: RecordingTaskQueue) -> None:
     settled = [{"address": "kim@example.com", "status": "failed"}]
-    row = ends(pretend(submitted(), recipients=settled), server, bell)
+    row = ends(pretend(submitted(), recipients=settled), server, task_queue)
     assert (row.status, row.reason) == ("failed", "nobody is left to send it to")
 
 
@@ -127,27 +130,29 @@ def test_rows_that_were_damaged_after_the_claim_keep_what_the_server_said() -> N
     ],
 )
 def test_a_content_that_cannot_be_had_waits_with_its_reason(
-    server: SMTPServer, bell: RecordingTaskQueue, change: dict[str, Any], reason: str
+    server: SMTPServer, task_queue: RecordingTaskQueue, change: dict[str, Any], reason: str
 ) -> None:
-    row = ends(pretend(submitted(), **change), server, bell)
+    row = ends(pretend(submitted(), **change), server, task_queue)
     assert (row.status, row.reason, row.waits_for_relay) == ("deferred", reason, False)
     assert row.due_at > timezone.now()
 
 
 def test_a_file_that_is_gone_waits_with_its_reason(
-    server: SMTPServer, bell: RecordingTaskQueue, settings: Any, tmp_path: Path
+    server: SMTPServer, task_queue: RecordingTaskQueue, settings: Any, tmp_path: Path
 ) -> None:
     backend = {"BACKEND": "django.core.files.storage.FileSystemStorage", "OPTIONS": {"location": str(tmp_path)}}
     settings.STORAGES = {**settings.STORAGES, "email_integration": backend}
     settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "PAYLOAD_STORAGE_THRESHOLD": 1000}
     poison = submitted(body="x" * 2000)
     (tmp_path / poison.content_file).unlink()
-    row = ends(poison, server, bell)
+    row = ends(poison, server, task_queue)
     assert (row.status, row.reason) == ("deferred", "the file with the content is not in the storage")
 
 
 @pytest.mark.parametrize("verb", ["MAIL", "RCPT", "DATA", "CONTENT"])
-def test_a_mail_that_the_server_chokes_on_waits_alone(server: SMTPServer, bell: RecordingTaskQueue, verb: Any) -> None:
+def test_a_mail_that_the_server_chokes_on_waits_alone(
+    server: SMTPServer, task_queue: RecordingTaskQueue, verb: Any
+) -> None:
     """The server closes the connection each time; the breaker stays closed for the others."""
     match = {"MAIL": "choke", "RCPT": "choke", "CONTENT": "choke"}.get(verb, "")
     times = None if match else 1
@@ -155,13 +160,13 @@ def test_a_mail_that_the_server_chokes_on_waits_alone(server: SMTPServer, bell: 
     poison = submitted("choke@example.com", from_email="choke@example.com", body="x\n" * 100_000)
     if not match:
         attempt(poison.pk)  # first, for there is nothing in the command to tell it by
-    row = ends(poison, server, bell)
+    row = ends(poison, server, task_queue)
     assert (row.status, row.waits_for_relay) == ("deferred", False)
     assert "lost" in row.reason or "closed" in row.reason or "reset" in row.reason, row.reason
 
 
 def test_a_database_that_fails_again_and_again_is_not_the_mails_fault(
-    server: SMTPServer, bell: RecordingTaskQueue, monkeypatch: pytest.MonkeyPatch
+    server: SMTPServer, task_queue: RecordingTaskQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     submitted()
 
@@ -171,9 +176,9 @@ def test_a_database_that_fails_again_and_again_is_not_the_mails_fault(
     with monkeypatch.context() as patch:
         patch.setattr(claiming, "claim", failing)
         for _ in range(5):
-            work_through_everything(bell)
+            work_through_everything(task_queue)
     assert (Delivery.objects.get().status, Delivery.objects.get().returned) == ("queued", 0)
-    work_through_everything(bell)
+    work_through_everything(task_queue)
     assert Delivery.objects.get().status == "accepted"
 
 
@@ -202,7 +207,7 @@ DAMAGED = [{"status": "lost"}, {"lane": "lost"}, *({"options": options} for opti
 def test_one_bad_row_keeps_nobody_elses_queue_from_being_woken(
     server: SMTPServer, valkey: Valkey, damage: dict[str, Any]
 ) -> None:
-    task_queue.install(CeleryTaskQueue(tasks.dispatch, tasks.sweep))
+    install(CeleryTaskQueue(tasks.dispatch, tasks.sweep))
     ids = [submitted().pk for _ in range(3)]
     valkey.flush()
     wakeups.forget()
@@ -222,7 +227,7 @@ QUEUES = ["{", '{"queue": 5}', '{"exchange": 5}', '{"routing_key": {"a": 1}}', "
 
 @pytest.mark.parametrize("queue", QUEUES)
 def test_a_bad_queue_keeps_no_other_from_being_woken(server: SMTPServer, valkey: Valkey, queue: str) -> None:
-    task_queue.install(CeleryTaskQueue(tasks.dispatch, tasks.sweep))
+    install(CeleryTaskQueue(tasks.dispatch, tasks.sweep))
     bad, good, own = submitted(), submitted(), submitted()
     pretend(bad, queue=queue)
     pretend(own, queue="zzz")

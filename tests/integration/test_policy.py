@@ -17,7 +17,7 @@ from django.urls import reverse
 from config.local.processes import PATIENCE
 from config.policy import HEADER, POLICY
 from email_integration.queue.submission import submit
-from tests.deliveries import RecordingDoorbell
+from tests.deliveries import RecordingTaskQueue
 
 from .admin_site import logged_in
 
@@ -69,12 +69,12 @@ ASK = """
 import django, json
 django.setup()
 from django.test import Client
-def told(response):
+def shown(response):
     cookies = {name: cookie.OutputString() for name, cookie in response.cookies.items()}
     return [response.status_code, dict(response.headers), cookies]
 client, of = Client(headers={"host": "mail.example.com"}), {"x-forwarded-proto": "https"}
-print(json.dumps([told(client.get("/admin/login/", headers=of)), told(client.get("/admin/login/")),
-    told(client.get("/healthz"))]))
+print(json.dumps([shown(client.get("/admin/login/", headers=of)), shown(client.get("/admin/login/")),
+    shown(client.get("/healthz"))]))
 """
 
 
@@ -103,7 +103,7 @@ def test_nobody_may_claim_https_where_no_proxy_is_said_to_be(tmp_path: Path) -> 
 
 
 @pytest.mark.django_db
-def test_a_page_with_a_policy_of_its_own_keeps_it(bell: RecordingDoorbell) -> None:
+def test_a_page_with_a_policy_of_its_own_keeps_it(task_queue: RecordingTaskQueue) -> None:
     """The HTML of a mail in its frame; the page around it has that of all others."""
     mail = EmailMultiAlternatives("Your order", "Text", "a@example.com", ["kim@example.com"])
     mail.attach_alternative("<p>Text</p>", "text/html")

@@ -41,7 +41,7 @@ def test_nothing_is_left_of_the_question(monkeypatch: pytest.MonkeyPatch) -> Non
         wait_until(lambda: connected(cursor) <= before, what="the end of what asked")
 
 
-def test_a_worker_starts_where_it_cannot_be_told(
+def test_a_worker_starts_where_it_cannot_be_known(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def away(alias: str) -> Any:

@@ -108,7 +108,7 @@ def test_a_refused_recipient_fails_the_test_mail_not_the_connection(smtp_server:
     assert server.messages == []
 
 
-def test_what_the_server_lacks_or_is_not_trusted_for_is_told(
+def test_what_the_server_lacks_or_is_not_trusted_for_is_reported(
     smtp_server: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plain = smtp_server(security="plain", user=None)

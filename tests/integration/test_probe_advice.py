@@ -22,7 +22,7 @@ from .validating import validate
 Script = Callable[[Conversation], None]
 
 
-def told(
+def advised(
     script: Script, *, mail: bool = False, tls_context: ssl.SSLContext | None = None, **changes: Any
 ) -> tuple[Advice, str, Relay]:
     """Test the server of ``script``: the advice, its text with what is said of the failed step, and the relay."""
@@ -40,20 +40,20 @@ def told(
 @pytest.mark.parametrize("use_tls", [False, True])
 def test_a_server_that_waits_for_tls_is_not_behind_a_firewall(certificates: Certificates, use_tls: bool) -> None:
     """It is silent until the client begins the handshake; so is the client until it is greeted."""
-    found, text, _ = told(lambda talk: None, tls_context=certificates.server_context(), use_tls=use_tls, timeout=2)
+    found, text, _ = advised(lambda talk: None, tls_context=certificates.server_context(), use_tls=use_tls, timeout=2)
     assert found.key == "tls-from-the-start"
     assert "try TLS from the start" in text
     assert "firewall" not in text
 
 
 def test_a_server_that_hangs_up_on_who_does_not_begin_is_the_same() -> None:
-    found, text, _ = told(lambda talk: None)
+    found, text, _ = advised(lambda talk: None)
     assert found.key == "tls-from-the-start"
     assert "try TLS from the start" in text
 
 
 def test_a_server_that_complains_by_tls_is_the_same() -> None:
-    found, _, _ = told(lambda talk: talk.connection.sendall(bytes([0x15, 3, 3, 0, 2, 1, 0])) or None)
+    found, _, _ = advised(lambda talk: talk.connection.sendall(bytes([0x15, 3, 3, 0, 2, 1, 0])) or None)
     assert found.key == "tls-from-the-start"
 
 
@@ -64,7 +64,7 @@ def test_ssl_to_a_server_that_begins_in_the_clear_is_said_in_words(greeting: str
         talk.say(greeting)
         talk.connection.recv(4096)
 
-    found, text, relay = told(script, use_ssl=True)
+    found, text, relay = advised(script, use_ssl=True)
     assert found.key == "tls-by-starttls"
     assert "turn SSL off and TLS on" in text
     assert str(relay.port) in text
@@ -99,7 +99,7 @@ def test_an_alert_is_said_in_words(alert: int, key: str, words: str, use_ssl: bo
         talk.connection.sendall(bytes([0x15, 3, 3, 0, 2, 2, alert]))
         talk.connection.recv(4096)
 
-    found, text, _ = told(script, use_tls=not use_ssl, use_ssl=use_ssl)
+    found, text, _ = advised(script, use_tls=not use_ssl, use_ssl=use_ssl)
     assert found.key == key
     assert words in text
     assert "ALERT" not in text
@@ -112,7 +112,7 @@ def test_a_certificate_of_ours_is_asked_for_only_after_the_handshake(certificate
     context.verify_mode = ssl.CERT_REQUIRED
     context.load_verify_locations(cafile=str(certificates.authority))
     pem = certificates.authority.read_text()
-    found, text, _ = told(
+    found, text, _ = advised(
         lambda talk: talk.answer(), tls_context=context, host="localhost", use_ssl=True, ca_certificates=pem
     )
     assert found.key == "tls-client-certificate"
@@ -140,7 +140,7 @@ def test_another_kind_of_server_is_called_by_its_name(
     certificates: Certificates, first: str, answer: str, secured: bool
 ) -> None:
     """Under TLS as well: the ports for IMAP and POP3 with TLS are near at hand."""
-    found, text, relay = told(
+    found, text, relay = advised(
         lambda talk: talk.answer(CONNECT=first),
         tls_context=certificates.server_context() if secured else None,
         host="localhost" if secured else "127.0.0.1",
@@ -160,7 +160,7 @@ def test_a_greeting_that_never_comes_to_its_end_is_one_of_smtp() -> None:
         talk.say("220-mail.example.com")
         talk.hear()
 
-    assert told(script, timeout=2)[0].key == "silence"
+    assert advised(script, timeout=2)[0].key == "silence"
 
 
 def test_what_never_ends_its_line_is_called_by_its_first_words() -> None:
@@ -168,13 +168,13 @@ def test_what_never_ends_its_line_is_called_by_its_first_words() -> None:
         talk.connection.sendall(b"J\0\0\0\n5.7.44-log\0mysql_native_password\0"[5:])
         talk.hear()
 
-    found, text, _ = told(script, timeout=2)
+    found, text, _ = advised(script, timeout=2)
     assert found.key == "not-smtp"
     assert "5.7.44-log mysql_native_password" in text
 
 
 def test_ftp_greets_like_smtp() -> None:
-    found, text, _ = told(
+    found, text, _ = advised(
         lambda talk: talk.answer(CONNECT="220 (vsFTPd 3.0.3)", EHLO="530 Please login", HELO="530 no")
     )
     assert found.key == "not-smtp"
@@ -191,14 +191,14 @@ def test_ftp_greets_like_smtp() -> None:
     ],
 )
 def test_lmtp_is_called_by_its_name(greeting: str, ehlo: str) -> None:
-    found, text, _ = told(lambda talk: talk.answer(CONNECT=greeting, EHLO=ehlo, HELO="502 5.5.2 Unknown command"))
+    found, text, _ = advised(lambda talk: talk.answer(CONNECT=greeting, EHLO=ehlo, HELO="502 5.5.2 Unknown command"))
     assert found.key == "lmtp"
     assert "speaks LMTP" in text
 
 
 def test_a_server_for_smtp_on_a_host_called_lmtp_or_ftp_is_one_for_smtp() -> None:
     greeting = "220 lmtp.ftp.example.com ESMTP Postfix"
-    found, _, _ = told(lambda talk: talk.answer(CONNECT=greeting, EHLO="501 bad name", HELO="501 bad name"))
+    found, _, _ = advised(lambda talk: talk.answer(CONNECT=greeting, EHLO="501 bad name", HELO="501 bad name"))
     assert found.key == "ehlo-name"
 
 
@@ -214,22 +214,22 @@ def test_a_server_for_smtp_on_a_host_called_lmtp_or_ftp_is_one_for_smtp() -> Non
         {"RCPT": "504 5.5.2 <mail.example.com>: Helo command rejected: need fully-qualified hostname"},
     ],
 )
-def test_a_name_that_is_refused_is_told_with_the_field_to_enter_another(replies: dict[str, str]) -> None:
-    found, text, _ = told(lambda talk: talk.answer(**replies), mail=True, ehlo_name="mail.example.com")
+def test_a_name_that_is_refused_is_reported_with_the_field_to_enter_another(replies: dict[str, str]) -> None:
+    found, text, _ = advised(lambda talk: talk.answer(**replies), mail=True, ehlo_name="mail.example.com")
     assert found.key == "ehlo-name"
     assert "The name that was said is mail.example.com." in text
     assert "'EHLO name'" in text
 
 
-def test_the_automatic_name_is_told_too() -> None:
-    found, _, _ = told(lambda talk: talk.answer(EHLO="550 no", HELO="550 no"))
+def test_the_automatic_name_is_reported_too() -> None:
+    found, _, _ = advised(lambda talk: talk.answer(EHLO="550 no", HELO="550 no"))
     heard: list[str] = []
 
     def script(talk: Conversation) -> None:
         talk.say("220 localhost")
         heard.append(talk.hear().decode().split()[1])
 
-    told(script)
+    advised(script)
     assert f"The name that was said is {heard[0]}." in str(found.text)
 
 
@@ -238,14 +238,14 @@ def test_the_automatic_name_is_told_too() -> None:
 
 def test_a_server_that_is_set_up_wrong_does_not_blame_the_sender() -> None:
     reply = "451 4.3.5 <noreply@example.com>: Sender address rejected: Server configuration error"
-    found, text, _ = told(lambda talk: talk.answer(MAIL=reply), mail=True)
+    found, text, _ = advised(lambda talk: talk.answer(MAIL=reply), mail=True)
     assert found.key == "server-fault"
     assert "The server has a fault in its own configuration" in text
 
 
 def test_too_many_connections_may_be_our_own(settings: Any) -> None:
     settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "SESSIONS": 7}
-    found, text, _ = told(lambda talk: talk.say("421 4.7.0 Error: too many connections from 127.0.0.1"))
+    found, text, _ = advised(lambda talk: talk.say("421 4.7.0 Error: too many connections from 127.0.0.1"))
     assert found.key == "connections"
     assert "as many as the setting SESSIONS says" in text
     assert "It is 7 now." in text
@@ -256,7 +256,7 @@ def test_too_many_connections_may_be_our_own(settings: Any) -> None:
     "reply", ["450 4.2.0 Greylisted, please try again in 300 seconds", "451 4.7.1 Greylisting in action"]
 )
 def test_greylisting_is_normal(verb: str, reply: str) -> None:
-    found, text, _ = told(lambda talk: talk.answer(**{verb: reply}), mail=True)
+    found, text, _ = advised(lambda talk: talk.answer(**{verb: reply}), mail=True)
     assert found.key == "greylisting"
     assert "the settings are right" in text
 
@@ -269,11 +269,11 @@ DENIED = "554 5.7.1 <unknown[127.0.0.1]>: Client host rejected: Access denied"
 @pytest.mark.parametrize("verb", ["MAIL", "RCPT"])
 @pytest.mark.parametrize("changes", [{}, {"username": "kim"}])
 @pytest.mark.parametrize("reply", [DENIED, "554 5.7.1 <kim@example.com>: Recipient address rejected: Access denied"])
-def test_a_login_that_is_missing_is_told_rather_than_the_address(
+def test_a_login_that_is_missing_is_named_rather_than_the_address(
     ehlo: str, verb: str, changes: dict[str, Any], reply: str
 ) -> None:
     """Postfix says no more than that to those who have not logged in; some offer the login only under TLS."""
-    found, text, _ = told(lambda talk: talk.answer(EHLO=ehlo, **{verb: reply}), mail=True, **changes)
+    found, text, _ = advised(lambda talk: talk.answer(EHLO=ehlo, **{verb: reply}), mail=True, **changes)
     assert found.key == "login-needed"
     assert "A login is missing" in text
 
@@ -287,10 +287,10 @@ def test_a_login_that_is_missing_is_told_rather_than_the_address(
         (OFFERS_LOGIN, {}, "550 5.7.606 Access denied, banned sending IP [127.0.0.1]"),
     ],
 )
-def test_an_address_that_is_refused_is_told_where_no_login_would_help(
+def test_an_address_that_is_refused_is_named_where_no_login_would_help(
     ehlo: str, changes: dict[str, Any], reply: str
 ) -> None:
-    found, _, _ = told(lambda talk: talk.answer(EHLO=ehlo, AUTH="235 ok", RCPT=reply), mail=True, **changes)
+    found, _, _ = advised(lambda talk: talk.answer(EHLO=ehlo, AUTH="235 ok", RCPT=reply), mail=True, **changes)
     assert found.key == "ip-address"
 
 
@@ -304,9 +304,11 @@ def test_an_address_that_is_refused_is_told_where_no_login_would_help(
         ("correct horse battery", ""),
     ],
 )
-def test_a_refused_password_that_looks_pasted_is_told_so(password: str, words: str) -> None:
+def test_a_refused_password_that_looks_pasted_is_called_so(password: str, words: str) -> None:
     refused = "535 5.7.8 Authentication failed"
-    found, text, _ = told(lambda talk: talk.answer(EHLO=OFFERS_LOGIN, AUTH=refused), username="kim", password=password)
+    found, text, _ = advised(
+        lambda talk: talk.answer(EHLO=OFFERS_LOGIN, AUTH=refused), username="kim", password=password
+    )
     assert found.key == "password"
     assert words in text
     assert ("is doubtful" in text) == bool(words)

@@ -225,7 +225,7 @@ def send(*mails: int) -> None:
     pool.close()
 
 
-@pytest.mark.usefixtures("bell")
+@pytest.mark.usefixtures("task_queue")
 @pytest.mark.parametrize("said", ["", "421 4.3.2 shutting down", "421 bye"])
 def test_a_hang_up_amid_recipients_is_no_limit_of_recipients(said: str) -> None:
     with Server(rcpt=lambda times, named: said if times == 4 else None) as server:
@@ -235,7 +235,7 @@ def test_a_hang_up_amid_recipients_is_no_limit_of_recipients(said: str) -> None:
         assert not ServerQuirks.objects.exists()
 
 
-@pytest.mark.usefixtures("bell")
+@pytest.mark.usefixtures("task_queue")
 @pytest.mark.parametrize(
     "said",
     [
@@ -252,7 +252,7 @@ def test_a_limit_of_recipients_by_time_or_account_is_none_of_a_transaction(said:
         assert not ServerQuirks.objects.exists()
 
 
-@pytest.mark.usefixtures("bell")
+@pytest.mark.usefixtures("task_queue")
 def test_those_that_are_refused_count_too() -> None:
     def said(times: int, named: int) -> str | None:
         if times > 20:
@@ -265,7 +265,7 @@ def test_those_that_are_refused_count_too() -> None:
         assert ServerQuirks.objects.get().recipients == 20
 
 
-@pytest.mark.usefixtures("bell")
+@pytest.mark.usefixtures("task_queue")
 def test_too_many_said_of_one_recipient_is_no_limit_of_recipients() -> None:
     with Server(dot=lambda times, named: "554 Too many recipients") as server:
         config_for(server)
@@ -273,7 +273,7 @@ def test_too_many_said_of_one_recipient_is_no_limit_of_recipients() -> None:
         assert not ServerQuirks.objects.filter(recipients__isnull=False).exists()
 
 
-@pytest.mark.usefixtures("bell")
+@pytest.mark.usefixtures("task_queue")
 def test_a_limit_of_mails_by_time_is_none_of_a_session() -> None:
     with Server(mail=lambda times, named: "450 4.7.1 too many messages per second" if times == 3 else None) as server:
         config_for(server)

@@ -55,7 +55,7 @@ FOUND = {
 
 
 @pytest.fixture(autouse=True)
-def folder(journals: Path, bell: RecordingTaskQueue, settings: Any) -> Path:
+def folder(journals: Path, task_queue: RecordingTaskQueue, settings: Any) -> Path:
     """Where the journals lie; what is in doubt is held, so that it can be counted."""
     settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "SESSIONS": SESSIONS, "IN_DOUBT": "hold"}
     return journals
@@ -207,48 +207,50 @@ def test_killed_between_two_dots_of_one_mail(server: SMTPServer, point: str, thi
 
 
 @pytest.mark.parametrize("refused", [False, True])
-def test_killed_between_record_and_continuation(server: SMTPServer, bell: RecordingTaskQueue, refused: bool) -> None:
+def test_killed_between_record_and_continuation(
+    server: SMTPServer, task_queue: RecordingTaskQueue, refused: bool
+) -> None:
     """Recorded, accepted or refused at RCPT · killed before what follows is published · the next sweep publishes it,
     and waits for no lease.
     """
     if refused:
         server.inject(Fault(verb="RCPT", reply="550 5.1.1 No such user"))
     one = submitted().pk
-    bell.followed.add(one)
+    task_queue.followed.add(one)
     Child(send, hook=at("recorded", die, of=one)).killed()
-    assert bell.continued == []
+    assert task_queue.continued == []
     recover()
     sweep()
-    assert (standing(), bell.continued) == (["failed" if refused else "accepted"], [one])
+    assert (standing(), task_queue.continued) == (["failed" if refused else "accepted"], [one])
     assert Delivery.objects.get().continue_after is None
     sweep()
-    assert bell.continued == [one]
+    assert task_queue.continued == [one]
 
 
 def test_killed_between_continuation_and_its_mark(
-    server: SMTPServer, bell: RecordingTaskQueue, monkeypatch: pytest.MonkeyPatch
+    server: SMTPServer, task_queue: RecordingTaskQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Published · killed before that is noted · published once more: at least once, at most one again per kill."""
     one = submitted().pk
-    bell.followed.add(one)
+    task_queue.followed.add(one)
     with monkeypatch.context() as patch:
-        patch.setattr(bell, "continue_", lambda delivery: die())
+        patch.setattr(task_queue, "continue_", lambda delivery: die())
         Child(send).killed()
     recover()
     sweep()
     sweep()
-    assert bell.continued == [one]
+    assert task_queue.continued == [one]
 
 
 def test_killed_at_the_answer_what_follows_is_published_by_who_recovers(
-    server: SMTPServer, bell: RecordingTaskQueue
+    server: SMTPServer, task_queue: RecordingTaskQueue
 ) -> None:
     """Killed before the record · whoever records it publishes what follows."""
     one = submitted().pk
-    bell.followed.add(one)
+    task_queue.followed.add(one)
     Child(send, hook=at("answer noted", die, of=one)).killed()
     recover()
-    assert (standing(), bell.continued) == (["accepted"], [one])
+    assert (standing(), task_queue.continued) == (["accepted"], [one])
 
 
 # -- by the lease ---------------------------------------------------------------------------------------------------

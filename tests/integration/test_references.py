@@ -46,7 +46,7 @@ def use(settings: Any) -> Use:
 
 
 @pytest.fixture
-def secret(use: Use, tmp_path: Path, bell: RecordingTaskQueue, settings: Any) -> Path:
+def secret(use: Use, tmp_path: Path, task_queue: RecordingTaskQueue, settings: Any) -> Path:
     """The file that holds the password, and that may be referred to."""
     settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "RETRY_FIRST": 5.0, "RETRY_MAX": 900.0}
     use(f"file:{tmp_path}/*")
@@ -176,7 +176,7 @@ class Changing:
 
 
 def test_a_secret_that_changes_with_every_reading_makes_two_logins_and_no_more(
-    smtp_server: Serve, use: Use, bell: RecordingTaskQueue
+    smtp_server: Serve, use: Use, task_queue: RecordingTaskQueue
 ) -> None:
     use("odd:*", SECRET_PROVIDERS={"odd": f"{__name__}.Changing"})
     server = smtp_server()

@@ -20,7 +20,7 @@ from email_integration import references
 from email_integration.exceptions import SecretUnavailable
 from email_integration.models import CircuitBreaker, Delivery
 from email_integration.sending.sessions import pool
-from tests.deliveries import RecordingDoorbell, attempt, submitted
+from tests.deliveries import RecordingTaskQueue, attempt, submitted
 from tests.relays import config_for
 
 pytestmark = pytest.mark.extra
@@ -104,7 +104,7 @@ def test_a_secret_whole_or_the_text_under_a_key(aws: SecretsManager) -> None:
     assert references.resolve("aws-secretsmanager:plain") == OLD
 
 
-def test_what_cannot_be_had_is_told_without_a_secret(aws: SecretsManager) -> None:
+def test_what_cannot_be_had_is_reported_without_a_secret(aws: SecretsManager) -> None:
     aws.client.create_secret(Name=NAME, SecretString=json.dumps({"password": OLD, "port": 587}))
     aws.client.create_secret(Name="plain", SecretString=OLD)
     aws.client.create_secret(Name="octets", SecretBinary=b"\x00")
@@ -116,7 +116,7 @@ def test_what_cannot_be_had_is_told_without_a_secret(aws: SecretsManager) -> Non
         assert said == f"The secret {name} is no JSON with a text under the key {key}."
 
 
-def test_who_may_not_have_it_is_told_so(aws: SecretsManager) -> None:
+def test_who_may_not_have_it_gets_that_error(aws: SecretsManager) -> None:
     aws.client.create_secret(Name=NAME, SecretString=OLD)
     aws.post("/moto-api/reset-auth", "0")
     try:
@@ -148,7 +148,7 @@ def test_without_boto3_it_says_what_to_install(aws: SecretsManager, monkeypatch:
 
 @pytest.mark.django_db(transaction=True)
 def test_a_rotated_secret_is_picked_up_without_a_restart(
-    aws: SecretsManager, smtp_server: Callable[..., SMTPServer], bell: RecordingDoorbell
+    aws: SecretsManager, smtp_server: Callable[..., SMTPServer], task_queue: RecordingTaskQueue
 ) -> None:
     """With one login in vain; all mail arrives, and once."""
     aws.client.create_secret(Name=NAME, SecretString=json.dumps({"password": OLD}))

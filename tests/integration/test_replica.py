@@ -22,7 +22,7 @@ from email_integration.models import (
 )
 from email_integration.models.login import current_token
 from email_integration.tasks import send_email
-from tests.deliveries import RecordingDoorbell
+from tests.deliveries import RecordingTaskQueue
 
 from .validating import result_backend, validate
 
@@ -116,7 +116,9 @@ def test_pausing_and_changing_ask_the_primary(replica: Callable[[], None]) -> No
     assert current_token(config) is None
 
 
-def test_what_is_read_again_is_read_from_the_primary(replica: Callable[[], None], bell: RecordingDoorbell) -> None:
+def test_what_is_read_again_is_read_from_the_primary(
+    replica: Callable[[], None], task_queue: RecordingTaskQueue
+) -> None:
     """That of an object which came from there, too."""
     replica()
     make(is_active=True)

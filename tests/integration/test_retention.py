@@ -36,7 +36,7 @@ Keys = Callable[..., None]
 
 
 @pytest.fixture(autouse=True)
-def folder(bell: RecordingTaskQueue, settings: Any, tmp_path: Path) -> Path:
+def folder(task_queue: RecordingTaskQueue, settings: Any, tmp_path: Path) -> Path:
     """A storage of the test's own, in which everything is, whatever its size."""
     options = {"location": tmp_path / "payloads"}
     backend = "django.core.files.storage.FileSystemStorage"

@@ -42,7 +42,7 @@ def test_it_is_whole_when_another_app_has_touched_a_task_before_this_one_was_rea
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM], env=env, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE, check=True
     )
-    tasks = ("look_for_alerts", "prune", "sweep")
+    tasks = ("evaluate_alerts", "prune", "sweep")
     assert done.stdout.split() == [f"email_integration.tasks.{task}" for task in tasks]
 
 

@@ -16,7 +16,7 @@ from email_integration.models import Delivery
 from email_integration.testing import outbox
 from tests.deliveries import RecordingTaskQueue
 
-pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("bell", "templates")]
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("task_queue", "templates")]
 
 Write = Callable[..., Path]
 
@@ -55,7 +55,7 @@ def run(file: Path, *options: str, **more: Any) -> tuple[str, str]:
     return out.getvalue(), err.getvalue()
 
 
-def test_everybody_gets_the_template_filled_in(write: Write, bell: RecordingTaskQueue) -> None:
+def test_everybody_gets_the_template_filled_in(write: Write, task_queue: RecordingTaskQueue) -> None:
     out, _ = run(write("email,name", "kim@example.com,Kim <3 & Lee", 'lee@example.com,"Lee, ""L"""', ""))
     assert out == "2 mails submitted.\n"
     assert [(mail.recipients, mail.subject, mail.body.strip()) for mail in sorted(outbox, key=lambda m: m.to)] == [
@@ -63,7 +63,7 @@ def test_everybody_gets_the_template_filled_in(write: Write, bell: RecordingTask
         (["lee@example.com"], 'News for Lee, "L"', 'Hello Lee, "L"'),
     ]
     assert set(Delivery.objects.values_list("lane", "from_header")) == {("bulk", "")}
-    assert len(bell.woken) == 1
+    assert len(task_queue.woken) == 1
 
 
 def test_html_is_sent_along_where_there_is_a_template_and_is_escaped(write: Write, templates: Path) -> None:
@@ -141,13 +141,13 @@ def test_a_template_that_is_missing_is_named(write: Write, templates: Path, miss
         run(write(*people(1)))
 
 
-def test_run_again_with_a_key_nobody_gets_it_twice(write: Write, bell: RecordingTaskQueue) -> None:
+def test_run_again_with_a_key_nobody_gets_it_twice(write: Write, task_queue: RecordingTaskQueue) -> None:
     """Those who are new in the file do."""
     key = ("--key", "news 7 to {{ email }}")
     assert run(write(*people(3)), *key)[0] == "3 mails submitted.\n"
     assert run(write(*people(5)), *key)[0] == "2 mails submitted. 3 were before.\n"
     assert Delivery.objects.count() == 5
-    assert len(bell.woken) == 2
+    assert len(task_queue.woken) == 2
     assert run(write(*people(5)), "--key", "news 8 to {{ email }}")[0] == "5 mails submitted.\n"
 
 

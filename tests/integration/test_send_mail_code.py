@@ -33,7 +33,7 @@ Make = Callable[[], EmailMultiAlternatives]
 
 
 @pytest.fixture(autouse=True)
-def _bell(bell: RecordingTaskQueue) -> None:
+def _task_queue(task_queue: RecordingTaskQueue) -> None:
     pass
 
 

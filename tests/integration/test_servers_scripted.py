@@ -591,7 +591,7 @@ CASES = [
 
 
 @pytest.fixture(autouse=True)
-def _bell(bell: RecordingTaskQueue, settings: Any) -> None:
+def _task_queue(task_queue: RecordingTaskQueue, settings: Any) -> None:
     settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "RETRY_FIRST": 60.0, "SESSIONS": 1}
 
 

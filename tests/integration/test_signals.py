@@ -12,8 +12,9 @@ from django.db import OperationalError, transaction
 from config.local.smtp_server import Fault, SMTPServer
 from email_integration import signals
 from email_integration.delivery import manual
-from email_integration.ledger import batches, recording, rows, task_queue, transitions
+from email_integration.ledger import batches, recording, rows, transitions
 from email_integration.ledger.batches import Batch
+from email_integration.ledger.task_queue import install
 from email_integration.models import Delivery, Status
 from email_integration.outcomes.causes import Cause
 from email_integration.outcomes.classification import Deferred, InDoubt
@@ -64,7 +65,7 @@ class Heard:
 
 
 @pytest.fixture(autouse=True)
-def _bell(bell: RecordingTaskQueue) -> None:
+def _task_queue(task_queue: RecordingTaskQueue) -> None:
     pass
 
 
@@ -81,7 +82,7 @@ def claimed(*to: str) -> Batch:
     return claims.claimed(submitted(*to or (KIM,)))
 
 
-def test_an_acceptance_is_told_once_however_often_it_is_tried(smtp_server: Serve, heard: Heard) -> None:
+def test_an_acceptance_is_signalled_once_however_often_it_is_tried(smtp_server: Serve, heard: Heard) -> None:
     config_for(smtp_server())
     delivery = submitted()
     for _ in range(3):
@@ -89,12 +90,12 @@ def test_an_acceptance_is_told_once_however_often_it_is_tried(smtp_server: Serve
     assert heard.all == [("delivery_accepted", "accepted")]
 
 
-def test_who_was_refused_is_told_with_the_reply(smtp_server: Serve, heard: Heard) -> None:
+def test_who_was_refused_is_signalled_with_the_reply(smtp_server: Serve, heard: Heard) -> None:
     config_for(smtp_server(faults=[Fault(verb="RCPT", reply="550 5.1.1 No such user", match="lee@")]))
-    told: list[Any] = []
+    recipients: list[Any] = []
 
     def receive(recipient: Any, **given: Any) -> None:
-        told.append(recipient)
+        recipients.append(recipient)
 
     signals.recipient_refused.connect(receive)
     try:
@@ -102,13 +103,13 @@ def test_who_was_refused_is_told_with_the_reply(smtp_server: Serve, heard: Heard
     finally:
         signals.recipient_refused.disconnect(receive)
     assert heard.all == [("recipient_refused", "accepted", LEE, "550"), ("delivery_accepted", "accepted")]
-    (recipient,) = told
+    (recipient,) = recipients
     assert (recipient["address"], recipient["code"]) == (LEE, 550)
     assert "No such user" in recipient["reply"]
     assert recipient["reason"] == "the server says the mailbox does not exist (550 5.1.1)"
 
 
-def test_a_failure_is_told_with_everybody_who_was_refused(smtp_server: Serve, heard: Heard) -> None:
+def test_a_failure_is_signalled_with_everybody_who_was_refused(smtp_server: Serve, heard: Heard) -> None:
     config_for(smtp_server(faults=[Fault(verb="DOT", reply="554 5.7.1 Spam")]))
     attempt(submitted(KIM, LEE).pk)
     assert heard.all == [
@@ -129,14 +130,14 @@ def test_what_was_put_off_is_nobodys_business(smtp_server: Serve, heard: Heard) 
 
 
 @pytest.mark.parametrize(("policy", "status"), [("resend", "deferred"), ("hold", "in_doubt")])
-def test_a_doubt_is_told_with_what_becomes_of_it(settings: Any, heard: Heard, policy: str, status: str) -> None:
+def test_a_doubt_is_signalled_with_what_becomes_of_it(settings: Any, heard: Heard, policy: str, status: str) -> None:
     settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "IN_DOUBT": policy}
     assert claims.record(claimed(), InDoubt(cause=Cause.IN_DOUBT, reason="lost"))
     claims.lose(claimed())
     assert heard.all == [("delivery_in_doubt", status)] * 2
 
 
-def test_ends_that_nobody_sent_are_told(heard: Heard) -> None:
+def test_ends_that_nobody_sent_are_signalled(heard: Heard) -> None:
     transitions.end(submitted(), Status.EXPIRED, Cause.EXPIRED)
     transitions.end(submitted(), Status.QUARANTINED, Cause.WORKER_LOST)
     transitions.set_aside(submitted(), "its row is damaged")
@@ -150,7 +151,7 @@ def test_ends_that_nobody_sent_are_told(heard: Heard) -> None:
     ]
 
 
-def test_an_acceptance_that_is_learnt_of_late_is_told_then(heard: Heard) -> None:
+def test_an_acceptance_that_is_learnt_of_late_is_signalled_then(heard: Heard) -> None:
     slow = claimed()
     [delivery] = slow.deliveries
     claims.lose(slow)
@@ -162,7 +163,7 @@ def test_an_acceptance_that_is_learnt_of_late_is_told_then(heard: Heard) -> None
     assert len(heard.all) == 3
 
 
-def test_who_was_overtaken_tells_nothing(heard: Heard) -> None:
+def test_who_was_overtaken_signals_nothing(heard: Heard) -> None:
     slow = claimed()
     batches.release(slow.id)
     assert claims.record(claims.claimed(*slow.deliveries), Deferred(cause=Cause.PUT_OFF, reason="later"))
@@ -170,16 +171,16 @@ def test_who_was_overtaken_tells_nothing(heard: Heard) -> None:
     assert heard.all == []
 
 
-def test_what_is_rolled_back_is_not_told(heard: Heard) -> None:
+def test_what_is_rolled_back_is_not_signalled(heard: Heard) -> None:
     class Outage(RecordingTaskQueue):
-        def report(self, deliveries: Collection[Delivery]) -> None:
+        def result_rows(self, deliveries: Collection[Delivery]) -> None:
             raise OperationalError("gone")
 
     batch = claimed()
-    task_queue.install(Outage())
+    install(Outage())
     with pytest.raises(OperationalError):
         claims.record(batch)
-    task_queue.install(RecordingTaskQueue())
+    install(RecordingTaskQueue())
     with transaction.atomic():
         decided = submitted()
         transitions.end(decided, Status.EXPIRED, Cause.EXPIRED)

@@ -42,7 +42,7 @@ class Clock:
 
 
 @pytest.fixture(autouse=True)
-def clock(_fresh: None, bell: RecordingTaskQueue, monkeypatch: pytest.MonkeyPatch) -> Clock:
+def clock(_fresh: None, task_queue: RecordingTaskQueue, monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
     monkeypatch.setattr(stamp, "TRUSTED", 0.1)
     monkeypatch.setattr(stamp, "PROMPT", 0.1)
@@ -52,7 +52,7 @@ def clock(_fresh: None, bell: RecordingTaskQueue, monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.fixture(autouse=True)
-def _only_the_stamp_tells(settings: Any) -> None:
+def _no_other_reload(settings: Any) -> None:
     settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "CONFIG_CACHE_TTL": 3600.0}
 
 

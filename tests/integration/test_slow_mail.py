@@ -37,7 +37,7 @@ class Time(Clock):
 
 
 @pytest.fixture
-def clock(journals: Path, bell: RecordingTaskQueue, settings: Any, monkeypatch: pytest.MonkeyPatch) -> Time:
+def clock(journals: Path, task_queue: RecordingTaskQueue, settings: Any, monkeypatch: pytest.MonkeyPatch) -> Time:
     settings.EMAIL_INTEGRATION = {
         **settings.EMAIL_INTEGRATION,
         "SESSIONS": 1,

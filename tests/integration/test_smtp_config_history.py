@@ -92,7 +92,7 @@ def test_bulk_operations_are_recorded() -> None:
     assert [entry.event for entry in history] == ["created", "changed", "deleted"]
 
 
-def test_tests_and_looks_are_recorded_with_who_made_them() -> None:
+def test_tests_and_views_are_recorded_with_who_made_them() -> None:
     """They change nothing."""
     user = get_user_model().objects.create_user("kim")
     config = make()

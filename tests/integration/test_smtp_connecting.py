@@ -107,7 +107,7 @@ def test_a_connection_test_comes_to_the_last_address_too(monkeypatch: pytest.Mon
     assert handed[0] <= 10
 
 
-def test_an_address_that_refuses_tells_more_than_one_that_is_silent(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_address_that_refuses_says_more_than_one_that_is_silent(monkeypatch: pytest.MonkeyPatch) -> None:
     with ScriptedServer(lambda talk: talk.answer()) as server, black_holes(1) as holes:
         resolved(monkeypatch, *holes, ("127.0.0.1", free_port()))
         error = failure(relay_to(server, host="smtp.example.com", timeout=4))

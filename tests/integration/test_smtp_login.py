@@ -152,7 +152,7 @@ def test_a_refusal_for_now_ends_the_tries(certificates: Certificates, refused: s
         ("504 5.5.4 no", "* BYE", "5.5.4 no"),
     ],
 )
-def test_of_several_refusals_the_most_telling_is_reported(
+def test_of_several_refusals_the_most_informative_is_reported(
     certificates: Certificates, first: str, second: str, reported: str
 ) -> None:
     """A server that closes, or answers nonsense, has said why before."""
@@ -175,7 +175,7 @@ def test_of_several_refusals_the_most_telling_is_reported(
         ("454 4.7.0 later", "4.7.0 later"),
     ],
 )
-def test_after_a_digest_that_was_refused_the_most_telling_is_reported(plain: str, reported: str) -> None:
+def test_after_a_digest_that_was_refused_the_most_informative_is_reported(plain: str, reported: str) -> None:
     door = Door("CRAM-MD5 PLAIN LOGIN", CRAM_MD5=[CHALLENGE, "535 5.7.8 by digest"], PLAIN=plain, LOGIN=[""])
     with served(door) as relay:
         error = refusal(relay)

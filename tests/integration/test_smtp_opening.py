@@ -156,7 +156,7 @@ def test_the_standard_s_mechanism_comes_first() -> None:
 
 
 @pytest.mark.parametrize(("mechanism", "status"), [("OAUTHBEARER", "invalid_token"), ("XOAUTH2", "401")])
-def test_a_refused_token_is_replaced_once_and_the_server_s_reason_is_told(
+def test_a_refused_token_is_replaced_once_and_the_server_s_reason_is_reported(
     smtp_server: Serve, mechanism: str, status: str
 ) -> None:
     """The challenge with the error is answered, so that the 535 behind it is heard, and its words are kept."""
@@ -207,7 +207,7 @@ def test_without_a_token_nobody_is_called(smtp_server: Serve) -> None:
     assert server.sessions == []
 
 
-def test_a_server_that_takes_no_tokens_is_told_none(smtp_server: Serve) -> None:
+def test_a_server_that_takes_no_tokens_is_sent_none(smtp_server: Serve) -> None:
     server = smtp_server()
     error = failure(server, tokens=Purse("s3cret"))
     assert (type(error), error.phase) == (NotOffered, Phase.AUTH)
@@ -278,7 +278,7 @@ def test_a_relay_s_own_authority_is_trusted_and_no_other(
         "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n",
     ],
 )
-def test_authorities_that_cannot_be_read_are_told_so(
+def test_authorities_that_cannot_be_read_are_reported(
     smtp_server: Serve, security: Security, phase: Phase, pem: str
 ) -> None:
     error = failure(smtp_server(security=security), ca_certificates=pem)
@@ -293,7 +293,7 @@ def test_authorities_do_not_matter_without_tls(smtp_server: Serve) -> None:
 
 @pytest.mark.parametrize("security", ["starttls", "tls"])
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
-def test_the_version_of_tls_is_told_also_when_the_session_is_over(
+def test_the_version_of_tls_is_known_also_when_the_session_is_over(
     smtp_server: Serve, certificates: Certificates, security: Security, version: ssl.TLSVersion
 ) -> None:
     context = certificates.server_context()
@@ -429,7 +429,7 @@ def test_silence_ends_at_the_timeout(
 @pytest.mark.parametrize(
     "answer", ["SSH-2.0-OpenSSH_9.2", "HTTP/1.1 400 Bad Request", "100 almost", "999 huh", "2" * 9000]
 )
-def test_what_is_not_smtp_is_told_so_and_is_no_reply(verb: Verb, phase: Phase, answer: str) -> None:
+def test_what_is_not_smtp_is_called_so_and_is_no_reply(verb: Verb, phase: Phase, answer: str) -> None:
     """A code of -1 must not reach the database, which takes none below zero."""
     replies = {"EHLO": "250-localhost\n250 AUTH PLAIN", verb: answer}
     with ScriptedServer(lambda talk: talk.answer(**replies)) as server:

@@ -343,7 +343,7 @@ def test_a_session_that_is_waited_for_is_known(smtp_server: Serve, limited: Limi
     assert not pool.is_awaited(relay)
 
 
-def test_who_waits_in_vain_is_told_that_it_is_not_the_server(
+def test_who_waits_in_vain_learns_that_it_is_not_the_server(
     smtp_server: Serve, pool: Pool, limited: Limited, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     limited.now = replace(LIMITS, size=1)

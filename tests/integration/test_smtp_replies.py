@@ -126,7 +126,7 @@ HALF = [b"250-a\r\nb\r\n", b"250 a", b"250-a\r\n"]
 
 @pytest.mark.parametrize(("point", "phase"), POINTS)
 @pytest.mark.parametrize("raw", NO_REPLY)
-def test_what_is_no_reply_is_told_so(point: Point, phase: Phase, raw: bytes) -> None:
+def test_what_is_no_reply_is_called_so(point: Point, phase: Phase, raw: bytes) -> None:
     error = failure(point, lambda talk: talk.connection.sendall(raw))
     assert (type(error), error.phase, error.detail, error.reply) == (kind(point), phase, MALFORMED, None)
 

@@ -119,7 +119,7 @@ def test_size_and_8bitmime_are_said_where_they_are_offered(offered: str, content
     assert mail.encode() in server.heard
 
 
-def test_refused_recipients_are_told_and_the_others_get_the_mail(serve: Serve) -> None:
+def test_refused_recipients_are_reported_and_the_others_get_the_mail(serve: Serve) -> None:
     server = serve(faults=[Fault(verb="RCPT", reply="550 5.1.1 No such user", match="lee@")])
     with opened(server) as session:
         envelope = Envelope(sender="a@example.com", recipients=("kim@example.com", "lee@example.com"))
@@ -245,7 +245,7 @@ def test_the_reply_to_the_final_dot_has_a_timeout_of_its_own(smtp_server: Serve)
 @pytest.mark.parametrize(
     "fault", [Fault(verb="DOT", drop_after_accept=True), Fault(verb="DOT", hang_after_accept=True)]
 )
-def test_lost_after_the_final_dot_is_told_from_lost_before_it(smtp_server: Serve, fault: Fault) -> None:
+def test_lost_after_the_final_dot_is_distinguished_from_lost_before_it(smtp_server: Serve, fault: Fault) -> None:
     server = smtp_server(faults=[fault])
     with opened(server) as session:
         error = failure(session, timeout=0.3)

@@ -1,4 +1,4 @@
-"""Submitting: one row in the caller's transaction, one ring on commit, once per id and key."""
+"""Submitting: one row in the caller's transaction, one wake-up on commit, once per id and key."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.deliveries import RecordingTaskQueue, mail, submitted
 pytestmark = pytest.mark.django_db(transaction=True)
 
 
-def test_a_mail_is_one_row_and_one_wake_up(bell: RecordingTaskQueue) -> None:
+def test_a_mail_is_one_row_and_one_wake_up(task_queue: RecordingTaskQueue) -> None:
     delivery = submitted("kim@example.com", bcc=["lee@example.com"])
     stored = Delivery.objects.get()
     assert (stored.pk, stored.status, stored.fence) == (delivery.pk, "queued", 0)
@@ -29,32 +29,32 @@ def test_a_mail_is_one_row_and_one_wake_up(bell: RecordingTaskQueue) -> None:
     assert b"lee@" not in content.read(stored)
     assert stored.message_id.encode() in content.read(stored)
     assert (stored.queue, stored.batch) == ("", "")
-    assert bell.woken == ["mail"]
+    assert task_queue.woken == ["mail"]
 
 
-def test_a_mail_costs_one_query(bell: RecordingTaskQueue, django_assert_num_queries: Any) -> None:
+def test_a_mail_costs_one_query(task_queue: RecordingTaskQueue, django_assert_num_queries: Any) -> None:
     with transaction.atomic(), django_assert_num_queries(1):
         submitted()
 
 
-def test_nothing_is_woken_before_the_commit_and_each_queue_once_then(bell: RecordingTaskQueue) -> None:
+def test_nothing_is_woken_before_the_commit_and_each_queue_once_then(task_queue: RecordingTaskQueue) -> None:
     with transaction.atomic():
         for priority in ("normal", "high", "normal"):
             submitted(priority=priority)
-        assert bell.woken == []
-    assert sorted(bell.woken) == ["mail", "mail.high"]
+        assert task_queue.woken == []
+    assert sorted(task_queue.woken) == ["mail", "mail.high"]
 
 
-def test_a_transaction_that_is_rolled_back_leaves_nothing(bell: RecordingTaskQueue) -> None:
+def test_a_transaction_that_is_rolled_back_leaves_nothing(task_queue: RecordingTaskQueue) -> None:
     with transaction.atomic():
         submitted()
         transaction.set_rollback(True)
     assert not Delivery.objects.exists()
-    assert bell.woken == []
+    assert task_queue.woken == []
 
 
 @pytest.mark.parametrize("order", ["first", "last"])
-def test_a_savepoint_that_is_rolled_back_silences_nobody_else(bell: RecordingTaskQueue, order: str) -> None:
+def test_a_savepoint_that_is_rolled_back_silences_nobody_else(task_queue: RecordingTaskQueue, order: str) -> None:
     ids = []
     with transaction.atomic():
         if order == "last":
@@ -65,19 +65,19 @@ def test_a_savepoint_that_is_rolled_back_silences_nobody_else(bell: RecordingTas
         if order == "first":
             ids.append(submitted().pk)
     assert [delivery.pk for delivery in Delivery.objects.all()] == ids
-    assert bell.woken == ["mail"]
+    assert task_queue.woken == ["mail"]
 
 
-def test_nothing_is_woken_for_what_was_rolled_back_by_the_next_mail(bell: RecordingTaskQueue) -> None:
+def test_nothing_is_woken_for_what_was_rolled_back_by_the_next_mail(task_queue: RecordingTaskQueue) -> None:
     with transaction.atomic():
         submitted(priority="high")
         transaction.set_rollback(True)
     submitted()
-    assert bell.woken == ["mail"]
+    assert task_queue.woken == ["mail"]
 
 
-def test_a_dead_broker_loses_no_mail(bell: RecordingTaskQueue, caplog: pytest.LogCaptureFixture) -> None:
-    bell.broken = ConnectionError("redis://user:s3cret@host")
+def test_a_dead_broker_loses_no_mail(task_queue: RecordingTaskQueue, caplog: pytest.LogCaptureFixture) -> None:
+    task_queue.broken = ConnectionError("redis://user:s3cret@host")
     delivery = submitted()
     assert Delivery.objects.get().pk == delivery.pk
     assert "s3cret" not in caplog.text
@@ -85,32 +85,32 @@ def test_a_dead_broker_loses_no_mail(bell: RecordingTaskQueue, caplog: pytest.Lo
 
 
 @pytest.mark.parametrize("same", ["delivery_id", "idempotency_key"])
-def test_the_same_again_gives_back_the_first(bell: RecordingTaskQueue, same: str) -> None:
+def test_the_same_again_gives_back_the_first(task_queue: RecordingTaskQueue, same: str) -> None:
     first = submitted(subject="first", **{same: "one"})
     second = submitted(subject="second", **{same: "one"})
     assert first.pk == second.pk
     assert b"first" in content.read(second)
     assert Delivery.objects.count() == 1
-    assert bell.woken == ["mail"]
+    assert task_queue.woken == ["mail"]
 
 
-def test_the_same_again_does_not_spoil_the_callers_transaction(bell: RecordingTaskQueue) -> None:
+def test_the_same_again_does_not_spoil_the_callers_transaction(task_queue: RecordingTaskQueue) -> None:
     submitted(idempotency_key="one")
     with transaction.atomic():
         submitted(idempotency_key="one")
         submitted(priority="high")
     assert Delivery.objects.count() == 2
-    assert bell.woken == ["mail", "mail.high"]
+    assert task_queue.woken == ["mail", "mail.high"]
 
 
-def test_a_key_of_one_and_an_id_of_another_name_the_id(bell: RecordingTaskQueue) -> None:
+def test_a_key_of_one_and_an_id_of_another_name_the_id(task_queue: RecordingTaskQueue) -> None:
     by_id = submitted(delivery_id="one")
     submitted(idempotency_key="key")
     assert submitted(delivery_id="one", idempotency_key="key").pk == by_id.pk
 
 
 @pytest.mark.parametrize("same", ["delivery_id", "idempotency_key"])
-def test_the_same_from_many_threads_is_one_delivery(bell: RecordingTaskQueue, same: str) -> None:
+def test_the_same_from_many_threads_is_one_delivery(task_queue: RecordingTaskQueue, same: str) -> None:
     start = threading.Barrier(4)
     found: list[str] = []
 
@@ -125,10 +125,10 @@ def test_the_same_from_many_threads_is_one_delivery(bell: RecordingTaskQueue, sa
     assert len(found) == 4
     assert len(set(found)) == 1
     assert Delivery.objects.count() == 1
-    assert bell.woken == ["mail"]
+    assert task_queue.woken == ["mail"]
 
 
-def test_the_same_while_the_first_is_not_committed_waits_for_it(bell: RecordingTaskQueue) -> None:
+def test_the_same_while_the_first_is_not_committed_waits_for_it(task_queue: RecordingTaskQueue) -> None:
     """And if the first is rolled back, the second is the first."""
     inside, go_on = threading.Event(), threading.Event()
     found: list[str] = []
@@ -165,15 +165,15 @@ def run(targets: list[Callable[[], None]]) -> None:
     assert not any(thread.is_alive() for thread in threads)
 
 
-def test_a_mail_for_later_wakes_nobody_now(bell: RecordingTaskQueue) -> None:
+def test_a_mail_for_later_wakes_nobody_now(task_queue: RecordingTaskQueue) -> None:
     due = timezone.now() + dt.timedelta(hours=1)
     delivery = submitted(due_at=due)
-    assert bell.woken == []
+    assert task_queue.woken == []
     assert (delivery.due_at, delivery.next_at) == (due, due)
     assert delivery.expires_at == due + dt.timedelta(days=5)
 
 
-def test_a_mail_that_expires_before_it_is_due_is_claimed_then(bell: RecordingTaskQueue) -> None:
+def test_a_mail_that_expires_before_it_is_due_is_claimed_then(task_queue: RecordingTaskQueue) -> None:
     now = timezone.now()
     expires = now + dt.timedelta(minutes=1)
     assert submitted(due_at=now + dt.timedelta(hours=1), expires_at=expires).next_at == expires
@@ -196,7 +196,9 @@ def test_a_mail_that_expires_before_it_is_due_is_claimed_then(bell: RecordingTas
         ("envelope_sender:", {"envelope_sender": "nonsense"}),
     ],
 )
-def test_what_is_wrong_is_refused_and_named(bell: RecordingTaskQueue, argument: str, given: dict[str, Any]) -> None:
+def test_what_is_wrong_is_refused_and_named(
+    task_queue: RecordingTaskQueue, argument: str, given: dict[str, Any]
+) -> None:
     with pytest.raises(InvalidMail, match=f"^{argument} "):
         submit(mail(), **given)
     assert not Delivery.objects.exists()

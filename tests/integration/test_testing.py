@@ -34,17 +34,17 @@ QUEUED = "email_integration.backends.queued.EmailBackend"
 DIRECT = "email_integration.backends.direct.EmailBackend"
 
 #: What the task below was told.
-told: list[Any] = []
+received: list[Any] = []
 
 
 @shared_task
 def remember(*args: Any) -> None:
-    told.append(args)
+    received.append(args)
 
 
 @pytest.fixture(autouse=True)
-def _nothing_told() -> None:
-    told.clear()
+def _nothing_received() -> None:
+    received.clear()
 
 
 @pytest.fixture
@@ -139,17 +139,17 @@ class InATestCase(TestCase):
         run_deliveries()
         self.assertEqual(result.get(timeout=1)["status"], "accepted")
 
-    def test_a_caught_commit_rings_nobody_where_mail_is_captured(self) -> None:
-        bell, before = RecordingTaskQueue(), task_queue.installed()
-        task_queue.install(bell)
+    def test_a_caught_commit_wakes_no_queue_where_mail_is_captured(self) -> None:
+        recording, before = RecordingTaskQueue(), task_queue.installed()
+        task_queue.install(recording)
         self.addCleanup(task_queue.install, before)
         with capture_mail(), self.captureOnCommitCallbacks(execute=True):
             send_email.delay("Hello", "Text", to=[KIM])
-        self.assertEqual(bell.woken, [])
-        self.assertIs(task_queue.installed(), bell)
+        self.assertEqual(recording.woken, [])
+        self.assertIs(task_queue.installed(), recording)
         with self.captureOnCommitCallbacks(execute=True):
             send_email.delay("Hello", "Text", to=[KIM])
-        self.assertEqual(len(bell.woken), 1)
+        self.assertEqual(len(recording.woken), 1)
 
     @eager_mail()
     def test_eager_is_a_decorator_too(self) -> None:
@@ -208,7 +208,7 @@ class EagerBySetUp(TestCase):
 
     def test_what_follows_runs_too(self) -> None:
         (send_email.si("Hello", "Text", to=[KIM]) | remember.s()).delay()
-        ((summary,),) = told
+        ((summary,),) = received
         self.assertEqual(summary["status"], "accepted")
 
 
@@ -413,7 +413,7 @@ def test_what_follows_a_mail_runs_and_the_mail_it_submits_is_sent(relay: FakeRel
     )
     assert [delivery.status for delivery in run_deliveries()] == ["accepted", "accepted"]
     assert [message.subject for message in relay.messages] == ["First", "Second"]
-    ((summary,),) = told
+    ((summary,),) = received
     assert summary["status"] == "accepted"
 
 
@@ -425,25 +425,25 @@ def test_what_follows_a_cancelled_mail_runs_too(relay: FakeRelay) -> None:
     result.revoke()
     assert [delivery.status for delivery in run_deliveries()] == ["cancelled"]
     assert run_deliveries(due_only=False) == []
-    assert told == [("cancelled",)]
+    assert received == [("cancelled",)]
     assert relay.connections == 0
 
 
 @pytest.mark.django_db(transaction=True)
 def test_mail_captured_in_committed_transactions_stays_off_the_broker(relay: FakeRelay) -> None:
-    bell, before = RecordingTaskQueue(), task_queue.installed()
-    task_queue.install(bell)
+    recording, before = RecordingTaskQueue(), task_queue.installed()
+    task_queue.install(recording)
     try:
         with capture_mail() as mails:
             send_email.delay("Captured", "Text", to=[KIM])
-            assert bell.woken == []
+            assert recording.woken == []
             assert [delivery.status for delivery in run_deliveries()] == ["accepted"]
             with eager_mail():
                 send_email.delay("Eager", "Text", to=[KIM])
         assert [mail.subject for mail in mails] == ["Captured", "Eager"]
     finally:
         task_queue.install(before)
-    assert bell.reports[0] == (mails[0].delivery.pk, "accepted")
+    assert recording.results[0] == (mails[0].delivery.pk, "accepted")
 
 
 @pytest.mark.django_db(transaction=True)

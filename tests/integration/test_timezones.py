@@ -61,7 +61,7 @@ def is_in_an_hour(moment: dt.datetime) -> bool:
         lambda: {"eta": (dt.datetime.now(dt.UTC) + HOUR).isoformat()},
     ],
 )
-def test_celerys_eta_is_when_it_is_due(bell: RecordingTaskQueue, option: Any) -> None:
+def test_celerys_eta_is_when_it_is_due(task_queue: RecordingTaskQueue, option: Any) -> None:
     delivery = sent(**option())
     assert is_in_an_hour(delivery.due_at)
     assert delivery.next_at == delivery.due_at
@@ -75,14 +75,14 @@ def test_celerys_eta_is_when_it_is_due(bell: RecordingTaskQueue, option: Any) ->
         lambda: dt.datetime.now(dt.timezone(-7 * HOUR)) + HOUR,
     ],
 )
-def test_celerys_expires_is_when_it_is_sent_no_more(bell: RecordingTaskQueue, expires: Any) -> None:
+def test_celerys_expires_is_when_it_is_sent_no_more(task_queue: RecordingTaskQueue, expires: Any) -> None:
     delivery = sent(expires=expires())
     assert is_in_an_hour(delivery.expires_at)
     assert not is_in_an_hour(delivery.due_at)
 
 
 @pytest.mark.parametrize("now", [lambda: dt.datetime.now(), lambda: dt.datetime.now(dt.UTC)])  # noqa: DTZ005
-def test_times_of_the_mail_itself_are_the_deliverys(bell: RecordingTaskQueue, now: Any) -> None:
+def test_times_of_the_mail_itself_are_the_deliverys(task_queue: RecordingTaskQueue, now: Any) -> None:
     ids = [
         submitted(due_at=now() + HOUR, expires_at=now() + HOUR).pk,
         *submit_many([mail()], due_at=now() + HOUR, expires_at=now() + HOUR),
@@ -95,7 +95,7 @@ def test_times_of_the_mail_itself_are_the_deliverys(bell: RecordingTaskQueue, no
 
 
 @pytest.mark.parametrize("now", [lambda: dt.datetime.now(), lambda: dt.datetime.now(dt.UTC)])  # noqa: DTZ005
-def test_a_prepared_mail_has_its_times_from_itself_or_from_its_call(bell: RecordingTaskQueue, now: Any) -> None:
+def test_a_prepared_mail_has_its_times_from_itself_or_from_its_call(task_queue: RecordingTaskQueue, now: Any) -> None:
     def prepared(call: dict[str, Any], **given: Any) -> Delivery:
         signature = send_email.prepare("S", "B", to=["kim@example.com"], **given)
         return Delivery.objects.get(pk=signature.apply_async(**call).delivery_id)
@@ -109,7 +109,7 @@ def test_a_prepared_mail_has_its_times_from_itself_or_from_its_call(bell: Record
 
 
 def test_what_leaves_the_process_has_its_offset_or_is_in_utc(
-    bell: RecordingTaskQueue,
+    task_queue: RecordingTaskQueue,
     settings: Any,
     smtp_server: Callable[..., SMTPServer],
     caplog: pytest.LogCaptureFixture,
@@ -124,12 +124,12 @@ def test_what_leaves_the_process_has_its_offset_or_is_in_utc(
     own = {"ALERT_WEBHOOK_URL": hook.url, "ALERT_CONFIGURATION": config.name}
     settings.EMAIL_INTEGRATION, settings.ADMINS = {**settings.EMAIL_INTEGRATION, **own}, ["admin@example.com"]
     try:
-        assert channels.tell("hook", alert, "ended")
+        assert channels.notify("hook", alert, "ended")
     finally:
         hook.close()
-    for told in (hook.received[0]["since"], hook.received[0]["ended_at"]):
-        assert dt.datetime.fromisoformat(told) == noon
-    assert channels.tell("mail", alert, "ended")
+    for time in (hook.received[0]["since"], hook.received[0]["ended_at"]):
+        assert dt.datetime.fromisoformat(time) == noon
+    assert channels.notify("mail", alert, "ended")
     assert "Since 2040-01-01 12:00 UTC." in server.messages[0].content.decode()
     delivery = submitted()
     delivery.status, delivery.due_at = Status.DEFERRED, stored
@@ -141,7 +141,7 @@ def test_what_leaves_the_process_has_its_offset_or_is_in_utc(
     assert abs(dt.datetime.fromisoformat(config.version) - dt.datetime.now(dt.UTC)) < dt.timedelta(minutes=10)
 
 
-def test_what_is_no_time_is_refused_as_ever(bell: RecordingTaskQueue) -> None:
+def test_what_is_no_time_is_refused_as_ever(task_queue: RecordingTaskQueue) -> None:
     with pytest.raises(InvalidMail, match=r"^eta must be a datetime"):
         sent(eta="tomorrow")
     with pytest.raises(InvalidMail, match=r"^countdown must be a number"):

@@ -47,7 +47,7 @@ def exporter() -> InMemorySpanExporter:
 
 
 @pytest.fixture(autouse=True)
-def spans(exporter: InMemorySpanExporter, bell: RecordingTaskQueue) -> Iterator[InMemorySpanExporter]:
+def spans(exporter: InMemorySpanExporter, task_queue: RecordingTaskQueue) -> Iterator[InMemorySpanExporter]:
     """Spans are made during the test."""
     exporter.clear()
     before = instrumentation.installed()
@@ -146,7 +146,7 @@ def test_a_server_that_lets_nobody_in_is_a_connection_that_failed(
     assert not named(spans, "transaction")
 
 
-def test_no_span_tells_of_a_mail(smtp_server: Serve, spans: InMemorySpanExporter) -> None:
+def test_no_span_says_anything_of_a_mail(smtp_server: Serve, spans: InMemorySpanExporter) -> None:
     fault = Fault(verb="RCPT", reply="550 5.1.1 kim@example.com s3cret", times=1)
     config_for(smtp_server(faults=[fault]))
     attempt(submitted("kim@example.com", subject="tell-nobody").pk)
@@ -181,18 +181,18 @@ def test_threads_do_not_mix_up_their_parts(smtp_server: Serve, spans: InMemorySp
     assert sorted(filter(None, map(parent_of, named(spans, "transaction")))) == sorted(delivers)
 
 
-def test_metrics_are_told_too() -> None:
+def test_another_observer_is_called_too() -> None:
     """Whoever was there first goes on."""
-    told: list[str] = []
+    observed: list[str] = []
 
     class Counting(Observer):
         def submitting(self, delivery: Delivery) -> None:
-            told.append(delivery.pk)
+            observed.append(delivery.pk)
 
     instrumentation.install(Counting())
     tracing.begin()
     delivery = submitted()
-    assert told == [delivery.pk]
+    assert observed == [delivery.pk]
     assert Delivery.objects.get(pk=delivery.pk).traceparent
 
 

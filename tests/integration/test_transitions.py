@@ -13,9 +13,10 @@ from cryptography.fernet import Fernet
 from django.db import DatabaseError, transaction
 from django.utils import timezone
 
-from email_integration.ledger import batches, clock, columns, continuation, recording, rows, task_queue, transitions
+from email_integration.ledger import batches, clock, columns, continuation, recording, rows, transitions
 from email_integration.ledger.batches import Batch
 from email_integration.ledger.sql import Row
+from email_integration.ledger.task_queue import install
 from email_integration.models import DatabaseTime, Delivery, DeliveryAttempt, DeliveryBatch, RevokedTask, Status
 from email_integration.on_commit import after_commit
 from email_integration.outcomes.causes import Cause
@@ -33,7 +34,7 @@ OTHER = Relay(name="Backup", host="backup.example.com")
 
 
 @pytest.fixture(autouse=True)
-def _bell(bell: RecordingTaskQueue) -> None:
+def _task_queue(task_queue: RecordingTaskQueue) -> None:
     pass
 
 
@@ -96,14 +97,14 @@ def test_who_has_not_claimed_it_does_not_move_it() -> None:
 # -- outcomes -------------------------------------------------------------------------------------------------------
 
 
-def test_an_acceptance_ends_it(bell: RecordingTaskQueue) -> None:
+def test_an_acceptance_ends_it(task_queue: RecordingTaskQueue) -> None:
     delivery = recorded(outcome=taken())
     assert same(delivery)
     assert (delivery.status, delivery.code, delivery.reason) == ("accepted", 250, "accepted by the server")
     assert (delivery.next_at, delivery.batch, delivery.continue_after) == (None, "", None)
     assert delivery.is_settled
     assert delivery.finished_at is not None
-    assert bell.reports == [(delivery.pk, "accepted")]
+    assert task_queue.results == [(delivery.pk, "accepted")]
     logged = DeliveryAttempt.objects.get()
     assert (logged.number, logged.outcome, logged.phase, logged.host) == (
         1,
@@ -114,7 +115,7 @@ def test_an_acceptance_ends_it(bell: RecordingTaskQueue) -> None:
 
 
 @pytest.mark.parametrize("at_fault", [True, False])
-def test_a_deferral_waits_as_long_as_it_was_told(at_fault: bool) -> None:
+def test_a_deferral_waits_as_long_as_the_outcome_says(at_fault: bool) -> None:
     later = Deferred(cause=Cause.PUT_OFF, code=450, reason="put off", relay_at_fault=at_fault)
     delivery = recorded(outcome=later, wait=60)
     assert same(delivery)
@@ -219,7 +220,7 @@ def test_who_is_withheld_is_settled_in_the_same_record() -> None:
         InDoubt(cause=Cause.IN_DOUBT, reason="lost"),
     ],
 )
-def test_who_was_overtaken_changes_nothing(bell: RecordingTaskQueue, late: Any) -> None:
+def test_who_was_overtaken_changes_nothing(task_queue: RecordingTaskQueue, late: Any) -> None:
     slow, delivery = claimed()
     claims.lose(slow)
     pretend(delivery, next_at=ago(1))
@@ -228,7 +229,7 @@ def test_who_was_overtaken_changes_nothing(bell: RecordingTaskQueue, late: Any) 
     done = batches.record(slow, [claims.ended(delivery, late)])
     assert (done.made, done.owned) == ([False], False)
     assert (before.status, before.fence) == (stored(delivery).status, stored(delivery).fence) == ("accepted", 4)
-    assert bell.reports == [(delivery.pk, "deferred"), (delivery.pk, "accepted")]
+    assert task_queue.results == [(delivery.pk, "deferred"), (delivery.pk, "accepted")]
 
 
 @pytest.mark.parametrize("since", ["deferred", "sending", "in_doubt", "expired", "cancelled", "quarantined", "failed"])
@@ -272,26 +273,26 @@ def test_a_late_250_for_some_leaves_the_rest_to_whoever_is_sending_it_now() -> N
 
 
 def test_a_result_that_cannot_be_stored_does_not_keep_the_outcome_from_being_recorded(
-    bell: RecordingTaskQueue,
+    task_queue: RecordingTaskQueue,
 ) -> None:
-    delivery = recorded(outcome=taken(), report=False)
+    delivery = recorded(outcome=taken(), store_result=False)
     assert stored(delivery).status == "accepted"
-    assert not bell.reports
+    assert not task_queue.results
 
 
-def test_two_late_250_are_recorded_once(bell: RecordingTaskQueue) -> None:
+def test_two_late_250_are_recorded_once(task_queue: RecordingTaskQueue) -> None:
     batch, slow = claimed()
     claims.lose(batch)
     pretend(slow, next_at=ago(1))
     quick = claims.claimed(slow)
-    bell.reports.clear()
+    task_queue.results.clear()
     assert claims.record(batch)
     assert not claims.record(quick)
-    assert bell.reports == [(slow.pk, "accepted")]
+    assert task_queue.results == [(slow.pk, "accepted")]
     assert DeliveryAttempt.objects.filter(outcome="accepted").count() == 1
 
 
-def test_late_250s_of_two_workers_at_once_are_recorded_once(bell: RecordingTaskQueue) -> None:
+def test_late_250s_of_two_workers_at_once_are_recorded_once(task_queue: RecordingTaskQueue) -> None:
     batch, slow = claimed()
     claims.lose(batch)
     pretend(slow, next_at=ago(1))
@@ -326,11 +327,11 @@ class _Unstorable(RecordingTaskQueue):
 
     failures = 1
 
-    def report(self, deliveries: Collection[Delivery]) -> Mapping[str, Sequence[Row]]:
+    def result_rows(self, deliveries: Collection[Delivery]) -> Mapping[str, Sequence[Row]]:
         if self.failures:
             self.failures -= 1
             return {one.pk: [Row(model=DeliveryAttempt, values={"delivery": one.pk})] for one in deliveries}
-        return super().report(deliveries)
+        return super().result_rows(deliveries)
 
 
 @pytest.mark.parametrize(
@@ -343,7 +344,7 @@ class _Unstorable(RecordingTaskQueue):
 )
 def test_what_was_rolled_back_can_be_recorded_again(outcome: Any) -> None:
     """The instance must not believe in a fence that the database has never seen."""
-    task_queue.install(_Unstorable())
+    install(_Unstorable())
     batch, delivery = claimed()
     with pytest.raises(DatabaseError):
         claims.record(batch, outcome)
@@ -366,7 +367,7 @@ def test_a_late_250_is_recorded_without_the_key_of_the_content(settings: Any) ->
 
 
 def test_what_fails_after_the_commit_keeps_nothing_else_from_being_done(
-    bell: RecordingTaskQueue, caplog: pytest.LogCaptureFixture
+    task_queue: RecordingTaskQueue, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Results may be kept elsewhere, where the text of a failure may quote the mail."""
 
@@ -376,9 +377,9 @@ def test_what_fails_after_the_commit_keeps_nothing_else_from_being_done(
     done: list[str] = []
     with transaction.atomic():
         after_commit("store a result", functools.partial(failing, "no room for"), using=None)
-        after_commit("tell of a delivery", lambda: done.append("told"), using=None)
+        after_commit("send a signal of a delivery", lambda: done.append("sent"), using=None)
         assert not done
-    assert done == ["told"]
+    assert done == ["sent"]
     assert "Could not store a result (OSError)." in caplog.text
     assert "kim@" not in caplog.text
 
@@ -387,14 +388,14 @@ def test_what_fails_after_the_commit_keeps_nothing_else_from_being_done(
 
 
 @pytest.mark.parametrize("status", [Status.EXPIRED, Status.CANCELLED, Status.QUARANTINED])
-def test_an_end_is_final(bell: RecordingTaskQueue, status: Status) -> None:
+def test_an_end_is_final(task_queue: RecordingTaskQueue, status: Status) -> None:
     delivery = submitted()
     assert transitions.end(delivery, status, Cause.CANCELLED, "over")
     assert same(delivery)
     assert (delivery.status, delivery.reason, delivery.next_at) == (status, "over", None)
     assert delivery.cause == delivery.recipients[0]["cause"] == "cancelled"
     assert not transitions.end(stored(delivery), Status.EXPIRED, Cause.EXPIRED)
-    assert bell.reports == [(delivery.pk, status)]
+    assert task_queue.results == [(delivery.pk, status)]
 
 
 def test_what_expires_partly_accepted_stays_accepted() -> None:
@@ -406,12 +407,12 @@ def test_what_expires_partly_accepted_stays_accepted() -> None:
     assert statuses(delivery) == {KIM: "accepted", LEE: "failed"}
 
 
-def test_what_waits_can_be_cancelled(bell: RecordingTaskQueue) -> None:
+def test_what_waits_can_be_cancelled(task_queue: RecordingTaskQueue) -> None:
     delivery = submitted()
     found = transitions.cancel(delivery.pk)
     assert found is not None
     assert stored(delivery).status == "cancelled"
-    assert bell.reports == [(delivery.pk, "cancelled")]
+    assert task_queue.results == [(delivery.pk, "cancelled")]
 
 
 def test_what_is_finished_or_unknown_cannot_be_cancelled() -> None:
@@ -435,9 +436,9 @@ def test_a_cancellation_and_a_claim_at_once_leave_it_cancelled_or_asked_for() ->
 # -- what follows ---------------------------------------------------------------------------------------------------
 
 
-def test_what_follows_is_kept_until_it_was_published(bell: RecordingTaskQueue) -> None:
+def test_what_follows_is_kept_until_it_was_published(task_queue: RecordingTaskQueue) -> None:
     delivery = submitted()
-    bell.followed.add(delivery.pk)
+    task_queue.followed.add(delivery.pk)
     assert claims.record(claims.claimed(delivery))
     assert not stored(delivery).is_settled
     assert not continuation.take_due(10)  # who recorded it is at it
@@ -451,17 +452,17 @@ def test_what_follows_is_kept_until_it_was_published(bell: RecordingTaskQueue) -
     assert stored(delivery).is_settled
 
 
-def test_what_follows_an_end_that_is_no_workers_is_left_to_a_sweep_now(bell: RecordingTaskQueue) -> None:
+def test_what_follows_an_end_that_is_no_workers_is_left_to_a_sweep_now(task_queue: RecordingTaskQueue) -> None:
     delivery = submitted()
-    bell.followed.add(delivery.pk)
+    task_queue.followed.add(delivery.pk)
     assert transitions.cancel(delivery.pk) is not None
-    assert bell.sweeps == 1
+    assert task_queue.sweeps == 1
     assert [one.pk for one in continuation.take_due(10)] == [delivery.pk]
 
 
-def test_a_late_250_publishes_nothing_that_was_published_before(bell: RecordingTaskQueue) -> None:
+def test_a_late_250_publishes_nothing_that_was_published_before(task_queue: RecordingTaskQueue) -> None:
     batch, delivery = claimed()
-    bell.followed.add(delivery.pk)
+    task_queue.followed.add(delivery.pk)
     claims.lose(batch)
     assert transitions.end(stored(delivery), Status.EXPIRED, Cause.EXPIRED)
     continuation.done(delivery)

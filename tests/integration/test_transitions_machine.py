@@ -333,7 +333,7 @@ class Ledger(RuleBasedStateMachine):
 
 
 @pytest.mark.parametrize("policy", ["resend", "hold"])
-def test_in_whatever_order_the_promises_hold(bell: RecordingTaskQueue, settings: Any, policy: str) -> None:
+def test_in_whatever_order_the_promises_hold(task_queue: RecordingTaskQueue, settings: Any, policy: str) -> None:
     """No second final dot without a record of doubt, nothing accepted forgotten, nothing stuck, nothing revived."""
     settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "IN_DOUBT": policy}
     run_state_machine_as_test(
@@ -344,7 +344,7 @@ def test_in_whatever_order_the_promises_hold(bell: RecordingTaskQueue, settings:
 
 @pytest.mark.extra
 @pytest.mark.timeout(900)
-def test_the_promises_hold_for_longer(bell: RecordingTaskQueue) -> None:
+def test_the_promises_hold_for_longer(task_queue: RecordingTaskQueue) -> None:
     """The same with many more orders."""
     run_state_machine_as_test(
         Ledger, settings=hypothesis_settings(max_examples=5 * EXAMPLES, stateful_step_count=STEPS, deadline=None)

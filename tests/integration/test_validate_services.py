@@ -66,7 +66,7 @@ def test_with_everything_in_place_it_ends_with_0(
 
 def wait_for_a_sweep() -> None:
     """Beat's first one."""
-    wait_until(lambda: sweeper.last_mark() is not None, what="a sweep")
+    wait_until(lambda: sweeper.last_heartbeat() is not None, what="a sweep")
 
 
 def test_no_worker_and_no_beat_are_wrong_but_the_test_mail_goes(smtp_server: Callable[..., SMTPServer]) -> None:
@@ -145,13 +145,13 @@ def test_a_sweep_leaves_a_mark_that_ages(settings: Any) -> None:
     sweep()
     assert line(validate()[1], "The last sweep was").startswith("✓")
 
-    caches["default"].set(sweeper.KEY, time.time() - 80)
+    caches["default"].set(sweeper.HEARTBEAT_KEY, time.time() - 80)
     assert line(validate()[1], "No sweep in the last 75 s").startswith("✗")
 
     with_keys(settings, SWEEP_INTERVAL=30.0)
     assert line(validate()[1], "The last sweep was").startswith("✓")
 
-    caches["default"].set(sweeper.KEY, time.time() + 600)
+    caches["default"].set(sweeper.HEARTBEAT_KEY, time.time() + 600)
     assert line(validate()[1], "in the future").startswith("⚠")
 
 
@@ -195,7 +195,7 @@ def test_missing_migrations_are_named() -> None:
 
 
 @pytest.mark.parametrize(("ahead", "mark"), [(0, "✓"), (20, "⚠"), (-20, "⚠"), (500, "✗"), (-500, "✗")])
-def test_clocks_that_differ_are_told(ahead: int, mark: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_clocks_that_differ_are_reported(ahead: int, mark: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """By the database's own idea of now."""
     query = database._SECONDS_SINCE_EPOCH[connection.vendor]
     monkeypatch.setitem(database._SECONDS_SINCE_EPOCH, connection.vendor, f"{query} + {ahead}")
@@ -234,7 +234,7 @@ def test_blockers_are_told(settings: Any) -> None:
     assert line(validate()[1], "Sending is paused").startswith("⚠ Sending is paused by EMAIL_PAUSED")
 
 
-def test_the_fallback_is_told(settings: Any) -> None:
+def test_the_fallback_is_reported(settings: Any) -> None:
     """Where mail would go if the active configuration went."""
     assert line(validate()[1], "With no configuration active").startswith("ℹ")
 

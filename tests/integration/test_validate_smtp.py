@@ -119,7 +119,9 @@ def test_what_fails_is_a_line_and_exit_code_1(
     assert says in wrong[0]
 
 
-def test_a_lost_key_is_told_by_configuration_and_setting(smtp_server: Callable[..., SMTPServer], settings: Any) -> None:
+def test_a_lost_key_is_reported_by_configuration_and_setting(
+    smtp_server: Callable[..., SMTPServer], settings: Any
+) -> None:
     """And the ciphertext is not sent as a password."""
     server = smtp_server()
     activate(server)

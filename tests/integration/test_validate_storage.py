@@ -49,7 +49,7 @@ def test_each_worker_that_does_not_share_the_storage_is_named(stack: Callable[..
     assert files() == before
 
 
-def test_without_a_worker_it_cannot_be_told() -> None:
+def test_without_a_worker_it_cannot_be_known() -> None:
     """The storage itself is tried all the same."""
     _, output = validate()
     assert lines(output)[0].startswith("✓ The storage “email_integration” takes files")
@@ -79,7 +79,7 @@ class Forgetful(FileSystemStorage):
         ("no.such.Storage", "✗ The storage “email_integration” cannot be used (InvalidStorageError)"),
     ],
 )
-def test_a_storage_that_does_not_work_is_told(backend: str, says: str, settings: Any, tmp_path: Path) -> None:
+def test_a_storage_that_does_not_work_is_reported(backend: str, says: str, settings: Any, tmp_path: Path) -> None:
     options = {"location": tmp_path}
     settings.STORAGES = {**settings.STORAGES, "email_integration": {"BACKEND": backend, "OPTIONS": options}}
     code, output = validate()
@@ -87,6 +87,6 @@ def test_a_storage_that_does_not_work_is_told(backend: str, says: str, settings:
     assert lines(output)[0].startswith(says)
 
 
-def test_a_storage_that_cannot_be_read_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_storage_that_cannot_be_read_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(content, "has_file", lambda name: False)
     assert lines(validate()[1]) == ["✗ The storage “email_integration” does not give back what it was given. Check it."]

@@ -13,8 +13,8 @@ import trustme
 
 from config.local.certificates import Certificates
 from email_integration.routing import stamp
-from tests.deliveries import RecordingDoorbell
-from tests.integration.conftest import bell  # noqa: F401  # a fixture
+from tests.deliveries import RecordingTaskQueue
+from tests.integration.conftest import task_queue  # noqa: F401  # a fixture
 from tests.stack import FAILED
 from tests.tables import SERVERS
 
@@ -83,7 +83,7 @@ def server(request: pytest.FixtureRequest, record_property: Any) -> Iterator[Ser
 
 
 @pytest.fixture(autouse=True)
-def _fresh(fresh_process: None, bell: RecordingDoorbell, settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+def _fresh(fresh_process: None, task_queue: RecordingTaskQueue, settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
     # Who writes and who reads are one process here: it need not wait for itself at each change.
     monkeypatch.setattr(stamp, "TRUSTED", 0.0)
     monkeypatch.setattr(stamp, "PROMPT", float("inf"))  # nor ask again where the machine is busy

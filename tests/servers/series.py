@@ -147,13 +147,13 @@ def _rate(seconds: int) -> float:
 
 
 def _check(case: Case, figures: Figures) -> None:
-    told = list(
+    others = list(
         DeliveryAttempt.objects.exclude(outcome="accepted").values_list("outcome", "phase", "code", "reply")[:5]
     )
-    assert (figures.arrived, figures.failed) == (case.arrived, case.failed), told
+    assert (figures.arrived, figures.failed) == (case.arrived, case.failed), others
     in_doubt = DeliveryAttempt.objects.filter(outcome="in_doubt").count()
     assert figures.twice <= in_doubt
-    assert figures.refused <= case.refused, told
+    assert figures.refused <= case.refused, others
     assert figures.refused or case.mend is nothing
     assert figures.refused < 2 * figures.submitted
 

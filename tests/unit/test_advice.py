@@ -182,7 +182,7 @@ REPLIES = [
 
 
 @pytest.mark.parametrize(("key", "phase", "code", "text"), REPLIES)
-def test_a_reply_is_told_by_what_it_says(key: str, phase: Phase, code: int, text: str) -> None:
+def test_a_reply_is_recognised_by_what_it_says(key: str, phase: Phase, code: int, text: str) -> None:
     assert advice(Refused(phase, "", Reply.parse(code, text)), RELAY).key == key
 
 
@@ -199,7 +199,7 @@ def test_a_reply_is_told_by_what_it_says(key: str, phase: Phase, code: int, text
         ("certificate", "the CA certificates of this configuration cannot be read as PEM"),
     ],
 )
-def test_a_certificate_is_told_by_what_is_wrong_with_it(key: str, detail: str) -> None:
+def test_a_certificate_is_recognised_by_what_is_wrong_with_it(key: str, detail: str) -> None:
     assert advice(TLSFailed(Phase.STARTTLS, detail), RELAY).key == key
 
 
@@ -226,7 +226,7 @@ def test_a_certificate_is_told_by_what_is_wrong_with_it(key: str, detail: str) -
         ("tls-refused", None),
     ],
 )
-def test_a_failed_handshake_is_told_in_words(key: str, reason: str | None) -> None:
+def test_a_failed_handshake_is_explained_in_words(key: str, reason: str | None) -> None:
     """None of OpenSSL's own names is left."""
     error = ssl.SSLError()
     error.reason = reason  # type: ignore[assignment]  # None for what OpenSSL has no name for
@@ -236,23 +236,23 @@ def test_a_failed_handshake_is_told_in_words(key: str, reason: str | None) -> No
     assert not re.search("[A-Z]{5}", said)
 
 
-def test_a_refused_token_is_told_as_such() -> None:
+def test_a_refused_token_is_explained_as_such() -> None:
     answer = replace(Reply.parse(535, "5.7.3 Authentication unsuccessful"), to_token=True)
     assert advice(Refused(Phase.AUTH, "", answer), RELAY).key == "token"
 
 
-def test_no_way_to_show_a_token_is_told_as_such() -> None:
+def test_no_way_to_show_a_token_is_explained_as_such() -> None:
     refused = Refused(
         Phase.AUTH, "", replace(Reply.parse(504, "5.5.4 Unrecognized authentication type"), to_token=True)
     )
     assert advice(refused, replace(RELAY, tokens=mock.Mock())).key == "token-not-offered"
 
 
-def test_tls_to_a_server_that_begins_in_the_clear_is_told_by_its_phase() -> None:
+def test_tls_to_a_server_that_begins_in_the_clear_is_recognised_by_its_phase() -> None:
     failure = TLSFailed(Phase.CONNECT, f"TLS failed: {tls.IN_THE_CLEAR}")
-    told = advice(failure, replace(RELAY, use_tls=False, use_ssl=True, port=2525))
-    assert told.key == "tls-by-starttls"
-    assert "2525" in str(told.text)
+    found = advice(failure, replace(RELAY, use_tls=False, use_ssl=True, port=2525))
+    assert found.key == "tls-by-starttls"
+    assert "2525" in str(found.text)
 
 
 def silence(kind: type[SMTPFailure], phase: Phase) -> SMTPFailure:
@@ -261,7 +261,7 @@ def silence(kind: type[SMTPFailure], phase: Phase) -> SMTPFailure:
     return failure
 
 
-def test_what_has_no_reply_is_told_by_where_it_happened() -> None:
+def test_what_has_no_reply_is_recognised_by_where_it_happened() -> None:
     assert advice(NotOffered(Phase.STARTTLS), RELAY).key == "starttls"
     assert advice(NotOffered(Phase.AUTH), RELAY).key == "login-not-offered"
     assert advice(NotOffered(Phase.AUTH), replace(RELAY, tokens=mock.Mock())).key == "token-not-offered"

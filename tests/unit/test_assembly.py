@@ -349,10 +349,10 @@ def test_a_shape_that_comes_out_otherwise_is_left_to_django(
         for _ in range(2):
             render(message())
         assert by_django.call_count == 4
-    (told,) = caplog.record_tuples
-    assert told[:2] == ("email_integration.message.assembly", logging.WARNING)
-    assert "plain in 7bit" in told[2]
-    assert "secret" not in told[2]
+    (logged,) = caplog.record_tuples
+    assert logged[:2] == ("email_integration.message.assembly", logging.WARNING)
+    assert "plain in 7bit" in logged[2]
+    assert "secret" not in logged[2]
 
 
 def test_shapes_are_learned_up_to_a_number(by_django: mock.Mock) -> None:

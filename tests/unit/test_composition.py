@@ -125,6 +125,6 @@ def test_what_is_wrong_is_refused_and_named(argument: str, value: Any) -> None:
         render(made(**{name: value}))
 
 
-def test_a_text_where_a_list_belongs_is_told_how_to_mend_it() -> None:
+def test_a_text_where_a_list_belongs_is_refused_with_a_way_to_correct_it() -> None:
     with pytest.raises(InvalidMail, match=r"write to=\[…\] around it"):
         made(to="kim@example.com")

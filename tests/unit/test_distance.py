@@ -24,7 +24,7 @@ MOST = 10
         ([0.001] * 20 + [0.05] * 20, MOST),
     ],
 )
-def test_the_quickest_of_twenty_tells(took: list[float], sessions: int) -> None:
+def test_the_quickest_of_twenty_counts(took: list[float], sessions: int) -> None:
     """A busy machine makes some of them slow, and a server far away all of them."""
     distance = Distance()
     for seconds in took:
@@ -41,7 +41,7 @@ def test_there_are_never_more_than_there_may_be(most: int) -> None:
     assert distance.sessions(most) == most
 
 
-def test_those_that_all_wait_tell_before_one_has_ended() -> None:
+def test_those_that_all_wait_count_before_one_has_ended() -> None:
     now = time.monotonic()
     distance = Distance()
     distance.see_under_way([now - 5, now])

@@ -324,7 +324,7 @@ def test_the_journal_says_of_whom_it_is(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(("then", "now"), [("an earlier start", None), ("", None), ("", "")])
-def test_another_start_of_the_machine_is_told(
+def test_another_start_of_the_machine_is_recognised(
     folder: Path, then: str, now: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where a machine does not tell its starts apart, none of them is known to be this one."""
@@ -574,8 +574,8 @@ if ROOT:
         os.chown(path, NOBODY, -1)
         assert entries(folder) == entries(folder) == []
         assert path.exists()
-        (told,) = caplog.messages
-        assert f"belongs to user {NOBODY}" in told
+        (logged,) = caplog.messages
+        assert f"belongs to user {NOBODY}" in logged
 
 else:
 
@@ -628,8 +628,8 @@ def test_what_is_no_file_of_ours_alone_is_left_alone(
     assert only(folder).state is SlotState.IN_HAND
     assert entries(folder) != []
     assert path.exists()
-    (told,) = caplog.messages  # once, not at each look
-    assert says in told
+    (logged,) = caplog.messages  # once, not at each look
+    assert says in logged
 
 
 def test_a_slot_for_each_mail_and_no_more(folder: Path) -> None:

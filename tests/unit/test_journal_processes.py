@@ -74,7 +74,7 @@ class Child:
         assert self.process.stdout is not None
         return self.process.stdout.readline().strip()
 
-    def tell(self, line: str) -> None:
+    def send(self, line: str) -> None:
         assert self.process.stdin is not None
         self.process.stdin.write(line + "\n")
         self.process.stdin.flush()
@@ -316,7 +316,7 @@ time.sleep(600)
 """)
     assert owner.heard() == "there"
     owner.kill()
-    owner.tell("go")
+    owner.send("go")
     assert owner.heard() == '["the parent\'s"]'
 
 
@@ -401,12 +401,12 @@ say("done")
     lookers = [child(program) for _ in range(4)]
     assert [looker.heard() for looker in lookers] == ["there"] * 4
     for looker in lookers:
-        looker.tell("go")
+        looker.send("go")
     got = [identifier for looker in lookers for identifier in json.loads(looker.heard())]
     assert sorted(got, key=int) == [str(number) for number in range(20)]
     assert entries(folder) == []
     for looker in lookers:
-        looker.tell("go")
+        looker.send("go")
     assert [looker.heard() for looker in lookers] == ["done"] * 4
     assert list(folder.iterdir()) == []
 
@@ -520,7 +520,7 @@ def test_a_full_disk_shows_before_the_dot(folder: Path, child: Callable[..., Chi
         assert len(second.dot.refused) == 5000
 
 
-def test_a_disk_that_takes_nothing_is_told_at_each_step(folder: Path) -> None:
+def test_a_disk_that_takes_nothing_is_reported_at_each_step(folder: Path) -> None:
     mine = Journal.open(folder, installation=OURS, owner="us", slots=2)
     slot = mine.take("id", 1, "b")
     descriptor = mine._file._descriptor

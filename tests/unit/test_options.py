@@ -20,7 +20,7 @@ NOON = dt.datetime(2040, 1, 1, 12, 0)  # noqa: DTZ001  # naive on purpose
 NOON_UTC = NOON.replace(tzinfo=dt.UTC)
 
 
-def test_type_checkers_are_told_of_the_same_options_as_there_are() -> None:
+def test_type_checkers_know_the_same_options_as_there_are() -> None:
     fields = {field.name: field.type for field in dataclasses.fields(MailOptions)}
     assert typing.get_args(typing.get_type_hints(MailKeywords)["priority"])[1:] == (Literal[*Lane.values],)
     assert {name: hint.__forward_arg__ for name, hint in MailKeywords.__annotations__.items()} == fields

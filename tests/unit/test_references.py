@@ -258,7 +258,7 @@ class Wrong:
         ("Missing", "“vault:” cannot be asked for the secret, or has none (ImportError)."),
     ],
 )
-def test_what_a_provider_fails_with_is_told_without_a_secret(use: Use, provider: str, says: str) -> None:
+def test_what_a_provider_fails_with_is_reported_without_a_secret(use: Use, provider: str, says: str) -> None:
     use("vault:*", SECRET_PROVIDERS={"vault": HERE + provider})
     assert refusal("vault:smtp") == says
 

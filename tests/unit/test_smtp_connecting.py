@@ -143,7 +143,7 @@ def test_the_families_have_their_turns(monkeypatch: pytest.MonkeyPatch, found: l
         ([NO_NETWORK, NO_NETWORK], NO_NETWORK),
     ],
 )
-def test_the_error_that_tells_most_is_reported(
+def test_the_error_that_says_most_is_reported(
     monkeypatch: pytest.MonkeyPatch, errors: list[OSError], reported: OSError
 ) -> None:
     Network(monkeypatch, *((v4(number), error) for number, error in enumerate(errors)))

@@ -72,13 +72,13 @@ DEFAULTS: dict[str, Any] = {
     "ALLOWED_RECIPIENTS": [],
     # /readyz says no when a mail of the lanes 'high' and 'normal' has been due for so long.
     "QUEUE_AGE_LIMIT": 900.0,
-    # How often somebody looks whether people must be told of something; 0 is never.
+    # How often alerts are evaluated; 0 is never.
     "ALERT_INTERVAL": 30.0,
-    # After how long an alert that is still on is told again; 0 is never.
+    # After how long people are notified again of an alert that is still on; 0 is never.
     "ALERT_REPEAT": 24 * 3600.0,
-    # Since when a server takes no mail, other than for a login it refuses, before people are told.
+    # For how long a server takes no mail, other than for a login it refuses, before people are notified.
     "ALERT_RELAY_AFTER": 300.0,
-    # How many days before a client secret or a certificate of OAuth ends people are told.
+    # How many days before a client secret or a certificate of OAuth ends people are notified.
     "SECRET_ENDS_WITHIN": 14,
     # The SMTP configuration, by name, that alerts are written to ADMINS by; '' writes none. One that is not active.
     "ALERT_CONFIGURATION": "",
@@ -93,7 +93,7 @@ DEFAULTS: dict[str, Any] = {
     "WORKER_METRICS_PORT": 0,
     # Whether the lines of the log name the recipients of mails.
     "LOG_ADDRESSES": False,
-    # Whether each look at a mail's page, and at the history of a configuration, is recorded.
+    # Whether each view of a mail's page, and of the history of a configuration, is recorded.
     "AUDIT_VIEWS": False,
     # The Fernet keys that seal SMTP passwords, newest first.
     "SMTP_PASSWORD_KEYS": [],

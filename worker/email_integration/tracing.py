@@ -81,7 +81,7 @@ def _harmless(method: M) -> M:
 
 
 class Traces(instrumentation.Observer):
-    """Makes spans of what it is told.
+    """Makes spans of what it observes.
 
     ``_parts`` is what has happened in the attempt of each thread, and ``_tried`` the attempts that are to be recorded.
     """

@@ -23,7 +23,7 @@ from tests.token_endpoint import REFRESH, SECRET, TokenEndpoint, error
 
 from .asking import NEVER_SHOWN, Configure, all_accepted, by_certificate, oauth_fields, relay, send, tokens
 
-pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("bell", "fresh_process")]
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("task_queue", "fresh_process")]
 
 
 # -- what is stored ---------------------------------------------------------------------------------------------------
@@ -183,7 +183,7 @@ def test_the_history_says_that_a_secret_changed_and_not_what_it_is(configure: Co
     assert NEVER_SHOWN not in everything_stored()
 
 
-def test_the_examination_tells_of_the_token(configure: Configure, endpoint: TokenEndpoint) -> None:
+def test_the_examination_reports_the_token(configure: Configure, endpoint: TokenEndpoint) -> None:
     configure()
     assert configuration.passwords()[-1].text == "No OAuth token was fetched yet"
     tokens().current()
@@ -211,7 +211,7 @@ def test_mended_settings_let_through_what_waited_for_a_token(configure: Configur
     assert all_accepted(list(Delivery.objects.all()))
 
 
-def test_the_dashboard_tells_of_the_token_that_mail_goes_by(
+def test_the_dashboard_shows_the_token_that_mail_goes_by(
     configure: Configure, endpoint: TokenEndpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Until when it is good, why there is no newer one, and of either only what is so now."""

@@ -22,7 +22,7 @@ from tests.token_endpoint import said as answered
 
 from .asking import NEVER_SHOWN
 
-pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("bell", "fresh_process")]
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("task_queue", "fresh_process")]
 
 GOOGLE = "https://oauth2.googleapis.com/token"
 MICROSOFT = "https://login.microsoftonline.com/contoso/oauth2/v2.0"
@@ -119,7 +119,7 @@ def test_the_owner_consents_and_the_refresh_token_is_there(
         ({"code": "zY7~guessed"}, "the code has ended, or is not for this redirect URI (invalid_grant"),
     ],
 )
-def test_another_answer_is_told_in_our_words_and_changes_nothing(
+def test_another_answer_is_shown_in_our_words_and_changes_nothing(
     stored: SMTPConfig, endpoint: TokenEndpoint, answer: dict[str, str], words: str
 ) -> None:
     """And it ends what was begun: the right answer comes too late then."""
@@ -214,7 +214,7 @@ def test_a_configuration_that_was_changed_meanwhile_keeps_nothing(
         (lambda: answered({"access_token": "zY7~x", "token_type": "Bearer"}), "gave no refresh token"),
     ],
 )
-def test_a_consent_that_no_token_comes_of_is_told(
+def test_a_consent_that_no_token_comes_of_is_reported(
     stored: SMTPConfig, endpoint: TokenEndpoint, instead: Callable[[], Any], words: str
 ) -> None:
     endpoint.instead = instead

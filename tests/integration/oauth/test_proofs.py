@@ -12,7 +12,7 @@ from django.core.exceptions import ValidationError
 
 from config.local.smtp_server import SMTPServer
 from email_integration import references
-from email_integration.alerts import look
+from email_integration.alerts import evaluate
 from email_integration.checks.databases import check_rows
 from email_integration.diagnosis import configuration
 from email_integration.diagnosis.findings import warning
@@ -39,7 +39,7 @@ from .asking import (
     tokens,
 )
 
-pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("bell", "fresh_process")]
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("task_queue", "fresh_process")]
 
 
 @PROVEN
@@ -80,9 +80,9 @@ def test_another_key_is_refused_and_the_mail_waits(
     assert (waiting[0].status, waiting[0].waits_for_relay) == ("deferred", True)
     assert words in waiting[0].reason
     assert (len(endpoint.requests), endpoint.given) == (1, [])
-    told = everything_stored() + caplog.text
-    assert not [line for line in config.oauth_private_key.splitlines() if len(line) > 60 and line in told]
-    assert NEVER_SHOWN not in told
+    shown = everything_stored() + caplog.text
+    assert not [line for line in config.oauth_private_key.splitlines() if len(line) > 60 and line in shown]
+    assert NEVER_SHOWN not in shown
 
 
 def test_another_mailbox_is_refused(configure: Configure, endpoint: TokenEndpoint) -> None:
@@ -139,7 +139,7 @@ def test_a_key_that_cannot_be_used_is_refused_in_the_form_and_makes_mail_wait(
     assert endpoint.requests == []
 
 
-def test_without_the_library_one_is_told_what_to_install(
+def test_without_the_library_the_error_names_what_to_install(
     configure: Configure, endpoint: TokenEndpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = configure(**by_certificate(endpoint))
@@ -228,20 +228,20 @@ def test_the_end_of_a_certificate_goes_with_it(
     assert stored.oauth_secret_ends == entered
 
 
-def test_a_secret_that_ends_soon_is_told_of_by_all_that_look(
+def test_page_checks_and_alerts_report_a_secret_that_ends_soon(
     configure: Configure, settings: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     ends = today() + dt.timedelta(days=10)
     config = configure(oauth_secret_ends=ends)
     page = url("change", config.pk)
     client = logged_in(superuser=True)
-    told = f"The client secret of Primary Mail Server ends on {ends}"
-    assert configuration.passwords()[-1] == warning("smtp.secret", told, "Replace it in the admin before then.")
+    warned = f"The client secret of Primary Mail Server ends on {ends}"
+    assert configuration.passwords()[-1] == warning("smtp.secret", warned, "Replace it in the admin before then.")
     assert "what it is fetched with ends on" in client.get(page).content.decode()
-    assert (look(), look()) == (1, 1)
-    assert caplog.text.count(told) == 1
+    assert (evaluate(), evaluate()) == (1, 1)
+    assert caplog.text.count(warned) == 1
     settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "SECRET_ENDS_WITHIN": 5}
-    assert look() == 0
+    assert evaluate() == 0
     assert "Alert over: The client secret" in caplog.text
     assert configuration.passwords()[-1].level != "warning"
     assert "what it is fetched with ends on" not in client.get(page).content.decode()

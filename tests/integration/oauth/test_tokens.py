@@ -29,7 +29,7 @@ from tests.token_endpoint import said as answered
 
 from .asking import NEVER_SHOWN, Configure, Serve, all_accepted, nearly_over, relay, send, tokens
 
-pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("bell", "fresh_process")]
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("task_queue", "fresh_process")]
 
 
 # -- a token's life ---------------------------------------------------------------------------------------------------
@@ -142,7 +142,7 @@ ANSWERS: list[tuple[Callable[[], Response], str]] = [
 
 
 @pytest.mark.parametrize(("answer", "words"), ANSWERS, ids=[words for _, words in ANSWERS])
-def test_what_is_no_token_is_told_in_words_and_the_mail_waits(
+def test_what_is_no_token_is_explained_in_words_and_the_mail_waits(
     configure: Configure,
     server: SMTPServer,
     endpoint: TokenEndpoint,
@@ -155,8 +155,8 @@ def test_what_is_no_token_is_told_in_words_and_the_mail_waits(
     found = send(5)
     assert {(one.status, one.waits_for_relay) for one in found} == {("deferred", True)}
     assert (len(endpoint.requests), server.sessions) == (1, [])
-    for told in (found[0].reason, OAuthToken.objects.get().error, CircuitBreaker.objects.get().reason, caplog.text):
-        assert words in told
+    for shown in (found[0].reason, OAuthToken.objects.get().error, CircuitBreaker.objects.get().reason, caplog.text):
+        assert words in shown
     assert NEVER_SHOWN not in everything_stored() + caplog.text
     endpoint.instead = None
     CircuitBreaker.objects.all().delete()

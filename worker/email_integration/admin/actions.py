@@ -70,14 +70,14 @@ class ConfigActions(ConfigModelAdmin):
     def test_connection(self, request: HttpRequest, queryset: Any) -> None:
         """Test each with its stored settings."""
         for config in queryset:
-            self._tell(request, config, trials.run_stored(config, user=request.user))
+            self._show_result(request, config, trials.run_stored(config, user=request.user))
 
     @admin.action(description=gettext_lazy("Send a test mail to me"), permissions=["test"])
     def send_test_mail(self, request: HttpRequest, queryset: Any) -> None:
         """Send a mail through each with its stored settings."""
         address = getattr(request.user, "email", "")
         for config in queryset:
-            self._tell(request, config, trials.run_stored(config, user=request.user, send_to=address))
+            self._show_result(request, config, trials.run_stored(config, user=request.user, send_to=address))
 
     @admin.action(description=gettext_lazy("Duplicate"), permissions=["add"])
     def duplicate(self, request: HttpRequest, queryset: Any) -> HttpResponse | None:
@@ -136,7 +136,7 @@ class ConfigActions(ConfigModelAdmin):
         self.message_user(request, otherwise, messages.ERROR)
         return None
 
-    def _tell(self, request: HttpRequest, config: SMTPConfig, trial: trials.Trial) -> None:
+    def _show_result(self, request: HttpRequest, config: SMTPConfig, trial: trials.Trial) -> None:
         place = {"name": config.name, "host": config.host, "port": config.port, "to": trial.sent_to}
         if trial.report is None:
             self.message_user(request, f"“{config.name}”: {' '.join(trial.problems)}", messages.ERROR)

@@ -67,7 +67,7 @@ class ContentViews(DeliveryModelAdmin):
         except ContentUnavailable as error:
             context["problem"] = why_unavailable(error)
         else:
-            self.log_change(request, delivery, _("Its content was looked at."))
+            self.log_change(request, delivery, _("Its content was viewed."))
             context["preview"] = shown
             address = reverse("admin:email_integration_delivery_content_html", args=[quote(delivery.pk)])
             context["frame"] = f"{address}?key={_signer().sign_object(_whose(request, delivery))}"

@@ -119,7 +119,7 @@ class DashboardViews(DeliveryModelAdmin):
             "height": drawing.HEIGHT,
             "flows": [_chart(status, label, flows, names) for status, label in _FLOWS],
             "times": _times(times, names),
-            "rows": list(zip(names, flows, [_told(each) for each in times], strict=True)),
+            "rows": list(zip(names, flows, [_shown(each) for each in times], strict=True)),
             "sample": figures.PARTS * figures.OF_EACH_PART,
             **_shares(shares.shares(choice, intervals, counted), chosen),
             "replies": [
@@ -160,7 +160,7 @@ def _times(times: Sequence[figures.Times | None], names: Sequence[str]) -> dict[
     return {"median": median, "p95": p95, "ticks": ticks}
 
 
-def _told(times: figures.Times | None) -> tuple[str, str]:
+def _shown(times: figures.Times | None) -> tuple[str, str]:
     return ("–", "–") if times is None else (drawing.duration(times.median), drawing.duration(times.p95))
 
 
@@ -171,7 +171,10 @@ def _listed(**narrowed: Any) -> str:
 def _shares(found: shares.Shares, span: str) -> dict[str, Any]:
     return {
         "shares": [
-            (title, [(label(each.name), _narrowed(each.choice, span), each.flow, _told(each.times)) for each in of_one])
+            (
+                title,
+                [(label(each.name), _narrowed(each.choice, span), each.flow, _shown(each.times)) for each in of_one],
+            )
             for title, label, of_one in (
                 (gettext_lazy("SMTP configuration"), str, found.configurations),
                 (gettext_lazy("priority"), lambda name: Lane(name).label, found.lanes),

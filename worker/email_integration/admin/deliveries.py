@@ -27,12 +27,12 @@ from email_integration.outcomes.causes import Cause
 from email_integration.timezones import aware, local_time
 
 from . import narrowing
+from .audit import AuditedViews
 from .contents import ContentViews, may_see_content
 from .dashboard import DashboardViews
 from .decisions import DecisionActions
-from .looks import RecordedLooks
 from .offered import OfferedLookups, OfferedOrders
-from .timeline import Timeline, next_attempt, told
+from .timeline import Timeline, described_attempts, next_attempt
 from .unreported import UnreportedViews
 
 #: Counted no further than this: a page of a table with millions of rows must not count them all.
@@ -69,7 +69,7 @@ class _Page(OfferedOrders):
 
 
 @admin.register(Delivery)
-class DeliveryAdmin(UnreportedViews, OfferedLookups, DashboardViews, ContentViews, RecordedLooks, DecisionActions):
+class DeliveryAdmin(UnreportedViews, OfferedLookups, DashboardViews, ContentViews, AuditedViews, DecisionActions):
     """Read-only, but for what a person has to decide."""
 
     list_filter = (
@@ -210,9 +210,9 @@ class DeliveryAdmin(UnreportedViews, OfferedLookups, DashboardViews, ContentView
         return [name for _title, options in self.get_fieldsets(request, obj) for name in options["fields"]]
 
     def render_change_form(self, request: HttpRequest, context: Any, *args: Any, **kwargs: Any) -> HttpResponse:
-        """Tell of the attempts in words."""
+        """Describe the attempts in words."""
         for inline in context["inline_admin_formsets"]:
-            context["attempts"] = told(inline.formset.get_queryset(), may_see=may_see_content(request))
+            context["attempts"] = described_attempts(inline.formset.get_queryset(), may_see=may_see_content(request))
             context["next_attempt"] = next_attempt(inline.formset.instance)
         return super().render_change_form(request, context, *args, **kwargs)
 

@@ -64,7 +64,7 @@ def _check_id(model: Any, text: str) -> None:
 
 
 class HistoryPage(SimpleHistoryAdmin):  # type: ignore[misc]  # the library is untyped
-    """simple-history's page; it says in a word what happened, and knows of looks, tests and passwords."""
+    """simple-history's page; it says in a word what happened, and knows of views, tests and passwords."""
 
     object_history_template = "admin/email_integration/smtpconfig/object_history.html"
     object_history_list_template = "email_integration/history_list.html"

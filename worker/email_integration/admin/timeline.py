@@ -49,7 +49,7 @@ class Timeline(AttemptInline):
         return False
 
 
-def told(attempts: Iterable[DeliveryAttempt], *, may_see: bool) -> list[dict[str, Any]]:
+def described_attempts(attempts: Iterable[DeliveryAttempt], *, may_see: bool) -> list[dict[str, Any]]:
     """What the page says of each attempt; the server's own words are for who ``may_see`` them."""
     return [
         {

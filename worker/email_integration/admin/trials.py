@@ -50,11 +50,11 @@ def run(relay: Relay, *, send_to: str | None) -> Trial:
         except InvalidMail:
             return Trial(problems=(_why_no_mail(send_to),))
     report = probe(relay, mail)
-    told = advice(report.failure, relay) if report.failure is not None else None
+    found = advice(report.failure, relay) if report.failure is not None else None
     notes = validators.login_warnings(
         username=relay.username, password=bool(relay.password), by_token=relay.tokens is not None
     )
-    return Trial(report=report, advice=told, notes=tuple(notes), sent_to=send_to or "")
+    return Trial(report=report, advice=found, notes=tuple(notes), sent_to=send_to or "")
 
 
 def _why_no_mail(send_to: str) -> str:

@@ -1,10 +1,10 @@
-"""Tells people when mail needs them, once: what is wrong now is compared with the alerts that are on.
+"""Notify people when mail needs them, once: compare what is wrong now with the alerts that are on.
 
-Every so often somebody looks (``look``). What is wrong and was not has one row, of which the database lets only one
-looker make the first: it logs, sends the signal, and tells the web hook and ADMINS. The same when it is over. A telling
-that failed is tried again at later looks.
+``evaluate`` runs every so often. A condition that was not on yet gets one row, which the database lets only one process
+make: that process logs it, sends the signal, and notifies the web hook and ADMINS. The same happens when it is over. A
+notification that failed is tried again by later evaluations.
 """
 
-from .look import look
+from .evaluation import evaluate
 
-__all__ = ["look"]
+__all__ = ["evaluate"]

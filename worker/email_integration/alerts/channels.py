@@ -1,4 +1,4 @@
-"""Who is told beside the log and the signal: a web hook, and ADMINS by mail. Neither goes through the queue."""
+"""Who is notified beside the log and the signal: a web hook, and ADMINS by mail. Neither goes through the queue."""
 
 from __future__ import annotations
 
@@ -29,24 +29,24 @@ logger = logging.getLogger(__name__)
 _PATIENCE = 10.0
 
 
-class NotTold(Exception):
-    """It could not be told; the message holds no address and no secret."""
+class NotificationFailed(Exception):
+    """A channel could not be notified; the message holds no address and no secret."""
 
 
-def wanted() -> tuple[str, ...]:
+def configured() -> tuple[str, ...]:
     """The channels that the settings name."""
     named = {"hook": conf.get("ALERT_WEBHOOK_URL"), "mail": conf.get("ALERT_CONFIGURATION")}
     return tuple(name for name, value in named.items() if value)
 
 
 @with_secrets
-def tell(channel: str, alert: Alert, state: str) -> bool:
-    """Tell of an alert that 'began', 'goes_on' or 'ended', within seconds; False, with a log line, if that failed."""
+def notify(channel: str, alert: Alert, state: str) -> bool:
+    """Notify of an alert that 'began', 'goes_on' or 'ended', within seconds; False, with a log line, if that failed."""
     try:
         {"hook": _call, "mail": _write}[channel](alert, state)
-    except Exception as error:  # whatever it is, the other channel and the next alert are to be told
-        why = str(error) if isinstance(error, NotTold) else type(error).__name__
-        logger.warning("An alert could not be told to the %s (%s).", _NAMES[channel], why)
+    except Exception as error:  # whatever it is, the other channel and the next alert must get their turn
+        why = str(error) if isinstance(error, NotificationFailed) else type(error).__name__
+        logger.warning("An alert could not be sent to the %s (%s).", _NAMES[channel], why)
         return False
     return True
 
@@ -65,7 +65,7 @@ def _call(alert: Alert, state: str) -> None:
     """POST the alert as JSON."""
     url = conf.get("ALERT_WEBHOOK_URL")
     if not web.is_url(url):
-        raise NotTold("ALERT_WEBHOOK_URL must be https, or on this machine")
+        raise NotificationFailed("ALERT_WEBHOOK_URL must be https, or on this machine")
     message = {
         "text": _sentence(alert, state),
         "kind": str(alert.kind),
@@ -77,9 +77,9 @@ def _call(alert: Alert, state: str) -> None:
     try:
         answer = web.post(url, json.dumps(message).encode(), content_type="application/json", seconds=_PATIENCE)
     except web.Unanswered as error:
-        raise NotTold(str(error)) from None
+        raise NotificationFailed(str(error)) from None
     if not 200 <= answer.status < 300:
-        raise NotTold(f"it answered {answer.status}")
+        raise NotificationFailed(f"it answered {answer.status}")
 
 
 def _write(alert: Alert, state: str) -> None:
@@ -88,14 +88,14 @@ def _write(alert: Alert, state: str) -> None:
     try:
         relay = relay_of(SMTPConfig.objects.get(name=name))
     except SMTPConfig.DoesNotExist:
-        raise NotTold("there is no configuration of the name in ALERT_CONFIGURATION") from None
+        raise NotificationFailed("there is no configuration of the name in ALERT_CONFIGURATION") from None
     except SecretUnavailable:
-        raise NotTold("its password cannot be had where it is kept") from None
+        raise NotificationFailed("its password cannot be had where it is kept") from None
     except SecretUnreadable:
-        raise NotTold("its password cannot be opened") from None
+        raise NotificationFailed("its password cannot be opened") from None
     to = admins()
     if not to:
-        raise NotTold("ADMINS is empty")
+        raise NotificationFailed("ADMINS is empty")
     subject = {"began": "Mail needs attention", "goes_on": "Mail still needs attention", "ended": "Mail is well again"}
     body = f"{_sentence(alert, state)}\n\nSince {in_utc(alert.since):%Y-%m-%d %H:%M} UTC.\n"
     message = EmailMessage(f"{subject[state]}: {alert.get_kind_display()}", body, relay.from_email, to)
@@ -104,14 +104,14 @@ def _write(alert: Alert, state: str) -> None:
         envelope = sandbox.plan_now(rendered.recipients).envelope
         sender = envelope_address(rendered.from_header)
     except (InvalidMail, ImproperlyConfigured) as error:
-        raise NotTold(f"{type(error).__name__}: correct ADMINS, the sender or REDIRECT_ALL_TO") from None
+        raise NotificationFailed(f"{type(error).__name__}: correct ADMINS, the sender or REDIRECT_ALL_TO") from None
     if not envelope:
-        raise NotTold("ADMINS are not in ALLOWED_RECIPIENTS")
+        raise NotificationFailed("ADMINS are not in ALLOWED_RECIPIENTS")
     relay = dataclasses.replace(relay, timeout=min(relay.timeout, _PATIENCE))
     mail = TrialMail(envelope=Envelope(sender=sender, recipients=envelope), content=rendered.content)
     report = probe(relay, mail)
     if not report.ok:
-        raise NotTold(report.summary)
+        raise NotificationFailed(report.summary)
 
 
 def _sentence(alert: Alert, state: str) -> str:

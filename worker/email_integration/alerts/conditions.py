@@ -26,8 +26,8 @@ class Condition:
     text: str
 
 
-def anything() -> bool:
-    """Whether anything may be wrong, or was: one question, as most looks find nothing. Raises ``DatabaseError``."""
+def anything_to_evaluate() -> bool:
+    """Whether anything may be wrong, or was: one query, as most evaluations find nothing. Raises ``DatabaseError``."""
     late = timezone.now() - dt.timedelta(seconds=conf.get("QUEUE_AGE_LIMIT"))
     deliveries = Delivery.objects.using(rows.database()).order_by()
     waiting = unclaimed().filter(due_at__lte=late).order_by()
@@ -41,7 +41,7 @@ def anything() -> bool:
     return bool(alerts.union(*questions, all=True).order_by()[:1])
 
 
-def conditions() -> list[Condition]:
+def firing_conditions() -> list[Condition]:
     """All that is wrong now. Raises ``DatabaseError``."""
     return [*_relays(), *_queue(), *_waiting_for_people(), *_secrets()]
 

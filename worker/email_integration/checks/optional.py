@@ -71,7 +71,7 @@ def check_traces(**kwargs: Any) -> list[CheckMessage]:
 @register("email_integration")
 @_if_settings_are_readable
 def check_alerts(**kwargs: Any) -> list[CheckMessage]:
-    """Check that alerts can be told where the settings say. Asks no network, and not the database."""
+    """Check that alerts can be sent where the settings say. Asks no network, and not the database."""
     found: list[CheckMessage] = []
     url = conf.get("ALERT_WEBHOOK_URL")
     if url and not web.is_url(url):

@@ -12,7 +12,7 @@ from . import figures
 from .figures import Choice, Flow, Flows, Times
 from .spans import Interval
 
-#: So many configurations are told, those with the most mails.
+#: So many configurations are shown, those with the most mails.
 CONFIGURATIONS = 8
 
 #: Times are those of so many mails at most in each interval, looked for among about so many rows.
@@ -44,14 +44,14 @@ def shares(choice: Choice, intervals: Sequence[Interval], flows: Sequence[Flows]
     names = {configuration: replace(choice, configuration=configuration) for _, configuration in groups}
     busiest = sorted(names, key=lambda name: (-_size(names[name], flows), name))
     asked = [(name, names[name]) for name in busiest[:CONFIGURATIONS]]
-    told = len(asked)
+    shown = len(asked)
     asked += [(lane, replace(choice, lane=lane)) for lane in Lane.values if any(lane == has for has, _ in groups)]
     times = _times([one for _, one in asked], intervals, flows)
     found = [
         Share(name=name, choice=one, flow=_sum(one, flows), times=of_it)
         for (name, one), of_it in zip(asked, times, strict=True)
     ]
-    return Shares(configurations=found[:told], left_out=len(busiest) - told, lanes=found[told:])
+    return Shares(configurations=found[:shown], left_out=len(busiest) - shown, lanes=found[shown:])
 
 
 def _sum(choice: Choice, flows: Iterable[Flows]) -> Flow:

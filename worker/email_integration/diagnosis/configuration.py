@@ -251,7 +251,7 @@ def somebody() -> str | None:
         return None
 
 
-def telling() -> list[Finding]:
+def diagnose_alerts() -> list[Finding]:
     """Whether the configuration that alerts are written by is there, and is another than what they may be about."""
     name = conf.get("ALERT_CONFIGURATION")
     if not name:

@@ -7,7 +7,7 @@ from email_integration.smtp import Relay
 
 from . import server
 from .blockers import blockers
-from .configuration import configuration, passwords, somebody, telling
+from .configuration import configuration, diagnose_alerts, passwords, somebody
 from .database import database
 from .findings import Finding, Section, error
 from .project import project_settings
@@ -30,7 +30,7 @@ def examine(*, test_email: str | None = None, patience: float = 1.0) -> list[Sec
     return [
         Section(title="Checking Email/SMTP Configuration", findings=tuple(found), parts=tuple(parts)),
         Section(title="Checking SMTP server and sender", findings=(*passwords(), *details, server.fallback())),
-        Section(title="Checking settings", findings=(*project_settings(), *telling())),
+        Section(title="Checking settings", findings=(*project_settings(), *diagnose_alerts())),
         Section(
             title="Checking database, cache and storage",
             findings=(*database(), cache(), *storage(patience=patience)),

@@ -6,8 +6,8 @@ from django.core import checks
 
 from .findings import Finding, error, ok, warning
 
-#: Told at more length where the cache is tried, and where the server is.
-_TOLD_ELSEWHERE = frozenset({"email_integration.W001", "email_integration.E013"})
+#: Reported at more length where the cache is tried, and where the server is.
+_REPORTED_ELSEWHERE = frozenset({"email_integration.W001", "email_integration.E013"})
 
 
 def project_settings() -> list[Finding]:
@@ -17,6 +17,6 @@ def project_settings() -> list[Finding]:
             f"settings.{message.id}", str(message.msg).rstrip("."), str(message.hint or "Correct the settings.")
         )
         for message in checks.run_checks(tags=["email_integration"], include_deployment_checks=True)
-        if message.id not in _TOLD_ELSEWHERE and not message.is_silenced()
+        if message.id not in _REPORTED_ELSEWHERE and not message.is_silenced()
     ]
     return found or [ok("settings", "The settings fit together")]

@@ -191,12 +191,12 @@ def beat() -> Finding:
     if not cache_is_shared():
         return info("beat", "Whether anything sweeps cannot be told without a shared cache")
     try:
-        mark = sweeper.last_mark()
+        heartbeat = sweeper.last_heartbeat()
     except Exception:  # said under 'cache'
         return warning("beat", "Whether anything sweeps cannot be told while the cache is out of reach", "See above.")
-    if mark is None or time.time() - mark > patience:
+    if heartbeat is None or time.time() - heartbeat > patience:
         return error("beat", f"No sweep in the last {patience:.0f} s", mend)
-    ago = time.time() - mark
+    ago = time.time() - heartbeat
     if ago < -SKEW_NOTICED:
         return warning(
             "beat",

@@ -149,12 +149,14 @@ def _claim(
     )
 
 
-def record(batch: Batch, changes: Sequence[Change], *, permitted: int | None = None, report: bool = True) -> Recorded:
+def record(
+    batch: Batch, changes: Sequence[Change], *, permitted: int | None = None, store_result: bool = True
+) -> Recorded:
     """Record what happened to some of a batch's deliveries, all in one commit, and renew its lease.
 
-    ``permitted`` is for how many of its mails final dots may be sent from now on. Without ``report`` no results are
-    stored. After the commit signals and log lines tell of each. Raises ``DatabaseError``; then it is to be recorded
-    again, which does nothing to what was recorded in fact. With no changes the lease is renewed.
+    ``permitted`` is for how many of its mails final dots may be sent from now on. Without ``store_result`` no results
+    are stored. After the commit each is emitted as signals and log lines. Raises ``DatabaseError``; then it is to be
+    recorded again, which does nothing to what was recorded in fact. With no changes the lease is renewed.
     """
     ids = [change.delivery.id for change in changes]
     if len(set(ids)) != len(ids):
@@ -162,7 +164,7 @@ def record(batch: Batch, changes: Sequence[Change], *, permitted: int | None = N
     closes = batch.open.issubset(ids)
     asked_at = time.monotonic()
     done = conflicts.repeated(
-        lambda: recording.make(changes, batch=batch.id, permitted=permitted, closes=closes, report=report)
+        lambda: recording.make(changes, batch=batch.id, permitted=permitted, closes=closes, store_result=store_result)
     )
     was_open = bool(batch.open)
     batch.open.difference_update(ids)

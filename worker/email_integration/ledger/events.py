@@ -1,4 +1,4 @@
-"""Tell what became of a mail: the application by the signals, and the log by a line.
+"""Emit what became of a mail: to the application by the signals, and to the log by a line.
 
 No line has an address, a subject, or the server's own words, unless the setting LOG_ADDRESSES adds the recipients.
 """
@@ -27,7 +27,7 @@ from .rows import database, is_readable
 
 
 def outcome(ended: Ended, before: list[dict[str, Any]]) -> list[Act]:
-    """What announces how an attempt ended, once it is committed; ``before`` is how the recipients stood."""
+    """Return what emits how an attempt ended, once that is committed; ``before`` is how the recipients stood."""
     delivery = ended.delivery
     acts = attempted(ended)
     failed = [item for item in delivery.recipients if item["status"] == "failed"]
@@ -42,7 +42,7 @@ def outcome(ended: Ended, before: list[dict[str, Any]]) -> list[Act]:
 
 
 def end(delivery: Delivery) -> list[Act]:
-    """What announces that a delivery is finished without an attempt, once that is committed."""
+    """Return what emits that a delivery is finished without an attempt, once that is committed."""
     return moved(delivery) + _end(delivery)
 
 
@@ -64,8 +64,8 @@ def _signalled(signal: Signal, delivery: Delivery, **arguments: Any) -> list[Act
     if not (signal.receivers and signal.has_listeners(Delivery)):
         return []
     # Django logs what a receiver raises.
-    tell = functools.partial(signal.send_robust, sender=Delivery, delivery=delivery, **arguments)
-    return [("tell of a delivery", functools.partial(recursion.within_delivery, delivery.options, tell))]
+    send = functools.partial(signal.send_robust, sender=Delivery, delivery=delivery, **arguments)
+    return [("send a signal of a delivery", functools.partial(recursion.within_delivery, delivery.options, send))]
 
 
 #: Of all these lines, whatever module they come from.

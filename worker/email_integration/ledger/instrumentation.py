@@ -1,23 +1,23 @@
-"""The interface between deliveries and whoever measures or traces them; nobody does unless somebody is installed."""
+"""The interface between deliveries and what measures or traces them; nothing does unless an observer is installed."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from email_integration.models import Delivery
-from email_integration.smtp import Relay, Watch
+from email_integration.smtp import Relay, SessionObserver
 
 from .records import Change, Ended
 
 
-class Observer(Watch):
-    """Does nothing with what it is told. As of a ``Watch``, none of this may raise, or take long."""
+class Observer(SessionObserver):
+    """Does nothing. As of a ``SessionObserver``, no method may raise, or take long."""
 
     def submitting(self, delivery: Delivery) -> None:
         """A mail is about to be stored; its ``traceparent`` may be set."""
 
     def tried(self, delivery: Delivery, seconds: float) -> None:
-        """An attempt of this thread has ended, which took so many seconds. Another may record it, and tell of that."""
+        """An attempt of this thread has ended, which took so many seconds. Another may record it, and report that."""
 
     def attempted(self, ended: Ended) -> None:
         """An attempt is recorded; the delivery is as it was recorded."""
@@ -25,12 +25,12 @@ class Observer(Watch):
     def recorded(self, changes: Sequence[Change]) -> None:
         """These are recorded, in one commit."""
 
-    def swept(self, seconds: float, woken: int) -> None:
+    def sweep_ended(self, seconds: float, woken: int) -> None:
         """A sweep took so many seconds, and woke so many queues."""
 
 
 class _Several(Observer):
-    """Tells each of them."""
+    """Calls each of them."""
 
     def __init__(self, *observers: Observer) -> None:
         self._observers = observers
@@ -51,9 +51,9 @@ class _Several(Observer):
         for observer in self._observers:
             observer.recorded(changes)
 
-    def swept(self, seconds: float, woken: int) -> None:
+    def sweep_ended(self, seconds: float, woken: int) -> None:
         for observer in self._observers:
-            observer.swept(seconds, woken)
+            observer.sweep_ended(seconds, woken)
 
     def opened(self, relay: Relay, seconds: float, *, succeeded: bool) -> None:
         for observer in self._observers:
@@ -68,21 +68,21 @@ class _Several(Observer):
             observer.holds(idle=idle, lent=lent)
 
 
-_NOBODY = Observer()
-_observer = _NOBODY
+_NONE = Observer()
+_observer = _NONE
 
 
 def install(observer: Observer | None) -> None:
-    """Have this process, and those that are forked from it, tell ``observer``; None for nobody."""
+    """Have this process, and those that are forked from it, report to ``observer``; None for none."""
     global _observer  # the one observer of this process
-    _observer = observer or _NOBODY
+    _observer = observer or _NONE
 
 
 def add(observer: Observer) -> None:
-    """Have this process, and those that are forked from it, tell ``observer`` too."""
-    install(observer if _observer is _NOBODY else _Several(_observer, observer))
+    """Have this process, and those that are forked from it, report to ``observer`` too."""
+    install(observer if _observer is _NONE else _Several(_observer, observer))
 
 
 def installed() -> Observer:
-    """Whom to tell."""
+    """The observer to report to."""
     return _observer

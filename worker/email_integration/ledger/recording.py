@@ -39,32 +39,39 @@ class Done:
 
 
 def make(
-    changes: Sequence[Change], *, batch: str, permitted: int | None = None, closes: bool = False, report: bool = True
+    changes: Sequence[Change],
+    *,
+    batch: str,
+    permitted: int | None = None,
+    closes: bool = False,
+    store_result: bool = True,
 ) -> Done:
     """Make the changes, renew the batch, or delete it with ``closes``, all in one commit. Raises ``DatabaseError``.
 
     A change that was made already, and whose commit's answer was lost, is made; whose delivery has been moved since is
-    not, unless the server accepted it. The instances of those made are brought up to date, and all told of it.
+    not, unless the server accepted it. The instances of those made are brought up to date, and their events emitted.
     """
     now = timezone.now()
     with steps.undone_on_error() as ready:
         for change in changes:
-            ready.append(_step(change, report=report, now=now))
+            ready.append(_step(change, store_result=store_result, now=now))
         answer = _record(ready, batch=batch, permitted=permitted, closes=closes)
     after_commit_each(events.together(steps.finish(ready, answer.made)), using=database())
     made = list(answer.made)
     missed = [number for number, is_made in enumerate(made) if not is_made]
     for number in missed:
-        made[number] = _make_late(changes[number], batch=batch if answer.is_owned else None, report=report)
+        made[number] = _make_late(changes[number], batch=batch if answer.is_owned else None, store_result=store_result)
     if missed and closes:
         _delete_if_done(batch)
     return Done(made=made, is_owned=answer.is_owned, cancel_requested=answer.cancel_requested)
 
 
-def _step(change: Change, *, report: bool, now: dt.datetime | None = None) -> Step:
+def _step(change: Change, *, store_result: bool, now: dt.datetime | None = None) -> Step:
     delivery = change.delivery
     if isinstance(change, Ended):
-        return _of_ended(change, columns.after_attempt(change, now=now), report=report, not_among=FINAL, now=now)
+        return _of_ended(
+            change, columns.after_attempt(change, now=now), store_result=store_result, not_among=FINAL, now=now
+        )
     step = change.step(delivery)
     if delivery.cancel_requested and delivery.status not in FINAL:
         step.undo()
@@ -76,7 +83,7 @@ def _of_ended(
     ended: Ended,
     values: dict[str, Any],
     *,
-    report: bool,
+    store_result: bool,
     not_among: Collection[Status] = (),
     now: dt.datetime | None = None,
 ) -> Step:
@@ -85,14 +92,14 @@ def _of_ended(
         ended.delivery,
         values,
         rows=lambda: (columns.attempt_row(ended, now=now),),
-        report=report,
+        store_result=store_result,
         not_among=not_among,
-        tell=lambda _: _told(ended, before),
+        emit=lambda _: _emit(ended, before),
     )
 
 
-def _told(ended: Ended, before: list[dict[str, Any]]) -> list[Act]:
-    """Tell of an attempt whose recipients stood so before; return what is to be done for that after the commit."""
+def _emit(ended: Ended, before: list[dict[str, Any]]) -> list[Act]:
+    """Emit an attempt whose recipients stood so before; return what is to be done for that after the commit."""
     instrumentation.installed().attempted(ended)
     return events.outcome(ended, before)
 
@@ -139,15 +146,15 @@ def renew(batches: Any, *, permitted: int | None, lease: float) -> bool:
 # -- what was moved since -------------------------------------------------------------------------------------------
 
 
-def accept_late(ended: Ended, *, report: bool = True) -> bool:
+def accept_late(ended: Ended, *, store_result: bool = True) -> bool:
     """Record what the server accepted, although its delivery has been moved since; False when that was known.
 
     Its recipients are settled, whoever sends to the others meanwhile.
     """
-    return isinstance(ended.outcome, Accepted) and _make_late(ended, batch=None, report=report)
+    return isinstance(ended.outcome, Accepted) and _make_late(ended, batch=None, store_result=store_result)
 
 
-def _make_late(change: Change, *, batch: str | None, report: bool) -> bool:
+def _make_late(change: Change, *, batch: str | None, store_result: bool) -> bool:
     """Make a change whose delivery has another fence than it had: as said in ``make``.
 
     ``batch`` is the one that it was claimed with, if that is there still.
@@ -159,13 +166,13 @@ def _make_late(change: Change, *, batch: str | None, report: bool) -> bool:
         if not _reload_under_lock(delivery):
             return False
         if isinstance(change, Ended) and _is_logged(change, number):
-            # The answer to the commit was lost, and nothing has been told of it yet.
-            _tell_again(change, before)
+            # The answer to the commit was lost, and nothing of it has been emitted yet.
+            _emit_recorded(change, before)
             return True
         if batch is not None and delivery.batch == batch:
-            return steps.make([_step(change, report=report)])[0]
+            return steps.make([_step(change, store_result=store_result)])[0]
         if isinstance(change, Ended) and isinstance(change.outcome, Accepted):
-            return _accept_under_lock(change, change.outcome, report=report)
+            return _accept_under_lock(change, change.outcome, store_result=store_result)
         delivery.__dict__.clear()
         delivery.__dict__.update(before)
         return False
@@ -190,18 +197,18 @@ def _is_logged(ended: Ended, number: int) -> bool:
     return log.filter(started_at=ended.attempt.started_at, worker=worker).exists()
 
 
-def _tell_again(ended: Ended, before: dict[str, Any]) -> None:
-    """Tell what was recorded of a delivery as it was ``before``."""
+def _emit_recorded(ended: Ended, before: dict[str, Any]) -> None:
+    """Emit what was recorded of a delivery as it was ``before``."""
     delivery = ended.delivery
     now = dict(delivery.__dict__)
     delivery.__dict__.update(before)
     values = columns.after_attempt(ended)
     delivery.__dict__.update(values)
-    after_commit_each(_told(ended, before["recipients"]), using=database())
+    after_commit_each(_emit(ended, before["recipients"]), using=database())
     delivery.__dict__.update(now)
 
 
-def _accept_under_lock(ended: Ended, outcome: Accepted, *, report: bool) -> bool:
+def _accept_under_lock(ended: Ended, outcome: Accepted, *, store_result: bool) -> bool:
     delivery = ended.delivery
     before = delivery.recipients
     if settlement.settle(before, outcome) == before:
@@ -214,9 +221,9 @@ def _accept_under_lock(ended: Ended, outcome: Accepted, *, report: bool) -> bool
         _settle_only(delivery, values)
         logged = dict(columns.attempt_row(ended).values)
         DeliveryAttempt.objects.using(database()).create(delivery_id=logged.pop("delivery"), **logged)
-        after_commit_each(_told(ended, before), using=database())
+        after_commit_each(_emit(ended, before), using=database())
         return True
-    return steps.make([_of_ended(ended, values, report=report)])[0]
+    return steps.make([_of_ended(ended, values, store_result=store_result)])[0]
 
 
 def _settle_only(delivery: Delivery, values: dict[str, Any]) -> None:

@@ -20,9 +20,9 @@ class Step:
 
     ``values`` are the changed fields, on condition that the status is ``among`` these, or ``not_among`` them, and that
     neither the fence nor the batch has changed. The delivery is claimed no longer once it is made. ``rows`` makes
-    further rows, to be written only if it is made, and is called once the instance is as it will be. With ``report``
-    the result is stored. ``tell`` is called with the delivery once it is made, before the commit where there is a
-    transaction, and returns what is to be done after that.
+    further rows, to be written only if it is made, and is called once the instance is as it will be. With
+    ``store_result`` the result is stored. ``emit`` is called with the delivery once it is made, before the commit
+    where there is a transaction, and returns what is to be done after that.
     """
 
     def __init__(
@@ -31,18 +31,18 @@ class Step:
         values: Mapping[str, Any],
         *,
         rows: Callable[[], Iterable[sql.Row]] = tuple,
-        report: bool = False,
+        store_result: bool = False,
         among: Collection[Status] = (),
         not_among: Collection[Status] = (),
-        tell: Callable[[Delivery], Sequence[Act]] | None = None,
+        emit: Callable[[Delivery], Sequence[Act]] | None = None,
     ) -> None:
         self.delivery = delivery
         self.fence, self.batch = delivery.fence, delivery.batch
         self.values = {**values, "batch": ""} if self.batch else values
-        self.reports = report
+        self.stores_result = store_result
         self.among, self.not_among = among, not_among
         self._before = dict(delivery.__dict__)
-        self._tell = tell
+        self._emit = emit
         try:
             delivery.__dict__.update(self.values, fence=self.fence + 1)
             self.rows = tuple(rows())
@@ -56,8 +56,8 @@ class Step:
         file = self._before.get("content_file")
         if file and not self.delivery.content_file:
             acts.append(("delete a content", functools.partial(content.remove_file, file)))
-        if self._tell is not None:
-            acts += self._tell(self.delivery)
+        if self._emit is not None:
+            acts += self._emit(self.delivery)
         return acts
 
     def undo(self) -> None:
@@ -110,34 +110,34 @@ def moves(steps: Sequence[Step], *, batch: str | None = None) -> list[sql.Move]:
 
 
 def rows_of(steps: Sequence[Step]) -> list[Sequence[sql.Row]]:
-    """The rows of each step, with those that tell its result."""
-    to_report = [step.delivery for step in steps if step.reports]
-    reported = task_queue.installed().report(to_report) if to_report else {}
-    if not reported:
+    """The rows of each step, with those of its result."""
+    to_store = [step.delivery for step in steps if step.stores_result]
+    results = task_queue.installed().result_rows(to_store) if to_store else {}
+    if not results:
         return [step.rows for step in steps]
-    return [(*step.rows, *(reported.get(step.delivery.id, ()) if step.reports else ())) for step in steps]
+    return [(*step.rows, *(results.get(step.delivery.id, ()) if step.stores_result else ())) for step in steps]
 
 
 def finish(steps: Sequence[Step], made: Sequence[bool]) -> list[Act]:
     """Undo those steps that were not made; return what is to be done once the others are committed."""
     acts: list[Act] = []
-    reported: list[Delivery] = []
+    with_result: list[Delivery] = []
     for step, is_made in zip(steps, made, strict=True):
         if not is_made:
             step.undo()
             continue
         acts += step.made()
-        if step.reports:
-            reported.append(step.delivery)
+        if step.stores_result:
+            with_result.append(step.delivery)
     # First of all: a receiver of a signal may look for the result.
-    return [*_reports_elsewhere(reported), *acts]
+    return [*_results_elsewhere(with_result), *acts]
 
 
-def _reports_elsewhere(deliveries: Sequence[Delivery]) -> list[Act]:
+def _results_elsewhere(deliveries: Sequence[Delivery]) -> list[Act]:
     queue = task_queue.installed()
-    if not (deliveries and queue.reports_elsewhere()):
+    if not (deliveries and queue.stores_results_elsewhere()):
         return []
-    return [("store a result", functools.partial(queue.report_elsewhere, one)) for one in deliveries]
+    return [("store a result", functools.partial(queue.store_result, one)) for one in deliveries]
 
 
 @contextlib.contextmanager

@@ -37,8 +37,8 @@ class TaskQueue(Protocol):
         """Have a worker look for mail in each of these queues, now; return those that could not be woken.
 
         Returns in about a second even if the broker is dead. ``priority`` is the task queue's own number for the
-        wake-up among other tasks; one that ``joins`` is told so, and tells ``wakeups.joined``. Raises what the broker
-        raises when it is away, so that none may have been woken.
+        wake-up among other tasks; one that ``joins`` has that as its argument, and calls ``wakeups.joined``. Raises
+        what the broker raises when it is away, so that none may have been woken.
         """
 
     def call_for_sweep(self, *, after: float = 0.0) -> None:
@@ -50,14 +50,14 @@ class TaskQueue(Protocol):
     def priority_of(self, delivery: Delivery) -> int | None:
         """The number that the caller has given for the task, None for none."""
 
-    def report(self, deliveries: Collection[Delivery]) -> Mapping[str, Sequence[Row]]:
-        """The rows that tell how these deliveries stand, by their ids, to be written with them in one commit."""
+    def result_rows(self, deliveries: Collection[Delivery]) -> Mapping[str, Sequence[Row]]:
+        """The rows with the results of these deliveries, by their ids, to be written with them in one commit."""
 
-    def reports_elsewhere(self) -> bool:
-        """Whether that is told in another way, by ``report_elsewhere``."""
+    def stores_results_elsewhere(self) -> bool:
+        """Whether results are stored elsewhere, by ``store_result``."""
 
-    def report_elsewhere(self, delivery: Delivery) -> None:
-        """Tell it where there is no such row; called once the delivery is committed."""
+    def store_result(self, delivery: Delivery) -> None:
+        """Store the result where there is no such row; called once the delivery is committed."""
 
     def has_continuation(self, delivery: Delivery) -> bool:
         """Whether something follows the delivery's end."""
@@ -85,13 +85,13 @@ class _Nobody:
     def priority_of(self, delivery: Delivery) -> int | None:
         return None
 
-    def report(self, deliveries: Collection[Delivery]) -> Mapping[str, Sequence[Row]]:
+    def result_rows(self, deliveries: Collection[Delivery]) -> Mapping[str, Sequence[Row]]:
         return {}
 
-    def reports_elsewhere(self) -> bool:
+    def stores_results_elsewhere(self) -> bool:
         return False
 
-    def report_elsewhere(self, delivery: Delivery) -> None:
+    def store_result(self, delivery: Delivery) -> None:
         pass
 
     def has_continuation(self, delivery: Delivery) -> bool:

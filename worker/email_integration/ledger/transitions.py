@@ -51,13 +51,13 @@ def ending(
         recipients = settlement.give_up(recipients, cause, reason)
         verdict = settlement.accepted(recipients) or verdict
     values = {"recipients": recipients, **columns.finished(delivery, verdict, recipients, continue_in=continue_in)}
-    return Step(delivery, values, not_among=FINAL, report=True, tell=events.end)
+    return Step(delivery, values, not_among=FINAL, store_result=True, emit=events.end)
 
 
 def setting_aside(delivery: Delivery, reason: str) -> Step:
     """Quarantine a row that cannot be read, without reading it."""
     verdict = settlement.Verdict(status=Status.QUARANTINED, code=None, cause=Cause.DAMAGED.value, reason=reason)
-    return Step(delivery, columns.finished(delivery, verdict), not_among=FINAL, report=True, tell=events.end)
+    return Step(delivery, columns.finished(delivery, verdict), not_among=FINAL, store_result=True, emit=events.end)
 
 
 def waiting_for_relay(delivery: Delivery, breaker_open: BreakerOpen, *, wait: float) -> Step:
@@ -75,7 +75,7 @@ def waiting_for_relay(delivery: Delivery, breaker_open: BreakerOpen, *, wait: fl
         "waits_for_relay": True,
     }
     is_news = before != Status.DEFERRED  # that it waits on is no news
-    return Step(delivery, values, among=CLAIMABLE, report=True, tell=events.moved if is_news else None)
+    return Step(delivery, values, among=CLAIMABLE, store_result=True, emit=events.moved if is_news else None)
 
 
 def giving_back(delivery: Delivery, *, returned: int | None = None, wait: float | None = None) -> Step:
@@ -101,16 +101,16 @@ def without_texts(change: Change, delivery: Delivery) -> Step:
     """What ``change`` makes of its delivery, without whatever a database may refuse to take: texts and the attempt."""
     if isinstance(change, Ended):
         values = columns.after_attempt(change)
-        tell = events.end if values["status"] in FINAL else events.moved
+        emit = events.end if values["status"] in FINAL else events.moved
     else:
         step = change.step(delivery)
-        values, tell = dict(step.values), None
+        values, emit = dict(step.values), None
         step.undo()
     kept = {name: values[name] for name in _STANDING if name in values}
     if "recipients" in values:
         names = ("address", "status", "code")
         kept["recipients"] = [{name: item[name] for name in names if name in item} for item in values["recipients"]]
-    return Step(delivery, kept, not_among=FINAL, tell=tell)
+    return Step(delivery, kept, not_among=FINAL, emit=emit)
 
 
 # -- for all others -------------------------------------------------------------------------------------------------
@@ -125,7 +125,7 @@ def send_now(delivery: Delivery, **changes: Any) -> bool:
     """Make a delivery due at once, whatever its state; False when it is claimed, or was overtaken."""
     now = clock.now()
     common = {"due_at": now, "next_at": now, "returned": 0, "waits_for_relay": False, "cancel_requested": False}
-    moved = _make(delivery, lambda one: Step(one, common | changes, report=True))
+    moved = _make(delivery, lambda one: Step(one, common | changes, store_result=True))
     if moved:
         task_queue.notify_on_commit(delivery, using=database())
     return moved
@@ -141,8 +141,8 @@ def send_prepared(
 ) -> bool:
     """Have a prepared delivery sent, with ``kept`` of the call that had it sent; False when overtaken.
 
-    ``queue`` is that of the call. A delivery that came to its end while it was prepared keeps that end, of which what
-    follows it is told.
+    ``queue`` is that of the call. A delivery that came to its end while it was prepared keeps that end, which what
+    follows it gets.
     """
     now = clock.now()
     changes: dict[str, Any] = {"continue_after": now}
@@ -205,7 +205,7 @@ def erase(delivery: Delivery, recipients: Any, **changes: Any) -> bool:
         verdict = settlement.accepted(recipients) or erased
         changes |= columns.finished(delivery, verdict, recipients, continue_in=0.0) | content.NONE
     changes["recipients"] = recipients
-    moved = _make(delivery, lambda one: Step(one, changes, report=ends, tell=events.end if ends else None))
+    moved = _make(delivery, lambda one: Step(one, changes, store_result=ends, emit=events.end if ends else None))
     if moved and ends and delivery.continue_after is not None:
         task_queue.call_for_sweep(using=database())
     return moved

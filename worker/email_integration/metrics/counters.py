@@ -46,7 +46,7 @@ def _harmless(method: M) -> M:
 
 
 class Counters(Observer):
-    """Counts what it is told. ``_last`` is the configuration of the attempt before, to see a switch."""
+    """Counts what it observes. ``_last`` is the configuration of the attempt before, to see a switch."""
 
     def __init__(self) -> None:
         def make(kind: Callable[..., Any], name: str, text: str, names: tuple[str, ...] = (), **how: Any) -> Any:
@@ -87,7 +87,7 @@ class Counters(Observer):
         )
 
     def connect(self) -> None:
-        """Have the app's signals tell of ends as well."""
+        """Count the ends of deliveries too, by the app's signals."""
         for signal in (signals.delivery_accepted, signals.delivery_failed, signals.delivery_expired):
             signal.connect(self.ended, sender=Delivery, weak=False, dispatch_uid="email_integration.metrics")
 
@@ -117,7 +117,7 @@ class Counters(Observer):
             self._last = now
 
     @_harmless
-    def swept(self, seconds: float, woken: int) -> None:
+    def sweep_ended(self, seconds: float, woken: int) -> None:
         self._sweep.observe(seconds)
         self._woken.inc(woken)
 

@@ -77,9 +77,9 @@ def _name() -> str:
 
 
 def _since_sweep() -> float | None:
-    """None while the cache is out of reach, and when nothing has ever swept."""
+    """None while the cache is out of reach, and when there was no sweep yet."""
     try:
-        mark = sweeper.last_mark()
+        heartbeat = sweeper.last_heartbeat()
     except Exception:  # every cache backend has exceptions of its own
         return None
-    return None if mark is None else max(0.0, time.time() - mark)
+    return None if heartbeat is None else max(0.0, time.time() - heartbeat)

@@ -58,9 +58,9 @@ class Migration(migrations.Migration):
                 ("text", models.TextField()),
                 ("since", models.DateTimeField(default=django.utils.timezone.now)),
                 ("ended_at", models.DateTimeField(null=True)),
-                ("told_at", models.DateTimeField(null=True)),
-                ("tell_at", models.DateTimeField(null=True)),
-                ("left", models.CharField(blank=True, max_length=20)),
+                ("notified_at", models.DateTimeField(null=True)),
+                ("notify_at", models.DateTimeField(null=True)),
+                ("pending_channels", models.CharField(blank=True, max_length=20)),
                 ("failures", models.PositiveSmallIntegerField(default=0)),
             ],
             options={
@@ -460,7 +460,7 @@ class Migration(migrations.Migration):
                     "oauth_secret_ends",
                     models.DateField(
                         blank=True,
-                        help_text="People are told in time. The end of a certificate is known and need not be entered.",
+                        help_text="You will be warned before it expires. The end of a certificate is known and need not be entered.",
                         null=True,
                         verbose_name="client secret ends on",
                     ),
@@ -661,7 +661,7 @@ class Migration(migrations.Migration):
                     "oauth_secret_ends",
                     models.DateField(
                         blank=True,
-                        help_text="People are told in time. The end of a certificate is known and need not be entered.",
+                        help_text="You will be warned before it expires. The end of a certificate is known and need not be entered.",
                         null=True,
                         verbose_name="client secret ends on",
                     ),

@@ -1,4 +1,4 @@
-"""What people are being told of."""
+"""The alerts that people are notified of."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from .primary import PrimaryManager
 
 
 class Alert(models.Model):
-    """There is a row while something is wrong that people are told of, and until they were told that it is over.
+    """There is a row while something is wrong, and until people were notified that it is over.
 
-    What makes, changes and deletes it is in ``email_integration.alerts``.
+    ``email_integration.alerts`` makes, changes and deletes it.
     """
 
     class Kind(models.TextChoices):
@@ -30,11 +30,12 @@ class Alert(models.Model):
     text = models.TextField()
     since = models.DateTimeField(default=timezone.now)
     ended_at = models.DateTimeField(null=True)
-    told_at = models.DateTimeField(null=True)
-    # When somebody tells it, or tries again to; NULL when all was told. Whoever does moves it on first.
-    tell_at = models.DateTimeField(null=True)
-    # To whom it has yet to be told: 'hook', 'mail', separated by a comma.
-    left = models.CharField(max_length=20, blank=True)
+    # Of the last notification.
+    notified_at = models.DateTimeField(null=True)
+    # When a notification is due, for the first time or again; NULL when none is. Its process moves it on first.
+    notify_at = models.DateTimeField(null=True)
+    # The channels that have yet to be notified: 'hook', 'mail', separated by a comma.
+    pending_channels = models.CharField(max_length=20, blank=True)
     # How often in a row that failed.
     failures = models.PositiveSmallIntegerField(default=0)
 

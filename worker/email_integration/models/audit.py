@@ -1,7 +1,7 @@
 """Who did what to which configuration, on top of django-simple-history.
 
-The library records ``save()`` and ``delete()``; this adds what it does not see (``QuerySet.update()``, a test, a look
-at the page), says in one word what happened, and that a password changed without keeping it.
+The library records ``save()`` and ``delete()``; this adds what it does not see (``QuerySet.update()``, a test, a view
+of the page), says in one word what happened, and that a password changed without keeping it.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def describe(instance: Any, history_instance: Any, **kwargs: Any) -> None:
 
 
 def note(config: ServerSettings, event: Event, *, user: Any = None, reason: str = "") -> None:
-    """Record an event that changed nothing: a test, a look at the secrets' page."""
+    """Record an event that changed nothing: a test, a view of the secrets' page."""
     _record([config], event=event, user=user, reason=reason)
 
 

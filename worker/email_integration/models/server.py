@@ -98,7 +98,7 @@ class ServerSettings(SealedRow):
         _("client secret ends on"),
         null=True,
         blank=True,
-        help_text=_("People are told in time. The end of a certificate is known and need not be entered."),
+        help_text=_("You will be warned before it expires. The end of a certificate is known and need not be entered."),
     )
     oauth_scope = models.CharField(_("scope"), max_length=500, blank=True)
     use_tls = models.BooleanField(_("use TLS"), default=True, help_text=_("STARTTLS, usually on port 587."))

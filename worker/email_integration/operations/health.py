@@ -55,7 +55,7 @@ def _broker() -> tuple[bool, str]:
 
 
 def _worker() -> tuple[bool, str]:
-    """Whether a worker swept lately: to ask the workers themselves would take seconds."""
+    """Whether there was a sweep lately: to ask the workers themselves would take seconds."""
     if health.is_eager():
         return True, "Tasks run in the process that calls them"
     return _worst([workers.beat()])

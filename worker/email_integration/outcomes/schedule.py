@@ -24,7 +24,7 @@ _ASKS = re.compile(r"again|retry|come back|gr[ea]y|delay|wait|later|defer", re.I
 def doubled(first: float, times: int, *, longest: float = math.inf) -> float:
     """Return ``first`` seconds, doubled so many times (at most 30), and no more than ``longest``.
 
-    So the waits grow between attempts, probes of a server at fault, and tries to tell of an alert.
+    So the waits grow between attempts, probes of a server at fault, and tries to notify of an alert.
     """
     return float(min(longest, first * 2.0 ** min(times, 30)))
 

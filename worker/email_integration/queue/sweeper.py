@@ -1,4 +1,4 @@
-"""Wake each queue in which mail is due that no worker has in hand, recover what was lost, and leave a mark of it."""
+"""Wake each queue in which mail is due that no worker has in hand, recover what was lost, and leave a heartbeat."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ logger = logging.getLogger(__name__)
 
 _F = TypeVar("_F", bound=Callable[[], object])
 
-#: The key of the mark in the shared cache.
-KEY = "email_integration:swept"
+#: The key of the sweeper's heartbeat in the shared cache.
+HEARTBEAT_KEY = "email_integration:sweeper_heartbeat"
 
 #: Seconds after which mail that is due has its queue woken whatever the cache says of it.
 OVERDUE = 30.0
@@ -66,7 +66,7 @@ def sweep() -> int:
     unheard = _wake(due)
     if found["continuations"]:
         continuing.publish_due()
-    leave_mark()
+    leave_heartbeat()
     return len(due.keys() - unheard)
 
 
@@ -201,23 +201,23 @@ def _rows() -> QuerySet[Delivery]:
     return Delivery.objects.using(database()).order_by()
 
 
-# -- the mark -------------------------------------------------------------------------------------------------------
+# -- the heartbeat --------------------------------------------------------------------------------------------------
 
 
-def leave_mark() -> None:
-    """Say that a sweep was made now. Never raises: sweeping matters, the mark does not."""
+def leave_heartbeat() -> None:
+    """Record that a sweep was made now. Never raises: sweeping matters, the heartbeat does not."""
     try:
         with shared_cache() as cache:
-            cache.set(KEY, time.time(), timeout=None)
+            cache.set(HEARTBEAT_KEY, time.time(), timeout=None)
     except Exception as error:  # every cache backend has exceptions of its own
-        logger.debug("The sweep could not leave its mark in the cache (%s).", type(error).__name__)
+        logger.debug("The sweeper could not leave its heartbeat in the cache (%s).", type(error).__name__)
 
 
-def last_mark() -> float | None:
+def last_heartbeat() -> float | None:
     """When the last sweep was made, in seconds since the epoch by the clock of its host; None if none is known.
 
     Raises what the cache raises.
     """
     with shared_cache() as cache:
-        found = cache.get(KEY)
+        found = cache.get(HEARTBEAT_KEY)
     return float(found) if found is not None else None

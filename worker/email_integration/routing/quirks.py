@@ -29,11 +29,11 @@ KEPT = dt.timedelta(days=7)
 
 
 class SharedMemory(Memory):
-    """Quirks in the database. Where it cannot be asked or told, this process goes by what it has learned itself."""
+    """Quirks in the database. Where it cannot be read or written, this process goes by what it has learned itself."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._untold: dict[Relay, dict[str, Any]] = {}
+        self._unsaved: dict[Relay, dict[str, Any]] = {}
 
     def recall(self, relay: Relay) -> Quirks:
         """What is known of ``relay``: one query for each session that is opened."""
@@ -46,31 +46,31 @@ class SharedMemory(Memory):
         known = Quirks()
         if row is not None:
             known = Quirks(pipelining=Pipelining(row.pipelining), mails=row.mails, recipients=row.recipients)
-        untold = self._untold.get(relay, {})
-        if untold:
-            self._keep(relay)
-        return replace(known, **untold)
+        unsaved = self._unsaved.get(relay, {})
+        if unsaved:
+            self._save_on_commit(relay)
+        return replace(known, **unsaved)
 
     def learn(self, relay: Relay, **changes: Any) -> None:
         """Have all processes know it, once a transaction that is open here is committed."""
         extra = {"configuration": relay.name, **{f"learned_{name}": str(value) for name, value in changes.items()}}
         words = ", ".join(f"{name} {value}" for name, value in changes.items())
         logger.warning("Learned about the server of %s: %s.", relay, words, extra=extra)
-        self._untold[relay] = {**self._untold.get(relay, {}), **changes}
-        self._keep(relay)
+        self._unsaved[relay] = {**self._unsaved.get(relay, {}), **changes}
+        self._save_on_commit(relay)
 
-    def _keep(self, relay: Relay) -> None:
-        after_commit(f"keep what was learned about {relay}", functools.partial(self._tell, relay), using=database())
+    def _save_on_commit(self, relay: Relay) -> None:
+        after_commit(f"save what was learned about {relay}", functools.partial(self._save, relay), using=database())
 
-    def _tell(self, relay: Relay) -> None:
-        key, changes = breaker.key(relay), self._untold.get(relay)
+    def _save(self, relay: Relay) -> None:
+        key, changes = breaker.key(relay), self._unsaved.get(relay)
         if not changes:
-            return  # told already
+            return  # saved already
         place = {"smtp_config": relay.name, "host": relay.host, "learned_at": timezone.now()}
         _rows().update_or_create(pk=key, defaults={**place, **changes})
         _rows().filter(smtp_config=relay.name).exclude(pk=key).delete()  # of former settings
-        if self._untold.get(relay) == changes:  # else more was learned meanwhile
-            self._untold.pop(relay, None)
+        if self._unsaved.get(relay) == changes:  # else more was learned meanwhile
+            self._unsaved.pop(relay, None)
 
 
 #: This process's.

@@ -1,7 +1,7 @@
 """To whom a mail is offered, transaction by transaction, until the server takes it or says no.
 
-One recipient must not hold up the others: not one that the server cannot be told, not one at whom it hangs up, and not
-all those that are too many at a time.
+One recipient must not hold up the others: not one whose address the server does not support, not one at whom it hangs
+up, and not all those that are too many at a time.
 """
 
 from __future__ import annotations
@@ -56,8 +56,8 @@ class Offering:
 
     def over(self, session: Session) -> tuple[str, ...]:
         """Whom to name in the next transaction of this session."""
-        all_can_be_told = session.takes_utf8 or "".join(self._open).isascii()
-        self._unsupported = () if all_can_be_told else tuple(to for to in self._open if not to.isascii())
+        all_are_supported = session.takes_utf8 or "".join(self._open).isascii()
+        self._unsupported = () if all_are_supported else tuple(to for to in self._open if not to.isascii())
         able = self._open
         if self._unsupported:  # if none is left the session says so itself
             able = tuple(to for to in able if to not in self._unsupported) or able

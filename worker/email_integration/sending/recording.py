@@ -130,12 +130,12 @@ def record(batch: Batch, changes: Sequence[Change], *, permitted: int | None = N
         change = changes[0]
         _complain("The result of delivery %s cannot be stored (%s).", change, error)
     try:
-        return write([change], report=False)
+        return write([change], store_result=False)
     except Exception as error:
         _complain("The attempt at delivery %s cannot be stored (%s).", change, error)
     try:
         step = functools.partial(transitions.without_texts, change)
-        return write([records.Untried(delivery=change.delivery, step=step)], report=False)
+        return write([records.Untried(delivery=change.delivery, step=step)], store_result=False)
     except Exception as error:
         _complain("How delivery %s stands cannot be stored (%s).", change, error)
     return Recorded(made=[False], cancel_requested=set(), owned=True)

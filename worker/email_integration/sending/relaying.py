@@ -109,7 +109,7 @@ def transmit(mail: Mail, relay: Relay, guard: Guard, *, begun: Prepared | None =
                 outcome = Deferred(cause=Cause.UNUSABLE, reason=reason, relay_at_fault=True)
             if not isinstance(outcome, Skipped):
                 outcome = guard.judged(offering.complete(outcome))
-            outcome = way.tell(outcome)
+            outcome = way.report(outcome)
         return Transmitted(route=relay, outcome=outcome, tls_version=tls_version)
 
 

@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 _ahead = Ahead()
 
-_Told = TypeVar("_Told", bound=Outcome | Skipped)
+_Reported = TypeVar("_Reported", bound=Outcome | Skipped)
 
 
 class Way:
@@ -91,19 +91,19 @@ class Way:
                 retry_now.reset_breaker(self.relay)
         return True
 
-    def tell(self, outcome: _Told) -> _Told:
+    def report(self, outcome: _Reported) -> _Reported:
         """Trip or reset the breaker; return the outcome, with when to try again if the relay is to blame for it."""
         probing, self._probing = self._probing, False
         if not (probing or isinstance(outcome, Deferred)):
             return outcome  # it says nothing of the relay
         if breaker.in_transaction():
             # Of a caller of the direct backend, who may leave it open for long: none must have to wait for that.
-            later = functools.partial(self._tell, outcome, probing=probing)
+            later = functools.partial(self._report, outcome, probing=probing)
             after_commit(f"trip or reset the circuit breaker of {self.relay}", later, using=breaker.database())
             return outcome
-        return self._tell(outcome, probing=probing)
+        return self._report(outcome, probing=probing)
 
-    def _tell(self, outcome: _Told, *, probing: bool) -> _Told:
+    def _report(self, outcome: _Reported, *, probing: bool) -> _Reported:
         with self._bearing_the_database():
             goes_on = probing and self._is_the_limit_that_tripped(outcome)
             if isinstance(outcome, Deferred) and (outcome.for_everybody or goes_on):

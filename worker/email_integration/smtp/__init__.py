@@ -13,13 +13,13 @@ from .errors import (
     SMTPFailure,
     TLSFailed,
 )
+from .observer import SessionObserver
 from .pool import Limits, Pool
 from .quirks import Memory, Pipelining, Quirks
 from .relay import Envelope, Opening, Relay, Tokens
 from .replies import Phase, Reply
 from .session import Session
 from .transaction import Started
-from .watch import Watch
 
 __all__ = [
     "ALONG_WITH_DOT",
@@ -43,8 +43,8 @@ __all__ = [
     "SMTPFailure",
     "Seen",
     "Session",
+    "SessionObserver",
     "Started",
     "TLSFailed",
     "Tokens",
-    "Watch",
 ]

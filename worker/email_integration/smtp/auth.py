@@ -94,12 +94,12 @@ def another_may_do(mechanism: str, reply: Reply) -> bool:
     return reply.code in _NOT_THIS_ONE or (mechanism == "CRAM-MD5" and reply.code == 535)
 
 
-def most_telling(refusals: list[Reply]) -> Reply:
+def most_informative(refusals: list[Reply]) -> Reply:
     """Return the reply that says most of why there is no login; of several alike the first."""
-    return max(refusals, key=_tells)
+    return max(refusals, key=_rank)
 
 
-def _tells(reply: Reply) -> int:
+def _rank(reply: Reply) -> int:
     if reply.code == 421:
         return 1  # the connection ends, perhaps because of what was refused before
     if 400 <= reply.code < 500:

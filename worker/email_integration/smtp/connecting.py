@@ -23,7 +23,7 @@ def connect(host: str, port: int, timeout: float) -> socket.socket:
 
     IPv6 and IPv4 have their turns (RFC 8305 §4), one after the other: a server that counts connections sees no more
     than are used. Each address has an equal share of the time that is left. Resolving the name counts, though it
-    cannot be cut short. Raises the ``OSError`` that tells most of why there is no connection, and ``ValueError`` or
+    cannot be cut short. Raises the ``OSError`` that says most of why there is no connection, and ``ValueError`` or
     ``OverflowError`` for what cannot be a host or a port.
     """
     until = time.monotonic() + timeout
@@ -39,7 +39,7 @@ def connect(host: str, port: int, timeout: float) -> socket.socket:
             return _connected(address, share)
         except OSError as error:
             errors.append(error)
-    raise max(errors, key=_tells, default=socket.gaierror(socket.EAI_NONAME, "the name has no address"))
+    raise max(errors, key=_rank, default=socket.gaierror(socket.EAI_NONAME, "the name has no address"))
 
 
 def bare(host: str) -> str:
@@ -73,8 +73,8 @@ def _connected(found: _Found, timeout: float) -> socket.socket:
     return sock
 
 
-def _tells(error: OSError) -> int:
-    """How much an error tells: an answer more than silence, and silence more than the lack of a way there."""
+def _rank(error: OSError) -> int:
+    """How much an error says: an answer more than silence, and silence more than the lack of a way there."""
     if isinstance(error, ConnectionRefusedError):
         return 4
     if isinstance(error, TimeoutError):

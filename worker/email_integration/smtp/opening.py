@@ -168,14 +168,14 @@ def _authenticate(smtp: Connection, relay: Relay, token: str, unknown: Reply | N
             if not refusals:
                 raise
             # It was closed because of what was refused, as far as one can tell.
-            raise Refused(Phase.AUTH, "", auth.most_telling(refusals)) from lost
+            raise Refused(Phase.AUTH, "", auth.most_informative(refusals)) from lost
         if auth.is_in(reply):
             smtp.mechanism = mechanism
             return
         refusals.append(reply)
         if not auth.another_may_do(mechanism, reply):
             break
-    raise Refused(Phase.AUTH, "", auth.most_telling(refusals))
+    raise Refused(Phase.AUTH, "", auth.most_informative(refusals))
 
 
 def _log_in(smtp: Connection, relay: Relay, mechanism: str, token: str) -> Reply:

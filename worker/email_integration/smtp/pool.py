@@ -15,11 +15,11 @@ import tenacity
 from email_integration.forks import after_fork_in_child
 
 from .errors import CannotConnect, ConnectionLost, PoolBusy, SMTPFailure
+from .observer import SessionObserver
 from .quirks import Memory
 from .relay import Relay
 from .replies import Phase
 from .session import QUIT_TIMEOUT, Session
-from .watch import Watch
 
 #: Seconds for which a server is not asked for more sessions than it has let us have, or had us do with.
 _ALLOWED_FOR = 60.0
@@ -89,7 +89,7 @@ class _Sessions:
 
 
 class Pool:
-    """Lends sessions; ``limits`` is asked whenever they matter, and so is whom to tell; ``memory`` knows the servers.
+    """Lends sessions; ``limits`` and ``observer`` are asked for whenever they matter; ``memory`` knows the servers.
     Threads may share it.
 
     All state is ``_sessions`` and ``_awaited``, by relay, and ``_tidying``, the timer that looks for what has been idle
@@ -97,10 +97,13 @@ class Pool:
     """
 
     def __init__(
-        self, limits: Callable[[], Limits], watch: Callable[[], Watch] = Watch, memory: Memory | None = None
+        self,
+        limits: Callable[[], Limits],
+        observer: Callable[[], SessionObserver] = SessionObserver,
+        memory: Memory | None = None,
     ) -> None:
         self._limits = limits
-        self._watch = watch
+        self._observer = observer
         self._memory = memory or Memory()
         self._lock = threading.RLock()
         self._changed = threading.Condition(self._lock)
@@ -251,7 +254,7 @@ class Pool:
                 raise PoolBusy(Phase.CONNECT, f"no session became free within {relay.timeout:g} s")
             ours.lent += 1
             idle = self._take(relay, limits, only_a_surplus=only_a_surplus) if ours.idle else None
-            self._tell()
+            self._report_size()
             return idle
 
     def _with_room(self, relay: Relay, limits: Limits) -> _Sessions | None:
@@ -269,7 +272,7 @@ class Pool:
                 self._tidy_later()
             elif not (ours.lent or ours.idle or ours.allowed):
                 del self._sessions[relay]  # it may be one that was replaced
-            self._tell()
+            self._report_size()
             self._changed.notify_all()
 
     def most(self, relay: Relay) -> int:
@@ -277,13 +280,13 @@ class Pool:
         with self._lock:
             return self._sessions[relay].most(relay, self._limits())
 
-    def _tell(self) -> None:
-        """Say how many there are. Holds the lock."""
+    def _report_size(self) -> None:
+        """Tell the observer how many sessions there are. Holds the lock."""
         idle = lent = 0
         for ours in self._sessions.values():
             idle += len(ours.idle)
             lent += ours.lent
-        self._watch().holds(idle=idle, lent=lent)
+        self._observer().holds(idle=idle, lent=lent)
 
     def _take(self, relay: Relay, limits: Limits, *, only_a_surplus: bool) -> Session | None:
         """Take an idle session, the one used last, out of the pool; or only if there are too many. Holds the lock."""
@@ -337,13 +340,13 @@ class Pool:
             wait=tenacity.wait_random(0.05, 0.3),
             reraise=True,
         )
-        watch, began = self._watch(), time.monotonic()
+        observer, began = self._observer(), time.monotonic()
         try:
-            session: Session = opening(Session.open, relay, watch, self._memory, heard=heard)
+            session: Session = opening(Session.open, relay, observer, self._memory, heard=heard)
         except BaseException:
-            watch.opened(relay, time.monotonic() - began, succeeded=False)
+            observer.opened(relay, time.monotonic() - began, succeeded=False)
             raise
-        watch.opened(relay, time.monotonic() - began, succeeded=True)
+        observer.opened(relay, time.monotonic() - began, succeeded=True)
         return session
 
     def _forget_inherited(self) -> None:

@@ -18,12 +18,12 @@ from email_integration.secrecy import with_secrets
 from .content import ALONG_WITH_DOT, stuffed
 from .dialogue import MALFORMED, Connection, Malformed
 from .errors import ConnectionLost, NotOffered, OutOfStep, Refused, SMTPFailure
+from .observer import SessionObserver
 from .opening import open_connection
 from .quirks import Acquaintance, Memory, Pipelining, Quirks
 from .relay import Opening, Relay
 from .replies import Phase, Reply
 from .transaction import Answers, Command, Started, commands
-from .watch import Watch
 
 #: How long, in seconds, a server may take to answer QUIT before the connection is simply closed.
 QUIT_TIMEOUT = 2.0
@@ -44,11 +44,15 @@ class Session:
     """An SMTP session; made by ``Session.open``."""
 
     def __init__(
-        self, relay: Relay, connection: Connection, watch: Watch | None = None, memory: Memory | None = None
+        self,
+        relay: Relay,
+        connection: Connection,
+        observer: SessionObserver | None = None,
+        memory: Memory | None = None,
     ) -> None:
         self.relay = relay
         self.server = Acquaintance(relay, memory or Memory())
-        self._watch = watch or Watch()
+        self._observer = observer or SessionObserver()
         #: When MAIL was said last.
         self._begun_at = 0.0
         self.opened_at = self.used_at = time.monotonic()
@@ -77,16 +81,17 @@ class Session:
     def open(
         cls,
         relay: Relay,
-        watch: Watch | None = None,
+        observer: SessionObserver | None = None,
         memory: Memory | None = None,
         *,
         heard: Callable[[], object] | None = None,
     ) -> Session:
-        """Connect, secure, authenticate. ``watch`` is told of transactions; ``memory`` knows the server, and learns.
+        """Connect, secure, authenticate. ``memory`` knows the server, and learns; ``observer`` is called after each
+        transaction.
 
         ``heard`` is called after each answer of the server. Raises what ``open_connection`` raises.
         """
-        return cls(relay, open_connection(relay, heard=heard), watch, memory)
+        return cls(relay, open_connection(relay, heard=heard), observer, memory)
 
     # -- one transaction ----------------------------------------------------------------------------------------
 
@@ -223,7 +228,7 @@ class Session:
         self._ended()
         self._dot_took = self.used_at - dot_at
         self.carried += reply.positive
-        self._watch.transacted(self.relay, self.used_at - self._begun_at)
+        self._observer.transacted(self.relay, self.used_at - self._begun_at)
         self._begun_at = dot_at  # that of the next one, if it was said ahead
         if reply.code == 421 or reply.code in _STATE_UNKNOWN:
             self.close()

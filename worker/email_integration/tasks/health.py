@@ -142,7 +142,7 @@ _QUEUE_OF = {
     names.REPEATED: "QUEUE",
     names.SWEEP: "SWEEP_QUEUE",
     names.PRUNE: "SWEEP_QUEUE",
-    names.LOOK_FOR_ALERTS: "SWEEP_QUEUE",
+    names.EVALUATE_ALERTS: "SWEEP_QUEUE",
 }
 
 

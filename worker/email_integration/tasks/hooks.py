@@ -50,8 +50,8 @@ def _schedule(app: Celery) -> None:
     if conf.get("ALERT_INTERVAL"):
         app.add_periodic_task(
             _interval("ALERT_INTERVAL"),
-            app.signature(names.LOOK_FOR_ALERTS),
-            name="email_integration: look for alerts",
+            app.signature(names.EVALUATE_ALERTS),
+            name="email_integration: evaluate alerts",
             **_as_entry(sweep_options()),
         )
 

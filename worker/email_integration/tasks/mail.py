@@ -261,7 +261,7 @@ def sweep() -> int:
 
     began = time.monotonic()
     woken = sweeper.sweep()
-    instrumentation.installed().swept(time.monotonic() - began, woken)
+    instrumentation.installed().sweep_ended(time.monotonic() - began, woken)
     return woken
 
 

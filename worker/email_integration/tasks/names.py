@@ -6,10 +6,10 @@ SEND_PREPARED = "email_integration.tasks.send_prepared"
 REPEATED = "email_integration.tasks.repeated"
 SWEEP = "email_integration.tasks.sweep"
 PRUNE = "email_integration.tasks.prune"
-LOOK_FOR_ALERTS = "email_integration.tasks.look_for_alerts"
+EVALUATE_ALERTS = "email_integration.tasks.evaluate_alerts"
 
 #: What a worker must know, lest it throw messages away.
-ALL = frozenset({SEND_EMAIL, DISPATCH, SEND_PREPARED, REPEATED, SWEEP, PRUNE, LOOK_FOR_ALERTS})
+ALL = frozenset({SEND_EMAIL, DISPATCH, SEND_PREPARED, REPEATED, SWEEP, PRUNE, EVALUATE_ALERTS})
 
 #: A question that every worker answers, by Celery's remote control.
 SEES = "email_integration_sees"

@@ -1,4 +1,4 @@
-"""The tasks that beat runs besides the sweep: deleting what is kept no longer, and looking for alerts."""
+"""The tasks that beat runs besides the sweep: deleting what is kept no longer, and evaluating alerts."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ def prune() -> dict[str, int]:
     return asdict(retention.prune())
 
 
-@shared_task(name=names.LOOK_FOR_ALERTS, ignore_result=True, acks_late=False)
-def look_for_alerts() -> int:
-    """Look once; returns how many alerts are on. Beside the sweep: a slow web hook must not hold that up."""
+@shared_task(name=names.EVALUATE_ALERTS, ignore_result=True, acks_late=False)
+def evaluate_alerts() -> int:
+    """Evaluate once; return how many alerts are on. Beside the sweep: a slow web hook must not hold that up."""
     try:
-        return alerts.look()
-    except (DatabaseError, InterfaceError) as error:  # somebody looks again soon
-        logger.error("Could not look for alerts (%s).", type(error).__name__)
+        return alerts.evaluate()
+    except (DatabaseError, InterfaceError) as error:  # the next evaluation comes soon
+        logger.error("Could not evaluate alerts (%s).", type(error).__name__)
         return 0

@@ -126,7 +126,7 @@ after_fork_in_child(_begin_anew)
 
 
 class TaskEvents(instrumentation.Observer):
-    """Tells Celery's events of each recorded attempt."""
+    """Sends Celery's events of each recorded attempt."""
 
     def recorded(self, changes: Sequence[Change]) -> None:
         """These are committed."""

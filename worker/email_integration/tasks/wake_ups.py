@@ -101,19 +101,19 @@ class CeleryTaskQueue(Publisher):
             settle = functools.partial(self._settle, task_id, first)
             after_commit("store a result", settle, using=rows.database())
 
-    def report(self, deliveries: Collection[Delivery]) -> Mapping[str, Sequence[Row]]:
+    def result_rows(self, deliveries: Collection[Delivery]) -> Mapping[str, Sequence[Row]]:
         """The result rows, where they lie in the database of deliveries."""
         backend = self._dispatch.backend
         if not results.is_beside_deliveries(backend):
             return {}
         return {one.pk: [results.row(backend, task_id, one) for task_id in _waited_for(one)] for one in deliveries}
 
-    def reports_elsewhere(self) -> bool:
+    def stores_results_elsewhere(self) -> bool:
         """Whether results are kept, and not in the database of deliveries."""
         backend = self._dispatch.backend
         return not (isinstance(backend, DisabledBackend) or results.is_beside_deliveries(backend))
 
-    def report_elsewhere(self, delivery: Delivery) -> None:
+    def store_result(self, delivery: Delivery) -> None:
         """Store the result with Celery's backend."""
         state, result = results.state_of(delivery)
         for task_id in _waited_for(delivery):
@@ -263,19 +263,19 @@ def _wake(dispatch: Task[Any, Any], queue: str, options: dict[str, Any], joins: 
     """
     amqp = dispatch.app.amqp
     of_all = {name: value for name in _OF_ALL if (value := getattr(dispatch, name)) is not None}
-    told = {"joins": True} if joins else {}
+    arguments = {"joins": True} if joins else {}
     message = amqp.create_task_message(
         task_id=uuid(),
         name=dispatch.name,
         args=(queue,),
-        kwargs=told,
+        kwargs=arguments,
         expires=_EXPIRES,
         time_limit=dispatch.time_limit,
         soft_time_limit=dispatch.soft_time_limit,
         create_sent_event=dispatch.app.conf.task_send_sent_event,
         ignore_result=True,
     )
-    route = amqp.router.route(of_all | options, dispatch.name, (queue,), told, dispatch)  # type: ignore[arg-type]  # an instance here
+    route = amqp.router.route(of_all | options, dispatch.name, (queue,), arguments, dispatch)  # type: ignore[arg-type]  # an instance here
     amqp.send_task_message(producer, dispatch.name, message, retry=False, **route)
 
 
@@ -290,7 +290,7 @@ def sweep_options() -> dict[str, Any]:
     """Where the sweep's messages go.
 
     They live for several sweeps: in a busy worker they wait behind the mail that it has fetched, and were there none
-    that is heard in time, nothing would be swept. What piles up while no worker runs is bounded all the same.
+    that is heard in time, there would be no sweep. What piles up while no worker runs is bounded all the same.
     """
     queue = conf.get("SWEEP_QUEUE")
     return {"expires": max(float(_EXPIRES), 12 * conf.get("SWEEP_INTERVAL")), **({"queue": queue} if queue else {})}

@@ -103,14 +103,14 @@ class _Muffled:
     def priority_of(self, delivery: Delivery) -> int | None:
         return self._muffled.priority_of(delivery)
 
-    def report(self, deliveries: Collection[Delivery]) -> Mapping[str, Sequence[Row]]:
-        return self._muffled.report(deliveries)
+    def result_rows(self, deliveries: Collection[Delivery]) -> Mapping[str, Sequence[Row]]:
+        return self._muffled.result_rows(deliveries)
 
-    def reports_elsewhere(self) -> bool:
-        return self._muffled.reports_elsewhere()
+    def stores_results_elsewhere(self) -> bool:
+        return self._muffled.stores_results_elsewhere()
 
-    def report_elsewhere(self, delivery: Delivery) -> None:
-        self._muffled.report_elsewhere(delivery)
+    def store_result(self, delivery: Delivery) -> None:
+        self._muffled.store_result(delivery)
 
     def has_continuation(self, delivery: Delivery) -> bool:
         return self._muffled.has_continuation(delivery)

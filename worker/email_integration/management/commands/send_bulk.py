@@ -105,15 +105,15 @@ class Command(BaseCommand):
                 _messages(options["csv"], maker),
                 priority=options["priority"],
                 idempotency_key=(lambda message: message.key) if maker.key else None,  # type: ignore[attr-defined]
-                on_progress=lambda done: self._tell(done, total, options["verbosity"]),
+                on_progress=lambda done: self._report_progress(done, total, options["verbosity"]),
             )
         except InvalidMail as error:
             raise CommandError(f"{error} All before it are submitted.") from error
         new = _count_since(started, ids) if maker.key else len(ids)
         self.stdout.write(f"{new} mails submitted." + (f" {total - new} were before." if total > new else ""))
 
-    def _tell(self, done: int, total: int, verbosity: int) -> None:
-        """A line that is written over on a terminal, else one for each batch; on stderr."""
+    def _report_progress(self, done: int, total: int, verbosity: int) -> None:
+        """Write a line that is written over on a terminal, else one for each batch; on stderr."""
         if not verbosity:
             return
         if self.stderr.isatty():

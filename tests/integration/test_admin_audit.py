@@ -1,4 +1,4 @@
-"""Looks at pages: recorded with who and when, where AUDIT_VIEWS asks for it."""
+"""Views of pages: recorded with who and when, where AUDIT_VIEWS asks for it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from django.test import Client
 from django.urls import reverse
 
 from email_integration.models import SMTPConfig
-from tests.deliveries import RecordingDoorbell, submitted
+from tests.deliveries import RecordingTaskQueue, submitted
 
 from .admin_site import config, logged_in, url
 
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.django_db
 
 
 @pytest.fixture(autouse=True)
-def _bell(bell: RecordingDoorbell) -> None:
+def _task_queue(task_queue: RecordingTaskQueue) -> None:
     pass
 
 
@@ -27,8 +27,8 @@ def audited(settings: Any) -> None:
     settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "AUDIT_VIEWS": True}
 
 
-def look_at_everything(client: Client, stored: SMTPConfig, mail: str) -> None:
-    """The pages of one configuration, with an earlier version, and of one mail; and what is no look."""
+def view_everything(client: Client, stored: SMTPConfig, mail: str) -> None:
+    """The pages of one configuration, with an earlier version, and of one mail; and what is no view."""
     deliveries = "admin:email_integration_delivery_"
     for address in (
         url("changelist"),
@@ -44,24 +44,24 @@ def look_at_everything(client: Client, stored: SMTPConfig, mail: str) -> None:
 
 
 @pytest.mark.usefixtures("audited")
-def test_each_look_at_a_page_is_recorded_with_who() -> None:
+def test_each_view_of_a_page_is_recorded_with_who() -> None:
     """Lists, and pages that do not exist, are none."""
     stored, mail = config(), submitted()
-    look_at_everything(logged_in(superuser=True), stored, mail.pk)
-    looks = stored.history.filter(event="viewed").order_by("history_date", "history_id")
-    told = [(look.history_user.username, look.history_change_reason) for look in looks]
-    assert told == [("kim", "the history"), ("kim", "an earlier version")]
+    view_everything(logged_in(superuser=True), stored, mail.pk)
+    views = stored.history.filter(event="viewed").order_by("history_date", "history_id")
+    recorded = [(view.history_user.username, view.history_change_reason) for view in views]
+    assert recorded == [("kim", "the history"), ("kim", "an earlier version")]
     entries = LogEntry.objects.order_by("action_time", "pk")
     assert [(entry.user.username, entry.object_id, entry.change_message) for entry in entries] == [
-        ("kim", mail.pk, "It was looked at."),
-        ("kim", mail.pk, "Its history was looked at."),
+        ("kim", mail.pk, "Viewed."),
+        ("kim", mail.pk, "Its history was viewed."),
     ]
 
 
 @pytest.mark.usefixtures("audited")
-def test_who_may_not_look_has_not_looked() -> None:
+def test_who_may_not_view_has_not_viewed() -> None:
     stored, mail = config(), submitted()
-    look_at_everything(logged_in(), stored, mail.pk)
+    view_everything(logged_in(), stored, mail.pk)
     assert not stored.history.filter(event="viewed").exists()
     assert not LogEntry.objects.exists()
 
@@ -69,7 +69,7 @@ def test_who_may_not_look_has_not_looked() -> None:
 def test_without_the_setting_only_the_form_of_a_configuration_is_recorded() -> None:
     stored, mail = config(), submitted()
     client = logged_in(superuser=True)
-    look_at_everything(client, stored, mail.pk)
+    view_everything(client, stored, mail.pk)
     assert not stored.history.filter(event="viewed").exists()
     assert not LogEntry.objects.exists()
     client.get(url("change", stored.pk))

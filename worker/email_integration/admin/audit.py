@@ -1,4 +1,4 @@
-"""Who looked at a mail's page, recorded where AUDIT_VIEWS asks for it. Its content is recorded in any case."""
+"""Record who viewed a mail's page, where AUDIT_VIEWS asks for it. Views of its content are recorded in any case."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from email_integration import conf
 from .typing import DeliveryModelAdmin
 
 
-class RecordedLooks(DeliveryModelAdmin):
+class AuditedViews(DeliveryModelAdmin):
     """The page of one mail and its history; what is recorded is in that history."""
 
     def change_view(self, request: HttpRequest, object_id: str, *args: Any, **kwargs: Any) -> HttpResponse:
         response: HttpResponse = super().change_view(request, object_id, *args, **kwargs)
-        self._record(request, object_id, response, _("It was looked at."))
+        self._record(request, object_id, response, _("Viewed."))
         return response
 
     def history_view(self, request: HttpRequest, object_id: str, *args: Any, **kwargs: Any) -> HttpResponse:
         response: HttpResponse = super().history_view(request, object_id, *args, **kwargs)
-        self._record(request, object_id, response, _("Its history was looked at."))
+        self._record(request, object_id, response, _("Its history was viewed."))
         return response
 
     def _record(self, request: HttpRequest, object_id: str, response: HttpResponse, words: str) -> None:

@@ -1,12 +1,12 @@
-"""How long things take, told to whoever wants to know."""
+"""The interface between SMTP sessions and what measures them."""
 
 from __future__ import annotations
 
 from .relay import Relay
 
 
-class Watch:
-    """Does nothing with what it is told. None of this may raise, or take long: mail is under way. Times are seconds."""
+class SessionObserver:
+    """Does nothing. No method may raise, or take long: mail is under way. Times are seconds."""
 
     def opened(self, relay: Relay, seconds: float, *, succeeded: bool) -> None:
         """A session was opened, or could not be, with all its tries."""

@@ -1,0 +1,134 @@
+"""Compare what is wrong with the alerts that are on, and notify of what has changed.
+
+Every change is a conditional write, so that of many evaluations at once only one notifies.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import logging
+from typing import Any
+
+from django.db import models, router
+from django.utils import timezone
+
+from email_integration import conf, signals
+from email_integration.models import Alert
+from email_integration.outcomes.schedule import doubled
+
+from . import channels
+from .conditions import Condition, anything_to_evaluate, firing_conditions
+
+logger = logging.getLogger(__name__)
+
+#: Notification lease, in seconds: no other process notifies meanwhile. Longer than a notification takes.
+_NOTIFICATION_LEASE = 60.0
+
+#: Seconds until a notification that failed is tried again: doubling, and so many times.
+_RETRY_DELAY = 30.0
+_TRIES = 8
+
+#: Whoever reads warnings only should know of each end, too.
+_LEVELS = {
+    Alert.Kind.LOGIN_REFUSED: logging.ERROR,
+    Alert.Kind.RELAY_AT_FAULT: logging.ERROR,
+    Alert.Kind.QUEUE_LATE: logging.ERROR,
+}
+
+
+def evaluate() -> int:
+    """Evaluate all conditions once; return how many alerts are on. Raises ``DatabaseError``."""
+    if not anything_to_evaluate():
+        return 0
+    now = timezone.now()
+    known = {(alert.kind, alert.subject): alert for alert in _rows()}
+    # After the rows: what is not wrong now, and was before, is over, whatever others have found since.
+    wrong = {(one.kind.value, one.subject): one for one in firing_conditions()}
+    for key, condition in wrong.items():
+        alert = known.get(key)
+        if alert is None:
+            _begin(condition, now)
+        elif alert.ended_at is not None:
+            _begin_again(alert, condition, now)
+    for key, alert in known.items():
+        if key not in wrong and alert.ended_at is None:
+            _end(alert, now)
+    for alert in _rows().filter(notify_at__lte=now):
+        _notify(alert, wrong.get((alert.kind, alert.subject)), now)
+    return len(wrong)
+
+
+def _begin(condition: Condition, now: dt.datetime) -> None:
+    alert, is_new = _rows().get_or_create(
+        kind=condition.kind,
+        subject=condition.subject,
+        defaults={"text": condition.text, "since": now, **_to_notify(now)},
+    )
+    if is_new:
+        _emit(alert, "began", signals.alert_began)
+
+
+def _begin_again(alert: Alert, condition: Condition, now: dt.datetime) -> None:
+    if _change(alert, {"ended_at": alert.ended_at}, text=condition.text, since=now, ended_at=None, **_to_notify(now)):
+        _emit(alert, "began", signals.alert_began)
+
+
+def _end(alert: Alert, now: dt.datetime) -> None:
+    if _change(alert, {"ended_at": None, "since": alert.since}, ended_at=now, **_to_notify(now)):
+        _emit(alert, "ended", signals.alert_ended)
+
+
+def _to_notify(now: dt.datetime) -> dict[str, Any]:
+    """The values of a row whose notification is due on all channels."""
+    return {"notify_at": now, "pending_channels": ",".join(channels.configured()), "failures": 0}
+
+
+def _notify(alert: Alert, condition: Condition | None, now: dt.datetime) -> None:
+    """Notify the pending channels, unless another process does; all of them again after each ALERT_REPEAT."""
+    claimed = timezone.now() + dt.timedelta(seconds=_NOTIFICATION_LEASE)
+    is_repeat = alert.ended_at is None and not alert.pending_channels and alert.notified_at is not None
+    pending = list(channels.configured()) if is_repeat else [name for name in alert.pending_channels.split(",") if name]
+    text = condition.text if condition and alert.ended_at is None else alert.text
+    claim = {"notify_at": claimed, "pending_channels": ",".join(pending), "text": text}
+    if not _change(alert, {"notify_at": alert.notify_at}, **claim):
+        return
+    if is_repeat:
+        _log(alert, "goes_on")
+    state = "ended" if alert.ended_at else "goes_on" if is_repeat else "began"
+    failed = [name for name in pending if not channels.notify(name, alert, state)]
+    failures = alert.failures + 1 if failed else 0
+    if failed and failures < _TRIES:
+        notify_at: dt.datetime | None = now + dt.timedelta(seconds=doubled(_RETRY_DELAY, failures - 1))
+    elif alert.ended_at is not None:
+        _rows().filter(pk=alert.pk, notify_at=claimed).delete()
+        return
+    else:
+        repeat = conf.get("ALERT_REPEAT")
+        notify_at, failed, failures = (now + dt.timedelta(seconds=repeat) if repeat else None), [], 0
+    done = {"notified_at": now, "pending_channels": ",".join(failed), "failures": failures}
+    _change(alert, {"notify_at": claimed}, notify_at=notify_at, **done)
+
+
+def _change(alert: Alert, unless_changed: dict[str, Any], **values: Any) -> bool:
+    """Change the row, and the alert as it is here, unless another process has changed it meanwhile."""
+    changed = bool(_rows().filter(pk=alert.pk, **unless_changed).update(**values))
+    if changed:
+        for name, value in values.items():
+            setattr(alert, name, value)
+    return changed
+
+
+def _emit(alert: Alert, state: str, signal: Any) -> None:
+    _log(alert, state)
+    signal.send_robust(sender=Alert, alert=alert)  # Django logs what a receiver raises
+
+
+def _log(alert: Alert, state: str) -> None:
+    words = {"began": "Alert", "goes_on": "Alert, still", "ended": "Alert over"}[state]
+    level = logging.WARNING if state == "ended" else _LEVELS.get(Alert.Kind(alert.kind), logging.WARNING)
+    extra = {"alert": str(alert.kind), "state": state, "reason": alert.text}
+    logger.log(level, "%s: %s", words, alert.text, extra=extra)
+
+
+def _rows() -> models.QuerySet[Alert]:
+    return Alert.objects.using(router.db_for_write(Alert))
