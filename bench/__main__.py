@@ -19,11 +19,11 @@ from bench import goals, measure, report, singular, throughput
 from bench.bench import QUICK, WHOLE, Bench, Result
 from bench.dead_rows import finished_rows, open_transaction
 from bench.environments import ROOT
-from bench.killed import killed
+from bench.killed_workers import killed
 from bench.lanes import lanes
-from bench.limited import limited
-from bench.lone import lone
-from bench.profile import profile
+from bench.lone_mail import lone
+from bench.profiling import profile
+from bench.rate_limit import limited
 from bench.services import Services
 from config.local.processes import unwind_on_signals
 

@@ -30,9 +30,9 @@ class Result:
     detail_columns: Sequence[str] = ()
     details: list[Sequence[str]] = field(default_factory=list)
     #: What goals are judged by, and on which smaller scale than theirs.
-    figures: dict[str, float] = field(default_factory=dict)
+    metrics: dict[str, float] = field(default_factory=dict)
     scale: str = ""
-    #: What bounds the figures; told where a goal is not met.
+    #: What bounds the metrics; told where a goal is not met.
     limits: str = ""
     #: The profiles that show more of it: their groups begin with this.
     profiled: str = ""

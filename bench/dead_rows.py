@@ -73,7 +73,7 @@ def finished_rows(bench: Bench) -> Result:
             if one.contender is OURS:
                 taken = one.driver.call("sweep", 20)
                 result.remarks.append(f"A sweep with {many:,} finished rows: {1000 * statistics.median(taken):.1f} ms.")
-                result.figures["sweep"] = 1000 * statistics.median(taken)
+                result.metrics["sweep"] = 1000 * statistics.median(taken)
             _clean(one, table)
         cost = [median(each, "all") for each in measured]
         rate = [median(each, "rate") for each in measured]
@@ -87,7 +87,7 @@ def finished_rows(bench: Bench) -> Result:
         )
         result.data[one.contender.name] = {"cpu": cost, "rate": rate}
         if one.contender is OURS:
-            result.figures["times"] = cost[1] / cost[0]
+            result.metrics["times"] = cost[1] / cost[0]
     if many < WHOLE.finished_rows:
         result.scale = f"with {many:,} rows"
     result.limits = (
@@ -135,7 +135,7 @@ def open_transaction(bench: Bench) -> Result:
         each = [f"{cost[part]:.2f}" for cost in costs for part in _PARTS]
         result.rows.append((kind, *each, f"{ratios[-1]:.2f} ×", *(f"{one.rate:,.0f}" for one in (without, held))))
         result.data[kind] = {"without": costs[0], "with": costs[1]}
-    result.figures = {"times": max(ratios)}
+    result.metrics = {"times": max(ratios)}
     result.remarks.append(
         f"Another connection has a snapshot (REPEATABLE READ) that is older than the {mails + singly:,} mails that go "
         "meanwhile. What an open transaction costs does not come from its time but from what goes by it: ten minutes "

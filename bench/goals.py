@@ -12,14 +12,14 @@ from bench.contenders import Contender
 
 @dataclass(frozen=True, kw_only=True)
 class Goal:
-    """One figure of a scenario, and the least or the most it may be; ``shown`` formats it.
+    """One metric of a scenario, and the least or the most it may be; ``shown`` formats it.
 
     ``towards`` is where it is to come one day; what is judged is the bound.
     """
 
     scenario: str
     words: str
-    figure: str
+    metric: str
     at_least: float | None = None
     at_most: float | None = None
     towards: float | None = None
@@ -30,14 +30,14 @@ class Goal:
 
     @property
     def bound(self) -> str:
-        """The figure that is to be reached, in words."""
+        """The metric that is to be reached, in words."""
         if self.at_least is not None:
             return f"at least {self.shown.format(self.at_least)}"
         return f"at most {self.shown.format(self.at_most)}"
 
     @property
     def beyond(self) -> str:
-        """The figure that is worked towards, in words; '' where the bound is all that is wanted."""
+        """The metric that is worked towards, in words; '' where the bound is all that is wanted."""
         return "" if self.towards is None else self.shown.format(self.towards)
 
 
@@ -72,13 +72,13 @@ def judge(results: Sequence[Result]) -> list[Verdict]:
     verdicts = []
     for goal in GOALS:
         result = by_name.get(goal.scenario)
-        reached = result.figures.get(goal.figure) if result else None
+        reached = result.metrics.get(goal.metric) if result else None
         verdicts.append(Verdict(goal=goal, reached=reached, scale=result.scale if result else ""))
     return verdicts
 
 
 def times(contender: Contender) -> str:
-    """The name of the figure 'our rate, as a multiple of this contender's'."""
+    """The name of the metric 'our rate, as a multiple of this contender's'."""
     return f"times {contender.name}"
 
 
@@ -90,26 +90,26 @@ def _rate(scenario: str, at_least: float, contender: Contender, words: str, *, t
     return Goal(
         scenario=scenario,
         words=f"mails a second, beside {words}",
-        figure=times(contender),
+        metric=times(contender),
         at_least=at_least,
         towards=towards,
     )
 
 
-def _publishing(figure: str, words: str, at_least: float, *, towards: float) -> Goal:
+def _publishing(metric: str, words: str, at_least: float, *, towards: float) -> Goal:
     return Goal(
         scenario="publishing",
         words=f"mails a second of the caller's CPU, {words}, beside a plain .delay()",
-        figure=figure,
+        metric=metric,
         at_least=at_least,
         towards=towards,
     )
 
 
 def _most(
-    scenario: str, words: str, figure: str, at_most: float, shown: str = "{:.2f} ×", *, towards: float | None = None
+    scenario: str, words: str, metric: str, at_most: float, shown: str = "{:.2f} ×", *, towards: float | None = None
 ) -> Goal:
-    return Goal(scenario=scenario, words=words, figure=figure, at_most=at_most, towards=towards, shown=shown)
+    return Goal(scenario=scenario, words=words, metric=metric, at_most=at_most, towards=towards, shown=shown)
 
 
 _URGENT = "the slowest urgent mail, from .delay() to the server's acceptance"
@@ -128,7 +128,7 @@ GOALS = (
     Goal(
         scenario="bulk",
         words="mails a second, beside smtp-source on as many sessions",
-        figure=TIMES_SOURCE,
+        metric=TIMES_SOURCE,
         at_least=0.4,
         towards=1,
     ),

@@ -18,13 +18,13 @@ class Workers:
     """The queues of each worker, of two processes each."""
 
     words: str
-    figure: str
+    metric: str
     queues: Sequence[str]
 
 
 _SETTINGS = (
-    Workers(words="a worker for each lane", figure="slowest", queues=("mail.high", "mail,mail.sweep", "mail.bulk")),
-    Workers(words="one worker for all lanes", figure="slowest on one worker", queues=(OURS.queues,)),
+    Workers(words="a worker for each lane", metric="slowest", queues=("mail.high", "mail,mail.sweep", "mail.bulk")),
+    Workers(words="one worker for all lanes", metric="slowest on one worker", queues=(OURS.queues,)),
 )
 
 
@@ -74,4 +74,4 @@ def _measure(ours: Running, workers: Workers, result: Result, urgent: int) -> No
     result.rows.append((workers.words, *times, f"{gone:,}", f"{left:,}"))
     result.data[workers.words] = {"waited": waited, "left": left}
     if left:
-        result.figures[workers.figure] = max(waited)
+        result.metrics[workers.metric] = max(waited)

@@ -217,10 +217,10 @@ def plot(result: Result) -> str:
         top = 34 + line * number
         bar = max(1.0, (width - left - 80) * value / longest)
         colour = "#1f6feb" if "this project" in label else "#c3c8cf"
-        figure = f"{value:,.0f}" if value >= 20 else f"{value:.1f}"
+        shown = f"{value:,.0f}" if value >= 20 else f"{value:.1f}"
         parts.append(f'<text x="{left - 8}" y="{top + 14}" text-anchor="end" fill="#333333">{escape(label)}</text>')
         parts.append(f'<rect x="{left}" y="{top}" width="{bar:.1f}" height="{line - 8}" fill="{colour}"/>')
-        parts.append(f'<text x="{left + bar + 6:.1f}" y="{top + 14}" fill="#333333">{figure}</text>')
+        parts.append(f'<text x="{left + bar + 6:.1f}" y="{top + 14}" fill="#333333">{shown}</text>')
     return "\n".join([*parts, "</svg>"]) + "\n"
 
 

@@ -48,7 +48,7 @@ def publishing(bench: Bench) -> Result:
         result.rows.append((label, f"{cost:.2f}", f"{1000 / cost:,.0f}", f"{each[plainly] / cost:.2f} ×"))
         result.bars[label] = 1000 / cost
     result.data.update(cpu)
-    result.figures = {
+    result.metrics = {
         "one by one": each[plainly] / each[single],
         "without wake-up": each[plainly] / each[unheard],
         "many": each[plainly] / each[many],
@@ -86,7 +86,7 @@ def configuration(bench: Bench) -> Result:
                 ours.round(number, together=together)
             checks[together] = sum(":email_integration:stamp" in command for command in commands) / number
     share = {way: each[way] / 10 / mail for way in each}
-    figures = {"share": share["stamp"], "checks in bulk": checks[group], "queries per TTL": asked / periods}
+    metrics = {"share": share["stamp"], "checks in bulk": checks[group], "queries per TTL": asked / periods}
     return Result(
         name="configuration",
         title="A configuration check",
@@ -100,7 +100,7 @@ def configuration(bench: Bench) -> Result:
             (f"checks a mail, {group:,} in bulk", f"{checks[group]:.3f}"),
             (f"queries of a process that never stops asking, in {seconds} s", f"{asked}, in {periods} times the TTL"),
         ],
-        figures=figures,
+        metrics=metrics,
         limits="a check is a GET of the shared cache; what was read is relied on for a tenth of a second, so that slow "
         "servers have more checks a mail",
         data={**each, "checks": checks, "queries": asked, "seconds": seconds},
@@ -160,7 +160,7 @@ def switch(bench: Bench) -> Result:
             ("Save itself", f"{1000 * (done['returned'] - done['called']):.0f} ms"),
             ("mails at the old server, at the new one, twice", f"{len(old)}, {len(new)}, {duplicates}"),
         ],
-        figures={"stale": stale, "first new": waited},
+        metrics={"stale": stale, "first new": waited},
         limits="eight processes share the cores of this machine with the caller and the database: the first attempt "
         "after the switch waits for its turn, and opens a session at the new server",
         data={"stale": stale, "late": late, "first_new_ms": waited, "arrived": arrived(), "mails": mails},
@@ -200,7 +200,7 @@ def large(bench: Bench) -> Result:
         result.rows.append((one.contender.label, on_broker, grew, f"{took:.1f}", f"{1000 * caller:.0f}"))
         result.data[one.contender.name] = {"message": len(message), "grown": grown, "seconds": took}
         if one.contender is OURS:
-            result.figures = {"message": len(message), "growth": grown / _MB}
+            result.metrics = {"message": len(message), "growth": grown / _MB}
     result.limits = (
         "the message is a wake-up, which names a queue, and Celery's own headers; the content is read in pieces"
     )
@@ -241,7 +241,7 @@ def idle(bench: Bench) -> Result:
             ("evaluations of alerts, of one query each", f"{evaluations} in {seconds} s"),
             ("checks of the connection, a sweep", f"{others:.1f}"),
         ],
-        figures={"worker": used[0], "beat": used[1], "queries": queries},
+        metrics={"worker": used[0], "beat": used[1], "queries": queries},
         limits="a sweep asks "
         + "; ".join(f"{number / max(1, sweeps):.1f} × `{text[:90]}`" for text, number in counted.most_common(6)),
         data={"worker": used[0], "beat": used[1], "sweeps": sweeps, "statements": dict(counted)},
@@ -273,7 +273,7 @@ def steady(bench: Bench) -> Result:
             f"first thousand to the end they grew by {(max(held[-3:]) - held[0]) / _MB:+.1f} MB; after half of the "
             f"mails by {(max(held[-3:]) - held[len(held) // 2]) / _MB:+.1f} MB. Within 5 % counts as flat."
         ],
-        figures={"growth": growth},
+        metrics={"growth": growth},
         limits="what grows is to be looked for in the table: steps that end are caches that fill, a slope is a leak",
         data={"held": held, "step": step},
     )

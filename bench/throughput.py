@@ -92,7 +92,7 @@ class Throughput:
             # From afar the same as from near, and long to wait for.
             statements = {} if front.delay else self._statements(one, mails)
             self._add(result, one.contender.label, rounds[one.contender.name], ours, statements)
-            result.figures[goals.times(one.contender)] = median(ours, "rate") / median(
+            result.metrics[goals.times(one.contender)] = median(ours, "rate") / median(
                 rounds[one.contender.name], "rate"
             )
             if one.contender.works != "itself":  # the limits would leave nothing to see of the others
@@ -100,15 +100,15 @@ class Throughput:
         for sessions, source in sources.items():
             self._add(result, f"smtp-source, {sessions} sessions", source, ours, {})
             # In the end that of the last, on as many sessions as ours.
-            result.figures[goals.TIMES_SOURCE] = median(ours, "rate") / median(source, "rate")
+            result.metrics[goals.TIMES_SOURCE] = median(ours, "rate") / median(source, "rate")
         if sources and not front.delay:
             rates = [f"{_postfix_alone(bench, sessions):,.0f} on {sessions} sessions" for sessions in sources]
             result.remarks.append(
                 "smtp-source into Postfix's own smtp-sink, which counts nothing, in mails a second: "
                 f"{', '.join(rates)}."
             )
-        result.figures["round trips"] = median(ours, "round_trips")
-        result.figures["worker CPU"] = median(ours, "worker")
+        result.metrics["round trips"] = median(ours, "round_trips")
+        result.metrics["worker CPU"] = median(ours, "worker")
         bench.kept[self.name] = median(ours, "worker")
         result.limits = _limits(ours, front)
         for label, each in result.data.items():

@@ -45,7 +45,7 @@ class WrongValue(SystemExit):
 
     Args:
         name: the variable.
-        problem: what is wrong and how to mend it, without the value where that is a secret.
+        problem: what is wrong and how to fix it, without the value where that is a secret.
     """
 
     def __init__(self, name: str, problem: str) -> None:
@@ -264,13 +264,13 @@ def fernet_keys(name: str, default: list[str]) -> list[str]:
     return values
 
 
-def kept(name: str, path: Path, make: Callable[[], str]) -> str:
+def kept(name: str, path: Path, generate: Callable[[], str]) -> str:
     """Return the secret kept in a file, made at the first call; safe when several processes start at once.
 
     Args:
         name: the variable that could be set instead, for the message when this fails.
         path: the file, readable by its owner alone.
-        make: makes a new secret.
+        generate: returns a new secret.
     """
     try:
         if not path.exists():
@@ -280,7 +280,7 @@ def kept(name: str, path: Path, make: Callable[[], str]) -> str:
             descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
             try:
                 with os.fdopen(descriptor, "w") as file:
-                    file.write(make() + "\n")
+                    file.write(generate() + "\n")
                 os.link(temporary, path)
             except FileExistsError:
                 pass

@@ -72,8 +72,8 @@ if ADMIN_REQUIRE_2FA and not (find_spec("django_otp") and find_spec("segno")):
 # Application
 
 INSTALLED_APPS = [
-    "config.door.apps.Door",
-    "config.door.apps.AdminWithSecondFactor" if ADMIN_REQUIRE_2FA else "config.door.apps.Admin",
+    "config.admin_auth.apps.AdminAuth",
+    "config.admin_auth.apps.AdminWithSecondFactor" if ADMIN_REQUIRE_2FA else "config.admin_auth.apps.Admin",
     "django.contrib.auth",
     "django.contrib.contenttypes",
     "django.contrib.sessions",

@@ -175,7 +175,7 @@ def require_settled() -> None:
     assert not DeliveryBatch.objects.exclude(owner="").exists()
 
 
-def standing(*ids: str) -> list[str]:
+def delivery_statuses(*ids: str) -> list[str]:
     """The status of each, in this order; of all where none is named."""
     found = dict(Delivery.objects.order_by("pk").values_list("pk", "status"))
     return [found[pk] for pk in ids or found]

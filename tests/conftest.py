@@ -21,7 +21,7 @@ from email_integration.routing import forget
 from email_integration.sending.sessions import pool
 from email_integration.tasks import mail
 from tests import emptying, services, tables
-from tests.chromium import chromium  # noqa: F401  # a fixture, once: there can be one Playwright in a process
+from tests.headless_browser import chromium  # noqa: F401  # a fixture, once: there can be one Playwright in a process
 from tests.stack import FAILED, FAST, Stack
 
 # The deadline of an example is a time of the wall clock, and a busy machine does not keep it.

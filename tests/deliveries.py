@@ -20,7 +20,7 @@ from email_integration.ledger.queues import key_of, queue_of
 from email_integration.ledger.sql import Row
 from email_integration.message.options import MailOptions
 from email_integration.models import Delivery
-from email_integration.queue.submission import make, store
+from email_integration.queue.submission import build_delivery, store
 from email_integration.sending import dispatcher
 from email_integration.sending.dispatcher import send_inline
 
@@ -100,7 +100,7 @@ def submitted(*to: str, kept: str = "", prepared: bool = False, **how: Any) -> D
     """A delivery that is due; what ``mail`` and ``make`` do not take goes to ``MailOptions``."""
     own = {name: how.pop(name) for name in ("subject", "body", "from_email", "headers", "cc", "bcc") if name in how}
     named = {name: how.pop(name) for name in ("delivery_id", "idempotency_key") if name in how}
-    made = make(mail(*to, **own), MailOptions(**how), kept=kept, prepared=prepared, **named)
+    made = build_delivery(mail(*to, **own), MailOptions(**how), kept=kept, prepared=prepared, **named)
     return store(made, unless_known=bool(named))
 
 

@@ -17,7 +17,7 @@ HAS_MAILERS = django.VERSION >= (6, 1)
 #: Why mail has nowhere to go where the settings name no server.
 NO_SERVER = "MAILERS names no SMTP host" if HAS_MAILERS else "EMAIL_HOST is not set"
 
-#: How to mend a server that the settings name.
+#: How to fix a server that the settings name.
 CORRECT = "Correct MAILERS." if HAS_MAILERS else "Correct the EMAIL_* settings."
 
 QUEUED = "email_integration.backends.queued.EmailBackend"

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-#: The property of a test's report that holds its row: its place, its name and its figures.
+#: The property of a test's report that holds its row: its place, its name and its numbers.
 TABLE = "row of servers-scripted"
-#: The same of a real server: its name, the case's place and name, and the figures; or none and why in the name.
+#: The same of a real server: its name, the case's place and name, and the numbers; or none and why in the name.
 SERVERS = "row of servers"
 #: The same of an attack: the number of its way, what that is called, and the attack.
 ATTACKS = "row of attacks"
@@ -25,7 +25,7 @@ def lines(reports: Iterable[Any]) -> list[str]:
     scripted, real = (sorted({tuple(value) for name, value in given if name == kind}) for kind in (TABLE, SERVERS))
     return [
         *_table([row[1:] for row in scripted], _COLUMNS),
-        *_table([(f"{server}: {case}", *figures) for server, _, case, *figures in real], (*_COLUMNS, "seconds")),
+        *_table([(f"{server}: {case}", *numbers) for server, _, case, *numbers in real], (*_COLUMNS, "seconds")),
     ]
 
 
@@ -37,10 +37,10 @@ def _table(rows: Sequence[Sequence[Any]], columns: Sequence[str]) -> list[str]:
     return [head, *(_line(row[0].ljust(width), row[1:], columns) for row in rows)]
 
 
-def _line(name: str, figures: Sequence[Any], columns: Sequence[str]) -> str:
-    if not figures:
+def _line(name: str, numbers: Sequence[Any], columns: Sequence[str]) -> str:
+    if not numbers:
         return name.rstrip()
-    return " ".join([name, *(str(n).rjust(len(c) + 1) for n, c in zip(figures, columns, strict=True))])
+    return " ".join([name, *(str(n).rjust(len(c) + 1) for n, c in zip(numbers, columns, strict=True))])
 
 
 def attacks(reports: Iterable[Any]) -> list[str]:

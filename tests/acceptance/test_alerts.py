@@ -19,7 +19,7 @@ from tests.web_hook import Hook
 def test_people_are_notified_once_of_a_refused_login_and_once_of_its_end(
     stack: Callable[..., Stack], smtp_server: Callable[..., SMTPServer], activate: Activate
 ) -> None:
-    """Nobody does anything but send a mail, and mend the password later."""
+    """Nobody does anything but send a mail, and correct the password later."""
     config = activate(smtp_server(), name="Primary", password="s3cret")
     hook = Hook()
     try:

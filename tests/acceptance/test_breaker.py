@@ -40,7 +40,7 @@ def put_into_the_queue(count: int) -> None:
 
 
 @pytest.mark.parametrize("mails", [300, pytest.param(1000, marks=pytest.mark.extra)])
-def test_a_wrong_password_makes_a_handful_of_logins_and_a_mended_one_drains_the_queue(
+def test_a_wrong_password_makes_a_handful_of_logins_and_a_fixed_one_drains_the_queue(
     stack: Start, smtp_server: Callable[..., SMTPServer], activate: Activate, mails: int
 ) -> None:
     server = smtp_server()
@@ -64,19 +64,19 @@ def test_a_wrong_password_makes_a_handful_of_logins_and_a_mended_one_drains_the_
     # The breaker is tripped before the attempt is recorded.
     wait_until(lambda: DeliveryAttempt.objects.count() == server.failed_auths, what="a record of each login")
 
-    # So that nothing but the mended configuration wakes them while the test goes on.
+    # So that nothing but the fixed configuration wakes them while the test goes on.
     later = timezone.now() + dt.timedelta(hours=1)
     CircuitBreaker.objects.update(probe_at=later)
     Delivery.objects.update(due_at=later, next_at=later)
     config.password = "password"
-    mended = time.monotonic()
+    fixed = time.monotonic()
     config.save()
     wait_until(lambda: server.messages, what="the first mail")
-    first = time.monotonic() - mended
+    first = time.monotonic() - fixed
     wait_until(lambda: len(server.messages) >= mails, seconds=60 + mails / 10, what="the last mail")
-    last = time.monotonic() - mended
+    last = time.monotonic() - fixed
     wait_until(lambda: Delivery.objects.filter(status=Status.ACCEPTED).count() == mails, what="their record")
-    print(f"mended: the first after {first:.1f} s, the last after {last:.1f} s ({mails / last:.0f} a second)")
+    print(f"fixed: the first after {first:.1f} s, the last after {last:.1f} s ({mails / last:.0f} a second)")
     assert len(server.messages) == mails  # all are copies of one, and have its Message-ID
     assert not CircuitBreaker.objects.exists()
     assert server.failed_auths <= logins + 1

@@ -41,9 +41,9 @@ class _OfOneSetting:
         start = len(world.logs())
         broken = ["the case could not be run"]
         try:
-            figures = run_case(world, case)
-            print(case, figures)
-            broken = figures.broken(case)
+            counts = run_case(world, case)
+            print(case, counts)
+            broken = counts.broken(case)
         finally:
             if broken:
                 print(world.logs()[start:])

@@ -25,7 +25,7 @@ from email_integration import submit_many
 from email_integration.models import Delivery
 from email_integration.tasks import names, send_email
 from tests.acceptance.conftest import Activate
-from tests.chromium import browsing
+from tests.headless_browser import browsing
 from tests.stack import ROOT, Stack
 
 LOGIN = "kim:let-me-in"

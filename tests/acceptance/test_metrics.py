@@ -1,4 +1,4 @@
-"""The figures of a real worker with two processes, beside what the ledger says."""
+"""The metrics of a real worker with two processes, beside what the ledger says."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def scrape(port: int) -> list[Sample]:
 
 
 def total(samples: list[Sample], name: str, *by: str) -> Counter[tuple[str, ...]]:
-    """The sums of one figure by these labels."""
+    """The sums of one metric by these labels."""
     found: Counter[tuple[str, ...]] = Counter()
     for sample in samples:
         if sample.name == f"email_integration_{name}" and sample.value:
@@ -96,6 +96,6 @@ def test_the_sums_of_two_processes_agree_with_the_ledger(
 
 
 def folders(current: Stack) -> list[Path]:
-    """Where the worker's processes keep their figures."""
+    """Where the worker's processes keep their metrics."""
     maps = Path(f"/proc/{current.worker.pid}/maps").read_text()
     return sorted({Path(line.split()[-1]).parent for line in maps.splitlines() if line.endswith(".db")})

@@ -67,7 +67,7 @@ def test_a_chain_goes_on_from_a_prepared_mail_and_the_broker_holds_nothing_of_it
 
 
 def test_until_it_is_run_nothing_sends_it(server: SMTPServer) -> None:
-    """No wake-up, no sweep, no mended configuration and no person."""
+    """No wake-up, no sweep, no fixed configuration and no person."""
     mail = prepare("not yet")
     dispatch.apply_async(("mail",), queue="mail")
     retry_now.wake()

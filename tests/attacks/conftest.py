@@ -7,7 +7,7 @@ import re
 import pytest
 
 from tests.integration.conftest import task_queue  # noqa: F401  # a fixture
-from tests.integration.test_door import clock  # noqa: F401  # likewise
+from tests.integration.test_admin_auth import clock  # noqa: F401  # likewise
 from tests.tables import ATTACKS
 
 #: What each way is called, by the number in the name of its file.

@@ -19,7 +19,7 @@ from django.utils import timezone
 
 from config.local.smtp_server import SMTPServer
 from email_integration import routing
-from email_integration.admin.trials import run_stored
+from email_integration.admin.connection_tests import run_stored
 from email_integration.diagnosis import configuration
 from email_integration.exceptions import ContentUnavailable, SecretUnreadable
 from email_integration.message import content, encryption, previews
@@ -167,9 +167,9 @@ def test_what_was_moved_goes_to_no_server_and_people_learn_of_it(
     route = routing.active_relay()
     assert isinstance(route, routing.Nowhere)
     assert "another" in route.reason
-    trial = run_stored(SMTPConfig.objects.get(pk=mine.pk), user=None)
-    assert trial.report is None
-    assert "another" in " ".join(trial.problems)
+    test = run_stored(SMTPConfig.objects.get(pk=mine.pk), user=None)
+    assert test.report is None
+    assert "another" in " ".join(test.problems)
     assert server.auths == 0
     page = logged_in(superuser=True).get(url("change", mine.pk))
     assert "sealed for another row" in page.content.decode()
@@ -183,7 +183,7 @@ def test_both_commands_name_the_row(victim: SMTPConfig, mine: SMTPConfig) -> Non
         call_command("rotate_smtp_passwords", stdout=out)
     assert "✗ “Mine”: a secret in this row was sealed for another row" in out.getvalue()
     assert "1 password under the newest key already" in out.getvalue()
-    found = [one for one in configuration.passwords() if one.level != "ok"]
+    found = [one for one in configuration.diagnose_passwords() if one.level != "ok"]
     assert [one.text for one in found] == [
         "A secret of “Mine”, which is not active, was sealed for another row or another field"
     ]

@@ -22,7 +22,7 @@ from django.db import OperationalError, connection, models, transaction
 
 from config.local.processes import PATIENCE, wait_until
 from config.local.smtp_server import Fault, SMTPServer
-from email_integration.admin.trials import run_stored, run_typed
+from email_integration.admin.connection_tests import run_stored, run_typed
 from email_integration.exceptions import DeliveryDeferred
 from email_integration.models import Grant, OAuthToken, RefreshFamily, SMTPConfig
 from email_integration.routing import families, token_endpoint
@@ -158,9 +158,9 @@ def test_a_test_before_anything_was_fetched(configure: Configure, endpoint: Toke
     endpoint.rotates = True
     config = configure(oauth_grant=Grant.REFRESH_TOKEN, oauth_refresh_token=REFRESH)
     for data in (typed(config, oauth_scope=""), typed(config)):
-        trial = run_typed(config, data, user=None)
-        assert trial.report is not None
-        assert trial.report.ok
+        test = run_typed(config, data, user=None)
+        assert test.report is not None
+        assert test.report.ok
     assert run_stored(config, user=None).report is not None
     goes_on(endpoint)
 
@@ -201,9 +201,9 @@ def test_a_new_configuration_tested_and_then_saved(
 def test_a_test_that_fails_at_the_server(used: SMTPConfig, endpoint: TokenEndpoint, server: SMTPServer) -> None:
     """The token came before, and is not lost with the test."""
     server.inject(Fault(verb="AUTH", reply="535 5.7.8 no", times=None))
-    trial = run_typed(used, typed(used, oauth_scope=""), user=None)
-    assert trial.report is not None
-    assert not trial.report.ok
+    test = run_typed(used, typed(used, oauth_scope=""), user=None)
+    assert test.report is not None
+    assert not test.report.ok
     server.clear_faults()
     goes_on(endpoint)
 
@@ -218,9 +218,9 @@ def test_a_duplicate_goes_by_the_same(used: SMTPConfig, endpoint: TokenEndpoint)
     copy = SMTPConfig.objects.exclude(pk=used.pk).get()
     for _ in range(2):
         for one in (copy, used):
-            trial = run_stored(SMTPConfig.objects.get(pk=one.pk), user=None)
-            assert trial.report is not None
-            assert trial.report.ok
+            test = run_stored(SMTPConfig.objects.get(pk=one.pk), user=None)
+            assert test.report is not None
+            assert test.report.ok
             goes_on(endpoint)
     SMTPConfig.objects.activate(copy)
     goes_on(endpoint)
@@ -233,7 +233,7 @@ def test_two_at_once(used: SMTPConfig, endpoint: TokenEndpoint) -> None:
     both = list(SMTPConfig.objects.all())
     works = [lambda one=one: run_stored(one, user=None) for one in both]
     works += [lambda one=one: run_typed(one, typed(one, oauth_scope=""), user=None) for one in both]
-    reports = [trial.report.ok if not isinstance(trial, Exception) else trial for trial in in_threads(*works)]
+    reports = [test.report.ok if not isinstance(test, Exception) else test for test in in_threads(*works)]
     assert reports == [True] * 4
     goes_on(endpoint)
 
@@ -245,8 +245,8 @@ def test_the_same_one_entered_twice_and_used_for_the_first_time_at_once(
     endpoint.rotates = True
     given = {"oauth_grant": Grant.REFRESH_TOKEN, "oauth_refresh_token": REFRESH}
     both = [configure(**given), configure(**given, name="Second", is_active=False)]
-    trials = in_threads(*(lambda one=one: run_stored(one, user=None) for one in both))
-    assert [trial.report.ok for trial in trials] == [True, True]
+    tests = in_threads(*(lambda one=one: run_stored(one, user=None) for one in both))
+    assert [test.report.ok for test in tests] == [True, True]
     goes_on(endpoint)
 
 
@@ -333,9 +333,9 @@ def test_a_transaction_that_is_rolled_back(used: SMTPConfig, endpoint: TokenEndp
             models.QuerySet(SMTPConfig).update(timeout=9)
         if connection.vendor == "sqlite":
             with pytest.raises(DeliveryDeferred, match="cannot be kept"):
-                direct.send_now(message)
+                direct.send_directly(message)
         else:
-            direct.send_now(message)
+            direct.send_directly(message)
         transaction.set_rollback(True)
     assert len(endpoint.requests) == before + (connection.vendor != "sqlite")
     goes_on(endpoint)
@@ -409,9 +409,9 @@ def test_an_old_one_that_is_noted_down_gets_no_newer_one(used: SMTPConfig, endpo
     """It is shown to the provider that gave it. To an endpoint elsewhere, not even the old one is shown."""
     with TokenEndpoint(None) as elsewhere:
         data = typed(used, oauth_refresh_token=REFRESH, oauth_client_secret="x", oauth_endpoint=elsewhere.url)
-        trial = run_typed(used, data, user=None)
-        assert trial.report is not None
-        assert "consent" in trial.report.steps[0].detail
+        test = run_typed(used, data, user=None)
+        assert test.report is not None
+        assert "consent" in test.report.stages[0].detail
         assert elsewhere.requests == []
     goes_on(endpoint)
 

@@ -329,7 +329,7 @@ UNASKABLE = {
         "p",
         "o",
     ),
-    "delivery/dashboard/": ("span", "lane", "smtp_config"),
+    "delivery/dashboard/": ("period", "lane", "smtp_config"),
     "smtpconfig/": ("is_active__exact", "q"),
     "serverquirks/": ("o", "p"),
 }

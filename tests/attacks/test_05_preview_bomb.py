@@ -220,8 +220,8 @@ WORK: dict[str, Callable[[int], bytes]] = {
 @pytest.mark.parametrize("name", WORK)
 def test_work_does_not_grow_with_the_square(name: str) -> None:
     """Four times as much is at most about four times the work, and never more than a page is worth."""
-    make = WORK[name]
-    few, many = calls(lambda: preview(make(25_000))), calls(lambda: preview(make(100_000)))
+    build = WORK[name]
+    few, many = calls(lambda: preview(build(25_000))), calls(lambda: preview(build(100_000)))
     assert many < 6 * few + 10_000
     assert many < 1_500_000
 

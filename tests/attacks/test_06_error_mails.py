@@ -29,7 +29,7 @@ from django.test import Client
 from django.urls import reverse
 from django.utils.log import AdminEmailHandler
 
-from config.door.attempts import Attempt
+from config.admin_auth.attempts import LoginAttempt
 from config.local.smtp_server import SMTPServer
 from email_integration import aio, references, routing
 from email_integration.backends.direct import EmailBackend
@@ -345,7 +345,7 @@ def test_the_login_before_the_view(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*args: Any) -> Any:
         raise Arisen
 
-    monkeypatch.setattr(Attempt, "begin", broken)
+    monkeypatch.setattr(LoginAttempt, "begin", broken)
     client = Client(raise_request_exception=False)
     client.post("/admin/login/", {"username": "kim", "password": planted("password")})
     monkeypatch.setattr("django.contrib.admin.sites.AdminSite.has_permission", broken)

@@ -12,9 +12,9 @@ from django.db import connection
 from django.test import Client, RequestFactory
 from django.test.utils import CaptureQueriesContext
 
-from config.door import attempts
-from config.door.attempts import OF_ADDRESS, OF_NAME, Attempt, account_of, address_of
-from tests.integration.test_door import PASSWORD, Clock, fail, staff, tried
+from config.admin_auth import attempts
+from config.admin_auth.attempts import OF_ADDRESS, OF_NAME, LoginAttempt, account_of, address_of
+from tests.integration.test_admin_auth import PASSWORD, Clock, fail, staff, tried
 
 BEHIND = ("HTTP_X_FORWARDED_PROTO", "https")
 
@@ -82,7 +82,7 @@ def test_other_names_are_other_names(clock: Clock) -> None:
 def test_no_name_breaks_the_page(name: str, clock: Clock) -> None:
     """Django does not look at what is too long or cannot be a name; neither is it normalised at length here."""
     staff()
-    attempt = Attempt(name=name, address="192.0.2.1")
+    attempt = LoginAttempt(name=name, address="192.0.2.1")
     assert attempt.begin() == 0
     attempt.succeed()
     fail(OF_NAME, name.encode("utf-8", "replace").decode())
@@ -115,8 +115,8 @@ def test_a_user_model_of_the_project_may_find_users_in_its_own_way(
     monkeypatch.setattr(manager, "get_by_natural_key", find)
     assert account_of("kim") == ""
     for _number in range(OF_NAME):
-        Attempt(name="kim", address="192.0.2.1", account=account_of("kim")).begin()
-    assert Attempt(name="ᵏᵢᵐ", address="192.0.2.1", account=account_of("ᵏᵢᵐ")).begin() > 0
+        LoginAttempt(name="kim", address="192.0.2.1", account=account_of("kim")).begin()
+    assert LoginAttempt(name="ᵏᵢᵐ", address="192.0.2.1", account=account_of("ᵏᵢᵐ")).begin() > 0
 
 
 SAME_ADDRESS = [
@@ -214,6 +214,6 @@ def test_new_names_without_end_take_no_room_without_end(
     monkeypatch.setattr(attempts, "cache", counts)
     monkeypatch.setattr(counts, "add", lambda key, *given: (keys.add(key), added(key, *given))[1], raising=False)
     for number in range(2000):
-        Attempt(name=f"name{number}", address="192.0.2.1").begin()
+        LoginAttempt(name=f"name{number}", address="192.0.2.1").begin()
     assert len(keys) <= 1 + OF_ADDRESS
     assert max(map(len, keys)) < 100

@@ -13,13 +13,13 @@ from typing import Any
 
 import pytest
 
-from email_integration.diagnosis.advice import advice
-from email_integration.diagnosis.trial import trial_mail
+from email_integration.diagnosis.advice import advise
+from email_integration.diagnosis.connection_test_mail import build_test_mail
 from email_integration.models import Delivery
 from email_integration.routing import relay_of
 from email_integration.routing.token_endpoint import Account, fetch
 from email_integration.smtp import NoToken, Refused, Session
-from email_integration.smtp.probe import probe
+from email_integration.smtp.connection_test import run_connection_test
 from tests.deliveries import RecordingTaskQueue, attempt, submitted
 from tests.relays import config_for, relay_to
 from tests.scripted import Conversation, ScriptedServer
@@ -164,17 +164,19 @@ def given(mechanism: str, secret: str) -> dict[str, Any]:
 @pytest.mark.parametrize("mechanism", MECHANISMS)
 @pytest.mark.parametrize("echo", ECHOES.values(), ids=ECHOES)
 def test_a_reply_gives_nothing_back(echo: Callable[[str], str], mechanism: str, decoded: bool) -> None:
-    """Whole or in pieces, by the refusal itself and by the steps of a trial."""
+    """Whole or in pieces, by the refusal itself and by the stages of a connection test."""
     secret = new("pass")
     script = EchoingAuth(mechanism, echo, decoded=decoded)
     with ScriptedServer(script) as server:
         with pytest.raises(Refused) as caught:
             Session.open(relay_to(server, **given(mechanism, secret)))
-        report = probe(relay_to(server, **given(mechanism, secret)))
+        report = run_connection_test(relay_to(server, **given(mechanism, secret)))
     assert script.lines
     reply = caught.value.reply
     assert reply is not None
-    seen = "\n".join([reply.text, reply.enhanced, str(caught.value), report.summary, *(s.detail for s in report.steps)])
+    seen = "\n".join(
+        [reply.text, reply.enhanced, str(caught.value), report.summary, *(s.detail for s in report.stages)]
+    )
     assert leaked(seen, [script.secrets[1], script.secrets[2]]) == []
     if echo is not str.swapcase:
         assert "***" in reply.text or len(echo("x" * 40)) > 1000
@@ -185,9 +187,9 @@ def test_a_reply_gives_nothing_back(echo: Callable[[str], str], mechanism: str, 
 def test_no_code_makes_a_difference(code: str, mechanism: str) -> None:
     script = EchoingAuth(mechanism, ECHOES["without its end"], code=code)
     with ScriptedServer(script) as server:
-        report = probe(relay_to(server, **given(mechanism, new("pass"))))
+        report = run_connection_test(relay_to(server, **given(mechanism, new("pass"))))
     assert script.lines
-    seen = "\n".join([report.summary, *(step.detail for step in report.steps)])
+    seen = "\n".join([report.summary, *(stage.detail for stage in report.stages)])
     assert leaked(seen, script.secrets[1:]) == []
 
 
@@ -209,10 +211,10 @@ def test_nor_does_a_reply_later_on(verb: str, name: str) -> None:
 
     with ScriptedServer(script) as server:
         relay = relay_to(server, username="kim@example.com", password=secret)
-        report = probe(relay, trial_mail(relay, to="lee@example.com"))
+        report = run_connection_test(relay, build_test_mail(relay, to="lee@example.com"))
     assert said
     assert not report.ok
-    seen = "\n".join([report.summary, *(step.detail for step in report.steps)])
+    seen = "\n".join([report.summary, *(stage.detail for stage in report.stages)])
     assert "***" in seen
     assert leaked(seen, [said[0].encode()]) == []
 
@@ -222,7 +224,7 @@ def test_nor_does_a_reply_later_on(verb: str, name: str) -> None:
 @pytest.mark.parametrize(
     "name", ["without its end", "in two lines, each with the code", "in upper case", "in percents"]
 )
-def test_neither_rows_nor_logs_nor_trials_have_it(
+def test_neither_rows_nor_logs_nor_connection_tests_have_it(
     name: str, mechanism: str, task_queue: RecordingTaskQueue, fresh_process: None, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
@@ -231,7 +233,7 @@ def test_neither_rows_nor_logs_nor_trials_have_it(
         stored = config_for(server, username="kim@example.com", password=new("pass"), use_tls=False)
         delivery = submitted("lee@example.com")
         attempt(delivery.pk)
-        report = probe(relay_of(stored))
+        report = run_connection_test(relay_of(stored))
         stored.record_test(passed=False, detail=report.summary)
     assert script.lines
     row = Delivery.objects.get(pk=delivery.pk)
@@ -363,12 +365,12 @@ def test_the_next_session_is_not_greeted_with_it(decoded: bool, greeting: str, n
     secret = new("pass")
     with ScriptedServer(script) as server:
         relay = relay_to(server, **given(mechanism, secret), timeout=2)
-        first, second = probe(relay), probe(relay)
+        first, second = run_connection_test(relay), run_connection_test(relay)
     assert kept
     assert not first.ok
     assert second.failure is not None
-    advised = advice(second.failure, relay)
-    seen = [str(second.failure), second.summary, *(step.detail for step in second.steps), str(advised)]
+    advised = advise(second.failure, relay)
+    seen = [str(second.failure), second.summary, *(stage.detail for stage in second.stages), str(advised)]
     seen.append(second.failure.seen.first_words.decode())
     assert leaked("\n".join(seen), echoing.secrets[1:]) == []
 
@@ -390,9 +392,9 @@ def test_nor_is_an_offer_or_a_receipt_shown_with_it(name: str) -> None:
 
     with ScriptedServer(script) as server:
         relay = relay_to(server, username="kim@example.com", password=secret)
-        report = probe(relay, trial_mail(relay, to="lee@example.com"))
+        report = run_connection_test(relay, build_test_mail(relay, to="lee@example.com"))
     assert report.ok
-    seen = "\n".join([*report.capabilities, *(step.detail for step in report.steps)])
+    seen = "\n".join([*report.capabilities, *(stage.detail for stage in report.stages)])
     assert "***" in seen
     assert leaked(seen, [said.encode()]) == []
 

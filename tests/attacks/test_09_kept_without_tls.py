@@ -13,7 +13,7 @@ from django.urls import reverse
 
 from config.local.smtp_server import SMTPServer
 from email_integration.admin.configs import SMTPConfigAdmin
-from email_integration.admin.trials import run_typed
+from email_integration.admin.connection_tests import run_typed
 from email_integration.models import SMTPConfig
 from tests.integration.admin_site import SECRET, config, form_of, logged_in, url
 from tests.mail_settings import of_mail
@@ -98,9 +98,9 @@ def test_a_stored_secret_is_asked_for_again(
     )
     assert page.status_code == 200
     assert "again" in str(page.context["errors"])
-    trial = run_typed(SMTPConfig.objects.get(), posted(stored, change), user=None)
-    assert trial.report is None
-    assert any("again" in problem for problem in trial.problems)
+    test = run_typed(SMTPConfig.objects.get(), posted(stored, change), user=None)
+    assert test.report is None
+    assert any("again" in problem for problem in test.problems)
     with pytest.raises(ValidationError) as refused:
         checked(SMTPConfig.objects.get(), change)
     assert field in refused.value.message_dict
@@ -206,9 +206,9 @@ def test_a_test_with_a_secret_that_was_replaced_meanwhile_connects_to_nowhere(
     stored = config(host="smtp.example.com", port=server.port)
     read = SMTPConfig.objects.get(pk=stored.pk)
     _renewed(stored, {})
-    trial = run_typed(read, posted(read, {"host": "localhost"}), user=None)
-    assert trial.report is None
-    assert any("again" in problem for problem in trial.problems)
+    test = run_typed(read, posted(read, {"host": "localhost"}), user=None)
+    assert test.report is None
+    assert any("again" in problem for problem in test.problems)
     assert server.auths == 0
 
 

@@ -235,7 +235,7 @@ WRONG: list[tuple[str, Any]] = [
 
 @pytest.mark.parametrize("way", WAYS)
 def test_what_is_wrong_is_refused_before_anything_is_stored(way: str) -> None:
-    """With words that a caller can mend it by, and without the whole of what is too long."""
+    """With words that a caller can fix it by, and without the whole of what is too long."""
     for argument, value in WRONG:
         with pytest.raises(InvalidMail) as refused:
             WAYS[way](**{argument: value})

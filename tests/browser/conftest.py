@@ -14,7 +14,7 @@ from django.contrib.auth import get_user_model
 from django.test import Client
 from playwright.sync_api import Browser, Page
 
-from tests.chromium import browsing
+from tests.headless_browser import browsing
 
 IMAGES = Path(__file__).resolve().parents[2] / "docs" / "images"
 

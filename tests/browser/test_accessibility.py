@@ -86,7 +86,7 @@ def test_pages_that_say_that_something_is_the_matter(page: Page, settings: Any) 
     found = visited(page, LIST, f"{DELIVERIES}dashboard/")
     SendingPause.begin(reason="A restored backup")
     SMTPConfig.objects.filter(pk=stored.pk).update(password="nonsense")
-    found += visited(page, LIST, f"{LIST}{stored.pk}/change/", f"{LIST}resume/", f"{DELIVERIES}dashboard/?span=week")
+    found += visited(page, LIST, f"{LIST}{stored.pk}/change/", f"{LIST}resume/", f"{DELIVERIES}dashboard/?period=week")
     assert not found, "\n".join(found)
 
 
@@ -109,7 +109,7 @@ def test_pages_of_deliveries(page: Page) -> None:
         f"{own}history/",
         f"{DELIVERIES}{failed.pk}/change/",
         f"{DELIVERIES}{failed.pk}/content/",
-        f"{DELIVERIES}dashboard/?span=hour",
+        f"{DELIVERIES}dashboard/?period=hour",
     )
     page.goto(DELIVERIES)
     page.locator("input.action-select").first.check()

@@ -51,15 +51,15 @@ def test_add_test_activate_send_and_turn_off(
     assert complaints(page) == []
     shot(page, "form")
     page.get_by_role("button", name="Test connection").click()
-    expect(page.locator("#email-trial-result")).to_contain_text("does not accept the username and password")
-    shot(page, "test-failed", of=".email-trial")
+    expect(page.locator("#email-connection-test-result")).to_contain_text("does not accept the username and password")
+    shot(page, "test-failed", of=".email-connection-test")
     field(page, "Password").fill("password")
     page.get_by_role("button", name="Test connection").click()
-    expect(page.locator("#email-trial-result")).to_contain_text("The connection works.")
-    expect(page.locator(".email-steps")).to_contain_text("Certificate for localhost")
-    shot(page, "test-passed", of=".email-trial")
+    expect(page.locator("#email-connection-test-result")).to_contain_text("The connection works.")
+    expect(page.locator(".email-stages")).to_contain_text("Certificate for localhost")
+    shot(page, "test-passed", of=".email-connection-test")
     page.get_by_role("button", name="Send test mail").click()
-    expect(page.locator("#email-trial-result")).to_contain_text("took the test mail for kim@example.com")
+    expect(page.locator("#email-connection-test-result")).to_contain_text("took the test mail for kim@example.com")
     assert complaints(page) == []
     assert not SMTPConfig.objects.exists()
     page.get_by_role("button", name="Save", exact=True).click()
@@ -68,7 +68,7 @@ def test_add_test_activate_send_and_turn_off(
 
     page.get_by_role("link", name="Primary", exact=True).click()
     page.get_by_role("button", name="Test connection").click()
-    expect(page.locator("#email-trial-result")).to_contain_text("The connection works.")
+    expect(page.locator("#email-connection-test-result")).to_contain_text("The connection works.")
     page.goto(LIST)
     expect(page.locator(".email-check")).to_contain_text("passed")
     assert send("Fallback, still") == "accepted"
@@ -124,7 +124,7 @@ def test_a_server_with_a_private_authority(page: Page, stack: Start, smtp_server
     waiting = send_email.delay("Waits", "Text", to=["bob@example.com"])
     page.goto(f"{LIST}{config.pk}/change/")
     page.get_by_role("button", name="Test connection").click()
-    result = page.locator("#email-trial-result")
+    result = page.locator("#email-connection-test-result")
     expect(result).to_contain_text("not trusted")
     expect(result).to_contain_text("paste the certificate of its authority into the field 'Certificate authority'")
     page.get_by_text("Advanced", exact=True).click()
@@ -187,7 +187,7 @@ def test_keys_are_rotated_while_mail_flows(
     expect(page.locator(".email-check")).not_to_contain_text("unreadable")
     page.get_by_role("link", name="Alpha", exact=True).click()
     page.get_by_role("button", name="Test connection").click()
-    expect(page.locator("#email-trial-result")).to_contain_text("The connection works.")
+    expect(page.locator("#email-connection-test-result")).to_contain_text("The connection works.")
     assert send("With the new one") == "accepted"
     config.refresh_from_db()
     assert str(config.sealed_password) != sealed
@@ -260,12 +260,12 @@ def test_a_host_that_hangs_is_given_up_and_explained(page: Page) -> None:
         field(page, "Port").fill(str(tarpit.getsockname()[1]))
         field(page, "Timeout").fill("1")
         page.get_by_role("button", name="Test connection").click()
-        expect(page.locator("#email-trial-result")).to_have_text("Testing…")
-        expect(page.locator("#email-trial-result")).to_contain_text("no answer within 1 s")
-        expect(page.locator("#email-trial-result")).to_contain_text("What to do:")
+        expect(page.locator("#email-connection-test-result")).to_have_text("Testing…")
+        expect(page.locator("#email-connection-test-result")).to_contain_text("no answer within 1 s")
+        expect(page.locator("#email-connection-test-result")).to_contain_text("What to do:")
     page.context.clear_cookies()
     page.get_by_role("button", name="Test connection").click()
-    expect(page.locator("#email-trial-result")).to_contain_text("The test could not be made")
+    expect(page.locator("#email-connection-test-result")).to_contain_text("The test could not be made")
 
 
 def test_pausing_and_resuming(page: Page, stack: Start, smtp_server: Serve, shot: Shot) -> None:
@@ -299,5 +299,5 @@ def test_the_pages_are_readable_in_the_dark(page: Page, smtp_server: Serve) -> N
     assert complaints(page) == []
     page.get_by_role("link", name="Alpha", exact=True).click()
     page.get_by_role("button", name="Test connection").click()
-    expect(page.locator("#email-trial-result")).to_contain_text("The connection works.")
+    expect(page.locator("#email-connection-test-result")).to_contain_text("The connection works.")
     assert complaints(page) == []

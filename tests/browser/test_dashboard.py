@@ -1,4 +1,4 @@
-"""The page of figures, in a browser: seen, read aloud, on a telephone, in the dark."""
+"""The dashboard, in a browser: seen, read aloud, on a telephone, in the dark."""
 
 from __future__ import annotations
 

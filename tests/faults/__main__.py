@@ -11,7 +11,7 @@ import traceback
 from config.local.processes import unwind_on_signals
 
 from . import matrix
-from .cases import Case, Figures, run_case
+from .cases import Case, Counts, run_case
 from .world import Worlds
 
 _COLUMNS = ("submitted", "arrived", "refused", "lost", "duplicated", "in_doubt", "held", "stuck")
@@ -28,7 +28,7 @@ def main() -> int:
     width = max(len(str(case)) for case in matrix.CASES)
     print(f"{'':{width}} ", *(f"{column.replace('_', ' '):>11}" for column in _COLUMNS), "    seconds", sep="")
     wanted = [case for case in matrix.CASES if not options.texts or any(text in str(case) for text in options.texts)]
-    done: dict[Case, Figures] = {}
+    done: dict[Case, Counts] = {}
     broken = 0
     for setting, cases in matrix.by_setting(wanted):
         if setting.missing:
@@ -47,7 +47,7 @@ def main() -> int:
                     worlds.leave()
     groups = dict.fromkeys(case.group for case in done)
     for group in groups if len(groups) > 1 else ():
-        _sum_up(f"{group}: ", [figures for case, figures in done.items() if case.group == group], width)
+        _sum_up(f"{group}: ", [counts for case, counts in done.items() if case.group == group], width)
         print()
     _sum_up("", list(done.values()), width)
     print(f"{time.monotonic() - started:>11.0f}")
@@ -55,24 +55,24 @@ def main() -> int:
     return 1 if broken else 0
 
 
-def _run(worlds: Worlds, case: Case, done: dict[Case, Figures], width: int) -> list[str]:
+def _run(worlds: Worlds, case: Case, done: dict[Case, Counts], width: int) -> list[str]:
     try:
-        figures = run_case(worlds.current(), case)
+        counts = run_case(worlds.current(), case)
     except Exception as error:
         print(f"{case!s:{width}}  {type(error).__name__}: {error}", flush=True)
         traceback.print_exc(file=sys.stdout)
         return ["the case could not be run"]
-    done[case] = figures
-    numbers = (f"{getattr(figures, column):>11}" for column in _COLUMNS)
-    print(f"{case!s:{width}} ", *numbers, f"{figures.seconds:>11.1f}", sep="")
-    for remark in figures.remarks:
+    done[case] = counts
+    numbers = (f"{getattr(counts, column):>11}" for column in _COLUMNS)
+    print(f"{case!s:{width}} ", *numbers, f"{counts.seconds:>11.1f}", sep="")
+    for remark in counts.remarks:
         print(f"{'':{width}}  {remark}")
     sys.stdout.flush()
-    return figures.broken(case)
+    return counts.broken(case)
 
 
-def _sum_up(what: str, done: list[Figures], width: int) -> None:
-    total = (sum(getattr(figures, column) for figures in done) for column in _COLUMNS)
+def _sum_up(what: str, done: list[Counts], width: int) -> None:
+    total = (sum(getattr(counts, column) for counts in done) for column in _COLUMNS)
     print(f"{f'{what}{len(done)} cases':{width}} ", *(f"{number:>11}" for number in total), sep="", end="")
 
 

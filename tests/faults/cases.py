@@ -18,7 +18,7 @@ ENDS = {"accepted", "failed", "expired", "cancelled", "quarantined"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Figures:
+class Counts:
     """What became of the mails of a case, counted in the server's box and in the database."""
 
     submitted: int
@@ -164,7 +164,7 @@ class Run:
             self._complaints.append(otherwise)
 
     def remark(self, text: str) -> None:
-        """Note what is worth to be known besides the figures."""
+        """Note what is worth to be known besides the counts."""
         self._remarks.append(text)
 
     def arrived(self, mails: int) -> Callable[[], bool]:
@@ -189,10 +189,10 @@ class Run:
         """How many mails a process may have in hand at a time."""
         return self.case.setting.sessions
 
-    def open_rows(self, *, mend: bool = True) -> int | None:
-        """How many have not come to their end; None if not known. With ``mend``, the workers that are missing start."""
-        if mend:
-            self.world.mend()
+    def open_rows(self, *, start_missing: bool = True) -> int | None:
+        """How many have not come to their end; None if not known. With ``start_missing``, start missing workers."""
+        if start_missing:
+            self.world.start_missing_workers()
         try:
             return sum(not self._is_at_its_end(row) for row in self.rows().values())
         except CannotCount:
@@ -207,9 +207,9 @@ class Run:
         try:
             wait_until(self.is_over, seconds=self.case.seconds, what="the end of all")
         except TimeoutError:
-            pass  # the figures tell
+            pass  # the counts tell
 
-    def count(self) -> Figures:
+    def count(self) -> Counts:
         """Count."""
         seconds = time.monotonic() - self.started
         found = wait_until(self._rows_if_any, what="the database")
@@ -220,7 +220,7 @@ class Run:
         held = {pk for pk, row in found.items() if self._holds and row.status == "in_doubt"}
         open_ = {pk for pk, row in found.items() if not (row.status in ENDS and row.continued)} - held
         lost = {pk for pk in self.ids if not in_box.get(pk)} - refused - held - open_
-        return Figures(
+        return Counts(
             submitted=len(self.ids),
             arrived=sum(1 for number in in_box.values() if number),
             refused=len(refused),
@@ -252,7 +252,7 @@ class Run:
         return [pk for tag in self._tags if tag for pk in self.world.followed(tag)]
 
 
-def run_case(world: World, case: Case) -> Figures:
+def run_case(world: World, case: Case) -> Counts:
     """Run a case in a world of its setting, and count. Raises TimeoutError when what should go wrong did not."""
     run = Run(world, case)
     try:

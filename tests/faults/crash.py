@@ -64,7 +64,7 @@ class Plan:
         """The id of the process that has come to its point last."""
         return int(_taken(self._file).read_text())
 
-    def make(self, point: str, *, nth: int, victim: Victim) -> None:
+    def arm(self, point: str, *, nth: int, victim: Victim) -> None:
         """Have the process that comes to ``point`` for the ``nth`` time from now end its life there."""
         if point not in POINTS:
             raise LookupError(f"There is no point {point!r}.")

@@ -45,7 +45,7 @@ def die_at(run: Run, point: str, victim: Victim, *, nth: int = 0) -> None:
     """
     if point == "before a session":
         run.world.smtp.drop_connections()
-    run.world.plan.make(point, nth=nth or POINTS[point], victim=victim)
+    run.world.plan.arm(point, nth=nth or POINTS[point], victim=victim)
     run.submit(_MAILS, followed=True, atomic=True)
     run.wait(lambda: run.world.plan.is_done, "its death")
 

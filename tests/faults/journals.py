@@ -160,7 +160,7 @@ def _killed(point: str, victim: Victim) -> Callable[[Run], None]:
     def act(run: Run) -> None:
         die_at(run, point, victim)
         killed = time.monotonic()
-        run.wait(lambda: run.open_rows(mend=False) == 0, "the end of all, by the other worker")
+        run.wait(lambda: run.open_rows(start_missing=False) == 0, "the end of all, by the other worker")
         run.remark(f"settled {time.monotonic() - killed:.1f} s after the kill")
 
     return act

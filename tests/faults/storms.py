@@ -41,7 +41,7 @@ def _storm(mails: int, seed: int, *, bulk: bool = False) -> Callable[[Run], None
             over.set()
             killers.join()
         last = _kill_worker(run, chance)
-        left = run.open_rows(mend=False)
+        left = run.open_rows(start_missing=False)
         run.wait(run.is_over, "the end of all", seconds=300)
         run.world.smtp.slow = 0.0
         settled = time.monotonic() - last

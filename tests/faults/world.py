@@ -190,8 +190,8 @@ class World:
     def _clock(self) -> Path:
         return self.folder / "clock"
 
-    def mend(self) -> None:
-        """Have as many workers as there should be."""
+    def start_missing_workers(self) -> None:
+        """Start workers until there are as many as there should be."""
         self._serving = [(worker, queues) for worker, queues in self._serving if worker.is_running]
         for lane in self.setting.lanes:
             while sum(queues == lane for _, queues in self._serving) < self.setting.workers:
@@ -261,7 +261,7 @@ class World:
             from_email="Hanna <noreply@example.com>",
             timeout=2,
         )
-        self.mend()
+        self.start_missing_workers()
         start_beat(self._processes, schedule=self.folder / "beat-schedule")
 
     def end(self) -> None:

@@ -41,13 +41,13 @@ def host(tmp_path: Path, valkey: Valkey) -> Iterator[Callable[..., HostProject]]
     """``host(settings, env={…})``: a project whose settings are those of the README and then these; not migrated."""
     made: list[HostProject] = []
 
-    def make(settings: str = "", *, env: dict[str, str] | None = None) -> HostProject:
+    def host_project(settings: str = "", *, env: dict[str, str] | None = None) -> HostProject:
         parent = tmp_path / f"host{len(made) + 1}"
         parent.mkdir()
         made.append(HostProject(parent, SETTINGS + settings, env={"BROKER": valkey.url, **(env or {})}))
         return made[-1]
 
-    yield make
+    yield host_project
     for project in made:
         project.end()
 

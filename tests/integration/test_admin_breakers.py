@@ -13,7 +13,7 @@ from django.urls import reverse
 from django.utils import timezone
 
 from config.local.smtp_server import Fault, SMTPServer
-from email_integration.admin import whereabouts
+from email_integration.admin import routing_status
 from email_integration.models import CircuitBreaker, Delivery, SendingPause, SMTPConfig, Status
 from email_integration.routing import active_relay, breaker, settings_relay
 from email_integration.smtp import Relay
@@ -99,7 +99,7 @@ def test_it_says_when_it_is_tried_next(admin: Client) -> None:
 def test_what_waits_is_counted_to_a_bound(admin: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     config(is_active=True)
     tripped()
-    monkeypatch.setattr(whereabouts, "_COUNTED", 2)
+    monkeypatch.setattr(routing_status, "_COUNTED", 2)
     waits(2)
     pretend(submitted(), status=Status.DEFERRED)
     assert "mails that wait for it: 2." in top(admin)
@@ -124,10 +124,10 @@ def test_another_servers_fault_is_not_shown_of_this_one(admin: Client) -> None:
     assert 'value="Try now"' not in top(admin)
 
 
-def test_mended_settings_are_another_server(admin: Client) -> None:
+def test_fixed_settings_are_another_server(admin: Client) -> None:
     stored = config(is_active=True)
     tripped()
-    stored.password = "mended"
+    stored.password = "changed"
     stored.save()
     assert "at fault" not in top(admin)
 

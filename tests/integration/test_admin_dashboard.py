@@ -1,4 +1,4 @@
-"""The page of figures: for whom it is, and that its figures are those of the rows."""
+"""The dashboard: for whom it is, and that its numbers are those of the rows."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 from django.utils import timezone
 
-from email_integration.dashboard import figures, shares, standing
-from email_integration.dashboard.spans import SPANS
+from email_integration.dashboard import live_status, shares, statistics
+from email_integration.dashboard.intervals import PERIODS
 from email_integration.models import Delivery, Lane, SendingPause, Status
 from email_integration.outcomes.causes import Cause
 from tests.deliveries import RecordingTaskQueue, ago, pretend, submitted
@@ -29,7 +29,7 @@ HOUR = 3600.0
 @pytest.fixture(autouse=True)
 def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """No worker is there to be waited for."""
-    monkeypatch.setattr(standing, "FOR_WORKERS", 0.02)
+    monkeypatch.setattr(live_status, "FOR_WORKERS", 0.02)
 
 
 def shown(**asked: str) -> Any:
@@ -68,9 +68,11 @@ def test_each_mail_counts_where_it_came_to_its_end() -> None:
         ended(failed, at=at, status=Status.FAILED)
     ended(1, at=now, status=Status.EXPIRED)
     ended(1, at=now, status=Status.CANCELLED)  # by a person
-    assert totals(shown(span="hour")) == {"accepted": 3, "deferred": 3, "failed": 2}
-    assert totals(shown(span="day")) == totals(shown(span="nonsense")) == {"accepted": 5, "deferred": 5, "failed": 2}
-    assert totals(shown(span="week")) == {"accepted": 9, "deferred": 9, "failed": 4}
+    assert totals(shown(period="hour")) == {"accepted": 3, "deferred": 3, "failed": 2}
+    assert (
+        totals(shown(period="day")) == totals(shown(period="nonsense")) == {"accepted": 5, "deferred": 5, "failed": 2}
+    )
+    assert totals(shown(period="week")) == {"accepted": 9, "deferred": 9, "failed": 4}
 
 
 def test_it_is_narrowed_to_a_lane_and_a_configuration() -> None:
@@ -80,21 +82,21 @@ def test_it_is_narrowed_to_a_lane_and_a_configuration() -> None:
     assert totals(shown(lane="bulk"))["accepted"] == totals(shown(smtp_config="Primary"))["deferred"] == 3
     page = shown(lane="high", smtp_config="Backup")
     assert totals(page) == {"accepted": 5, "deferred": 5, "failed": 0}
-    assert [(reason, number) for _, reason, number, _ in page.context["replies"]] == [("the mailbox is full", 5)]
+    assert [(reason, number) for _, reason, number, _ in page.context["causes"]] == [("the mailbox is full", 5)]
     assert totals(shown(lane="high", smtp_config="Primary"))["accepted"] == 0
     assert "Backup" in page.content.decode()  # though it is deleted
 
 
 def test_times_are_those_of_a_sample_that_is_spread() -> None:
     """Half of the mails of an interval were not slower than the median, and 95 of 100 not than p95."""
-    interval = SPANS["week"].intervals(timezone.now())[-2]
+    interval = PERIODS["week"].intervals(timezone.now())[-2]
     end = interval.end - dt.timedelta(seconds=1)
     every = (interval.end - interval.start).total_seconds() / 1000
     ended(900, at=end, took=2, every=every)
     ended(90, at=end, took=50, every=10 * every)
     before = dataclasses.replace(interval, start=interval.start - dt.timedelta(hours=6), end=interval.start)
-    assert figures.times(figures.Choice(), [before, interval]) == [None, figures.Times(median=2.0, p95=50.0)]
-    assert figures.times(figures.Choice(lane="high"), [interval]) == [None]
+    assert statistics.times(statistics.Choice(), [before, interval]) == [None, statistics.Times(median=2.0, p95=50.0)]
+    assert statistics.times(statistics.Choice(lane="high"), [interval]) == [None]
 
 
 def test_configurations_and_priorities_are_shown_beside_each_other() -> None:
@@ -169,12 +171,12 @@ def test_what_waits_and_what_needs_a_person_is_counted_and_listed() -> None:
 
 
 def test_the_reasons_are_shown_of_the_last_attempts_alone_when_there_are_many(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(figures, "ATTEMPTS", 4)
+    monkeypatch.setattr(statistics, "ATTEMPTS", 4)
     now = timezone.now()
     tried(ended(3, at=now - dt.timedelta(hours=2), every=1), cause=Cause.FULL)
     tried(ended(4, at=now, every=1), cause=Cause.BUSY)
     page = shown()
-    assert [(reason, number) for _, reason, number, _ in page.context["replies"]] == [(Cause.BUSY.words, 4)]
+    assert [(reason, number) for _, reason, number, _ in page.context["causes"]] == [(Cause.BUSY.words, 4)]
     assert "Of the last attempts alone" in page.content.decode()
 
 
@@ -184,7 +186,7 @@ def test_reasons_are_counted_by_their_cause() -> None:
     for words in ("the mailbox is full (552 5.2.2)", "the mailbox is full (452 4.2.2)", "in other words"):
         tried(ended(2, at=now), cause=Cause.FULL, reason=words)
     tried(ended(1, at=now), cause="of_another_version", reason=Cause.FULL.words)
-    found = [(reason, number, url) for _, reason, number, url in shown().context["replies"]]
+    found = [(reason, number, url) for _, reason, number, url in shown().context["causes"]]
     listed = reverse("admin:email_integration_delivery_changelist")
     assert found == [
         (Cause.FULL.words, 6, f"{listed}?cause=full"),
@@ -210,7 +212,7 @@ def test_it_says_where_mail_goes_and_since_when_it_does_not() -> None:
 
 def test_workers_that_answer_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "No worker answered within" in shown().content.decode()
-    monkeypatch.setattr(standing.health, "alive", lambda *, timeout: ["mail@one", "mail@two"])
+    monkeypatch.setattr(live_status.health, "alive", lambda *, timeout: ["mail@one", "mail@two"])
     assert "2 workers answer: mail@one, mail@two" in shown().content.decode()
 
 
@@ -226,13 +228,13 @@ def test_the_number_of_questions_does_not_depend_on_the_number_of_mails() -> Non
     """Nor on that of intervals, lanes and configurations."""
     client = logged_in("view_delivery")
     counts = {}
-    for span, number, every, relays in (("hour", 1, 1, 1), ("week", 28, 6 * HOUR, 1), ("week", 140, 1.1 * HOUR, 9)):
+    for period, number, every, relays in (("hour", 1, 1, 1), ("week", 28, 6 * HOUR, 1), ("week", 140, 1.1 * HOUR, 9)):
         for place in range(relays):
             given = {"smtp_config": f"Relay {place}", "lane": Lane.values[place % 3]}
             tried(ended(number, at=timezone.now(), every=every, **given))
         with CaptureQueriesContext(connection) as queries:
-            client.get(address(), {"span": span})
-        counts[span, number] = len(queries)
+            client.get(address(), {"period": period})
+        counts[period, number] = len(queries)
     assert len(set(counts.values())) == 1, counts
 
 

@@ -15,10 +15,10 @@ from django.urls import reverse
 from django.utils import timezone
 from playwright.sync_api import Page
 
-from email_integration.dashboard import standing
+from email_integration.dashboard import live_status
 from email_integration.models import Delivery, DeliveryAttempt
-from tests.chromium import browsing
 from tests.deliveries import RecordingTaskQueue, submitted
+from tests.headless_browser import browsing
 from tests.history import ended, tried
 
 from .admin_site import config, logged_in
@@ -37,9 +37,9 @@ PAGES = (
     ("list, of a recipient", "delivery_changelist", {"q": "kim@example.com"}),
     ("one mail", "delivery_change", {}),
     ("dashboard, day", "dashboard", {}),
-    ("dashboard, hour", "dashboard", {"span": "hour"}),
-    ("dashboard, week", "dashboard", {"span": "week"}),
-    ("dashboard, week, of one lane", "dashboard", {"span": "week", "lane": "normal"}),
+    ("dashboard, hour", "dashboard", {"period": "hour"}),
+    ("dashboard, week", "dashboard", {"period": "week"}),
+    ("dashboard, week, of one lane", "dashboard", {"period": "week", "lane": "normal"}),
 )
 
 #: Questions that a page may have more of when there are many: subjects to open, and which mails are the newest.
@@ -137,7 +137,7 @@ def test_a_page_of_a_million_asks_no_more_than_one_of_a_thousand(
     client = logged_in(superuser=True, name="lou")
     fill(FEW)
     with monkeypatch.context() as patch:
-        patch.setattr(standing, "FOR_WORKERS", 0.02)  # there are none to wait for
+        patch.setattr(live_status, "FOR_WORKERS", 0.02)  # there are none to wait for
         few = asked(client)
         fill(MANY - FEW)
         for number in range(100):

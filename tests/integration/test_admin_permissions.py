@@ -35,7 +35,7 @@ def test_pages_offer_what_one_may_do(
     page = client.get(url("change", stored.pk)).content.decode()
     assert ('name="password"' in page) == ('name="ca_certificates"' in page) == password
     assert ('name="is_active"' in page) == active
-    assert ("data-email-trial" in page) == test
+    assert ("data-email-connection-test" in page) == test
     listing = client.get(url("changelist"))
     assert ('name="form-0-is_active"' in listing.content.decode()) == tick
     form = listing.context["action_form"]

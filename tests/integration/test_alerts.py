@@ -362,7 +362,7 @@ def test_a_hook_is_called_encrypted_or_on_this_machine(url: str, good: bool) -> 
 
 
 @pytest.mark.parametrize(("name", "level"), [("Nobody", "error"), ("Primary Mail Server", "warning"), ("Other", "ok")])
-def test_the_configuration_that_alerts_are_written_by_is_examined(
+def test_the_configuration_that_alerts_are_written_by_is_diagnosed(
     smtp_server: Serve, settings: Any, name: str, level: str
 ) -> None:
     server = smtp_server()

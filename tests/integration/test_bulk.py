@@ -148,7 +148,7 @@ def test_what_fails_while_messages_are_made_is_passed_on_and_those_before_are_su
 
 
 def test_run_again_with_keys_nothing_is_sent_twice(task_queue: RecordingTaskQueue) -> None:
-    """After a wrong message was mended, say: what is new is submitted, what was there has its first id."""
+    """After a wrong message was corrected, say: what is new is submitted, what was there has its first id."""
     given = [*mails(5), EmailMessage("S", "B", None, [""]), *mails(2, start=6)]
     with pytest.raises(InvalidMail):
         submit_many(given, idempotency_key=lambda message: f"news {address(message)}", batch_size=2)

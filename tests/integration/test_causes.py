@@ -174,5 +174,5 @@ def test_a_row_that_names_no_cause_has_none() -> None:
         values={},
         rows=[sql.Row(model=Delivery, values={**values, "id": "of-the-version-before"})],
     )
-    assert sql.make([move], using="default") == [True]
+    assert sql.execute_moves([move], using="default") == [True]
     assert Delivery.objects.get(pk="of-the-version-before").cause == ""

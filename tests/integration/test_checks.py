@@ -276,7 +276,7 @@ def settings_without(settings: Any, *names: str) -> Any:
     ],
 )
 def test_a_wrong_server_in_the_settings_is_found(found: Found, settings: Any, wrong: dict[str, Any], says: str) -> None:
-    """Without a database and a network, and with what to mend."""
+    """Without a database and a network, and with what to do."""
     name_server(settings, **{"host": "smtp.example.com", "port": 587, **wrong})
     settings.DEFAULT_FROM_EMAIL = ADDRESS if wrong else "nobody"
 

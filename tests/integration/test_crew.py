@@ -558,15 +558,15 @@ def test_what_expires_before_its_turn_is_not_sent(server: SMTPServer, monkeypatc
 
 def failing(monkeypatch: pytest.MonkeyPatch, fails: Callable[[Sequence[Any]], Exception | None]) -> None:
     """Each record of which this gives an error fails with it."""
-    make = recording.make
+    record_changes = recording.record_changes
 
-    def making(changes: Sequence[Change], **how: Any) -> Any:
+    def failing_record(changes: Sequence[Change], **how: Any) -> Any:
         error = fails(changes)
         if error is not None:
             raise error
-        return make(changes, **how)
+        return record_changes(changes, **how)
 
-    monkeypatch.setattr(recording, "make", making)
+    monkeypatch.setattr(recording, "record_changes", failing_record)
 
 
 @pytest.mark.parametrize("sessions", [1, 3])

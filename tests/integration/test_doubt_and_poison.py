@@ -18,6 +18,7 @@ from email_integration.sending import dispatcher, sandbox
 from tests.children import (
     Child,
     at,
+    delivery_statuses,
     die,
     due_now,
     forget_journals,
@@ -27,7 +28,6 @@ from tests.children import (
     recover_by_lease,
     require_settled,
     send,
-    standing,
 )
 from tests.deliveries import RecordingTaskQueue, ago, submitted
 from tests.relays import config_for
@@ -78,7 +78,7 @@ def test_doubt_pins_the_sender_and_the_bytes(server: SMTPServer, settings: Any) 
     assert (row.from_header, row.smtp_config) == ("Hanna <noreply@example.com>", "Primary Mail Server")
     due_now()
     send()
-    assert (standing(one), outcomes(one)) == (["accepted"], ["in_doubt", "accepted"])
+    assert (delivery_statuses(one), outcomes(one)) == (["accepted"], ["in_doubt", "accepted"])
     first, second = server.messages
     assert (first.mail_from, first.content) == (second.mail_from, second.content)
 
@@ -95,7 +95,7 @@ def test_doubt_by_lease_pins_as_well(server: SMTPServer, folder: Path, settings:
     recover_by_lease()
     due_now()
     send()
-    assert standing(one) == ["accepted"]
+    assert delivery_statuses(one) == ["accepted"]
     first, second = server.messages
     assert (first.mail_from, first.content) == (second.mail_from, second.content)
 
@@ -136,11 +136,11 @@ def test_a_mail_that_kills_is_put_aside_and_its_batch_mates_are_sent(
     )
     assert deaths == 2 + 3
     # Two of the deaths were in company: those who were beside it may be in doubt.
-    assert Counter(standing(*good))["in_doubt"] <= 2 * (3 - 1)
+    assert Counter(delivery_statuses(*good))["in_doubt"] <= 2 * (3 - 1)
     for pk in good:
         manual.release(pk)
     send()
-    assert standing(*good) == ["accepted"] * 20
+    assert delivery_statuses(*good) == ["accepted"] * 20
     assert {one.subject for one in server.messages} == {str(number) for number in range(20)}
 
 
@@ -151,7 +151,7 @@ def test_a_mail_that_kills_whenever_it_is_tried_alone(server: SMTPServer, monkey
     while Child(send, hook=at("before it is read", die)).ended():
         deaths += 1
         recover()
-    assert (standing(one), deaths) == (["quarantined"], 3)
+    assert (delivery_statuses(one), deaths) == (["quarantined"], 3)
 
 
 def test_mails_that_die_beside_the_one_that_kills_are_not_put_aside(
@@ -176,9 +176,9 @@ def test_mails_that_die_beside_the_one_that_kills_are_not_put_aside(
         if child.ended() == 0:
             break
         recover()
-    assert standing(poison) == ["quarantined"]
+    assert delivery_statuses(poison) == ["quarantined"]
     # One whose final dot is said while the process dies is in doubt.
-    assert set(standing(*good)) <= {"accepted", "in_doubt"}
+    assert set(delivery_statuses(*good)) <= {"accepted", "in_doubt"}
 
 
 def test_a_suspect_is_alone_in_its_process(server: SMTPServer, settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -203,7 +203,7 @@ def test_a_suspect_is_alone_in_its_process(server: SMTPServer, settings: Any, mo
 
     with hooked(hook):
         send()
-    assert standing(*ids) == ["accepted"] * 8
+    assert delivery_statuses(*ids) == ["accepted"] * 8
     assert beside == []
 
 
@@ -217,7 +217,7 @@ def test_waiting_for_a_reply_never_counts(server: SMTPServer) -> None:
         recover()
         assert Delivery.objects.get().returned == 0
     send()
-    assert standing(one) == ["accepted"]
+    assert delivery_statuses(one) == ["accepted"]
 
 
 def test_an_attempt_that_comes_to_an_end_resets_the_count(server: SMTPServer) -> None:
@@ -229,4 +229,4 @@ def test_an_attempt_that_comes_to_an_end_resets_the_count(server: SMTPServer) ->
     assert Delivery.objects.get().returned
     server.inject(Fault(verb="DOT", reply="451 4.3.0 Try again later", times=1))
     send()
-    assert (standing(one), Delivery.objects.get().returned) == (["deferred"], 0)
+    assert (delivery_statuses(one), Delivery.objects.get().returned) == (["deferred"], 0)

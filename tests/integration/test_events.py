@@ -127,7 +127,9 @@ def test_an_end_without_an_attempt_has_a_line(
     assert (line.__dict__["status"], line.__dict__["cause"], line.levelname) == (status, status, level)
 
 
-def test_the_breaker_and_what_waits_for_it_are_told_once(smtp_server: Serve, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_breaker_and_what_waits_for_it_are_logged_once(
+    smtp_server: Serve, caplog: pytest.LogCaptureFixture
+) -> None:
     """A wrong password: one attempt, one open breaker, one line for each mail that is put off untried."""
     config_for(smtp_server(), name="Primary", password="s3cret")
     first, second = submitted(KIM), submitted(KIM)

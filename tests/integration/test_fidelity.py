@@ -65,16 +65,16 @@ def through_django(message: EmailMessage, server: SMTPServer) -> Message:
     return arrived
 
 
-def arrives_alike(make: Callable[[], EmailMessage], server: SMTPServer) -> Message:
+def arrives_alike(build: Callable[[], EmailMessage], server: SMTPServer) -> Message:
     """Send one through Django and two through us, and give what has arrived.
 
     Our first of a kind may be rendered by Django, and the second by us.
     """
     with made_up_alike():
-        expected = through_django(make(), server)
+        expected = through_django(build(), server)
     for _ in range(2):
         with made_up_alike():
-            arrived = through_us(make(), server)
+            arrived = through_us(build(), server)
         assert arrived.content == expected.content
         assert arrived.mail_from == expected.mail_from
         # We ask once for whoever is named twice.
@@ -259,12 +259,12 @@ def test_a_text_in_utf_16_arrives_encoded(server: SMTPServer) -> None:
 def test_a_file_that_is_attached_arrives(server: SMTPServer, tmp_path: Path) -> None:
     (tmp_path / "größe.csv").write_text("ü;1\n", encoding="utf-8")
 
-    def make() -> EmailMessage:
+    def build() -> EmailMessage:
         made = message()
         made.attach_file(tmp_path / "größe.csv")
         return made
 
-    arrives_alike(make, server)
+    arrives_alike(build, server)
 
 
 def test_a_subclass_that_names_its_sender_keeps_it_where_none_was_given(server: SMTPServer) -> None:
@@ -337,7 +337,7 @@ def test_any_message_arrives_as_django_sends_it(
 ) -> None:
     """Or is refused in the caller, when Django cannot render it either."""
 
-    def make() -> EmailMessage:
+    def build() -> EmailMessage:
         made = EmailMultiAlternatives(from_email=from_email, **parts)
         made.content_subtype, made.encoding = content_subtype, encoding
         if not MODERN:
@@ -345,12 +345,12 @@ def test_any_message_arrives_as_django_sends_it(
         return made
 
     try:
-        make().message().as_bytes()
+        build().message().as_bytes()
     except (ValueError, LookupError):
         with pytest.raises(InvalidMail):
-            submit(make())
+            submit(build())
         return
-    arrives_alike(make, server)
+    arrives_alike(build, server)
 
 
 # -- who must not be seen, and who sends it -------------------------------------------------------------------------
@@ -416,7 +416,7 @@ class Broken(EmailMessage):
 
 
 @pytest.mark.parametrize(
-    "make",
+    "build",
     [
         lambda: message(subject="a\nBcc: x@example.com"),
         lambda: message(headers={"X-A": "a\r\nb"}),
@@ -438,7 +438,7 @@ class Broken(EmailMessage):
         *({} if MODERN else TEXT_FROM_DJANGO_6).values(),
     ],
 )
-def test_what_cannot_be_rendered_is_refused_in_the_caller(make: Callable[[], EmailMessage]) -> None:
+def test_what_cannot_be_rendered_is_refused_in_the_caller(build: Callable[[], EmailMessage]) -> None:
     with pytest.raises(InvalidMail):
-        submit(make())
+        submit(build())
     assert not Delivery.objects.exists()

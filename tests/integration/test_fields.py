@@ -33,7 +33,7 @@ def keys(settings: Any) -> list[str]:
     return found
 
 
-def make(password: str = SECRET, **changes: Any) -> SMTPConfig:
+def configuration(password: str = SECRET, **changes: Any) -> SMTPConfig:
     return SMTPConfig.objects.create(
         **{"name": "Primary", "host": "h", "from_email": "a@example.com", "password": password, **changes}
     )
@@ -49,27 +49,27 @@ def column() -> str:
     "password", [SECRET, " blanks ", "fernet$", "fernet$gAAAAAnot-a-token", "x" * 5000, "gAAAA", "\n"]
 )
 def test_a_password_is_sealed_in_the_database_and_open_in_python(keys: list[str], password: str) -> None:
-    make(password)
+    configuration(password)
     assert column().startswith("fernet$1$gAAAA")
     assert password.strip() not in column().removeprefix("fernet$1$gAAAA") or password == "\n"
     assert SMTPConfig.objects.get().password == password
 
 
 def test_no_password_is_no_secret(keys: list[str]) -> None:
-    make("")
+    configuration("")
     assert column() == ""
     assert SMTPConfig.objects.get().password == ""
 
 
 def test_an_update_seals_too(keys: list[str]) -> None:
-    config = make("old")
+    config = configuration("old")
     SMTPConfig.objects.filter(pk=config.pk).update(password=SECRET)
     assert SECRET not in column()
     assert SMTPConfig.objects.get().password == SECRET
 
 
 def test_saving_again_changes_nothing(keys: list[str]) -> None:
-    make()
+    configuration()
     before = column()
     config = SMTPConfig.objects.get()
     config.host = "other"
@@ -78,7 +78,7 @@ def test_saving_again_changes_nothing(keys: list[str]) -> None:
 
 
 def test_a_deferred_password_is_read_when_it_is_wanted(keys: list[str], django_assert_num_queries: Any) -> None:
-    make()
+    configuration()
     config = SMTPConfig.objects.defer("password").get()
     with django_assert_num_queries(1):
         assert config.password == SECRET
@@ -88,13 +88,13 @@ def test_a_deferred_password_is_read_when_it_is_wanted(keys: list[str], django_a
 
 
 def test_old_keys_still_open(keys: list[str]) -> None:
-    make()
+    configuration()
     keys.insert(0, Fernet.generate_key().decode())
     assert SMTPConfig.objects.get().password == SECRET
 
 
 def test_a_lost_key_spoils_the_secret_and_nothing_else(keys: list[str]) -> None:
-    make()
+    configuration()
     before = column()
     keys[:] = [Fernet.generate_key().decode()]
     (config,) = list(SMTPConfig.objects.all())
@@ -111,7 +111,7 @@ def test_a_lost_key_spoils_the_secret_and_nothing_else(keys: list[str]) -> None:
 
 
 def test_refreshing_sees_what_others_wrote(keys: list[str]) -> None:
-    config = make()
+    config = configuration()
     SMTPConfig.objects.filter(pk=config.pk).update(password="other", host="new")
     config.refresh_from_db(fields=["host"])
     assert (config.host, config.password) == ("new", SECRET)
@@ -123,13 +123,13 @@ def test_refreshing_sees_what_others_wrote(keys: list[str]) -> None:
 def test_without_a_key_nothing_is_stored_in_the_clear(keys: list[str], broken: list[str]) -> None:
     keys[:] = broken
     with pytest.raises(ImproperlyConfigured, match="SMTP_PASSWORD_KEYS"):
-        make()
+        configuration()
     assert not SMTPConfig.objects.exists()
-    make("")
+    configuration("")
 
 
 def test_a_form_never_shows_it(keys: list[str]) -> None:
-    make()
+    configuration()
     config = SMTPConfig.objects.get()
     assert model_to_dict(config)["password"] == ""
     shown = modelform_factory(SMTPConfig, fields=["name", "password"])(instance=config).as_p()
@@ -144,7 +144,7 @@ def test_nobody_can_search_by_it(keys: list[str], lookup: str) -> None:
 
 
 def test_nothing_that_is_printed_shows_it(keys: list[str]) -> None:
-    make()
+    configuration()
     config = SMTPConfig.objects.get()
     sealed = SMTPConfig.objects.values_list("password", flat=True).get()
     assert isinstance(sealed, Sealed)
@@ -154,14 +154,14 @@ def test_nothing_that_is_printed_shows_it(keys: list[str]) -> None:
 
 
 def test_a_configuration_can_be_pickled_without_being_opened(keys: list[str]) -> None:
-    make()
+    configuration()
     pickled = pickle.dumps(SMTPConfig.objects.get())
     assert SECRET.encode() not in pickled
     assert pickle.loads(pickled).password == SECRET
 
 
 def test_a_dump_carries_the_sealed_password_and_can_be_loaded(keys: list[str], tmp_path: Path) -> None:
-    make()
+    configuration()
     before = column()
     out = StringIO()
     call_command("dumpdata", "email_integration.smtpconfig", stdout=out)
@@ -199,4 +199,4 @@ def test_a_token_of_another_version_does_not_open() -> None:
 
 def test_nothing_is_sealed_for_a_row_without_an_identifier(keys: list[str]) -> None:
     with pytest.raises(ValueError, match="seal_id is empty"):
-        make(seal_id="")
+        configuration(seal_id="")

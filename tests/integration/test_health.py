@@ -11,7 +11,7 @@ import pytest
 from django.test import Client
 
 from config.local.processes import PATIENCE, wait_until
-from email_integration.diagnosis.probing import Panel
+from email_integration.diagnosis.health_checks import CheckGroup
 from email_integration.models import Delivery
 from email_integration.operations import health
 from email_integration.queue import sweeper
@@ -26,7 +26,7 @@ def _heartbeat(valkey: Any, task_queue: RecordingTaskQueue) -> Iterator[None]:
     """There was a sweep just now."""
     sweeper.leave_heartbeat()
     yield
-    wait_until(lambda: not health.panel._asked, what="the end of all questions")
+    wait_until(lambda: not health.readiness._running, what="the end of all checks")
 
 
 def asked(client: Client) -> tuple[int, dict[str, Any]]:
@@ -110,7 +110,7 @@ def test_it_shows_no_address_and_no_secret(client: Client, settings: Any, valkey
             assert secret not in text
 
 
-def test_what_hangs_is_asked_once(client: Client) -> None:
+def test_what_hangs_is_checked_once(client: Client) -> None:
     """However often somebody asks, one thread waits."""
     go_on = threading.Event()
     asked: list[int] = []
@@ -119,28 +119,28 @@ def test_what_hangs_is_asked_once(client: Client) -> None:
         asked.append(1)
         return go_on.wait(PATIENCE), "it went on"
 
-    panel = Panel({"hangs": hangs, "answers": lambda: (True, "here")})
+    checks = CheckGroup({"hangs": hangs, "answers": lambda: (True, "here")})
     for _ in range(3):
-        answers = panel.ask(patience=0.5)
+        answers = checks.run(patience=0.5)
         assert not answers["hangs"].ok
         assert "0.5 s" in answers["hangs"].text
         assert answers["answers"].ok
     assert len(asked) == 1
 
     go_on.set()
-    wait_until(lambda: panel.ask(patience=1)["hangs"].ok, what="the answer")
+    wait_until(lambda: checks.run(patience=1)["hangs"].ok, what="the answer")
 
 
-def test_all_questions_together_have_the_time_that_is_given() -> None:
+def test_all_checks_together_have_the_time_that_is_given() -> None:
     """One after the other, thirty that hang would take thirty times as long."""
     go_on = threading.Event()
     hang = {f"hangs {number}": lambda: (go_on.wait(PATIENCE), "it went on") for number in range(30)}
-    panel = Panel(hang)
+    checks = CheckGroup(hang)
     with soon(10):
-        answers = panel.ask(patience=0.5)
+        answers = checks.run(patience=0.5)
     assert not any(answer.ok for answer in answers.values())
     go_on.set()
-    wait_until(lambda: not panel._asked, what="the end of all questions")
+    wait_until(lambda: not checks._running, what="the end of all checks")
 
 
 def test_what_raises_is_not_well_and_quotes_nothing() -> None:
@@ -149,7 +149,7 @@ def test_what_raises_is_not_well_and_quotes_nothing() -> None:
     def raises() -> tuple[bool, str]:
         raise ValueError("kim@example.com")
 
-    answer = Panel({"raises": raises}).ask(patience=5)["raises"]
+    answer = CheckGroup({"raises": raises}).run(patience=5)["raises"]
     assert not answer.ok
     assert "ValueError" in answer.text
     assert "kim" not in answer.text

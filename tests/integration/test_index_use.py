@@ -17,9 +17,9 @@ from django.urls import reverse
 from django.utils import timezone
 
 from email_integration import submit_many
-from email_integration.dashboard.figures import Choice, flows, times
-from email_integration.dashboard.spans import SPANS, Interval
-from email_integration.dashboard.standing import oldest_waiting
+from email_integration.dashboard.intervals import PERIODS, Interval
+from email_integration.dashboard.live_status import oldest_waiting
+from email_integration.dashboard.statistics import Choice, flows, times
 from email_integration.delivery import orphans, retention
 from email_integration.ledger import batches, continuation, sql, transitions
 from email_integration.ledger.claiming import LANES
@@ -107,7 +107,7 @@ def listed(**asked: str) -> None:
 
 
 def _lately() -> Interval:
-    return SPANS["day"].intervals(timezone.now())[-2]
+    return PERIODS["day"].intervals(timezone.now())[-2]
 
 
 #: What is asked, by which words in its condition it is known, and by which index it is to be answered, or which other.

@@ -24,11 +24,11 @@ from email_integration.sending import dispatcher, points
 from tests.children import (
     Child,
     at,
+    delivery_statuses,
     mails,
     recover,
     require_settled,
     send,
-    standing,
     stop,
 )
 from tests.deliveries import Clock, RecordingTaskQueue, submitted
@@ -95,7 +95,7 @@ def test_saved_between_claim_and_mail(server: SMTPServer, other: SMTPServer) -> 
     ids = mails(3)
     points.hook = at("claimed", activate_other)
     send()
-    assert standing(*ids) == ["accepted"] * 3
+    assert delivery_statuses(*ids) == ["accepted"] * 3
     assert (len(server.messages), len(other.messages)) == (0, 3)
     assert not any("MAIL" in session.verbs for session in server.sessions)
     assert [outcomes(pk) for pk in ids] == [["accepted"]] * 3
@@ -107,7 +107,7 @@ def test_saved_amid_a_batch(server: SMTPServer, other: SMTPServer) -> None:
     ids = mails(5)
     points.hook = at("before MAIL", activate_other, of=ids[2])
     send()
-    assert standing(*ids) == ["accepted"] * 5
+    assert delivery_statuses(*ids) == ["accepted"] * 5
     assert [one.subject for one in server.messages] == ["0", "1"]
     assert sorted(one.subject for one in other.messages) == ["2", "3", "4"]
     assert Delivery.objects.get(pk=ids[2]).attempts == 1
@@ -151,7 +151,7 @@ def test_a_generation_whose_read_takes_long_is_not_used(
     send()
     assert saved
     assert saved != [cached.get(stamp.KEY)]
-    assert standing(one) == ["accepted"]
+    assert delivery_statuses(one) == ["accepted"]
     assert (len(server.messages), len(other.messages)) == (0, 1)
     assert not any("MAIL" in session.verbs for session in server.sessions)
 
@@ -161,13 +161,13 @@ def test_paused_amid_a_batch(server: SMTPServer) -> None:
     ids = mails(5)
     points.hook = at("before MAIL", SendingPause.begin, of=ids[2])
     send()
-    assert standing(*ids) == ["accepted"] * 2 + ["deferred"] * 3
+    assert delivery_statuses(*ids) == ["accepted"] * 2 + ["deferred"] * 3
     assert set(Delivery.objects.filter(pk__in=ids[2:]).values_list("cause", flat=True)) == {"paused"}
     assert len(server.messages) == 2
     require_settled()
     SendingPause.end()
     send()
-    assert standing(*ids) == ["accepted"] * 5
+    assert delivery_statuses(*ids) == ["accepted"] * 5
     assert len(server.messages) == 5
 
 
@@ -200,7 +200,7 @@ def test_cancelled_while_claimed(server: SMTPServer, how: Callable[[str], None])
 
     points.hook = hook
     send()
-    assert standing(first, second) == ["accepted", "cancelled"]
+    assert delivery_statuses(first, second) == ["accepted", "cancelled"]
     assert [one.subject for one in server.messages] == ["0"]
     require_settled()
 
@@ -211,7 +211,7 @@ def test_cancelled_before_it_is_recorded_as_put_off(server: SMTPServer, settings
     (one,) = mails(1)
     points.hook = at("dot noted", lambda: _cancel(one))
     send()
-    assert standing(one) == ["cancelled"]
+    assert delivery_statuses(one) == ["cancelled"]
     require_settled()
 
 
@@ -221,7 +221,7 @@ def test_cancelled_after_the_dot(server: SMTPServer, how: Callable[[str], None])
     (one,) = mails(1)
     points.hook = at("answered", lambda: how(one))
     send()
-    assert (standing(one), len(server.messages)) == (["accepted"], 1)
+    assert (delivery_statuses(one), len(server.messages)) == (["accepted"], 1)
     require_settled()
 
 
@@ -230,7 +230,7 @@ def test_revoked_before_it_is_there(server: SMTPServer) -> None:
     manual.cancel("to-come")
     submitted(delivery_id="to-come")
     send()
-    assert (standing("to-come"), len(server.messages)) == (["cancelled"], 0)
+    assert (delivery_statuses("to-come"), len(server.messages)) == (["cancelled"], 0)
     require_settled()
 
 
@@ -244,4 +244,4 @@ def test_cancelled_while_claimed_by_who_is_killed(server: SMTPServer, point: str
     child.kill()
     recover()
     require_settled()
-    assert standing(one) == [status]
+    assert delivery_statuses(one) == [status]

@@ -11,7 +11,7 @@ import pytest
 from email_integration.models import DeliveryBatch
 from email_integration.sending import own_journal
 from email_integration.sending.journal.files import JournalFile
-from tests.children import Child, at, die, mails, recover, recover_by_lease, require_settled, send, standing
+from tests.children import Child, at, delivery_statuses, die, mails, recover, recover_by_lease, require_settled, send
 from tests.deliveries import RecordingTaskQueue
 from tests.relays import config_for
 
@@ -49,10 +49,10 @@ def test_what_is_sent_without_the_journal_is_in_doubt(
     recover_by_lease()
 
     require_settled()
-    assert "in_doubt" in standing(*ids)
+    assert "in_doubt" in delivery_statuses(*ids)
     send()
     assert len({one.subject for one in server.messages}) == len(server.messages)
-    assert not set(standing(*ids)) - {"accepted", "in_doubt"}
+    assert not set(delivery_statuses(*ids)) - {"accepted", "in_doubt"}
 
 
 def test_each_journal_has_a_name_of_its_own(journals: Path) -> None:

@@ -19,13 +19,13 @@ from email_integration.sending.journal import reading
 from tests.children import (
     Child,
     at,
+    delivery_statuses,
     die,
     mails,
     recover,
     recover_by_lease,
     require_settled,
     send,
-    standing,
     stop,
 )
 from tests.deliveries import RecordingTaskQueue, submitted
@@ -85,7 +85,7 @@ def test_two_processes_recover_the_same_journal(
     first.go_on()
     assert first.ended() == 0
     recover()
-    assert (standing(one), outcomes(one)) == (["in_doubt"], ["in_doubt"])
+    assert (delivery_statuses(one), outcomes(one)) == (["in_doubt"], ["in_doubt"])
     assert list(folder.iterdir()) == []
     require_settled()
 
@@ -99,7 +99,7 @@ def test_killed_while_it_recovers(server: SMTPServer, folder: Path, monkeypatch:
         Child(recovery.recover_journals).killed()
     assert len(list(folder.iterdir())) == 1
     recover()
-    assert (standing(one), outcomes(one)) == (["in_doubt"], ["in_doubt"])
+    assert (delivery_statuses(one), outcomes(one)) == (["in_doubt"], ["in_doubt"])
     assert list(folder.iterdir()) == []
     require_settled()
 
@@ -120,7 +120,7 @@ def test_the_database_is_away_while_it_recovers(
             recover()
     assert len(list(folder.iterdir())) == 1
     recover()
-    assert (standing(one), outcomes(one)) == (["accepted"], ["accepted"])
+    assert (delivery_statuses(one), outcomes(one)) == (["accepted"], ["accepted"])
 
 
 def test_two_processes_share_a_folder(server: SMTPServer, folder: Path) -> None:
@@ -137,10 +137,10 @@ def test_two_processes_share_a_folder(server: SMTPServer, folder: Path) -> None:
     assert len(list(folder.iterdir())) == 1
     assert Delivery.objects.exclude(batch="").get().pk == first
     send()
-    assert standing(first, second) == ["queued", "accepted"]
+    assert delivery_statuses(first, second) == ["queued", "accepted"]
     living.go_on()
     assert living.ended() == 0
-    assert standing(first, second) == ["accepted", "accepted"]
+    assert delivery_statuses(first, second) == ["accepted", "accepted"]
     assert len(server.messages) == 2
     require_settled()
 
@@ -171,7 +171,7 @@ def test_a_batch_that_is_locked_is_waited_for(server: SMTPServer, folder: Path, 
     go_on.set()
     holder.join(60)
     require_settled()
-    assert standing(one) == ["accepted"]
+    assert delivery_statuses(one) == ["accepted"]
 
 
 #: The row of a batch waits in the database for a lock, before or after it is there.
@@ -226,9 +226,9 @@ def test_killed_while_its_claim_is_under_way(server: SMTPServer, folder: Path, w
         with connection.cursor() as cursor:  # it waits for the claim
             cursor.execute(f"DROP TRIGGER held ON {table}; DROP FUNCTION held()")
     require_settled()
-    assert standing(*ids) == ["queued"] * 3
+    assert delivery_statuses(*ids) == ["queued"] * 3
     send()
-    assert standing(*ids) == ["accepted"] * 3
+    assert delivery_statuses(*ids) == ["accepted"] * 3
     assert len(server.messages) == 3
     recover_by_lease()
     assert not DeliveryBatch.objects.exists()

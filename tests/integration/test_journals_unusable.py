@@ -22,6 +22,7 @@ from email_integration.sending.journal.files import JournalFile
 from tests.children import (
     Child,
     at,
+    delivery_statuses,
     die,
     hooked,
     mails,
@@ -29,7 +30,6 @@ from tests.children import (
     recover_by_lease,
     require_settled,
     send,
-    standing,
 )
 from tests.deliveries import RecordingTaskQueue
 from tests.relays import config_for
@@ -81,7 +81,7 @@ def test_a_torn_slot_leaves_a_doubt(server: SMTPServer, folder: Path) -> None:
     written_over(file, b"#", place)
     recover()
     require_settled()
-    assert (standing(one), len(server.messages)) == (["in_doubt"], 1)
+    assert (delivery_statuses(one), len(server.messages)) == (["in_doubt"], 1)
 
 
 def test_a_torn_list_of_recipients_leaves_a_doubt_about_that_mail_alone(server: SMTPServer, folder: Path) -> None:
@@ -93,7 +93,7 @@ def test_a_torn_list_of_recipients_leaves_a_doubt_about_that_mail_alone(server: 
     written_over(file, b"#", octets.index(b"Primary Mail Server"))
     recover()
     require_settled()
-    assert standing(*ids) == ["in_doubt", "queued", "queued"]
+    assert delivery_statuses(*ids) == ["in_doubt", "queued", "queued"]
 
 
 def _changed_header(file: Path, **changes: Any) -> None:
@@ -128,7 +128,7 @@ def test_what_is_not_ours_is_left_alone(server: SMTPServer, folder: Path, change
     assert Delivery.objects.exclude(batch="").get().pk == one
     recover_by_lease()
     require_settled()
-    assert standing(one) == ["in_doubt"]
+    assert delivery_statuses(one) == ["in_doubt"]
 
 
 @pytest.mark.parametrize(
@@ -144,11 +144,11 @@ def test_after_another_start_of_the_machine_nothing_goes_back_by_a_journal(
     Child(send, hook=at(point, die)).killed()
     _changed_header(the_file(folder), boot_id="another")
     recover()
-    assert standing(one) == ["accepted" if status == "accepted" else "queued"]
+    assert delivery_statuses(one) == ["accepted" if status == "accepted" else "queued"]
     assert Delivery.objects.exclude(batch="").count() == (status != "accepted")
     recover_by_lease()
     require_settled()
-    assert standing(one) == [status]
+    assert delivery_statuses(one) == [status]
 
 
 # -- what cannot be written -----------------------------------------------------------------------------------------
@@ -197,7 +197,7 @@ def test_the_disk_is_full_amid_a_batch(
     with hooked(look):
         for _ in range(3):  # what is left to the sweep is tried again
             send()
-    assert standing(*ids) == ["accepted"] * 5
+    assert delivery_statuses(*ids) == ["accepted"] * 5
     assert Counter(one.subject for one in server.messages) == Counter("01234")
     assert bool(unnoted) or not lasts or writes > 14
     require_settled()
@@ -215,6 +215,6 @@ def test_no_file_may_grow(server: SMTPServer, folder: Path) -> None:
     if connection.vendor == "sqlite":
         return  # the files of SQLite could not be written either
     assert Child(act).ended() == 0
-    assert standing(*ids) == ["accepted"] * 4
+    assert delivery_statuses(*ids) == ["accepted"] * 4
     assert len(server.messages) == 4
     require_settled()

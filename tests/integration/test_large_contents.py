@@ -12,7 +12,7 @@ from django.db import DatabaseError, connection, transaction
 from email_integration.ledger import inserting, large_contents
 from email_integration.message.options import MailOptions
 from email_integration.models import Delivery
-from email_integration.queue.submission import make
+from email_integration.queue.submission import build_delivery
 from tests.deliveries import mail
 
 pytestmark = pytest.mark.django_db
@@ -33,7 +33,7 @@ def _small(db: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 def unsaved(pk: str, content: Any) -> Delivery:
     """A delivery with this key and these octets as its content."""
-    delivery = make(mail(), MailOptions(), delivery_id=pk)
+    delivery = build_delivery(mail(), MailOptions(), delivery_id=pk)
     delivery.content = content
     return delivery
 

@@ -1,4 +1,4 @@
-"""/metrics: what the ledger knows, and who may read it; and what becomes of the figures of dead processes."""
+"""/metrics: what the ledger knows, and who may read it; and what becomes of the metrics of dead processes."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def asked(client: Client, authorization: str | None = f"Bearer {TOKEN}") -> Any:
 
 
 def scraped(client: Client) -> dict[tuple[str, ...], float]:
-    """The figures by name and the values of their labels, in the order of the labels' names."""
+    """The metrics by name and the values of their labels, in the order of the labels' names."""
     response = asked(client)
     assert response.status_code == 200
     assert response["Content-Type"].startswith("text/plain; version=")
@@ -82,7 +82,7 @@ def test_what_is_not_finished_is_counted(client: Client) -> None:
 
 
 def test_a_lane_without_mail_has_zero(client: Client) -> None:
-    """An alarm needs a figure."""
+    """An alarm needs a metric."""
     found = scraped(client)
 
     assert found[("unfinished", "high", "queued")] == 0
@@ -139,7 +139,7 @@ def test_without_the_database_it_is_503(client: Client, monkeypatch: pytest.Monk
     def fails() -> bytes:
         raise DatabaseError("secret words")
 
-    monkeypatch.setattr(ledger, "figures", fails)
+    monkeypatch.setattr(ledger, "exposition", fails)
     response = asked(client)
     assert response.status_code == 503
     assert b"secret" not in response.content
@@ -159,7 +159,7 @@ def test_without_prometheus_client_it_says_so(client: Client, monkeypatch: pytes
     ("host", "token", "warned"),
     [("127.0.0.1", "", False), ("localhost", "", False), ("0.0.0.0", "", True), ("0.0.0.0", TOKEN, False)],
 )
-def test_figures_for_everybody_are_warned_of(settings: Any, host: str, token: str, warned: bool) -> None:
+def test_metrics_for_everybody_are_warned_of(settings: Any, host: str, token: str, warned: bool) -> None:
     """A worker that serves beyond its machine wants a token."""
     own = {"WORKER_METRICS_HOST": host, "WORKER_METRICS_PORT": 9100, "METRICS_TOKEN": token}
     settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, **own}

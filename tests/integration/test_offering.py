@@ -323,7 +323,7 @@ def test_a_sender_that_was_taken_is_not_refused_later_in_the_same_session(at_a_t
 def test_a_direct_mail_goes_in_as_many_transactions_as_it_takes() -> None:
     with Refusing(at_a_time=10, u3="550 5.1.1 no") as server:
         config_for(server)
-        outcome = direct.send_now(mail(*many(25)))
+        outcome = direct.send_directly(mail(*many(25)))
         assert got(server) == sorted(set(many(25)) - {"u3@example.com"})
         assert sorted(outcome.accepted) == got(server)
         assert list(outcome.refused) == ["u3@example.com"]
@@ -337,7 +337,7 @@ class TooManyAtTheDot(PeculiarServer):
 def test_a_direct_mail_that_has_too_many_recipients_is_split() -> None:
     with TooManyAtTheDot() as server:
         config_for(server)
-        outcome = direct.send_now(mail(*many(25)))
+        outcome = direct.send_directly(mail(*many(25)))
         assert got(server) == sorted(many(25)) == sorted(outcome.accepted)
 
 
@@ -345,7 +345,7 @@ def test_of_a_direct_mail_that_fails_for_some_the_caller_learns() -> None:
     with RefusingContent(at_a_time=10) as server:
         config_for(server, timeout=PATIENCE)
         with pytest.raises(DeliveryFailed):
-            direct.send_now(mail(*many(25)))
+            direct.send_directly(mail(*many(25)))
         assert len(got(server)) == 10
 
 
@@ -353,7 +353,7 @@ def test_a_direct_mail_is_not_tried_again_at_once_because_somebody_may_probe() -
     """Another process has tripped the breaker, and it is time to probe."""
     with Refusing() as server:
         config_for(server)
-        direct.send_now(mail())
+        direct.send_directly(mail())
         relay = routing.active_relay()
         assert isinstance(relay, Relay)
         blocked = Deferred(cause=Cause.ACCOUNT_BLOCKED, reason="no")
@@ -361,14 +361,14 @@ def test_a_direct_mail_is_not_tried_again_at_once_because_somebody_may_probe() -
         CircuitBreaker.objects.update(probe_at=ago(1))
         server.replies = {"kim": "550 5.7.708 traffic not accepted from this IP"}
         with pytest.raises(DeliveryDeferred):
-            direct.send_now(mail())
+            direct.send_directly(mail())
         assert server.verbs["MAIL"] == 2
 
 
 def test_of_a_direct_mail_each_has_his_answer_in_whichever_transaction() -> None:
     with Refusing(u2="450 4.2.1 not now", u3="450 4.2.1 not now", u4="450 4.2.1 not now") as server:
         config_for(server, max_recipients=2)
-        outcome = direct.send_now(mail(*many(5)))
+        outcome = direct.send_directly(mail(*many(5)))
         assert got(server) == many(2) == list(outcome.accepted)
         assert list(outcome.refused) == many(5)[2:]
 
@@ -391,5 +391,5 @@ def test_a_direct_mail_that_some_have_is_not_said_to_go_another_time(kind: Calla
     with kind() as server:
         config_for(server, max_recipients=2)
         with pytest.raises(DeliveryFailed, match=r"accepted for \d of 4 recipients"):
-            direct.send_now(mail(*many(4)))
+            direct.send_directly(mail(*many(4)))
         assert 2 <= len(got(server)) < 4

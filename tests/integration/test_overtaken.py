@@ -18,6 +18,7 @@ from email_integration.sending import dispatcher, in_hand, points
 from tests.children import (
     Child,
     at,
+    delivery_statuses,
     die,
     due_now,
     mails,
@@ -25,7 +26,6 @@ from tests.children import (
     recover_by_lease,
     require_settled,
     send,
-    standing,
     stop,
 )
 from tests.deliveries import Clock, RecordingTaskQueue, submitted
@@ -79,9 +79,9 @@ def test_the_answer_to_the_commit_of_a_claim_is_lost(server: SMTPServer, monkeyp
     send()
     assert [one.pk for one in lost] == ids
     require_settled()
-    assert standing(*ids) == ["queued"] * 3
+    assert delivery_statuses(*ids) == ["queued"] * 3
     send()
-    assert standing(*ids) == ["accepted"] * 3
+    assert delivery_statuses(*ids) == ["accepted"] * 3
     assert len(server.messages) == 3
 
 
@@ -92,11 +92,11 @@ def test_the_answer_to_the_commit_of_a_record_is_lost(
     """The record is committed · the connection breaks before that is told · it is recorded again, which changes
     nothing: one attempt each, and what follows is published once.
     """
-    ids, make, lost = mails(number), recording._record, []
+    ids, record, lost = mails(number), recording._record, []
     task_queue.followed.update(ids)
 
     def losing(*given: Any, **more: Any) -> Any:
-        answer = make(*given, **more)
+        answer = record(*given, **more)
         if not lost and any(answer.made):
             lost.append(answer)
             connections["default"].close()
@@ -106,7 +106,7 @@ def test_the_answer_to_the_commit_of_a_record_is_lost(
     monkeypatch.setattr(recording, "_record", losing)
     assert send() == {"accepted": number}
     assert lost
-    assert standing(*ids) == ["accepted"] * number
+    assert delivery_statuses(*ids) == ["accepted"] * number
     assert [outcomes(pk) for pk in ids] == [["accepted"]] * number
     assert sorted(task_queue.continued) == sorted(ids)
     assert len(server.messages) == number
@@ -118,10 +118,10 @@ def test_killed_after_the_answer_to_the_commit_of_a_record_was_lost(
 ) -> None:
     """The record is committed · the connection breaks before that is told · killed · recovery finds it recorded."""
     (one,) = mails(1)
-    make = recording._record
+    record = recording._record
 
     def losing(*given: Any, **more: Any) -> Any:
-        make(*given, **more)
+        record(*given, **more)
         die()
 
     with monkeypatch.context() as patch:
@@ -129,7 +129,7 @@ def test_killed_after_the_answer_to_the_commit_of_a_record_was_lost(
         Child(send).killed()
     recover()
     require_settled()
-    assert (standing(one), outcomes(one)) == (["accepted"], ["accepted"])
+    assert (delivery_statuses(one), outcomes(one)) == (["accepted"], ["accepted"])
 
 
 # -- taken over from who lives on -----------------------------------------------------------------------------------
@@ -142,14 +142,14 @@ def test_the_lease_expires_while_the_owner_retries_its_record(
     late 250 wins.
     """
     (one,) = mails(1)
-    make, failed = recording._record, []
+    record, failed = recording._record, []
 
     def failing(*given: Any, **more: Any) -> Any:
         if not failed:
             failed.append(True)
             stop()
             raise OperationalError("the database is starting up")
-        return make(*given, **more)
+        return record(*given, **more)
 
     with monkeypatch.context() as patch:
         patch.setattr(recording, "_record", failing)
@@ -157,10 +157,10 @@ def test_the_lease_expires_while_the_owner_retries_its_record(
     child.stopped()
     recover_by_lease()
     require_settled()
-    assert standing(one) == ["in_doubt"]
+    assert delivery_statuses(one) == ["in_doubt"]
     child.go_on()
     assert child.ended() == 0
-    assert (standing(one), outcomes(one)) == (["accepted"], ["in_doubt", "accepted"])
+    assert (delivery_statuses(one), outcomes(one)) == (["accepted"], ["in_doubt", "accepted"])
     assert len(server.messages) == 1
     require_settled()
 
@@ -172,9 +172,9 @@ def test_an_answer_in_the_journal_wins_over_the_lease(server: SMTPServer) -> Non
     (one,) = mails(1)
     Child(send, hook=at("answer noted", die)).killed()
     recover_by_lease()
-    assert standing(one) == ["in_doubt"]
+    assert delivery_statuses(one) == ["in_doubt"]
     recover()
-    assert (standing(one), outcomes(one)) == (["accepted"], ["in_doubt", "accepted"])
+    assert (delivery_statuses(one), outcomes(one)) == (["accepted"], ["in_doubt", "accepted"])
     require_settled()
 
 
@@ -202,11 +202,11 @@ def test_stopped_past_its_lease_and_continued(
     recover_by_lease()
     assert outcomes(one) == ["in_doubt"]
     send()
-    assert (standing(one), len(server.messages)) == (["accepted"], 1)
+    assert (delivery_statuses(one), len(server.messages)) == (["accepted"], 1)
     child.go_on()
     assert child.ended() == 0
     assert len(server.messages) == copies
-    assert (standing(one), outcomes(one)) == (["accepted"], ["in_doubt", "accepted"])
+    assert (delivery_statuses(one), outcomes(one)) == (["accepted"], ["in_doubt", "accepted"])
     require_settled()
 
 
@@ -248,7 +248,7 @@ def test_a_batch_that_was_taken_over_is_not_gone_on_with(server: SMTPServer) -> 
     send()
     require_settled()
     assert DeliveryBatch.objects.count() == 0
-    assert standing(*ids)[0] == "accepted"
-    assert standing(*ids)[2] == "in_doubt"
+    assert delivery_statuses(*ids)[0] == "accepted"
+    assert delivery_statuses(*ids)[2] == "in_doubt"
     assert "2" not in {one.subject for one in server.messages}
     assert batches.expired() == []

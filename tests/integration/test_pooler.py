@@ -18,7 +18,7 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 def test_a_database_itself_loses_none() -> None:
     assert not pooler.loses_statements("default")
-    assert database.pooler("default") == []
+    assert database.diagnose_pooler("default") == []
 
 
 def test_nothing_is_left_of_the_question(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,6 +18,7 @@ from tests.children import (
     POINTS,
     Child,
     at,
+    delivery_statuses,
     die,
     due_now,
     forget_journals,
@@ -26,7 +27,6 @@ from tests.children import (
     recover_by_lease,
     require_settled,
     send,
-    standing,
 )
 from tests.deliveries import RecordingTaskQueue, ago, statuses, submitted
 from tests.relays import config_for
@@ -81,7 +81,7 @@ def copies(server: SMTPServer) -> Counter[str]:
 def require_counts(server: SMTPServer, ids: list[str]) -> None:
     """Lost 0, stuck 0, copies never more than in doubt, in doubt at most one per session."""
     require_settled()
-    stand, have = standing(*ids), copies(server)
+    stand, have = delivery_statuses(*ids), copies(server)
     assert set(stand) <= {"accepted", "in_doubt"}
     assert stand.count("in_doubt") <= SESSIONS
     for place, status in enumerate(stand):
@@ -111,7 +111,7 @@ def test_killed_at_a_point_its_journal_settles_all_at_once(server: SMTPServer, f
 
     require_settled()
     status, had = FOUND[point]
-    assert standing(one) == [status]
+    assert delivery_statuses(one) == [status]
     assert copies(server)[str(place)] == had
     assert not list(folder.iterdir())
     send()
@@ -140,7 +140,7 @@ def test_a_small_content_is_no_suspect_once_it_was_read(server: SMTPServer, poin
     recover()
     assert Delivery.objects.get().returned == 0
     send()
-    assert standing(one) == ["accepted"]
+    assert delivery_statuses(one) == ["accepted"]
 
 
 @pytest.mark.parametrize("point", ["answer noted", "before the record"])
@@ -182,7 +182,7 @@ def test_a_refusal_is_final(server: SMTPServer) -> None:
     Child(send, hook=at("answer noted", die, of=one)).killed()
     recover()
     require_settled()
-    assert (standing(), Delivery.objects.get().code) == (["failed"], 554)
+    assert (delivery_statuses(), Delivery.objects.get().code) == (["failed"], 554)
 
 
 @pytest.mark.parametrize(("point", "third"), [("before the dot", "accepted"), ("dot noted", "pending")])
@@ -221,7 +221,7 @@ def test_killed_between_record_and_continuation(
     assert task_queue.continued == []
     recover()
     sweep()
-    assert (standing(), task_queue.continued) == (["failed" if refused else "accepted"], [one])
+    assert (delivery_statuses(), task_queue.continued) == (["failed" if refused else "accepted"], [one])
     assert Delivery.objects.get().continue_after is None
     sweep()
     assert task_queue.continued == [one]
@@ -250,7 +250,7 @@ def test_killed_at_the_answer_what_follows_is_published_by_who_recovers(
     task_queue.followed.add(one)
     Child(send, hook=at("answer noted", die, of=one)).killed()
     recover()
-    assert (standing(), task_queue.continued) == (["accepted"], [one])
+    assert (delivery_statuses(), task_queue.continued) == (["accepted"], [one])
 
 
 # -- by the lease ---------------------------------------------------------------------------------------------------
@@ -270,7 +270,7 @@ def test_with_the_journal_gone_the_lease_decides(server: SMTPServer, folder: Pat
     recover_by_lease()
     require_settled()
     send()
-    stand, have = standing(*ids), copies(server)
+    stand, have = delivery_statuses(*ids), copies(server)
     assert set(stand) <= {"accepted", "in_doubt"}
     assert max(have.values(), default=1) == 1
     assert all(have[str(place)] == 1 for place, status in enumerate(stand) if status == "accepted")
@@ -296,7 +296,7 @@ def test_what_was_not_permitted_goes_back_in_no_doubt(
     recover_by_lease()
     require_settled()
     send()
-    assert standing(*ids) == ["in_doubt" if pk in doubted else "accepted" for pk in ids]
+    assert delivery_statuses(*ids) == ["in_doubt" if pk in doubted else "accepted" for pk in ids]
     assert all(copies(server)[str(place)] == 1 for place, pk in enumerate(ids) if pk not in doubted)
 
 
@@ -314,7 +314,7 @@ def test_a_lease_is_first_suspected(server: SMTPServer, folder: Path) -> None:
     DeliveryBatch.objects.update(suspected_at=ago(11))
     recovery.recover_leases()
     require_settled()
-    assert standing() == ["in_doubt"]
+    assert delivery_statuses() == ["in_doubt"]
 
 
 @pytest.mark.parametrize("lines", [1, 400])

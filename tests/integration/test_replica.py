@@ -62,16 +62,16 @@ def replica(settings: Any) -> Iterator[Callable[[], None]]:
     del connections.settings["replica"]
 
 
-def make(**changes: Any) -> SMTPConfig:
+def configuration(**changes: Any) -> SMTPConfig:
     values: dict[str, Any] = {"name": "A", "host": "localhost", "port": 1, "from_email": "a@example.com", "timeout": 1}
     return SMTPConfig.objects.create(**values | changes)
 
 
-def test_the_set_up_is_examined_at_the_primary(settings: Any, replica: Callable[[], None]) -> None:
+def test_the_set_up_is_diagnosed_at_the_primary(settings: Any, replica: Callable[[], None]) -> None:
     """Every line is the same as without a replica, with a superuser to write to and a pause too."""
     get_user_model().objects.create_superuser("admin", "admin@example.com")
-    make(is_active=True)
-    make(name="B")
+    configuration(is_active=True)
+    configuration(name="B")
     SendingPause.begin(reason="a test")
     settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "ALERT_CONFIGURATION": "B"}
     settings.ADMINS = []
@@ -88,7 +88,7 @@ def test_the_set_up_is_examined_at_the_primary(settings: Any, replica: Callable[
 def test_the_stored_configurations_are_checked_at_the_primary(replica: Callable[[], None]) -> None:
     """By ``check --database default``, as ``migrate`` does."""
     replica()
-    make(is_active=True, port=25)
+    configuration(is_active=True, port=25)
     SMTPConfig.objects.update(host="")
     found = checks.run_checks(tags=["database"], databases=["default"])
     assert "email_integration.W007" in [message.id for message in found]
@@ -110,7 +110,7 @@ def test_pausing_and_changing_ask_the_primary(replica: Callable[[], None]) -> No
     assert SendingPause.begin()
     assert SendingPause.current() is not None
     assert SendingPause.end()
-    config = make(is_active=True)
+    config = configuration(is_active=True)
     config.full_clean()
     config.save()
     assert current_token(config) is None
@@ -121,8 +121,8 @@ def test_what_is_read_again_is_read_from_the_primary(
 ) -> None:
     """That of an object which came from there, too."""
     replica()
-    make(is_active=True)
-    other = make(name="B")
+    configuration(is_active=True)
+    other = configuration(name="B")
     SMTPConfig.objects.activate(other)
     assert other.is_active
     assert SMTPConfig.objects.defer("host").get(name="B").host == "localhost"

@@ -49,7 +49,7 @@ def rotate() -> tuple[int, str]:
     return 0, out.getvalue()
 
 
-def make(name: str, password: str = "tell-nobody", **values: Any) -> SMTPConfig:
+def configuration(name: str, password: str = "tell-nobody", **values: Any) -> SMTPConfig:
     return SMTPConfig.objects.create(name=name, host="h", from_email="a@example.com", password=password, **values)
 
 
@@ -63,9 +63,9 @@ def stored(name: str) -> str:
 def test_all_passwords_are_sealed_under_the_newest_key(keys: Callable[..., None]) -> None:
     """And it says how many; afterwards the old key is not needed any more."""
     keys(OLD)
-    make("One", "first")
-    make("Two", "sécond")
-    make("None", "")
+    configuration("One", "first")
+    configuration("Two", "sécond")
+    configuration("None", "")
 
     keys(NEW, OLD)
     assert rotate() == (0, "2 passwords re-encrypted under the newest key.\n")
@@ -77,7 +77,7 @@ def test_all_passwords_are_sealed_under_the_newest_key(keys: Callable[..., None]
 def test_a_second_run_changes_nothing(keys: Callable[..., None]) -> None:
     """Not even the tokens."""
     keys(OLD)
-    make("One")
+    configuration("One")
     keys(NEW, OLD)
     rotate()
     before = stored("One")
@@ -92,9 +92,9 @@ def test_a_second_run_changes_nothing(keys: Callable[..., None]) -> None:
 def test_a_password_that_no_key_opens_is_named_and_the_others_are_done(keys: Callable[..., None]) -> None:
     """It is left as it is, and can still be opened when its key is found."""
     keys(LOST)
-    make("Lost", "lost")
+    configuration("Lost", "lost")
     keys(OLD)
-    make("Main", "main")
+    configuration("Main", "main")
     before = stored("Lost")
 
     keys(NEW, OLD)
@@ -113,7 +113,7 @@ def test_a_password_that_no_key_opens_is_named_and_the_others_are_done(keys: Cal
 def test_plain_text_in_the_column_is_sealed(keys: Callable[..., None]) -> None:
     """It was usable before, and is afterwards."""
     keys(NEW)
-    make("One")
+    configuration("One")
     with connection.cursor() as cursor:
         cursor.execute("UPDATE email_integration_smtpconfig SET password = 'plain'")
     assert SMTPConfig.objects.get().password == "plain"
@@ -128,7 +128,7 @@ def test_plain_text_in_the_column_is_sealed(keys: Callable[..., None]) -> None:
 def test_the_history_gets_one_entry_without_a_secret(keys: Callable[..., None]) -> None:
     """That the password was sealed anew; it has not changed."""
     keys(OLD)
-    config = make("One")
+    config = configuration("One")
     keys(NEW, OLD)
 
     rotate()
@@ -273,7 +273,7 @@ def test_a_worker_that_has_read_the_old_key_sends_all_the_same(keys: Callable[..
 def test_without_keys_nothing_is_done(given: list[str], says: str, keys: Callable[..., None]) -> None:
     """And it says what is missing."""
     keys(OLD)
-    make("One")
+    configuration("One")
     before = stored("One")
     keys(*given)
 

@@ -15,7 +15,7 @@ from django.utils import timezone
 
 from config.local.processes import PATIENCE
 from config.local.smtp_server import Fault, SMTPServer
-from email_integration.diagnosis.trial import trial_mail
+from email_integration.diagnosis.connection_test_mail import build_test_mail
 from email_integration.exceptions import EmailIntegrationError, InvalidMail
 from email_integration.message import content
 from email_integration.models import Delivery, SendingPause, Status
@@ -169,7 +169,7 @@ def test_a_redirection_in_doubt_is_recorded(server: SMTPServer, set_: Set) -> No
 def test_what_cannot_be_understood_stops_mail(
     server: SMTPServer, set_: Set, monkeypatch: pytest.MonkeyPatch, key: str, value: Any
 ) -> None:
-    """And never lets it through; it is kept until that is mended, and not tried more often than other mail."""
+    """And never lets it through; it is kept until that is fixed, and not tried more often than other mail."""
     wait_longest(monkeypatch)
     delivery = submit(message())
     set_(RETRY_FIRST=3600.0, RETRY_MAX=3600.0, **{key: value})
@@ -216,13 +216,13 @@ def test_test_mails_keep_to_it(server: SMTPServer, set_: Set) -> None:
     relay = active_relay()
     assert isinstance(relay, Relay)
     set_(REDIRECT_ALL_TO=["staging@us.com"])
-    assert trial_mail(relay, to=TO).envelope.recipients == ("staging@us.com",)
+    assert build_test_mail(relay, to=TO).envelope.recipients == ("staging@us.com",)
     assert f"successfully to {TO} (REDIRECT_ALL_TO: staging@us.com got it instead)" in validate("--test-email", TO)[1]
     assert server.messages[0].rcpt_tos == ("staging@us.com",)
 
     set_(REDIRECT_ALL_TO=[], ALLOWED_RECIPIENTS=["us.com"])
     with pytest.raises(InvalidMail, match=WITHHELD):
-        trial_mail(relay, to=TO)
+        build_test_mail(relay, to=TO)
     code, output = validate("--test-email", TO)
     assert code == 1
     assert f"✗ No test email was sent: The address '{TO}' is {WITHHELD}" in output

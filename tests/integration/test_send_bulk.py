@@ -167,7 +167,7 @@ def test_a_line_that_goes_wrong_after_the_check_is_named_and_a_second_run_double
     wrong = write(*people(3), "nobody@,N", "lee@example.com,Lee")
     key = ("--key", "news 7 to {{ email }}")
     with monkeypatch.context() as patched:
-        patched.setattr(send_bulk, "_check", lambda file, maker: 5)
+        patched.setattr(send_bulk, "_check", lambda file, builder: 5)
         with pytest.raises(CommandError, match=r"^Message 4: to: .* All before it are submitted\.$"):
             run(wrong, *key)
     assert Delivery.objects.count() == 3

@@ -29,7 +29,7 @@ from tests.relays import config_for
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
-Make = Callable[[], EmailMultiAlternatives]
+MessageFactory = Callable[[], EmailMultiAlternatives]
 
 
 @pytest.fixture(autouse=True)
@@ -44,10 +44,10 @@ def server(smtp_server: Callable[..., SMTPServer]) -> SMTPServer:
     return server
 
 
-def arrived(make: Make, server: SMTPServer, send: Callable[[EmailMultiAlternatives], object]) -> Message:
+def arrived(build: MessageFactory, server: SMTPServer, send: Callable[[EmailMultiAlternatives], object]) -> Message:
     server.messages.clear()
     with made_up_alike():
-        send(make())
+        send(build())
     (found,) = server.messages
     return found
 
@@ -68,10 +68,10 @@ def at_once(message: EmailMultiAlternatives) -> None:
     assert direct.EmailBackend().send_messages([message]) == 1
 
 
-def arrives_as_by_django(make: Make, server: SMTPServer) -> None:
-    expected = arrived(make, server, lambda message: by_django(message, server))
+def arrives_as_by_django(build: MessageFactory, server: SMTPServer) -> None:
+    expected = arrived(build, server, lambda message: by_django(message, server))
     for send in (by_queue, at_once):
-        found = arrived(make, server, send)
+        found = arrived(build, server, send)
         assert found.content == expected.content
         assert (found.mail_from, found.rcpt_tos) == (expected.mail_from, expected.rcpt_tos)
 

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Figures:
+class Counts:
     """What came of it, counted in recipients, and in attempts that the server refused."""
 
     submitted: int
@@ -595,7 +595,7 @@ def _task_queue(task_queue: RecordingTaskQueue, settings: Any) -> None:
     settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "RETRY_FIRST": 60.0, "SESSIONS": 1}
 
 
-def carry_out(case: Case, server: PeculiarServer) -> Figures:
+def carry_out(case: Case, server: PeculiarServer) -> Counts:
     """Submit, and have all tried that is due, as time passes."""
     config_for(server, timeout=1 if case.silent else 60, **case.config)
     case.submit()
@@ -608,7 +608,7 @@ def carry_out(case: Case, server: PeculiarServer) -> Figures:
         server.time_passes()
     pool.close()
     recipients = list(itertools.chain(*Delivery.objects.values_list("recipients", flat=True)))
-    return Figures(
+    return Counts(
         submitted=len(recipients),
         arrived=len({address for address, _ in server.arrived}),
         twice=sum(times > 1 for times in server.arrived.values()),
@@ -622,10 +622,10 @@ def test_all_mail_arrives(case: Case, monkeypatch: pytest.MonkeyPatch, record_pr
     if case.silent:
         patient_but(monkeypatch, *case.silent)
     with case.server() as server:
-        figures = carry_out(case, server)
-        record_property(TABLE, [CASES.index(case), case.name, *asdict(figures).values()])
-        assert figures.arrived == case.arrived
-        assert figures.twice == 0
-        assert figures.failed == case.failed
-        assert figures.refused <= case.refused
+        counts = carry_out(case, server)
+        record_property(TABLE, [CASES.index(case), case.name, *asdict(counts).values()])
+        assert counts.arrived == case.arrived
+        assert counts.twice == 0
+        assert counts.failed == case.failed
+        assert counts.refused <= case.refused
         case.check(server)

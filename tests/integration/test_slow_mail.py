@@ -16,7 +16,7 @@ from email_integration.ledger import batches
 from email_integration.models import Delivery, DeliveryAttempt, DeliveryBatch
 from email_integration.sending import in_hand, recovery
 from email_integration.smtp.dialogue import Connection
-from tests.children import require_settled, send, standing
+from tests.children import delivery_statuses, require_settled, send
 from tests.deliveries import Clock, RecordingTaskQueue, submitted
 from tests.relays import config_for
 
@@ -61,7 +61,7 @@ def server(smtp_server: Callable[..., SMTPServer]) -> SMTPServer:
 def require_sent_once(server: SMTPServer, clock: Time) -> None:
     assert clock.ahead > 2 * 150.0
     require_settled()
-    assert (standing(), len(server.messages)) == (["accepted"], 1)
+    assert (delivery_statuses(), len(server.messages)) == (["accepted"], 1)
     assert (DeliveryAttempt.objects.count(), Delivery.objects.get().returned) == (1, 0)
 
 
@@ -117,6 +117,6 @@ def test_many_mails_that_take_long_each(server: SMTPServer, clock: Time, monkeyp
     monkeypatch.setattr(Connection, "hear_verdict", slow)
     send()
     require_settled()
-    assert standing(*ids) == ["accepted"] * 10
+    assert delivery_statuses(*ids) == ["accepted"] * 10
     assert len(server.messages) == 10
     assert DeliveryAttempt.objects.count() == 10

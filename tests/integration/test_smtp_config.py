@@ -21,7 +21,7 @@ pytestmark = pytest.mark.django_db
 KEY = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="
 
 
-def make(name: str = "Primary Mail Server", **changes: Any) -> SMTPConfig:
+def configuration(name: str = "Primary Mail Server", **changes: Any) -> SMTPConfig:
     values: dict[str, Any] = {
         "host": "mail.hanna.co.zw",
         "username": "user",
@@ -37,7 +37,7 @@ def active() -> list[str]:
 
 def test_it_reads_as_documented() -> None:
     """Name, server, and whether mail goes through it."""
-    config = make(is_active=True)
+    config = configuration(is_active=True)
 
     assert str(config) == "Primary Mail Server - mail.hanna.co.zw:587 (Active)"
     config.is_active = False
@@ -59,15 +59,15 @@ class TestOneActive:
 
     def test_creating_an_active_one_takes_the_place_of_the_other(self) -> None:
         """As documented: ``objects.create(..., is_active=True)``."""
-        make("A", is_active=True)
-        make("B", is_active=True)
+        configuration("A", is_active=True)
+        configuration("B", is_active=True)
 
         assert active() == ["B"]
 
     def test_the_documented_switch(self) -> None:
         """As documented, word for word."""
-        make("Primary Mail Server", is_active=True)
-        make("Backup SMTP Server")
+        configuration("Primary Mail Server", is_active=True)
+        configuration("Backup SMTP Server")
 
         SMTPConfig.objects.all().update(is_active=False)
         assert active() == []
@@ -82,7 +82,7 @@ class TestOneActive:
 
     def test_activate_and_deactivate(self) -> None:
         """The manager's own way."""
-        a, b = make("A", is_active=True), make("B")
+        a, b = configuration("A", is_active=True), configuration("B")
 
         SMTPConfig.objects.activate(b)
         assert (active(), b.is_active) == (["B"], True)
@@ -96,7 +96,7 @@ class TestOneActive:
 
     def test_activating_saves_nothing_else_of_a_stale_instance(self) -> None:
         """Whoever holds an old copy does not undo what somebody changed meanwhile."""
-        stale = make("A")
+        stale = configuration("A")
         SMTPConfig.objects.filter(pk=stale.pk).update(host="new.example.com")
 
         SMTPConfig.objects.activate(stale)
@@ -106,8 +106,8 @@ class TestOneActive:
 
     def test_activating_what_was_deleted_says_so(self) -> None:
         """And changes nothing."""
-        make("A", is_active=True)
-        gone = make("B")
+        configuration("A", is_active=True)
+        gone = configuration("B")
         SMTPConfig.objects.filter(pk=gone.pk).delete()
 
         with pytest.raises(SMTPConfig.DoesNotExist):
@@ -117,8 +117,8 @@ class TestOneActive:
 
     def test_an_update_that_activates_one_takes_the_place_of_the_other(self) -> None:
         """As a save does; both are recorded."""
-        make("A", is_active=True)
-        make("B")
+        configuration("A", is_active=True)
+        configuration("B")
 
         SMTPConfig.objects.filter(name="B").update(is_active=True)
 
@@ -130,8 +130,8 @@ class TestOneActive:
 
     def test_an_update_that_activates_several_is_refused(self) -> None:
         """It does not say which."""
-        make("A", is_active=True)
-        make("B")
+        configuration("A", is_active=True)
+        configuration("B")
 
         with pytest.raises(ValidationError, match="Only one configuration can be active"):
             SMTPConfig.objects.update(is_active=True)
@@ -140,7 +140,7 @@ class TestOneActive:
 
     def test_creating_several_active_ones_is_refused(self) -> None:
         """They do not say which."""
-        make("A", is_active=True)
+        configuration("A", is_active=True)
         fresh = [SMTPConfig(name=name, host="h", from_email="a@example.com", is_active=True) for name in "CD"]
 
         with pytest.raises(ValidationError, match="Only one configuration can be active"):
@@ -150,8 +150,8 @@ class TestOneActive:
 
     def test_the_database_refuses_a_second(self) -> None:
         """Where nothing of ours decides which of them."""
-        make("A", is_active=True)
-        make("B")
+        configuration("A", is_active=True)
+        configuration("B")
 
         with pytest.raises(IntegrityError), transaction.atomic():
             raw("UPDATE email_integration_smtpconfig SET is_active = TRUE")
@@ -160,7 +160,7 @@ class TestOneActive:
 
     def test_bulk_update_can_move_it_by_two_steps_only(self) -> None:
         """Each of them is an update like any other."""
-        a, b = make("A", is_active=True), make("B")
+        a, b = configuration("A", is_active=True), configuration("B")
         a.is_active = False
         SMTPConfig.objects.bulk_update([a], ["is_active"])
         b.is_active, b.password = True, "another"
@@ -172,8 +172,8 @@ class TestOneActive:
 
     def test_deleting_the_active_one_leaves_none(self) -> None:
         """No other takes its place unasked."""
-        make("B")
-        make("A", is_active=True).delete()
+        configuration("B")
+        configuration("A", is_active=True).delete()
 
         assert active() == []
 
@@ -191,7 +191,7 @@ def stored(name: str) -> str:
 
 def test_without_an_active_one_there_is_none_and_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     """In these words."""
-    make()
+    configuration()
 
     with caplog.at_level(logging.WARNING):
         assert SMTPConfig.objects.get_active_config() is None
@@ -204,7 +204,7 @@ def test_without_an_active_one_there_is_none_and_a_warning(caplog: pytest.LogCap
 
 def test_the_active_one_is_given_without_a_word(caplog: pytest.LogCaptureFixture) -> None:
     """It is the usual case."""
-    config = make(is_active=True)
+    config = configuration(is_active=True)
 
     assert SMTPConfig.objects.get_active_config() == config
     assert not caplog.records
@@ -232,7 +232,7 @@ class TestRequiredTest:
     )
     def test_what_was_not_tested_is_refused(self, route: Callable[[SMTPConfig], object]) -> None:
         """With a sentence that says what to do."""
-        config = make("A")
+        config = configuration("A")
 
         with pytest.raises(ValidationError, match="has not passed a connection test since its last change"):
             route(config)
@@ -241,7 +241,7 @@ class TestRequiredTest:
 
     def test_what_passed_is_let_through(self) -> None:
         """By any route, and again later."""
-        config = make("A")
+        config = configuration("A")
         config.record_test(passed=True, detail="TLSv1.3")
 
         SMTPConfig.objects.activate(config)
@@ -252,7 +252,7 @@ class TestRequiredTest:
 
     def test_what_failed_is_not(self) -> None:
         """The last test counts."""
-        config = make("A")
+        config = configuration("A")
         config.record_test(passed=True, detail="")
         config.record_test(passed=False, detail="auth: 535")
 
@@ -274,7 +274,7 @@ class TestRequiredTest:
     )
     def test_a_change_of_what_was_tested_asks_for_another_test(self, change: dict[str, Any]) -> None:
         """Saved or updated; put back, the test counts again."""
-        config = make("A")
+        config = configuration("A")
         config.record_test(passed=True, detail="")
         before = {field: getattr(config, field) for field in change}
 
@@ -289,7 +289,7 @@ class TestRequiredTest:
 
     def test_a_change_of_anything_else_does_not(self) -> None:
         """Names and senders are not what a connection is made with."""
-        config = make("A")
+        config = configuration("A")
         config.record_test(passed=True, detail="")
 
         config.name, config.from_email, config.timeout = "Renamed", "b@example.com", 30
@@ -299,7 +299,7 @@ class TestRequiredTest:
 
     def test_the_active_one_can_be_changed(self) -> None:
         """It is active already; a wrong password is to be corrected at once."""
-        config = make("A")
+        config = configuration("A")
         config.record_test(passed=True, detail="")
         SMTPConfig.objects.activate(config)
 
@@ -310,7 +310,7 @@ class TestRequiredTest:
 
     def test_a_lost_key_is_no_passed_test(self, settings: Any) -> None:
         """What cannot be read cannot be what was tested."""
-        config = make("A")
+        config = configuration("A")
         config.record_test(passed=True, detail="")
         settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "SMTP_PASSWORD_KEYS": [KEY]}
 
@@ -400,7 +400,7 @@ class TestValidation:
 
     def test_a_name_taken_is_refused(self) -> None:
         """By the form, and by the database."""
-        make("A")
+        configuration("A")
         values = {"name": "A", "host": "h", "from_email": "a@example.com"}
 
         with pytest.raises(ValidationError, match="already exists"):
@@ -411,7 +411,7 @@ class TestValidation:
     @pytest.mark.parametrize("change", [{"host": "other"}, {"port": 25}, {"username": "other"}, {"use_tls": False}])
     def test_another_server_or_user_wants_the_password_again(self, change: dict[str, Any]) -> None:
         """So that a stored secret is not sent to a server of somebody's choice."""
-        make()
+        configuration()
         config = SMTPConfig.objects.get()
         for field, value in change.items():
             setattr(config, field, value)
@@ -425,21 +425,21 @@ class TestValidation:
     @pytest.mark.parametrize("change", [{"name": "other"}, {"timeout": 5}, {"ehlo_name": "mail.example.com"}])
     def test_other_changes_do_not(self, change: dict[str, Any]) -> None:
         """Nor does a server without a password."""
-        make()
+        configuration()
         config = SMTPConfig.objects.get()
         for field, value in change.items():
             setattr(config, field, value)
         config.full_clean()
 
-        without = make("B", password="")
+        without = configuration("B", password="")
         without.host = "other"
         without.full_clean()
 
     def test_tls_and_ssl_are_refused_by_save_and_by_the_database(self) -> None:
         """Whoever skips validation."""
         with pytest.raises(ValidationError, match="exclude each other"):
-            make(use_ssl=True)
-        make()
+            configuration(use_ssl=True)
+        configuration()
         with pytest.raises(DatabaseError), transaction.atomic():
             raw("UPDATE email_integration_smtpconfig SET use_ssl = TRUE")
         with pytest.raises(DatabaseError), transaction.atomic():
@@ -448,7 +448,7 @@ class TestValidation:
     @pytest.mark.parametrize("port", [0, 65536, -1])
     def test_a_port_out_of_range_is_refused_by_the_database(self, port: int) -> None:
         """Whoever writes it."""
-        make()
+        configuration()
         with pytest.raises(DatabaseError), transaction.atomic():
             raw("UPDATE email_integration_smtpconfig SET port = %s", port)
 
@@ -459,8 +459,8 @@ class TestDamage:
     @pytest.mark.parametrize("password", ["fernet$nonsense", "fernet$", "fernet$gAAAAAB"])
     def test_a_damaged_password_spoils_nothing_but_itself(self, password: str) -> None:
         """The row can be listed, shown, changed and repaired."""
-        make("Damaged")
-        make("Fine")
+        configuration("Damaged")
+        configuration("Fine")
         raw("UPDATE email_integration_smtpconfig SET password = %s WHERE name = 'Damaged'", password)
 
         damaged = SMTPConfig.objects.get(name="Damaged")
@@ -476,7 +476,7 @@ class TestDamage:
 
     def test_no_text_of_it_shows_the_password(self) -> None:
         """Neither as it was given nor as it is stored."""
-        config = make()
+        config = configuration()
         token = stored(config.name)
 
         for shown in (repr(config), str(config), repr(SMTPConfig.objects.get().sealed_password)):
@@ -485,7 +485,7 @@ class TestDamage:
 
     def test_a_dump_carries_it_sealed_and_can_be_loaded(self) -> None:
         """With the same keys."""
-        make()
+        configuration()
         dump = serializers.serialize("json", SMTPConfig.objects.all())
         assert "tell-nobody" not in dump
         SMTPConfig.objects.all().delete()
@@ -501,9 +501,9 @@ class TestCopies:
 
     def test_saving_other_fields_of_an_old_copy_leaves_alone_what_is_active(self) -> None:
         """Nor does the history say that it was activated."""
-        make("A", is_active=True)
+        configuration("A", is_active=True)
         old = SMTPConfig.objects.get(name="A")
-        SMTPConfig.objects.activate(make("B"))
+        SMTPConfig.objects.activate(configuration("B"))
 
         old.timeout = 20
         old.save(update_fields=["timeout"])
@@ -514,7 +514,7 @@ class TestCopies:
 
     def test_creating_many_with_one_active_takes_the_place_of_the_other(self) -> None:
         """As a save does; two are refused."""
-        make("A", is_active=True)
+        configuration("A", is_active=True)
         fresh = [SMTPConfig(name=name, host="h", from_email="a@example.com", is_active=name == "C") for name in "BC"]
 
         SMTPConfig.objects.bulk_create(fresh)
@@ -538,11 +538,11 @@ class TestDefects:
         self, damage: str, words: str, caplog: pytest.LogCaptureFixture
     ) -> None:
         """In the log and in what the mail says it waits for; other rows are unharmed."""
-        make("Damaged", is_active=True)
+        configuration("Damaged", is_active=True)
         with constraints_off():
             raw(f"UPDATE email_integration_smtpconfig SET {damage} WHERE name = 'Damaged'")
             route = active_relay()
-            SMTPConfig.objects.activate(make("Fine"))
+            SMTPConfig.objects.activate(configuration("Fine"))
 
         assert isinstance(route, Nowhere)
         assert route.name == "Damaged"

@@ -13,7 +13,7 @@ from email_integration.models.audit import Event, note
 pytestmark = pytest.mark.django_db
 
 
-def make(name: str = "A", **changes: Any) -> SMTPConfig:
+def configuration(name: str = "A", **changes: Any) -> SMTPConfig:
     values: dict[str, Any] = {"host": "h", "from_email": "a@example.com", "username": "u", "password": "tell-nobody"}
     return SMTPConfig.objects.create(name=name, **values | changes)
 
@@ -25,13 +25,13 @@ def events(config: SMTPConfig) -> list[tuple[str, bool]]:
 
 def test_creating_is_recorded() -> None:
     """With a password, and without one."""
-    assert events(make("A")) == [("created", True)]
-    assert events(make("B", password="")) == [("created", False)]
+    assert events(configuration("A")) == [("created", True)]
+    assert events(configuration("B", password="")) == [("created", False)]
 
 
 def test_a_change_is_recorded_with_its_values() -> None:
     """From what to what."""
-    config = make()
+    config = configuration()
     config.host = "other"
     config.save()
 
@@ -45,7 +45,7 @@ def test_a_change_is_recorded_with_its_values() -> None:
 
 def test_a_changed_password_is_recorded_as_that() -> None:
     """A save that does not touch it is not."""
-    config = make()
+    config = configuration()
     config.password = "another"
     config.save()
     config.save()
@@ -55,7 +55,7 @@ def test_a_changed_password_is_recorded_as_that() -> None:
 
 def test_switching_is_recorded_for_both() -> None:
     """By save, by the manager, by update."""
-    a, b = make("A", is_active=True), make("B")
+    a, b = configuration("A", is_active=True), configuration("B")
 
     SMTPConfig.objects.activate(b)
     a.refresh_from_db()
@@ -69,7 +69,7 @@ def test_switching_is_recorded_for_both() -> None:
 
 def test_update_is_recorded_for_each_row() -> None:
     """Which no library does by itself."""
-    a, b = make("A"), make("B")
+    a, b = configuration("A"), configuration("B")
 
     SMTPConfig.objects.filter(name="A").update(host="other")
     SMTPConfig.objects.update(password="another")
@@ -95,7 +95,7 @@ def test_bulk_operations_are_recorded() -> None:
 def test_tests_and_views_are_recorded_with_who_made_them() -> None:
     """They change nothing."""
     user = get_user_model().objects.create_user("kim")
-    config = make()
+    config = configuration()
 
     config.record_test(passed=False, detail="auth: 535", user=user)
     config.record_test(passed=True, detail="TLSv1.3", user=user)
@@ -109,7 +109,7 @@ def test_tests_and_views_are_recorded_with_who_made_them() -> None:
 
 def test_no_secret_is_in_the_history() -> None:
     """Neither in plain text nor sealed."""
-    config = make()
+    config = configuration()
     config.password = "another-secret"
     config.save()
     SMTPConfig.objects.update(password="third-secret")
@@ -123,7 +123,7 @@ def test_no_secret_is_in_the_history() -> None:
 
 def test_a_configuration_can_be_put_back_as_it_was() -> None:
     """All but the password, which is kept as it is now."""
-    config = make()
+    config = configuration()
     config.host, config.timeout, config.password = "wrong", 99, "newer"
     config.save()
 
@@ -136,8 +136,8 @@ def test_a_configuration_can_be_put_back_as_it_was() -> None:
 
 def test_putting_back_an_active_one_leaves_one_active() -> None:
     """It takes the place of the one that is."""
-    a = make("A", is_active=True)
-    make("B", is_active=True)
+    a = configuration("A", is_active=True)
+    configuration("B", is_active=True)
 
     a.history.order_by("history_id").first().instance.save()
 
@@ -146,7 +146,7 @@ def test_putting_back_an_active_one_leaves_one_active() -> None:
 
 def test_the_history_outlives_the_configuration() -> None:
     """Who deleted what, and what it was."""
-    make().delete()
+    configuration().delete()
 
     newest = SMTPConfig.history.first()
     assert (newest.event, newest.name, newest.host) == ("deleted", "A", "h")

@@ -15,7 +15,7 @@ import pytest
 
 from config.local.certificates import make_certificates
 from config.local.processes import free_port
-from email_integration.diagnosis.advice import advice
+from email_integration.diagnosis.advice import advise
 from email_integration.smtp import (
     CannotConnect,
     NotOffered,
@@ -28,8 +28,8 @@ from email_integration.smtp import (
     naming,
     opening,
 )
+from email_integration.smtp.connection_test import run_connection_test
 from email_integration.smtp.dialogue import Connection
-from email_integration.smtp.probe import probe
 from tests.relays import relay_to, soon
 from tests.scripted import Conversation, ScriptedServer
 
@@ -80,7 +80,7 @@ def test_a_name_without_an_address_is_a_matter_of_the_name(monkeypatch: pytest.M
         relay = relay_to(server, host="smtp.example.com", timeout=4)
         error = failure(relay)
     assert (type(error), error.detail) == (CannotConnect, "the name has no address")
-    assert advice(error, relay).key == "name"
+    assert advise(error, relay).key == "name"
 
 
 def test_eight_addresses_are_given_up_at_the_timeout_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -102,7 +102,7 @@ def test_a_connection_test_comes_to_the_last_address_too(monkeypatch: pytest.Mon
     monkeypatch.setattr(connecting, "_connected", connected)
     resolved(monkeypatch, *(("127.0.0.1", port) for port in range(1, 9)))
     with ScriptedServer(lambda talk: talk.answer()) as server:
-        assert not probe(relay_to(server, host="smtp.example.com", timeout=80)).ok
+        assert not run_connection_test(relay_to(server, host="smtp.example.com", timeout=80)).ok
     assert len(handed) == 8
     assert handed[0] <= 10
 

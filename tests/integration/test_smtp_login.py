@@ -11,7 +11,7 @@ import pytest
 
 from config.local.certificates import Certificates
 from email_integration.smtp import Phase, Refused, Relay, Session, SMTPFailure, auth
-from email_integration.smtp.probe import Kind, probe
+from email_integration.smtp.connection_test import Kind, run_connection_test
 from tests.relays import relay_to
 from tests.scripted import Conversation, ScriptedServer
 
@@ -21,7 +21,7 @@ PASSWORD = f"334 {base64.b64encode(b'Password:').decode()}"
 IN = "235 2.7.0 welcome"
 
 
-class Door:
+class ScriptedLogin:
     """A server that answers each mechanism as it is told: with one reply to AUTH, or several in turn.
 
     '' closes the connection; a reply that is 4 characters or fewer gets a text.
@@ -59,10 +59,10 @@ class Door:
 
 
 @contextlib.contextmanager
-def served(door: Door, certificates: Certificates | None = None) -> Iterator[Relay]:
-    """A relay to the door, over TLS if there are certificates."""
+def served(login: ScriptedLogin, certificates: Certificates | None = None) -> Iterator[Relay]:
+    """A relay to that server, over TLS if there are certificates."""
     context: ssl.SSLContext | None = certificates.server_context() if certificates is not None else None
-    with ScriptedServer(door, tls_context=context) as server:
+    with ScriptedServer(login, tls_context=context) as server:
         yield relay_to(
             server, host="localhost", username="kim", password="s3cret", use_ssl=context is not None, timeout=10
         )
@@ -85,30 +85,30 @@ def refusal(relay: Relay) -> SMTPFailure:
     ],
 )
 def test_a_mechanism_that_is_not_possible_is_followed_by_the_next(certificates: Certificates, refused: str) -> None:
-    door = Door("PLAIN LOGIN", PLAIN=refused, LOGIN=[USER, PASSWORD, IN])
-    with served(door, certificates) as relay:
+    login = ScriptedLogin("PLAIN LOGIN", PLAIN=refused, LOGIN=[USER, PASSWORD, IN])
+    with served(login, certificates) as relay:
         Session.open(relay).quit()
-    assert door.asked == ["PLAIN", "LOGIN"]
+    assert login.asked == ["PLAIN", "LOGIN"]
 
 
 def test_the_last_of_three_lets_us_in(certificates: Certificates) -> None:
-    door = Door(
+    login = ScriptedLogin(
         "PLAIN LOGIN CRAM-MD5",
         PLAIN="504 5.5.4 no",
         LOGIN=[USER, "501 5.5.2 no"],
         CRAM_MD5=[CHALLENGE, IN],
     )
-    with served(door, certificates) as relay:
+    with served(login, certificates) as relay:
         Session.open(relay).quit()
-    assert door.asked == ["PLAIN", "LOGIN", "CRAM-MD5"]
+    assert login.asked == ["PLAIN", "LOGIN", "CRAM-MD5"]
 
 
 def test_a_server_that_keeps_only_digests_may_take_the_password_by_another_mechanism() -> None:
     """Its CRAM-MD5 can never succeed; in the clear it is the first."""
-    door = Door("PLAIN LOGIN CRAM-MD5", CRAM_MD5=[CHALLENGE, "535 5.7.8 authentication failed"], PLAIN=IN)
-    with served(door) as relay:
+    login = ScriptedLogin("PLAIN LOGIN CRAM-MD5", CRAM_MD5=[CHALLENGE, "535 5.7.8 authentication failed"], PLAIN=IN)
+    with served(login) as relay:
         Session.open(relay).quit()
-    assert door.asked == ["CRAM-MD5", "PLAIN"]
+    assert login.asked == ["CRAM-MD5", "PLAIN"]
 
 
 @pytest.mark.parametrize(
@@ -117,21 +117,21 @@ def test_a_server_that_keeps_only_digests_may_take_the_password_by_another_mecha
 )
 def test_a_refused_login_is_tried_by_no_other_mechanism(certificates: Certificates, refused: str) -> None:
     """It is wrong by any of them, and more tries lock accounts."""
-    door = Door("PLAIN LOGIN CRAM-MD5", PLAIN=refused, LOGIN=[USER, PASSWORD, IN])
-    with served(door, certificates) as relay:
+    login = ScriptedLogin("PLAIN LOGIN CRAM-MD5", PLAIN=refused, LOGIN=[USER, PASSWORD, IN])
+    with served(login, certificates) as relay:
         error = refusal(relay)
     assert (type(error), error.phase, error.code) == (Refused, Phase.AUTH, int(refused[:3]))
-    assert door.asked == ["PLAIN"]
+    assert login.asked == ["PLAIN"]
 
 
 @pytest.mark.parametrize(
     "refused", ["454 4.7.0 Temporary authentication failure", "421 4.3.2 Shutting down", "432 4.7.12"]
 )
 def test_a_refusal_for_now_ends_the_tries(certificates: Certificates, refused: str) -> None:
-    door = Door("PLAIN LOGIN", PLAIN=refused, LOGIN=[USER, PASSWORD, IN])
-    with served(door, certificates) as relay:
+    login = ScriptedLogin("PLAIN LOGIN", PLAIN=refused, LOGIN=[USER, PASSWORD, IN])
+    with served(login, certificates) as relay:
         assert refusal(relay).code == int(refused[:3])
-    assert door.asked == ["PLAIN"]
+    assert login.asked == ["PLAIN"]
 
 
 @pytest.mark.parametrize(
@@ -156,13 +156,13 @@ def test_of_several_refusals_the_most_informative_is_reported(
     certificates: Certificates, first: str, second: str, reported: str
 ) -> None:
     """A server that closes, or answers nonsense, has said why before."""
-    door = Door("PLAIN LOGIN", PLAIN=first, LOGIN=second)
-    with served(door, certificates) as relay:
+    login = ScriptedLogin("PLAIN LOGIN", PLAIN=first, LOGIN=second)
+    with served(login, certificates) as relay:
         error = refusal(relay)
     assert (type(error), error.phase) == (Refused, Phase.AUTH)
     assert error.reply is not None
     assert error.reply.text == reported
-    assert door.asked == ["PLAIN", "LOGIN"]
+    assert login.asked == ["PLAIN", "LOGIN"]
 
 
 @pytest.mark.parametrize(
@@ -176,8 +176,8 @@ def test_of_several_refusals_the_most_informative_is_reported(
     ],
 )
 def test_after_a_digest_that_was_refused_the_most_informative_is_reported(plain: str, reported: str) -> None:
-    door = Door("CRAM-MD5 PLAIN LOGIN", CRAM_MD5=[CHALLENGE, "535 5.7.8 by digest"], PLAIN=plain, LOGIN=[""])
-    with served(door) as relay:
+    login = ScriptedLogin("CRAM-MD5 PLAIN LOGIN", CRAM_MD5=[CHALLENGE, "535 5.7.8 by digest"], PLAIN=plain, LOGIN=[""])
+    with served(login) as relay:
         error = refusal(relay)
     assert error.reply is not None
     assert error.reply.text == reported
@@ -194,20 +194,20 @@ def test_after_a_digest_that_was_refused_the_most_informative_is_reported(plain:
 )
 def test_who_is_in_already_is_in(certificates: Certificates, said: str) -> None:
     """RFC 4954 §4: AUTH is refused with 503 after one that succeeded, or where the address is enough."""
-    door = Door("PLAIN LOGIN", PLAIN=said)
-    with served(door, certificates) as relay:
+    login = ScriptedLogin("PLAIN LOGIN", PLAIN=said)
+    with served(login, certificates) as relay:
         Session.open(relay).quit()
-    assert door.asked == ["PLAIN"]
+    assert login.asked == ["PLAIN"]
 
 
 @pytest.mark.parametrize(
     "said", ["503 5.5.1 Bad sequence of commands", "503 5.7.0 not authenticated", "503 AUTH not available"]
 )
 def test_another_503_is_a_refusal(certificates: Certificates, said: str) -> None:
-    door = Door("PLAIN LOGIN", PLAIN=said, LOGIN=[USER, PASSWORD, IN])
-    with served(door, certificates) as relay:
+    login = ScriptedLogin("PLAIN LOGIN", PLAIN=said, LOGIN=[USER, PASSWORD, IN])
+    with served(login, certificates) as relay:
         assert refusal(relay).code == 503
-    assert door.asked == ["PLAIN"]
+    assert login.asked == ["PLAIN"]
 
 
 def test_a_machine_without_md5_logs_in_by_another_mechanism(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -217,29 +217,31 @@ def test_a_machine_without_md5_logs_in_by_another_mechanism(monkeypatch: pytest.
         raise ValueError("[digital envelope routines] unsupported")
 
     monkeypatch.setattr(auth.hmac, "new", new)
-    door = Door("CRAM-MD5 PLAIN", CRAM_MD5=[CHALLENGE, IN], PLAIN=IN)
-    with served(door) as relay:
+    login = ScriptedLogin("CRAM-MD5 PLAIN", CRAM_MD5=[CHALLENGE, IN], PLAIN=IN)
+    with served(login) as relay:
         Session.open(relay).quit()
-    assert door.asked == ["PLAIN"]
+    assert login.asked == ["PLAIN"]
 
 
 def test_the_test_of_a_connection_shows_the_mechanism_that_let_us_in(certificates: Certificates) -> None:
-    door = Door("PLAIN LOGIN", PLAIN="504 5.5.4 no", LOGIN=[USER, PASSWORD, IN])
-    with served(door, certificates) as relay:
-        report = probe(relay)
+    login = ScriptedLogin("PLAIN LOGIN", PLAIN="504 5.5.4 no", LOGIN=[USER, PASSWORD, IN])
+    with served(login, certificates) as relay:
+        report = run_connection_test(relay)
     assert report.ok
     assert report.mechanism == "LOGIN"
-    assert [step.detail for step in report.steps if step.kind is Kind.AUTH] == ["LOGIN"]
+    assert [stage.detail for stage in report.stages if stage.kind is Kind.AUTH] == ["LOGIN"]
 
 
 def test_a_user_name_without_a_password_is_no_login() -> None:
     """As in Django's own backend; the server's offer is not looked at."""
-    door = Door("NTLM")
-    with served(door) as relay:
-        report = probe(Relay(name="n", host=relay.host, port=relay.port, username="kim", use_tls=False, timeout=10))
+    login = ScriptedLogin("NTLM")
+    with served(login) as relay:
+        report = run_connection_test(
+            Relay(name="n", host=relay.host, port=relay.port, username="kim", use_tls=False, timeout=10)
+        )
     assert report.ok
-    assert door.asked == []
-    assert Kind.AUTH not in [step.kind for step in report.steps]
+    assert login.asked == []
+    assert Kind.AUTH not in [stage.kind for stage in report.stages]
 
 
 # -- by token -------------------------------------------------------------------------------------------------------
@@ -262,40 +264,43 @@ class Purse:
 
 
 @contextlib.contextmanager
-def served_by_token(door: Door, purse: Purse) -> Iterator[Relay]:
-    with ScriptedServer(door) as server:
+def served_by_token(login: ScriptedLogin, purse: Purse) -> Iterator[Relay]:
+    with ScriptedServer(login) as server:
         yield relay_to(server, username="kim", tokens=purse, timeout=10)
 
 
 @pytest.mark.parametrize("code", [501, 502, 504, 534])
 def test_a_token_is_shown_by_the_next_mechanism(code: int) -> None:
-    door, purse = Door("XOAUTH2 OAUTHBEARER", OAUTHBEARER=f"{code} 5.5.4 no", XOAUTH2=IN), Purse("one", "two")
-    with served_by_token(door, purse) as relay:
+    login, purse = ScriptedLogin("XOAUTH2 OAUTHBEARER", OAUTHBEARER=f"{code} 5.5.4 no", XOAUTH2=IN), Purse("one", "two")
+    with served_by_token(login, purse) as relay:
         Session.open(relay).quit()
-    assert door.asked == ["OAUTHBEARER", "XOAUTH2"]
+    assert login.asked == ["OAUTHBEARER", "XOAUTH2"]
     assert purse.refused == []
 
 
 def test_a_refused_token_is_replaced_once_and_shown_by_no_other_mechanism() -> None:
-    door, purse = Door("XOAUTH2 OAUTHBEARER", OAUTHBEARER="535 5.7.8 no", XOAUTH2=IN), Purse("one", "two", "three")
-    with served_by_token(door, purse) as relay:
+    login, purse = (
+        ScriptedLogin("XOAUTH2 OAUTHBEARER", OAUTHBEARER="535 5.7.8 no", XOAUTH2=IN),
+        Purse("one", "two", "three"),
+    )
+    with served_by_token(login, purse) as relay:
         assert refusal(relay).code == 535
-    assert door.asked == ["OAUTHBEARER", "OAUTHBEARER"]
+    assert login.asked == ["OAUTHBEARER", "OAUTHBEARER"]
     assert purse.refused == ["one"]
 
 
 def test_another_token_is_shown_by_the_mechanism_that_is_possible() -> None:
-    door = Door("XOAUTH2 OAUTHBEARER", OAUTHBEARER="504 5.5.4 no", XOAUTH2="535 5.7.8 no")
+    login = ScriptedLogin("XOAUTH2 OAUTHBEARER", OAUTHBEARER="504 5.5.4 no", XOAUTH2="535 5.7.8 no")
     purse = Purse("one", "two")
-    with served_by_token(door, purse) as relay:
+    with served_by_token(login, purse) as relay:
         error = refusal(relay)
     assert error.code == 535
-    assert door.asked == ["OAUTHBEARER", "XOAUTH2", "XOAUTH2"]
+    assert login.asked == ["OAUTHBEARER", "XOAUTH2", "XOAUTH2"]
     assert purse.refused == ["one"]
 
 
 def test_a_token_that_is_in_already_is_in() -> None:
-    door, purse = Door("XOAUTH2", XOAUTH2="503 5.5.1 already authenticated"), Purse("one")
-    with served_by_token(door, purse) as relay:
+    login, purse = ScriptedLogin("XOAUTH2", XOAUTH2="503 5.5.1 already authenticated"), Purse("one")
+    with served_by_token(login, purse) as relay:
         Session.open(relay).quit()
-    assert door.asked == ["XOAUTH2"]
+    assert login.asked == ["XOAUTH2"]

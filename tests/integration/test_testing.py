@@ -304,7 +304,7 @@ def test_the_direct_backend_is_met_by_the_relay_too(relay: FakeRelay, settings: 
     relay.fail("RCPT", "450 4.2.1 busy", times=1)
     message = django_mail.EmailMessage("Hello", "Text", "us@example.com", [KIM])
     with pytest.raises(DeliveryDeferred, match="450"):
-        direct.send_now(message)
+        direct.send_directly(message)
     assert message.send() == 1
     assert [mail.subject for mail in relay.messages] == ["Hello"]
 
@@ -391,10 +391,10 @@ def test_silence_and_lost_connections_put_mail_off(
     relay.hang(verb)
     send_email.delay("Hello", "Text", to=[KIM])
     assert [delivery.status for delivery in run_deliveries()] == ["deferred"]
-    relay.mend()
+    relay.clear_faults()
     relay.drop(verb)
     assert [delivery.status for delivery in run_deliveries(due_only=False)] == ["deferred"]
-    relay.mend()
+    relay.clear_faults()
     assert [delivery.status for delivery in run_deliveries(due_only=False)] == ["accepted"]
 
 

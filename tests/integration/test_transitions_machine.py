@@ -220,7 +220,9 @@ class Ledger(RuleBasedStateMachine):
     def lose_the_answer(self, worker: Worker, changes: Sequence[records.Change]) -> None:
         """Commit it, and have the worker not know that."""
         known = [dict(change.delivery.__dict__) for change in changes]
-        recording.make(changes, batch=worker.batch.id, closes=worker.batch.open <= {one.delivery.pk for one in changes})
+        recording.record_changes(
+            changes, batch=worker.batch.id, closes=worker.batch.open <= {one.delivery.pk for one in changes}
+        )
         for change, before in zip(changes, known, strict=True):
             change.delivery.__dict__.clear()
             change.delivery.__dict__.update(before)
@@ -236,9 +238,9 @@ class Ledger(RuleBasedStateMachine):
             self.unrecorded.remove(mail)
         outcome = mail.change.outcome if isinstance(mail.change, records.Ended) else None
         if isinstance(outcome, Accepted):
-            standing = {item["address"]: item["status"] for item in after.recipients}
-            assert {standing[address] for address in outcome.accepted} == {"accepted"}
-            assert "pending" in standing.values() or after.status == Status.ACCEPTED
+            status_of = {item["address"]: item["status"] for item in after.recipients}
+            assert {status_of[address] for address in outcome.accepted} == {"accepted"}
+            assert "pending" in status_of.values() or after.status == Status.ACCEPTED
 
     @precondition(lambda self: len(self.workers) > 1)
     @rule(number=NUMBERS)

@@ -112,7 +112,7 @@ def test_json_says_the_same_to_a_machine(smtp_server: Callable[..., SMTPServer])
     assert levels["worker"] == "error"
     assert levels["beat"] == "error"
     assert levels["smtp.source"] == "info"
-    assert all(finding["mend"] for finding in answer["findings"] if finding["level"] in ("error", "warning"))
+    assert all(finding["hint"] for finding in answer["findings"] if finding["level"] in ("error", "warning"))
 
 
 def test_a_cache_of_one_process_is_a_warning(settings: Any) -> None:
@@ -217,7 +217,7 @@ def test_the_result_backend_is_tried(backend: str, mark: str, says: str) -> None
         assert line(validate()[1], says).startswith(mark)
 
 
-def test_blockers_are_told(settings: Any) -> None:
+def test_blockers_are_reported(settings: Any) -> None:
     """Whatever holds mail back on purpose: an operator shall not wonder where it went."""
     assert line(validate()[1], "Nothing holds mail back").startswith("✓")
     SendingPause.begin(reason="moving house")
@@ -260,6 +260,6 @@ def test_the_keys_of_workers_are_compared(ours: str, theirs: str, mark: str, mon
     """``b`` before ``a``: what is sealed from now on is under it. ``a`` still has what was sealed before."""
     monkeypatch.setattr(workers, "fingerprints", lambda: tuple(ours))
     monkeypatch.setattr(workers.health, "keys_of_workers", lambda timeout: {"w1": [*ours], "w2": [*theirs]})
-    (found,) = workers.keys(timeout=0.1)
+    (found,) = workers.diagnose_keys(timeout=0.1)
     assert found.level.value == mark
     assert ("w2" in found.text) == (mark != "ok")

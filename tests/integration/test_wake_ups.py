@@ -19,11 +19,11 @@ from redis import Redis
 
 from config.local.processes import PATIENCE
 from config.local.valkey import Valkey
+from email_integration.caching import databases, is_shared
 from email_integration.ledger import installation, task_queue
 from email_integration.models import Delivery, Installation
 from email_integration.queue import wakeups
 from email_integration.queue.wakeups import KEPT, QUIET, Stay
-from email_integration.shared_cache import databases, is_shared
 from email_integration.tasks import names
 from email_integration.tasks.wake_ups import sweep_options
 from tests.broker import messages

@@ -79,7 +79,7 @@ def _all(server: type[Server]) -> list[Case]:
             arrived=10,
             refused=1,
             before=stop,
-            mend=resume,
+            fix=resume,
             says=("Connection refused. Nothing listens",),
         ),
     ]
@@ -95,7 +95,7 @@ def _all(server: type[Server]) -> list[Case]:
                 submit=each(10),
                 arrived=10,
                 refused=1,
-                mend=certificate_authority,
+                fix=certificate_authority,
                 says=("signed by nobody who is trusted here",),
             ),
             *(
@@ -106,7 +106,7 @@ def _all(server: type[Server]) -> list[Case]:
                     submit=each(10),
                     arrived=10,
                     refused=1,
-                    mend=right_certificate,
+                    fix=right_certificate,
                     says=(words,),
                 )
                 for kind, words in _OF_CERTIFICATES.items()
@@ -126,7 +126,7 @@ def _all(server: type[Server]) -> list[Case]:
                 submit=each(10),
                 arrived=10,
                 refused=1,
-                mend=right_password,
+                fix=right_password,
                 says=("535", "does not accept the username and password"),
             ),
         ]
@@ -142,7 +142,7 @@ def _all(server: type[Server]) -> list[Case]:
             refused=3,
             pause=0.5,
             before=hold_connection,
-            mend=let_go,
+            fix=let_go,
             says=("421", "The server limits how many connections it takes"),
         ),
         Case(

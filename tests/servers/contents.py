@@ -14,7 +14,7 @@ from config.local.processes import LOOPBACK
 from tests.mime_parts import image_part
 
 TO = ["kim@example.com"]
-Make = Callable[[], EmailMessage]
+MessageFactory = Callable[[], EmailMessage]
 
 
 def message(**given: object) -> EmailMessage:
@@ -33,7 +33,7 @@ def multi(body: str = "text", html: str = "<p>html ü</p>") -> EmailMultiAlterna
     return made
 
 
-CONTENTS: dict[str, Make] = {
+CONTENTS: dict[str, MessageFactory] = {
     "plain text": message,
     "dots": lambda: message(body=".\n..\n...\n.a\nb\n.\r\n.\n\n.."),
     "a dot at the end": lambda: message(body="the last line:\n."),

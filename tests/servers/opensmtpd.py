@@ -89,6 +89,6 @@ class OpenSMTPD(Server):
         control = self._tree / "usr/sbin/smtpctl"
         os.chown(control, 0, _OPENSMTPQ)  # it asks for that, also where it needs it for nothing
         control.chmod(0o2755)
-        make = in_chroot(self._tree, "/usr/sbin/smtpctl", "encrypt", PASSWORD)
-        made = subprocess.run(make, capture_output=True, text=True, check=True, timeout=60)
+        command = in_chroot(self._tree, "/usr/sbin/smtpctl", "encrypt", PASSWORD)
+        made = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
         (self._tree / "etc/users").write_text(f"{USER} {made.stdout.strip()}\n")

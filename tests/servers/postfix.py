@@ -142,8 +142,10 @@ class Postfix(Server):
         folder.mkdir(exist_ok=True)
         settings = ["pwcheck_method: auxprop", "auxprop_plugin: sasldb", "sasldb_path: /etc/sasldb2"]
         (folder / "smtpd.conf").write_text("\n".join([*settings, "mech_list: PLAIN LOGIN", ""]))
-        make = in_chroot(self._tree, "/usr/sbin/saslpasswd2", "-c", "-p", "-f", "/etc/sasldb2", "-u", "localhost", USER)
-        subprocess.run(make, input=PASSWORD, text=True, check=True, timeout=60)
+        command = in_chroot(
+            self._tree, "/usr/sbin/saslpasswd2", "-c", "-p", "-f", "/etc/sasldb2", "-u", "localhost", USER
+        )
+        subprocess.run(command, input=PASSWORD, text=True, check=True, timeout=60)
         os.chown(self._tree / "etc/sasldb2", _POSTFIX, _POSTFIX)
 
 

@@ -60,7 +60,7 @@ def nothing(run: Run) -> None:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Case:
-    """``refused`` is how many attempts the server refuses at most; the other figures are exact."""
+    """``refused`` is how many attempts the server refuses at most; the other counts are exact."""
 
     name: str
     options: Options = dataclasses.field(default_factory=Options)
@@ -73,12 +73,12 @@ class Case:
     config: dict[str, Any] = dataclasses.field(default_factory=dict)
     #: What is done before all, and once nothing more can be done.
     before: Callable[[Run], None] = nothing
-    mend: Callable[[Run], None] = nothing
+    fix: Callable[[Run], None] = nothing
     #: What is done as soon as so many were accepted: between two mails, or by another thread while others are sent.
     amid: Callable[[Run], None] | None = None
     after: int = 0
     by_another: bool = False
-    #: What ``validate_notification_setup --test-email`` says before it is mended.
+    #: What ``validate_notification_setup --test-email`` says before it is fixed.
     says: tuple[str, ...] = ()
     test_to: str = "test@example.com"
     #: Seconds that the server counts by itself between two rounds.

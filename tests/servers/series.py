@@ -27,7 +27,7 @@ from .server import Options, Server, without_trace
 
 
 @dataclasses.dataclass(kw_only=True)
-class Figures:
+class Counts:
     """What came of it, counted in recipients, and in attempts that the server refused."""
 
     submitted: int
@@ -44,7 +44,7 @@ class Figures:
 _SENT = "Test email sent successfully"
 
 
-def carry_out(case: Case, server: Server, row: Callable[[Figures], None]) -> None:
+def carry_out(case: Case, server: Server, row: Callable[[Counts], None]) -> None:
     """Submit, have all tried that is due as time passes, and check what has arrived."""
     server.start(case.options)
     server.forget()
@@ -60,7 +60,7 @@ def carry_out(case: Case, server: Server, row: Callable[[Figures], None]) -> Non
         assert _SENT not in output
         missing = [words for words in case.says if words not in output]
         assert not missing, output
-    case.mend(run)
+    case.fix(run)
     amid.check()
     deadline = started + 500
     for _ in range(1000 if case.real else case.rounds):
@@ -72,14 +72,14 @@ def carry_out(case: Case, server: Server, row: Callable[[Figures], None]) -> Non
             let_time_pass(case.pause)
         work_off()
     pool.close()
-    figures = _count(server, started)
+    counts = _count(server, started)
     if not (case.says or case.options.rate):
         # Where the limit is one that a single mail does not reach, or there is none.
         assert _SENT in validate("--test-email", case.test_to)[1]
     if case.options.rate:
-        figures.note = f" ({_rate(case.options.rate[1]):.1f} were taken)"
-    row(figures)
-    _check(case, figures)
+        counts.note = f" ({_rate(case.options.rate[1]):.1f} were taken)"
+    row(counts)
+    _check(case, counts)
 
 
 class Amid:
@@ -124,12 +124,12 @@ class Amid:
                 self._errors.append(error)
 
 
-def _count(server: Server, started: float) -> Figures:
+def _count(server: Server, started: float) -> Counts:
     recipients = list(itertools.chain(*Delivery.objects.values_list("recipients", flat=True)))
     server.wait_for(sum(item["status"] == "accepted" for item in recipients))
     ours = set(Delivery.objects.values_list("message_id", flat=True))
     arrived = {mail: times for mail, times in server.arrived().items() if mail[1] in ours}
-    return Figures(
+    return Counts(
         submitted=len(recipients),
         arrived=len(arrived),
         twice=sum(times > 1 for times in arrived.values()),
@@ -146,22 +146,22 @@ def _rate(seconds: int) -> float:
     return len(taken) * seconds / max((taken[-1] - taken[0]).total_seconds(), 0.1)
 
 
-def _check(case: Case, figures: Figures) -> None:
+def _check(case: Case, counts: Counts) -> None:
     others = list(
         DeliveryAttempt.objects.exclude(outcome="accepted").values_list("outcome", "phase", "code", "reply")[:5]
     )
-    assert (figures.arrived, figures.failed) == (case.arrived, case.failed), others
+    assert (counts.arrived, counts.failed) == (case.arrived, case.failed), others
     in_doubt = DeliveryAttempt.objects.filter(outcome="in_doubt").count()
-    assert figures.twice <= in_doubt
-    assert figures.refused <= case.refused, others
-    assert figures.refused or case.mend is nothing
-    assert figures.refused < 2 * figures.submitted
+    assert counts.twice <= in_doubt
+    assert counts.refused <= case.refused, others
+    assert counts.refused or case.fix is nothing
+    assert counts.refused < 2 * counts.submitted
 
 
 # -- contents -------------------------------------------------------------------------------------------------------
 
 
-def compare(server: Server, *, extensions: bool, in_bulk: bool, row: Callable[[Figures], None]) -> None:
+def compare(server: Server, *, extensions: bool, in_bulk: bool, row: Callable[[Counts], None]) -> None:
     """Hand over the contents as Django does and as we do, and compare what the server passes on."""
     options = Options(extensions=extensions)
     if server.options != options or not server.is_running:
@@ -190,7 +190,7 @@ def compare(server: Server, *, extensions: bool, in_bulk: bool, row: Callable[[F
     pool.close()
     arrived = _passed_on(server, names)
     # Each mail has the Message-ID of the others here, so that they are counted by their marks.
-    figures = Figures(
+    counts = Counts(
         submitted=len(ids),
         arrived=len(arrived),
         twice=sum(len(set(to)) < len(to) for _, to, _ in arrived.values()),
@@ -198,12 +198,12 @@ def compare(server: Server, *, extensions: bool, in_bulk: bool, row: Callable[[F
         refused=DeliveryAttempt.objects.exclude(outcome="accepted").count(),
         seconds=round(time.monotonic() - started, 1),
     )
-    row(figures)
-    assert figures.twice == 0
+    row(counts)
+    assert counts.twice == 0
     for name in names:
         assert arrived[_mark(name)] == expected[_mark(name)], name
-    assert figures.failed == len(CONTENTS) - len(names)
-    assert figures.refused == figures.failed
+    assert counts.failed == len(CONTENTS) - len(names)
+    assert counts.refused == counts.failed
 
 
 def _mark(name: str) -> str:
@@ -226,11 +226,11 @@ def _passed_on(server: Server, names: list[str]) -> dict[str, Any]:
     return {mark: (senders, sorted(to), contents) for mark, (senders, to, contents) in found.items()}
 
 
-def row_of(server: type[Server], place: int, name: str, record_property: Any) -> Callable[[Figures], None]:
+def row_of(server: type[Server], place: int, name: str, record_property: Any) -> Callable[[Counts], None]:
     """Prints a row of the table."""
 
-    def print_row(figures: Figures) -> None:
-        values = dataclasses.asdict(figures)
+    def print_row(counts: Counts) -> None:
+        values = dataclasses.asdict(counts)
         note = values.pop("note")
         record_property(SERVERS, [server.name, place, name + note, *values.values()])
 

@@ -10,7 +10,7 @@ from unittest import mock
 
 import pytest
 
-from email_integration.diagnosis.advice import ADVICE, advice
+from email_integration.diagnosis.advice import ADVICE, advise
 from email_integration.smtp import (
     CannotConnect,
     ConnectionLost,
@@ -183,7 +183,7 @@ REPLIES = [
 
 @pytest.mark.parametrize(("key", "phase", "code", "text"), REPLIES)
 def test_a_reply_is_recognised_by_what_it_says(key: str, phase: Phase, code: int, text: str) -> None:
-    assert advice(Refused(phase, "", Reply.parse(code, text)), RELAY).key == key
+    assert advise(Refused(phase, "", Reply.parse(code, text)), RELAY).key == key
 
 
 @pytest.mark.parametrize(
@@ -200,7 +200,7 @@ def test_a_reply_is_recognised_by_what_it_says(key: str, phase: Phase, code: int
     ],
 )
 def test_a_certificate_is_recognised_by_what_is_wrong_with_it(key: str, detail: str) -> None:
-    assert advice(TLSFailed(Phase.STARTTLS, detail), RELAY).key == key
+    assert advise(TLSFailed(Phase.STARTTLS, detail), RELAY).key == key
 
 
 @pytest.mark.parametrize(
@@ -231,26 +231,26 @@ def test_a_failed_handshake_is_explained_in_words(key: str, reason: str | None) 
     error = ssl.SSLError()
     error.reason = reason  # type: ignore[assignment]  # None for what OpenSSL has no name for
     said = tls.words(error)
-    assert advice(TLSFailed(Phase.STARTTLS, said), RELAY).key == key
+    assert advise(TLSFailed(Phase.STARTTLS, said), RELAY).key == key
     assert "_" not in said
     assert not re.search("[A-Z]{5}", said)
 
 
 def test_a_refused_token_is_explained_as_such() -> None:
     answer = replace(Reply.parse(535, "5.7.3 Authentication unsuccessful"), to_token=True)
-    assert advice(Refused(Phase.AUTH, "", answer), RELAY).key == "token"
+    assert advise(Refused(Phase.AUTH, "", answer), RELAY).key == "token"
 
 
 def test_no_way_to_show_a_token_is_explained_as_such() -> None:
     refused = Refused(
         Phase.AUTH, "", replace(Reply.parse(504, "5.5.4 Unrecognized authentication type"), to_token=True)
     )
-    assert advice(refused, replace(RELAY, tokens=mock.Mock())).key == "token-not-offered"
+    assert advise(refused, replace(RELAY, tokens=mock.Mock())).key == "token-not-offered"
 
 
 def test_tls_to_a_server_that_begins_in_the_clear_is_recognised_by_its_phase() -> None:
     failure = TLSFailed(Phase.CONNECT, f"TLS failed: {tls.IN_THE_CLEAR}")
-    found = advice(failure, replace(RELAY, use_tls=False, use_ssl=True, port=2525))
+    found = advise(failure, replace(RELAY, use_tls=False, use_ssl=True, port=2525))
     assert found.key == "tls-by-starttls"
     assert "2525" in str(found.text)
 
@@ -262,19 +262,19 @@ def silence(kind: type[SMTPFailure], phase: Phase) -> SMTPFailure:
 
 
 def test_what_has_no_reply_is_recognised_by_where_it_happened() -> None:
-    assert advice(NotOffered(Phase.STARTTLS), RELAY).key == "starttls"
-    assert advice(NotOffered(Phase.AUTH), RELAY).key == "login-not-offered"
-    assert advice(NotOffered(Phase.AUTH), replace(RELAY, tokens=mock.Mock())).key == "token-not-offered"
-    assert advice(NoToken(Phase.AUTH), RELAY).key == "token-endpoint"
-    assert advice(ConnectionLost(Phase.GREETING), replace(RELAY, port=465)).key == "port-and-encryption"
-    assert advice(silence(ConnectionLost, Phase.GREETING), RELAY).key == "tls-from-the-start"
-    assert advice(ConnectionLost(Phase.GREETING), replace(RELAY, use_ssl=True)).key == "silence"
-    assert advice(silence(ConnectionLost, Phase.CONNECT), replace(RELAY, use_ssl=True)).key == "silence"
-    assert advice(silence(ConnectionLost, Phase.EHLO), RELAY).key == "timeout"
-    assert advice(ConnectionLost(Phase.AUTH), RELAY).key == "silence"
-    assert advice(ConnectionLost(Phase.FINAL_DOT), RELAY).key == "in-doubt"
-    assert advice(silence(CannotConnect, Phase.CONNECT), RELAY).key == "timeout"
-    assert advice(CannotConnect(Phase.CONNECT, "No route to host"), RELAY).key == "unreachable"
+    assert advise(NotOffered(Phase.STARTTLS), RELAY).key == "starttls"
+    assert advise(NotOffered(Phase.AUTH), RELAY).key == "login-not-offered"
+    assert advise(NotOffered(Phase.AUTH), replace(RELAY, tokens=mock.Mock())).key == "token-not-offered"
+    assert advise(NoToken(Phase.AUTH), RELAY).key == "token-endpoint"
+    assert advise(ConnectionLost(Phase.GREETING), replace(RELAY, port=465)).key == "port-and-encryption"
+    assert advise(silence(ConnectionLost, Phase.GREETING), RELAY).key == "tls-from-the-start"
+    assert advise(ConnectionLost(Phase.GREETING), replace(RELAY, use_ssl=True)).key == "silence"
+    assert advise(silence(ConnectionLost, Phase.CONNECT), replace(RELAY, use_ssl=True)).key == "silence"
+    assert advise(silence(ConnectionLost, Phase.EHLO), RELAY).key == "timeout"
+    assert advise(ConnectionLost(Phase.AUTH), RELAY).key == "silence"
+    assert advise(ConnectionLost(Phase.FINAL_DOT), RELAY).key == "in-doubt"
+    assert advise(silence(CannotConnect, Phase.CONNECT), RELAY).key == "timeout"
+    assert advise(CannotConnect(Phase.CONNECT, "No route to host"), RELAY).key == "unreachable"
 
 
 @pytest.mark.parametrize("key", ADVICE)
@@ -284,7 +284,7 @@ def test_every_advice_can_be_filled_in(key: str) -> None:
 
 
 def test_the_advice_names_the_server() -> None:
-    assert "smtp.example.com" in str(advice(silence(CannotConnect, Phase.CONNECT), RELAY).text)
+    assert "smtp.example.com" in str(advise(silence(CannotConnect, Phase.CONNECT), RELAY).text)
 
 
 @pytest.mark.parametrize("key", ADVICE)

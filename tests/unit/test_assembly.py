@@ -28,7 +28,7 @@ from tests.made_up import made_up_alike
 
 DEFAULT = "Default <default@example.com>"
 
-Make = Callable[[], EmailMessage]
+MessageFactory = Callable[[], EmailMessage]
 
 
 @pytest.fixture(autouse=True)
@@ -88,11 +88,11 @@ def outcome(made: EmailMessage, **how: Any) -> Rendered | str:
         return str(error)
 
 
-def comes_out_alike(make: Make, **how: Any) -> Rendered | str:
+def comes_out_alike(build: MessageFactory, **how: Any) -> Rendered | str:
     with only_by_django():
-        expected = outcome(make(), **how)
+        expected = outcome(build(), **how)
     with by_us_if_taken():
-        assert outcome(make(), **how) == expected
+        assert outcome(build(), **how) == expected
     return expected
 
 
@@ -100,7 +100,7 @@ def comes_out_alike(make: Make, **how: Any) -> Rendered | str:
 
 LONG = "This line is longer than the seventy-eight characters that a line should have, as it is in HTML.\n"
 
-TAKEN: dict[str, Make] = {
+TAKEN: dict[str, MessageFactory] = {
     "text": message,
     "empty text": lambda: message(body=""),
     "html": lambda: with_(message(body="<p>B</p>"), content_subtype="html"),
@@ -151,7 +151,7 @@ TAKEN: dict[str, Make] = {
 
 
 # Django 5 encodes it in the function that is called, and Django 6 only behind it.
-of_a_domain: dict[str, Make] = {"a domain beyond ascii": lambda: message(to=["kim@bücher.example"])}
+of_a_domain: dict[str, MessageFactory] = {"a domain beyond ascii": lambda: message(to=["kim@bücher.example"])}
 if not assembly._IS_MODERN:
     TAKEN |= of_a_domain
 
@@ -165,9 +165,9 @@ def test_common_mails_are_taken_and_come_out_alike(kind: str) -> None:
 @pytest.mark.parametrize("default_from_is_open", [True, False])
 @pytest.mark.parametrize("sender", ["", DEFAULT, "other@example.com"])
 def test_a_sender_left_open_comes_out_alike(sender: str, default_from_is_open: bool) -> None:
-    for make in (message, multi):
+    for build in (message, multi):
         rendered = comes_out_alike(
-            lambda make=make: with_(make(), from_email=sender), default_from_is_open=default_from_is_open
+            lambda build=build: with_(build(), from_email=sender), default_from_is_open=default_from_is_open
         )
         assert isinstance(rendered, Rendered)
         assert (rendered.from_at is not None) == (sender == "" or (sender == DEFAULT and default_from_is_open))
@@ -216,7 +216,7 @@ class Own(EmailMessage):
     pass
 
 
-LEFT: dict[str, Make] = {
+LEFT: dict[str, MessageFactory] = {
     "a subclass": lambda: Own("S", "B", "a@example.com", ["kim@example.com"]),
     "an override": lambda: with_(message(), message=lambda **_given: message().message()),
     "an unknown attribute": lambda: with_(message(), mixed_subtype="mixed"),
@@ -324,7 +324,7 @@ def by_django() -> Iterator[mock.Mock]:
 
 
 def test_the_first_of_each_shape_is_rendered_by_django(by_django: mock.Mock) -> None:
-    shapes: list[Make] = [
+    shapes: list[MessageFactory] = [
         message,
         multi,
         lambda: message(body="ü"),
@@ -333,9 +333,9 @@ def test_the_first_of_each_shape_is_rendered_by_django(by_django: mock.Mock) -> 
         lambda: message(reply_to=["r@example.com"]),
         lambda: message(subject="Grüße"),
     ]
-    for number, make in enumerate(shapes, 1):
+    for number, build in enumerate(shapes, 1):
         for _ in range(3):
-            render(make())
+            render(build())
             assert by_django.call_count == number
 
 
@@ -499,18 +499,18 @@ unusual = st.one_of([st.fixed_dictionaries({**COMMON, name: given}) for name, gi
 def test_any_mail_comes_out_alike(parts: dict[str, Any], html: str | None, default_from_is_open: bool) -> None:
     """The content, what is known of it, and the errors."""
 
-    def make() -> EmailMessage:
+    def build() -> EmailMessage:
         given = dict(parts)
         subtype = given.pop("content_subtype")
         made = message(**given) if html is None else multi(html, **given)
         return with_(made, content_subtype=subtype)
 
-    if limits._is_plain(make()):
+    if limits._is_plain(build()):
         event("plain")
         with mock.patch.object(limits, "_is_plain", return_value=False):
-            limits.check(make())  # breaks no limit
-    rendered = comes_out_alike(make, default_from_is_open=default_from_is_open)
-    event("refused" if isinstance(rendered, str) else "taken" if is_taken(make()) else "left to Django")
+            limits.check(build())  # breaks no limit
+    rendered = comes_out_alike(build, default_from_is_open=default_from_is_open)
+    event("refused" if isinstance(rendered, str) else "taken" if is_taken(build()) else "left to Django")
 
 
 @pytest.mark.parametrize(

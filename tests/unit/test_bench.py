@@ -12,12 +12,12 @@ from typing import BinaryIO, cast
 
 import pytest
 
-from bench import contenders, goals, limited, report
+from bench import contenders, goals, rate_limit, report
 from bench.__main__ import SCENARIOS
 from bench.bench import QUICK, Bench, Result
 from bench.contenders import OUR_SESSIONS, OUR_SESSIONS_FAR, OURS
 from bench.goals import GOALS, Goal, judge
-from bench.profile import part
+from bench.profiling import part
 from bench.rate import BEYOND, Rate
 from bench.running import DATABASES
 from bench.services import Services, alike
@@ -26,17 +26,17 @@ from bench.throughput import Throughput
 from email_integration import conf
 from email_integration.sending.distance import NEAR
 
-AT_LEAST = Goal(scenario="one", words="more", figure="figure", at_least=2.0, towards=4.0)
-AT_MOST = Goal(scenario="one", words="less", figure="figure", at_most=2.0)
+AT_LEAST = Goal(scenario="one", words="more", metric="metric", at_least=2.0, towards=4.0)
+AT_MOST = Goal(scenario="one", words="less", metric="metric", at_most=2.0)
 
 
-def _result(**figures: float) -> Result:
-    result = Result(name="one", title="One", columns=("who", "what"), rows=[("this project", "1")], figures=figures)
+def _result(**metrics: float) -> Result:
+    result = Result(name="one", title="One", columns=("who", "what"), rows=[("this project", "1")], metrics=metrics)
     result.limits = "nothing but the speed of light"
     return result
 
 
-@pytest.mark.parametrize("goal", GOALS, ids=lambda goal: f"{goal.scenario} {goal.figure}")
+@pytest.mark.parametrize("goal", GOALS, ids=lambda goal: f"{goal.scenario} {goal.metric}")
 def test_a_goal_is_of_a_scenario_that_exists_and_has_one_bound(goal: Goal) -> None:
     """Every goal is measured by a scenario, and says either the least or the most."""
     assert goal.scenario in SCENARIOS
@@ -52,7 +52,7 @@ def test_a_bound_itself_is_met(goal: Goal, reached: float, met: bool) -> None:
     assert goal.is_met(reached) is met
 
 
-@pytest.mark.parametrize("goal", GOALS, ids=lambda goal: f"{goal.scenario} {goal.figure}")
+@pytest.mark.parametrize("goal", GOALS, ids=lambda goal: f"{goal.scenario} {goal.metric}")
 def test_what_a_goal_goes_towards_lies_beyond_its_bound(goal: Goal) -> None:
     """Who reaches what is worked towards has met the goal."""
     assert goal.towards is None or (goal.is_met(goal.towards) and goal.beyond)
@@ -64,26 +64,26 @@ def test_a_goal_that_is_worked_towards_is_met_at_its_bound() -> None:
     assert [verdict.is_met for verdict in _judged(1.9)] == [False]
 
 
-def _judged(figure: float) -> list[goals.Verdict]:
+def _judged(metric: float) -> list[goals.Verdict]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(goals, "GOALS", (AT_LEAST,))
-        return judge([_result(figure=figure)])
+        return judge([_result(metric=metric)])
 
 
 THROUGHPUT = [scenario for scenario in SCENARIOS.values() if isinstance(scenario, Throughput)]
 
 
 @pytest.mark.parametrize(
-    "goal", [goal for goal in GOALS if goal.figure.startswith("times ")], ids=lambda goal: goal.words
+    "goal", [goal for goal in GOALS if goal.metric.startswith("times ")], ids=lambda goal: goal.words
 )
 def test_a_goal_beside_a_contender_is_of_one_that_has_its_turn(goal: Goal) -> None:
     """A contender that a goal names is one of its scenario's; smtp-source is on as many sessions as ours."""
     scenario = SCENARIOS[goal.scenario]
     assert isinstance(scenario, Throughput)
-    if goal.figure == goals.TIMES_SOURCE:
+    if goal.metric == goals.TIMES_SOURCE:
         assert scenario.sessions[-1] == OUR_SESSIONS
     else:
-        assert goal.figure in map(goals.times, scenario.contenders)
+        assert goal.metric in map(goals.times, scenario.contenders)
 
 
 @pytest.mark.parametrize("scenario", THROUGHPUT, ids=lambda scenario: scenario.name)
@@ -122,9 +122,9 @@ def test_what_was_not_measured_is_neither_met_nor_missed(monkeypatch: pytest.Mon
 def test_the_page_says_what_was_aimed_at_reached_and_what_limits_it(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """A goal that is not met stands in the page with its figure, its verdict, the smaller scale and the reason."""
+    """A goal that is not met stands in the page with its metric, its verdict, the smaller scale and the reason."""
     monkeypatch.setattr(goals, "GOALS", (AT_LEAST,))
-    result = _result(figure=1.5)
+    result = _result(metric=1.5)
     result.scale = "with 10 mails"
     verdicts = judge([result])
     report.write_page(
@@ -289,10 +289,10 @@ def test_a_session_that_stays_counts_anew_after_a_reset() -> None:
 
 def test_what_a_limited_server_did_not_take_is_lost_or_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     """Mails neither taken nor waiting are lost; of ours that is an error of the run, as is one that came twice."""
-    count = limited._Count(seconds=10, arrived=60, attempts=90, refused=30, sessions=4, waiting=30, twice=1)
-    monkeypatch.setattr(limited, "_all_at_once", lambda *_: [(OURS, count), (contenders.RETRYING, count)])
+    count = rate_limit._Count(seconds=10, arrived=60, attempts=90, refused=30, sessions=4, waiting=30, twice=1)
+    monkeypatch.setattr(rate_limit, "_all_at_once", lambda *_: [(OURS, count), (contenders.RETRYING, count)])
     bench = Bench(cast("Services", None), quick=True, scale=QUICK)
-    ours, other, *_ = limited.limited(bench).rows
+    ours, other, *_ = rate_limit.limited(bench).rows
     assert ours == ("this project", "refuses with 450", "6.0", "1.50", "0.50", "4", "60", "10", "30", "1")
     assert other[1:] == ours[1:]
     assert bench.wrong == [f"limited, {beyond}: 100 mails, 10 lost, 1 twice" for beyond in BEYOND]

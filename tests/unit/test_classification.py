@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from email_integration.outcomes.causes import ABOUT_US, ACCOUNT_WIDE, MENDABLE, Cause
+from email_integration.outcomes.causes import ABOUT_US, ACCOUNT_WIDE, ADMIN_FIXABLE, Cause
 from email_integration.outcomes.classification import (
     GREYLISTED_FOR,
     Accepted,
@@ -745,7 +745,7 @@ def test_no_reply_of_a_server_gets_into_the_reason_or_ends_without_an_outcome(
     assert isinstance(outcome, InDoubt) == (phase is Phase.FINAL_DOT and reply.code < 400)
     assert at_fault(outcome) >= phase.before_mail
     assert not (isinstance(outcome, Failed) and reply.code == 503)
-    assert not (isinstance(outcome, Failed) and outcome.cause in ABOUT_US | MENDABLE | {Cause.TOO_MANY_RECIPIENTS})
+    assert not (isinstance(outcome, Failed) and outcome.cause in ABOUT_US | ADMIN_FIXABLE | {Cause.TOO_MANY_RECIPIENTS})
     if isinstance(outcome, Deferred):
         assert outcome.relay_at_fault >= outcome.for_everybody
         assert outcome.for_everybody >= (outcome.cause in ACCOUNT_WIDE or phase.before_mail)

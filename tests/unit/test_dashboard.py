@@ -11,25 +11,25 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from email_integration.dashboard import drawing
-from email_integration.dashboard.spans import SPANS
+from email_integration.dashboard.intervals import PERIODS
 
 MOMENTS = st.integers(1_600_000_000, 2_200_000_000).map(lambda second: dt.datetime.fromtimestamp(second, tz=dt.UTC))
 ZONES = st.sampled_from(["UTC", "Europe/Berlin", "Asia/Kathmandu", "America/St_Johns"])
 
 
-@given(now=MOMENTS, zone=ZONES, name=st.sampled_from(sorted(SPANS)))
+@given(now=MOMENTS, zone=ZONES, name=st.sampled_from(sorted(PERIODS)))
 def test_intervals_follow_each_other_up_to_now(now: dt.datetime, zone: str, name: str) -> None:
     """The last holds this moment, and each begins on a full interval of the local clock."""
-    span = SPANS[name]
+    period = PERIODS[name]
     with timezone.override(zone):
-        intervals = span.intervals(now)
-        assert len(intervals) == span.count
+        intervals = period.intervals(now)
+        assert len(intervals) == period.count
         assert intervals[-1].start <= now < intervals[-1].end
         assert all(one.end == following.start for one, following in itertools.pairwise(intervals))
         last = timezone.localtime(intervals[-1].start)
         begun = timezone.localtime(now).utcoffset() == last.utcoffset()  # but for the day on which clocks are changed
-        assert not begun or (last.hour * 3600 + last.minute * 60 + last.second) % span.width == 0
-        assert sum(map(span.is_mark, (each.start for each in intervals))) >= 3
+        assert not begun or (last.hour * 3600 + last.minute * 60 + last.second) % period.width == 0
+        assert sum(map(period.is_mark, (each.start for each in intervals))) >= 3
 
 
 @given(values=st.lists(st.integers(0, 10_000_000), min_size=1, max_size=30))

@@ -174,11 +174,11 @@ def test_all_that_start_at_once_get_the_same_secret(tmp_path: Path) -> None:
     together = threading.Barrier(starters)
 
     def start(number: int) -> str:
-        def make() -> str:
+        def generate() -> str:
             together.wait()  # all have seen that there is no file
             return f"secret {number}"
 
-        return env.kept("NAME", tmp_path / "kept", make)
+        return env.kept("NAME", tmp_path / "kept", generate)
 
     with ThreadPoolExecutor(starters) as pool:
         secrets = set(pool.map(start, range(starters)))
@@ -238,7 +238,7 @@ def test_without_a_second_factor_nothing_of_it_is_imported(tmp_path: Path) -> No
 def test_a_second_factor_that_cannot_be_asked_for_stops_the_start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The door would be open otherwise."""
+    """The admin would ask for a password alone otherwise."""
     for name, value in {"DEBUG": "true", "ENV_FILE": "", "VAR_DIR": str(tmp_path), "ADMIN_REQUIRE_2FA": "true"}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)

@@ -608,7 +608,7 @@ def writable_by_others(path: Path, target: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("make", "says"),
+    ("arrange", "says"),
     [
         (symlink, "is a link"),
         (hard_link, "has another name"),
@@ -618,12 +618,12 @@ def writable_by_others(path: Path, target: Path) -> None:
     ],
 )
 def test_what_is_no_file_of_ours_alone_is_left_alone(
-    folder: Path, tmp_path: Path, make: Callable[[Path, Path], None], says: str, caplog: pytest.LogCaptureFixture
+    folder: Path, tmp_path: Path, arrange: Callable[[Path, Path], None], says: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     target = leave(tmp_path / "elsewhere", dot)
     folder.mkdir(mode=0o700)
     path = folder / "1-2.journal"
-    make(path, target)
+    arrange(path, target)
     leave(folder)
     assert only(folder).state is SlotState.IN_HAND
     assert entries(folder) != []

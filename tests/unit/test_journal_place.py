@@ -128,7 +128,7 @@ def test_a_folder_in_memory_costs_a_batch_unless_one_only_develops(mounts: Path,
 
     assert fault.text == f"The folder of the journals, {mounts.parent / 'journals'}, {Loss.IN_MEMORY}."
     for word in ("LEASE", "JOURNAL_DIR", "docs/deployment.md"):
-        assert word in fault.mend
+        assert word in fault.hint
     settings.DEBUG = True
     assert faults() == []
 
@@ -163,7 +163,7 @@ def test_the_temporary_folder_is_judged_where_a_worker_has_run_or_runs(mounts: P
 
 @pytest.mark.parametrize("debug", [False, True])
 @pytest.mark.parametrize(
-    ("make", "why"),
+    ("arrange", "why"),
     [
         (lambda folder: folder.symlink_to(folder.parent), "it is a link or a file, not a folder"),
         (lambda folder: folder.touch(), "it is a link or a file, not a folder"),
@@ -178,19 +178,19 @@ def test_the_temporary_folder_is_judged_where_a_worker_has_run_or_runs(mounts: P
     ],
 )
 def test_a_folder_that_takes_no_journal_costs_a_window(
-    make: Any, why: str, debug: bool, mounts: Path, settings: Any
+    arrange: Any, why: str, debug: bool, mounts: Path, settings: Any
 ) -> None:
     settings.DEBUG = debug
     folder = mounts.parent / "journals"
     name(settings, folder)
     settings.EMAIL_INTEGRATION["IN_DOUBT_WINDOW"] = 7
-    make(folder)
+    arrange(folder)
 
     (fault,) = faults()
 
     assert fault.text == f"No journal can be kept in {folder}: {why}."
-    assert "IN_DOUBT_WINDOW (7)" in fault.mend
-    assert "0700" in fault.mend
+    assert "IN_DOUBT_WINDOW (7)" in fault.hint
+    assert "0700" in fault.hint
 
 
 def test_a_folder_of_another_user_takes_no_journal(

@@ -1,4 +1,4 @@
-"""What figures are told apart by: few words, whatever servers and administrators say."""
+"""What metrics are told apart by: few words, whatever servers and administrators say."""
 
 from __future__ import annotations
 

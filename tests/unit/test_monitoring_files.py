@@ -1,4 +1,4 @@
-"""The alert rules and the dashboard: they are what Prometheus and Grafana read, and ask for figures that there are."""
+"""The alert rules and the dashboard: they are what Prometheus and Grafana read, and ask for metrics that there are."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ ROOT = Path(__file__).resolve().parents[2]
 RULES = ROOT / "deploy" / "prometheus" / "alerts.yaml"
 DASHBOARD = ROOT / "deploy" / "grafana" / "mail.json"
 
-#: Prints the names and labels of all figures, as they are made. By itself, for each is made once in a process.
-_FIGURES = """
+#: Prints the names and labels of all metrics, as they are made. By itself, for each is made once in a process.
+_METRICS = """
 import json, django
 from unittest import mock
 django.setup()
@@ -52,10 +52,10 @@ print(json.dumps(found))
 
 
 @pytest.fixture(scope="module")
-def figures() -> dict[str, list[str]]:
+def metrics() -> dict[str, list[str]]:
     """The labels of every figure, by its name."""
     ran = subprocess.run(
-        [sys.executable, "-c", _FIGURES],
+        [sys.executable, "-c", _METRICS],
         cwd=ROOT,
         env=dict(os.environ),
         check=True,
@@ -82,7 +82,7 @@ def questions() -> list[str]:
 
 
 def selectors(tree: Any) -> Iterator[Any]:
-    """Every selector of figures in a question."""
+    """Every selector of metrics in a question."""
     if isinstance(tree, promql_parser.VectorSelector):
         yield tree
     for name in ("expr", "lhs", "rhs", "param", "vector_selector"):
@@ -98,15 +98,15 @@ def parsed(question: str) -> Any:
 
 
 @pytest.mark.parametrize("question", questions())
-def test_a_question_asks_for_figures_and_labels_that_there_are(question: str, figures: dict[str, list[str]]) -> None:
+def test_a_question_asks_for_metrics_and_labels_that_there_are(question: str, metrics: dict[str, list[str]]) -> None:
     """PromQL as its parser reads it; each name and each label that is compared or grouped by is one of ours."""
     found = list(selectors(parsed(question)))
     assert len(found) == question.count("email_integration_")
     grouped = {name.strip() for part in re.findall(r"by \(([^)]*)\)", question) for name in part.split(",")}
     for selector in found:
         compared = {matcher.name for matcher in selector.matchers.matchers}
-        assert selector.name in figures
-        assert compared | grouped <= set(figures[selector.name])
+        assert selector.name in metrics
+        assert compared | grouped <= set(metrics[selector.name])
 
 
 def test_reasons_that_are_asked_for_are_ours() -> None:
@@ -125,10 +125,10 @@ def test_a_refused_login_alarms_whatever_its_cause() -> None:
     assert set(causes.split("|")) == {cause.value for cause in REFUSED_LOGIN}
 
 
-def test_every_figure_is_in_the_guide(figures: dict[str, list[str]]) -> None:
+def test_every_metric_is_in_the_guide(metrics: dict[str, list[str]]) -> None:
     """Without the prefix and a histogram's endings, as docs/monitoring.md has them."""
     guide = (ROOT / "docs" / "monitoring.md").read_text()
-    for name in figures:
+    for name in metrics:
         short = re.sub(r"_(bucket|count|sum)$", "", name.removeprefix("email_integration_"))
         assert f"`{short}`" in guide, short
 

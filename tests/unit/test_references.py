@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from config.local.processes import PATIENCE, wait_until
 from email_integration import references
 from email_integration.exceptions import SecretUnavailable
-from email_integration.references import Reference, keeping
+from email_integration.references import Reference, secret_cache
 
 SECRET = "s3cret-kept-elsewhere"
 HERE = f"{__name__}."
@@ -285,12 +285,12 @@ def test_an_answer_that_comes_too_late_is_kept_for_whoever_asks_next(use: Use) -
     Hanging.let_go.clear()
     refusal("vault:late")
     Hanging.let_go.set()
-    wait_until(lambda: Reference("vault", "late") in keeping._kept, what="the answer")
+    wait_until(lambda: Reference("vault", "late") in secret_cache._kept, what="the answer")
     use("vault:*", SECRET_PROVIDERS={"vault": HERE + "Failing"})
     assert references.resolve("vault:late") == SECRET
 
 
-# -- keeping --------------------------------------------------------------------------------------------------------
+# -- secret cache ---------------------------------------------------------------------------------------------------
 
 
 def test_a_secret_is_kept_for_a_while(use: Use) -> None:
@@ -331,7 +331,7 @@ def test_a_child_of_a_fork_waits_for_nothing_of_its_parents(use: Use) -> None:
     Hanging.let_go.clear()
     refusal("vault:fork")
     use("vault:*", SECRET_PROVIDERS={"vault": HERE + "Counting"}, SECRET_TIMEOUT=30.0)
-    with keeping._lock:
+    with secret_cache._lock:
         child = os.fork()
         if not child:
             code = 1

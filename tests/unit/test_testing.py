@@ -101,12 +101,12 @@ def test_a_refusal_happens_as_often_as_it_was_asked_for(relay: FakeRelay, client
     assert send(client, KIM, LEE) == {}
 
 
-def test_a_refusal_without_times_stays_until_it_is_mended(relay: FakeRelay, client: smtplib.SMTP) -> None:
+def test_a_refusal_without_times_stays_until_it_is_cleared(relay: FakeRelay, client: smtplib.SMTP) -> None:
     relay.fail("MAIL", "451 4.3.0 later")
     for _ in range(3):
         with pytest.raises(smtplib.SMTPSenderRefused, match="later"):
             send(client, KIM)
-    relay.mend()
+    relay.clear_faults()
     assert send(client, KIM) == {}
     assert len(relay.messages) == 1
 

@@ -14,10 +14,10 @@ from django.core.management import call_command
 from django.utils import translation
 
 import email_integration
-from config import door
+from config import admin_auth
 
-#: What has texts of its own: the app, and the door of the admin in config/.
-PACKAGES = [Path(email_integration.__file__).parent, Path(door.__file__).parent]
+#: What has texts of its own: the app, and the login of the admin in config/.
+PACKAGES = [Path(email_integration.__file__).parent, Path(admin_auth.__file__).parent]
 LANGUAGES = ("de", "es", "fr", "pt")
 
 

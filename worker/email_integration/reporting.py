@@ -44,7 +44,7 @@ class _Nothing:
         return dict.fromkeys(tb_frame.f_locals, self._project.cleansed_substitute).items()
 
 
-def unreported(view: View) -> View:
+def sensitive_view(view: View) -> View:
     """Leave what was posted or asked for, and all variables, out of reports; rendering is part of the view."""
     inner = with_secrets(view)
 
@@ -55,7 +55,7 @@ def unreported(view: View) -> View:
         with _hiding_query(request, shown.cleansed_substitute):
             response = inner(request, *args, **kwargs)
         if isinstance(response, SimpleTemplateResponse) and not response.is_rendered:
-            _render_unreported(response, _hiding_query(request, shown.cleansed_substitute))
+            _render_sensitive(response, _hiding_query(request, shown.cleansed_substitute))
         return response
 
     marked: View = sensitive_post_parameters()(called)
@@ -75,7 +75,7 @@ def _hiding_query(request: HttpRequest, substitute: str) -> Iterator[None]:
         raise
 
 
-def _render_unreported(response: SimpleTemplateResponse, hiding: contextlib.AbstractContextManager[None]) -> None:
+def _render_sensitive(response: SimpleTemplateResponse, hiding: contextlib.AbstractContextManager[None]) -> None:
     """Django renders a page when the view is over, and what is around that."""
     render = with_secrets(response.render)
 

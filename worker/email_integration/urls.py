@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from django.urls import path
 
-from .operations import figures, health
+from .operations import health, prometheus
 
 app_name = "email_integration"
 
 urlpatterns = [
     path("healthz", health.healthz, name="healthz"),
     path("readyz", health.readyz, name="readyz"),
-    path("metrics", figures.metrics, name="metrics"),
+    path("metrics", prometheus.metrics, name="metrics"),
 ]

@@ -1,4 +1,4 @@
-"""What the fields of a configuration may hold, with words that say how to mend it."""
+"""What the fields of a configuration may hold, with words that say how to fix it."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ class Unanswered(Exception):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Answer:
+class Response:
     """What came back; ``body`` is cut where it would be longer than what was asked for."""
 
     status: int
@@ -59,7 +59,7 @@ def is_loopback(host: str) -> bool:
 
 
 @with_secrets
-def post(url: str, body: bytes, *, content_type: str, seconds: float, most: int = 0) -> Answer:
+def post(url: str, body: bytes, *, content_type: str, seconds: float, most: int = 0) -> Response:
     """POST ``body``, and give the answer with up to ``most`` octets of its body, whatever its status.
 
     A redirect is an answer like any other. Raises ``Unanswered``, within ``seconds`` whatever hangs, and ``ValueError``
@@ -70,7 +70,7 @@ def post(url: str, body: bytes, *, content_type: str, seconds: float, most: int 
     request = urllib.request.Request(  # noqa: S310  # the scheme is known
         url, data=body, headers={"Content-Type": content_type, "Accept": "application/json"}, method="POST"
     )
-    answers: list[Answer | Unanswered] = []
+    answers: list[Response | Unanswered] = []
     done = threading.Event()
 
     def run() -> None:
@@ -108,15 +108,15 @@ def _way(host: str) -> urllib.request.OpenerDirector:
     return urllib.request.build_opener(_NoRedirects, *proxies)
 
 
-def _open(request: urllib.request.Request, seconds: float, most: int) -> Answer:
+def _open(request: urllib.request.Request, seconds: float, most: int) -> Response:
     until = time.monotonic() + seconds
     way = _way(urlsplit(request.full_url).hostname or "")
     try:
         with way.open(request, timeout=seconds) as response:
-            return Answer(status=response.status, body=_read(response, most, until))
+            return Response(status=response.status, body=_read(response, most, until))
     except urllib.error.HTTPError as error:
         with error:
-            return Answer(status=error.code, body=_read(error, most, until))
+            return Response(status=error.code, body=_read(error, most, until))
     except urllib.error.URLError as error:
         raise Unanswered(type(error.reason).__name__) from None
     except http.client.HTTPException as error:

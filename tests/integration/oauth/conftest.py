@@ -34,7 +34,7 @@ def server(smtp_server: Serve, endpoint: TokenEndpoint) -> SMTPServer:
 
 @pytest.fixture
 def configure(server: SMTPServer, endpoint: TokenEndpoint) -> Configure:
-    def make(**changes: Any) -> SMTPConfig:
+    def configured(**changes: Any) -> SMTPConfig:
         return config_for(
             server,
             **{
@@ -47,4 +47,4 @@ def configure(server: SMTPServer, endpoint: TokenEndpoint) -> Configure:
             },
         )
 
-    return make
+    return configured

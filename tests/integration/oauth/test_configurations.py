@@ -11,8 +11,8 @@ from django.core.exceptions import ValidationError
 from django.urls import reverse
 
 from config.local.smtp_server import SMTPServer
-from email_integration.admin.trials import run_stored, run_typed
-from email_integration.dashboard import standing
+from email_integration.admin.connection_tests import run_stored, run_typed
+from email_integration.dashboard import live_status
 from email_integration.diagnosis import configuration
 from email_integration.models import CircuitBreaker, Delivery, OAuthToken, SMTPConfig, rotation
 from email_integration.smtp import NoToken
@@ -112,30 +112,30 @@ def test_the_keys_of_all_secrets_are_changed_together(
 # -- people -----------------------------------------------------------------------------------------------------------
 
 
-def test_a_test_fetches_a_token_and_shows_it_as_a_step(configure: Configure, endpoint: TokenEndpoint) -> None:
+def test_a_test_fetches_a_token_and_shows_it_as_a_stage(configure: Configure, endpoint: TokenEndpoint) -> None:
     config = configure()
     for number in (1, 2):
-        trial = run_stored(config, user=None)
-        assert trial.report is not None
-        assert trial.report.ok
-        assert trial.report.steps[0].kind == "token"
+        test = run_stored(config, user=None)
+        assert test.report is not None
+        assert test.report.ok
+        assert test.report.stages[0].kind == "token"
         assert len(endpoint.requests) == number
     endpoint.instead = lambda: error("invalid_scope")
-    trial = run_stored(config, user=None)
-    assert trial.report is not None
-    assert (trial.report.ok, trial.report.connected) == (False, False)
-    assert "invalid_scope" in trial.report.steps[0].detail
-    assert trial.advice is not None
-    assert trial.advice.key == "token-endpoint"
+    test = run_stored(config, user=None)
+    assert test.report is not None
+    assert (test.report.ok, test.report.connected) == (False, False)
+    assert "invalid_scope" in test.report.stages[0].detail
+    assert test.advice is not None
+    assert test.advice.key == "token-endpoint"
 
 
 def test_what_is_only_typed_leaves_the_token_in_use_alone(configure: Configure, endpoint: TokenEndpoint) -> None:
     config = configure()
     token = tokens().current()
     typed = form_of(config, **oauth_fields(config, oauth_scope="", oauth_client_secret=SECRET))
-    trial = run_typed(config, typed, user=None)
-    assert trial.report is not None
-    assert trial.report.ok
+    test = run_typed(config, typed, user=None)
+    assert test.report is not None
+    assert test.report.ok
     assert len(endpoint.requests) == 2
     assert OAuthToken.objects.get().access_token == token
 
@@ -183,23 +183,23 @@ def test_the_history_says_that_a_secret_changed_and_not_what_it_is(configure: Co
     assert NEVER_SHOWN not in everything_stored()
 
 
-def test_the_examination_reports_the_token(configure: Configure, endpoint: TokenEndpoint) -> None:
+def test_the_diagnosis_reports_the_token(configure: Configure, endpoint: TokenEndpoint) -> None:
     configure()
-    assert configuration.passwords()[-1].text == "No OAuth token was fetched yet"
+    assert configuration.diagnose_passwords()[-1].text == "No OAuth token was fetched yet"
     tokens().current()
-    said, _, until = configuration.passwords()[-1].text.rpartition("until ")
+    said, _, until = configuration.diagnose_passwords()[-1].text.rpartition("until ")
     assert said == "The OAuth token is valid "
     left = dt.datetime.strptime(until.replace("UTC", "+0000"), "%Y-%m-%d %H:%M %z") - dt.datetime.now(dt.UTC)
     assert dt.timedelta() < left < dt.timedelta(hours=2)
     endpoint.instead = lambda: error("invalid_client", 401)
     with pytest.raises(NoToken):
         tokens().another()
-    found = configuration.passwords()[-1]
+    found = configuration.diagnose_passwords()[-1]
     assert found.text.startswith("No OAuth token could be fetched: the token endpoint localhost refused")
     assert found.level == "warning"
 
 
-def test_mended_settings_let_through_what_waited_for_a_token(configure: Configure) -> None:
+def test_fixed_settings_let_through_what_waited_for_a_token(configure: Configure) -> None:
     config = configure(oauth_client_secret="wrong")
     waiting = send(3)
     assert CircuitBreaker.objects.count() == 1
@@ -215,7 +215,7 @@ def test_the_dashboard_shows_the_token_that_mail_goes_by(
     configure: Configure, endpoint: TokenEndpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Until when it is good, why there is no newer one, and of either only what is so now."""
-    monkeypatch.setattr(standing, "FOR_WORKERS", 0.02)  # there are none
+    monkeypatch.setattr(live_status, "FOR_WORKERS", 0.02)  # there are none
     client = logged_in(superuser=True)
 
     def shown() -> tuple[bool, bool]:

@@ -12,7 +12,7 @@ from django.core.exceptions import ValidationError
 from django.db import connection
 from django.test import Client
 
-from email_integration.admin.trials import run_stored
+from email_integration.admin.connection_tests import run_stored
 from email_integration.models import SMTPConfig
 from email_integration.routing import consent
 from tests.acceptance.test_password_nowhere import everything_stored
@@ -307,14 +307,14 @@ def test_providers_are_asked_as_they_want_to_be(
     fields: dict[str, str], endpoint: str, scope: str, more: dict[str, str]
 ) -> None:
     made = SMTPConfig(username="user", **fields)
-    question, begun = consent.question_of(made), consent.Begun.now(made)
-    parts = urlsplit(consent.address(question, begun, client_id="x", redirect_uri="https://here.example.com/"))
+    question, pending = consent.question_of(made), consent.PendingConsent.begin(made)
+    parts = urlsplit(consent.address(question, pending, client_id="x", redirect_uri="https://here.example.com/"))
     assert parts._replace(query="").geturl() == endpoint
     got = {name: values[0] for name, values in parse_qs(parts.query).items()}
     assert got.pop("scope", "") == scope
     ours = ("response_type", "client_id", "redirect_uri", "state", "code_challenge", "code_challenge_method")
     assert {name: value for name, value in got.items() if name not in ours} == more
-    assert begun.verifier not in parts.query
+    assert pending.verifier not in parts.query
 
 
 def test_what_a_challenge_is() -> None:
@@ -330,9 +330,9 @@ def test_without_a_refresh_token_it_is_saved_and_tested_and_not_activated(
 ) -> None:
     """Whichever way it is tried; and the words say what to do first."""
     stored.full_clean()
-    trial = run_stored(stored, user=None)
-    assert trial.report is not None
-    assert "ask the owner of the mailbox for consent" in trial.report.steps[0].detail
+    test = run_stored(stored, user=None)
+    assert test.report is not None
+    assert "ask the owner of the mailbox for consent" in test.report.stages[0].detail
     assert endpoint.requests == []
     client = logged_in(superuser=True)
     chosen = {"action": "activate", "_selected_action": stored.pk}

@@ -236,18 +236,20 @@ def test_page_checks_and_alerts_report_a_secret_that_ends_soon(
     page = url("change", config.pk)
     client = logged_in(superuser=True)
     warned = f"The client secret of Primary Mail Server ends on {ends}"
-    assert configuration.passwords()[-1] == warning("smtp.secret", warned, "Replace it in the admin before then.")
+    assert configuration.diagnose_passwords()[-1] == warning(
+        "smtp.secret", warned, "Replace it in the admin before then."
+    )
     assert "what it is fetched with ends on" in client.get(page).content.decode()
     assert (evaluate(), evaluate()) == (1, 1)
     assert caplog.text.count(warned) == 1
     settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "SECRET_ENDS_WITHIN": 5}
     assert evaluate() == 0
     assert "Alert over: The client secret" in caplog.text
-    assert configuration.passwords()[-1].level != "warning"
+    assert configuration.diagnose_passwords()[-1].level != "warning"
     assert "what it is fetched with ends on" not in client.get(page).content.decode()
     entered = form_of(config, **oauth_fields(config), oauth_secret_ends=today() - dt.timedelta(days=1))
     assert "was changed successfully" in said(client.post(page, entered, follow=True))
-    assert "ended on" in configuration.passwords()[-1].text
+    assert "ended on" in configuration.diagnose_passwords()[-1].text
 
 
 # -- secrets kept elsewhere -------------------------------------------------------------------------------------------
@@ -327,10 +329,10 @@ def test_a_secret_that_cannot_be_had_is_named_and_the_mail_waits(
     assert (found.status, found.waits_for_relay) == ("deferred", True)
     assert found.reason.startswith(f"the client secret cannot be had: There is no file {place}")
     assert endpoint.requests == []
-    config.full_clean()  # what is stored does not keep one from mending the rest
+    config.full_clean()  # what is stored does not keep one from fixing the rest
     config.is_active = False
     config.save()
-    named = [one.text for one in configuration.passwords()]
+    named = [one.text for one in configuration.diagnose_passwords()]
     assert any(text.startswith("The client secret of “Primary Mail Server”, which is not active") for text in named)
     page = logged_in(superuser=True).get(url("change", config.pk)).content.decode()
     assert "This is kept elsewhere (“file:”)" in page

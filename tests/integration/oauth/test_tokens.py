@@ -14,11 +14,11 @@ from config.local.certificates import make_certificates
 from config.local.processes import PATIENCE, free_port
 from config.local.smtp_server import SMTPServer
 from email_integration import routing
-from email_integration.admin.trials import run_stored
+from email_integration.admin.connection_tests import run_stored
 from email_integration.models import CircuitBreaker, Delivery, Grant, OAuthToken
 from email_integration.models.login import token_digest
 from email_integration.routing import breaker, token_endpoint
-from email_integration.routing.tokens import Tokens
+from email_integration.routing.tokens import StoredTokens
 from email_integration.sending import direct
 from email_integration.sending.sessions import pool
 from email_integration.smtp import NoToken
@@ -227,8 +227,8 @@ def test_a_token_that_came_while_one_looked_is_used(
     late = tokens()
     looks = iter([None])
     first = tokens().current()
-    read = Tokens._read
-    monkeypatch.setattr(Tokens, "_read", lambda self: next(looks, read(self)))
+    read = StoredTokens._read
+    monkeypatch.setattr(StoredTokens, "_read", lambda self: next(looks, read(self)))
     assert late.current() == first
     assert len(endpoint.requests) == 1
 
@@ -323,7 +323,7 @@ def test_a_token_that_is_fetched_in_a_transaction_is_kept_after_it(
     configure()
     message = EmailMessage("S", "B", "noreply@example.com", ["kim@example.com"])
     with transaction.atomic():
-        direct.send_now(message)
+        direct.send_directly(message)
         assert not OAuthToken.objects.exists()
     assert tokens().current() == endpoint.given[0]
     assert len(endpoint.requests) == 1

@@ -19,7 +19,7 @@ from email_integration.models import SMTPConfig
 from email_integration.models.server import SECRETS
 from email_integration.secrecy import with_secrets
 
-from . import trials
+from . import connection_tests
 from .typing import ConfigModelAdmin
 
 
@@ -70,14 +70,14 @@ class ConfigActions(ConfigModelAdmin):
     def test_connection(self, request: HttpRequest, queryset: Any) -> None:
         """Test each with its stored settings."""
         for config in queryset:
-            self._show_result(request, config, trials.run_stored(config, user=request.user))
+            self._show_result(request, config, connection_tests.run_stored(config, user=request.user))
 
     @admin.action(description=gettext_lazy("Send a test mail to me"), permissions=["test"])
     def send_test_mail(self, request: HttpRequest, queryset: Any) -> None:
         """Send a mail through each with its stored settings."""
         address = getattr(request.user, "email", "")
         for config in queryset:
-            self._show_result(request, config, trials.run_stored(config, user=request.user, send_to=address))
+            self._show_result(request, config, connection_tests.run_stored(config, user=request.user, send_to=address))
 
     @admin.action(description=gettext_lazy("Duplicate"), permissions=["add"])
     def duplicate(self, request: HttpRequest, queryset: Any) -> HttpResponse | None:
@@ -136,21 +136,21 @@ class ConfigActions(ConfigModelAdmin):
         self.message_user(request, otherwise, messages.ERROR)
         return None
 
-    def _show_result(self, request: HttpRequest, config: SMTPConfig, trial: trials.Trial) -> None:
-        place = {"name": config.name, "host": config.host, "port": config.port, "to": trial.sent_to}
-        if trial.report is None:
-            self.message_user(request, f"“{config.name}”: {' '.join(trial.problems)}", messages.ERROR)
-        elif trial.report.failure is not None and trial.advice is not None:
-            place |= {"said": trial.report.steps[-1].detail, "advice": trial.advice.text}
+    def _show_result(self, request: HttpRequest, config: SMTPConfig, test: connection_tests.ConnectionTest) -> None:
+        place = {"name": config.name, "host": config.host, "port": config.port, "to": test.sent_to}
+        if test.report is None:
+            self.message_user(request, f"“{config.name}”: {' '.join(test.problems)}", messages.ERROR)
+        elif test.report.failure is not None and test.advice is not None:
+            place |= {"said": test.report.stages[-1].detail, "advice": test.advice.text}
             text = _("“%(name)s” (%(host)s:%(port)s) does not work: %(said)s – %(advice)s")
             self.message_user(request, text % place, messages.ERROR)
-        elif trial.sent_to:
+        elif test.sent_to:
             text = _("“%(name)s” (%(host)s:%(port)s) took a test mail for %(to)s.")
             self.message_user(request, text % place, messages.SUCCESS)
         else:
             text = _("“%(name)s” (%(host)s:%(port)s) works.")
             self.message_user(request, text % place, messages.SUCCESS)
-        for note in trial.notes:
+        for note in test.notes:
             self.message_user(request, f"“{config.name}”: {note}", messages.WARNING)
 
 

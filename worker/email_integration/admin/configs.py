@@ -21,17 +21,17 @@ from email_integration.models import SMTPConfig, login
 from email_integration.routing import stamp
 from email_integration.timezones import local_time
 
-from . import quirks, whereabouts
+from . import quirks, routing_status
 from .actions import ConfigActions
 from .breakers import BreakerViews
+from .connection_tests import ConnectionTestViews
 from .consent import ConsentViews
 from .forms import ListFormSet, ListRowForm, SMTPConfigForm
 from .history import HistoryPage
-from .offered import OfferedLookups
+from .lookups import RestrictedLookups
 from .pausing import PauseViews
 from .presets import PRESETS
-from .trials import TrialViews
-from .unreported import UnreportedViews
+from .sensitive import SensitiveViews
 
 
 def _when(at: dt.datetime) -> str:
@@ -59,9 +59,9 @@ def _login_fields(config: SMTPConfig | None, *, secrets: bool) -> tuple[str, ...
 
 @admin.register(SMTPConfig)
 class SMTPConfigAdmin(  # type: ignore[misc]  # the last is untyped
-    UnreportedViews,
-    OfferedLookups,
-    TrialViews,
+    SensitiveViews,
+    RestrictedLookups,
+    ConnectionTestViews,
     ConsentViews,
     PauseViews,
     BreakerViews,
@@ -278,7 +278,7 @@ class SMTPConfigAdmin(  # type: ignore[misc]  # the last is untyped
         if request.method != "POST" or response.status_code != 302:
             return response
         if before is not None and self._active_pk() is None:
-            self.message_user(request, whereabouts.without_any(), messages.WARNING)
+            self.message_user(request, routing_status.without_any(), messages.WARNING)
         if not stamp.is_reachable():
             text = _("The shared cache is out of reach: workers follow this change within %(seconds)s seconds.")
             self.message_user(request, text % {"seconds": f"{conf.get('CONFIG_CACHE_TTL'):g}"}, messages.WARNING)

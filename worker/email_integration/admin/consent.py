@@ -72,18 +72,18 @@ class ConsentViews(ConfigModelAdmin):
         question = consent.question_of(config)
         if not question.endpoint:
             return HttpResponseRedirect(_url("consent", config))
-        begun = consent.Begun.now(config)
-        request.session[_KEPT] = asdict(begun)
+        pending = consent.PendingConsent.begin(config)
+        request.session[_KEPT] = asdict(pending)
         redirect_uri = _redirect_uri(request, config)
         return HttpResponseRedirect(
-            consent.address(question, begun, client_id=config.oauth_client_id, redirect_uri=redirect_uri)
+            consent.address(question, pending, client_id=config.oauth_client_id, redirect_uri=redirect_uri)
         )
 
     def consent_back_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
         """Take the provider's answer, and lead on at once, so that no page has the code in its address."""
         config = self._asking(request, object_id)
         kept = request.session.pop(_KEPT, None)
-        wrong = _wrong_with(request.GET, config, consent.Begun(**kept) if kept else None)
+        wrong = _wrong_with(request.GET, config, consent.PendingConsent(**kept) if kept else None)
         if not wrong:
             wrong = _redeem(request, config, kept["verifier"])
         if wrong:
@@ -114,16 +114,16 @@ def _redirect_uri(request: HttpRequest, config: SMTPConfig) -> str:
     return request.build_absolute_uri(_url("consent_back", config))
 
 
-def _wrong_with(answer: Any, config: SMTPConfig, begun: consent.Begun | None) -> str:
+def _wrong_with(answer: Any, config: SMTPConfig, pending: consent.PendingConsent | None) -> str:
     """Why an answer is not taken (RFC 6749 §4.1.2); '' when it is."""
-    is_ours = begun is not None and begun.config == str(config.pk)
-    if begun is None or not is_ours or not constant_time_compare(begun.state, answer.get("state", "")):
+    is_ours = pending is not None and pending.config == str(config.pk)
+    if pending is None or not is_ours or not constant_time_compare(pending.state, answer.get("state", "")):
         return _(
             "This answer belongs to no consent that was begun in this session, or it was taken before. Begin again."
         )
-    if begun.is_over:
+    if pending.is_over:
         return _("It took too long until the answer came, more than ten minutes. Begin again.")
-    if begun.version != config.version:
+    if pending.version != config.version:
         return _("“%(name)s” was changed meanwhile. Begin again.") % {"name": config.name}
     if "iss" in answer and not consent.is_issuer(answer["iss"], consent.question_of(config)):
         return _("The answer came from another provider than the one that was asked, and was not taken.")

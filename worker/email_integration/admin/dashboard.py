@@ -1,4 +1,4 @@
-"""The page of figures: where mail goes now, what waits, and what became of mail lately."""
+"""The dashboard: where mail goes now, what waits, and what became of mail lately."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy, pgettext_lazy
 
 from email_integration import routing
-from email_integration.dashboard import drawing, figures, shares, standing
-from email_integration.dashboard.spans import SPANS, Interval
+from email_integration.dashboard import drawing, live_status, shares, statistics
+from email_integration.dashboard.intervals import PERIODS, Interval
 from email_integration.ledger import rows
 from email_integration.models import Lane, SMTPConfig, Status
 from email_integration.outcomes.causes import words_of
@@ -47,28 +47,28 @@ class DashboardViews(DeliveryModelAdmin):
         return [path("dashboard/", view, name="email_integration_dashboard"), *super().get_urls()]
 
     def dashboard_view(self, request: HttpRequest) -> HttpResponse:
-        """Show the figures of now; ``span``, ``lane`` and ``smtp_config`` of the address choose which of the past."""
+        """Show the status of now, and the statistics that ``period``, ``lane`` and ``smtp_config`` choose."""
         if not self.has_view_permission(request):
             raise PermissionDenied
-        workers = standing.workers()  # they answer while the database does
+        workers = live_status.workers()  # they answer while the database does
         now = timezone.now()
         asked = request.GET
-        chosen = asked["span"] if asked.get("span") in SPANS else "day"
+        chosen = asked["period"] if asked.get("period") in PERIODS else "day"
         lane = asked.get("lane") if asked.get("lane") in Lane.values else None
         name = asked.get("smtp_config")
-        choice = figures.Choice(lane=lane, configuration=name if rows.is_name(name) else None)
+        choice = statistics.Choice(lane=lane, configuration=name if rows.is_name(name) else None)
         context = {
             **self.admin_site.each_context(request),
             "title": _("Dashboard"),
             "opts": self.opts,
             "now": now,
-            "patience": standing.FOR_WORKERS,
+            "patience": live_status.FOR_WORKERS,
             "tiles": list(self._tiles(request, now)),
             "choice": choice,
             "lanes": Lane.choices,
             "configurations": _configurations(choice.configuration),
-            "spans": [(_narrowed(choice, name), each.title, name == chosen) for name, each in SPANS.items()],
-            "span": chosen,
+            "periods": [(_narrowed(choice, name), each.title, name == chosen) for name, each in PERIODS.items()],
+            "period": chosen,
             **self._past(choice, chosen, now),
             "workers": workers(),
         }
@@ -84,13 +84,13 @@ class DashboardViews(DeliveryModelAdmin):
             (Status.FAILED, gettext_lazy("failed in the last 24 hours"), "error", now - _DAY),
             (Status.QUARANTINED, gettext_lazy("quarantined"), "error", None),
         ):
-            number = standing.number(status, finished_since=since)
+            number = live_status.number(status, finished_since=since)
             narrowed = {"finished_at__gte": since.isoformat()} if since else {}
-            text = number_format(min(number, standing.COUNTED)) + ("+" if number > standing.COUNTED else "")
+            text = number_format(min(number, live_status.COUNTED)) + ("+" if number > live_status.COUNTED else "")
             yield Tile(
                 label=label, number=text, url=_listed(status__exact=status, **narrowed), kind=kind if number else ""
             )
-        oldest = standing.oldest_waiting()
+        oldest = live_status.oldest_waiting()
         # Columns are called by their numbers; where there are actions, the first is that of the boxes to tick.
         by_age = -(bool(self.get_actions(request)) + list(self.get_list_display(request)).index("age"))
         yield Tile(
@@ -99,39 +99,39 @@ class DashboardViews(DeliveryModelAdmin):
             url=_listed(status__exact=Status.QUEUED if oldest is None else oldest.status, o=by_age),
         )
 
-    def _past(self, choice: figures.Choice, chosen: str, now: dt.datetime) -> dict[str, Any]:
-        span = SPANS[chosen]
-        intervals = span.intervals(now)
-        names = [span.name(each) for each in intervals]
-        counted = figures.flows(intervals)
-        flows = [figures.total(each, choice) for each in counted]
+    def _past(self, choice: statistics.Choice, chosen: str, now: dt.datetime) -> dict[str, Any]:
+        period = PERIODS[chosen]
+        intervals = period.intervals(now)
+        names = [period.name(each) for each in intervals]
+        counted = statistics.flows(intervals)
+        flows = [statistics.total(each, choice) for each in counted]
         busy = [each for each, flow in zip(intervals, flows, strict=True) if flow.accepted]
-        found = dict(zip(busy, figures.times(choice, busy), strict=True))
+        found = dict(zip(busy, statistics.times(choice, busy), strict=True))
         times = [found.get(each) for each in intervals]
         whole = Interval(start=intervals[0].start, end=intervals[-1].end)
-        replies = figures.replies(choice, whole)
+        causes = statistics.frequent_causes(choice, whole)
         return {
             "marks": [
-                drawing.Mark(at=drawing.across(number, len(intervals)), text=span.mark(each.start))
+                drawing.Mark(at=drawing.across(number, len(intervals)), text=period.mark(each.start))
                 for number, each in enumerate(intervals)
-                if span.is_mark(each.start)
+                if period.is_mark(each.start)
             ],
             "height": drawing.HEIGHT,
             "flows": [_chart(status, label, flows, names) for status, label in _FLOWS],
             "times": _times(times, names),
             "rows": list(zip(names, flows, [_shown(each) for each in times], strict=True)),
-            "sample": figures.PARTS * figures.OF_EACH_PART,
-            **_shares(shares.shares(choice, intervals, counted), chosen),
-            "replies": [
+            "sample": statistics.PARTS * statistics.OF_EACH_PART,
+            **_shares(shares.break_down(choice, intervals, counted), chosen),
+            "causes": [
                 (
                     _OUTCOMES.get(each.outcome, each.outcome),
                     words_of(each.cause),
                     each.number,
                     _listed(cause=each.cause),
                 )
-                for each in replies.found
+                for each in causes.found
             ],
-            "replies_since": replies.since,
+            "causes_since": causes.since,
         }
 
 
@@ -146,13 +146,13 @@ _FLOWS = (
 )
 
 
-def _chart(status: str, label: Any, flows: Sequence[figures.Flow], names: Sequence[str]) -> dict[str, Any]:
+def _chart(status: str, label: Any, flows: Sequence[statistics.Flow], names: Sequence[str]) -> dict[str, Any]:
     values = [getattr(each, status) for each in flows]
     bars, marks = drawing.bars(values, names)
     return {"status": status, "label": label, "total": sum(values), "bars": bars, "ticks": marks}
 
 
-def _times(times: Sequence[figures.Times | None], names: Sequence[str]) -> dict[str, Any] | None:
+def _times(times: Sequence[statistics.Times | None], names: Sequence[str]) -> dict[str, Any] | None:
     if not any(times):
         return None
     medians, highs = ([None if each is None else getattr(each, name) for each in times] for name in ("median", "p95"))
@@ -160,7 +160,7 @@ def _times(times: Sequence[figures.Times | None], names: Sequence[str]) -> dict[
     return {"median": median, "p95": p95, "ticks": ticks}
 
 
-def _shown(times: figures.Times | None) -> tuple[str, str]:
+def _shown(times: statistics.Times | None) -> tuple[str, str]:
     return ("–", "–") if times is None else (drawing.duration(times.median), drawing.duration(times.p95))
 
 
@@ -168,12 +168,12 @@ def _listed(**narrowed: Any) -> str:
     return f"{reverse('admin:email_integration_delivery_changelist')}?{urlencode(narrowed)}"
 
 
-def _shares(found: shares.Shares, span: str) -> dict[str, Any]:
+def _shares(found: shares.Breakdown, period: str) -> dict[str, Any]:
     return {
         "shares": [
             (
                 title,
-                [(label(each.name), _narrowed(each.choice, span), each.flow, _shown(each.times)) for each in of_one],
+                [(label(each.name), _narrowed(each.choice, period), each.flow, _shown(each.times)) for each in of_one],
             )
             for title, label, of_one in (
                 (gettext_lazy("SMTP configuration"), str, found.configurations),
@@ -184,8 +184,8 @@ def _shares(found: shares.Shares, span: str) -> dict[str, Any]:
     }
 
 
-def _narrowed(choice: figures.Choice, span: str) -> str:
-    given = {"span": span, "lane": choice.lane, "smtp_config": choice.configuration}
+def _narrowed(choice: statistics.Choice, period: str) -> str:
+    given = {"period": period, "lane": choice.lane, "smtp_config": choice.configuration}
     return f"?{urlencode({key: value for key, value in given.items() if value})}"
 
 

@@ -26,14 +26,14 @@ from email_integration.models import Delivery, InDoubtPolicy, Status
 from email_integration.outcomes.causes import Cause
 from email_integration.timezones import aware, local_time
 
-from . import narrowing
+from . import filters
 from .audit import AuditedViews
 from .contents import ContentViews, may_see_content
 from .dashboard import DashboardViews
 from .decisions import DecisionActions
-from .offered import OfferedLookups, OfferedOrders
+from .lookups import RestrictedLookups, RestrictedOrdering
+from .sensitive import SensitiveViews
 from .timeline import Timeline, described_attempts, next_attempt
-from .unreported import UnreportedViews
 
 #: Counted no further than this: a page of a table with millions of rows must not count them all.
 _COUNTED = 10_000
@@ -54,7 +54,7 @@ class _Paginator(Paginator):  # type: ignore[type-arg]  # generic for the type c
         return int(rows[:_COUNTED].count())
 
 
-class _Page(OfferedOrders):
+class _Page(RestrictedOrdering):
     """Opens contents for subjects: of the rows that are shown, for those who may see them."""
 
     def get_results(self, request: HttpRequest) -> None:
@@ -69,15 +69,15 @@ class _Page(OfferedOrders):
 
 
 @admin.register(Delivery)
-class DeliveryAdmin(UnreportedViews, OfferedLookups, DashboardViews, ContentViews, AuditedViews, DecisionActions):
+class DeliveryAdmin(SensitiveViews, RestrictedLookups, DashboardViews, ContentViews, AuditedViews, DecisionActions):
     """Read-only, but for what a person has to decide."""
 
     list_filter = (
-        ("status", narrowing.StatusFilter),
+        ("status", filters.StatusFilter),
         "created_at",
-        narrowing.LaneFilter,
-        narrowing.ConfigFilter,
-        narrowing.CauseFilter,
+        filters.LaneFilter,
+        filters.ConfigFilter,
+        filters.CauseFilter,
     )
     linked_lookups = ("finished_at__gte",)  # of a tile of the dashboard
     show_facets = admin.ShowFacets.NEVER  # they count
@@ -97,7 +97,7 @@ class DeliveryAdmin(UnreportedViews, OfferedLookups, DashboardViews, ContentView
         seen = ("subject", "addresses") if may_see_content(request) else ("recipient_count",)
         return ("short_id", "state", *seen, "next_attempt", "age", "attempts", "smtp_config", "lane")
 
-    def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[OfferedOrders]:
+    def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[RestrictedOrdering]:
         return _Page
 
     def get_queryset(self, request: HttpRequest) -> Any:
@@ -108,7 +108,7 @@ class DeliveryAdmin(UnreportedViews, OfferedLookups, DashboardViews, ContentView
         """By task id and Message-ID, and for those who may see them by recipient and subject."""
         words = search_term.strip()
         if words:
-            queryset = narrowing.search(request, queryset, words, may_see=may_see_content(request))
+            queryset = filters.search(request, queryset, words, may_see=may_see_content(request))
         return queryset, False
 
     @admin.display(description="ID")

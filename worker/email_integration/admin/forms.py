@@ -1,4 +1,4 @@
-"""The forms of a configuration: the page's own, the one of a trial, and the rows of the list."""
+"""The forms of a configuration: the page's own, the one of a connection test, and the rows of the list."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from email_integration import conf, validators
 from email_integration.models import SMTPConfig
 from email_integration.models.server import OF_OAUTH, SECRETS
 
-from . import whereabouts
+from . import routing_status
 from .active_flag import ActiveAsShown, ActiveField
 from .typing import ConfigForm, ConfigFormSet
 
@@ -182,7 +182,7 @@ class SMTPConfigForm(ActiveAsShown, _WriteOnlySecrets):
         if self.was_active and given.get("is_active") is False and not given.get("confirm_none_active"):
             self.fields["confirm_none_active"].widget = forms.CheckboxInput()
             text = _("{consequence} Tick the box to do it all the same, or leave the configuration active.")
-            self.add_error("confirm_none_active", str(format_lazy(text, consequence=whereabouts.without_any())))
+            self.add_error("confirm_none_active", str(format_lazy(text, consequence=routing_status.without_any())))
         self._ask_about_secrets()
         return cleaned
 
@@ -213,7 +213,7 @@ class SMTPConfigForm(ActiveAsShown, _WriteOnlySecrets):
                 self.add_error("is_active", error)
 
 
-class TrialForm(_WriteOnlySecrets):
+class ConnectionTestForm(_WriteOnlySecrets):
     """What a connection test needs of a configuration that need not be complete."""
 
     class Meta:

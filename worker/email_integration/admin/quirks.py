@@ -14,9 +14,9 @@ from email_integration.models import PipeliningQuirk, ServerQuirks, SMTPConfig
 from email_integration.routing.quirks import KEPT, database
 from email_integration.timezones import local_time
 
-from .offered import OfferedLookups
+from .lookups import RestrictedLookups
+from .sensitive import SensitiveViews
 from .typing import QuirksModelAdmin
-from .unreported import UnreportedViews
 
 
 def of_configuration(config: SMTPConfig) -> ServerQuirks | None:
@@ -39,7 +39,7 @@ def words(row: ServerQuirks) -> str:
 
 
 @admin.register(ServerQuirks)
-class ServerQuirksAdmin(UnreportedViews, OfferedLookups, QuirksModelAdmin):
+class ServerQuirksAdmin(SensitiveViews, RestrictedLookups, QuirksModelAdmin):
     """To be seen and deleted; only the dialogue writes it."""
 
     list_display = ("smtp_config", "host", "pipelining", "mails", "recipients", "learned_at")

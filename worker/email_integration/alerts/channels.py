@@ -20,7 +20,7 @@ from email_integration.routing import relay_of
 from email_integration.secrecy import with_secrets
 from email_integration.sending import sandbox
 from email_integration.smtp import Envelope
-from email_integration.smtp.probe import TrialMail, probe
+from email_integration.smtp.connection_test import ConnectionTestMail, run_connection_test
 from email_integration.timezones import aware, in_utc
 
 logger = logging.getLogger(__name__)
@@ -108,8 +108,8 @@ def _write(alert: Alert, state: str) -> None:
     if not envelope:
         raise NotificationFailed("ADMINS are not in ALLOWED_RECIPIENTS")
     relay = dataclasses.replace(relay, timeout=min(relay.timeout, _PATIENCE))
-    mail = TrialMail(envelope=Envelope(sender=sender, recipients=envelope), content=rendered.content)
-    report = probe(relay, mail)
+    mail = ConnectionTestMail(envelope=Envelope(sender=sender, recipients=envelope), content=rendered.content)
+    report = run_connection_test(relay, mail)
     if not report.ok:
         raise NotificationFailed(report.summary)
 

@@ -13,8 +13,8 @@ from django.core.mail.backends.base import BaseEmailBackend
 from django.db import DatabaseError, InterfaceError
 
 from email_integration import recursion
+from email_integration.async_safety import sync_only
 from email_integration.secrecy import with_secrets
-from email_integration.sync_only import sync_only
 
 logger = logging.getLogger(__name__)
 

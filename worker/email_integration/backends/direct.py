@@ -16,7 +16,7 @@ from email_integration.message.options import MailKeywords
 from email_integration.routing import breaker
 from email_integration.savepoints import savepoint
 from email_integration.secrecy import with_secrets
-from email_integration.sending.direct import send_now
+from email_integration.sending.direct import send_directly
 
 from .base import BORNE, ActiveConfigBackend
 
@@ -63,7 +63,7 @@ class EmailBackend(ActiveConfigBackend):
 
     def _send(self, message: EmailMessage) -> None:
         try:
-            accepted = send_now(message, default_from_is_open=True)
+            accepted = send_directly(message, default_from_is_open=True)
         except DeliveryFailed as error:
             raise NotSent(error.code, error.reason, error.status) from None
         except DeliveryDeferred as error:

@@ -12,7 +12,7 @@ from django.core.cache import caches
 from django.core.checks import CheckMessage, Error, Tags, Warning, register
 from django.db import DEFAULT_DB_ALIAS, DatabaseError, InterfaceError, connections, router
 
-from email_integration import conf, shared_cache
+from email_integration import caching, conf
 from email_integration.diagnosis import configuration, database, workers
 from email_integration.diagnosis.findings import Level
 from email_integration.ledger import rows
@@ -123,7 +123,7 @@ def check_rows(databases: Sequence[str] | None = None, **kwargs: Any) -> list[Ch
     except (DatabaseError, InterfaceError):  # not there, or not migrated yet
         return []
     ids = {"smtp.password": "email_integration.W006", "smtp.valid": "email_integration.W007"}
-    return [Warning(f"{finding.text}.", hint=finding.mend, id=ids[finding.check]) for finding in found]
+    return [Warning(f"{finding.text}.", hint=finding.hint, id=ids[finding.check]) for finding in found]
 
 
 @register(Tags.database)
@@ -133,10 +133,10 @@ def check_pooler(databases: Sequence[str] | None = None, **kwargs: Any) -> list[
     if alias not in (databases or ()):
         return []
     try:
-        found = database.pooler(alias)
+        found = database.diagnose_pooler(alias)
     except (DatabaseError, InterfaceError):  # not there
         return []
-    return [Warning(f"{finding.text}.", hint=finding.mend, id="email_integration.W014") for finding in found]
+    return [Warning(f"{finding.text}.", hint=finding.hint, id="email_integration.W014") for finding in found]
 
 
 @register(Tags.database)
@@ -144,7 +144,7 @@ def check_cache_table(databases: Sequence[str] | None = None, **kwargs: Any) -> 
     """Try the shared cache if it lies in one of ``databases``; only with ``check --database`` and ``migrate``."""
     alias = conf.get("CACHE")
     try:
-        lies_in = shared_cache.databases(caches[alias])
+        lies_in = caching.databases(caches[alias])
     except Exception:  # said by check_settings, or by Django
         return []
     if not set(lies_in) & set(databases or ()):
@@ -159,9 +159,9 @@ def check_cache_table(databases: Sequence[str] | None = None, **kwargs: Any) -> 
                 id="email_integration.W022",
             )
         )
-    tried = workers.cache()
+    tried = workers.diagnose_cache()
     if tried.level is Level.ERROR:
-        found.append(Warning(f"{tried.text}.", hint=tried.mend, id="email_integration.W021"))
+        found.append(Warning(f"{tried.text}.", hint=tried.hint, id="email_integration.W021"))
     return found
 
 
@@ -186,7 +186,7 @@ def check_schemas(databases: Sequence[str] | None = None, **kwargs: Any) -> list
     if rows.database() not in (databases or ()):
         return []
     try:
-        found = database.schemas(rows.database())
+        found = database.diagnose_schemas(rows.database())
     except (DatabaseError, InterfaceError):
         return []
-    return [Warning(f"{finding.text}.", hint=finding.mend, id="email_integration.W026") for finding in found]
+    return [Warning(f"{finding.text}.", hint=finding.hint, id="email_integration.W026") for finding in found]

@@ -1,4 +1,4 @@
-"""What a project may switch on: figures, traces, alerts, passwords that are kept elsewhere."""
+"""What a project may switch on: metrics, traces, alerts, passwords that are kept elsewhere."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ def _if_settings_are_readable(check: _Check) -> _Check:
 @register("email_integration")
 @_if_settings_are_readable
 def check_metrics(**kwargs: Any) -> list[CheckMessage]:
-    """Check that figures that are wanted can be had, and not by everybody."""
+    """Check that metrics that are wanted can be had, and not by everybody."""
     wanted = [key for key in ("METRICS_TOKEN", "WORKER_METRICS_PORT") if conf.get(key)]
     found: list[CheckMessage] = []
     if wanted and not access.is_installed():
         found.append(
             Warning(
-                f"EMAIL_INTEGRATION[{wanted[0]!r}] is set, but there are no figures: {access.MISSING}.",
+                f"EMAIL_INTEGRATION[{wanted[0]!r}] is set, but there are no metrics: {access.MISSING}.",
                 id="email_integration.W009",
             )
         )
@@ -46,7 +46,7 @@ def check_metrics(**kwargs: Any) -> list[CheckMessage]:
         found.append(
             Warning(
                 "EMAIL_INTEGRATION['WORKER_METRICS_HOST'] is not this machine alone, and METRICS_TOKEN is empty.",
-                hint="Whoever reaches the port of a worker may read its figures, names of configurations among them.",
+                hint="Whoever reaches the port of a worker may read its metrics, names of configurations among them.",
                 id="email_integration.W010",
             )
         )

@@ -196,7 +196,7 @@ def _served(alias: str, storage: Any) -> list[str]:
 def check_server(**kwargs: Any) -> list[CheckMessage]:
     """Check the server that the project's own settings name, EMAIL_* or MAILERS."""
     return [
-        Error(f"{finding.text}.", hint=finding.mend, id="email_integration.E013")
+        Error(f"{finding.text}.", hint=finding.hint, id="email_integration.E013")
         for finding in configuration.wrong_with_settings()
     ]
 
@@ -233,7 +233,7 @@ def check_journals(**kwargs: Any) -> list[CheckMessage]:
 
     It is of use where workers run, as their user; ``validate_notification_setup`` does it too.
     """
-    return [Warning(fault.text, hint=fault.mend, id="email_integration.W028") for fault in journal_place.faults()]
+    return [Warning(fault.text, hint=fault.hint, id="email_integration.W028") for fault in journal_place.faults()]
 
 
 @register(Tags.security, deploy=True)

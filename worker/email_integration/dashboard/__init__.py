@@ -1,1 +1,1 @@
-"""What the admin's page of figures tells: what is asked of the database, and where it is drawn. No HTML here."""
+"""The statistics of the admin's dashboard: what is asked of the database, and where it is drawn. No HTML here."""

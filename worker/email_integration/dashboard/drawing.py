@@ -78,15 +78,15 @@ def bars(values: Sequence[int], names: Sequence[str]) -> tuple[list[Bar], list[M
     return drawn, [Mark(at=_pixels(_down(value / top)), text=_short(value)) for value in (0, *middle, top)]
 
 
-def lines(figures: Sequence[Sequence[float | None]], names: Sequence[str]) -> tuple[list[Line], list[Mark]]:
+def lines(curves: Sequence[Sequence[float | None]], names: Sequence[str]) -> tuple[list[Line], list[Mark]]:
     """Lines of times in seconds on one axis, and its marks, each of which is about ten times the one below.
 
     Half of all mails take a second and some take an hour: were the marks as far apart as the times, all but the slowest
-    would lie on the ground. The last of ``figures`` is the highest.
+    would lie on the ground. The last of ``curves`` is the highest.
     """
-    known = [value for values in figures for value in values if value is not None]
+    known = [value for values in curves for value in values if value is not None]
     marks = _marks_around(min(known, default=1.0), max(known, default=1.0))
-    drawn = [_line(values, names, marks) for values in figures]
+    drawn = [_line(values, names, marks) for values in curves]
     ends = _apart([line.points[-1].y if line.points else _pixels(HEIGHT) for line in drawn])
     drawn = [Line(points=line.points, end=end) for line, end in zip(drawn, ends, strict=True)]
     return drawn, [Mark(at=_pixels(_down(_up(mark, marks))), text=duration(mark)) for mark in marks]

@@ -1,4 +1,4 @@
-"""What each configuration and each lane has of a span: beside each other, where a choice shows one alone."""
+"""What each configuration and each lane has of a period: beside each other, where a choice shows one alone."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 
 from email_integration.models import Lane
 
-from . import figures
-from .figures import Choice, Flow, Flows, Times
-from .spans import Interval
+from . import statistics
+from .intervals import Interval
+from .statistics import Choice, Flow, Flows, Times
 
 #: So many configurations are shown, those with the most mails.
 CONFIGURATIONS = 8
@@ -30,7 +30,7 @@ class Share:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Shares:
+class Breakdown:
     """The configurations with the most first, ``left_out`` more that have less, and the lanes."""
 
     configurations: Sequence[Share]
@@ -38,7 +38,7 @@ class Shares:
     lanes: Sequence[Share]
 
 
-def shares(choice: Choice, intervals: Sequence[Interval], flows: Sequence[Flows]) -> Shares:
+def break_down(choice: Choice, intervals: Sequence[Interval], flows: Sequence[Flows]) -> Breakdown:
     """What there is of ``choice``; ``flows`` are those of ``intervals``, of all mail."""
     groups = {group for each in flows for group in each if choice.takes(group)}
     names = {configuration: replace(choice, configuration=configuration) for _, configuration in groups}
@@ -51,11 +51,11 @@ def shares(choice: Choice, intervals: Sequence[Interval], flows: Sequence[Flows]
         Share(name=name, choice=one, flow=_sum(one, flows), times=of_it)
         for (name, one), of_it in zip(asked, times, strict=True)
     ]
-    return Shares(configurations=found[:shown], left_out=len(busiest) - shown, lanes=found[shown:])
+    return Breakdown(configurations=found[:shown], left_out=len(busiest) - shown, lanes=found[shown:])
 
 
 def _sum(choice: Choice, flows: Iterable[Flows]) -> Flow:
-    return sum((figures.total(each, choice) for each in flows), Flow())
+    return sum((statistics.total(each, choice) for each in flows), Flow())
 
 
 def _size(choice: Choice, flows: Iterable[Flows]) -> int:
@@ -68,17 +68,17 @@ def _times(choices: Sequence[Choice], intervals: Sequence[Interval], flows: Sequ
 
     Of a sample, in which a mail stands for as many as were accepted in its interval for each that was looked at there.
     """
-    of_all = [figures.total(each, Choice()).accepted for each in flows]
+    of_all = [statistics.total(each, Choice()).accepted for each in flows]
     numbers: list[list[int]] = []
     asked: list[tuple[Choice, Interval]] = []
     for choice in choices:
-        accepted = [figures.total(each, choice).accepted for each in flows]
+        accepted = [statistics.total(each, choice).accepted for each in flows]
         places = soonest_found(accepted, of_all)
         numbers.append([accepted[place] for place in places])
         asked.extend((choice, intervals[place]) for place in places)
-    taken = iter(figures.sample(asked, OF_EACH_INTERVAL))
+    taken = iter(statistics.sample(asked, OF_EACH_INTERVAL))
     return [
-        figures.of_sample(
+        statistics.of_sample(
             [
                 (seconds, number / len(some))
                 for number, some in zip(of_one, itertools.islice(taken, len(of_one)), strict=True)

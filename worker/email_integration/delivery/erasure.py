@@ -17,13 +17,13 @@ from django.db import transaction
 from django.db.models import Q
 
 from email_integration.addresses import addresses_in, mail_address, quoted
+from email_integration.async_safety import sync_only
 from email_integration.exceptions import InvalidMail
 from email_integration.ledger import rows, transitions
 from email_integration.message import content
 from email_integration.models import FINAL, Delivery, DeliveryAttempt
 from email_integration.outcomes.causes import Cause
 from email_integration.outcomes.settlement import ERASED, is_pending
-from email_integration.sync_only import sync_only
 
 #: How many rows are looked at in one query.
 BATCH = 500

@@ -12,6 +12,7 @@ from collections.abc import Collection
 from django.utils import timezone
 
 from email_integration import conf
+from email_integration.async_safety import sync_only
 from email_integration.exceptions import ContentUnavailable
 from email_integration.ledger import clock, instrumentation, rows, transitions
 from email_integration.message import content
@@ -20,7 +21,6 @@ from email_integration.outcomes import schedule, settlement
 from email_integration.outcomes.causes import Cause
 from email_integration.queue import submission
 from email_integration.secrecy import with_secrets
-from email_integration.sync_only import sync_only
 
 #: What ``send_now`` takes.
 CAN_BE_SENT = (Status.QUEUED, Status.DEFERRED, Status.IN_DOUBT, Status.QUARANTINED)

@@ -3,7 +3,7 @@
 Read by ``manage.py validate_notification_setup``; what needs no network is in ``email_integration.checks`` too.
 """
 
-from .examine import examine
 from .findings import Finding, Level, Section, as_data, as_text, has_errors
+from .report import diagnose
 
-__all__ = ["Finding", "Level", "Section", "as_data", "as_text", "examine", "has_errors"]
+__all__ = ["Finding", "Level", "Section", "as_data", "as_text", "diagnose", "has_errors"]

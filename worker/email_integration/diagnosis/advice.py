@@ -43,7 +43,7 @@ class Advice:
     text: Text
 
 
-def advice(failure: SMTPFailure, relay: Relay) -> Advice:
+def advise(failure: SMTPFailure, relay: Relay) -> Advice:
     """Say what to do about ``failure``, which happened with ``relay``."""
     key = _key(failure, relay)
     place = {"host": relay.host, "port": relay.port, "timeout": f"{relay.timeout:g}", "username": relay.username}

@@ -63,7 +63,7 @@ ADVICE: dict[str, Text] = {
     ),
     "tls-refused": _(
         "The server broke the encryption off. The failed step says what it complained of; a fault of its own has to "
-        "be mended by its operator. Check that the host is written as the provider writes it, or try the other way: "
+        "be fixed by its operator. Check that the host is written as the provider writes it, or try the other way: "
         "port 465 with SSL instead of 587 with TLS, or the other way round."
     ),
     "tls-name": _(

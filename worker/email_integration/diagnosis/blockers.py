@@ -12,7 +12,7 @@ from email_integration.timezones import local_time
 from .findings import Finding, counted, info, ok, warning
 
 
-def blockers() -> list[Finding]:
+def diagnose_blockers() -> list[Finding]:
     """The pause, the redirection, the allow-list, and how much mail waits."""
     found = [*_settings(), *_rows()]
     return found or [ok("blockers", "Nothing holds mail back")]

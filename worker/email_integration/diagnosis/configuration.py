@@ -23,7 +23,7 @@ from email_integration.timezones import in_utc
 from .findings import Finding, error, info, ok, warning
 
 
-def configuration() -> tuple[list[Finding], Relay | None]:
+def diagnose_configuration() -> tuple[list[Finding], Relay | None]:
     """Say which configuration mail goes by, and what is wrong with it; the relay if it can be tried."""
     try:
         config = SMTPConfig.objects.filter(is_active=True).first()
@@ -50,7 +50,7 @@ def configuration() -> tuple[list[Finding], Relay | None]:
     return [*found, ok("smtp.valid", "SMTP configuration looks valid")], relay
 
 
-def passwords() -> list[Finding]:
+def diagnose_passwords() -> list[Finding]:
     """Whether the stored passwords can be opened: that of the active configuration, and those that wait their turn."""
     try:
         configs = list(SMTPConfig.objects.order_by("name"))
@@ -76,7 +76,7 @@ def _ending(config: SMTPConfig) -> list[Finding]:
 
 
 def _token(config: SMTPConfig) -> Finding:
-    """Until when the token is good that mail goes by; the trial of the server has fetched one if that is possible."""
+    """Until when the token is good that mail goes by; the connection test has fetched one if that is possible."""
     token = current_token(config)
     if token is None or (token.expires_at is None and token.failed_at is None):
         return info("smtp.token", "No OAuth token was fetched yet")
@@ -103,7 +103,7 @@ def wrong_with_settings() -> list[Finding]:
         return _wrong_with_relay(route)
     if not _settings_name_a_server():
         return []
-    return [error("smtp.valid", f"Mail cannot go by the settings: {route.in_settings}", _mend_settings())]
+    return [error("smtp.valid", f"Mail cannot go by the settings: {route.in_settings}", _hint_for_settings())]
 
 
 def _settings_name_a_server() -> bool:
@@ -162,11 +162,11 @@ def _wrong_with(config: SMTPConfig) -> list[Finding]:
 
 def _where(config: SMTPConfig) -> str:
     if config._state.adding:
-        return _mend_settings()
+        return _hint_for_settings()
     return "Correct it under Email Integration → SMTP Configurations in the admin."
 
 
-def _mend_settings() -> str:
+def _hint_for_settings() -> str:
     return "Correct MAILERS." if is_set("MAILERS") else "Correct the EMAIL_* settings."
 
 
@@ -230,7 +230,7 @@ def _not_had(config: SMTPConfig, name: str, ask: Callable[[str], object]) -> lis
     return []
 
 
-def somebody() -> str | None:
+def default_recipient() -> str | None:
     """Whom to write to when nobody is named: the first of ADMINS, else the first superuser with an address."""
     admins: list[Any] = settings.ADMINS
     for admin in admins:

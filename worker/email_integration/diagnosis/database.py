@@ -10,7 +10,7 @@ from django.db.migrations.exceptions import InconsistentMigrationHistory
 
 from email_integration.django_internals import missing_migrations
 from email_integration.ledger import rows
-from email_integration.ledger.pooler import LOST, MEND, loses_statements
+from email_integration.ledger.pooler import HINT, LOST, loses_statements
 from email_integration.models import Delivery
 
 from .findings import Finding, error, ok, warning
@@ -25,12 +25,12 @@ _SECONDS_SINCE_EPOCH = {
 }
 
 
-def database() -> list[Finding]:
+def diagnose_database() -> list[Finding]:
     """Everything about it; the first finding alone when it cannot be reached."""
     alias = rows.database()
     try:
         connections[alias].ensure_connection()
-        return [_migrations(alias), *schemas(alias), *_clock(alias), *pooler(alias)]
+        return [_migrations(alias), *diagnose_schemas(alias), *_clock(alias), *diagnose_pooler(alias)]
     except (DatabaseError, InterfaceError) as failure:
         return [
             error(
@@ -41,9 +41,9 @@ def database() -> list[Finding]:
         ]
 
 
-def pooler(alias: str) -> list[Finding]:
+def diagnose_pooler(alias: str) -> list[Finding]:
     """Does a pooler lose what the database is to keep? Raises what the database raises."""
-    return [error("database.pooler", LOST.rstrip("."), MEND)] if loses_statements(alias) else []
+    return [error("database.pooler", LOST.rstrip("."), HINT)] if loses_statements(alias) else []
 
 
 def _migrations(alias: str) -> Finding:
@@ -70,7 +70,7 @@ ORDER BY c.oid = to_regclass(%s) DESC NULLS LAST, n.nspname
 """
 
 
-def schemas(alias: str) -> list[Finding]:
+def diagnose_schemas(alias: str) -> list[Finding]:
     """Whether mail may be in a schema that no worker looks into. Raises ``DatabaseError``."""
     connection, table = connections[alias], Delivery._meta.db_table
     if connection.vendor != "postgresql":

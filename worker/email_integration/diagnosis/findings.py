@@ -27,15 +27,15 @@ _MARKS = {Level.OK: "✓", Level.INFO: "ℹ", Level.WARNING: "⚠", Level.ERROR:
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """One line: ``check`` names it for machines and stays the same, ``mend`` says what to do."""
+    """One line: ``check`` names it for machines and stays the same, ``hint`` says what to do."""
 
     check: str
     level: Level
     text: str
-    mend: str = ""
+    hint: str = ""
 
     def __str__(self) -> str:
-        return f"{self.level.mark} {self.text}" + (f". {self.mend}" if self.mend else "")
+        return f"{self.level.mark} {self.text}" + (f". {self.hint}" if self.hint else "")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,16 +58,16 @@ def ok(check: str, text: str) -> Finding:
     return Finding(check=check, level=Level.OK, text=text)
 
 
-def info(check: str, text: str, mend: str = "") -> Finding:
-    return Finding(check=check, level=Level.INFO, text=text, mend=mend)
+def info(check: str, text: str, hint: str = "") -> Finding:
+    return Finding(check=check, level=Level.INFO, text=text, hint=hint)
 
 
-def warning(check: str, text: str, mend: str) -> Finding:
-    return Finding(check=check, level=Level.WARNING, text=text, mend=mend)
+def warning(check: str, text: str, hint: str) -> Finding:
+    return Finding(check=check, level=Level.WARNING, text=text, hint=hint)
 
 
-def error(check: str, text: str, mend: str) -> Finding:
-    return Finding(check=check, level=Level.ERROR, text=text, mend=mend)
+def error(check: str, text: str, hint: str) -> Finding:
+    return Finding(check=check, level=Level.ERROR, text=text, hint=hint)
 
 
 def counted(number: int, one: str, many: str) -> str:

@@ -10,7 +10,7 @@ from .findings import Finding, error, ok, warning
 _REPORTED_ELSEWHERE = frozenset({"email_integration.W001", "email_integration.E013"})
 
 
-def project_settings() -> list[Finding]:
+def diagnose_settings() -> list[Finding]:
     """What ``manage.py check`` says about this app, and with ``--deploy`` about the place of the journals."""
     found = [
         (error if message.is_serious(checks.ERROR) else warning)(

@@ -8,24 +8,24 @@ from email_integration import conf, routing, validators
 from email_integration.addresses import envelope_address
 from email_integration.exceptions import InvalidMail
 from email_integration.smtp import Relay
-from email_integration.smtp.probe import Report, probe
+from email_integration.smtp.connection_test import Report, run_connection_test
 
-from .advice import advice
+from .advice import advise
 from .configuration import wrong_with_settings
+from .connection_test_mail import build_test_mail
 from .findings import Finding, error, info, ok, warning
-from .trial import trial_mail
 
 #: How long before its end a certificate is worth a word.
 _EXPIRES_SOON = dt.timedelta(days=14)
 
 
-def try_out(relay: Relay, *, to: str | None) -> tuple[Report, Finding]:
+def diagnose_server(relay: Relay, *, to: str | None) -> tuple[Report, Finding]:
     """Connect, log in and, unless ``to`` is None, send a test mail there; what was seen, and the line about it.
 
     Raises ``InvalidMail`` when ``to`` or the relay's sender is not an address.
     """
-    mail = trial_mail(relay, to=to) if to else None
-    report = probe(relay, mail)
+    mail = build_test_mail(relay, to=to) if to else None
+    report = run_connection_test(relay, mail)
     failure = report.failure
     if failure is None:
         if mail is not None:
@@ -34,10 +34,10 @@ def try_out(relay: Relay, *, to: str | None) -> tuple[Report, Finding]:
             return report, ok("smtp.test_email", f"Test email sent successfully to {to}{instead}")
         return report, ok("smtp.connection", f"Connected to {relay.host}:{relay.port}")
     said = f"{failure.reply.code} {failure.reply.text}" if failure.reply else failure.detail
-    mend = str(advice(failure, relay).text)
+    hint = str(advise(failure, relay).text)
     if report.connected:
-        return report, error("smtp.test_email", f"The test email to {to} was not sent: {_one_line(said)}", mend)
-    return report, error("smtp.connection", f"{relay} does not take mail from us: {_one_line(said)}", mend)
+        return report, error("smtp.test_email", f"The test email to {to} was not sent: {_one_line(said)}", hint)
+    return report, error("smtp.connection", f"{relay} does not take mail from us: {_one_line(said)}", hint)
 
 
 def _one_line(text: str) -> str:
@@ -119,12 +119,12 @@ def _sender(relay: Relay) -> Finding:
     return ok("smtp.sender", text)
 
 
-def fallback() -> Finding:
+def diagnose_fallback() -> Finding:
     """Where mail would go with no configuration active."""
     wrong = wrong_with_settings()
     if wrong:
         return warning(
-            "fallback", f"With no configuration active, mail would wait or fail: {wrong[0].text}", wrong[0].mend
+            "fallback", f"With no configuration active, mail would wait or fail: {wrong[0].text}", wrong[0].hint
         )
     route = routing.settings_relay()
     if isinstance(route, routing.Nowhere):

@@ -8,10 +8,10 @@ from email_integration.tasks import health
 
 from .findings import Finding, error, info, ok
 
-_MEND = "Have all processes that submit mail, and all workers, use one storage: a shared volume, or object storage."
+_HINT = "Have all processes that submit mail, and all workers, use one storage: a shared volume, or object storage."
 
 
-def storage(*, patience: float) -> list[Finding]:
+def diagnose_storage(*, patience: float) -> list[Finding]:
     """Write a file, and ask the workers whether they see it; nothing when the project has no such storage.
 
     Workers have ``patience`` seconds to answer, which are waited for in full.
@@ -48,6 +48,6 @@ def _workers(name: str, patience: float) -> list[Finding]:
     if not seen:
         return [info("storage.workers", "Whether workers see them too cannot be told: none answers")]
     return [
-        error("storage.workers", f"The worker {worker} does not see the files that are stored here", _MEND)
+        error("storage.workers", f"The worker {worker} does not see the files that are stored here", _HINT)
         for worker in blind
     ] or [ok("storage.workers", "The workers see the files that are stored here")]

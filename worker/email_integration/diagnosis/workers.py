@@ -13,12 +13,12 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import DatabaseError
 
 from email_integration import conf
+from email_integration.caching import databases, shared_cache
 from email_integration.fields import fingerprints
 from email_integration.ledger import clock, rows
 from email_integration.models import Delivery, DeliveryBatch
 from email_integration.outcomes import schedule
 from email_integration.queue import sweeper
-from email_integration.shared_cache import databases, shared_cache
 from email_integration.tasks import health
 
 from .database import SKEW_NOTICED
@@ -34,7 +34,7 @@ def cache_is_shared() -> bool:
     return not backend.endswith(UNSHARED)
 
 
-def cache() -> Finding:
+def diagnose_cache() -> Finding:
     """Can a change of the configuration reach other processes at once?"""
     alias = conf.get("CACHE")
     if not cache_is_shared():
@@ -73,7 +73,7 @@ def cache() -> Finding:
     return ok("cache", f"Cache “{alias}” is there and shared")
 
 
-def celery(*, patience: float) -> list[Finding]:
+def diagnose_celery(*, patience: float) -> list[Finding]:
     """Broker, workers, beat, results; workers have ``patience`` seconds to answer."""
     if not health.is_configured():
         return [
@@ -89,7 +89,7 @@ def celery(*, patience: float) -> list[Finding]:
             "Tasks run in the process that calls them (CELERY_TASK_ALWAYS_EAGER)",
             "Leave that to tests: a mail that cannot be sent at once waits for a worker.",
         )
-        return [eager, results()]
+        return [eager, diagnose_results()]
     failure = health.broker_failure(timeout=conf.get("BROKER_TIMEOUT"))
     if failure is not None:
         return [
@@ -98,19 +98,19 @@ def celery(*, patience: float) -> list[Finding]:
                 f"The broker {health.broker()} is out of reach ({failure}), so workers cannot be asked",
                 "Check that it runs, and CELERY_BROKER_URL. Mail is taken meanwhile, and waits.",
             ),
-            beat(),
-            results(),
+            diagnose_beat(),
+            diagnose_results(),
         ]
     return [
         ok("broker", f"Broker {health.broker()} is there"),
-        *workers(timeout=patience),
-        *keys(timeout=patience),
-        beat(),
-        results(),
+        *diagnose_workers(timeout=patience),
+        *diagnose_keys(timeout=patience),
+        diagnose_beat(),
+        diagnose_results(),
     ]
 
 
-def workers(*, timeout: float) -> list[Finding]:
+def diagnose_workers(*, timeout: float) -> list[Finding]:
     """Does anyone take our tasks?"""
     found = health.workers(timeout=timeout)
     if not found:
@@ -145,7 +145,7 @@ def workers(*, timeout: float) -> list[Finding]:
     return list(dict.fromkeys(wrong)) or [ok("worker", f"Workers that answer: {_names(found)}")]
 
 
-def keys(*, timeout: float) -> list[Finding]:
+def diagnose_keys(*, timeout: float) -> list[Finding]:
     """Can workers open what is sealed here, and the other way round?"""
     try:
         ours = fingerprints()
@@ -180,14 +180,14 @@ def _names(found: list[health.Worker]) -> str:
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
-def beat() -> Finding:
+def diagnose_beat() -> Finding:
     """Does something look for mail that was put off, or whose message got lost?"""
     patience = max(4 * conf.get("SWEEP_INTERVAL"), 75.0)  # cron's minute, for those who sweep that way
-    mend = "Start beat: celery -A PROJECT beat. Or have cron run `manage.py sweep_deliveries` every minute."
+    hint = "Start beat: celery -A PROJECT beat. Or have cron run `manage.py sweep_deliveries` every minute."
     overdue = _overdue(patience)
     if overdue:
         late = counted(overdue, "delivery has", "deliveries have")
-        return error("beat", f"{late} been due for more than {patience:.0f} s: nothing sweeps", mend)
+        return error("beat", f"{late} been due for more than {patience:.0f} s: nothing sweeps", hint)
     if not cache_is_shared():
         return info("beat", "Whether anything sweeps cannot be told without a shared cache")
     try:
@@ -195,7 +195,7 @@ def beat() -> Finding:
     except Exception:  # said under 'cache'
         return warning("beat", "Whether anything sweeps cannot be told while the cache is out of reach", "See above.")
     if heartbeat is None or time.time() - heartbeat > patience:
-        return error("beat", f"No sweep in the last {patience:.0f} s", mend)
+        return error("beat", f"No sweep in the last {patience:.0f} s", hint)
     ago = time.time() - heartbeat
     if ago < -SKEW_NOTICED:
         return warning(
@@ -216,7 +216,7 @@ def _overdue(patience: float) -> int:
         return 0
 
 
-def results() -> Finding:
+def diagnose_results() -> Finding:
     """Can a caller wait for the end of a mail?"""
     backend = str(getattr(settings, "CELERY_RESULT_BACKEND", "") or "")
     if backend.startswith(("django-db", "django-cache")) and not apps.is_installed("django_celery_results"):

@@ -164,7 +164,9 @@ def record(
     closes = batch.open.issubset(ids)
     asked_at = time.monotonic()
     done = conflicts.repeated(
-        lambda: recording.make(changes, batch=batch.id, permitted=permitted, closes=closes, store_result=store_result)
+        lambda: recording.record_changes(
+            changes, batch=batch.id, permitted=permitted, closes=closes, store_result=store_result
+        )
     )
     was_open = bool(batch.open)
     batch.open.difference_update(ids)
@@ -232,7 +234,7 @@ def _take_over(
         changes = list(decide(row, claimed))
         decided = {change.delivery.pk for change in changes}
         rest = [Untried(delivery=one, step=transitions.giving_back) for one in claimed if one.pk not in decided]
-        done = recording.make([*changes, *rest], batch=batch_id, closes=True)
+        done = recording.record_changes([*changes, *rest], batch=batch_id, closes=True)
     if row.cancel_requested:
         transitions.cancel_requested(claimed)
     return [change for change, is_made in zip(changes, done.made, strict=False) if is_made]

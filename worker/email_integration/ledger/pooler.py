@@ -7,12 +7,12 @@ from typing import Any
 
 from django.db import connections
 
-#: What is said of it, and what mends it.
+#: What is said of it, and what fixes it.
 LOST = (
     "The database is reached by way of a pooler that lends connections for a transaction, and 'prepare_threshold' has "
     "it keep statements for longer: mail fails at them, and waits."
 )
-MEND = (
+HINT = (
     "Leave 'prepare_threshold' out of the OPTIONS of DATABASES (in a DATABASE_URL: ?prepare_threshold=1000000000), or "
     "set max_prepared_statements of PgBouncer 1.21 or newer."
 )

@@ -38,7 +38,7 @@ class Done:
     cancel_requested: bool
 
 
-def make(
+def record_changes(
     changes: Sequence[Change],
     *,
     batch: str,
@@ -60,7 +60,9 @@ def make(
     made = list(answer.made)
     missed = [number for number, is_made in enumerate(made) if not is_made]
     for number in missed:
-        made[number] = _make_late(changes[number], batch=batch if answer.is_owned else None, store_result=store_result)
+        made[number] = _record_late(
+            changes[number], batch=batch if answer.is_owned else None, store_result=store_result
+        )
     if missed and closes:
         _delete_if_done(batch)
     return Done(made=made, is_owned=answer.is_owned, cancel_requested=answer.cancel_requested)
@@ -119,7 +121,7 @@ def _record(ready: Sequence[Step], *, batch: str, permitted: int | None, closes:
         is_owned, requested = _lock(batches)
         made = [False] * len(ready)
         if is_owned and ready:
-            made = sql.make(steps.moves(ready, batch=batch), using=using)
+            made = sql.execute_moves(steps.moves(ready, batch=batch), using=using)
         if is_owned and closes and all(made):
             batches.delete()
         elif is_owned:
@@ -151,11 +153,11 @@ def accept_late(ended: Ended, *, store_result: bool = True) -> bool:
 
     Its recipients are settled, whoever sends to the others meanwhile.
     """
-    return isinstance(ended.outcome, Accepted) and _make_late(ended, batch=None, store_result=store_result)
+    return isinstance(ended.outcome, Accepted) and _record_late(ended, batch=None, store_result=store_result)
 
 
-def _make_late(change: Change, *, batch: str | None, store_result: bool) -> bool:
-    """Make a change whose delivery has another fence than it had: as said in ``make``.
+def _record_late(change: Change, *, batch: str | None, store_result: bool) -> bool:
+    """Make a change whose delivery has another fence than it had: as said in ``record_changes``.
 
     ``batch`` is the one that it was claimed with, if that is there still.
     """
@@ -170,7 +172,7 @@ def _make_late(change: Change, *, batch: str | None, store_result: bool) -> bool
             _emit_recorded(change, before)
             return True
         if batch is not None and delivery.batch == batch:
-            return steps.make([_step(change, store_result=store_result)])[0]
+            return steps.apply_steps([_step(change, store_result=store_result)])[0]
         if isinstance(change, Ended) and isinstance(change.outcome, Accepted):
             return _accept_under_lock(change, change.outcome, store_result=store_result)
         delivery.__dict__.clear()
@@ -223,7 +225,7 @@ def _accept_under_lock(ended: Ended, outcome: Accepted, *, store_result: bool) -
         DeliveryAttempt.objects.using(database()).create(delivery_id=logged.pop("delivery"), **logged)
         after_commit_each(_emit(ended, before), using=database())
         return True
-    return steps.make([_of_ended(ended, values, store_result=store_result)])[0]
+    return steps.apply_steps([_of_ended(ended, values, store_result=store_result)])[0]
 
 
 def _settle_only(delivery: Delivery, values: dict[str, Any]) -> None:

@@ -49,20 +49,20 @@ class Move:
     rows: Sequence[Row] = ()
 
 
-def make(moves: Sequence[Move], *, using: str) -> list[bool]:
+def execute_moves(moves: Sequence[Move], *, using: str) -> list[bool]:
     """Make the transitions, all in one commit, and say of each whether it was made."""
     connection = connections[using]
     is_one = len(moves) == 1 and not moves[0].rows
     # In the transaction of another a savepoint, so that it survives what fails here.
     together = transaction.atomic(using=using) if connection.in_atomic_block or not is_one else contextlib.nullcontext()
     with together, server_cursor(connection) as cursor:
-        made = [_make(connection, cursor, move) for move in moves]
+        made = [_execute(connection, cursor, move) for move in moves]
         rows = [row for move, is_made in zip(moves, made, strict=True) if is_made for row in move.rows]
         _insert_all(connection, cursor, rows)
         return made
 
 
-def _make(connection: Any, cursor: Any, move: Move) -> bool:
+def _execute(connection: Any, cursor: Any, move: Move) -> bool:
     words = _Words(connection)
     cursor.execute(words.update(move), words.parameters)
     return bool(cursor.rowcount)

@@ -81,14 +81,14 @@ def undone_on_error() -> Iterator[list[Step]]:
         raise
 
 
-def make(those: Iterable[Step]) -> list[bool]:
+def apply_steps(those: Iterable[Step]) -> list[bool]:
     """Make the transitions in one commit, and say of each whether nobody was faster. Raises ``DatabaseError``.
 
     Best given as they are made: if one cannot be, those before it are undone as well.
     """
     with undone_on_error() as steps:
         steps.extend(those)
-        made = sql.make(moves(steps), using=database()) if steps else []
+        made = sql.execute_moves(moves(steps), using=database()) if steps else []
     after_commit_each(finish(steps, made), using=database())
     return made
 

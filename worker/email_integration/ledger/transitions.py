@@ -90,8 +90,8 @@ def giving_back(delivery: Delivery, *, returned: int | None = None, wait: float 
     return Step(delivery, values)
 
 
-#: What says how a delivery stands, and is no text.
-_STANDING = (
+#: The columns that hold the status of a delivery, and are no text.
+_STATUS_COLUMNS = (
     *("status", "code", "attempts", "returned", "waits_for_relay", "due_at", "next_at", "finished_at"),
     *("cancel_requested", "continue_after"),
 )
@@ -106,7 +106,7 @@ def without_texts(change: Change, delivery: Delivery) -> Step:
         step = change.step(delivery)
         values, emit = dict(step.values), None
         step.undo()
-    kept = {name: values[name] for name in _STANDING if name in values}
+    kept = {name: values[name] for name in _STATUS_COLUMNS if name in values}
     if "recipients" in values:
         names = ("address", "status", "code")
         kept["recipients"] = [{name: item[name] for name in names if name in item} for item in values["recipients"]]
@@ -118,14 +118,14 @@ def without_texts(change: Change, delivery: Delivery) -> Step:
 
 def set_aside(delivery: Delivery, reason: str) -> bool:
     """Quarantine a row that cannot be read; False when it is finished or claimed, or was overtaken."""
-    return _make(delivery, functools.partial(setting_aside, reason=reason))
+    return _apply(delivery, functools.partial(setting_aside, reason=reason))
 
 
 def send_now(delivery: Delivery, **changes: Any) -> bool:
     """Make a delivery due at once, whatever its state; False when it is claimed, or was overtaken."""
     now = clock.now()
     common = {"due_at": now, "next_at": now, "returned": 0, "waits_for_relay": False, "cancel_requested": False}
-    moved = _make(delivery, lambda one: Step(one, common | changes, store_result=True))
+    moved = _apply(delivery, lambda one: Step(one, common | changes, store_result=True))
     if moved:
         task_queue.notify_on_commit(delivery, using=database())
     return moved
@@ -151,7 +151,7 @@ def send_prepared(
         next_at = min(due_at, expires_at)
         changes = {"status": Status.QUEUED, "due_at": due_at, "expires_at": expires_at, "next_at": next_at}
     changes |= {"options": kept, "queue": queue}
-    moved = _make(delivery, lambda one: Step(one, changes, among=(Status.PREPARED, *FINAL)))
+    moved = _apply(delivery, lambda one: Step(one, changes, among=(Status.PREPARED, *FINAL)))
     if moved and delivery.status in FINAL:
         task_queue.call_for_sweep(using=database())
     elif moved and delivery.due_at <= now:
@@ -164,7 +164,7 @@ def end(delivery: Delivery, status: Status, cause: Cause, reason: str = "") -> b
 
     What follows it is left to the sweeper, which is asked to come at once.
     """
-    moved = _make(delivery, lambda one: ending(one, status, cause, reason, continue_in=0.0))
+    moved = _apply(delivery, lambda one: ending(one, status, cause, reason, continue_in=0.0))
     if moved and delivery.continue_after is not None:
         task_queue.call_for_sweep(using=database())
     return moved
@@ -205,7 +205,7 @@ def erase(delivery: Delivery, recipients: Any, **changes: Any) -> bool:
         verdict = settlement.accepted(recipients) or erased
         changes |= columns.finished(delivery, verdict, recipients, continue_in=0.0) | content.NONE
     changes["recipients"] = recipients
-    moved = _make(delivery, lambda one: Step(one, changes, store_result=ends, emit=events.end if ends else None))
+    moved = _apply(delivery, lambda one: Step(one, changes, store_result=ends, emit=events.end if ends else None))
     if moved and ends and delivery.continue_after is not None:
         task_queue.call_for_sweep(using=database())
     return moved
@@ -223,8 +223,8 @@ def cancel_requested(deliveries: Collection[Delivery]) -> None:
 # -- how ------------------------------------------------------------------------------------------------------------
 
 
-def _make(delivery: Delivery, step: steps.Maker) -> bool:
-    return not delivery.batch and steps.make([step(delivery)])[0]
+def _apply(delivery: Delivery, step: steps.Maker) -> bool:
+    return not delivery.batch and steps.apply_steps([step(delivery)])[0]
 
 
 def _request_cancel(delivery: Delivery) -> bool:

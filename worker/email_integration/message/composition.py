@@ -40,7 +40,7 @@ def compose(
     attachments: Sequence[Attachment] = (),
     headers: Mapping[str, str] | None = None,
 ) -> EmailMessage:
-    """Return the message. Raises ``InvalidMail`` naming the argument that is wrong and how to mend it."""
+    """Return the message. Raises ``InvalidMail`` naming the argument that is wrong and how to fix it."""
     # A text translated late is one in the language of now.
     try:
         subject, body, html_body, from_email = _now(subject), _now(body), _now(html_body), _now(from_email)

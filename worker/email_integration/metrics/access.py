@@ -1,4 +1,4 @@
-"""Whether figures can be had at all, and by whom."""
+"""Whether metrics can be had at all, and by whom."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The files in which the processes of one worker keep their figures, and what becomes of those of the dead."""
+"""The files in which the processes of one worker keep their metrics, and what becomes of those of the dead."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _GONE = "gone"
 
 
 class Children(Collector):
-    """The figures of all processes that keep theirs in ``folder``.
+    """The metrics of all processes that keep theirs in ``folder``.
 
     When ``is_ours``, nobody else uses it: what processes counted that are gone is added up in one file for each kind,
     lest there be more with every process that is replaced, and what they held is forgotten.
@@ -32,7 +32,7 @@ class Children(Collector):
         self._files = MultiProcessCollector(None, str(folder))
 
     def collect(self) -> Iterable[Metric]:
-        """The figures of now."""
+        """The metrics of now."""
         with self._lock:
             if self._is_ours:
                 self._bury()

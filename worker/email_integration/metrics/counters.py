@@ -1,6 +1,6 @@
-"""What one worker counts, in figures that its processes share.
+"""What one worker counts, in metrics that its processes share.
 
-Importing this imports ``prometheus_client``, which decides then whether figures are shared between processes.
+Importing this imports ``prometheus_client``, which decides then whether metrics are shared between processes.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ _OUTCOMES = {Accepted: "accepted", Deferred: "deferred", Failed: "failed", InDou
 
 
 def _harmless(method: M) -> M:
-    """A figure that cannot be kept, for want of space perhaps, is no reason to disturb a mail."""
+    """A metric that cannot be kept, for want of space perhaps, is no reason to disturb a mail."""
 
     @functools.wraps(method)
     def kept(*args: Any, **kwargs: Any) -> None:
         try:
             method(*args, **kwargs)
         except Exception as error:
-            logger.warning("A figure could not be kept (%s).", type(error).__name__)
+            logger.warning("A metric could not be kept (%s).", type(error).__name__)
 
     return cast("M", kept)
 
@@ -49,40 +49,42 @@ class Counters(Observer):
     """Counts what it observes. ``_last`` is the configuration of the attempt before, to see a switch."""
 
     def __init__(self) -> None:
-        def make(kind: Callable[..., Any], name: str, text: str, names: tuple[str, ...] = (), **how: Any) -> Any:
-            # A registry of no use: the figures of all processes are read from files.
+        def build_metric(
+            kind: Callable[..., Any], name: str, text: str, names: tuple[str, ...] = (), **how: Any
+        ) -> Any:
+            # A registry of no use: the metrics of all processes are read from files.
             return kind(f"email_integration_{name}", text, names, registry=_nowhere, **how)
 
         _nowhere = CollectorRegistry()
         self._names = labels.Names()
         self._last: tuple[str, str] | None = None
-        self._attempts = make(
+        self._attempts = build_metric(
             Counter, "attempts", "Attempts that were recorded.", ("outcome", "reason", "configuration", "lane")
         )
-        self._finished = make(
+        self._finished = build_metric(
             Counter, "finished", "Deliveries that came to their end here.", ("status", "configuration", "lane")
         )
-        self._queueing = make(
+        self._queueing = build_metric(
             Histogram, "queueing_seconds", "From when a mail was due to its attempt.", ("lane",), buckets=_QUEUEING
         )
-        self._connecting = make(
+        self._connecting = build_metric(
             Histogram,
             "connecting_seconds",
             "Opening an SMTP session, with all its tries.",
             ("configuration", "succeeded"),
             buckets=_DIALOGUE,
         )
-        self._transaction = make(
+        self._transaction = build_metric(
             Histogram,
             "transaction_seconds",
             "From MAIL to the reply after the final dot.",
             ("configuration",),
             buckets=_DIALOGUE,
         )
-        self._sweep = make(Histogram, "sweep_seconds", "Sweeps.", buckets=_DIALOGUE)
-        self._woken = make(Counter, "woken", "Queues that sweeps woke.")
-        self._sessions = make(Gauge, "sessions", "SMTP sessions.", ("state",), multiprocess_mode="livesum")
-        self._switches = make(
+        self._sweep = build_metric(Histogram, "sweep_seconds", "Sweeps.", buckets=_DIALOGUE)
+        self._woken = build_metric(Counter, "woken", "Queues that sweeps woke.")
+        self._sessions = build_metric(Gauge, "sessions", "SMTP sessions.", ("state",), multiprocess_mode="livesum")
+        self._switches = build_metric(
             Counter, "configuration_switches", "How often a process began to send by another configuration."
         )
 

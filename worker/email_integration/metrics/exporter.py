@@ -1,6 +1,6 @@
 """Serves what the processes of one worker count, from its main process, on WORKER_METRICS_PORT.
 
-Nothing here keeps a worker from working: what goes wrong is logged, and there are no figures then.
+Nothing here keeps a worker from working: what goes wrong is logged, and there are no metrics then.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class _Silent(WSGIRequestHandler):
 
 
 class Exporter:
-    """The figures of one worker. ``_folder`` is there once they are kept, ``_server`` once they are served."""
+    """The metrics of one worker. ``_folder`` is there once they are kept, ``_server`` once they are served."""
 
     def __init__(self) -> None:
         self._folder: Path | None = None
@@ -53,12 +53,12 @@ class Exporter:
         if not conf.get("WORKER_METRICS_PORT"):
             return
         if not access.is_installed():
-            logger.warning("No figures are kept: %s", access.MISSING)
+            logger.warning("No metrics are kept: %s", access.MISSING)
             return
         try:
             self._begin()
         except Exception as error:
-            logger.error("No figures are kept (%s: %s).", type(error).__name__, error)
+            logger.error("No metrics are kept (%s: %s).", type(error).__name__, error)
 
     def _begin(self) -> None:
         if _FOLDER in os.environ:
@@ -87,12 +87,12 @@ class Exporter:
         try:
             self._server = make_server(*address, _app(self._folder, self._is_ours), _Server, _Silent)
         except OSError as error:
-            logger.error("The figures cannot be served on %s:%d (%s).", *address, error.strerror)
+            logger.error("The metrics cannot be served on %s:%d (%s).", *address, error.strerror)
             return
         # A process that is forked later must not keep the port.
         after_fork_in_child(self._server.socket.close)
         threading.Thread(target=self._server.serve_forever, name="metrics", daemon=True).start()
-        logger.info("Figures for Prometheus are served on %s:%d.", *address)
+        logger.info("Metrics for Prometheus are served on %s:%d.", *address)
 
     def end(self) -> None:
         """Have done with it."""
@@ -112,16 +112,16 @@ def _app(folder: Path, is_ours: bool) -> WSGIApplication:
 
     registry = CollectorRegistry()
     registry.register(Children(folder, is_ours=is_ours))
-    figures = make_wsgi_app(registry)
+    metrics_app = make_wsgi_app(registry)
 
     def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         if conf.get("METRICS_TOKEN") and not access.is_allowed(environ.get("HTTP_AUTHORIZATION", "")):
             start_response("401 Unauthorized", [("WWW-Authenticate", "Bearer"), ("Content-Length", "0")])
             return []
-        answer: Iterable[bytes] = figures(environ, start_response)
+        answer: Iterable[bytes] = metrics_app(environ, start_response)
         return answer
 
     return app
 
 
-exporter = Exporter()
+worker_exporter = Exporter()

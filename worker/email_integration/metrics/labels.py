@@ -1,4 +1,4 @@
-"""What a figure is told apart by: always one of few words, for each is a time series that is kept for months."""
+"""What a metric is told apart by: always one of few words, for each is a time series that is kept for months."""
 
 from __future__ import annotations
 

@@ -18,12 +18,12 @@ from email_integration.queue.waiting import Backlog, backlog
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 
-#: Shown when there are none of them, too: an alarm needs a figure to compare.
+#: Shown when there are none of them, too: an alarm needs a metric to compare.
 _ALWAYS = (Status.QUEUED, Status.SENDING, Status.DEFERRED)
 
 
-def figures() -> bytes:
-    """The page for Prometheus. Raises ``DatabaseError``; without the cache, one figure is missing."""
+def exposition() -> bytes:
+    """The page for Prometheus. Raises ``DatabaseError``; without the cache, one metric is missing."""
     registry = CollectorRegistry()
     registry.register(_Ledger())
     return generate_latest(registry)

@@ -83,7 +83,7 @@ class Delivery(models.Model):
     config_version = models.CharField(max_length=40, blank=True)
     worker = models.CharField(max_length=255, blank=True)
     finished_at = models.DateTimeField(_("finished at"), null=True)
-    # What the caller's task queue wants back: opaque to everything but the door that wrote it.
+    # What the caller's task queue wants back: opaque to everything but the entry point that wrote it.
     options = models.TextField(blank=True)
     # The trace that it was submitted in (W3C Trace Context §3.2); blank when none is made.
     traceparent = models.CharField(max_length=55, blank=True)

@@ -40,7 +40,7 @@ class OAuthToken(SealedRow):
     config = models.OneToOneField(
         "email_integration.SMTPConfig", models.CASCADE, primary_key=True, related_name="oauth_token"
     )
-    # A keyed digest of what it was asked for with: mended settings have another token.
+    # A keyed digest of what it was asked for with: changed settings have another token.
     settings = models.CharField(max_length=64)
     access_token = EncryptedTextField(row="seal_id", blank=True, default="")
     fetched_at = models.DateTimeField(null=True)

@@ -13,12 +13,12 @@ from django.views.decorators.http import require_safe
 
 from email_integration import conf
 from email_integration.diagnosis import Finding, Level, database, workers
-from email_integration.diagnosis.probing import Panel
+from email_integration.diagnosis.health_checks import CheckGroup
 from email_integration.models import Lane
 from email_integration.queue import waiting
 from email_integration.tasks import health
 
-#: Seconds for all questions together.
+#: Seconds for all checks together.
 PATIENCE = 3.0
 
 
@@ -33,18 +33,18 @@ def healthz(request: HttpRequest) -> JsonResponse:
 @never_cache
 def readyz(request: HttpRequest) -> JsonResponse:
     """Whether everything is in place that a mail needs, each with a sentence and its seconds; 503 if not."""
-    answers = panel.ask(patience=PATIENCE)
-    ok = all(answer.ok for answer in answers.values())
-    checks = {name: {**asdict(answer), "seconds": round(answer.seconds, 3)} for name, answer in answers.items()}
+    results = readiness.run(patience=PATIENCE)
+    ok = all(result.ok for result in results.values())
+    checks = {name: {**asdict(result), "seconds": round(result.seconds, 3)} for name, result in results.items()}
     return JsonResponse({"ok": ok, "checks": checks}, status=200 if ok else 503)
 
 
 def _database() -> tuple[bool, str]:
-    return _worst(database.database())
+    return _worst(database.diagnose_database())
 
 
 def _cache() -> tuple[bool, str]:
-    return _worst([workers.cache()])
+    return _worst([workers.diagnose_cache()])
 
 
 def _broker() -> tuple[bool, str]:
@@ -58,7 +58,7 @@ def _worker() -> tuple[bool, str]:
     """Whether there was a sweep lately: to ask the workers themselves would take seconds."""
     if health.is_eager():
         return True, "Tasks run in the process that calls them"
-    return _worst([workers.beat()])
+    return _worst([workers.diagnose_beat()])
 
 
 def _queue() -> tuple[bool, str]:
@@ -80,4 +80,4 @@ def _worst(findings: list[Finding]) -> tuple[bool, str]:
     return worst.level is not Level.ERROR, worst.text
 
 
-panel = Panel({"database": _database, "cache": _cache, "broker": _broker, "worker": _worker, "queue": _queue})
+readiness = CheckGroup({"database": _database, "cache": _cache, "broker": _broker, "worker": _worker, "queue": _queue})

@@ -167,8 +167,8 @@ ACCOUNT_WIDE = frozenset(
 #: The mail is not to blame.
 ABOUT_US = ABOUT_LOGIN | ACCOUNT_WIDE | {Cause.LIMIT, Cause.UNAVAILABLE}
 
-#: An administrator can mend these, and no mail fails until then. This mail alone waits: others may pass.
-MENDABLE = frozenset({Cause.RELAYING, Cause.CLIENT, Cause.SENDER_NOT_ALLOWED})
+#: An administrator can fix these, and no mail fails until then. This mail alone waits: others may pass.
+ADMIN_FIXABLE = frozenset({Cause.RELAYING, Cause.CLIENT, Cause.SENDER_NOT_ALLOWED})
 
 #: These end by themselves, often soon, and to ask again costs nothing: logins that fail are not among them.
 ENDS_BY_ITSELF = frozenset(

@@ -18,7 +18,7 @@ from email_integration.smtp import (
 )
 from email_integration.smtp.dialogue import Malformed
 
-from .causes import ABOUT_LOGIN, ABOUT_US, ACCOUNT_WIDE, MENDABLE, REFUSED_LOGIN, Cause
+from .causes import ABOUT_LOGIN, ABOUT_US, ACCOUNT_WIDE, ADMIN_FIXABLE, REFUSED_LOGIN, Cause
 from .codes import DIALOGUE
 from .recognition import quote, reason, recognise
 from .schedule import hint
@@ -211,7 +211,7 @@ def _refused(phase: Phase, reply: Reply, *, own_sender: bool = False) -> Deferre
     at_fault = phase.before_mail or cause in ABOUT_US or of_dialogue or (code == 421 and cause is not Cause.GREYLISTED)
     for_everybody = at_fault and _is_for_everybody(phase, code, cause)
     if own_sender and not at_fault and _is_about_configuration(phase, reply, cause):
-        at_fault, for_everybody = True, cause in MENDABLE
+        at_fault, for_everybody = True, cause in ADMIN_FIXABLE
         if cause is not Cause.CLIENT and cause is not Cause.RELAYING:
             cause, why = Cause.CONFIG_SENDER, f"{Cause.CONFIG_SENDER.words} ({reply.short})"
     if not at_fault and not _waits(phase, reply, cause):
@@ -245,10 +245,10 @@ def _is_for_everybody(phase: Phase, code: int, cause: Cause) -> bool:
 
 
 def _is_about_configuration(phase: Phase, reply: Reply, cause: Cause) -> bool:
-    """Whether mail of the configuration's own sender is refused for what an administrator can mend."""
+    """Whether mail of the configuration's own sender is refused for what an administrator can fix."""
     if cause is Cause.SENDER_NOT_ALLOWED:
         return True
-    if phase is Phase.MAIL and cause in MENDABLE:
+    if phase is Phase.MAIL and cause in ADMIN_FIXABLE:
         return True  # nothing is known of the mail yet but its sender
     if not reply.permanent:
         return False
@@ -258,7 +258,7 @@ def _is_about_configuration(phase: Phase, reply: Reply, cause: Cause) -> bool:
 
 def _waits(phase: Phase, reply: Reply, cause: Cause) -> bool:
     """Whether what was refused may be taken another time."""
-    if not reply.permanent or cause in MENDABLE or cause in _FOR_NOW:
+    if not reply.permanent or cause in ADMIN_FIXABLE or cause in _FOR_NOW:
         return True
     # After a command that the server did not expect or understand nothing is known of this recipient, or this mail.
     return reply.code == 503 or (phase in (Phase.RCPT, Phase.DATA) and reply.code in (500, 502, 504))

@@ -15,7 +15,7 @@ from email_integration.message.options import MailOptions
 from email_integration.models import Delivery
 from email_integration.secrecy import with_secrets
 
-from .submission import first, is_due, make
+from .submission import build_delivery, first, is_due
 
 #: Mails in a batch, unless they hold more octets than this.
 BATCH = 500
@@ -62,7 +62,7 @@ class Submission:
         """Take a message, which an error names by its ``number``. Raises ``InvalidMail``, and takes nothing then."""
         try:
             key = self._key(message) if self._key else None
-            delivery = make(
+            delivery = build_delivery(
                 message,
                 self._options,
                 idempotency_key=key,

@@ -10,6 +10,7 @@ from django.core.mail import EmailMessage
 from django.utils import timezone
 
 from email_integration import conf, django_internals
+from email_integration.async_safety import sync_only
 from email_integration.exceptions import InvalidMail
 from email_integration.ledger import events, inserting, instrumentation, rows, task_queue
 from email_integration.message import content
@@ -18,7 +19,6 @@ from email_integration.message.rendering import render
 from email_integration.models import Delivery, Lane, Status
 from email_integration.outcomes import schedule
 from email_integration.secrecy import with_secrets
-from email_integration.sync_only import sync_only
 
 
 @sync_only("submit()", instead="email_integration.asubmit()")
@@ -36,13 +36,13 @@ def submit(
     submits nothing. ``options`` are those of ``MailOptions``. Raises ``InvalidMail`` when the mail cannot be sent as
     given, and ``ImproperlyConfigured`` when it has to be sealed and there is no key.
     """
-    made = make(message, MailOptions(**options), delivery_id=delivery_id, idempotency_key=idempotency_key)
+    made = build_delivery(message, MailOptions(**options), delivery_id=delivery_id, idempotency_key=idempotency_key)
     return store(made, unless_known=delivery_id is not None)
 
 
 @with_secrets
 def store(delivery: Delivery, *, unless_known: bool) -> Delivery:
-    """Insert what ``make`` made, and publish it once it is committed; return it, or the one that was there before.
+    """Insert a built delivery, and publish it once it is committed; return it, or the one that was there before.
 
     Only with ``unless_known``, or with an idempotency key, it may be there before.
     """
@@ -58,7 +58,7 @@ def store(delivery: Delivery, *, unless_known: bool) -> Delivery:
 
 
 @with_secrets
-def make(
+def build_delivery(
     message: EmailMessage,
     options: MailOptions,
     *,

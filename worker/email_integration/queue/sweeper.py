@@ -12,13 +12,13 @@ from django.db import connections
 from django.db.models import Exists, Min, Q, QuerySet
 
 from email_integration import recursion, routing
+from email_integration.caching import shared_cache
 from email_integration.django_internals import can_index_a_part
 from email_integration.ledger import installation, task_queue
 from email_integration.ledger.queues import queue_of
 from email_integration.ledger.rows import database
 from email_integration.models import CircuitBreaker, DatabaseTime, Delivery, DeliveryBatch, Installation, Lane
 from email_integration.routing import breaker
-from email_integration.shared_cache import shared_cache
 from email_integration.smtp import Relay
 
 from . import continuing, retry_now, wakeups

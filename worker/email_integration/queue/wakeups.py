@@ -20,9 +20,9 @@ from django.core.cache.backends.redis import RedisCache
 from django.db import DatabaseError, InterfaceError, transaction
 
 from email_integration import conf
+from email_integration.caching import databases, is_shared, shared_cache
 from email_integration.ledger import installation, task_queue
 from email_integration.ledger.queues import key_of, lanes_of, queue_of
-from email_integration.shared_cache import databases, is_shared, shared_cache
 
 __all__ = ["KEPT", "QUIET", "Stay", "forget", "joined", "key_of", "lanes_of", "notify", "queue_of", "wake"]
 

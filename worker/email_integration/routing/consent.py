@@ -60,8 +60,8 @@ _OFFLINE = "offline_access"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Begun:
-    """One consent that was begun, for the session of whoever has begun it: of which configuration, as it was then."""
+class PendingConsent:
+    """A consent that was asked for and not given yet, kept in the session: of which configuration, as it was then."""
 
     config: str
     version: str
@@ -71,7 +71,7 @@ class Begun:
 
     @classmethod
     @with_secrets
-    def now(cls, config: SMTPConfig) -> Begun:
+    def begin(cls, config: SMTPConfig) -> PendingConsent:
         """One that nobody can guess."""
         return cls(
             config=str(config.pk),
@@ -88,15 +88,15 @@ class Begun:
 
 
 @with_secrets
-def address(question: Question, begun: Begun, *, client_id: str, redirect_uri: str) -> str:
+def address(question: Question, pending: PendingConsent, *, client_id: str, redirect_uri: str) -> str:
     """The provider's page that asks the owner (RFC 6749 §4.1.1); its answer comes to ``redirect_uri``."""
     asked = {
         "response_type": "code",
         "client_id": client_id,
         "redirect_uri": redirect_uri,
         **({"scope": question.scope} if question.scope else {}),
-        "state": begun.state,
-        "code_challenge": _challenge(begun.verifier),
+        "state": pending.state,
+        "code_challenge": _challenge(pending.verifier),
         "code_challenge_method": "S256",
         **question.more,
     }

@@ -1,7 +1,7 @@
 """What was learned about servers, in a table that all processes share.
 
 It is found out in the dialogue (see ``email_integration.smtp.quirks``), belongs to the settings as they are, and counts
-for a week: servers are mended too.
+for a week: servers are fixed too.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ from . import stamp
 from .fallback import settings_relay
 from .route import Nowhere, Route
 from .token_endpoint import Account
-from .tokens import Tokens
+from .tokens import StoredTokens
 
 logger = logging.getLogger(__name__)
 
@@ -206,5 +206,5 @@ def account_of(config: SMTPConfig) -> Account:
     )
 
 
-def _tokens_of(config: SMTPConfig, *, kept: bool) -> Tokens:
-    return Tokens(account_of(config), pk=config.pk if kept else None, digest=token_digest(config))
+def _tokens_of(config: SMTPConfig, *, kept: bool) -> StoredTokens:
+    return StoredTokens(account_of(config), pk=config.pk if kept else None, digest=token_digest(config))

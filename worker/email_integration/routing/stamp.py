@@ -14,8 +14,8 @@ from typing import Any
 from django.db import transaction
 
 from email_integration import conf
+from email_integration.caching import shared_cache
 from email_integration.django_internals import is_waiting_for_commit
-from email_integration.shared_cache import shared_cache
 
 logger = logging.getLogger(__name__)
 

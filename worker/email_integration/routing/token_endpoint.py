@@ -190,7 +190,7 @@ _UNANSWERED = {
 }
 
 
-def _granted(answer: web.Answer, host: str, errors: dict[str, str], asked_with: Concealed) -> Granted:
+def _granted(answer: web.Response, host: str, errors: dict[str, str], asked_with: Concealed) -> Granted:
     if 300 <= answer.status < 400:
         raise _no_token(f"{host} redirects elsewhere, which is not followed: correct its URL")
     try:

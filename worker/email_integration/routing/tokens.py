@@ -33,8 +33,8 @@ _LOOK = 0.1
 _LEFT_ALONE = 60.0
 
 
-class Tokens:
-    """The tokens of one configuration: ``email_integration.smtp.Tokens`` for its relay.
+class StoredTokens:
+    """The tokens of one configuration: ``email_integration.smtp.TokenSource`` for its relay.
 
     ``pk`` is the configuration's; with None nothing is kept, which is for settings that are only tried. ``digest``
     tells its settings from others.

@@ -1,4 +1,4 @@
-"""Send one message now, without queue, row or retry."""
+"""Send one message directly, without queue, row or retry."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 
 @with_secrets
-def send_now(message: EmailMessage, *, default_from_is_open: bool = False) -> Accepted:
+def send_directly(message: EmailMessage, *, default_from_is_open: bool = False) -> Accepted:
     """Send ``message`` through the active relay and return what the server said.
 
     Raises ``InvalidMail`` for a message that cannot be sent as given, ``DeliveryFailed`` when it was refused for good

@@ -37,10 +37,10 @@ class Loss(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Fault:
-    """What is wrong with a place, what that costs, and how to mend it."""
+    """What is wrong with a place, what that costs, and how to fix it."""
 
     text: str
-    mend: str
+    hint: str
 
 
 def below_temporary(installation: str) -> Path:
@@ -119,7 +119,7 @@ def _fault(folder: Path) -> Fault | None:
     if why := _objection(folder):
         return Fault(
             text=f"No journal can be kept in {folder}: {why}.",
-            mend=f"After a kill -9, up to IN_DOUBT_WINDOW ({conf.get('IN_DOUBT_WINDOW')}) mails of each batch that a "
+            hint=f"After a kill -9, up to IN_DOUBT_WINDOW ({conf.get('IN_DOUBT_WINDOW')}) mails of each batch that a "
             "worker process had in hand are in doubt, and the others wait for the end of its lease (LEASE). Name a "
             "folder in EMAIL_INTEGRATION['JOURNAL_DIR'] that belongs to the user of the workers, with mode 0700. "
             "See docs/deployment.md.",
@@ -127,7 +127,7 @@ def _fault(folder: Path) -> Fault | None:
     if not settings.DEBUG and (loss := _loss(folder)):
         return Fault(
             text=f"The folder of the journals, {folder}, {loss}.",
-            mend="If a worker process is killed and its journal is gone, all mails of each batch that it had in hand, "
+            hint="If a worker process is killed and its journal is gone, all mails of each batch that it had in hand, "
             "up to a hundred, are in doubt at the end of its lease (LEASE). Name a folder in "
             "EMAIL_INTEGRATION['JOURNAL_DIR'] that outlives the worker, such as a StateDirectory of systemd or a "
             "volume of its container. See docs/deployment.md.",

@@ -16,7 +16,7 @@ from .errors import (
 from .observer import SessionObserver
 from .pool import Limits, Pool
 from .quirks import Memory, Pipelining, Quirks
-from .relay import Envelope, Opening, Relay, Tokens
+from .relay import Envelope, Opening, Relay, TokenSource
 from .replies import Phase, Reply
 from .session import Session
 from .transaction import Started
@@ -46,5 +46,5 @@ __all__ = [
     "SessionObserver",
     "Started",
     "TLSFailed",
-    "Tokens",
+    "TokenSource",
 ]

@@ -101,7 +101,7 @@ class Acquaintance:
         if self._memory.ended_after(self._relay, mails):
             self.learn(mails=mails)
 
-    def forget_trial(self) -> None:
+    def forget_tried(self) -> None:
         """What this session tries has not helped."""
         self._tried, self.quirks = {}, self._known
 

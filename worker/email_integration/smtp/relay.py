@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 
-class Tokens(Protocol):
+class TokenSource(Protocol):
     """Where the access tokens of one account come from (OAuth 2.0). Both methods raise ``NoToken``."""
 
     def current(self) -> str:
@@ -43,7 +43,7 @@ class Relay:
     max_recipients: int | None = None
     max_connections: int | None = None
     version: str = ""
-    tokens: Tokens | None = field(default=None, repr=False, compare=False)
+    tokens: TokenSource | None = field(default=None, repr=False, compare=False)
 
     def __hash__(self) -> int:
         # Of a few settings: it is asked for often, and those that share these are compared anyway.

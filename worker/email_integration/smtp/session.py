@@ -153,7 +153,7 @@ class Session:
     def _started(self, recipients: Sequence[str], heard: Answers) -> Started:
         """What the replies come to; raises what ``begin`` raises."""
         if heard.mail is not None and heard.mail_was_refused:
-            self.server.forget_trial()
+            self.server.forget_tried()
             # There is no transaction then, and nothing to reset; unless the server went on as if there were one.
             if all(reply.code >= 400 for reply in heard.all):
                 self._ended()

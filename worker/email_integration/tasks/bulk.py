@@ -7,10 +7,10 @@ from typing import Any, Unpack
 
 from django.core.mail import EmailMessage
 
+from email_integration.async_safety import sync_only
 from email_integration.message.options import MailKeywords, MailOptions
 from email_integration.models import Lane
 from email_integration.queue.bulk import BATCH, Submission
-from email_integration.sync_only import sync_only
 
 from . import canvas
 

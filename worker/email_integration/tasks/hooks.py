@@ -22,7 +22,7 @@ from email_integration import conf
 from email_integration.fields import fingerprints
 from email_integration.ledger import pooler, rows, transitions
 from email_integration.message import content
-from email_integration.metrics.exporter import exporter
+from email_integration.metrics.exporter import worker_exporter
 
 from . import names, periodic, serving  # noqa: F401  # importing them registers tasks and hooks
 from .mail import sweep
@@ -91,7 +91,7 @@ def _look_for_a_pooler(**kwargs: Any) -> None:
         logger.debug("Whether there is a pooler cannot be told (%s).", type(error).__name__)
         return
     if found:
-        logger.error("%s %s", pooler.LOST, pooler.MEND)
+        logger.error("%s %s", pooler.LOST, pooler.HINT)
 
 
 @signals.worker_init.connect(weak=False)
@@ -193,14 +193,14 @@ def _recover() -> None:
 @signals.worker_init.connect(weak=False)
 def _count(**kwargs: Any) -> None:
     """Before there are processes, so that each of them counts."""
-    exporter.begin()
+    worker_exporter.begin()
 
 
 @signals.worker_ready.connect(weak=False)
-def _serve_figures(**kwargs: Any) -> None:
-    exporter.serve()
+def _serve_metrics(**kwargs: Any) -> None:
+    worker_exporter.serve()
 
 
 @signals.worker_shutdown.connect(weak=False)
-def _end_figures(**kwargs: Any) -> None:
-    exporter.end()
+def _end_metrics(**kwargs: Any) -> None:
+    worker_exporter.end()

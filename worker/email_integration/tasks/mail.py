@@ -18,14 +18,14 @@ from celery.exceptions import Ignore
 from celery.utils import uuid
 
 from email_integration import recursion
+from email_integration.async_safety import sync_only
 from email_integration.exceptions import DeliveryFailed, InvalidMail
 from email_integration.ledger import instrumentation, rows, task_queue, transitions
 from email_integration.message.composition import Attachment, compose
 from email_integration.message.options import MailKeywords, MailOptions, with_options_listed
 from email_integration.models import Delivery, Lane
 from email_integration.queue import sweeper, wakeups
-from email_integration.queue.submission import check_name, make, store
-from email_integration.sync_only import sync_only
+from email_integration.queue.submission import build_delivery, check_name, store
 from email_integration.timezones import aware
 
 from . import canvas, names, places
@@ -286,7 +286,7 @@ def _submit(
     """Submit what ``send_email`` was called with."""
     given = {name: value for name, value in arguments.items() if name not in MailKeywords.__annotations__}
     key = given.pop("idempotency_key", None)
-    made = make(compose(**given), options, delivery_id=delivery_id, idempotency_key=key, **how)
+    made = build_delivery(compose(**given), options, delivery_id=delivery_id, idempotency_key=key, **how)
     delivery = store(made, unless_known=delivery_id is not None)
     if delivery is not made and delivery.pk == delivery_id:
         follow_anew(delivery, made.options)

@@ -16,11 +16,11 @@ from celery.result import AsyncResult
 from django.utils import timezone
 
 from email_integration.addresses import quoted
+from email_integration.async_safety import sync_only
 from email_integration.exceptions import InvalidMail, refusal
 from email_integration.ledger import rows, transitions
 from email_integration.message.options import MailKeywords, checked_time
 from email_integration.outcomes import schedule
-from email_integration.sync_only import sync_only
 from email_integration.timezones import as_stored
 
 from . import canvas, wake_ups

@@ -7,7 +7,7 @@ from typing import Any
 
 from django import template
 
-from email_integration.admin import whereabouts
+from email_integration.admin import routing_status
 from email_integration.models import SendingPause
 from email_integration.timezones import local_time
 
@@ -21,8 +21,8 @@ def email_notices(context: template.Context, route: bool = False) -> dict[str, A
     user = getattr(context.get("request"), "user", None)
     return {
         "notices": [
-            *whereabouts.blockers(),
-            *([whereabouts.route(), *whereabouts.token()] if route and not paused else []),
+            *routing_status.blockers(),
+            *([routing_status.route(), *routing_status.token()] if route and not paused else []),
         ],
         "may_try": user is not None and user.has_perm("email_integration.change_smtpconfig"),
         "may_pause": user is not None and user.has_perm("email_integration.pause_sending"),
@@ -39,4 +39,4 @@ def with_offset(moment: dt.datetime) -> str:
 @register.simple_tag
 def mail_without_any() -> str:
     """Where mail goes once no configuration is active."""
-    return str(whereabouts.without_any())
+    return str(routing_status.without_any())

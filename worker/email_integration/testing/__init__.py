@@ -3,8 +3,8 @@
 Needs no worker, no broker, no SMTP server and no test framework; see docs/testing.md.
 """
 
+from .capture import Outbox, capture_mail, outbox
 from .mails import ParsedMail, ReceivedMail, SubmittedMail
-from .outbox import Outbox, capture_mail, outbox
 from .relay import FakeRelay
 from .running import eager_mail, run_deliveries
 

@@ -33,9 +33,9 @@ class FakeRelay:
 
     ``fail``, ``drop`` and ``hang`` tell it what to do wrong, at ``CONNECT`` (instead of a greeting), ``EHLO``,
     ``AUTH``, ``MAIL``, ``RCPT``, ``DATA`` or ``DOT`` (instead of the reply to the final dot), so many ``times``, or
-    until ``mend``. ``match`` restricts it to commands that hold this text, in any case; at ``DATA`` and ``DOT`` it is
-    looked for in the envelope too, and at ``DOT`` in the content. The first that fits happens. They raise
-    ``ValueError`` for what makes no sense.
+    until ``clear_faults``. ``match`` restricts it to commands that hold this text, in any case; at ``DATA`` and
+    ``DOT`` it is looked for in the envelope too, and at ``DOT`` in the content. The first that fits happens. They
+    raise ``ValueError`` for what makes no sense.
     """
 
     def __init__(self, *, timeout: float = 2.0) -> None:
@@ -62,8 +62,8 @@ class FakeRelay:
         """Say nothing any more, until the app has waited for ``timeout`` seconds; ``taken`` as for ``drop``."""
         self._faults.add(Fault(verb=verb, what="hang", times=times, match=match, taken=taken))
 
-    def mend(self) -> None:
-        """Do everything right from now on."""
+    def clear_faults(self) -> None:
+        """Do everything right from now on: forget all faults."""
         self._faults.clear()
 
     # -- what it saw --------------------------------------------------------------------------------------------

@@ -35,7 +35,7 @@ class _Message(EmailMultiAlternatives):
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Maker:
+class _MessageBuilder:
     """Makes the message of a row out of templates, whose context is the row."""
 
     subject: Template
@@ -45,7 +45,7 @@ class _Maker:
     from_email: str | None
     to_column: str
 
-    def make(self, row: dict[str, str], line: int) -> _Message:
+    def build_message(self, row: dict[str, str], line: int) -> _Message:
         """The message. Raises what templates raise."""
         plain = Context(row, autoescape=False)
         message = _Message(
@@ -94,22 +94,22 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Check all rows, then submit all."""
-        maker = _maker(options)
-        total = _check(options["csv"], maker)
+        builder = _message_builder(options)
+        total = _check(options["csv"], builder)
         if options["dry_run"]:
             self.stdout.write(f"{total} mails can be sent; none was submitted.")
             return
         started = timezone.now()
         try:
             ids = submit_many(
-                _messages(options["csv"], maker),
+                _messages(options["csv"], builder),
                 priority=options["priority"],
-                idempotency_key=(lambda message: message.key) if maker.key else None,  # type: ignore[attr-defined]
+                idempotency_key=(lambda message: message.key) if builder.key else None,  # type: ignore[attr-defined]
                 on_progress=lambda done: self._report_progress(done, total, options["verbosity"]),
             )
         except InvalidMail as error:
             raise CommandError(f"{error} All before it are submitted.") from error
-        new = _count_since(started, ids) if maker.key else len(ids)
+        new = _count_since(started, ids) if builder.key else len(ids)
         self.stdout.write(f"{new} mails submitted." + (f" {total - new} were before." if total > new else ""))
 
     def _report_progress(self, done: int, total: int, verbosity: int) -> None:
@@ -125,11 +125,11 @@ class Command(BaseCommand):
             self.stderr.write(f"{done} of {total}", lambda text: text)
 
 
-def _maker(options: dict[str, Any]) -> _Maker:
+def _message_builder(options: dict[str, Any]) -> _MessageBuilder:
     name, engine = options["template"], Engine.get_default()
     given = options["subject"]
     try:
-        return _Maker(
+        return _MessageBuilder(
             subject=engine.get_template(f"{name}_subject.txt") if given is None else engine.from_string(given),
             text=engine.get_template(f"{name}.txt"),
             html=_optional(engine, f"{name}.html"),
@@ -150,20 +150,22 @@ def _optional(engine: Engine, name: str) -> Template | None:
         return None
 
 
-def _messages(file: Path, maker: _Maker) -> Iterator[_Message]:
+def _messages(file: Path, builder: _MessageBuilder) -> Iterator[_Message]:
     """The messages of a file, as it is read. Raises ``CommandError`` for a line that cannot be read."""
     line = 1
     try:
         with file.open(encoding="utf-8-sig", newline="") as opened:
             reader = csv.DictReader(opened, strict=True)
             columns = reader.fieldnames or []
-            if maker.to_column not in columns:
-                raise CommandError(f"{file} has no column {maker.to_column!r}; it has {', '.join(columns) or 'none'}.")
+            if builder.to_column not in columns:
+                raise CommandError(
+                    f"{file} has no column {builder.to_column!r}; it has {', '.join(columns) or 'none'}."
+                )
             for row in reader:
                 line = reader.line_num
                 if None in row or None in row.values():
                     raise CommandError(f"Line {line}: it has more or fewer fields than the header.")
-                yield maker.make(row, line)
+                yield builder.build_message(row, line)
     except OSError as error:
         raise CommandError(f"{file} cannot be read: {error.strerror}.") from error
     except UnicodeDecodeError as error:
@@ -174,19 +176,19 @@ def _messages(file: Path, maker: _Maker) -> Iterator[_Message]:
         raise CommandError(f"After line {line}: {error}.") from error
 
 
-def _check(file: Path, maker: _Maker) -> int:
+def _check(file: Path, builder: _MessageBuilder) -> int:
     """Render everything and keep nothing; return how many there are. Raises ``CommandError`` with the lines."""
     wrong: list[str] = []
     lines: dict[str, int] = {}
     total = 0
-    for message in _messages(file, maker):
+    for message in _messages(file, builder):
         total += 1
         try:
             rendered = render(message, default_from_is_open=True)
             # Django would hand it to the server, which may have such a mailbox. In a file of people it is a mistake.
             if any("@" not in one for one in rendered.recipients):
                 raise InvalidMail(f"to: the address {quoted(message.to[0])} has no domain; write 'user@example.com'.")
-            if maker.key is not None:
+            if builder.key is not None:
                 check_name("key", message.key)
                 if message.key in lines:
                     raise InvalidMail(f"its key is that of line {lines[message.key]}: {message.key!r}.")

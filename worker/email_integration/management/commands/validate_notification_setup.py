@@ -12,7 +12,7 @@ from email_integration import diagnosis
 
 
 class Command(BaseCommand):
-    """Examine the set-up from the SMTP configuration to the workers; exit with 1 if mail cannot leave."""
+    """Diagnose the set-up from the SMTP configuration to the workers; exit with 1 if mail cannot leave."""
 
     help = (
         "Check all that mail needs: the SMTP configuration in force, its server, cache, broker, workers, beat. "
@@ -43,7 +43,7 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Print what was found; exit with 1 on any ✗."""
-        sections = diagnosis.examine(test_email=options["test_email"], patience=options["timeout"])
+        sections = diagnosis.diagnose(test_email=options["test_email"], patience=options["timeout"])
         if options["json"]:
             self.stdout.write(json.dumps(diagnosis.as_data(sections), indent=2, ensure_ascii=False))
         else:

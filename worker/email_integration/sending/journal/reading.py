@@ -118,7 +118,7 @@ def _taken(descriptor: int, folder: Path, name: str, installation: str) -> Aband
         return None
     file = JournalFile(descriptor, name, new=False)
     try:
-        journal = _examined(file, descriptor, folder / name, installation)
+        journal = _checked(file, descriptor, folder / name, installation)
     except BaseException:
         file.release()
         raise
@@ -127,7 +127,7 @@ def _taken(descriptor: int, folder: Path, name: str, installation: str) -> Aband
     return journal
 
 
-def _examined(file: JournalFile, descriptor: int, path: Path, installation: str) -> AbandonedJournal | None:
+def _checked(file: JournalFile, descriptor: int, path: Path, installation: str) -> AbandonedJournal | None:
     page = file.read(PAGE, 0)
     if was_never_written(page):
         # Looked at once more under the lock: its process may have been slow, not dead.

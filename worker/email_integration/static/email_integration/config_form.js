@@ -72,8 +72,8 @@ document.addEventListener("DOMContentLoaded", () => {
         });
     }
 
-    const result = document.getElementById("email-trial-result");
-    const buttons = [...form.querySelectorAll("button[data-email-trial]")];
+    const result = document.getElementById("email-connection-test-result");
+    const buttons = [...form.querySelectorAll("button[data-email-connection-test]")];
     let running = false;
 
     async function test(button) {

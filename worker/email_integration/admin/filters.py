@@ -1,0 +1,132 @@
+"""The filters and the search of the list of deliveries, at a price that does not grow with the table.
+
+Status, date, task id and Message-ID have indexes. For whatever has none, the newest so many are looked through, of
+those that status and date leave; the page says so when there are more.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import operator
+import re
+from typing import Any
+
+from django.contrib import admin, messages
+from django.db.models import Q, TextField
+from django.db.models.functions import Cast
+from django.http import HttpRequest
+from django.utils.formats import number_format
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy
+
+from email_integration import routing
+from email_integration.addresses import envelope_address
+from email_integration.exceptions import InvalidMail
+from email_integration.ledger.rows import database, in_status
+from email_integration.message import previews
+from email_integration.models import Delivery, Lane, SMTPConfig, Status
+from email_integration.outcomes.causes import words_of
+
+#: How many rows are looked through for what has no index ...
+LOOKED_THROUGH = 25_000
+
+#: ... and of how many of them the contents, for a subject.
+OPENED = 500
+
+#: Of how many mails in each of these states the reasons are to choose from.
+_REASONS_OF = 200
+_WITH_REASONS = (Status.DEFERRED, Status.IN_DOUBT, Status.FAILED)
+
+
+def newest(request: HttpRequest, queryset: Any) -> Any:
+    """Those that can be looked through; a message says if that is not all."""
+    moments = queryset.order_by("-created_at").values_list("created_at", flat=True)
+    beyond = list(moments[LOOKED_THROUGH : LOOKED_THROUGH + 1])
+    if not beyond:
+        return queryset
+    if request.method == "GET":
+        text = _("Only the newest %(count)s mails were looked through. Choose a status or a date to get to others.")
+        messages.info(request, text % {"count": number_format(LOOKED_THROUGH)})
+    return queryset.filter(created_at__gt=beyond[0])
+
+
+class StatusFilter(admin.ChoicesFieldListFilter):
+    """By the status that people see, and by an index that accepted mails are not in."""
+
+    def queryset(self, request: HttpRequest, queryset: Any) -> Any:
+        chosen: Any = self.used_parameters.get("status__exact")
+        if not chosen:
+            return super().queryset(request, queryset)
+        narrowed = [in_status(queryset, status) for status in chosen]
+        return functools.reduce(operator.or_, narrowed)
+
+
+class _AmongTheNewest(admin.SimpleListFilter):
+    def queryset(self, request: HttpRequest, queryset: Any) -> Any:
+        value = self.value()
+        return queryset if value is None else newest(request, queryset).filter(**{str(self.parameter_name): value})
+
+
+class LaneFilter(_AmongTheNewest):
+    """By priority."""
+
+    title = gettext_lazy("priority")
+    parameter_name = "lane"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> Any:
+        return Lane.choices
+
+
+class ConfigFilter(_AmongTheNewest):
+    """By the configuration that it went by last."""
+
+    title = gettext_lazy("SMTP configuration")
+    parameter_name = "smtp_config"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> Any:
+        names = [*SMTPConfig.objects.order_by("name").values_list("name", flat=True), routing.SETTINGS_NAME]
+        return [(name, name) for name in names]
+
+
+class CauseFilter(_AmongTheNewest):
+    """By the causes that there are lately."""
+
+    title = gettext_lazy("reason")
+    parameter_name = "cause"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> Any:
+        rows = Delivery.objects.exclude(status=Status.ACCEPTED).order_by("-created_at")
+        found: set[str] = set()
+        for status in _WITH_REASONS:
+            found.update(rows.filter(status=status).values_list("cause", flat=True)[:_REASONS_OF])
+        return sorted(((cause, words_of(cause)) for cause in found - {""}), key=operator.itemgetter(1))
+
+
+def search(request: HttpRequest, queryset: Any, words: str, *, may_see: bool) -> Any:
+    """Find by the task id or Message-ID; if there is none, for those who ``may_see`` them, by recipient or subject."""
+    exact = queryset.filter(Q(pk=words) | Q(message_id__in=[words, f"<{words}>"]))
+    if not may_see or exact.order_by().exists():
+        return exact
+    looked_through = newest(request, queryset)
+    opened = looked_through.order_by("-created_at").only("pk", "has_content", "content_file")
+    wanted = words.casefold()
+    readable = opened.filter(has_content=True, content_file="")[:OPENED]
+    subjects = previews.subjects(readable, using=database())
+    with_subject = [pk for pk, subject in subjects.items() if wanted in subject.casefold()]
+    return looked_through.alias(said=Cast("recipients", TextField())).filter(
+        Q(pk__in=with_subject) | _has_address(words)
+    )
+
+
+def _has_address(words: str) -> Q:
+    """Whether the text of the JSON has an address with ``words`` in it."""
+    spellings = {words, json.dumps(words)[1:-1]}
+    with contextlib.suppress(InvalidMail):
+        spellings.add(envelope_address(words))  # a domain beyond ASCII is kept in ASCII
+    found = Q()
+    for spelling in spellings:
+        # The first is quick, the second right: what servers said may have it too.
+        found |= Q(said__icontains=spelling, said__iregex=f'"address": ?"[^"]*{re.escape(spelling)}')
+    return found

@@ -1,0 +1,73 @@
+"""The live status: what waits, what needs a person, and who works."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from django.utils import timezone
+
+from email_integration.diagnosis.health_checks import CheckGroup
+from email_integration.ledger.rows import database, in_status
+from email_integration.models import Delivery, Status
+from email_integration.queue.waiting import unclaimed
+from email_integration.tasks import health
+
+#: Counted no further, as in the list of deliveries.
+COUNTED = 10_000
+
+#: Seconds that the page waits for broker and workers together, and for how long workers may answer.
+PATIENCE, FOR_WORKERS = 1.0, 0.3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Waiting:
+    """The mail that has been due for longest: since when, and its state."""
+
+    since: dt.datetime
+    status: str
+
+
+def number(status: Status, *, finished_since: dt.datetime | None = None) -> int:
+    """How many deliveries are in this state, which is not 'accepted'; COUNTED and one more stand for all above."""
+    found = in_status(Delivery.objects.using(database()), status).order_by()
+    if finished_since is not None:
+        found = found.filter(finished_at__gte=finished_since)
+    return int(found[: COUNTED + 1].count())
+
+
+def oldest_waiting() -> Waiting | None:
+    """What waits for nobody but a worker; None when there is nothing."""
+    waiting = unclaimed().filter(due_at__lte=timezone.now())
+    found = waiting.order_by("due_at").values("due_at", "status").first()
+    return None if found is None else Waiting(since=found["due_at"], status=found["status"])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workers:
+    """Who answers. ``reachable`` is False when the broker was not there in time, ``eager`` when nobody is needed."""
+
+    names: Sequence[str] = ()
+    reachable: bool = True
+    eager: bool = False
+
+
+def workers() -> Callable[[], Workers]:
+    """Ask who works, and give what waits for the answer: PATIENCE from now at most, wherever the broker may be."""
+    if health.is_eager():
+        return lambda: Workers(eager=True)
+    results = _checks.start(patience=PATIENCE)
+
+    def answered() -> Workers:
+        result = results()["workers"]
+        return Workers(names=result.text.split(), reachable=result.ok)
+
+    return answered
+
+
+def _alive_workers() -> tuple[bool, str]:
+    return True, " ".join(health.alive(timeout=FOR_WORKERS))
+
+
+_checks = CheckGroup({"workers": _alive_workers})

@@ -1,0 +1,239 @@
+"""What became of mail over time: how many, how soon, and why not.
+
+Each question is about stretches of time that an index knows: it costs the same however much was finished before. All
+intervals are asked about at once, by one statement with a part for each.
+
+A delivery counts when it came to its end, an attempt that was put off when it was made. A mail that was put off three
+times is there three times as deferred, and once as accepted.
+"""
+
+from __future__ import annotations
+
+import collections
+import datetime as dt
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from django.db import connections
+from django.db.models import Count, Value
+
+from email_integration.ledger.rows import database
+from email_integration.models import Delivery, DeliveryAttempt, Status
+
+from .intervals import Interval
+
+#: Ended without a server that took it, and not by a person.
+LOST = (Status.FAILED, Status.EXPIRED, Status.QUARANTINED)
+
+#: Times are those of so many mails at most, in each so manieth part of an interval: the last in that part.
+PARTS, OF_EACH_PART = 4, 25
+
+#: Causes are looked for among so many attempts, the last that the server did not take.
+ATTEMPTS = 20_000
+
+#: So many of them are told.
+CAUSES = 8
+
+#: A lane and a configuration.
+Group = tuple[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """Of which lane and of which configuration; None is all of them."""
+
+    lane: str | None = None
+    configuration: str | None = None
+
+    def takes(self, group: Group) -> bool:
+        """Whether ``group`` is of it."""
+        return all(wanted in (None, has) for wanted, has in zip((self.lane, self.configuration), group, strict=True))
+
+    def among(self, rows: Any, *, lane: str) -> Any:
+        """The rows that are of it; ``lane`` is what theirs is called."""
+        given = {lane: self.lane, "smtp_config": self.configuration}
+        return rows.filter(**{name: value for name, value in given.items() if value is not None})
+
+
+def _finished() -> Any:
+    return Delivery.objects.using(database()).order_by()
+
+
+def _not_accepted() -> Any:
+    """The attempts that no server took."""
+    return DeliveryAttempt.objects.using(database()).exclude(outcome=Status.ACCEPTED).order_by()
+
+
+def _within(rows: Any, interval: Interval) -> Any:
+    return rows.filter(finished_at__gte=interval.start, finished_at__lt=interval.end)
+
+
+# -- how many -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flow:
+    """Numbers of an interval: mails accepted, attempts put off, mails lost."""
+
+    accepted: int = 0
+    deferred: int = 0
+    failed: int = 0
+
+    def __add__(self, other: Flow) -> Flow:
+        return Flow(
+            accepted=self.accepted + other.accepted,
+            deferred=self.deferred + other.deferred,
+            failed=self.failed + other.failed,
+        )
+
+
+#: What happened in an interval.
+Flows = Mapping[Group, Flow]
+
+
+def flows(intervals: Sequence[Interval]) -> list[Flows]:
+    """Count what happened in each interval.
+
+    Accepted are those that are neither failed, expired, cancelled nor quarantined: the index of all that is finished
+    has no states, and that of those others is small.
+    """
+    others = _finished().exclude(status=Status.ACCEPTED)
+    every = _counted(_finished(), intervals, lane="lane")
+    rest = _counted(others, intervals, lane="lane")
+    lost = _counted(others.filter(status__in=LOST), intervals, lane="lane")
+    deferred = _counted(_not_accepted().filter(outcome=Status.DEFERRED), intervals, lane="delivery__lane")
+    return [
+        {
+            group: Flow(
+                accepted=max(0, every[number][group] - rest[number][group]),
+                deferred=deferred[number][group],
+                failed=lost[number][group],
+            )
+            for group in {*every[number], *deferred[number]}
+        }
+        for number in range(len(intervals))
+    ]
+
+
+def _counted(rows: Any, intervals: Sequence[Interval], *, lane: str) -> list[collections.Counter[Group]]:
+    first, *others = (
+        _within(rows, interval)
+        .annotate(interval=Value(number))
+        .values_list("interval", lane, "smtp_config")
+        .annotate(number=Count("*"))
+        for number, interval in enumerate(intervals)
+    )
+    found: list[collections.Counter[Group]] = [collections.Counter() for _ in intervals]
+    for number, of_lane, configuration, count in first.union(*others, all=True).order_by():
+        found[number][of_lane, configuration] = count
+    return found
+
+
+def total(flows: Flows, choice: Choice) -> Flow:
+    """What of it is of ``choice``."""
+    return sum((flow for group, flow in flows.items() if choice.takes(group)), Flow())
+
+
+# -- how soon -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Times:
+    """In seconds, from submission to acceptance: of half of the mails at most, and of 95 in a hundred."""
+
+    median: float
+    p95: float
+
+
+def times(choice: Choice, intervals: Sequence[Interval]) -> list[Times | None]:
+    """Of a sample of the mails of each interval; None where none was accepted."""
+    taken = sample([(choice, part) for interval in intervals for part in _parts(interval)], OF_EACH_PART)
+    return [
+        of_sample([(seconds, 1.0) for part in taken[place : place + PARTS] for seconds in part])
+        for place in range(0, len(taken), PARTS)
+    ]
+
+
+def sample(asked: Sequence[tuple[Choice, Interval]], limit: int) -> list[list[float]]:
+    """The seconds that the last ``limit`` mails took of each choice and interval: one question for all.
+
+    They may be 500, no more: that many parts SQLite takes.
+    """
+    parts, parameters = [], list[Any]()
+    quoted = connections[database()].ops.quote_name
+    table = quoted(Delivery._meta.db_table)
+    for number, (choice, interval) in enumerate(asked):
+        given = [
+            ("finished_at", ">=", interval.start),
+            ("finished_at", "<", interval.end),
+            ("status", "=", Status.ACCEPTED.value),
+            ("lane", "=", choice.lane),
+            ("smtp_config", "=", choice.configuration),
+        ]
+        conditions = [(f"{table}.{quoted(name)} {sign} %s", value) for name, sign, value in given if value is not None]
+        # Django cannot put together what has a LIMIT of its own on SQLite, which wants such a part within another.
+        parts.append(
+            f"SELECT * FROM (SELECT {number} AS part, id, created_at, finished_at FROM {table} "  # noqa: S608  # ours
+            f"WHERE {' AND '.join(text for text, _ in conditions)} "
+            f"ORDER BY finished_at DESC LIMIT {limit}) AS part{number}"
+        )
+        parameters.extend(value for _, value in conditions)
+    found: list[list[float]] = [[] for _ in asked]
+    rows: Iterable[Any] = Delivery.objects.using(database()).raw(" UNION ALL ".join(parts), parameters) if parts else ()
+    for row in rows:
+        found[row.part].append(max(0.0, (row.finished_at - row.created_at).total_seconds()))
+    return found
+
+
+def _parts(interval: Interval) -> list[Interval]:
+    length: dt.timedelta = (interval.end - interval.start) / PARTS
+    edges = [interval.start + length * number for number in range(PARTS)] + [interval.end]
+    return [Interval(start=start, end=end) for start, end in itertools.pairwise(edges)]
+
+
+def of_sample(weighed: Sequence[tuple[float, float]]) -> Times | None:
+    """Of times, each with for how many mails it stands."""
+    if not weighed:
+        return None
+    ordered = sorted(weighed)
+    return Times(median=_percentile(ordered, 0.5), p95=_percentile(ordered, 0.95))
+
+
+def _percentile(ordered: Sequence[tuple[float, float]], share: float) -> float:
+    """The smallest time that so large a share of them does not exceed."""
+    wanted = share * sum(weight for _, weight in ordered) * (1 - 1e-9)  # sums of fractions are not exact
+    reached = itertools.accumulate(weight for _, weight in ordered)
+    return next(seconds for (seconds, _), sum_ in zip(ordered, reached, strict=True) if sum_ >= wanted)
+
+
+# -- why not --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class CauseCount:
+    """A cause, and at how many attempts it was given."""
+
+    outcome: str
+    cause: str
+    number: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrequentCauses:
+    """The most frequent first; ``since`` is set when only attempts since then were looked at."""
+
+    found: Sequence[CauseCount]
+    since: dt.datetime | None
+
+
+def frequent_causes(choice: Choice, whole: Interval) -> FrequentCauses:
+    """Why attempts were not accepted, of all of them or of the last so many."""
+    attempts = choice.among(_within(_not_accepted(), whole), lane="delivery__lane")
+    beyond = attempts.order_by("-finished_at").values_list("finished_at", flat=True)[ATTEMPTS : ATTEMPTS + 1]
+    since: dt.datetime | None = next(iter(beyond), None)
+    if since is not None:
+        attempts = attempts.filter(finished_at__gt=since)
+    counted = attempts.values("outcome", "cause").annotate(number=Count("*")).order_by("-number", "cause")
+    return FrequentCauses(found=[CauseCount(**row) for row in counted[:CAUSES]], since=since)
