@@ -16,7 +16,7 @@ MADE_WITH := $(shell cat $(VENV)/.interpreter 2>/dev/null)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo run test test-extra test-pair test-matrix servers servers-scripted attacks guests faults bench bench-quick docs check lock clean
+.PHONY: help install demo run quick test cov durations test-extra test-pair test-matrix servers servers-scripted attacks guests faults bench bench-quick docs check fix hooks lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -86,6 +86,19 @@ test: $(STAMP) ## Run the tests
 	TEST_DATABASE=postgresql $(TOGETHER) -m "django_db and not extra" $(SAME_EVERYWHERE) tests/integration $(ATTACKS)
 	TEST_DATABASE=mariadb $(PYTEST) -m "django_db and not extra" $(AT_ONCE)
 	$(BY_CLASS) $(MATRIX)
+
+# On two processors, the start of their services included, these take a minute and a half.
+quick: $(STAMP) ## Run the tests that together take 90 seconds, while you work on something
+	$(PYTEST) --quiet --numprocesses=2 --dist=loadfile --no-loadscope-reorder --within 130 $(ONLY)
+
+cov: $(STAMP) ## Run the tests on SQLite, and write what they do not reach to var/coverage
+	tests/system-packages.sh
+	$(TOGETHER) --ignore=$(MATRIX) --cov --cov-report=term --cov-report=html:var/coverage $(ONLY)
+
+durations: $(STAMP) ## Measure how long the files of tests take, for 'make quick'
+	tests/system-packages.sh
+	$(TOGETHER) --quiet --ignore=$(MATRIX) --junitxml=var/durations.xml
+	$(BIN)/python -m tests.durations var/durations.xml
 
 # 5 is pytest's 'no tests collected': there may be no slow test.
 test-extra: $(STAMP) ## Run the slow rest of the tests
@@ -175,6 +188,13 @@ check: $(STAMP) ## Check format, lint, types, import contracts, migrations, cont
 	@# Not the package's script: that one exits 0 on an invalid file.
 	"$$($(BIN)/python -c 'import compose, pathlib; print(pathlib.Path(compose.__file__).with_name("docker-compose"))')" \
 		--env-file /dev/null --profile '*' config --quiet
+
+fix: $(STAMP) ## Format the code, and mend what ruff can mend
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+hooks: $(STAMP) ## Have git run the quick checks before each commit
+	$(BIN)/pre-commit install
 
 # For every machine, from the oldest Python that this Django runs on.
 COMPILE = $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header $(if $(UPGRADE),--upgrade)

@@ -24,6 +24,8 @@ from tests import emptying, services, tables
 from tests.headless_browser import chromium  # noqa: F401  # a fixture, once: there can be one Playwright in a process
 from tests.stack import FAILED, FAST, Stack
 
+pytest_plugins = ["tests.durations"]
+
 # The deadline of an example is a time of the wall clock, and a busy machine does not keep it.
 hypothesis_settings.register_profile("busy", deadline=None)
 hypothesis_settings.load_profile("busy")
