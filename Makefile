@@ -62,12 +62,12 @@ MILLION := --ignore=tests/integration/test_admin_million.py
 ATTACKS := $(addprefix tests/attacks/test_,02_refresh_tokens.py 03_pages.py 07_login_limit.py 11_input.py)
 AT_ONCE := $(addprefix tests/integration/test_,activating_at_once.py smtp_config.py transitions.py)
 OF_THE_DATABASE := $(addprefix tests/integration/test_,activating_at_once.py attempt.py breaker.py bulk.py content.py \
-	continuing.py erasure.py fields.py index_use.py inserting.py lanes.py manual.py pause.py \
+	continuing.py erasure.py fields.py index_use.py inserting.py priorities.py manual.py pause.py \
 	retention.py rotation.py routing.py smtp_config.py smtp_config_history.py submission.py sweeper.py tasks_prepared.py \
 	transitions.py transitions_machine.py wake_ups.py) \
 	tests/integration/oauth/test_tokens.py
 # Where the broker is killed, frozen, emptied and looked into, and where a worker takes from it, gives back to it and ends.
-OF_THE_BROKER := $(addprefix tests/acceptance/test_,broker.py calling.py canvas.py crash.py lanes.py prepared.py \
+OF_THE_BROKER := $(addprefix tests/acceptance/test_,broker.py calling.py canvas.py crash.py priorities.py prepared.py \
 	queues.py secrecy.py switch.py task_events.py term.py)
 # Where times are stored, compared and shown, and where a worker waits for them.
 OF_THE_TIME := tests/integration tests/acceptance/test_calling.py

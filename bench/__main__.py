@@ -20,8 +20,8 @@ from bench.bench import QUICK, WHOLE, Bench, Result
 from bench.dead_rows import finished_rows, open_transaction
 from bench.environments import ROOT
 from bench.killed_workers import killed
-from bench.lanes import lanes
 from bench.lone_mail import lone
+from bench.priorities import urgent_behind_bulk
 from bench.profiling import profile
 from bench.rate_limit import limited
 from bench.services import Services
@@ -45,7 +45,7 @@ SCENARIOS: dict[str, Callable[[Bench], Result]] = {
     throughput.FAR_BULK.name: throughput.FAR_BULK,
     throughput.FAR.name: throughput.FAR,
     "switch": singular.switch,
-    "lanes": lanes,
+    "priorities": urgent_behind_bulk,
     "limited": limited,
     "killed": killed,
 }
@@ -59,7 +59,7 @@ NOT_QUICK = {
     "far_bulk",
     "tls",
     "switch",
-    "lanes",
+    "priorities",
     "limited",
     "killed",
 }

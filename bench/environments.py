@@ -31,9 +31,9 @@ def prepare(environment: str) -> None:
     """Make the environment, or make it anew when its lock file is another one than before."""
     lock = LOCKS.get(environment, REQUIREMENTS / f"{environment}.txt")
     here = folder() / environment
-    stamp = here / ".installed"
+    marker = here / ".installed"
     wanted = hashlib.sha256(lock.read_bytes() + sys.version.encode()).hexdigest()
-    if stamp.exists() and stamp.read_text() == wanted:
+    if marker.exists() and marker.read_text() == wanted:
         return
     print(f"Installing the environment {environment!r} ...", flush=True)
     shutil.rmtree(here, ignore_errors=True)
@@ -41,4 +41,4 @@ def prepare(environment: str) -> None:
     subprocess.run([*uv, "venv", "--python", sys.executable, here], check=True)
     python = program(environment)
     subprocess.run([*uv, "pip", "install", "--python", python, "--require-hashes", "-r", lock], check=True)
-    stamp.write_text(wanted)
+    marker.write_text(wanted)

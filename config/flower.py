@@ -22,5 +22,5 @@ if not basic_auth or not all(all(login.partition(":")) for login in basic_auth):
 # To look, not to stop workers or revoke mails: that is the admin's.
 read_only = True
 
-# A mail's keyword arguments hold nothing but its lane.
+# A mail's keyword arguments hold nothing but its priority.
 tasks_columns = "name,uuid,state,kwargs,received,runtime,retries,result,exception,worker"

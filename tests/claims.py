@@ -8,7 +8,7 @@ from django.utils import timezone
 
 from email_integration.ledger import batches, records
 from email_integration.ledger.batches import Batch
-from email_integration.ledger.claiming import LANES
+from email_integration.ledger.claiming import PRIORITIES
 from email_integration.models import Delivery, DeliveryBatch
 from email_integration.outcomes.classification import Accepted, Outcome
 from email_integration.smtp import Relay
@@ -24,8 +24,8 @@ QUEUE = "mail"
 def claim(*deliveries: Delivery | str, relay: Relay = RELAY, **how: Any) -> Batch | None:
     """What is due, or these alone if it is them: most urgent first, at most 100."""
     only = tuple(one if isinstance(one, str) else one.pk for one in deliveries)
-    how = {"limit": 100, "owner": "here", "queue": QUEUE, "lanes": LANES, **how}
-    return batches.claim(how.pop("queue"), how.pop("lanes"), relay=relay, only=only, **how)
+    how = {"limit": 100, "owner": "here", "queue": QUEUE, "priorities": PRIORITIES, **how}
+    return batches.claim(how.pop("queue"), how.pop("priorities"), relay=relay, only=only, **how)
 
 
 def claimed(*deliveries: Delivery | str, relay: Relay = RELAY, **how: Any) -> Batch:

@@ -32,7 +32,7 @@ class RecordingTaskQueue:
         #: The name of each queue that was to be woken, as often as it was, whatever is outstanding.
         self.woken: list[str] = []
         #: The number of Celery's that each of these was woken with.
-        self.priorities: list[int | None] = []
+        self.message_priorities: list[int | None] = []
         #: The id of each delivery that was continued.
         self.continued: list[str] = []
         #: The id and the status of each result that was stored.
@@ -48,16 +48,16 @@ class RecordingTaskQueue:
         #: Queues that take no message.
         self.deaf: set[str] = set()
 
-    def notify(self, queues: Collection[str], *, priority: int | None = None) -> set[str]:
-        return self.wake(queues, priority=priority)
+    def notify(self, queues: Collection[str], *, message_priority: int | None = None) -> set[str]:
+        return self.wake(queues, message_priority=message_priority)
 
-    def wake(self, queues: Collection[str], *, priority: int | None = None, joins: bool = False) -> set[str]:
+    def wake(self, queues: Collection[str], *, message_priority: int | None = None, joins: bool = False) -> set[str]:
         if self.broken is not None:
             raise self.broken
         for queue in queues:
             if queue not in self.deaf:
                 self.woken.append(queue)
-                self.priorities.append(priority)
+                self.message_priorities.append(message_priority)
         return self.deaf & set(queues)
 
     def call_for_sweep(self, *, after: float = 0.0) -> None:
@@ -68,7 +68,7 @@ class RecordingTaskQueue:
         else:
             self.sweeps += 1
 
-    def priority_of(self, delivery: Delivery) -> int | None:
+    def message_priority_of(self, delivery: Delivery) -> int | None:
         return None
 
     def result_rows(self, deliveries: Collection[Delivery]) -> Mapping[str, Sequence[Row]]:
@@ -120,13 +120,13 @@ def attempt(delivery_id: str) -> Delivery | None:
     return next(iter(send_inline(key_of(found), only=[delivery_id])), None) if found else None
 
 
-def send_due(lane: str = "normal") -> Counter[str]:
+def send_due(priority: str = "normal") -> Counter[str]:
     """Have a dispatcher send what is due, over SESSIONS sessions, until nothing is; how many ended with which status.
 
     What is tried several times counts each time. Its threads need ``django_db(transaction=True)``.
     """
     with mock.patch.object(dispatcher, "SLICE", 10 * PATIENCE):  # a busy machine makes no other of it
-        return Counter(dispatcher.dispatch(queue_of(lane)))
+        return Counter(dispatcher.dispatch(queue_of(priority)))
 
 
 def due_again(*delivery_ids: str) -> None:

@@ -24,5 +24,5 @@ class Admin(AdminConfig):
 class AdminWithSecondFactor(AdminConfig):
     """The admin that asks for a code as well."""
 
-    default_site = "config.admin_auth.second_factor.AdminSite"
+    default_site = "config.admin_auth.second_factor.SecondFactorAdminSite"
     default = False

@@ -45,7 +45,7 @@ class CodeForm(forms.Form):
     )
 
 
-class AdminSite(site.AdminSite):
+class SecondFactorAdminSite(site.AdminSite):
     """The admin behind a password and a code."""
 
     def register(self, model_or_iterable: Any, admin_class: Any = None, **options: Any) -> None:

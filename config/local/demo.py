@@ -33,11 +33,11 @@ PACE = 0.5
 OUTAGE = 3.0
 
 
-class Failed(Exception):
+class DemoFailed(Exception):
     """The demo did not show what it should."""
 
 
-class Server:
+class DemoServer:
     """One of the two SMTP servers: a process that stays on its port when started again."""
 
     def __init__(self, name: str, *, folder: Path, certificates: Certificates, processes: Processes) -> None:
@@ -127,7 +127,7 @@ def prepare_environment(folder: Path, *, broker: str, certificates: Certificates
     )
 
 
-def show(clock: Clock, folder: Path, servers: dict[str, Server], logs: Path) -> Evidence:
+def show(clock: Clock, folder: Path, servers: dict[str, DemoServer], logs: Path) -> Evidence:
     """Send the mails, with the switch and the outage, and collect what became of them."""
     # Not before: Django reads the environment when it is set up.
     import django
@@ -212,7 +212,7 @@ def run(folder: Path) -> Evidence:
             prepare_environment(folder, broker=valkey.url, certificates=certificates)
             processes = services.enter_context(Processes(logs, cwd=ROOT))
             servers = {
-                name: Server(name, folder=folder / "mail", certificates=certificates, processes=processes)
+                name: DemoServer(name, folder=folder / "mail", certificates=certificates, processes=processes)
                 for name in (PRIMARY, BACKUP)
             }
             for server in servers.values():
@@ -234,7 +234,7 @@ def main() -> int:
             evidence = run(Path(folder))
         print(f"\n{evidence.table()}\n", flush=True)
         if problems := evidence.problems():
-            raise Failed(", ".join(problems))
+            raise DemoFailed(", ".join(problems))
     except KeyboardInterrupt:
         print("demo: FAILED - interrupted", flush=True)
         return 130

@@ -14,7 +14,7 @@ WORKER_PROCESSES = 2
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Mail:
+class DemoMail:
     """What the database says about one mail at the end."""
 
     message_id: str
@@ -37,7 +37,7 @@ class Switch:
 class Evidence:
     """What the Maildirs and the database have at the end, and what follows from it."""
 
-    mails: Sequence[Mail]
+    mails: Sequence[DemoMail]
     #: For each server, the Message-IDs of what it has accepted, one for each copy.
     received: dict[str, list[str]]
     switch: Switch
@@ -63,7 +63,7 @@ class Evidence:
         return sum(count - 1 for count in copies.values())
 
     @property
-    def misplaced(self) -> list[Mail]:
+    def misplaced(self) -> list[DemoMail]:
         """The mails at the wrong server.
 
         An attempt that began after the save had returned goes to the new server, one that ended before it was called to
@@ -122,7 +122,7 @@ def collect(phase_of: Mapping[str, str], *, received: dict[str, list[str]], swit
         if one.smtp_config == BACKUP:
             seen.setdefault(one.worker, one.started_at)
     mails = [
-        Mail(
+        DemoMail(
             message_id=delivery.message_id,
             phase=phase_of[delivery.pk],
             is_accepted=delivery.status == Status.ACCEPTED,

@@ -75,7 +75,7 @@ def test_the_examples_do_what_the_page_says(server: SMTPServer, shop: Any, worke
 
     offered = shop.offer("nobody@example.com")
     assert failure(offered).status == "failed"
-    wait_until(lambda: cache.get("failed") == [offered.id, 550, "failed"], what="tell_sales")
+    wait_until(lambda: cache.get("failed") == [offered.id, 550, "failed"], what="notify_sales")
 
     shop.newsletter([KIM, "lee@example.com"]).get(timeout=PATIENCE)
     assert noted("news") == "sent to all"

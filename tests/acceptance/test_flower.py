@@ -105,7 +105,7 @@ def test_nothing_is_shown_without_the_password(flower: Flower) -> None:
 def test_tasks_show_how_the_mail_went_and_nothing_of_it(
     flower: Flower, app: Stack, smtp_server: Callable[..., SMTPServer], activate: Activate
 ) -> None:
-    """Id, state, lane, duration and outcome; no subject, body or address."""
+    """Id, state, priority, duration and outcome; no subject, body or address."""
     server = smtp_server(security="plain", user=None)
     activate(server)
     server.inject(Fault(verb="RCPT", reply="550 5.1.1 <nobody@example.com> secret-body", match="nobody@", times=None))
@@ -125,10 +125,10 @@ def test_tasks_show_how_the_mail_went_and_nothing_of_it(
 
     assert tasks is not None
     accepted, failed = tasks[good.id], tasks[bad.id]
-    assert (accepted["state"], accepted["kwargs"]) == ("SUCCESS", "{'lane': 'high'}")
+    assert (accepted["state"], accepted["kwargs"]) == ("SUCCESS", "{'priority': 'high'}")
     assert "accepted" in accepted["result"]
     assert accepted["runtime"] > 0
-    assert (failed["state"], failed["kwargs"]) == ("FAILURE", "{'lane': 'bulk'}")
+    assert (failed["state"], failed["kwargs"]) == ("FAILURE", "{'priority': 'bulk'}")
     assert "DeliveryFailed(550" in failed["exception"]
     for path in ("/tasks", "/api/tasks", f"/task/{good.id}", f"/task/{bad.id}", "/workers", "/metrics"):
         status, page = flower.get(path)

@@ -205,7 +205,7 @@ def attempts_with(config: SMTPConfig) -> int:
 def test_no_attempt_is_stale_when_the_cache_is_killed_and_comes_back(
     transactional_db: None, valkey: Valkey, sinks: list[int], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Without the cache every attempt asks the database; when it is back, no old stamp is believed."""
+    """Without the cache every attempt asks the database; when it is back, no old generation is believed."""
     configs = configure(sinks, count=40)
     switches = [switch(configs[0], 0)]
     with Attempting(count=3) as attempting:
@@ -231,16 +231,16 @@ django.setup()
 from django.db import transaction
 from email_integration.models import SMTPConfig
 with transaction.atomic():
-    # The first hook to run after the commit: the process is gone before the one that makes the new stamp.
+    # The first hook to run after the commit: the process is gone before the one that makes the new generation.
     transaction.on_commit(lambda: os._exit(9))
     SMTPConfig.objects.activate(SMTPConfig.objects.get(name=sys.argv[1]))
 """
 
 
-def test_a_writer_that_dies_between_commit_and_stamp_leaves_no_worker_behind(
+def test_a_writer_that_dies_between_commit_and_generation_leaves_no_worker_behind(
     transactional_db: None, valkey: Valkey, sinks: list[int]
 ) -> None:
-    """The stamp is dirty by then, and dirty means: ask the database."""
+    """The generation is dirty by then, and dirty means: ask the database."""
     configs = configure(sinks, count=2)
     switches = [switch(configs[0], 0)]
     with Attempting(count=2) as attempting:

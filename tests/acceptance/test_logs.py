@@ -65,7 +65,7 @@ def test_every_line_is_an_object_and_each_attempt_has_one(
     assert (put_off["delivery_id"], put_off["attempt"], put_off["enhanced_code"]) == (ids[2], 1, "4.2.0")
     assert put_off["due_at"]
     assert all(line["configuration"] == "Primary" and line["duration"] > 0 for line in attempts)
-    assert {line["lane"] for line in attempts} == {"high", "bulk"}
+    assert {line["priority"] for line in attempts} == {"high", "bulk"}
 
     written = current.logs()
     assert not [word for word in ("secret-", "example.com", PASSWORD) if word in written]

@@ -69,14 +69,14 @@ def test_the_sums_of_two_processes_agree_with_the_ledger(
     )
     samples = scrape(port)
 
-    attempts = Counter(DeliveryAttempt.objects.values_list("outcome", "smtp_config", "delivery__lane"))
-    assert total(samples, "attempts_total", "outcome", "configuration", "lane") == attempts
+    attempts = Counter(DeliveryAttempt.objects.values_list("outcome", "smtp_config", "delivery__priority"))
+    assert total(samples, "attempts_total", "outcome", "configuration", "priority") == attempts
     assert {key[0] for key in attempts} == {"accepted", "deferred", "failed"}
-    finished = Counter(Delivery.objects.values_list("status", "smtp_config", "lane"))
-    assert total(samples, "finished_total", "status", "configuration", "lane") == finished
+    finished = Counter(Delivery.objects.values_list("status", "smtp_config", "priority"))
+    assert total(samples, "finished_total", "status", "configuration", "priority") == finished
     reasons = total(samples, "attempts_total", "reason")
     assert (reasons[("no_mailbox",)], reasons[("trouble",)]) == (3, 3)
-    assert total(samples, "queueing_seconds_count", "lane").total() == attempts.total()
+    assert total(samples, "queueing_seconds_count", "priority").total() == attempts.total()
     assert total(samples, "transaction_seconds_count").total() >= finished.total() - 3
     assert total(samples, "connecting_seconds_count", "succeeded")[("yes",)] >= 2
     assert total(samples, "configuration_switches_total").total() >= 1

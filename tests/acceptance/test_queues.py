@@ -12,7 +12,7 @@ from django.db.models import Count
 
 from config.local.processes import wait_until
 from config.local.smtp_server import SMTPServer
-from email_integration.models import Delivery, Lane
+from email_integration.models import Delivery, Priority
 from email_integration.tasks import send_email
 from tests import services
 from tests.acceptance.conftest import Activate
@@ -30,11 +30,11 @@ def test_a_plain_worker_serves_every_priority(
     activate(smtp_server())
     running = stack()
     for number in range(MAILS):
-        for priority in Lane.values:
+        for priority in Priority.values:
             send_email.delay(f"{priority} {number}", "Text", to=["kim@example.com"], priority=priority)
     wait_until(lambda: Delivery.objects.filter(status="accepted").count() == 3 * MAILS, what="all accepted")
-    accepted = Delivery.objects.filter(status="accepted").order_by().values_list("lane").annotate(Count("pk"))
-    assert dict(accepted) == dict.fromkeys(Lane.values, MAILS)
+    accepted = Delivery.objects.filter(status="accepted").order_by().values_list("priority").annotate(Count("pk"))
+    assert dict(accepted) == dict.fromkeys(Priority.values, MAILS)
     assert NO_MAIL not in running.worker.read_log()
 
 

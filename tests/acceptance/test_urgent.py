@@ -47,7 +47,7 @@ def test_an_urgent_mail_waits_for_no_more_than_a_slice_of_a_flood(
     wait_until(lambda: len(server.messages) > 100, what="the flood")
     waited = []
     for number in range(URGENT):
-        assert Delivery.objects.filter(lane="bulk", status="queued").count() > bulk / 5
+        assert Delivery.objects.filter(priority="bulk", status="queued").count() > bulk / 5
         subject = f"urgent {number}"
         send_email.delay(subject, "Text", to=["kim@example.com"], priority="high")
         before = len(server.messages)

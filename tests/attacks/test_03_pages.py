@@ -320,7 +320,7 @@ def test_an_id_of_a_configuration_that_is_none(name: str) -> None:
 UNASKABLE = {
     "delivery/": (
         "status__exact",
-        "lane",
+        "priority",
         "smtp_config",
         "cause",
         "created_at__gte",
@@ -329,7 +329,7 @@ UNASKABLE = {
         "p",
         "o",
     ),
-    "delivery/dashboard/": ("period", "lane", "smtp_config"),
+    "delivery/dashboard/": ("period", "priority", "smtp_config"),
     "smtpconfig/": ("is_active__exact", "q"),
     "serverquirks/": ("o", "p"),
 }

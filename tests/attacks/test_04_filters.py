@@ -74,7 +74,7 @@ def everybody(name: str = "kim") -> Any:
         "worker__startswith",
         "smtp_config__startswith",
         "smtp_config__regex",
-        "lane__gt",
+        "priority__gt",
         "cause__startswith",
         "reason__contains",
         "status__regex",
@@ -145,7 +145,7 @@ def test_no_column_can_be_filtered_by_that_is_not_offered(model: Any) -> None:
         lookups = getattr(field, "get_lookups", dict)()
         for lookup in ("", *(f"__{name}" for name in lookups), "__0__a__regex", "__date__gt", "__pk"):
             asked = f"{field.name}{lookup}"
-            if asked not in offered | {"lane", "smtp_config", "cause"}:
+            if asked not in offered | {"priority", "smtp_config", "cause"}:
                 assert not shown.lookup_allowed(asked, "a", request), asked
     assert not shown.lookup_allowed("nothing__startswith", "a", request)
 
@@ -171,8 +171,8 @@ def test_what_is_offered_is_looked_up() -> None:
             ("created_at__gte", ago(60).isoformat(), 1),
             ("created_at__lt", ago(60).isoformat(), 1),
             ("finished_at__gte", ago(60).isoformat(), 0),
-            ("lane", "normal", 2),
-            ("lane", "high", 0),
+            ("priority", "normal", 2),
+            ("priority", "high", 0),
             ("smtp_config", "Django settings", 0),
             ("cause", "busy", 1),
             ("cause", "full", 1),

@@ -35,7 +35,7 @@ from email_integration.exceptions import InvalidMail
 from email_integration.message import content
 from email_integration.models import Delivery
 from email_integration.queue.submission import submit
-from email_integration.sending.letters import Letter, Mail
+from email_integration.sending.messages import OutgoingMail, PreparedMessage
 from email_integration.smtp import Relay
 from email_integration.tasks import send_email
 from email_integration.tasks.bulk import submit_many
@@ -611,16 +611,16 @@ def assert_can_be_sent(delivery: Delivery) -> None:
     parsed = email.message_from_bytes(data, policy=email.policy.compat32)
     assert parsed["Message-ID"]
     assert parsed["Date"]
-    mail = Mail(
+    mail = OutgoingMail(
         from_header=delivery.from_header,
         from_at=delivery.from_at,
         sender=delivery.sender,
         recipients=tuple(item["address"] for item in delivery.recipients),
         content=content.stored(delivery),
     )
-    with Letter(mail, RELAY, mail.recipients) as letter:
-        assert b"".join(letter.blocks)
-        envelope = letter.opening.envelope
+    with PreparedMessage(mail, RELAY, mail.recipients) as message:
+        assert b"".join(message.blocks)
+        envelope = message.opening.envelope
         for address in (envelope.sender, *envelope.recipients):
             assert address == "" or (len(address.encode("utf-8")) <= 320 and min(address) > " "), address
 

@@ -103,7 +103,7 @@ def test_pages_of_deliveries(page: Page) -> None:
         page,
         DELIVERIES,
         f"{DELIVERIES}?q=order",
-        f"{DELIVERIES}?status__exact=failed&lane=normal",
+        f"{DELIVERIES}?status__exact=failed&priority=normal",
         f"{own}change/",
         f"{own}content/",
         f"{own}history/",

@@ -10,7 +10,7 @@ import pytest
 from django.utils import timezone
 from playwright.sync_api import Page, expect
 
-from email_integration.models import Delivery, Lane, Status
+from email_integration.models import Delivery, Priority, Status
 from email_integration.outcomes.causes import Cause
 from tests.deliveries import submitted
 from tests.history import ended, tried
@@ -38,12 +38,12 @@ def a_day() -> None:
         at = now - dt.timedelta(hours=23 - ago, minutes=5)
         for share, slow in ((0.9, 1.0), (0.1, 4.0)):
             ended(max(1, round(number * share)), at=at, every=2, took=took * slow)
-        ended(1 + number // 9, at=at, every=5, took=40 * took, lane=Lane.BULK, smtp_config="Newsletter")
+        ended(1 + number // 9, at=at, every=5, took=40 * took, priority=Priority.BULK, smtp_config="Newsletter")
         if ago in PUT_OFF:
             tried(ended(PUT_OFF[ago], at=at, took=90))
         if ago in FAILED:
             why = {"cause": Cause.NO_MAILBOX.value, "reason": f"{Cause.NO_MAILBOX.words} (550 5.1.1)"}
-            lost = ended(FAILED[ago], at=at, status=Status.FAILED, lane=Lane.BULK, **why)
+            lost = ended(FAILED[ago], at=at, status=Status.FAILED, priority=Priority.BULK, **why)
             tried(lost, outcome=Status.FAILED, **why)
     for _ in range(3):
         submitted()

@@ -1,4 +1,4 @@
-"""Batches: refused, hung and dropped in their midst; and lanes with a worker for each."""
+"""Batches: refused, hung and dropped in their midst; and a worker for each priority."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def _misbehaving(setting: Setting, verbs: tuple[str, ...]) -> list[Case]:
     ]
 
 
-def _one_lane_alone(run: Run) -> None:
+def _one_queue_alone(run: Run) -> None:
     """Kill the worker of bulk, leave it dead for a while, and have others sent meanwhile."""
     run.world.smtp.slow = 0.05
     run.submit(300, bulk=True)
@@ -63,15 +63,15 @@ def _one_lane_alone(run: Run) -> None:
     started = time.monotonic()
     run.submit(20)
     others = run.ids[300:]
-    run.wait(lambda: {run.rows()[pk].status for pk in others} == {"accepted"}, "the other lane")
+    run.wait(lambda: {run.rows()[pk].status for pk in others} == {"accepted"}, "the other priority")
     seconds = time.monotonic() - started
     left = sum(row.status == "queued" for row in run.rows().values())
-    run.remark(f"20 of the other lane in {seconds:.1f} s, while {left} waited for a worker")
+    run.remark(f"20 of the other priority in {seconds:.1f} s, while {left} waited for a worker")
     run.promise(left > 0, "nothing waited for the worker that was killed")
     run.world.smtp.slow = 0.0
 
 
-_LANES = Setting(lanes=(("mail.bulk",), ("mail.high", "mail", "mail.sweep", "celery")))
+_A_WORKER_EACH = Setting(served=(("mail.bulk",), ("mail.high", "mail", "mail.sweep", "celery")))
 
 CASES = [
     *_misbehaving(RESEND, ("MAIL", "RCPT", "DATA", "CONTENT", "DOT", "TAKEN")),
@@ -89,11 +89,11 @@ CASES = [
     ),
     Case(
         group="bulk",
-        name="the worker of one lane killed",
-        setting=_LANES,
-        act=_one_lane_alone,
+        name="the worker of one priority killed",
+        setting=_A_WORKER_EACH,
+        act=_one_queue_alone,
         # Each session of its processes may have had a mail at its dot.
-        doubts=range(_LANES.sessions * _LANES.concurrency + 1),
+        doubts=range(_A_WORKER_EACH.sessions * _A_WORKER_EACH.concurrency + 1),
         slow=True,
     ),
 ]

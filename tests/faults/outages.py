@@ -101,7 +101,7 @@ def _not_serializable(run: Run) -> None:
 
         def failed() -> bool:
             with connection.transaction():
-                connection.execute("UPDATE email_integration_delivery SET lane = lane")
+                connection.execute("UPDATE email_integration_delivery SET priority = priority")
                 connection.execute("SELECT pg_sleep(0.05)")  # who waits for this has seen the rows before it
             return postgres.log().count(failure) >= before + 10
 

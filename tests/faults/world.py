@@ -52,7 +52,7 @@ SESSIONS = DEFAULTS["SESSIONS"]
 class Setting:
     """What the cases of one world have in common.
 
-    ``policy`` decides about mail in doubt. Of ``workers`` there are so many for each of ``lanes``, the queues that a
+    ``policy`` decides about mail in doubt. Of ``workers`` there are so many for each of ``served``, the queues that a
     worker serves, by default all of mail. ``watched``: they can be made to die at an exact point, for which they run
     slower. ``clock``: their clock can be set. ``hosts``: each worker that is started is another host, 'apart' with a
     folder of journals of its own, or a container of the same machine that 'share' one. ``ahead``: so many seconds is
@@ -63,7 +63,7 @@ class Setting:
     policy: str = "resend"
     database: str = "sqlite"
     workers: int = 1
-    lanes: tuple[tuple[str, ...], ...] = ((),)
+    served: tuple[tuple[str, ...], ...] = ((),)
     concurrency: int = 2
     watched: bool = False
     clock: bool = False
@@ -193,9 +193,9 @@ class World:
     def start_missing_workers(self) -> None:
         """Start workers until there are as many as there should be."""
         self._serving = [(worker, queues) for worker, queues in self._serving if worker.is_running]
-        for lane in self.setting.lanes:
-            while sum(queues == lane for _, queues in self._serving) < self.setting.workers:
-                self.start_worker(lane)
+        for served in self.setting.served:
+            while sum(queues == served for _, queues in self._serving) < self.setting.workers:
+                self.start_worker(served)
 
     def processes(self) -> list[int]:
         """The ids of all that write to the database: workers, their pool processes, beat, the application."""

@@ -24,7 +24,7 @@ class SlowCache(RedisCache):
     def get(self, key, *args, **kwargs):
         global holds
         answer = super().get(key, *args, **kwargs)
-        if key == "email_integration:stamp":
+        if key == "email_integration:generation":
             if os.path.exists("slow"):
                 time.sleep(0.3)
                 os.rename("slow", "hold")

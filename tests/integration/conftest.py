@@ -8,7 +8,7 @@ import pytest
 from django.utils import translation
 
 from email_integration.ledger.task_queue import install, installed
-from email_integration.routing import stamp
+from email_integration.routing import generation
 from email_integration.sending import own_journal, recording
 from tests.deliveries import RecordingTaskQueue
 
@@ -17,8 +17,8 @@ from tests.deliveries import RecordingTaskQueue
 def _fresh(fresh_process: None, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Iterator[None]:
     if "stack" not in request.fixturenames:
         # Who writes and who reads are one process here: it need not wait for itself at each change.
-        monkeypatch.setattr(stamp, "TRUSTED", 0.0)
-        monkeypatch.setattr(stamp, "PROMPT", float("inf"))  # nor ask again where the machine is busy
+        monkeypatch.setattr(generation, "TRUSTED", 0.0)
+        monkeypatch.setattr(generation, "PROMPT", float("inf"))  # nor ask again where the machine is busy
     # What is to be tried in a minute is not due after a few milliseconds, once in a while.
     monkeypatch.setattr(recording, "chance", lambda: 1.0)
     yield

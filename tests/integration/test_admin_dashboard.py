@@ -14,7 +14,7 @@ from django.utils import timezone
 
 from email_integration.dashboard import live_status, shares, statistics
 from email_integration.dashboard.intervals import PERIODS
-from email_integration.models import Delivery, Lane, SendingPause, Status
+from email_integration.models import Delivery, Priority, SendingPause, Status
 from email_integration.outcomes.causes import Cause
 from tests.deliveries import RecordingTaskQueue, ago, pretend, submitted
 from tests.history import ended, tried
@@ -75,15 +75,15 @@ def test_each_mail_counts_where_it_came_to_its_end() -> None:
     assert totals(shown(period="week")) == {"accepted": 9, "deferred": 9, "failed": 4}
 
 
-def test_it_is_narrowed_to_a_lane_and_a_configuration() -> None:
+def test_it_is_narrowed_to_a_priority_and_a_configuration() -> None:
     now = timezone.now()
-    tried(ended(3, at=now, lane=Lane.BULK, smtp_config="Primary"))
-    tried(ended(5, at=now, lane=Lane.HIGH, smtp_config="Backup"), cause=Cause.FULL, reason="in other words")
-    assert totals(shown(lane="bulk"))["accepted"] == totals(shown(smtp_config="Primary"))["deferred"] == 3
-    page = shown(lane="high", smtp_config="Backup")
+    tried(ended(3, at=now, priority=Priority.BULK, smtp_config="Primary"))
+    tried(ended(5, at=now, priority=Priority.HIGH, smtp_config="Backup"), cause=Cause.FULL, reason="in other words")
+    assert totals(shown(priority="bulk"))["accepted"] == totals(shown(smtp_config="Primary"))["deferred"] == 3
+    page = shown(priority="high", smtp_config="Backup")
     assert totals(page) == {"accepted": 5, "deferred": 5, "failed": 0}
     assert [(reason, number) for _, reason, number, _ in page.context["causes"]] == [("the mailbox is full", 5)]
-    assert totals(shown(lane="high", smtp_config="Primary"))["accepted"] == 0
+    assert totals(shown(priority="high", smtp_config="Primary"))["accepted"] == 0
     assert "Backup" in page.content.decode()  # though it is deleted
 
 
@@ -96,21 +96,21 @@ def test_times_are_those_of_a_sample_that_is_spread() -> None:
     ended(90, at=end, took=50, every=10 * every)
     before = dataclasses.replace(interval, start=interval.start - dt.timedelta(hours=6), end=interval.start)
     assert statistics.times(statistics.Choice(), [before, interval]) == [None, statistics.Times(median=2.0, p95=50.0)]
-    assert statistics.times(statistics.Choice(lane="high"), [interval]) == [None]
+    assert statistics.times(statistics.Choice(priority="high"), [interval]) == [None]
 
 
 def test_configurations_and_priorities_are_shown_beside_each_other() -> None:
     """With the most mails first, of what the page is narrowed to; each leads to the page of it alone."""
     now = timezone.now()
-    ended(3, at=now, lane=Lane.BULK, smtp_config="Primary", took=20)
-    tried(ended(5, at=now, lane=Lane.HIGH, smtp_config="Backup", took=2))
-    ended(2, at=now, lane=Lane.BULK, smtp_config="Primary", status=Status.FAILED)
-    ended(1, at=now, lane=Lane.BULK, smtp_config="", status=Status.EXPIRED)
+    ended(3, at=now, priority=Priority.BULK, smtp_config="Primary", took=20)
+    tried(ended(5, at=now, priority=Priority.HIGH, smtp_config="Backup", took=2))
+    ended(2, at=now, priority=Priority.BULK, smtp_config="Primary", status=Status.FAILED)
+    ended(1, at=now, priority=Priority.BULK, smtp_config="", status=Status.EXPIRED)
     ended(4, at=now - dt.timedelta(days=30), smtp_config="Old")
     backup, primary = ("Backup", 5, 5, 0, "2 s"), ("Primary", 3, 0, 2, "20 s")
     page = shown()
     assert beside(page) == [backup, primary, ("", 0, 0, 1, "–"), ("high", *backup[1:]), ("bulk", 3, 0, 3, "20 s")]
-    assert beside(shown(lane="bulk")) == [primary, ("", 0, 0, 1, "–"), ("bulk", 3, 0, 3, "20 s")]
+    assert beside(shown(priority="bulk")) == [primary, ("", 0, 0, 1, "–"), ("bulk", 3, 0, 3, "20 s")]
     (_, configurations), _ = page.context["shares"]
     client = logged_in("view_delivery", name="lou")
     assert beside(client.get(address() + configurations[1][1])) == [primary, ("bulk", *primary[1:])]
@@ -225,12 +225,12 @@ def test_a_broker_that_is_away_holds_nobody_up(settings: Any, monkeypatch: pytes
 
 
 def test_the_number_of_questions_does_not_depend_on_the_number_of_mails() -> None:
-    """Nor on that of intervals, lanes and configurations."""
+    """Nor on that of intervals, priorities and configurations."""
     client = logged_in("view_delivery")
     counts = {}
     for period, number, every, relays in (("hour", 1, 1, 1), ("week", 28, 6 * HOUR, 1), ("week", 140, 1.1 * HOUR, 9)):
         for place in range(relays):
-            given = {"smtp_config": f"Relay {place}", "lane": Lane.values[place % 3]}
+            given = {"smtp_config": f"Relay {place}", "priority": Priority.values[place % 3]}
             tried(ended(number, at=timezone.now(), every=every, **given))
         with CaptureQueriesContext(connection) as queries:
             client.get(address(), {"period": period})
@@ -241,6 +241,6 @@ def test_the_number_of_questions_does_not_depend_on_the_number_of_mails() -> Non
 def test_nothing_is_woken(task_queue: RecordingTaskQueue) -> None:
     """Looking changes nothing."""
     submitted()
-    before = list(task_queue.woken), Delivery.objects.values_list("status", "fence").get()
+    before = list(task_queue.woken), Delivery.objects.values_list("status", "version").get()
     shown()
-    assert (list(task_queue.woken), Delivery.objects.values_list("status", "fence").get()) == before
+    assert (list(task_queue.woken), Delivery.objects.values_list("status", "version").get()) == before

@@ -103,9 +103,9 @@ def test_the_list_filters_and_does_not_read_contents(django_assert_max_num_queri
     assert not any('"content"' in query["sql"] for query in queries.captured_queries)
 
 
-def test_the_list_shows_lane_age_and_the_next_attempt() -> None:
+def test_the_list_shows_priority_age_and_the_next_attempt() -> None:
     now = timezone.now()
-    delivery(lane="bulk", created_at=now - dt.timedelta(hours=3, minutes=1), due_at=now + dt.timedelta(minutes=6))
+    delivery(priority="bulk", created_at=now - dt.timedelta(hours=3, minutes=1), due_at=now + dt.timedelta(minutes=6))
     delivery(due_at=now - dt.timedelta(minutes=1))
     delivery(Status.ACCEPTED)
     page = unescape(logged_in("view_delivery").get(reverse(LIST)).content.decode()).replace("\xa0", " ")
@@ -196,7 +196,7 @@ def test_sending_now(queue_and_admin: tuple[Any, Any], django_capture_on_commit_
     fresh = Delivery.objects.get(pk=waiting.pk)
     assert fresh.status == Status.DEFERRED
     assert fresh.due_at <= timezone.now()
-    assert fresh.fence == waiting.fence + 1
+    assert fresh.version == waiting.version + 1
     assert bytes(fresh.content) == bytes(waiting.content)
     assert task_queue.woken == ["mail"]
 
@@ -235,7 +235,7 @@ def test_releasing_and_discarding_are_for_what_is_in_doubt(queue_and_admin: tupl
     fresh = Delivery.objects.get(pk=discarded.pk)
     assert fresh.status == Status.FAILED
     assert "given up by a person" in fresh.reason
-    assert Delivery.objects.get(pk=waiting.pk).fence == 0
+    assert Delivery.objects.get(pk=waiting.pk).version == 0
 
 
 def test_a_copy_is_sent_and_the_first_one_stays(queue_and_admin: tuple[Any, Any]) -> None:
@@ -258,7 +258,7 @@ def test_what_cannot_be_sent_again_is_said_with_the_reason(queue_and_admin: tupl
         assert "1 mail stayed as it was: its content is kept no longer." in text
         assert "1 mail stayed as it was: it cannot be read (its recipients cannot be read)." in text
         assert "sent" not in text
-    assert Delivery.objects.filter(status=Status.IN_DOUBT, fence=0).count() == 2
+    assert Delivery.objects.filter(status=Status.IN_DOUBT, version=0).count() == 2
     client.cookies["django_language"] = "de"
     assert "der Inhalt ist nicht mehr gespeichert" in decide(client, "send_now", gone)
 

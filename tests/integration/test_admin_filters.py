@@ -36,29 +36,29 @@ def named(name: str, *to: str, **how: Any) -> Delivery:
     return submitted(*to, delivery_id=name, from_email="a@example.com", **how)
 
 
-def test_lane_configuration_reason_and_date_narrow_it() -> None:
+def test_priority_configuration_reason_and_date_narrow_it() -> None:
     config("Alpha")
     pretend(
         named("one"),
-        lane="high",
+        priority="high",
         smtp_config="Alpha",
         cause="busy",
         reason="in other words (451)",
         status=Status.DEFERRED,
     )
-    pretend(named("two"), lane="bulk", smtp_config="Django settings", created_at=ago(3 * 24 * 3600))
+    pretend(named("two"), priority="bulk", smtp_config="Django settings", created_at=ago(3 * 24 * 3600))
     client = logged_in("view_delivery")
     assert listed(client) == {"one", "two"}
-    assert listed(client, lane="high") == {"one"}
+    assert listed(client, priority="high") == {"one"}
     assert listed(client, smtp_config="Alpha") == {"one"}
     assert listed(client, smtp_config="Django settings") == {"two"}
     assert listed(client, cause="busy") == {"one"}
     assert listed(client, cause="full") == set()
-    assert listed(client, lane="bulk", smtp_config="Alpha") == set()
+    assert listed(client, priority="bulk", smtp_config="Alpha") == set()
     assert listed(client, created_at__gte=ago(24 * 3600).isoformat()) == {"one"}
     page = client.get(reverse(LIST)).content.decode()
     for choice in (
-        "?lane=high",
+        "?priority=high",
         "?smtp_config=Alpha",
         "?smtp_config=Django+settings",
         "?cause=busy",
@@ -117,13 +117,13 @@ def test_what_has_no_index_is_looked_for_among_the_newest_and_the_page_says_so(m
     """Those with the status that was chosen: an old mail is found among the few of its kind."""
     monkeypatch.setattr(filters, "LOOKED_THROUGH", 3)
     for number in range(5):
-        pretend(named(f"id-{number}", "kim@example.com"), created_at=ago(100 - number), lane="high")
+        pretend(named(f"id-{number}", "kim@example.com"), created_at=ago(100 - number), priority="high")
     pretend(Delivery.objects.get(pk="id-0"), status=Status.FAILED)
     client = logged_in("view_delivery", "view_delivery_content")
-    for asked in ({"lane": "high"}, {"q": "kim@example.com"}, {"lane": "high", "q": "kim@example.com"}):
+    for asked in ({"priority": "high"}, {"q": "kim@example.com"}, {"priority": "high", "q": "kim@example.com"}):
         assert listed(client, **asked) == {"id-2", "id-3", "id-4"}
         assert said(client.get(reverse(LIST), asked)).startswith("Only the newest 3 mails were looked through.")
         assert said(client.get(reverse(LIST), asked)).count("Only") == 1
-    assert listed(client, lane="high", status__exact="failed") == {"id-0"}
-    for asked in ({}, {"q": "id-0"}, {"lane": "high", "status__exact": "failed"}):
+    assert listed(client, priority="high", status__exact="failed") == {"id-0"}
+    for asked in ({}, {"q": "id-0"}, {"priority": "high", "status__exact": "failed"}):
         assert said(client.get(reverse(LIST), asked)) == ""

@@ -39,7 +39,7 @@ PAGES = (
     ("dashboard, day", "dashboard", {}),
     ("dashboard, hour", "dashboard", {"period": "hour"}),
     ("dashboard, week", "dashboard", {"period": "week"}),
-    ("dashboard, week, of one lane", "dashboard", {"period": "week", "lane": "normal"}),
+    ("dashboard, week, of one priority", "dashboard", {"period": "week", "priority": "normal"}),
 )
 
 #: Questions that a page may have more of when there are many: subjects to open, and which mails are the newest.

@@ -66,7 +66,7 @@ def test_a_mail_is_submitted_in_the_callers_transaction(task_queue: RecordingTas
     assert not Delivery.objects.exists()
     result = run(asend_email("Subject", "Text", to=["kim@example.com"], priority="high"))
     assert Delivery.objects.get().pk == result.id
-    assert Delivery.objects.get().lane == "high"
+    assert Delivery.objects.get().priority == "high"
 
 
 def test_what_is_wrong_is_raised_where_it_is_awaited(task_queue: RecordingTaskQueue) -> None:
@@ -81,7 +81,9 @@ def test_many_come_from_an_async_iterator(task_queue: RecordingTaskQueue) -> Non
     progress: list[int] = []
     ids = run(asubmit_many(some("a", "b", "c", "d", "e"), batch_size=2, on_progress=progress.append, in_doubt="hold"))
     assert progress == [2, 4, 5]
-    assert set(ids) == set(Delivery.objects.filter(in_doubt_policy="hold", lane="bulk").values_list("pk", flat=True))
+    assert set(ids) == set(
+        Delivery.objects.filter(in_doubt_policy="hold", priority="bulk").values_list("pk", flat=True)
+    )
     assert len(ids) == 5
     assert len(run(asubmit_many([mail(), mail()]))) == 2
 

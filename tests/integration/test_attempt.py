@@ -80,7 +80,7 @@ def tried(delivery: Delivery) -> Delivery:
     result = attempt(delivery.pk)
     assert result is not None
     row = Delivery.objects.get(pk=delivery.pk)
-    assert (row.status, row.fence, row.code) == (result.status, result.fence, result.code)
+    assert (row.status, row.version, row.code) == (result.status, result.version, result.code)
     return row
 
 
@@ -729,7 +729,7 @@ def test_an_unexpected_error_keeps_the_mail_and_shows_only_its_kind(
     def broken(*args: Any, **kwargs: Any) -> None:
         raise KeyError("kim@example.com")
 
-    monkeypatch.setattr("email_integration.sending.letters.from_line", broken)
+    monkeypatch.setattr("email_integration.sending.messages.from_line", broken)
     row = tried(submitted())
     assert (row.status, row.waits_for_relay) == ("deferred", False)
     assert row.reason.startswith("unexpected KeyError in broken, line ")

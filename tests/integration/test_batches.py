@@ -64,17 +64,17 @@ def test_a_batch_is_claimed_and_recorded(task_queue: RecordingTaskQueue) -> None
     row = DeliveryBatch.objects.get()
     assert (row.pk, row.owner, row.permitted, row.items) == (batch.id, "here", 3, [[pk, 1] for pk in pks])
     assert (row.smtp_config, row.from_email, row.suspected_at) == ("Primary", "noreply@example.com", None)
-    assert set(Delivery.objects.values_list("status", "batch", "fence")) == {("queued", batch.id, 1)}
+    assert set(Delivery.objects.values_list("status", "batch", "version")) == {("queued", batch.id, 1)}
     assert claim() is None
     first, *others = batch.deliveries
     done = batches.record(batch, [ended(first)])
     assert (done.made, done.cancel_requested, done.owned) == ([True], set(), True)
-    assert (first.status, first.batch, first.fence) == ("accepted", "", 2)
+    assert (first.status, first.batch, first.version) == ("accepted", "", 2)
     assert batch.open == set(pks[1:])
     assert batches.record(batch, [ended(others[0]), given_back(others[1])]).made == [True, True]
     assert not DeliveryBatch.objects.exists()
     assert DeliveryAttempt.objects.count() == 2
-    assert list(Delivery.objects.order_by("pk").values_list("status", "batch", "fence")) == [
+    assert list(Delivery.objects.order_by("pk").values_list("status", "batch", "version")) == [
         *([("accepted", "", 2)] * 2),
         ("queued", "", 2),
     ]
@@ -103,23 +103,23 @@ def test_a_content_that_is_not_small_is_read_when_it_is_asked_for() -> None:
 
 def test_the_most_urgent_are_first_and_among_them_those_due_for_longest() -> None:
     wanted = []
-    for lane, age in (("high", 1), ("normal", 9), ("normal", 2), ("bulk", 100)):
-        delivery = submitted(priority=lane)
+    for priority, age in (("high", 1), ("normal", 9), ("normal", 2), ("bulk", 100)):
+        delivery = submitted(priority=priority)
         wanted.append(pretend(delivery, next_at=ago(age)).pk)
-    Delivery.objects.filter(pk__in=wanted).update(fence=0)
+    Delivery.objects.filter(pk__in=wanted).update(version=0)
     assert ids(claim(limit=3)) == wanted[:3]
     assert ids(claim()) == wanted[3:]
 
 
-def test_a_queue_has_its_lanes_and_what_callers_chose_it_for() -> None:
-    high, normal, bulk = (submitted(priority=lane).pk for lane in ("high", "normal", "bulk"))
+def test_a_queue_has_mail_of_its_priorities_and_what_callers_chose_it_for() -> None:
+    high, normal, bulk = (submitted(priority=priority).pk for priority in ("high", "normal", "bulk"))
     own = pretend(submitted(priority="high"), queue="own").pk
     late = pretend(submitted(priority="bulk"), queue="own").pk
-    with_lane = pretend(submitted(priority="normal"), queue=QUEUE).pk
-    assert ids(claim(lanes=("high",), queue="urgent")) == [high]
-    assert ids(claim(lanes=(), queue="own")) == [own, late]
-    assert ids(claim(lanes=("normal",), queue="")) == [normal]
-    assert ids(claim(lanes=("bulk",))) == [with_lane, bulk]
+    with_priority = pretend(submitted(priority="normal"), queue=QUEUE).pk
+    assert ids(claim(priorities=("high",), queue="urgent")) == [high]
+    assert ids(claim(priorities=(), queue="own")) == [own, late]
+    assert ids(claim(priorities=("normal",), queue="")) == [normal]
+    assert ids(claim(priorities=("bulk",))) == [with_priority, bulk]
 
 
 def test_a_batch_has_as_many_as_are_wanted() -> None:
@@ -288,7 +288,7 @@ def test_all_kinds_of_changes_go_in_one_record(task_queue: RecordingTaskQueue) -
     statuses = ["accepted", "deferred", "failed", "deferred", "expired", "queued"]
     for delivery, status in zip(batch.deliveries, statuses, strict=True):
         row = stored(delivery.pk)
-        assert (row.status, row.batch, row.fence) == (status, "", 2)
+        assert (row.status, row.batch, row.version) == (status, "", 2)
         for field in Delivery._meta.concrete_fields:
             assert getattr(row, field.attname) == getattr(delivery, field.attname), field.attname
     assert [stored(it.pk).continue_after is not None for it in batch.deliveries] == [True, *[False] * 3, True, False]
@@ -325,7 +325,7 @@ def test_a_database_that_refuses_one_changes_none() -> None:
     wrong.attempt.__dict__["tls_version"] = "x" * 100 if connection.vendor != "sqlite" else None
     with pytest.raises(DatabaseError):
         batches.record(batch, [fine, wrong])
-    assert set(Delivery.objects.values_list("status", "fence")) == {("queued", 1)}
+    assert set(Delivery.objects.values_list("status", "version")) == {("queued", 1)}
     assert [one.status for one in batch.deliveries] == ["queued", "queued"]
     assert batches.record(batch, [fine]).made == [True]
 
@@ -472,7 +472,7 @@ def test_who_takes_over_decides_about_each_and_gives_back_the_rest() -> None:
     assert not DeliveryBatch.objects.exists()
     first, *others = (stored(pk) for pk in ids(batch))
     assert (first.status, first.cause, first.batch) == ("deferred", "worker_lost", "")
-    assert {(one.status, one.batch, one.fence, one.attempts) for one in others} == {("queued", "", 2, 0)}
+    assert {(one.status, one.batch, one.version, one.attempts) for one in others} == {("queued", "", 2, 0)}
     assert batches.take_over(batch.id, decide) == []
 
 
@@ -549,7 +549,7 @@ def test_a_claimed_mail_that_is_cancelled_ends_so_unless_it_is_accepted(task_que
     for one in (first, second, third):
         found = transitions.cancel(one.pk)
         assert found is not None
-        assert (found.status, found.cancel_requested, found.fence) == ("queued", True, 1)
+        assert (found.status, found.cancel_requested, found.version) == ("queued", True, 1)
     done = batches.record(batch, [ended(fourth)])
     assert done.cancel_requested == {first.pk, second.pk, third.pk}
     assert first.cancel_requested

@@ -47,10 +47,10 @@ def recipients(ids: list[str]) -> list[str]:
     return [delivery.recipients[0]["address"] for delivery in stored(ids)]
 
 
-def test_each_is_a_delivery_of_the_bulk_lane_in_the_order_given(task_queue: RecordingTaskQueue) -> None:
+def test_each_is_a_delivery_of_priority_bulk_in_the_order_given(task_queue: RecordingTaskQueue) -> None:
     ids = submit_many(mails(25), batch_size=10)
     assert recipients(ids) == [f"u{one}@example.com" for one in range(25)]
-    assert {delivery.lane for delivery in stored(ids)} == {"bulk"}
+    assert {delivery.priority for delivery in stored(ids)} == {"bulk"}
     assert task_queue.woken == ["mail.bulk"] * 3
 
 

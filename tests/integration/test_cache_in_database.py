@@ -18,7 +18,7 @@ from django.test.utils import CaptureQueriesContext
 from email_integration import routing
 from email_integration.models import ServerQuirks, SMTPConfig
 from email_integration.queue import sweeper
-from email_integration.routing import quirks, stamp
+from email_integration.routing import generation, quirks
 from email_integration.smtp import Relay
 
 from .validating import validate
@@ -67,7 +67,7 @@ def _heartbeat() -> None:
 
 @pytest.mark.parametrize(
     "act",
-    [configure, routing.active_relay, stamp.is_reachable, sweeper.leave_heartbeat, _heartbeat, validate],
+    [configure, routing.active_relay, generation.is_reachable, sweeper.leave_heartbeat, _heartbeat, validate],
     ids=["save", "send", "is_reachable", "leave_heartbeat", "last_heartbeat", "validate"],
 )
 def test_a_table_that_is_not_there_breaks_no_transaction(
@@ -197,5 +197,5 @@ def test_a_cache_that_is_gone_without_a_word_is_out_of_reach(cache_in: Callable[
     """So that the admin says how long workers may take; the database is asked each time."""
     cache_in("cache_entries", backend=f"{__name__}.Gone")
     configure(is_active=True)
-    assert stamp.read() is None
-    assert not stamp.is_reachable()
+    assert generation.read() is None
+    assert not generation.is_reachable()

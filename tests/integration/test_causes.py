@@ -170,7 +170,7 @@ def test_a_row_that_names_no_cause_has_none() -> None:
     values = {field.name: getattr(pattern, field.attname) for field in fields}
     move = sql.Move(
         pk=pattern.pk,
-        fence=pattern.fence,
+        version=pattern.version,
         values={},
         rows=[sql.Row(model=Delivery, values={**values, "id": "of-the-version-before"})],
     )

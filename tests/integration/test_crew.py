@@ -750,7 +750,7 @@ def test_a_late_yes_wins(server: SMTPServer) -> None:
     """Whatever somebody has made of the mail meanwhile."""
     ids = together()
     # Not due: else it is claimed anew, and sent once more.
-    lapsed = {"status": "deferred", "fence": 40, "batch": "", "reason": "in doubt", "next_at": ago(-600)}
+    lapsed = {"status": "deferred", "version": 40, "batch": "", "reason": "in doubt", "next_at": ago(-600)}
     amid(server, lambda: Delivery.objects.filter(pk=ids[ILL]).update(**lapsed))
     send_all()
     assert stand(ids) == ["accepted"] * GROUP

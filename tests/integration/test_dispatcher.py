@@ -13,7 +13,7 @@ from config.local.smtp_server import SMTPServer
 from email_integration import conf
 from email_integration.ledger import batches, claiming
 from email_integration.ledger.queues import queue_of
-from email_integration.models import Delivery, DeliveryAttempt, DeliveryBatch, Lane
+from email_integration.models import Delivery, DeliveryAttempt, DeliveryBatch, Priority
 from email_integration.sending import dispatcher, points
 from email_integration.sending.crew import Crew
 from email_integration.sending.dispatcher import claim, send_inline, settle
@@ -65,7 +65,7 @@ def test_urgent_mail_goes_along_with_the_next_claim_of_another_queue(
 
     monkeypatch.setattr(points, "hook", hook)
     monkeypatch.setattr(dispatcher, "SLICE", 10 * PATIENCE)
-    assert dispatcher.dispatch(queue_of("bulk"), along=(Lane.HIGH,)) == {"accepted": 151}
+    assert dispatcher.dispatch(queue_of("bulk"), along=(Priority.HIGH,)) == {"accepted": 151}
     assert claims[1][0] == urgent[0]
 
 
@@ -74,17 +74,17 @@ def test_a_flood_of_urgent_mail_leaves_half_of_a_batch_to_the_queue() -> None:
     urgent = {submitted(priority="high").pk for _ in range(10)}
     bulk = {submitted(priority="bulk").pk for _ in range(10)}
 
-    def claimed(queue: str, *lanes: Lane) -> tuple[int, int]:
-        batch = batches.claim(queue, lanes, along=(Lane.HIGH,), limit=8, owner="a worker", relay=None)
+    def claimed(queue: str, *priorities: Priority) -> tuple[int, int]:
+        batch = batches.claim(queue, priorities, along=(Priority.HIGH,), limit=8, owner="a worker", relay=None)
         assert batch is not None
         ids = [one.pk for one in batch.deliveries]
         assert urgent.isdisjoint(ids[len(urgent.intersection(ids)) :]), "what is urgent comes first"
         batches.release(batch)
         return len(urgent.intersection(ids)), len(bulk.intersection(ids))
 
-    assert claimed("mail.bulk", Lane.BULK) == (4, 4)
+    assert claimed("mail.bulk", Priority.BULK) == (4, 4)
     assert claimed("newsletter") == (4, 0)
-    assert claimed("mail", Lane.HIGH, Lane.NORMAL, Lane.BULK) == (8, 0)
+    assert claimed("mail", Priority.HIGH, Priority.NORMAL, Priority.BULK) == (8, 0)
 
 
 def test_a_server_has_no_more_connections_than_it_may(smtp_server: Serve) -> None:

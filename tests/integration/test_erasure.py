@@ -327,7 +327,7 @@ def test_a_row_that_is_moved_meanwhile_is_erased_all_the_same(monkeypatch: pytes
     def moves_first(loaded: Delivery, *args: Any, **changes: Any) -> bool:
         if not moved.is_set():
             moved.set()
-            pretend(delivery, fence=loaded.fence + 1, status=Status.DEFERRED)
+            pretend(delivery, version=loaded.version + 1, status=Status.DEFERRED)
         return real(loaded, *args, **changes)
 
     monkeypatch.setattr(transitions, "erase", moves_first)

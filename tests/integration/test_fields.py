@@ -17,7 +17,7 @@ from django.forms import modelform_factory
 from django.forms.models import model_to_dict
 
 from email_integration.exceptions import SecretMisplaced, SecretUnreadable
-from email_integration.fields import Place, Sealed, seal
+from email_integration.fields import Sealed, SecretPlace, seal
 from email_integration.models import SMTPConfig
 
 pytestmark = pytest.mark.django_db
@@ -176,21 +176,21 @@ def test_a_dump_carries_the_sealed_password_and_can_be_loaded(keys: list[str], t
 
 
 def test_sealing_twice_gives_two_tokens() -> None:
-    place = Place("email_integration.smtpconfig", "password", "a row")
+    place = SecretPlace("email_integration.smtpconfig", "password", "a row")
     assert seal(SECRET, place) != seal(SECRET, place)
     assert seal(SECRET, place).open(place) == SECRET
 
 
 @pytest.mark.parametrize("other", [("other", "field", "row"), ("model", "other", "row"), ("model", "field", "other")])
 def test_a_token_opens_in_its_place_only(other: tuple[str, str, str]) -> None:
-    sealed = seal(SECRET, Place("model", "field", "row"))
+    sealed = seal(SECRET, SecretPlace("model", "field", "row"))
     with pytest.raises(SecretMisplaced):
-        sealed.open(Place(*other))
+        sealed.open(SecretPlace(*other))
 
 
 def test_a_token_of_another_version_does_not_open() -> None:
     """Nor one with its version taken off or put on: the version is sealed too."""
-    place = Place("model", "field", "row")
+    place = SecretPlace("model", "field", "row")
     stored = str(seal(SECRET, place))
     for changed in (stored.replace("$1$", "$2$"), stored.replace("$1$", "$"), stored.replace("$1$", "$1$1$")):
         with pytest.raises(SecretUnreadable):

@@ -84,17 +84,17 @@ def test_when_nothing_sweeps_it_is_not_ready(client: Client, valkey: Any) -> Non
     assert not body["checks"]["worker"]["ok"]
 
 
-@pytest.mark.parametrize(("lane", "expected"), [("high", 503), ("normal", 503), ("bulk", 200)])
-def test_mail_that_waits_too_long_says_no(client: Client, settings: Any, lane: str, expected: int) -> None:
+@pytest.mark.parametrize(("priority", "expected"), [("high", 503), ("normal", 503), ("bulk", 200)])
+def test_mail_that_waits_too_long_says_no(client: Client, settings: Any, priority: str, expected: int) -> None:
     """A mail that is due beyond the limit; of 'bulk' it is only told."""
     limit = 60.0
     settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "QUEUE_AGE_LIMIT": limit}
     pk = submitted().pk
-    Delivery.objects.filter(pk=pk).update(lane=lane, due_at=ago(2 * limit))
+    Delivery.objects.filter(pk=pk).update(priority=priority, due_at=ago(2 * limit))
     status, body = asked(client)
 
     assert status == expected
-    assert lane in body["checks"]["queue"]["text"]
+    assert priority in body["checks"]["queue"]["text"]
 
 
 def test_it_shows_no_address_and_no_secret(client: Client, settings: Any, valkey: Any) -> None:

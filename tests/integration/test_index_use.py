@@ -22,7 +22,7 @@ from email_integration.dashboard.live_status import oldest_waiting
 from email_integration.dashboard.statistics import Choice, flows, times
 from email_integration.delivery import orphans, retention
 from email_integration.ledger import batches, continuation, sql, transitions
-from email_integration.ledger.claiming import LANES
+from email_integration.ledger.claiming import PRIORITIES
 from email_integration.ledger.low_water import LowWaterMark
 from email_integration.models import FINAL, CircuitBreaker, Delivery, DeliveryAttempt, DeliveryBatch, Status
 from email_integration.queue import retry_now
@@ -113,7 +113,7 @@ def _lately() -> Interval:
 #: What is asked, by which words in its condition it is known, and by which index it is to be answered, or which other.
 QUESTIONS: list[tuple[Callable[[], object], str, str]] = [
     (claim, '"next_at" <=', "delivery_next_at"),
-    (lambda: batches.is_due("mail", LANES, mark=LowWaterMark()), '"next_at" <=', "delivery_next_at"),
+    (lambda: batches.is_due("mail", PRIORITIES, mark=LowWaterMark()), '"next_at" <=', "delivery_next_at"),
     (sweep, '"next_at" <=', "delivery_next_at"),
     (lambda: continuation.take_due(10), '"continue_after" <=', "delivery_continue_after"),
     (backlog, '"next_at" IS NOT NULL', "delivery_next_at|delivery_not_accepted"),
@@ -222,8 +222,8 @@ def test_a_mail_is_found_by_its_key_when_the_statistics_are_of_an_idle_hour(cond
     Delivery.objects.exclude(status=Status.ACCEPTED).delete()
     analyse()
     pk, *_ = submit_many(EmailMessage("S", "B", "a@example.com", ["kim@example.com"]) for _ in range(1000))
-    words = sql._Words(connection)
-    text = words.update(sql.Move(pk=pk, fence=0, values={"status": Status.SENDING}, **condition))
+    words = sql._StatementBuilder(connection)
+    text = words.update(sql.Move(pk=pk, version=0, values={"status": Status.SENDING}, **condition))
     explain = {"sqlite": "EXPLAIN QUERY PLAN"}.get(connection.vendor, "EXPLAIN")
     with connection.cursor() as cursor:
         cursor.execute(f"{explain} {text}", words.parameters)

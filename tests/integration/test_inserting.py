@@ -18,7 +18,7 @@ from django.utils import timezone
 
 from email_integration import django_internals
 from email_integration.ledger import inserting
-from email_integration.models import Delivery, Lane, Status
+from email_integration.models import Delivery, Priority, Status
 from email_integration.queue.submission import new_id
 from email_integration.timezones import as_stored
 from tests.deliveries import in_threads
@@ -50,7 +50,7 @@ def made(text: str = "", **values: Any) -> Delivery:
             "message_id": text,
             "from_header": text,
             "recipients": [{"address": f"kim@example.com{text}", "status": "pending"}],
-            "lane": Lane.BULK,
+            "priority": Priority.BULK,
             "created_at": timezone.now(),
             "due_at": _NOW,
             "next_at": _NOW,
@@ -69,8 +69,8 @@ def kinds() -> list[Delivery]:
         *map(made, ODD),
         made(from_at=0, next_at=_NOW, eight_bit=True, content=b"", content_file="a/b", content_seal="gcm$1$"),
         made(idempotency_key="None", traceparent="00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"),
-        made(sender="<>", in_doubt_policy="hold", status="prepared", lane="high", redirected_to="x@example.com"),
-        made(fence=1, has_content=False, returned=3, batch="b", next_at=None, attempts=4, code=550, cause="full"),
+        made(sender="<>", in_doubt_policy="hold", status="prepared", priority="high", redirected_to="x@example.com"),
+        made(version=1, has_content=False, returned=3, batch="b", next_at=None, attempts=4, code=550, cause="full"),
         made(reason="r", smtp_config="s", config_version="c", worker="w", finished_at=_NOW),
         made(waits_for_relay=True, continue_after=_NOW, recipients=[], queue="own", cancel_requested=True),
     ]

@@ -19,7 +19,7 @@ from config.local.smtp_server import Fault, SMTPServer
 from email_integration import conf
 from email_integration.delivery import erasure, manual
 from email_integration.models import Delivery, DeliveryAttempt, SendingPause, SMTPConfig
-from email_integration.routing import resolver, stamp
+from email_integration.routing import generation, resolver
 from email_integration.sending import dispatcher, points
 from tests.children import (
     Child,
@@ -117,24 +117,24 @@ def test_saved_amid_a_batch(server: SMTPServer, other: SMTPServer) -> None:
 def test_a_generation_whose_read_takes_long_is_not_used(
     server: SMTPServer, other: SMTPServer, settings: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The stamp is asked for before MAIL · Save · the answer, of before that, takes 0.3 s · no MAIL to the old one."""
+    """The generation is read before MAIL · Save · the answer, of before that, takes 0.3 s · no MAIL to the old one."""
     settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "CONFIG_CACHE_TTL": 3600.0}
     clock, cached = Clock(), caches[conf.get("CACHE")]
-    for module in (stamp, resolver):
+    for module in (generation, resolver):
         monkeypatch.setattr(module, "time", clock)
-    monkeypatch.setattr(stamp, "TRUSTED", 0.1)
-    monkeypatch.setattr(stamp, "PROMPT", 0.1)
+    monkeypatch.setattr(generation, "TRUSTED", 0.1)
+    monkeypatch.setattr(generation, "PROMPT", 0.1)
     is_asked, saved, asking = threading.Event(), [], []
-    read = stamp._ask
+    read = generation._ask
 
     def slow() -> str | None:
         answer = read()
         # The dispatcher asks as well, in another thread, for its claims.
         if is_asked.is_set() and threading.current_thread() in asking:
             is_asked.clear()
-            known, copy = stamp._last, resolver._copy
+            known, copy = generation._last, resolver._copy
             in_a_thread(activate_other)
-            stamp._last, resolver._copy = known, copy  # it was another process that saved it
+            generation._last, resolver._copy = known, copy  # it was another process that saved it
             saved.append(answer)
             clock.ahead += 0.3
         return answer
@@ -145,12 +145,12 @@ def test_a_generation_whose_read_takes_long_is_not_used(
             clock.ahead += 1  # what was read last is not relied on
             is_asked.set()
 
-    monkeypatch.setattr(stamp, "_ask", slow)
+    monkeypatch.setattr(generation, "_ask", slow)
     points.hook = about_to
     (one,) = mails(1)
     send()
     assert saved
-    assert saved != [cached.get(stamp.KEY)]
+    assert saved != [cached.get(generation.KEY)]
     assert delivery_statuses(one) == ["accepted"]
     assert (len(server.messages), len(other.messages)) == (0, 1)
     assert not any("MAIL" in session.verbs for session in server.sessions)

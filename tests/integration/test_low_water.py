@@ -68,9 +68,9 @@ def stay(task_queue: RecordingTaskQueue) -> Stay:
     return stay
 
 
-def due(seconds: float, lane: str = "normal", **changes: Any) -> str:
+def due(seconds: float, priority: str = "normal", **changes: Any) -> str:
     """A mail that has been due for so long."""
-    delivery = submitted(priority=lane)
+    delivery = submitted(priority=priority)
     pretend(delivery, next_at=ago(seconds), due_at=ago(seconds), **changes)
     return delivery.pk
 

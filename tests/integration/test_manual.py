@@ -84,13 +84,13 @@ ALLOWED = {
 @pytest.mark.parametrize("decision", ALLOWED)
 @pytest.mark.parametrize("status", [status for status in Status if status != Status.SENDING])
 def test_each_decision_has_its_states(decision: Decision, status: Status) -> None:
-    """Elsewhere it says no and nothing has changed; where it is done, the fence has moved by one."""
+    """Elsewhere it says no and nothing has changed; where it is done, the version is higher by one."""
     delivery = pretend(submitted(), status=status)
     before = row(delivery)
     done = decision(delivery.pk)
     after = row(delivery)
     assert done == (status in ALLOWED[decision])
-    assert after["fence"] == before["fence"] + done
+    assert after["version"] == before["version"] + done
     assert done or after == before
 
 

@@ -67,11 +67,11 @@ def test_a_wrong_token_learns_nothing(client: Client, authorization: str | None)
 
 
 def test_what_is_not_finished_is_counted(client: Client) -> None:
-    """By status and lane; what is finished is not."""
+    """By status and priority; what is finished is not."""
     claimed(*(submitted() for _ in range(3)))
-    for lane, status, count in (("high", "queued", 1), ("bulk", "deferred", 2)):
+    for priority, status, count in (("high", "queued", 1), ("bulk", "deferred", 2)):
         for _ in range(count):
-            Delivery.objects.filter(pk=submitted().pk).update(lane=lane, status=status)
+            Delivery.objects.filter(pk=submitted().pk).update(priority=priority, status=status)
     Delivery.objects.filter(pk=submitted().pk).update(status=Status.ACCEPTED, next_at=None, finished_at=ago(1))
     Delivery.objects.filter(pk=submitted().pk).update(status=Status.IN_DOUBT, next_at=None)
     found = scraped(client)
@@ -81,7 +81,7 @@ def test_what_is_not_finished_is_counted(client: Client) -> None:
     assert found[("in_doubt_held",)] == 1
 
 
-def test_a_lane_without_mail_has_zero(client: Client) -> None:
+def test_a_priority_without_mail_has_zero(client: Client) -> None:
     """An alarm needs a metric."""
     found = scraped(client)
 
@@ -95,7 +95,7 @@ def test_the_age_of_the_oldest_is_reported(client: Client) -> None:
     Delivery.objects.filter(pk=submitted().pk).update(due_at=ago(100), created_at=ago(500))
     Delivery.objects.filter(pk=submitted().pk).update(due_at=ago(-1000), created_at=ago(500))
     Delivery.objects.filter(pk=submitted().pk).update(
-        due_at=ago(-60), created_at=ago(3000), status=Status.DEFERRED, lane="bulk"
+        due_at=ago(-60), created_at=ago(3000), status=Status.DEFERRED, priority="bulk"
     )
     found = scraped(client)
 
@@ -119,7 +119,7 @@ def test_how_mail_goes_is_reported(client: Client) -> None:
 
 def test_a_damaged_row_makes_no_series_of_its_own(client: Client) -> None:
     """Whatever somebody wrote into the database."""
-    Delivery.objects.filter(pk=submitted().pk).update(lane="odd", status="strange")
+    Delivery.objects.filter(pk=submitted().pk).update(priority="odd", status="strange")
 
     assert scraped(client)[("unfinished", "normal", "damaged")] == 1
 

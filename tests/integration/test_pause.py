@@ -38,7 +38,7 @@ def mail() -> Delivery:
 
 
 def test_a_pause_holds_in_every_process_at_once_and_resuming_ends_it() -> None:
-    """By the same stamp as a change of the configuration."""
+    """By a new generation, as a change of the configuration."""
     SMTPConfig.objects.create(name="Main", host="h", from_email="a@example.com", is_active=True)
     assert isinstance(active_relay(), Relay)
 

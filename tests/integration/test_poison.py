@@ -115,7 +115,7 @@ def test_a_mail_that_nobody_is_left_to_get_comes_to_its_end(server: SMTPServer, 
 
 def test_rows_that_were_damaged_after_the_claim_keep_what_the_server_said() -> None:
     batch = claimed(submitted())
-    pretend(batch.deliveries[0], recipients=5, fence=batch.deliveries[0].fence + 1)
+    pretend(batch.deliveries[0], recipients=5, version=batch.deliveries[0].version + 1)
     assert record(batch)
     assert Delivery.objects.get().status == "accepted"
 
@@ -200,7 +200,7 @@ OPTIONS = [
 ]
 
 
-DAMAGED = [{"status": "lost"}, {"lane": "lost"}, *({"options": options} for options in OPTIONS)]
+DAMAGED = [{"status": "lost"}, {"priority": "lost"}, *({"options": options} for options in OPTIONS)]
 
 
 @pytest.mark.parametrize("damage", DAMAGED)

@@ -1,4 +1,4 @@
-"""Which relay now: the stamp, this process's copy, and the fallback to the project's settings."""
+"""Which relay now: the generation, this process's copy, and the fallback to the project's settings."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from config.local.valkey import Valkey
 from email_integration import conf
 from email_integration.django_internals import read_setting
 from email_integration.models import NO_ACTIVE_CONFIG, SMTPConfig
-from email_integration.routing import Nowhere, Route, active_relay, forget, stamp
+from email_integration.routing import Nowhere, Route, active_relay, forget, generation
 from email_integration.smtp import Relay
 from tests.mail_settings import HAS_MAILERS, QUEUED, name_server
 
@@ -44,7 +44,7 @@ def name() -> str:
 
 @pytest.fixture
 def patient(settings: Any) -> None:
-    """The TTL is so long that only the stamp can tell of a change."""
+    """The TTL is so long that only the generation can show a change."""
     settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "CONFIG_CACHE_TTL": 3600.0}
 
 
@@ -76,7 +76,7 @@ def test_a_current_copy_costs_no_query(patient: None, django_assert_num_queries:
 def test_the_cache_holds_nothing_of_a_configuration(valkey: Valkey) -> None:
     config(password="s3cret")
     active_relay()
-    stored = str(cache.get(stamp.KEY))
+    stored = str(cache.get(generation.KEY))
     assert len(stored) == 16
     assert "primary" not in stored
     assert "s3cret" not in stored
@@ -112,9 +112,9 @@ def bulk_update(primary: SMTPConfig) -> None:
 def test_every_write_is_seen_at_once(patient: None, write: Callable[[SMTPConfig, SMTPConfig], Any]) -> None:
     primary, backup = config(), config("Backup", active=False)
     active_relay()
-    before = stamp.read()
+    before = generation.read()
     write(primary, backup)
-    assert stamp.read() not in (before, None)
+    assert generation.read() not in (before, None)
     expected = SMTPConfig.objects.filter(is_active=True).first()
     route = active_relay()
     if expected is None:
@@ -129,11 +129,11 @@ def test_while_a_change_is_under_way_everybody_asks_the_database(patient: None, 
     active_relay()
     with transaction.atomic():
         primary.save()
-        assert stamp.read() is None
-        assert cache.get(stamp.KEY) == stamp.DIRTY
+        assert generation.read() is None
+        assert cache.get(generation.KEY) == generation.DIRTY
         with django_assert_num_queries(2):  # the pause, the configuration
             active_relay()
-    assert stamp.read() is not None
+    assert generation.read() is not None
 
 
 def test_the_writer_sees_its_own_change_before_the_commit(patient: None) -> None:
@@ -166,55 +166,55 @@ def test_a_change_that_was_rolled_back_leaves_everybody_asking_until_the_mark_is
     with django_assert_num_queries(2):
         active_relay()
     with redis.Redis.from_url(valkey.url) as client:
-        assert 0 < client.ttl(cache.make_key(stamp.KEY)) <= 60
-    cache.delete(stamp.KEY)  # what its end comes to
+        assert 0 < client.ttl(cache.make_key(generation.KEY)) <= 60
+    cache.delete(generation.KEY)  # what its end comes to
     active_relay()
     with django_assert_num_queries(0):
         active_relay()
 
 
 def test_a_writer_that_dies_after_its_commit_leaves_no_stale_reader(patient: None) -> None:
-    """Its mark is in the cache and its row in the database, and the new stamp was never made."""
+    """Its mark is in the cache and its row in the database, and the new generation was never made."""
     config()
     backup = config("Backup", active=False)
     active_relay()
-    current = cache.get(stamp.KEY)
+    current = cache.get(generation.KEY)
     SMTPConfig.objects.activate(backup)
-    stamp.mark_dirty()
+    generation.mark_dirty()
     assert current is not None
     assert name() == "Backup"
 
 
-def test_a_stamp_is_made_only_where_there_is_none() -> None:
-    cache.delete(stamp.KEY)
-    first = stamp.read()
+def test_a_generation_is_made_only_where_there_is_none() -> None:
+    cache.delete(generation.KEY)
+    first = generation.read()
     assert first is not None
-    assert stamp.read() == first
-    stamp.renew()
-    assert stamp.read() not in (first, None)
+    assert generation.read() == first
+    generation.renew()
+    assert generation.read() not in (first, None)
 
 
-def test_a_stamp_is_relied_on_for_a_while(patient: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_generation_is_relied_on_for_a_while(patient: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each read of the cache costs as much as a sixth of a mail."""
     config()
     cached, reads = caches[conf.get("CACHE")], []
     get = cached.get
     monkeypatch.setattr(cached, "get", lambda key: (reads.append(key), get(key))[1])
-    monkeypatch.setattr(stamp, "TRUSTED", 3600.0)
+    monkeypatch.setattr(generation, "TRUSTED", 3600.0)
     for _ in range(5):
         active_relay()
-    assert reads == [stamp.KEY]
-    monkeypatch.setattr(stamp, "TRUSTED", 0.0)
+    assert reads == [generation.KEY]
+    monkeypatch.setattr(generation, "TRUSTED", 0.0)
     active_relay()
-    assert reads == [stamp.KEY] * 2
+    assert reads == [generation.KEY] * 2
 
 
-def test_whoever_makes_a_stamp_waits_until_nobody_relies_on_the_old_one(
+def test_whoever_makes_a_generation_waits_until_nobody_relies_on_the_old_one(
     patient: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Another process is free to use, without asking, what it has read just before."""
     primary = config()
-    monkeypatch.setattr(stamp, "TRUSTED", 0.2)
+    monkeypatch.setattr(generation, "TRUSTED", 0.2)
     cached, made_at = caches[conf.get("CACHE")], []
     write = cached.set
 
@@ -224,13 +224,13 @@ def test_whoever_makes_a_stamp_waits_until_nobody_relies_on_the_old_one(
 
     monkeypatch.setattr(cached, "set", writing)
     primary.save()
-    assert cached.get(stamp.KEY) != stamp.DIRTY
+    assert cached.get(generation.KEY) != generation.DIRTY
     assert time.monotonic() - made_at[-1] >= 0.2
 
 
 def test_a_change_of_its_own_a_process_knows_at_once(patient: None, monkeypatch: pytest.MonkeyPatch) -> None:
     primary = config()
-    monkeypatch.setattr(stamp, "TRUSTED", 0.2)
+    monkeypatch.setattr(generation, "TRUSTED", 0.2)
     active_relay()
     with transaction.atomic():
         SMTPConfig.objects.filter(pk=primary.pk).update(name="Renamed")

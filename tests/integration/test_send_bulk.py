@@ -62,7 +62,7 @@ def test_everybody_gets_the_template_filled_in(write: Write, task_queue: Recordi
         (["kim@example.com"], "News for Kim <3 & Lee", "Hello Kim <3 & Lee"),
         (["lee@example.com"], 'News for Lee, "L"', 'Hello Lee, "L"'),
     ]
-    assert set(Delivery.objects.values_list("lane", "from_header")) == {("bulk", "")}
+    assert set(Delivery.objects.values_list("priority", "from_header")) == {("bulk", "")}
     assert len(task_queue.woken) == 1
 
 
@@ -79,7 +79,7 @@ def test_subject_sender_column_and_priority_can_be_given(write: Write) -> None:
     run(file, "--to-column", "to", "--subject", "For {{ name }}", "--from", "Ada <ada@example.com>", "--priority=high")
     [mail] = outbox
     assert (mail.subject, mail.from_email, mail.to) == ("For Kim", "Ada <ada@example.com>", ["kim@example.com"])
-    assert Delivery.objects.get().lane == "high"
+    assert Delivery.objects.get().priority == "high"
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])

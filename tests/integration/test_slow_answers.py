@@ -17,8 +17,8 @@ from django.db import transaction
 from config.local.smtp_server import Fault, SMTPServer
 from email_integration import conf
 from email_integration.models import SendingPause, SMTPConfig
-from email_integration.routing import Nowhere, active_relay, resolver, stamp
-from email_integration.sending import letters, points, relaying
+from email_integration.routing import Nowhere, active_relay, generation, resolver
+from email_integration.sending import messages, points, relaying
 from email_integration.smtp import Opening, Relay, Session, Started
 from tests.deliveries import RecordingTaskQueue, attempt, send_due, submitted
 from tests.relays import config_for
@@ -44,9 +44,9 @@ class Clock:
 @pytest.fixture(autouse=True)
 def clock(_fresh: None, task_queue: RecordingTaskQueue, monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr(stamp, "TRUSTED", 0.1)
-    monkeypatch.setattr(stamp, "PROMPT", 0.1)
-    for module in (stamp, resolver):
+    monkeypatch.setattr(generation, "TRUSTED", 0.1)
+    monkeypatch.setattr(generation, "PROMPT", 0.1)
+    for module in (generation, resolver):
         monkeypatch.setattr(module, "time", clock)
     return clock
 
@@ -67,10 +67,10 @@ def servers(smtp_server: Callable[..., SMTPServer]) -> SimpleNamespace:
 
 def somebody_saves(clock: Clock) -> None:
     """Another process activates the other configuration; its Save has returned, a moment ago."""
-    known, copy = stamp._last, resolver._copy
+    known, copy = generation._last, resolver._copy
     SMTPConfig.objects.activate(SMTPConfig.objects.get(name="New"))
     # This process knows no more of it than before.
-    stamp._last, resolver._copy = known, copy
+    generation._last, resolver._copy = known, copy
     clock.now += 0.001
 
 
@@ -87,7 +87,7 @@ def while_read(monkeypatch: pytest.MonkeyPatch, change: Change) -> None:
 
     def getting(key: str, *more: Any) -> Any:
         answer = get(key, *more)
-        if key == stamp.KEY:
+        if key == generation.KEY:
             change()
         return answer
 
@@ -113,9 +113,9 @@ def test_a_pause_is_seen_however_slow_the_cache_is(
     servers: SimpleNamespace, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def pause() -> None:
-        known, copy = stamp._last, resolver._copy
+        known, copy = generation._last, resolver._copy
         SendingPause.objects.create(reason="enough")
-        stamp._last, resolver._copy = known, copy
+        generation._last, resolver._copy = known, copy
 
     assert name() == "Old"
     clock.now += 1
@@ -143,7 +143,7 @@ def test_what_a_slow_database_says_is_as_old_as_the_question(
 ) -> None:
     """So is what a store of secrets takes its time for: the row was read before."""
     if not has_cache:
-        monkeypatch.setattr(stamp, "_read", lambda: None)
+        monkeypatch.setattr(generation, "_read", lambda: None)
     read, change = resolver.relay_of, once(lambda: somebody_saves(clock))
 
     def reading(*given: Any, **how: Any) -> Relay:
@@ -181,14 +181,14 @@ def test_mail_whose_content_took_long_to_read_goes_by_the_new_one(
     servers: SimpleNamespace, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     delivery, change = submitted(), once(lambda: somebody_saves(clock))
-    enter = letters.Letter.__enter__
+    enter = messages.PreparedMessage.__enter__
 
-    def entering(letter: letters.Letter) -> letters.Letter:
-        entered = enter(letter)
+    def entering(message: messages.PreparedMessage) -> messages.PreparedMessage:
+        entered = enter(message)
         change()
         return entered
 
-    monkeypatch.setattr(letters.Letter, "__enter__", entering)
+    monkeypatch.setattr(messages.PreparedMessage, "__enter__", entering)
     attempt(delivery.pk)
     assert (len(servers.old.messages), len(servers.new.messages)) == (0, 1)
     assert "MAIL" not in verbs(servers.old)

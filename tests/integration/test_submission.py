@@ -24,7 +24,7 @@ pytestmark = pytest.mark.django_db(transaction=True)
 def test_a_mail_is_one_row_and_one_wake_up(task_queue: RecordingTaskQueue) -> None:
     delivery = submitted("kim@example.com", bcc=["lee@example.com"])
     stored = Delivery.objects.get()
-    assert (stored.pk, stored.status, stored.fence) == (delivery.pk, "queued", 0)
+    assert (stored.pk, stored.status, stored.version) == (delivery.pk, "queued", 0)
     assert [item["address"] for item in stored.recipients] == ["kim@example.com", "lee@example.com"]
     assert b"lee@" not in content.read(stored)
     assert stored.message_id.encode() in content.read(stored)

@@ -124,17 +124,17 @@ def test_what_expires_before_it_is_due_comes_to_its_end(task_queue: RecordingTas
     assert sweep() == 1
 
 
-@pytest.mark.parametrize("lane", ["", "fast", "HIGHER", "a", "zzz", "normal?"])
+@pytest.mark.parametrize("priority", ["", "fast", "HIGHER", "a", "zzz", "normal?"])
 @pytest.mark.parametrize(("queue", "woken"), [("", "mail"), ("own", "own")])
 def test_a_damaged_priority_becomes_a_normal_one(
-    task_queue: RecordingTaskQueue, lane: str, queue: str, woken: str
+    task_queue: RecordingTaskQueue, priority: str, queue: str, woken: str
 ) -> None:
     """No claim would ever ask for it."""
-    delivery = pretend(submitted(priority="high"), lane=lane[:6], queue=queue)
+    delivery = pretend(submitted(priority="high"), priority=priority[:6], queue=queue)
     task_queue.woken.clear()
     assert sweep() == 1
     assert task_queue.woken == [woken]
-    assert Delivery.objects.get(pk=delivery.pk).lane == "normal"
+    assert Delivery.objects.get(pk=delivery.pk).priority == "normal"
 
 
 def test_an_idle_sweep_asks_one_question(task_queue: RecordingTaskQueue, django_assert_num_queries: Any) -> None:

@@ -82,7 +82,7 @@ def test_of_many_claims_at_once_one_wins() -> None:
     found = in_threads(*[lambda: claims.claim(pk)] * 4)
     assert sum(one is not None for one in found) == 1
     assert all(one is None or isinstance(one, Batch) for one in found)
-    assert Delivery.objects.get().fence == 1
+    assert Delivery.objects.get().version == 1
 
 
 def test_who_has_not_claimed_it_does_not_move_it() -> None:
@@ -228,7 +228,7 @@ def test_who_was_overtaken_changes_nothing(task_queue: RecordingTaskQueue, late:
     before = stored(delivery)
     done = batches.record(slow, [claims.ended(delivery, late)])
     assert (done.made, done.owned) == ([False], False)
-    assert (before.status, before.fence) == (stored(delivery).status, stored(delivery).fence) == ("accepted", 4)
+    assert (before.status, before.version) == (stored(delivery).status, stored(delivery).version) == ("accepted", 4)
     assert task_queue.results == [(delivery.pk, "deferred"), (delivery.pk, "accepted")]
 
 
@@ -343,7 +343,7 @@ class _Unstorable(RecordingTaskQueue):
     ],
 )
 def test_what_was_rolled_back_can_be_recorded_again(outcome: Any) -> None:
-    """The instance must not believe in a fence that the database has never seen."""
+    """The instance must not believe in a version that the database has never seen."""
     install(_Unstorable())
     batch, delivery = claimed()
     with pytest.raises(DatabaseError):
@@ -484,7 +484,7 @@ def test_waking_makes_due_what_waits_for_its_relay_and_nothing_else() -> None:
     woken = stored(waits)
     # Asked of the database: this process knows its clock to some microseconds alone.
     assert Delivery.objects.filter(pk=waits.pk, next_at__lte=DatabaseTime()).exists()
-    assert woken.fence == waits.fence
+    assert woken.version == waits.version
     assert stored(greylisted).due_at > clock.now()
     assert not stored(done).waits_for_relay
 

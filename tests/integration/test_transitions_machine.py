@@ -88,7 +88,7 @@ class Ledger(RuleBasedStateMachine):
         self.workers: list[Worker] = []
         #: Final dots of which nothing was recorded, those of dead workers among them.
         self.unrecorded: list[Mail] = []
-        self.fences = dict.fromkeys(self.pks, 0)
+        self.versions = dict.fromkeys(self.pks, 0)
         self.final: set[str] = set()
         self.reopened: set[str] = set()
         self.accepted: dict[str, set[str]] = {pk: set() for pk in self.pks}
@@ -123,7 +123,7 @@ class Ledger(RuleBasedStateMachine):
         assert len(batch.deliveries) <= limit
         for one in batch.deliveries:
             assert one.status not in (*FINAL, Status.IN_DOUBT)
-            assert (one.batch, one.fence) == (batch.id, self.row(one.pk).fence)
+            assert (one.batch, one.version) == (batch.id, self.row(one.pk).version)
         mails = [
             Mail(delivery=one, place=place, recipients=rows.pending(one)) for place, one in enumerate(batch.deliveries)
         ]
@@ -230,10 +230,10 @@ class Ledger(RuleBasedStateMachine):
     def was_recorded(self, mail: Mail, made: bool, before: Delivery, *, answer_was_lost: bool) -> None:
         after = self.row(mail.delivery.pk)
         if made:
-            assert mail.delivery.fence == after.fence
+            assert mail.delivery.version == after.version
             assert mail.delivery.recipients == after.recipients
         elif not answer_was_lost:
-            assert (before.status, before.fence, before.recipients) == (after.status, after.fence, after.recipients)
+            assert (before.status, before.version, before.recipients) == (after.status, after.version, after.recipients)
         if mail in self.unrecorded and (made or answer_was_lost):
             self.unrecorded.remove(mail)
         outcome = mail.change.outcome if isinstance(mail.change, records.Ended) else None
@@ -259,7 +259,7 @@ class Ledger(RuleBasedStateMachine):
             sent = {mail.delivery.pk for mail in self.unrecorded if mail.delivery.batch == row.pk}
 
             def decide(row: DeliveryBatch, deliveries: list[Delivery], sent: set[str] = sent) -> list[records.Change]:
-                places = {pk: place for place, (pk, _fence) in enumerate(row.items)}
+                places = {pk: place for place, (pk, _version) in enumerate(row.items)}
                 doubtful = [
                     one for one in deliveries if places[one.pk] < row.permitted and (not knows or one.pk in sent)
                 ]
@@ -315,7 +315,7 @@ class Ledger(RuleBasedStateMachine):
         for pk in self.pks:
             row = self.row(pk)
             is_final = row.status in FINAL
-            assert row.fence >= self.fences[pk]
+            assert row.version >= self.versions[pk]
             assert is_final or pk not in self.final or pk in self.reopened, "a finished delivery has become unfinished"
             # It is claimed again, unless nothing is left to do, or a person has to decide.
             assert (row.next_at is None) == (is_final or row.status == Status.IN_DOUBT)
@@ -323,12 +323,12 @@ class Ledger(RuleBasedStateMachine):
             assert not (is_final and rows.pending(row))
             assert not (is_final and row.batch)
             # Of what is claimed there is a row that says with whom, or nobody would ever take it over.
-            assert not row.batch or pk in [known for known, _fence in batch_rows[row.batch].items]
+            assert not row.batch or pk in [known for known, _version in batch_rows[row.batch].items]
             assert not row.cancel_requested or row.batch, "asked to be cancelled, and forgotten"
             claimed.add(row.batch)
             accepted = {item["address"] for item in row.recipients if item["status"] == "accepted"}
             assert accepted >= self.accepted[pk], "who was accepted is so no more"
-            self.fences[pk], self.accepted[pk] = row.fence, accepted
+            self.versions[pk], self.accepted[pk] = row.version, accepted
             (self.final.add if is_final else self.final.discard)(pk)
         self.reopened.clear()
         assert set(batch_rows) == claimed - {""}, "the row of a batch that has nothing"

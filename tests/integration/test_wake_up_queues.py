@@ -180,10 +180,10 @@ def test_a_queue_that_celery_would_make_is_known(valkey: Valkey) -> None:
     assert Delivery.objects.get(pk=result.id).queue == "own"
 
 
-def test_a_way_with_an_exchange_is_kept_whole(valkey: Valkey) -> None:
-    """The wake-up goes the same way, and names it: a dispatcher asks for mail of that way."""
-    way = {"queue": "way", "exchange": "way", "routing_key": "way"}
-    result = send_email.apply_async(("Subject", "Text"), {"to": ["kim@example.com"]}, **way)
+def test_routing_with_an_exchange_is_kept_whole(valkey: Valkey) -> None:
+    """The wake-up is routed likewise, and names its routing: a dispatcher asks for mail of that."""
+    options = {"queue": "way", "exchange": "way", "routing_key": "way"}
+    result = send_email.apply_async(("Subject", "Text"), {"to": ["kim@example.com"]}, **options)
     kept = '{"exchange": "way", "queue": "way", "routing_key": "way"}'
     assert Delivery.objects.get(pk=result.id).queue == kept
     assert woken(valkey, "way") == [kept]
@@ -191,19 +191,19 @@ def test_a_way_with_an_exchange_is_kept_whole(valkey: Valkey) -> None:
 
 @pytest.mark.parametrize("option", ["queue", "exchange", "routing_key"])
 @pytest.mark.parametrize("value", ["q" * 256, "a\nb", 5, ["mail"]])
-def test_a_way_that_no_broker_takes_is_refused(valkey: Valkey, option: str, value: Any) -> None:
+def test_routing_that_no_broker_takes_is_refused(valkey: Valkey, option: str, value: Any) -> None:
     with pytest.raises(InvalidMail, match=option):
         send_email.apply_async(("Subject", "Text"), {"to": ["kim@example.com"]}, **{option: value})
     assert not Delivery.objects.exists()
 
 
-def test_a_way_longer_than_the_row_takes_is_refused(valkey: Valkey) -> None:
-    way = {"exchange": "e" * 200, "routing_key": "r" * 200}
+def test_routing_longer_than_the_row_takes_is_refused(valkey: Valkey) -> None:
+    options = {"exchange": "e" * 200, "routing_key": "r" * 200}
     with pytest.raises(InvalidMail, match="shorter"):
-        send_email.apply_async(("Subject", "Text"), {"to": ["kim@example.com"]}, **way)
+        send_email.apply_async(("Subject", "Text"), {"to": ["kim@example.com"]}, **options)
 
 
-def test_a_queue_whose_name_looks_like_a_way_is_itself(valkey: Valkey) -> None:
+def test_a_queue_whose_name_looks_like_routing_options_is_itself(valkey: Valkey) -> None:
     send_email.apply_async(("Subject", "Text"), {"to": ["kim@example.com"]}, queue='{"queue": "mail"}')
     assert woken(valkey, "mail") == []
     assert woken(valkey, '{"queue": "mail"}') == ['{"queue": "{\\"queue\\": \\"mail\\"}"}']

@@ -68,8 +68,8 @@ def clock(monkeypatch: pytest.MonkeyPatch, settings: Any) -> Clock:
 class Published(RecordingTaskQueue):
     """Records what is published, by the rule."""
 
-    def notify(self, queues: Any, *, priority: int | None = None) -> set[str]:
-        return wakeups.notify(queues, priority=priority)
+    def notify(self, queues: Any, *, message_priority: int | None = None) -> set[str]:
+        return wakeups.notify(queues, message_priority=message_priority)
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import pytest
 import trustme
 
 from config.local.certificates import Certificates
-from email_integration.routing import stamp
+from email_integration.routing import generation
 from tests.deliveries import RecordingTaskQueue
 from tests.integration.conftest import task_queue  # noqa: F401  # a fixture
 from tests.stack import FAILED
@@ -85,6 +85,6 @@ def server(request: pytest.FixtureRequest, record_property: Any) -> Iterator[Ser
 @pytest.fixture(autouse=True)
 def _fresh(fresh_process: None, task_queue: RecordingTaskQueue, settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
     # Who writes and who reads are one process here: it need not wait for itself at each change.
-    monkeypatch.setattr(stamp, "TRUSTED", 0.0)
-    monkeypatch.setattr(stamp, "PROMPT", float("inf"))  # nor ask again where the machine is busy
+    monkeypatch.setattr(generation, "TRUSTED", 0.0)
+    monkeypatch.setattr(generation, "PROMPT", float("inf"))  # nor ask again where the machine is busy
     settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "RETRY_FIRST": 5.0, "CONTENT_RETENTION_DAYS": 1}

@@ -56,9 +56,9 @@ def install_all() -> dict[str, str]:
 
 
 def _install(name: str, work: Callable[[], None]) -> str:
-    stamp = WHERE / name / ".installed"
+    marker = WHERE / name / ".installed"
     wanted = _digest(name)
-    if stamp.exists() and stamp.read_text() == wanted:
+    if marker.exists() and marker.read_text() == wanted:
         return ""
     shutil.rmtree(WHERE / name, ignore_errors=True)
     (WHERE / name).mkdir()
@@ -66,7 +66,7 @@ def _install(name: str, work: Callable[[], None]) -> str:
         work()
     except (NotToBeHad, OSError, subprocess.TimeoutExpired) as error:
         return " ".join(str(error).split())[:300]
-    stamp.write_text(wanted)
+    marker.write_text(wanted)
     return ""
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from django.utils import timezone
 
 from config.local.processes import LOOPBACK, wait_until
-from email_integration.models import FINAL, CircuitBreaker, Delivery, Lane, SMTPConfig
+from email_integration.models import FINAL, CircuitBreaker, Delivery, Priority, SMTPConfig
 from email_integration.queue import retry_now
 from email_integration.routing import breaker
 from email_integration.sending.sessions import pool
@@ -143,8 +143,8 @@ def restart(run: Run) -> None:
 
 def work_off() -> None:
     """Send all that is due, and what is due at once after that, as a worker does."""
-    for lane in Lane.values:
-        send_due(lane)
+    for priority in Priority.values:
+        send_due(priority)
 
 
 def unfinished() -> Any:

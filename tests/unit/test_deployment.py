@@ -100,7 +100,7 @@ def test_what_runs_is_the_same_in_every_place(place: str) -> None:
 
 @pytest.mark.parametrize("place", ["compose", "systemd", "kubernetes"])
 def test_every_queue_has_workers_and_only_of_one_kind(place: str) -> None:
-    """A queue that nobody consumes keeps its mail; one of two kinds of workers is no lane."""
+    """A queue that nobody consumes keeps its mail; one that two kinds of workers serve keeps no priority apart."""
     consumed = [
         queue
         for command in commands_of(place).values()
@@ -370,6 +370,6 @@ def test_the_example_says_what_waits() -> None:
     *lines, question = example.strip().splitlines()
     names: dict[str, Any] = {}
     exec("\n".join(lines), names)
-    found = {row["lane"]: row for row in eval(question, names)}
-    assert {lane: row["mails"] for lane, row in found.items()} == {"high": 1, "bulk": 2}
-    assert found["bulk"]["oldest"] == Delivery.objects.filter(lane="bulk").earliest("due_at").due_at
+    found = {row["priority"]: row for row in eval(question, names)}
+    assert {priority: row["mails"] for priority, row in found.items()} == {"high": 1, "bulk": 2}
+    assert found["bulk"]["oldest"] == Delivery.objects.filter(priority="bulk").earliest("due_at").due_at

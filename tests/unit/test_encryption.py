@@ -15,9 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from email_integration.message import encryption
-from email_integration.message.encryption import PIECE, Damaged, Misplaced, NoKey, Place
+from email_integration.message.encryption import PIECE, ContentPlace, Damaged, Misplaced, NoKey
 
-PLACE = Place("app.model", "content", "row")
+PLACE = ContentPlace("app.model", "content", "row")
 TAG = 16
 
 #: Sizes around the borders of pieces, and a few others.
@@ -42,16 +42,16 @@ def content(size: int) -> bytes:
     return bytes(number % 251 for number in range(size))
 
 
-def sealed(plain: bytes, place: Place = PLACE) -> Sealed:
+def sealed(plain: bytes, place: ContentPlace = PLACE) -> Sealed:
     seal, pieces = encryption.seal((plain,), place, size=len(plain))
     return seal, b"".join(pieces)
 
 
-def opened(seal: str, stored: bytes, place: Place = PLACE) -> bytes:
+def opened(seal: str, stored: bytes, place: ContentPlace = PLACE) -> bytes:
     return b"".join(encryption.unseal(seal, place, encryption.read(io.BytesIO(stored))))
 
 
-def is_damaged(seal: str, stored: bytes, place: Place = PLACE) -> bool:
+def is_damaged(seal: str, stored: bytes, place: ContentPlace = PLACE) -> bool:
     try:
         opened(seal, stored, place)
     except Damaged:

@@ -56,7 +56,7 @@ def dot(slot: Slot, **changed: Any) -> None:
         "refused": {1: 550},
         "count": 3,
         "configuration": "Our server",
-        "version": "7",
+        "config_version": "7",
     }
     slot.dot(**said | changed)
 
@@ -95,7 +95,7 @@ BEFORE: dict[str, Any] = {
     "started_at": 1234.5,
     "phase": SlotPhase.PREPARING,
 }
-SAID = Dot(recipients=(0, 2), refused={1: 550}, count=3, configuration="Our server", version="7")
+SAID = Dot(recipients=(0, 2), refused={1: 550}, count=3, configuration="Our server", config_version="7")
 
 
 @pytest.mark.parametrize(
@@ -159,7 +159,7 @@ def test_what_an_earlier_mail_left_in_a_slot_is_not_taken_for_a_later_ones(folde
 @pytest.mark.parametrize("refused", [{}, dict.fromkeys(range(1, MOST_RECIPIENTS, 2), 451)])
 def test_as_many_recipients_as_a_mail_may_have(folder: Path, refused: dict[int, int]) -> None:
     taken = tuple(position for position in range(MOST_RECIPIENTS) if position not in refused)
-    sizes = {"configuration": "\N{SNOWMAN}" * 100, "version": "\N{SNOWMAN}" * 40, "count": MOST_RECIPIENTS}
+    sizes = {"configuration": "\N{SNOWMAN}" * 100, "config_version": "\N{SNOWMAN}" * 40, "count": MOST_RECIPIENTS}
     mine = journal(folder, slots=2)
     for number in range(2):
         slot = mine.take(f"{number}" + "\N{MAGE}" * 254, 2**63 - 1, "\N{MAGE}" * 36)
@@ -197,7 +197,7 @@ def dots(draw: st.DrawFn) -> Dot:
         refused=draw(st.dictionaries(positions, st.integers(0, 999))),
         count=count,
         configuration=draw(TEXT),
-        version=draw(TEXT),
+        config_version=draw(TEXT),
     )
 
 
@@ -208,7 +208,7 @@ def slots(draw: st.DrawFn) -> tuple[bytes, JournalEntry]:
     body = (
         b""
         if said is None
-        else layout.encode_dot(said.recipients, said.refused, said.count, said.configuration, said.version)
+        else layout.encode_dot(said.recipients, said.refused, said.count, said.configuration, said.config_version)
     )
     entry = JournalEntry(
         slot=5,
@@ -692,7 +692,7 @@ def test_a_step_that_does_not_follow_the_last_is_an_error(folder: Path) -> None:
         ({"count": MOST_RECIPIENTS + 1}, "at most 10000 recipients, not 10001"),
         ({"count": -1, "recipients": [], "refused": {}}, "recipients, not -1"),
         ({"configuration": "x" * 101}, "name has 101 characters"),
-        ({"version": "x" * 41}, "version has 41 characters"),
+        ({"config_version": "x" * 41}, "version has 41 characters"),
     ],
 )
 def test_what_a_dot_cannot_hold_is_an_error_and_the_mail_stays_in_hand(

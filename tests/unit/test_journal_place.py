@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from email_integration.sending import journal_place
-from email_integration.sending.journal_place import Loss, faults, lost_with
+from email_integration.sending.journal_place import Loss, lost_with, problems
 
 #: /proc/self/mountinfo of a machine with Debian 12: /tmp is no mount of its own.
 LAPTOP = r"""
@@ -116,7 +116,7 @@ def test_a_folder_on_disk_is_fine_and_looking_makes_none(mounts: Path, settings:
     folder = mounts.parent / "state" / "journals"
     for given in (folder, str(folder)):
         name(settings, given)
-        assert faults() == faults(in_worker=True) == []
+        assert problems() == problems(in_worker=True) == []
     assert not folder.parent.exists()
 
 
@@ -124,13 +124,13 @@ def test_a_folder_in_memory_costs_a_batch_unless_one_only_develops(mounts: Path,
     name(settings, mounts.parent / "journals")
     mounts.write_text(LAPTOP + f"90 27 0:60 / {mounts.parent} rw - tmpfs tmpfs rw\n")
 
-    (fault,) = faults()
+    (problem,) = problems()
 
-    assert fault.text == f"The folder of the journals, {mounts.parent / 'journals'}, {Loss.IN_MEMORY}."
+    assert problem.text == f"The folder of the journals, {mounts.parent / 'journals'}, {Loss.IN_MEMORY}."
     for word in ("LEASE", "JOURNAL_DIR", "docs/deployment.md"):
-        assert word in fault.hint
+        assert word in problem.hint
     settings.DEBUG = True
-    assert faults() == []
+    assert problems() == []
 
 
 def test_a_way_that_leads_to_memory_by_a_link_is_in_memory(mounts: Path, settings: Any) -> None:
@@ -138,27 +138,27 @@ def test_a_way_that_leads_to_memory_by_a_link_is_in_memory(mounts: Path, setting
     (mounts.parent / "link").symlink_to(mounts.parent / "memory")
     mounts.write_text(LAPTOP + f"90 27 0:60 / {mounts.parent / 'memory'} rw - tmpfs tmpfs rw\n")
     name(settings, mounts.parent / "link" / "journals")
-    assert len(faults()) == 1
+    assert len(problems()) == 1
     name(settings, mounts.parent / "journals")
-    assert faults() == []
+    assert problems() == []
 
 
 def test_the_temporary_folder_is_judged_where_a_worker_has_run_or_runs(mounts: Path, settings: Any) -> None:
     """A laptop, a build or a web server without workers is told nothing."""
     name(settings, "")
     mounts.write_text(LAPTOP + f"90 27 0:60 / {mounts.parent / 'tmp'} rw - tmpfs tmpfs rw\n")
-    assert faults() == []
-    (fault,) = faults(in_worker=True)
-    assert str(mounts.parent / "tmp") in fault.text
+    assert problems() == []
+    (problem,) = problems(in_worker=True)
+    assert str(mounts.parent / "tmp") in problem.text
 
     folder = journal_place.below_temporary("one")
     folder.mkdir(mode=0o700)
-    (fault,) = faults()
-    assert str(folder) in fault.text
-    assert faults(in_worker=True) == [fault]
+    (problem,) = problems()
+    assert str(folder) in problem.text
+    assert problems(in_worker=True) == [problem]
 
     mounts.write_text(LAPTOP)
-    assert faults() == faults(in_worker=True) == []
+    assert problems() == problems(in_worker=True) == []
 
 
 @pytest.mark.parametrize("debug", [False, True])
@@ -186,11 +186,11 @@ def test_a_folder_that_takes_no_journal_costs_a_window(
     settings.EMAIL_INTEGRATION["IN_DOUBT_WINDOW"] = 7
     arrange(folder)
 
-    (fault,) = faults()
+    (problem,) = problems()
 
-    assert fault.text == f"No journal can be kept in {folder}: {why}."
-    assert "IN_DOUBT_WINDOW (7)" in fault.hint
-    assert "0700" in fault.hint
+    assert problem.text == f"No journal can be kept in {folder}: {why}."
+    assert "IN_DOUBT_WINDOW (7)" in problem.hint
+    assert "0700" in problem.hint
 
 
 def test_a_folder_of_another_user_takes_no_journal(
@@ -199,8 +199,8 @@ def test_a_folder_of_another_user_takes_no_journal(
     name(settings, mounts.parent / "journals")
     (mounts.parent / "journals").mkdir(mode=0o700)
     monkeypatch.setattr(os, "geteuid", lambda: 4711)
-    (fault,) = faults()
-    assert f"it belongs to user {os.getuid()}, and this process runs as user 4711" in fault.text
+    (problem,) = problems()
+    assert f"it belongs to user {os.getuid()}, and this process runs as user 4711" in problem.text
 
 
 def test_a_folder_that_cannot_be_written_or_made_takes_no_journal(
@@ -210,17 +210,19 @@ def test_a_folder_that_cannot_be_written_or_made_takes_no_journal(
     folder = mounts.parent / "above" / "journals"
     name(settings, folder)
     monkeypatch.setattr(os, "access", lambda path, mode: False)
-    (fault,) = faults()
-    assert fault.text == f"No journal can be kept in {folder}: it is missing, and {mounts.parent} cannot be written to."
+    (problem,) = problems()
+    assert (
+        problem.text == f"No journal can be kept in {folder}: it is missing, and {mounts.parent} cannot be written to."
+    )
     folder.mkdir(parents=True, mode=0o700)
-    (fault,) = faults()
-    assert fault.text == f"No journal can be kept in {folder}: it cannot be written to."
+    (problem,) = problems()
+    assert problem.text == f"No journal can be kept in {folder}: it cannot be written to."
 
 
 def test_a_file_in_the_way_is_named(mounts: Path, settings: Any) -> None:
     name(settings, mounts / "journals")
-    (fault,) = faults()
-    assert "it cannot be looked at (Not a directory)" in fault.text
+    (problem,) = problems()
+    assert "it cannot be looked at (Not a directory)" in problem.text
 
 
 def test_where_files_cannot_be_locked_no_place_is_wrong(
@@ -228,16 +230,16 @@ def test_where_files_cannot_be_locked_no_place_is_wrong(
 ) -> None:
     name(settings, mounts / "journals")
     monkeypatch.setattr(journal_place, "find_spec", lambda module: None)
-    assert faults() == []
+    assert problems() == []
 
 
 @pytest.mark.parametrize("given", [None, 5, ["/tmp"]])
 def test_a_folder_of_the_wrong_kind_is_left_to_the_check_of_kinds(given: Any, mounts: Path, settings: Any) -> None:
     name(settings, given)
-    assert faults() == faults(in_worker=True) == []
+    assert problems() == problems(in_worker=True) == []
 
 
 def test_without_the_text_of_mounts_nothing_is_known(mounts: Path, settings: Any) -> None:
     name(settings, mounts.parent / "journals")
     mounts.unlink()
-    assert faults() == []
+    assert problems() == []

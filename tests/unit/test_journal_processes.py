@@ -41,7 +41,7 @@ def journal(slots=8):
 
 def dot(slot, count=3, refused={1: 550}):
     slot.dot(recipients=[n for n in range(count) if n not in refused], refused=refused, count=count,
-             configuration="Our server", version="7")
+             configuration="Our server", config_version="7")
 
 def fails(act, says):
     try:
@@ -115,7 +115,7 @@ def entries(folder: Path) -> list[JournalEntry]:
         return [entry for one in found for entry in one.entries]
 
 
-SAID = Dot(recipients=(0, 2), refused={1: 550}, count=3, configuration="Our server", version="7")
+SAID = Dot(recipients=(0, 2), refused={1: 550}, count=3, configuration="Our server", config_version="7")
 
 
 @pytest.mark.parametrize(
@@ -532,7 +532,7 @@ def test_a_disk_that_takes_nothing_is_reported_at_each_step(folder: Path) -> Non
             slot.continuing,
             slot.free,
             lambda: mine.take("other", 1, "b"),
-            lambda: slot.dot(recipients=[0], refused={}, count=1, configuration="c", version="v"),
+            lambda: slot.dot(recipients=[0], refused={}, count=1, configuration="c", config_version="v"),
         ):
             with pytest.raises(Exception, match="No space left on device") as caught:
                 step()

@@ -72,6 +72,6 @@ def test_no_configuration_has_a_word() -> None:
 
 
 @given(name=texts)
-def test_a_lane_is_one_of_ours(name: str) -> None:
+def test_a_priority_is_one_of_ours(name: str) -> None:
     """Whatever stands in the row."""
-    assert labels.lane(name) in labels.LANES
+    assert labels.priority(name) in labels.PRIORITIES

@@ -14,7 +14,7 @@ from django.utils import timezone
 from email_integration import MailOptions
 from email_integration.exceptions import InvalidMail
 from email_integration.message.options import MailKeywords
-from email_integration.models import Lane
+from email_integration.models import Priority
 
 NOON = dt.datetime(2040, 1, 1, 12, 0)  # noqa: DTZ001  # naive on purpose
 NOON_UTC = NOON.replace(tzinfo=dt.UTC)
@@ -22,7 +22,7 @@ NOON_UTC = NOON.replace(tzinfo=dt.UTC)
 
 def test_type_checkers_know_the_same_options_as_there_are() -> None:
     fields = {field.name: field.type for field in dataclasses.fields(MailOptions)}
-    assert typing.get_args(typing.get_type_hints(MailKeywords)["priority"])[1:] == (Literal[*Lane.values],)
+    assert typing.get_args(typing.get_type_hints(MailKeywords)["priority"])[1:] == (Literal[*Priority.values],)
     assert {name: hint.__forward_arg__ for name, hint in MailKeywords.__annotations__.items()} == fields
     assert list(inspect.signature(MailOptions).parameters) == list(MailKeywords.__annotations__)
     assert not MailKeywords.__required_keys__

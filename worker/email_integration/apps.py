@@ -11,14 +11,14 @@ from django.utils.translation import gettext_lazy as _
 
 
 class EmailIntegrationConfig(AppConfig):
-    """Connects the stamp to every write of a configuration, and loads the checks and the tasks."""
+    """Connects the configuration generation to every write, and loads the checks and the tasks."""
 
     name = "email_integration"
     verbose_name = _("Email Integration")
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        """Have every write of a configuration move the stamp, wake what waits for it, and be recorded."""
+        """Have every write of a configuration make a new generation, wake what waits for it, and be recorded."""
         from simple_history.signals import pre_create_historical_record  # apps are loaded only now
 
         from email_integration.queue import retry_now
@@ -26,13 +26,13 @@ class EmailIntegrationConfig(AppConfig):
         from . import checks, signals, tasks  # noqa: F401  # importing them registers them
         from .models import RefreshFamily, SendingPause, SMTPConfig, audit
         from .models.oauth import keep_newer
-        from .routing import stamp
+        from .routing import generation
 
         for sender in (SMTPConfig, SendingPause):
             for before in (pre_save, pre_delete, signals.config_changing):
-                before.connect(stamp.mark_dirty, sender=sender, dispatch_uid="email_integration.stamp")
+                before.connect(generation.mark_dirty, sender=sender, dispatch_uid="email_integration.generation")
             for after in (post_save, post_delete, signals.config_changed):
-                after.connect(stamp.renew_on_commit, sender=sender, dispatch_uid="email_integration.stamp")
+                after.connect(generation.renew_on_commit, sender=sender, dispatch_uid="email_integration.generation")
                 # After that, so that nobody who is woken goes by the old one still.
                 after.connect(retry_now.wake_on_commit, sender=sender, dispatch_uid="email_integration.wake")
         pre_save.connect(keep_newer, sender=RefreshFamily, dispatch_uid="email_integration.keep_newer")

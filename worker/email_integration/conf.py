@@ -40,7 +40,7 @@ DEFAULTS: dict[str, Any] = {
     "MESSAGE_ID_DOMAIN": "",
     # How long a process may use its copy of the active configuration without asking the database.
     "CONFIG_CACHE_TTL": 5.0,
-    # The Django cache that carries the stamp; must be shared by all processes.
+    # The Django cache that carries the configuration generation; must be shared by all processes.
     "CACHE": "default",
     # The Celery queues of deliveries and of the sweep; '' means the queue Celery would choose.
     "QUEUE": "",
@@ -70,7 +70,7 @@ DEFAULTS: dict[str, Any] = {
     "REDIRECT_ALL_TO": [],
     # ... and write to nobody but these addresses and domains; [] means everybody.
     "ALLOWED_RECIPIENTS": [],
-    # /readyz says no when a mail of the lanes 'high' and 'normal' has been due for so long.
+    # /readyz says no when a mail of priority 'high' or 'normal' has been due for so long.
     "QUEUE_AGE_LIMIT": 900.0,
     # How often alerts are evaluated; 0 is never.
     "ALERT_INTERVAL": 30.0,

@@ -72,7 +72,7 @@ def why_unreadable(error: SecretUnreadable) -> _StrOrPromise:
 
 
 @dataclass(frozen=True)
-class Place:
+class SecretPlace:
     """Where a value is sealed for, and opens: ``model`` by its label, ``field``, and the identifier of the ``row``."""
 
     model: str
@@ -103,7 +103,7 @@ class Sealed:
         return self.stored.removeprefix(_BEFORE).encode() if self.stored.startswith(_BEFORE) else b""
 
     @with_secrets
-    def open(self, place: Place) -> str:
+    def open(self, place: SecretPlace) -> str:
         """Return the plain text.
 
         Raises ``SecretUnreadable`` when no key fits, and ``SecretMisplaced`` when it was not sealed for ``place``.
@@ -119,7 +119,7 @@ class Sealed:
         return opened[_DIGEST:].decode()
 
     @with_secrets
-    def check(self, place: Place) -> None:
+    def check(self, place: SecretPlace) -> None:
         """Raise ``SecretMisplaced`` if it was sealed for another place. What no key opens is not refused here."""
         try:
             self.open(place)
@@ -135,7 +135,7 @@ class Placed(str):
     Django gives the value alone to a field, and not the instance, when it loads a dump.
     """
 
-    place: Place | None = None
+    place: SecretPlace | None = None
 
 
 @with_secrets
@@ -183,7 +183,7 @@ def _octets(key: str | bytes) -> bytes:
 
 
 @with_secrets
-def seal(plain: str, place: Place) -> Sealed:
+def seal(plain: str, place: SecretPlace) -> Sealed:
     """Seal ``plain`` for ``place``, under the newest key."""
     return Sealed(_BEFORE + keys().encrypt(place.digest + plain.encode()).decode())
 
@@ -234,15 +234,15 @@ class EncryptedTextField(_TextField):
         super().contribute_to_class(cls, name, private_only)
         setattr(cls, self.attname, _SealedAttribute(self))
 
-    def place_of(self, instance: models.Model) -> Place:
+    def place_of(self, instance: models.Model) -> SecretPlace:
         """Where the value of ``instance`` belongs. Raises ``ValueError`` when nothing identifies its row."""
         return self.place_in(str(getattr(instance, self.row) or ""))
 
-    def place_in(self, row: str) -> Place:
+    def place_in(self, row: str) -> SecretPlace:
         """Where values of this field belong in the row that is identified by ``row``."""
         if not row:
             raise ValueError(f"{self.row} is empty, so that nothing can be sealed for this row.")
-        return Place(self.model._meta.label_lower, self.name, row)
+        return SecretPlace(self.model._meta.label_lower, self.name, row)
 
     def raw(self, instance: models.Model) -> Any:
         """The value as the instance holds it: ``Sealed`` if it came from the database, else plain."""
@@ -292,7 +292,7 @@ class EncryptedTextField(_TextField):
         return sealed
 
     @with_secrets
-    def sealed_for(self, value: Any, place: Place) -> Sealed:
+    def sealed_for(self, value: Any, place: SecretPlace) -> Sealed:
         """Return ``value``, text or sealed already, as it is to be stored in ``place``.
 
         Raises ``SecretMisplaced``, and ``TypeError`` for what is neither: an expression would copy a column.

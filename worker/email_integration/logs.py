@@ -19,7 +19,7 @@ FIELDS = (
     # The number of the attempt, from 1.
     "attempt",
     "configuration",
-    "lane",
+    "priority",
     # Where in the dialogue the attempt ended.
     "phase",
     "reply_code",

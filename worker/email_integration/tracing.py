@@ -93,7 +93,7 @@ class Traces(instrumentation.Observer):
     @_harmless
     def submitting(self, delivery: Delivery) -> None:
         with _tracer().start_as_current_span(
-            f"submit {delivery.lane}", kind=SpanKind.PRODUCER, attributes=_of(delivery, "submit", "send")
+            f"submit {delivery.priority}", kind=SpanKind.PRODUCER, attributes=_of(delivery, "submit", "send")
         ):
             carrier: dict[str, str] = {}
             _W3C.inject(carrier)
@@ -135,7 +135,7 @@ class Traces(instrumentation.Observer):
         began, until, parts = tried.began, tried.ended, tried.parts
         here = trace.get_current_span().get_span_context()
         span = _tracer().start_span(
-            f"deliver {delivery.lane}",
+            f"deliver {delivery.priority}",
             context=_W3C.extract({"traceparent": delivery.traceparent}, context.Context()),
             kind=SpanKind.CONSUMER,
             attributes={
@@ -179,7 +179,7 @@ def _of(delivery: Delivery, name: str, kind: str) -> dict[str, str | int]:
         "messaging.system": "email_integration",
         "messaging.operation.name": name,
         "messaging.operation.type": kind,
-        "messaging.destination.name": str(delivery.lane),
+        "messaging.destination.name": str(delivery.priority),
         "messaging.message.id": delivery.pk,
         "messaging.message.body.size": delivery.content_size,
     }

@@ -99,7 +99,7 @@ class _NoRedirects(urllib.request.HTTPRedirectHandler):
         return None
 
 
-def _way(host: str) -> urllib.request.OpenerDirector:
+def _opener(host: str) -> urllib.request.OpenerDirector:
     """How to get to ``host``: by no proxy if it is this machine, for which a proxy is another one that reads along.
 
     Elsewhere only https leads, for which the proxy of the environment makes a tunnel that it cannot look into.
@@ -110,9 +110,9 @@ def _way(host: str) -> urllib.request.OpenerDirector:
 
 def _open(request: urllib.request.Request, seconds: float, most: int) -> Response:
     until = time.monotonic() + seconds
-    way = _way(urlsplit(request.full_url).hostname or "")
+    opener = _opener(urlsplit(request.full_url).hostname or "")
     try:
-        with way.open(request, timeout=seconds) as response:
+        with opener.open(request, timeout=seconds) as response:
             return Response(status=response.status, body=_read(response, most, until))
     except urllib.error.HTTPError as error:
         with error:

@@ -13,7 +13,7 @@ from django.db import connection, transaction
 from email_integration import routing, submit_many
 from email_integration.ledger import task_queue
 from email_integration.models import Delivery, SMTPConfig
-from email_integration.routing import resolver, stamp
+from email_integration.routing import generation, resolver
 from email_integration.tasks import send_email
 
 
@@ -62,7 +62,7 @@ class _Silent:
     def __init__(self, usual: task_queue.TaskQueue) -> None:
         self._usual = usual
 
-    def notify(self, queues: Collection[str], *, priority: int | None = None) -> set[str]:
+    def notify(self, queues: Collection[str], *, message_priority: int | None = None) -> set[str]:
         return set()
 
     def __getattr__(self, name: str) -> Any:
@@ -77,16 +77,16 @@ def submit_together(numbers: range) -> None:
 
 
 def check_configuration(times: int) -> dict[str, float]:
-    """CPU in microseconds of asking for the active relay: by reading the stamp, and by a query each time."""
+    """CPU in microseconds of asking for the active relay: by the configuration generation, and by a query each time."""
     routing.active_relay()
 
     def read() -> None:
-        stamp.forget()  # which would be relied on otherwise
+        generation.forget()  # which would be relied on otherwise
         routing.active_relay()
 
-    by_stamp = _cpu(read, times)
+    by_generation = _cpu(read, times)
     by_query = _cpu(lambda: resolver._from_database("default"), times)
-    return {"stamp": 1e6 * by_stamp, "query": 1e6 * by_query}
+    return {"generation": 1e6 * by_generation, "query": 1e6 * by_query}
 
 
 def count_queries(seconds: float) -> int:

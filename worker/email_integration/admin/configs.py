@@ -18,7 +18,7 @@ from django.utils.translation import gettext_lazy
 from email_integration import conf, validators
 from email_integration.fields import UNREADABLE
 from email_integration.models import SMTPConfig, login
-from email_integration.routing import stamp
+from email_integration.routing import generation
 from email_integration.timezones import local_time
 
 from . import quirks, routing_status
@@ -279,7 +279,7 @@ class SMTPConfigAdmin(  # type: ignore[misc]  # the last is untyped
             return response
         if before is not None and self._active_pk() is None:
             self.message_user(request, routing_status.without_any(), messages.WARNING)
-        if not stamp.is_reachable():
+        if not generation.is_reachable():
             text = _("The shared cache is out of reach: workers follow this change within %(seconds)s seconds.")
             self.message_user(request, text % {"seconds": f"{conf.get('CONFIG_CACHE_TTL'):g}"}, messages.WARNING)
         return response

@@ -21,7 +21,7 @@ from email_integration import routing
 from email_integration.dashboard import drawing, live_status, shares, statistics
 from email_integration.dashboard.intervals import PERIODS, Interval
 from email_integration.ledger import rows
-from email_integration.models import Lane, SMTPConfig, Status
+from email_integration.models import Priority, SMTPConfig, Status
 from email_integration.outcomes.causes import words_of
 
 from .typing import DeliveryModelAdmin
@@ -47,16 +47,16 @@ class DashboardViews(DeliveryModelAdmin):
         return [path("dashboard/", view, name="email_integration_dashboard"), *super().get_urls()]
 
     def dashboard_view(self, request: HttpRequest) -> HttpResponse:
-        """Show the status of now, and the statistics that ``period``, ``lane`` and ``smtp_config`` choose."""
+        """Show the status of now, and the statistics that ``period``, ``priority`` and ``smtp_config`` choose."""
         if not self.has_view_permission(request):
             raise PermissionDenied
         workers = live_status.workers()  # they answer while the database does
         now = timezone.now()
         asked = request.GET
         chosen = asked["period"] if asked.get("period") in PERIODS else "day"
-        lane = asked.get("lane") if asked.get("lane") in Lane.values else None
+        priority = asked.get("priority") if asked.get("priority") in Priority.values else None
         name = asked.get("smtp_config")
-        choice = statistics.Choice(lane=lane, configuration=name if rows.is_name(name) else None)
+        choice = statistics.Choice(priority=priority, configuration=name if rows.is_name(name) else None)
         context = {
             **self.admin_site.each_context(request),
             "title": _("Dashboard"),
@@ -65,7 +65,7 @@ class DashboardViews(DeliveryModelAdmin):
             "patience": live_status.FOR_WORKERS,
             "tiles": list(self._tiles(request, now)),
             "choice": choice,
-            "lanes": Lane.choices,
+            "priorities": Priority.choices,
             "configurations": _configurations(choice.configuration),
             "periods": [(_narrowed(choice, name), each.title, name == chosen) for name, each in PERIODS.items()],
             "period": chosen,
@@ -177,7 +177,7 @@ def _shares(found: shares.Breakdown, period: str) -> dict[str, Any]:
             )
             for title, label, of_one in (
                 (gettext_lazy("SMTP configuration"), str, found.configurations),
-                (gettext_lazy("priority"), lambda name: Lane(name).label, found.lanes),
+                (gettext_lazy("priority"), lambda name: Priority(name).label, found.priorities),
             )
         ],
         "shares_left_out": found.left_out,
@@ -185,7 +185,7 @@ def _shares(found: shares.Breakdown, period: str) -> dict[str, Any]:
 
 
 def _narrowed(choice: statistics.Choice, period: str) -> str:
-    given = {"period": period, "lane": choice.lane, "smtp_config": choice.configuration}
+    given = {"period": period, "priority": choice.priority, "smtp_config": choice.configuration}
     return f"?{urlencode({key: value for key, value in given.items() if value})}"
 
 

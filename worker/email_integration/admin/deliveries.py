@@ -75,7 +75,7 @@ class DeliveryAdmin(SensitiveViews, RestrictedLookups, DashboardViews, ContentVi
     list_filter = (
         ("status", filters.StatusFilter),
         "created_at",
-        filters.LaneFilter,
+        filters.PriorityFilter,
         filters.ConfigFilter,
         filters.CauseFilter,
     )
@@ -95,7 +95,7 @@ class DeliveryAdmin(SensitiveViews, RestrictedLookups, DashboardViews, ContentVi
     def get_list_display(self, request: HttpRequest) -> Any:
         """Subjects and addresses are for those who may see them."""
         seen = ("subject", "addresses") if may_see_content(request) else ("recipient_count",)
-        return ("short_id", "state", *seen, "next_attempt", "age", "attempts", "smtp_config", "lane")
+        return ("short_id", "state", *seen, "next_attempt", "age", "attempts", "smtp_config", "priority")
 
     def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[RestrictedOrdering]:
         return _Page
@@ -198,7 +198,7 @@ class DeliveryAdmin(SensitiveViews, RestrictedLookups, DashboardViews, ContentVi
 
     def get_fieldsets(self, request: HttpRequest, obj: Any = None) -> Any:
         """Addresses are for those who may see them."""
-        outcome = ("id", "message_id", "current_status", "code", "reason", "attempts", "smtp_config", "lane")
+        outcome = ("id", "message_id", "current_status", "code", "reason", "attempts", "smtp_config", "priority")
         addresses = ("recipients_and_replies", "from_header", "redirected_to")
         return [
             (None, {"fields": (*outcome, "when_in_doubt", "kept_content")}),

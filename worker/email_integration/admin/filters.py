@@ -26,7 +26,7 @@ from email_integration.addresses import envelope_address
 from email_integration.exceptions import InvalidMail
 from email_integration.ledger.rows import database, in_status
 from email_integration.message import previews
-from email_integration.models import Delivery, Lane, SMTPConfig, Status
+from email_integration.models import Delivery, Priority, SMTPConfig, Status
 from email_integration.outcomes.causes import words_of
 
 #: How many rows are looked through for what has no index ...
@@ -69,14 +69,14 @@ class _AmongTheNewest(admin.SimpleListFilter):
         return queryset if value is None else newest(request, queryset).filter(**{str(self.parameter_name): value})
 
 
-class LaneFilter(_AmongTheNewest):
+class PriorityFilter(_AmongTheNewest):
     """By priority."""
 
     title = gettext_lazy("priority")
-    parameter_name = "lane"
+    parameter_name = "priority"
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> Any:
-        return Lane.choices
+        return Priority.choices
 
 
 class ConfigFilter(_AmongTheNewest):

@@ -11,7 +11,7 @@ from django.utils import timezone
 
 from email_integration import conf
 from email_integration.ledger import rows
-from email_integration.models import Alert, CircuitBreaker, Delivery, Lane, SMTPConfig, Status, login
+from email_integration.models import Alert, CircuitBreaker, Delivery, Priority, SMTPConfig, Status, login
 from email_integration.outcomes.causes import REFUSED_LOGIN
 from email_integration.queue.waiting import oldest_due, unclaimed
 from email_integration.routing import breaker
@@ -67,11 +67,11 @@ def _queue() -> list[Condition]:
     return [
         Condition(
             kind=Alert.Kind.QUEUE_LATE,
-            subject=lane,
-            text=f"Mail of the lane {lane} waits for a worker for {age:.0f} s; the limit is {limit:.0f} s",
+            subject=priority,
+            text=f"Mail of priority {priority} waits for a worker for {age:.0f} s; the limit is {limit:.0f} s",
         )
-        for lane, age in oldest_due().items()
-        if age > limit and lane != Lane.BULK  # a campaign may take as long as it takes
+        for priority, age in oldest_due().items()
+        if age > limit and priority != Priority.BULK  # a campaign may take as long as it takes
     ]
 
 

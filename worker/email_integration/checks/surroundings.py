@@ -233,7 +233,9 @@ def check_journals(**kwargs: Any) -> list[CheckMessage]:
 
     It is of use where workers run, as their user; ``validate_notification_setup`` does it too.
     """
-    return [Warning(fault.text, hint=fault.hint, id="email_integration.W028") for fault in journal_place.faults()]
+    return [
+        Warning(problem.text, hint=problem.hint, id="email_integration.W028") for problem in journal_place.problems()
+    ]
 
 
 @register(Tags.security, deploy=True)

@@ -1,4 +1,4 @@
-"""What each configuration and each lane has of a period: beside each other, where a choice shows one alone."""
+"""What each configuration and each priority has of a period: beside each other, where a choice shows one alone."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from email_integration.models import Lane
+from email_integration.models import Priority
 
 from . import statistics
 from .intervals import Interval
@@ -21,7 +21,7 @@ OF_EACH_INTERVAL, LOOKED_THROUGH = 4, 10_000
 
 @dataclass(frozen=True, kw_only=True)
 class Share:
-    """Of one configuration or lane, which is ``name``; ``choice`` narrows to it."""
+    """Of one configuration or priority, which is ``name``; ``choice`` narrows to it."""
 
     name: str
     choice: Choice
@@ -31,11 +31,11 @@ class Share:
 
 @dataclass(frozen=True, kw_only=True)
 class Breakdown:
-    """The configurations with the most first, ``left_out`` more that have less, and the lanes."""
+    """The configurations with the most first, ``left_out`` more that have less, and the priorities."""
 
     configurations: Sequence[Share]
     left_out: int
-    lanes: Sequence[Share]
+    priorities: Sequence[Share]
 
 
 def break_down(choice: Choice, intervals: Sequence[Interval], flows: Sequence[Flows]) -> Breakdown:
@@ -45,13 +45,17 @@ def break_down(choice: Choice, intervals: Sequence[Interval], flows: Sequence[Fl
     busiest = sorted(names, key=lambda name: (-_size(names[name], flows), name))
     asked = [(name, names[name]) for name in busiest[:CONFIGURATIONS]]
     shown = len(asked)
-    asked += [(lane, replace(choice, lane=lane)) for lane in Lane.values if any(lane == has for has, _ in groups)]
+    asked += [
+        (priority, replace(choice, priority=priority))
+        for priority in Priority.values
+        if any(priority == has for has, _ in groups)
+    ]
     times = _times([one for _, one in asked], intervals, flows)
     found = [
         Share(name=name, choice=one, flow=_sum(one, flows), times=of_it)
         for (name, one), of_it in zip(asked, times, strict=True)
     ]
-    return Breakdown(configurations=found[:shown], left_out=len(busiest) - shown, lanes=found[shown:])
+    return Breakdown(configurations=found[:shown], left_out=len(busiest) - shown, priorities=found[shown:])
 
 
 def _sum(choice: Choice, flows: Iterable[Flows]) -> Flow:

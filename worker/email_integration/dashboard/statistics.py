@@ -36,24 +36,26 @@ ATTEMPTS = 20_000
 #: So many of them are told.
 CAUSES = 8
 
-#: A lane and a configuration.
+#: A priority and a configuration.
 Group = tuple[str, str]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """Of which lane and of which configuration; None is all of them."""
+    """Of which priority and of which configuration; None is all of them."""
 
-    lane: str | None = None
+    priority: str | None = None
     configuration: str | None = None
 
     def takes(self, group: Group) -> bool:
         """Whether ``group`` is of it."""
-        return all(wanted in (None, has) for wanted, has in zip((self.lane, self.configuration), group, strict=True))
+        return all(
+            wanted in (None, has) for wanted, has in zip((self.priority, self.configuration), group, strict=True)
+        )
 
-    def among(self, rows: Any, *, lane: str) -> Any:
-        """The rows that are of it; ``lane`` is what theirs is called."""
-        given = {lane: self.lane, "smtp_config": self.configuration}
+    def among(self, rows: Any, *, priority_column: str) -> Any:
+        """The rows that are of it; their priority is in ``priority_column``."""
+        given = {priority_column: self.priority, "smtp_config": self.configuration}
         return rows.filter(**{name: value for name, value in given.items() if value is not None})
 
 
@@ -100,10 +102,12 @@ def flows(intervals: Sequence[Interval]) -> list[Flows]:
     has no states, and that of those others is small.
     """
     others = _finished().exclude(status=Status.ACCEPTED)
-    every = _counted(_finished(), intervals, lane="lane")
-    rest = _counted(others, intervals, lane="lane")
-    lost = _counted(others.filter(status__in=LOST), intervals, lane="lane")
-    deferred = _counted(_not_accepted().filter(outcome=Status.DEFERRED), intervals, lane="delivery__lane")
+    every = _counted(_finished(), intervals, priority_column="priority")
+    rest = _counted(others, intervals, priority_column="priority")
+    lost = _counted(others.filter(status__in=LOST), intervals, priority_column="priority")
+    deferred = _counted(
+        _not_accepted().filter(outcome=Status.DEFERRED), intervals, priority_column="delivery__priority"
+    )
     return [
         {
             group: Flow(
@@ -117,17 +121,17 @@ def flows(intervals: Sequence[Interval]) -> list[Flows]:
     ]
 
 
-def _counted(rows: Any, intervals: Sequence[Interval], *, lane: str) -> list[collections.Counter[Group]]:
+def _counted(rows: Any, intervals: Sequence[Interval], *, priority_column: str) -> list[collections.Counter[Group]]:
     first, *others = (
         _within(rows, interval)
         .annotate(interval=Value(number))
-        .values_list("interval", lane, "smtp_config")
+        .values_list("interval", priority_column, "smtp_config")
         .annotate(number=Count("*"))
         for number, interval in enumerate(intervals)
     )
     found: list[collections.Counter[Group]] = [collections.Counter() for _ in intervals]
-    for number, of_lane, configuration, count in first.union(*others, all=True).order_by():
-        found[number][of_lane, configuration] = count
+    for number, priority, configuration, count in first.union(*others, all=True).order_by():
+        found[number][priority, configuration] = count
     return found
 
 
@@ -169,7 +173,7 @@ def sample(asked: Sequence[tuple[Choice, Interval]], limit: int) -> list[list[fl
             ("finished_at", ">=", interval.start),
             ("finished_at", "<", interval.end),
             ("status", "=", Status.ACCEPTED.value),
-            ("lane", "=", choice.lane),
+            ("priority", "=", choice.priority),
             ("smtp_config", "=", choice.configuration),
         ]
         conditions = [(f"{table}.{quoted(name)} {sign} %s", value) for name, sign, value in given if value is not None]
@@ -230,7 +234,7 @@ class FrequentCauses:
 
 def frequent_causes(choice: Choice, whole: Interval) -> FrequentCauses:
     """Why attempts were not accepted, of all of them or of the last so many."""
-    attempts = choice.among(_within(_not_accepted(), whole), lane="delivery__lane")
+    attempts = choice.among(_within(_not_accepted(), whole), priority_column="delivery__priority")
     beyond = attempts.order_by("-finished_at").values_list("finished_at", flat=True)[ATTEMPTS : ATTEMPTS + 1]
     since: dt.datetime | None = next(iter(beyond), None)
     if since is not None:

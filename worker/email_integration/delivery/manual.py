@@ -96,7 +96,7 @@ def resend(delivery_id: str) -> Delivery:
             for item in original.recipients
             if item["address"] != settlement.ERASED
         ],
-        lane=original.lane,
+        priority=original.priority,
         in_doubt_policy=original.in_doubt_policy,
         created_at=now,
         due_at=now,

@@ -29,7 +29,7 @@ UNSHARED = (".LocMemCache", ".DummyCache")
 
 
 def cache_is_shared() -> bool:
-    """Whether the cache that carries the stamp reaches other processes."""
+    """Whether the cache that carries the configuration generation reaches other processes."""
     backend = str(settings.CACHES.get(conf.get("CACHE"), {}).get("BACKEND", ""))
     return not backend.endswith(UNSHARED)
 

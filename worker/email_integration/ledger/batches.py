@@ -69,7 +69,7 @@ class Recorded:
 
 def claim(
     queue: str,
-    lanes: Collection[str],
+    priorities: Collection[str],
     *,
     limit: int,
     owner: str,
@@ -82,9 +82,10 @@ def claim(
 ) -> Batch | None:
     """Claim what is due of a broker's queue, the most urgent first; None when nothing is.
 
-    That is what has no queue of its own and one of ``lanes``, and what has ``queue`` for its own. At most ``limit``
-    mails, and 4 MB of contents; a large or suspect mail goes alone. Up to half of them are of the lanes ``along``,
-    which wait in other queues: a flood of those does not hold up this one. ``permitted`` None is all of them.
+    That is mail of ``priorities`` without a queue of its own, and mail that has ``queue`` for its own. At most
+    ``limit`` mails, and 4 MB of contents; a large or suspect mail goes alone. Up to half of them are of the priorities
+    ``along``, which wait in other queues: a flood of those does not hold up this one. ``permitted`` None is all of
+    them.
     ``only`` restricts it to these ids. With ``mark`` it does not look again where an earlier claim has seen all. The
     id of the batch is known before its claim is committed: ``noted`` is entered with it, and left when the claim has
     come to its end.
@@ -92,13 +93,13 @@ def claim(
     Raises ``DatabaseError``. If the answer to the commit was lost, what was claimed is given back, now or by the next
     claim of this process.
     """
-    if not (queue or lanes):
+    if not (queue or priorities):
         return None
     _release_unsure()
     wanted = claiming.Wanted(
-        queue=queue, lanes=tuple(lanes), along=tuple(along), limit=limit, only=tuple(only), mark=mark
+        queue=queue, priorities=tuple(priorities), along=tuple(along), limit=limit, only=tuple(only), mark=mark
     )
-    row = claiming.Row(
+    row = claiming.NewBatch(
         id="",
         owner=owner[:255],
         lease=float(conf.get("LEASE")),
@@ -110,16 +111,16 @@ def claim(
     return conflicts.repeated(lambda: _claim(wanted, replace(row, id=str(uuid.uuid4())), relay, noted))
 
 
-def is_due(queue: str, lanes: Collection[str], *, along: Collection[str] = (), mark: LowWaterMark) -> bool:
+def is_due(queue: str, priorities: Collection[str], *, along: Collection[str] = (), mark: LowWaterMark) -> bool:
     """Whether ``claim`` would find anything, at a third of its cost. Raises ``DatabaseError``."""
     _release_unsure()
-    wanted = claiming.Wanted(queue=queue, lanes=tuple(lanes), along=tuple(along), limit=1, mark=mark)
-    return bool(queue or lanes) and conflicts.repeated(lambda: claiming.is_due(wanted, using=database()))
+    wanted = claiming.Wanted(queue=queue, priorities=tuple(priorities), along=tuple(along), limit=1, mark=mark)
+    return bool(queue or priorities) and conflicts.repeated(lambda: claiming.is_due(wanted, using=database()))
 
 
 def _claim(
     wanted: claiming.Wanted,
-    row: claiming.Row,
+    row: claiming.NewBatch,
     relay: Relay | None,
     noted: Callable[[str], contextlib.AbstractContextManager[object]],
 ) -> Batch | None:
@@ -318,10 +319,11 @@ def give_back_lost() -> int:
     rows = Delivery.objects.using(database())
     claimed = rows.filter(next_at__isnull=False).exclude(batch="")
     lost = claimed.filter(~Exists(DeliveryBatch.objects.using(database()).filter(pk=OuterRef("batch"))))
-    found = list(lost.order_by().values_list("pk", "batch", "fence"))
+    found = list(lost.order_by().values_list("pk", "batch", "version"))
     # Each as it was seen: it may have been recorded and claimed anew since.
     return sum(
-        rows.filter(pk=pk, batch=batch, fence=fence).update(batch="", fence=fence + 1) for pk, batch, fence in found
+        rows.filter(pk=pk, batch=batch, version=version).update(batch="", version=version + 1)
+        for pk, batch, version in found
     )
 
 

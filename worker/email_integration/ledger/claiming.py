@@ -15,7 +15,7 @@ from typing import Any
 from django.db import connections, models, transaction
 
 from email_integration import django_internals
-from email_integration.models import FINAL, Delivery, DeliveryBatch, Lane, RevokedTask, Status, database_time
+from email_integration.models import FINAL, Delivery, DeliveryBatch, Priority, RevokedTask, Status, database_time
 from email_integration.timezones import as_stored
 
 from . import clock, instances
@@ -31,8 +31,8 @@ SUSPECT = 2
 #: Octets of a stored content up to which it is read with the claim.
 _SMALL = 32 * 1024
 
-#: All lanes, the most urgent first.
-LANES = (Lane.HIGH, Lane.NORMAL, Lane.BULK)
+#: All priorities, the most urgent first.
+PRIORITIES = (Priority.HIGH, Priority.NORMAL, Priority.BULK)
 
 #: States in which a delivery is not claimed, whatever was made of its row in the database.
 _NEVER = (*sorted(FINAL), Status.IN_DOUBT)
@@ -40,13 +40,13 @@ _NEVER = (*sorted(FINAL), Status.IN_DOUBT)
 
 @dataclass(frozen=True, kw_only=True)
 class Wanted:
-    """What is claimed: of the queue of these lanes, and of ``queue`` itself where it is the choice of callers.
+    """What is claimed: mail of these priorities, and mail of ``queue`` itself where it is the choice of callers.
 
-    Up to half of it are of the lanes ``along``, of another queue.
+    Up to half of it is mail of the priorities ``along``, of another queue.
     """
 
     queue: str
-    lanes: tuple[str, ...]
+    priorities: tuple[str, ...]
     limit: int
     along: tuple[str, ...] = ()
     only: tuple[str, ...] = ()
@@ -55,7 +55,7 @@ class Wanted:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
+class NewBatch:
     """The new row of the batch; ``permitted`` None is all of its mails, and ``lease`` is in seconds."""
 
     id: str
@@ -75,7 +75,7 @@ class Claimed:
     is_full: bool
 
 
-def claim(wanted: Wanted, row: Row, *, asked_at: float, using: str) -> Claimed:
+def claim(wanted: Wanted, row: NewBatch, *, asked_at: float, using: str) -> Claimed:
     """Claim in one commit; nothing is written when nothing is due. Raises ``DatabaseError``."""
     connection = connections[using]
     if connection.vendor == "postgresql":
@@ -89,7 +89,7 @@ def claim(wanted: Wanted, row: Row, *, asked_at: float, using: str) -> Claimed:
 # -- PostgreSQL -----------------------------------------------------------------------------------------------------
 
 
-def _claim_in_one_statement(connection: Any, wanted: Wanted, row: Row, asked_at: float) -> Claimed:
+def _claim_in_one_statement(connection: Any, wanted: Wanted, row: NewBatch, asked_at: float) -> Claimed:
     shape = _shape(wanted)
     text = _statement(connection.alias, shape, row.lease)
     parameters: list[Any] = []
@@ -117,9 +117,9 @@ def _claim_in_one_statement(connection: Any, wanted: Wanted, row: Row, asked_at:
 
 @dataclass(frozen=True, kw_only=True)
 class _Shape:
-    """What the text of a claim depends on: of which lanes' queue, and in which order the caller's own is looked at."""
+    """What the text of a claim depends on: the priorities, and whether and how the caller's own queue is read."""
 
-    lanes: tuple[str, ...]
+    priorities: tuple[str, ...]
     along: tuple[str, ...]
     own: bool
     limit: int
@@ -127,23 +127,23 @@ class _Shape:
 
     @property
     def branches(self) -> list[tuple[bool, str]]:
-        """Of each part in turn whether it is of the caller's own queue, and the lane; the most urgent first."""
+        """Of each part in turn whether it is of the caller's own queue, and the priority; the most urgent first."""
         found: list[tuple[bool, str]] = []
-        for lane in LANES:
-            found += [(False, lane)] if lane in (*self.lanes, *self.along) else []
-            found += [(True, lane)] if self.own else []
+        for priority in PRIORITIES:
+            found += [(False, priority)] if priority in (*self.priorities, *self.along) else []
+            found += [(True, priority)] if self.own else []
         return found
 
     def limit_of(self, branch: tuple[bool, str]) -> int:
         """How many mails of a part are claimed at most."""
-        is_own, lane = branch
-        is_along = not is_own and lane not in self.lanes
+        is_own, priority = branch
+        is_along = not is_own and priority not in self.priorities
         return max(1, self.limit // 2) if is_along else self.limit
 
 
 def _shape(wanted: Wanted) -> _Shape:
     return _Shape(
-        lanes=wanted.lanes,
+        priorities=wanted.priorities,
         along=wanted.along,
         own=bool(wanted.queue),
         limit=wanted.limit,
@@ -151,8 +151,8 @@ def _shape(wanted: Wanted) -> _Shape:
     )
 
 
-def _condition(vendor: str, quoted: Callable[[str], str], *, is_own: bool, lane: str, now: str, by_ids: str) -> str:
-    """Which deliveries are due in one lane of one queue, and not claimed."""
+def _condition(vendor: str, quoted: Callable[[str], str], *, is_own: bool, priority: str, now: str, by_ids: str) -> str:
+    """Which deliveries of one priority are due in one queue, and not claimed."""
     is_postgresql = vendor == "postgresql"
     # To PostgreSQL as expressions, of which it has no statistics: it never prefers an index of states to that of what
     # is due, and does not read the whole table where it last looked while all was claimed.
@@ -161,7 +161,8 @@ def _condition(vendor: str, quoted: Callable[[str], str], *, is_own: bool, lane:
     never = ", ".join(f"'{status.value}'" for status in _NEVER)
     since = f"AND {quoted('next_at')} >= to_timestamp(%s) " if is_postgresql else ""
     return (
-        f"{quoted('queue')} = {'%s' if is_own else chr(39) * 2} AND {quoted('lane')} = '{Lane(lane).value}' "
+        f"{quoted('queue')} = {'%s' if is_own else chr(39) * 2} "
+        f"AND {quoted('priority')} = '{Priority(priority).value}' "
         f"{since}AND {quoted('next_at')} <= {now} AND {unclaimed} "
         f"AND {status} NOT IN ({never}){by_ids}"
     )
@@ -176,11 +177,11 @@ def _statement(alias: str, shape: _Shape, lease: float) -> str:
     limit = int(shape.limit)
     parts = []
     by_ids = " AND id = ANY(%s)" if shape.by_ids else ""
-    for number, (is_own, lane) in enumerate(shape.branches):
-        condition = _condition(connection.vendor, quoted, is_own=is_own, lane=lane, now=now, by_ids=by_ids)
+    for number, (is_own, priority) in enumerate(shape.branches):
+        condition = _condition(connection.vendor, quoted, is_own=is_own, priority=priority, now=now, by_ids=by_ids)
         parts.append(
             f"q{number} AS MATERIALIZED (SELECT id, next_at, content_size, returned FROM {deliveries} "
-            f"WHERE {condition} ORDER BY next_at LIMIT {shape.limit_of((is_own, lane))} FOR UPDATE SKIP LOCKED)"
+            f"WHERE {condition} ORDER BY next_at LIMIT {shape.limit_of((is_own, priority))} FOR UPDATE SKIP LOCKED)"
         )
     # A part is looked at only as long as those before it do not fill the batch.
     every = " UNION ALL ".join(
@@ -198,14 +199,14 @@ def _statement(alias: str, shape: _Shape, lease: float) -> str:
         f"sum(CASE WHEN is_alone THEN 0 ELSE content_size END) OVER w AS octets "
         f"FROM ({every} LIMIT {limit}) e WINDOW w AS (ORDER BY place, next_at, id))",
         f"p AS MATERIALIZED (SELECT id, n FROM c WHERE n = 1 OR NOT (is_alone OR first_is_alone OR octets > {OCTETS}))",
-        f"u AS (UPDATE {deliveries} d SET batch = %s::varchar, fence = fence + 1, "
+        f"u AS (UPDATE {deliveries} d SET batch = %s::varchar, version = version + 1, "
         f"cancel_requested = cancel_requested OR EXISTS (SELECT 1 FROM {revoked} r WHERE r.id = d.id) "
         f"FROM p WHERE d.id = p.id RETURNING p.n, {columns}, "
         f"CASE WHEN octet_length(d.{content}) <= {_SMALL} THEN d.{content} END AS {content})",
         f"b AS (INSERT INTO {batches} (id, owner, claimed_at, lease_until, permitted, items, "
         f"smtp_config, config_version, from_email) "
         f"SELECT %s::varchar, %s::varchar, {now}, {until}, COALESCE(%s::int, count(*)), "
-        f"jsonb_agg(jsonb_build_array(id, fence) ORDER BY n), %s::varchar, %s::varchar, %s::text "
+        f"jsonb_agg(jsonb_build_array(id, version) ORDER BY n), %s::varchar, %s::varchar, %s::text "
         f"FROM u HAVING count(*) > 0)",
     ]
     # The moment as a number: the driver takes long over each time, and this one is in each row.
@@ -229,7 +230,7 @@ def is_due(wanted: Wanted, *, using: str) -> bool:
     is_postgresql = connection.vendor == "postgresql"
     marks = (wanted.mark or LowWaterMark()).of(shape.branches) if is_postgresql else [None] * len(shape.branches)
     parameters: list[Any] = []
-    for (is_own, _lane), since in zip(shape.branches, marks, strict=True):
+    for (is_own, _priority), since in zip(shape.branches, marks, strict=True):
         parameters += [wanted.queue] if is_own else []
         parameters += [] if since is None else [since]
         parameters += wanted.only
@@ -243,8 +244,10 @@ def _question(alias: str, shape: _Shape, now: str, ids: int) -> str:
     connection = connections[alias]
     quoted = connection.ops.quote_name
     found = []
-    for is_own, lane in shape.branches:
-        condition = _condition(connection.vendor, quoted, is_own=is_own, lane=lane, now=now, by_ids=_by_ids(ids))
+    for is_own, priority in shape.branches:
+        condition = _condition(
+            connection.vendor, quoted, is_own=is_own, priority=priority, now=now, by_ids=_by_ids(ids)
+        )
         # In their order, which is that of the index: PostgreSQL might read the table to find any.
         first = f"SELECT 1 FROM {quoted(Delivery._meta.db_table)} WHERE {condition} ORDER BY next_at LIMIT 1"
         found.append(f"({first}) IS NOT NULL")
@@ -258,7 +261,7 @@ def _by_ids(number: int) -> str:
     return f" AND id IN ({', '.join(['%s'] * number)})" if number else ""
 
 
-def _claim_in_transaction(connection: Any, wanted: Wanted, row: Row, asked_at: float) -> Claimed:
+def _claim_in_transaction(connection: Any, wanted: Wanted, row: NewBatch, asked_at: float) -> Claimed:
     using = connection.alias
     quoted = connection.ops.quote_name
     batches = DeliveryBatch.objects.using(using)
@@ -274,9 +277,9 @@ def _claim_in_transaction(connection: Any, wanted: Wanted, row: Row, asked_at: f
     found: list[Any] = []
     shape = _shape(wanted)
     with connection.cursor() as cursor:
-        for is_own, lane in shape.branches:
-            limit = min(shape.limit_of((is_own, lane)), wanted.limit - len(found))
-            condition = _condition(connection.vendor, quoted, is_own=is_own, lane=lane, now=now, by_ids=by_ids)
+        for is_own, priority in shape.branches:
+            limit = min(shape.limit_of((is_own, priority)), wanted.limit - len(found))
+            condition = _condition(connection.vendor, quoted, is_own=is_own, priority=priority, now=now, by_ids=by_ids)
             cursor.execute(
                 f"SELECT {selected}, CASE WHEN length({content}) <= {_SMALL} THEN {content} END, {now} "
                 f"FROM {table} WHERE {condition} "
@@ -321,15 +324,15 @@ def _is_alone(delivery: Delivery) -> bool:
     return delivery.content_size > LARGE or delivery.returned >= SUSPECT
 
 
-def _take(deliveries: Collection[Delivery], row: Row, *, using: str) -> None:
+def _take(deliveries: Collection[Delivery], row: NewBatch, *, using: str) -> None:
     ids = [one.pk for one in deliveries]
     rows = Delivery.objects.using(using)
-    rows.filter(pk__in=ids).update(batch=row.id, fence=models.F("fence") + 1)
+    rows.filter(pk__in=ids).update(batch=row.id, version=models.F("version") + 1)
     revoked = set(RevokedTask.objects.using(using).filter(pk__in=ids).values_list("pk", flat=True))
     if revoked:
         rows.filter(pk__in=revoked).update(cancel_requested=True)
     for one in deliveries:
-        one.batch, one.fence = row.id, one.fence + 1
+        one.batch, one.version = row.id, one.version + 1
         one.cancel_requested = one.cancel_requested or one.pk in revoked
     DeliveryBatch.objects.using(using).bulk_create(
         [
@@ -339,7 +342,7 @@ def _take(deliveries: Collection[Delivery], row: Row, *, using: str) -> None:
                 claimed_at=database_time.DatabaseTime(),
                 lease_until=database_time.DatabaseTime(ahead=row.lease),
                 permitted=len(ids) if row.permitted is None else row.permitted,
-                items=[[one.pk, one.fence] for one in deliveries],
+                items=[[one.pk, one.version] for one in deliveries],
                 smtp_config=row.smtp_config,
                 config_version=row.config_version,
                 from_email=row.from_email,

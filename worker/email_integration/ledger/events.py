@@ -149,7 +149,7 @@ def _line(delivery: Delivery, level: int, words: str, *arguments: Any, **fields:
         "status": str(delivery.status),
         "attempt": delivery.attempts or None,
         "configuration": delivery.smtp_config,
-        "lane": str(delivery.lane),
+        "priority": str(delivery.priority),
         "reply_code": delivery.code,
         "cause": delivery.cause,
         "reason": delivery.reason,

@@ -22,7 +22,7 @@ from . import large_contents, packing
 
 #: The attributes in which new deliveries differ.
 _OWN = (
-    *("id", "status", "message_id", "from_header", "from_at", "sender", "recipients", "lane", "in_doubt_policy"),
+    *("id", "status", "message_id", "from_header", "from_at", "sender", "recipients", "priority", "in_doubt_policy"),
     *("idempotency_key", "created_at", "due_at", "expires_at", "queue", "options", "traceparent"),
     *("content", "content_file", "content_seal", "content_size", "eight_bit"),
 )

@@ -20,12 +20,12 @@ _PIECE = 4 * 1024 * 1024
 
 def is_written_in_pieces(connection: Any, content: bytes | memoryview) -> bool:
     """Return whether ``content`` is large, and the database of ``connection`` takes pieces."""
-    return len(content) > LARGE and connection.vendor in _WAYS
+    return len(content) > LARGE and connection.vendor in _WRITERS
 
 
 def write(connection: Any, pk: str, content: bytes | memoryview) -> None:
     """Put ``content`` into the row with this key, in the transaction that there is. Raises ``DatabaseError``."""
-    _WAYS[connection.vendor](connection, pk, content)
+    _WRITERS[connection.vendor](connection, pk, content)
 
 
 def _write_to_postgresql(connection: Any, pk: str, content: bytes | memoryview) -> None:
@@ -61,4 +61,4 @@ def _pieces(content: bytes | memoryview) -> Iterator[tuple[int, bytes]]:
         yield start, bytes(view[start : start + _PIECE])
 
 
-_WAYS = {"postgresql": _write_to_postgresql, "sqlite": _write_to_sqlite}
+_WRITERS = {"postgresql": _write_to_postgresql, "sqlite": _write_to_sqlite}

@@ -36,7 +36,7 @@ COLUMNS = (*_OF_AN_END, "from_header", "sender", "redirected_to", "due_at")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Answer:
+class StatementResult:
     """What the statement says: whether the batch is there still, and whether one of its mails is to be cancelled;
     which of the moves were made.
     """
@@ -54,7 +54,7 @@ def record(
     permitted: int | None,
     closes: bool,
     using: str,
-) -> Answer:
+) -> StatementResult:
     """Make those of the steps that nothing has overtaken. Raises ``DatabaseError``.
 
     The batch is renewed by ``lease`` seconds, or with ``closes`` deleted if all steps were made.
@@ -75,7 +75,7 @@ def record(
     text = _text(using, lease, columns, tuple(kinds))
     [(is_owned, requested, made)] = django_internals.ask(connection, text, parameters)
     known = set(made or ())
-    return Answer(
+    return StatementResult(
         is_owned=bool(is_owned),
         cancel_requested=bool(requested),
         made=[step.delivery.id in known for step in ready],
@@ -83,7 +83,7 @@ def record(
 
 
 #: What is sent of each step beside the columns. The content is written over only where it goes.
-_HEADS = ("id", "fence", "_drops", "_not_final")
+_HEADS = ("id", "version", "_drops", "_not_final")
 
 #: The changes that are in the columns of an end, and those that the text has for itself.
 _ENDS = frozenset((*_OF_AN_END, "content", "batch", "cancel_requested"))
@@ -91,7 +91,7 @@ _ENDS = frozenset((*_OF_AN_END, "content", "batch", "cancel_requested"))
 
 def _heads(step: Step) -> tuple[Any, ...]:
     is_final_excluded = step.not_among is FINAL or FINAL.issubset(step.not_among)
-    return step.delivery.id, step.fence, "content" in step.values, is_final_excluded
+    return step.delivery.id, step.version, "content" in step.values, is_final_excluded
 
 
 #: Rows that are inserted alike: of which model, the names of their fields, and ``sql.Row``'s 'unique' and 'kept'.
@@ -141,7 +141,7 @@ def _text(alias: str, lease: float, columns: tuple[str, ...], kinds: tuple[_Kind
     assigned = ", ".join(f"{of(name)} = x.{quoted(name)}" for name in columns)
     final = ", ".join(f"'{status.value}'" for status in FINAL)
     content = of("content")
-    types = {name: _type(connection, Delivery, name) for name in ("id", "fence", *columns)}
+    types = {name: _type(connection, Delivery, name) for name in ("id", "version", *columns)}
     types |= {"_drops": "bool", "_not_final": "bool"}
     parts = [
         # Locked first, as by all who move a batch's mails.
@@ -150,10 +150,10 @@ def _text(alias: str, lease: float, columns: tuple[str, ...], kinds: tuple[_Kind
         # hundred it would read a small table as a whole, and the plan is kept while the table grows.
         f"x AS MATERIALIZED ({_unpacked(quoted, types)} WHERE r.{quoted('id')} = r.{quoted('id')} || '')",
         # The status as an expression, that no index of states is ever preferred to the key.
-        f"""moved AS (UPDATE {deliveries} d SET {assigned}, {of("fence")} = d.{of("fence")} + 1, {of("batch")} = '',
+        f"""moved AS (UPDATE {deliveries} d SET {assigned}, {of("version")} = d.{of("version")} + 1, {of("batch")} = '',
         {of("cancel_requested")} = d.{of("cancel_requested")} AND x.{quoted("finished_at")} IS NULL,
         {content} = CASE WHEN x._drops THEN ''::bytea ELSE d.{content} END
-        FROM x WHERE d.{of("id")} = x.id AND d.{of("fence")} = x.fence AND d.{of("batch")} = (SELECT id FROM own)
+        FROM x WHERE d.{of("id")} = x.id AND d.{of("version")} = x.version AND d.{of("batch")} = (SELECT id FROM own)
         AND NOT (x._not_final AND (d.{of("status")} || '') IN ({final})) RETURNING d.{of("id")} AS id)""",
     ]
     for number, kind in enumerate(kinds):

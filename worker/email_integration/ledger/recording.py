@@ -30,7 +30,7 @@ _CONTENT = ("content",)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Done:
+class RecordedChanges:
     """Of each change whether it was made; whether the batch was there, and one of its mails is to be cancelled."""
 
     made: list[bool]
@@ -45,7 +45,7 @@ def record_changes(
     permitted: int | None = None,
     closes: bool = False,
     store_result: bool = True,
-) -> Done:
+) -> RecordedChanges:
     """Make the changes, renew the batch, or delete it with ``closes``, all in one commit. Raises ``DatabaseError``.
 
     A change that was made already, and whose commit's answer was lost, is made; whose delivery has been moved since is
@@ -55,17 +55,17 @@ def record_changes(
     with steps.undone_on_error() as ready:
         for change in changes:
             ready.append(_step(change, store_result=store_result, now=now))
-        answer = _record(ready, batch=batch, permitted=permitted, closes=closes)
-    after_commit_each(events.together(steps.finish(ready, answer.made)), using=database())
-    made = list(answer.made)
+        result = _record(ready, batch=batch, permitted=permitted, closes=closes)
+    after_commit_each(events.together(steps.finish(ready, result.made)), using=database())
+    made = list(result.made)
     missed = [number for number, is_made in enumerate(made) if not is_made]
     for number in missed:
         made[number] = _record_late(
-            changes[number], batch=batch if answer.is_owned else None, store_result=store_result
+            changes[number], batch=batch if result.is_owned else None, store_result=store_result
         )
     if missed and closes:
         _delete_if_done(batch)
-    return Done(made=made, is_owned=answer.is_owned, cancel_requested=answer.cancel_requested)
+    return RecordedChanges(made=made, is_owned=result.is_owned, cancel_requested=result.cancel_requested)
 
 
 def _step(change: Change, *, store_result: bool, now: dt.datetime | None = None) -> Step:
@@ -106,7 +106,9 @@ def _emit(ended: Ended, before: list[dict[str, Any]]) -> list[Act]:
     return events.outcome(ended, before)
 
 
-def _record(ready: Sequence[Step], *, batch: str, permitted: int | None, closes: bool) -> record_statement.Answer:
+def _record(
+    ready: Sequence[Step], *, batch: str, permitted: int | None, closes: bool
+) -> record_statement.StatementResult:
     using, lease = database(), float(conf.get("LEASE"))
     connection = connections[using]
     if connection.vendor == "postgresql":
@@ -126,7 +128,7 @@ def _record(ready: Sequence[Step], *, batch: str, permitted: int | None, closes:
             batches.delete()
         elif is_owned:
             renew(batches, permitted=permitted, lease=lease)
-    return record_statement.Answer(is_owned=is_owned, cancel_requested=requested, made=made)
+    return record_statement.StatementResult(is_owned=is_owned, cancel_requested=requested, made=made)
 
 
 def _lock(batches: Any) -> tuple[bool, bool]:
@@ -157,7 +159,7 @@ def accept_late(ended: Ended, *, store_result: bool = True) -> bool:
 
 
 def _record_late(change: Change, *, batch: str | None, store_result: bool) -> bool:
-    """Make a change whose delivery has another fence than it had: as said in ``record_changes``.
+    """Make a change whose delivery has a newer version by now: as said in ``record_changes``.
 
     ``batch`` is the one that it was claimed with, if that is there still.
     """
@@ -230,8 +232,8 @@ def _accept_under_lock(ended: Ended, outcome: Accepted, *, store_result: bool) -
 
 def _settle_only(delivery: Delivery, values: dict[str, Any]) -> None:
     kept = {name: values[name] for name in ("recipients", "attempts")}
-    delivery.__dict__.update(kept, fence=delivery.fence + 1)
-    Delivery.objects.using(database()).filter(pk=delivery.pk).update(**kept, fence=delivery.fence)
+    delivery.__dict__.update(kept, version=delivery.version + 1)
+    Delivery.objects.using(database()).filter(pk=delivery.pk).update(**kept, version=delivery.version)
 
 
 def _delete_if_done(batch: str) -> None:
@@ -250,4 +252,4 @@ def of(row: DeliveryBatch) -> Any:
 
 def ids(row: DeliveryBatch) -> Collection[str]:
     """The ids that a batch was claimed with, in the order in which they are sent."""
-    return [pk for pk, _fence in row.items]
+    return [pk for pk, _version in row.items]

@@ -62,7 +62,7 @@ def in_status(deliveries: QuerySet[Delivery], status: str) -> QuerySet[Delivery]
         return found.filter(status=status, **({} if status in FINAL else {"batch": ""}))
     # There is no index of what is claimed, but the batches know.
     batches = DeliveryBatch.objects.using(database()).values_list("items", flat=True)
-    return found.filter(pk__in=[pk for items in batches for pk, _fence in items]).exclude(batch="")
+    return found.filter(pk__in=[pk for items in batches for pk, _version in items]).exclude(batch="")
 
 
 def pending(delivery: Delivery) -> tuple[str, ...]:

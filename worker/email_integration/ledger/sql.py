@@ -36,12 +36,12 @@ class Row:
 class Move:
     """A transition of one delivery, with the rows that are only written if it is made.
 
-    It is made while the delivery has this ``fence``, a status that is one of ``among`` (if given) and none of
+    It is made while the delivery has this ``version``, a status that is one of ``among`` (if given) and none of
     ``not_among``, and these values in ``unless_changed``.
     """
 
     pk: str
-    fence: int
+    version: int
     values: Mapping[str, Any] = field(repr=False)
     among: Collection[Status] = ()
     not_among: Collection[Status] = ()
@@ -63,7 +63,7 @@ def execute_moves(moves: Sequence[Move], *, using: str) -> list[bool]:
 
 
 def _execute(connection: Any, cursor: Any, move: Move) -> bool:
-    words = _Words(connection)
+    words = _StatementBuilder(connection)
     cursor.execute(words.update(move), words.parameters)
     return bool(cursor.rowcount)
 
@@ -72,13 +72,13 @@ def _insert_all(connection: Any, cursor: Any, rows: Sequence[Row]) -> None:
     """Insert rows, those together that the same statement inserts: drivers make one of many there."""
     alike: dict[str, list[list[Any]]] = {}
     for row in rows:
-        words = _Words(connection)
+        words = _StatementBuilder(connection)
         alike.setdefault(words.insert(row), []).append(words.parameters)
     for text, parameters in alike.items():
         cursor.executemany(text, parameters)
 
 
-class _Words:
+class _StatementBuilder:
     """Puts statements together; ``parameters`` are the values that are not in the text.
 
     What is the same for most mails is in the text. The fewer parameters, the less work; and psycopg keeps what it knows
@@ -90,8 +90,8 @@ class _Words:
         self._connection = connection
 
     def update(self, move: Move) -> str:
-        changes = self._shape(Delivery, {**move.values, "fence": move.fence + 1})
-        conditions = self._shape(Delivery, {"id": move.pk, "fence": move.fence, **move.unless_changed})
+        changes = self._shape(Delivery, {**move.values, "version": move.version + 1})
+        conditions = self._shape(Delivery, {"id": move.pk, "version": move.version, **move.unless_changed})
         return _update(self._connection.alias, changes, conditions, tuple(move.among), tuple(move.not_among))
 
     def insert(self, row: Row) -> str:

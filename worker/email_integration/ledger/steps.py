@@ -19,7 +19,7 @@ class Step:
     """A transition that is in the instance already, and not yet in the database.
 
     ``values`` are the changed fields, on condition that the status is ``among`` these, or ``not_among`` them, and that
-    neither the fence nor the batch has changed. The delivery is claimed no longer once it is made. ``rows`` makes
+    neither the version nor the batch has changed. The delivery is claimed no longer once it is made. ``rows`` makes
     further rows, to be written only if it is made, and is called once the instance is as it will be. With
     ``store_result`` the result is stored. ``emit`` is called with the delivery once it is made, before the commit
     where there is a transaction, and returns what is to be done after that.
@@ -37,14 +37,14 @@ class Step:
         emit: Callable[[Delivery], Sequence[Act]] | None = None,
     ) -> None:
         self.delivery = delivery
-        self.fence, self.batch = delivery.fence, delivery.batch
+        self.version, self.batch = delivery.version, delivery.batch
         self.values = {**values, "batch": ""} if self.batch else values
         self.stores_result = store_result
         self.among, self.not_among = among, not_among
         self._before = dict(delivery.__dict__)
         self._emit = emit
         try:
-            delivery.__dict__.update(self.values, fence=self.fence + 1)
+            delivery.__dict__.update(self.values, version=self.version + 1)
             self.rows = tuple(rows())
         except BaseException:
             self.undo()
@@ -98,7 +98,7 @@ def moves(steps: Sequence[Step], *, batch: str | None = None) -> list[sql.Move]:
     return [
         sql.Move(
             pk=step.delivery.pk,
-            fence=step.fence,
+            version=step.version,
             values=step.values,
             among=step.among,
             not_among=step.not_among,

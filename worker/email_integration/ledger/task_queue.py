@@ -27,17 +27,17 @@ logger = logging.getLogger(__name__)
 class TaskQueue(Protocol):
     """What a task queue provides. Its queues are named by ``queues.key_of``."""
 
-    def notify(self, queues: Collection[str], *, priority: int | None = None) -> set[str]:
+    def notify(self, queues: Collection[str], *, message_priority: int | None = None) -> set[str]:
         """Wake each of these queues, in which mail was committed, unless a worker is bound to look there anyway.
 
         Returns those that could not be woken, in about a second even if the broker is dead: the sweeper finds the mail.
         """
 
-    def wake(self, queues: Collection[str], *, priority: int | None = None, joins: bool = False) -> set[str]:
+    def wake(self, queues: Collection[str], *, message_priority: int | None = None, joins: bool = False) -> set[str]:
         """Have a worker look for mail in each of these queues, now; return those that could not be woken.
 
-        Returns in about a second even if the broker is dead. ``priority`` is the task queue's own number for the
-        wake-up among other tasks; one that ``joins`` has that as its argument, and calls ``wakeups.joined``. Raises
+        Returns in about a second even if the broker is dead. ``message_priority`` is the task queue's own number for
+        the wake-up among other tasks; one that ``joins`` has that as its argument, and calls ``wakeups.joined``. Raises
         what the broker raises when it is away, so that none may have been woken.
         """
 
@@ -47,7 +47,7 @@ class TaskQueue(Protocol):
         Returns in about a second even if the broker is dead. Raises what it raises.
         """
 
-    def priority_of(self, delivery: Delivery) -> int | None:
+    def message_priority_of(self, delivery: Delivery) -> int | None:
         """The number that the caller has given for the task, None for none."""
 
     def result_rows(self, deliveries: Collection[Delivery]) -> Mapping[str, Sequence[Row]]:
@@ -72,17 +72,17 @@ class TaskQueue(Protocol):
 class _Nobody:
     """No task queue is installed: the sweep of one that is will find the delivery."""
 
-    def notify(self, queues: Collection[str], *, priority: int | None = None) -> set[str]:
+    def notify(self, queues: Collection[str], *, message_priority: int | None = None) -> set[str]:
         return self.wake(queues)
 
-    def wake(self, queues: Collection[str], *, priority: int | None = None, joins: bool = False) -> set[str]:
+    def wake(self, queues: Collection[str], *, message_priority: int | None = None, joins: bool = False) -> set[str]:
         logger.warning("No task queue is installed; mail waits in %d queues.", len(queues))
         return set(queues)
 
     def call_for_sweep(self, *, after: float = 0.0) -> None:
         pass
 
-    def priority_of(self, delivery: Delivery) -> int | None:
+    def message_priority_of(self, delivery: Delivery) -> int | None:
         return None
 
     def result_rows(self, deliveries: Collection[Delivery]) -> Mapping[str, Sequence[Row]]:
@@ -115,11 +115,11 @@ def installed() -> TaskQueue:
     return _installed
 
 
-def notify(queues: Collection[str], *, priority: int | None = None) -> set[str]:
+def notify(queues: Collection[str], *, message_priority: int | None = None) -> set[str]:
     """Wake these queues, as ``TaskQueue.notify`` does; return those that could not be woken. Never raises."""
     with recursion.within_wake_up():
         try:
-            return _installed.notify(queues, priority=priority)
+            return _installed.notify(queues, message_priority=message_priority)
         except Exception as error:  # the mail is safe in the database, whatever this is
             logger.warning("Could not wake %d queue(s) (%s); the sweeper will.", len(queues), type(error).__name__)
             return set(queues)
@@ -132,14 +132,14 @@ def notify_on_commit(*deliveries: Delivery, using: str) -> None:
     """
     queues: dict[int | None, list[str]] = {}
     for delivery in deliveries:
-        together, key = queues.setdefault(_installed.priority_of(delivery), []), key_of(delivery)
+        together, key = queues.setdefault(_installed.message_priority_of(delivery), []), key_of(delivery)
         if key not in together:
             together.append(key)
     connection = transaction.get_connection(using)
     if not connection.in_atomic_block and connection.get_autocommit():
         # It is committed: there is nothing to wait for, nor others to wait with.
-        for priority, found in queues.items():
-            notify(found, priority=priority)
+        for message_priority, found in queues.items():
+            notify(found, message_priority=message_priority)
     elif queues:
         notification = _Notification(queues, using)
         _waiting.of(using).add(notification)
@@ -173,12 +173,12 @@ class _Notification:
         together: dict[int | None, dict[str, None]] = {}
         waiting = _waiting.of(self._using)
         for notification in (self, *waiting):
-            for priority, queues in notification._queues.items():
-                together.setdefault(priority, {}).update(dict.fromkeys(queues))
+            for message_priority, queues in notification._queues.items():
+                together.setdefault(message_priority, {}).update(dict.fromkeys(queues))
             notification._queues = {}
         waiting.clear()
-        for priority, found in together.items():
-            notify(list(found), priority=priority)
+        for message_priority, found in together.items():
+            notify(list(found), message_priority=message_priority)
 
 
 def call_for_sweep(*, using: str, after: float = 0.0) -> None:

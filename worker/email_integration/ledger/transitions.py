@@ -1,6 +1,6 @@
-"""Every transition of a delivery: a conditional UPDATE that compares the fence and raises it.
+"""Every transition of a delivery: a conditional UPDATE that compares the version and raises it.
 
-Who has seen an older fence changes nothing, with one exception: that the server accepted a mail is a fact, and a
+Who has seen an older version changes nothing, with one exception: that the server accepted a mail is a fact, and a
 reply that arrives late is recorded whatever has happened since (``recording``).
 
 A process that has claimed a delivery moves it by a step, in a record of its batch. All others move it only while it is
@@ -239,7 +239,7 @@ def _request_cancel(delivery: Delivery) -> bool:
         rows = Delivery.objects.using(using).filter(pk=delivery.pk, batch=delivery.batch)
         if not is_owned:
             # Recorded meanwhile, so that this finds nothing; or the row of the batch was lost, and no record will come.
-            rows.filter(fence=delivery.fence).update(batch="", fence=delivery.fence + 1)
+            rows.filter(version=delivery.version).update(batch="", version=delivery.version + 1)
             return False
         requested = bool(rows.update(cancel_requested=True))
     if requested:

@@ -121,9 +121,9 @@ def joined(pieces: Iterable[bytes]) -> bytes:
     return file.getvalue()  # not copied: the file is its only other owner
 
 
-def place_of(delivery: Delivery) -> encryption.Place:
+def place_of(delivery: Delivery) -> encryption.ContentPlace:
     """Where the content of ``delivery`` opens: in its row, and in the file that its row names."""
-    return encryption.Place(_LABEL, "content", delivery.pk)
+    return encryption.ContentPlace(_LABEL, "content", delivery.pk)
 
 
 def save_file(sealed: bytes) -> str:

@@ -69,7 +69,7 @@ class NoKey(Exception):
     """It was sealed with a key that is not in SMTP_PASSWORD_KEYS."""
 
 
-class Place(NamedTuple):
+class ContentPlace(NamedTuple):
     """Where a content is sealed for, and opens: ``model`` by its label, ``field``, and the id of the ``row``."""
 
     model: str
@@ -143,7 +143,7 @@ def _derived(key: bytes, salt: bytes, purpose: bytes, length: int) -> bytes:
 
 
 @with_secrets
-def seal(blocks: Iterable[bytes], place: Place, *, size: int) -> tuple[str, Iterable[bytes]]:
+def seal(blocks: Iterable[bytes], place: ContentPlace, *, size: int) -> tuple[str, Iterable[bytes]]:
     """Return the seal of a content, and its sealed pieces in order; it is given in ``blocks`` of any size.
 
     ``size`` is that of all blocks, in octets. Those of a large content are read while its pieces are. Raises
@@ -161,7 +161,7 @@ def seal(blocks: Iterable[bytes], place: Place, *, size: int) -> tuple[str, Iter
     return text, _in_pieces(AESGCM(_derived(_key_of_day(master, day), salt, bound, _KEY)), blocks, bound)
 
 
-def _seal(kind: str, key: str, day: str, place: Place, random: bytes) -> str:
+def _seal(kind: str, key: str, day: str, place: ContentPlace, random: bytes) -> str:
     return f"{kind}${_VERSION}${key}${day}${place.check()}${random.hex()}"
 
 
@@ -184,7 +184,7 @@ def _in_pieces(cipher: AESGCM, blocks: Iterable[bytes], bound: bytes) -> Iterato
 
 
 @with_secrets
-def unseal(seal: str, place: Place, pieces: Iterable[bytes]) -> Iterator[bytes]:
+def unseal(seal: str, place: ContentPlace, pieces: Iterable[bytes]) -> Iterator[bytes]:
     """Give the plain content of ``pieces``, as ``read`` cuts them. Raises ``Damaged``, ``Misplaced`` and ``NoKey``."""
     opened = _Opened(seal, place)
     held: bytes | None = None
@@ -200,7 +200,7 @@ def unseal(seal: str, place: Place, pieces: Iterable[bytes]) -> Iterator[bytes]:
 
 
 @with_secrets
-def unseal_first(seal: str, place: Place, piece: bytes, *, last: bool) -> bytes:
+def unseal_first(seal: str, place: ContentPlace, piece: bytes, *, last: bool) -> bytes:
     """Open the first piece of a content alone, which of a small one is the ``last`` too. Raises as ``unseal`` does."""
     return _Opened(seal, place).piece(0, piece, last=last)
 
@@ -208,7 +208,7 @@ def unseal_first(seal: str, place: Place, piece: bytes, *, last: bool) -> bytes:
 class _Opened:
     """What opens the pieces of one content. Raises ``Damaged``, ``Misplaced`` and ``NoKey``."""
 
-    def __init__(self, seal: str, place: Place) -> None:
+    def __init__(self, seal: str, place: ContentPlace) -> None:
         found = _SEAL.fullmatch(seal)
         if found is None:
             raise Damaged

@@ -10,7 +10,7 @@ from typing import Any, Literal, TypedDict, TypeVar
 
 from email_integration.addresses import NULL_SENDER, envelope_address, quoted
 from email_integration.exceptions import InvalidMail, refusal
-from email_integration.models import InDoubtPolicy, Lane
+from email_integration.models import InDoubtPolicy, Priority
 from email_integration.timezones import as_stored
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -19,7 +19,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 class MailKeywords(TypedDict, total=False):
     """The arguments of ``MailOptions``, for type checkers: functions take them as ``**options``."""
 
-    priority: Lane | Literal["high", "normal", "bulk"]
+    priority: Priority | Literal["high", "normal", "bulk"]
     due_at: dt.datetime | None
     expires_at: dt.datetime | None
     envelope_sender: str | None
@@ -39,7 +39,7 @@ class MailOptions:
     A naive datetime is in Django's current time zone; in TIME_ZONE with ``USE_TZ = False``.
     """
 
-    priority: Lane | Literal["high", "normal", "bulk"] = Lane.NORMAL
+    priority: Priority | Literal["high", "normal", "bulk"] = Priority.NORMAL
     due_at: dt.datetime | None = None
     expires_at: dt.datetime | None = None
     envelope_sender: str | None = field(default=None, repr=False)
@@ -47,8 +47,8 @@ class MailOptions:
 
     def __post_init__(self) -> None:
         """Check the values, and turn them into what the database stores."""
-        if self.priority not in Lane.values:
-            raise InvalidMail(f"priority must be {', '.join(map(repr, Lane.values))}, not {quoted(self.priority)}.")
+        if self.priority not in Priority.values:
+            raise InvalidMail(f"priority must be {', '.join(map(repr, Priority.values))}, not {quoted(self.priority)}.")
         if self.in_doubt is not None and self.in_doubt not in InDoubtPolicy.values:
             raise InvalidMail(f"in_doubt must be 'resend' or 'hold', not {quoted(self.in_doubt)}.")
         stored = {name: checked_time(name, getattr(self, name)) for name in ("due_at", "expires_at")}

@@ -59,7 +59,7 @@ class Part:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Mail:
+class MailStructure:
     """``is_cut`` says that there is more in it than was looked at."""
 
     fields: tuple[Field, ...] = field(repr=False)
@@ -67,12 +67,12 @@ class Mail:
     is_cut: bool
 
 
-def read(data: bytes) -> Mail:
+def read(data: bytes) -> MailStructure:
     """Read a mail; a mail within it is one part."""
     reader = _Reader(data)
     fields, _body = reader.fields(0, len(data))
     parts = tuple(reader.parts(0, len(data), depth=0, default="text/plain"))
-    return Mail(fields=tuple(fields), parts=parts, is_cut=reader.is_cut)
+    return MailStructure(fields=tuple(fields), parts=parts, is_cut=reader.is_cut)
 
 
 def fields(data: bytes) -> list[Field]:

@@ -59,13 +59,13 @@ class Counters(Observer):
         self._names = labels.Names()
         self._last: tuple[str, str] | None = None
         self._attempts = build_metric(
-            Counter, "attempts", "Attempts that were recorded.", ("outcome", "reason", "configuration", "lane")
+            Counter, "attempts", "Attempts that were recorded.", ("outcome", "reason", "configuration", "priority")
         )
         self._finished = build_metric(
-            Counter, "finished", "Deliveries that came to their end here.", ("status", "configuration", "lane")
+            Counter, "finished", "Deliveries that came to their end here.", ("status", "configuration", "priority")
         )
         self._queueing = build_metric(
-            Histogram, "queueing_seconds", "From when a mail was due to its attempt.", ("lane",), buckets=_QUEUEING
+            Histogram, "queueing_seconds", "From when a mail was due to its attempt.", ("priority",), buckets=_QUEUEING
         )
         self._connecting = build_metric(
             Histogram,
@@ -97,21 +97,23 @@ class Counters(Observer):
     def ended(self, delivery: Delivery, **kwargs: Any) -> None:
         """A delivery has come to its end; receiver of the app's signals."""
         self._finished.labels(
-            status=delivery.status, configuration=self._names(delivery.smtp_config), lane=labels.lane(delivery.lane)
+            status=delivery.status,
+            configuration=self._names(delivery.smtp_config),
+            priority=labels.priority(delivery.priority),
         ).inc()
 
     @_harmless
     def attempted(self, ended: Ended) -> None:
         delivery, outcome, attempt = ended.delivery, ended.outcome, ended.attempt
-        lane = labels.lane(delivery.lane)
+        priority = labels.priority(delivery.priority)
         self._attempts.labels(
             outcome=_OUTCOMES[type(outcome)],
             reason=labels.reason(outcome),
             configuration=self._names(delivery.smtp_config),
-            lane=lane,
+            priority=priority,
         ).inc()
         if attempt.late is not None:
-            self._queueing.labels(lane=lane).observe(max(0.0, attempt.late))
+            self._queueing.labels(priority=priority).observe(max(0.0, attempt.late))
         if isinstance(attempt.route, Relay):
             now = (attempt.route.name, attempt.route.version)
             if self._last not in (None, now):

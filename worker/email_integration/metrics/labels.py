@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from email_integration.models import Lane
+from email_integration.models import Priority
 from email_integration.outcomes.causes import Cause
 from email_integration.outcomes.classification import Outcome
 
@@ -17,7 +17,7 @@ ACCEPTED = "accepted"
 
 REASONS = frozenset((*(cause.value for cause in Cause), ACCEPTED))
 
-LANES = frozenset((*Lane.values, OTHER))
+PRIORITIES = frozenset((*Priority.values, OTHER))
 
 
 def reason(outcome: Outcome) -> str:
@@ -25,9 +25,9 @@ def reason(outcome: Outcome) -> str:
     return str(outcome.cause) or ACCEPTED
 
 
-def lane(name: str) -> str:
-    """One of ``LANES``, whatever somebody has made of it in the database."""
-    return name if name in LANES else OTHER
+def priority(name: str) -> str:
+    """One of ``PRIORITIES``, whatever somebody has made of it in the database."""
+    return name if name in PRIORITIES else OTHER
 
 
 class Names:

@@ -12,7 +12,7 @@ from prometheus_client.registry import Collector
 
 from email_integration import routing
 from email_integration.ledger import rows
-from email_integration.models import CircuitBreaker, Lane, SendingPause, SMTPConfig, Status
+from email_integration.models import CircuitBreaker, Priority, SendingPause, SMTPConfig, Status
 from email_integration.queue import sweeper
 from email_integration.queue.waiting import Backlog, backlog
 
@@ -33,8 +33,10 @@ class _Ledger(Collector):
     def collect(self) -> Iterable[Metric]:
         known = backlog()
         yield _unfinished(known)
-        yield _by_lane("oldest_due_seconds", "For how long the oldest mail that is due has been due.", known.oldest_due)
-        yield _by_lane(
+        yield _by_priority(
+            "oldest_due_seconds", "For how long the oldest mail that is due has been due.", known.oldest_due
+        )
+        yield _by_priority(
             "oldest_deferred_seconds",
             "Since when the oldest mail that was put off has been there.",
             known.oldest_deferred,
@@ -52,18 +54,18 @@ class _Ledger(Collector):
 
 def _unfinished(known: Backlog) -> Metric:
     family = GaugeMetricFamily(
-        "email_integration_unfinished", "Deliveries that are not finished.", labels=("status", "lane")
+        "email_integration_unfinished", "Deliveries that are not finished.", labels=("status", "priority")
     )
-    nothing = {(status.value, lane.value): 0 for status in _ALWAYS for lane in Lane}
-    for (status, lane), number in (nothing | dict(known.unfinished)).items():
-        family.add_metric((status, lane), number)
+    nothing = {(status.value, priority.value): 0 for status in _ALWAYS for priority in Priority}
+    for (status, priority), number in (nothing | dict(known.unfinished)).items():
+        family.add_metric((status, priority), number)
     return family
 
 
-def _by_lane(name: str, text: str, ages: Mapping[str, float]) -> Metric:
-    family = GaugeMetricFamily(f"email_integration_{name}", f"{text} 0 if there is none.", labels=("lane",))
-    for lane in Lane.values:
-        family.add_metric((lane,), ages.get(lane, 0.0))
+def _by_priority(name: str, text: str, ages: Mapping[str, float]) -> Metric:
+    family = GaugeMetricFamily(f"email_integration_{name}", f"{text} 0 if there is none.", labels=("priority",))
+    for priority in Priority.values:
+        family.add_metric((priority,), ages.get(priority, 0.0))
     return family
 
 

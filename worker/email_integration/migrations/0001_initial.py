@@ -149,7 +149,7 @@ class Migration(migrations.Migration):
                         verbose_name="status",
                     ),
                 ),
-                ("fence", models.PositiveIntegerField(default=0)),
+                ("version", models.PositiveIntegerField(default=0)),
                 ("message_id", models.CharField(max_length=998, verbose_name="Message-ID")),
                 ("from_header", models.TextField(blank=True, verbose_name="from")),
                 ("from_at", models.PositiveIntegerField(null=True)),
@@ -168,7 +168,7 @@ class Migration(migrations.Migration):
                     ),
                 ),
                 (
-                    "lane",
+                    "priority",
                     models.CharField(
                         choices=[("high", "high"), ("normal", "normal"), ("bulk", "bulk")],
                         default="normal",
@@ -218,7 +218,7 @@ class Migration(migrations.Migration):
                 "indexes": [
                     email_integration.models.indexes.PartialIndex(
                         condition=models.Q(("next_at__isnull", False)),
-                        fields=["queue", "lane", "next_at"],
+                        fields=["queue", "priority", "next_at"],
                         name="delivery_next_at",
                     ),
                     email_integration.models.indexes.PartialIndex(

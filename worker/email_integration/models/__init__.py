@@ -7,7 +7,7 @@ from .alert import Alert
 from .breaker import CircuitBreaker
 from .config import NO_ACTIVE_CONFIG, SMTPConfig
 from .database_time import DatabaseTime
-from .delivery import Delivery, DeliveryAttempt, DeliveryBatch, InDoubtPolicy, Lane, RevokedTask
+from .delivery import Delivery, DeliveryAttempt, DeliveryBatch, InDoubtPolicy, Priority, RevokedTask
 from .installation import Installation
 from .oauth import Grant, OAuthToken, RefreshFamily
 from .pause import SendingPause
@@ -27,9 +27,9 @@ __all__ = [
     "Grant",
     "InDoubtPolicy",
     "Installation",
-    "Lane",
     "OAuthToken",
     "PipeliningQuirk",
+    "Priority",
     "RefreshFamily",
     "RevokedTask",
     "SMTPConfig",

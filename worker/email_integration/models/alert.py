@@ -25,7 +25,7 @@ class Alert(models.Model):
         SECRET_ENDS = "secret_ends"  # noqa: S105  # a kind, no secret
 
     kind = models.CharField(max_length=20, choices=Kind)
-    # The name of the configuration, or the lane; blank where there is nothing to tell apart.
+    # The name of the configuration, or the priority; blank where there is nothing to tell apart.
     subject = models.CharField(max_length=100, blank=True)
     text = models.TextField()
     since = models.DateTimeField(default=timezone.now)

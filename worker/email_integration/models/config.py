@@ -20,7 +20,7 @@ from email_integration.secrecy import with_secrets
 from . import login
 from .audit import AuditEntry, Event, History, event_of, note, note_updated
 from .primary import PrimaryManager
-from .sealed import SealedQuerySet, unreported
+from .sealed import SealedQuerySet, sensitive_methods
 from .server import SECRETS, ServerSettings
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 NO_ACTIVE_CONFIG = "No active SMTP Configuration found in database. Falling back to Django settings."
 
 
-@unreported
+@sensitive_methods
 class SMTPConfigQuerySet(SealedQuerySet["SMTPConfig"]):
     """Writes that bypass ``save()`` are told to all workers and recorded too."""
 
@@ -128,7 +128,7 @@ def _two_active() -> ValidationError:
 if TYPE_CHECKING:
     ConfigManager = SMTPConfigQuerySet
 else:
-    ConfigManager = unreported(PrimaryManager.from_queryset(SMTPConfigQuerySet))
+    ConfigManager = sensitive_methods(PrimaryManager.from_queryset(SMTPConfigQuerySet))
 
 
 class SMTPConfig(ServerSettings):

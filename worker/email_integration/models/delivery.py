@@ -20,8 +20,8 @@ class InDoubtPolicy(models.TextChoices):
     HOLD = "hold", _("hold it for a person")
 
 
-class Lane(models.TextChoices):
-    """Which queue of workers a mail waits in."""
+class Priority(models.TextChoices):
+    """How urgent a mail is: it chooses the queue, and so the workers."""
 
     HIGH = "high", _("high")
     NORMAL = "normal", _("normal")
@@ -33,8 +33,8 @@ class Delivery(models.Model):
 
     id = models.CharField(primary_key=True, max_length=255, help_text=_("The Celery task id."))
     status = models.CharField(_("status"), max_length=12, choices=Status, default=Status.QUEUED)
-    # Raised by every transition; a transition that has seen an older one does nothing.
-    fence = models.PositiveIntegerField(default=0)
+    # An optimistic lock: raised by every transition; a transition that has seen an older one does nothing.
+    version = models.PositiveIntegerField(default=0)
     message_id = models.CharField(_("Message-ID"), max_length=998)
     # The From header. Blank while the sender is left open; then it is not in the content.
     from_header = models.TextField(_("from"), blank=True)
@@ -55,7 +55,7 @@ class Delivery(models.Model):
     eight_bit = models.BooleanField(default=False)
     idempotency_key = models.CharField(max_length=255, null=True, unique=True)  # noqa: DJ001  # NULLs do not collide
     created_at = models.DateTimeField(_("submitted at"), default=timezone.now, editable=False)
-    lane = models.CharField(_("priority"), max_length=6, choices=Lane, default=Lane.NORMAL)
+    priority = models.CharField(_("priority"), max_length=6, choices=Priority, default=Priority.NORMAL)
     # Of this mail alone; blank is what the setting IN_DOUBT says.
     in_doubt_policy = models.CharField(_("when in doubt"), max_length=6, choices=InDoubtPolicy, blank=True)
     due_at = models.DateTimeField(_("due at"))
@@ -105,7 +105,9 @@ class Delivery(models.Model):
         indexes = (
             # What claims and sweeps ask costs the same however many finished rows there are.
             PartialIndex(
-                fields=("queue", "lane", "next_at"), condition=models.Q(next_at__isnull=False), name="delivery_next_at"
+                fields=("queue", "priority", "next_at"),
+                condition=models.Q(next_at__isnull=False),
+                name="delivery_next_at",
             ),
             PartialIndex(
                 fields=("continue_after",),
@@ -174,7 +176,7 @@ class DeliveryBatch(models.Model):
     permitted = models.PositiveIntegerField()
     # That one of them is to be cancelled: the owner's next record says which.
     cancel_requested = models.BooleanField(default=False, db_default=False)
-    # [[delivery id, fence], …] in the order in which they are sent.
+    # [[delivery id, version], …] in the order in which they are sent.
     items = models.JSONField()
     # What they are sent by.
     smtp_config = models.CharField(max_length=100, blank=True)

@@ -13,7 +13,7 @@ from email_integration.exceptions import SecretUnreadable
 from email_integration.fields import EncryptedTextField
 
 from .primary import PrimaryManager
-from .sealed import SealedQuerySet, SealedRow, unreported
+from .sealed import SealedQuerySet, SealedRow, sensitive_methods
 
 #: How long before its end a token is fetched anew: so many seconds, and no more than this part of its life.
 _AHEAD = 300.0
@@ -132,4 +132,4 @@ def keep_newer(sender: Any, instance: RefreshFamily, raw: bool, using: str, **_:
 
 
 for _model in (OAuthToken, RefreshFamily):
-    unreported(type(_model._default_manager))  # made for this one
+    sensitive_methods(type(_model._default_manager))  # made for this one

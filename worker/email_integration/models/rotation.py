@@ -115,7 +115,7 @@ def _all_sealed_anew(row: models.Model) -> dict[str, tuple[str, fields.Sealed | 
 
 
 @with_secrets
-def _sealed_anew(stored: Any, place: fields.Place) -> tuple[str, fields.Sealed | None]:
+def _sealed_anew(stored: Any, place: fields.SecretPlace) -> tuple[str, fields.Sealed | None]:
     """What was found of a secret as it is stored, and what it is to be replaced by; None for nothing."""
     if not isinstance(stored, fields.Sealed):
         return "sealed", fields.seal(str(stored), place)

@@ -34,14 +34,14 @@ _TAKE_VALUES = [
 ] + ["filter", "exclude"]
 
 
-def unreported(methods: type[_Methods]) -> type[_Methods]:
+def sensitive_methods(methods: type[_Methods]) -> type[_Methods]:
     """Have no report of an error show the values that a query set, or a manager, is called with."""
     for name in _TAKE_VALUES:
         setattr(methods, name, with_secrets(getattr(methods, name)))
     return methods
 
 
-@unreported
+@sensitive_methods
 class SealedQuerySet(models.QuerySet[_Row]):
     """Seals for each row what an update writes into many."""
 
@@ -51,7 +51,7 @@ class SealedQuerySet(models.QuerySet[_Row]):
         def as_manager(cls):
             """Make a manager as Django does, whose own methods are not reported either."""
             manager = super().as_manager()
-            unreported(type(manager))  # made for this one
+            sensitive_methods(type(manager))  # made for this one
             return manager
 
     @with_secrets

@@ -14,7 +14,7 @@ from django.views.decorators.http import require_safe
 from email_integration import conf
 from email_integration.diagnosis import Finding, Level, database, workers
 from email_integration.diagnosis.health_checks import CheckGroup
-from email_integration.models import Lane
+from email_integration.models import Priority
 from email_integration.queue import waiting
 from email_integration.tasks import health
 
@@ -67,10 +67,10 @@ def _queue() -> tuple[bool, str]:
         return True, "No mail waits for a worker"
     limit = conf.get("QUEUE_AGE_LIMIT")
     text = "The oldest mail waits for a worker since " + ", ".join(
-        f"{ages[lane]:.0f} s ({lane})" for lane in Lane.values if lane in ages
+        f"{ages[priority]:.0f} s ({priority})" for priority in Priority.values if priority in ages
     )
     # A campaign may take as long as it takes.
-    late = any(age > limit for lane, age in ages.items() if lane != Lane.BULK)
+    late = any(age > limit for priority, age in ages.items() if priority != Priority.BULK)
     return not late, text + (f"; the limit is {limit:.0f} s" if late else "")
 
 

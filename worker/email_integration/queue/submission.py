@@ -16,7 +16,7 @@ from email_integration.ledger import events, inserting, instrumentation, rows, t
 from email_integration.message import content
 from email_integration.message.options import MailKeywords, MailOptions
 from email_integration.message.rendering import render
-from email_integration.models import Delivery, Lane, Status
+from email_integration.models import Delivery, Priority, Status
 from email_integration.outcomes import schedule
 from email_integration.secrecy import with_secrets
 
@@ -96,7 +96,7 @@ def build_delivery(
         "from_at": rendered.from_at,
         "sender": rendered.sender,
         "recipients": [{"address": address, "status": "pending"} for address in rendered.recipients],
-        "lane": Lane(options.priority),
+        "priority": Priority(options.priority),
         "in_doubt_policy": options.in_doubt or "",
         "idempotency_key": idempotency_key,
         "created_at": now,

@@ -17,7 +17,7 @@ from email_integration.django_internals import can_index_a_part
 from email_integration.ledger import installation, task_queue
 from email_integration.ledger.queues import queue_of
 from email_integration.ledger.rows import database
-from email_integration.models import CircuitBreaker, DatabaseTime, Delivery, DeliveryBatch, Installation, Lane
+from email_integration.models import CircuitBreaker, DatabaseTime, Delivery, DeliveryBatch, Installation, Priority
 from email_integration.routing import breaker
 from email_integration.smtp import Relay
 
@@ -107,11 +107,11 @@ def _have_the_relay_tried() -> None:
 
 def _due_by_priority(found: Mapping[str, bool]) -> dict[str, bool]:
     """The queues of the priorities for which mail is due, each with whether it is late."""
-    lanes = _due_lanes("", found)
-    late = _ask({lane: _due("", lane, since=OVERDUE) for lane in lanes}) if lanes else {}
+    priorities = _due_priorities("", found)
+    late = _ask({priority: _due("", priority, since=OVERDUE) for priority in priorities}) if priorities else {}
     due: dict[str, bool] = {}
-    for lane in lanes:
-        due[queue_of(lane)] = late[lane] or due.get(queue_of(lane), False)
+    for priority in priorities:
+        due[queue_of(priority)] = late[priority] or due.get(queue_of(priority), False)
     return due
 
 
@@ -119,22 +119,22 @@ def _due_by_own_queue() -> dict[str, bool]:
     """The queues that callers have chosen and that have mail due, each with whether it is late."""
     due: dict[str, bool] = {}
     for queue in _own_queues():
-        lanes = _due_lanes(queue, _ask(_questions(queue)))
-        if lanes:
-            due[queue] = any(_ask({lane: _due(queue, lane, since=OVERDUE) for lane in lanes}).values())
+        priorities = _due_priorities(queue, _ask(_questions(queue)))
+        if priorities:
+            due[queue] = any(_ask({priority: _due(queue, priority, since=OVERDUE) for priority in priorities}).values())
     return due
 
 
-def _due_lanes(queue: str, found: Mapping[str, bool]) -> list[str]:
+def _due_priorities(queue: str, found: Mapping[str, bool]) -> list[str]:
     """The priorities for which mail is due in a queue; where they are damaged in the database they are made normal."""
-    lanes = [lane for lane in Lane.values if found[lane]]
+    priorities = [priority for priority in Priority.values if found[priority]]
     if any(found[name] for name in found if name.startswith(_DAMAGED)):
         # No claim asks for them: what somebody has damaged is a mail like any other.
-        damaged = _rows().filter(queue=queue, next_at__isnull=False).exclude(lane__in=Lane.values)
-        damaged.update(lane=Lane.NORMAL)
-        if _ask({"due": _due(queue, Lane.NORMAL)})["due"]:
-            lanes = list(dict.fromkeys([*lanes, Lane.NORMAL.value]))
-    return lanes
+        damaged = _rows().filter(queue=queue, next_at__isnull=False).exclude(priority__in=Priority.values)
+        damaged.update(priority=Priority.NORMAL)
+        if _ask({"due": _due(queue, Priority.NORMAL)})["due"]:
+            priorities = list(dict.fromkeys([*priorities, Priority.NORMAL.value]))
+    return priorities
 
 
 def _own_queues() -> Iterator[str]:
@@ -151,14 +151,14 @@ def _own_queues() -> Iterator[str]:
 def _questions(queue: str) -> dict[str, QuerySet[Delivery]]:
     """Whether mail of each priority is due in a queue, and whether any has a priority that there is not."""
     waiting = _rows().filter(queue=queue, next_at__isnull=False)
-    known = sorted(Lane.values)
+    known = sorted(Priority.values)
     between = [
-        Q(lane__lt=known[0]),
-        *(Q(lane__gt=below, lane__lt=above) for below, above in itertools.pairwise(known)),
-        Q(lane__gt=known[-1]),
+        Q(priority__lt=known[0]),
+        *(Q(priority__gt=below, priority__lt=above) for below, above in itertools.pairwise(known)),
+        Q(priority__gt=known[-1]),
     ]
     damaged = {f"{_DAMAGED}{number}": waiting.filter(one) for number, one in enumerate(between)}
-    return {lane: _due(queue, lane) for lane in Lane.values} | damaged
+    return {priority: _due(queue, priority) for priority in Priority.values} | damaged
 
 
 _DAMAGED = "damaged_"
@@ -176,9 +176,9 @@ def _beyond_queues() -> dict[str, Any]:
     }
 
 
-def _due(queue: str, lane: str, *, since: float = 0.0) -> QuerySet[Delivery]:
+def _due(queue: str, priority: str, *, since: float = 0.0) -> QuerySet[Delivery]:
     """Mail that is due for ``since`` seconds and that nobody has in hand."""
-    return _rows().filter(queue=queue, lane=lane, next_at__lte=DatabaseTime(ahead=-since), batch="")
+    return _rows().filter(queue=queue, priority=priority, next_at__lte=DatabaseTime(ahead=-since), batch="")
 
 
 def _is_indexed() -> Q:

@@ -22,9 +22,9 @@ from django.db import DatabaseError, InterfaceError, transaction
 from email_integration import conf
 from email_integration.caching import databases, is_shared, shared_cache
 from email_integration.ledger import installation, task_queue
-from email_integration.ledger.queues import key_of, lanes_of, queue_of
+from email_integration.ledger.queues import key_of, priorities_of, queue_of
 
-__all__ = ["KEPT", "QUIET", "Stay", "forget", "joined", "key_of", "lanes_of", "notify", "queue_of", "wake"]
+__all__ = ["KEPT", "QUIET", "Stay", "forget", "joined", "key_of", "notify", "priorities_of", "queue_of", "wake"]
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ _PAUSE = 5.0
 #: Seconds within which a failure of the cache is one of its connection.
 _AT_ONCE = 0.2
 
-#: When this process last asked for each queue and priority, by ``time.monotonic``.
+#: When this process last asked for each queue and message priority, by ``time.monotonic``.
 _asked: dict[tuple[str, int | None], float] = {}
 
 #: Of queues; callers may have many of their own.
@@ -60,19 +60,22 @@ _NEVER = float("-inf")
 _ADD_OR_RAISE = RedisCache.add
 
 
-def notify(queues: Collection[str], *, priority: int | None = None) -> set[str]:
+def notify(queues: Collection[str], *, message_priority: int | None = None) -> set[str]:
     """Wake each of these queues, in which mail was committed, unless it was woken or a dispatcher stays there.
 
-    ``priority`` is the task queue's own number for the wake-up; a caller who gives one wants it, so that it waits for
-    no other that is outstanding. Returns those that could not be woken, which the sweeper finds. Never raises.
+    ``message_priority`` is the task queue's own number for the wake-up; a caller who gives one wants it, so that it
+    waits for no other that is outstanding. Returns those that could not be woken, which the sweeper finds. Never
+    raises.
     """
     now = time.monotonic()
-    wanted = [queue for queue in dict.fromkeys(queues) if now - _asked.get((queue, priority), _NEVER) >= QUIET]
+    wanted = [queue for queue in dict.fromkeys(queues) if now - _asked.get((queue, message_priority), _NEVER) >= QUIET]
     if len(_asked) > _MOST:
         _asked.clear()
     # Before the cache is asked: what the key says is of a later moment then.
-    _asked.update(dict.fromkeys(((queue, priority) for queue in wanted), now))
-    return _publish(wanted, _is_first if priority is None else _always, priority=priority) if wanted else set()
+    _asked.update(dict.fromkeys(((queue, message_priority) for queue in wanted), now))
+    if not wanted:
+        return set()
+    return _publish(wanted, _is_first if message_priority is None else _always, message_priority=message_priority)
 
 
 def wake(queues: Collection[str]) -> set[str]:
@@ -80,22 +83,22 @@ def wake(queues: Collection[str]) -> set[str]:
     return _publish(list(dict.fromkeys(queues)), _is_set)
 
 
-def _publish(queues: Collection[str], wants: Callable[[str], bool], *, priority: int | None = None) -> set[str]:
+def _publish(queues: Collection[str], wants: Callable[[str], bool], *, message_priority: int | None = None) -> set[str]:
     """Publish for each queue that ``wants`` it, by itself: what fails leaves nothing that would silence others."""
     over: set[str] = set()
     asked: set[str] = set()
     try:
         for queue in queues:
             asked.add(queue)
-            if not wants(queue) or not task_queue.installed().wake({queue}, priority=priority):
+            if not wants(queue) or not task_queue.installed().wake({queue}, message_priority=message_priority):
                 over.add(queue)
     except Exception as error:  # the broker is away: not tried for each queue
         count = len(set(queues) - over)
         logger.warning("Could not wake %d queue(s) (%s); the sweeper will.", count, type(error).__name__)
     finally:  # also of what ends the process, or the task
         for queue in set(queues) - over:
-            _asked.pop((queue, priority), None)
-            if queue in asked and priority is None:
+            _asked.pop((queue, message_priority), None)
+            if queue in asked and message_priority is None:
                 _delete(_key(queue))
     return set(queues) - over
 

@@ -1,4 +1,4 @@
-"""The active relay, asked for at every attempt and answered from a copy while the stamp allows it."""
+"""The active relay, asked for at every attempt and answered from a copy while the generation allows it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from email_integration.outcomes.causes import Cause
 from email_integration.secrecy import with_secrets
 from email_integration.smtp import Relay
 
-from . import stamp
+from . import generation
 from .fallback import settings_relay
 from .route import Nowhere, Route
 from .token_endpoint import Account
@@ -35,12 +35,12 @@ _TRIES = 3
 
 @dataclass(frozen=True, kw_only=True)
 class _Copy:
-    stamp: str
+    generation: str
     route: Route
     read_at: float
 
 
-# One per process: what was read, under which stamp, when. Replaced whole, so readers need no lock.
+# One per process: what was read, under which generation, when. Replaced whole, so readers need no lock.
 _copy: _Copy | None = None
 
 # What was read last, to see a switch.
@@ -52,34 +52,34 @@ def active_relay() -> Route:
 
     It was active a moment ago, other than where the cache and the database are both too slow to say so.
 
-    Costs one read of the shared cache, unless there was one a moment ago; a query only when the stamp has changed, is
-    dirty, absent or out of reach, or the copy is older than CONFIG_CACHE_TTL. What cannot be used (a lost key, a row
+    Costs one read of the shared cache, unless there was one a moment ago; a query only when the generation has changed,
+    is dirty, absent or out of reach, or the copy is older than CONFIG_CACHE_TTL. What cannot be used (a lost key, a row
     that somebody has damaged) is ``Nowhere`` too, and an error in the log.
     """
     for _ in range(_TRIES):
-        current = stamp.read()  # before the row, so that a copy is never newer by its stamp than by its content
+        current = generation.read()  # before the row: a copy is never newer by its generation than by its content
         copy, asked_at = _copy, time.monotonic()
-        if copy is not None and copy.stamp == current and asked_at - copy.read_at < conf.get("CONFIG_CACHE_TTL"):
+        if copy is not None and copy.generation == current and asked_at - copy.read_at < conf.get("CONFIG_CACHE_TTL"):
             return copy.route
         route = _read(current, asked_at)
-        if stamp.is_recent(asked_at):
+        if generation.is_recent(asked_at):
             return route
-        # The row may have changed since. The stamp tells, or another look at the row.
-    logger.warning("The shared cache and the database take longer than %s s to answer.", stamp.PROMPT)
+        # The row may have changed since. The generation says so, or reading the row again.
+    logger.warning("The shared cache and the database take longer than %s s to answer.", generation.PROMPT)
     return route
 
 
 @with_secrets
 def _read(current: str | None, asked_at: float) -> Route:
-    """Read what is active from the database, and keep it under the ``current`` stamp."""
-    using = router.db_for_write(SMTPConfig)  # never a replica: it may lag behind the stamp
+    """Read what is active from the database, and keep it under the ``current`` generation."""
+    using = router.db_for_write(SMTPConfig)  # never a replica: it may lag behind the generation
     route = _from_database(using)
     kept = None if _copy is None else _copy.route
     if isinstance(route, Relay) and isinstance(kept, Relay) and route == kept and route.tokens is kept.tokens:
         route = kept  # the same object: to compare two takes a while, and each mail does so several times
     _say_switched(route)
     if current is not None and not transaction.get_connection(using).in_atomic_block:
-        _keep(_Copy(stamp=current, route=route, read_at=asked_at))
+        _keep(_Copy(generation=current, route=route, read_at=asked_at))
     return route
 
 
@@ -111,8 +111,8 @@ def _unusable(config: SMTPConfig, why: object) -> Nowhere:
 
 
 def forget() -> None:
-    """Drop this process's copy, its stamp, and the secrets that it has read."""
-    stamp.forget()
+    """Drop this process's copy, its generation, and the secrets that it has read."""
+    generation.forget()
     references.forget()
     _keep(None)
 

@@ -28,11 +28,11 @@ from email_integration.secrecy import with_secrets
 from email_integration.smtp import Session
 
 from . import sandbox
-from .guard import Prepared
+from .guard import PipelinedTransaction
 from .in_hand import InHand
 from .journal import JournalUnavailable
-from .letters import Mail
-from .recording import Begun
+from .messages import OutgoingMail
+from .recording import StartedAttempt
 from .relaying import Transmitted, nowhere, transmit
 from .sessions import Replaced
 
@@ -47,36 +47,36 @@ class Attempt:
         self._route = route
         self.hand = hand
         self._plan: sandbox.Plan | None = None
-        self._mail: Mail | None = None
-        self._prepared: Prepared | None = None
+        self._mail: OutgoingMail | None = None
+        self._pipelined: PipelinedTransaction | None = None
 
     @with_secrets
-    def prepare(self, session: Session) -> Prepared | None:
+    def prepare(self, session: Session) -> PipelinedTransaction | None:
         """Make it ready for a session that carries another mail still; None when it is not to be tried.
 
         Raises what keeps it from being sent.
         """
         if _without_attempt(self._delivery, clock.now()) is not None or not self._plan_now().envelope:
             return None
-        self._prepared = Prepared(self._mail_now(self._plan_now()), session, self.hand)
-        return self._prepared
+        self._pipelined = PipelinedTransaction(self._mail_now(self._plan_now()), session, self.hand)
+        return self._pipelined
 
     @property
     def has_begun(self) -> bool:
         """Whether the server was told of it, along with the final dot of another mail."""
-        return self._prepared is not None and self._prepared.session is not None
+        return self._pipelined is not None and self._pipelined.session is not None
 
-    def let_go(self) -> Prepared | None:
+    def let_go(self) -> PipelinedTransaction | None:
         """Let it begin anew, and give what was prepared of it, which is to be dropped."""
-        prepared, self._prepared = self._prepared, None
+        pipelined, self._pipelined = self._pipelined, None
         self.hand.mail_at = None
-        return prepared
+        return pipelined
 
     def drop(self) -> None:
         """Drop what was prepared of it: it begins anew if it is run again."""
-        prepared = self.let_go()
-        if prepared is not None:
-            prepared.drop()
+        pipelined = self.let_go()
+        if pipelined is not None:
+            pipelined.drop()
 
     def run(self) -> Change | None:
         """Try it, and return what is to be recorded; None when it is another process's by now.
@@ -87,15 +87,17 @@ class Attempt:
         try:
             return self._run()
         finally:
-            if self._prepared is not None:
-                self._prepared.drop()
+            if self._pipelined is not None:
+                self._pipelined.drop()
 
     @with_secrets
     def _run(self) -> Change | None:
         delivery, hand = self._delivery, self.hand
         recursion.comes_to(delivery.options)
-        begun = Begun(delivery=delivery, at=clock.now(), counted_from=time.monotonic(), waited=delivery.waits_for_relay)
-        step = _without_attempt(delivery, begun.at)
+        started = StartedAttempt(
+            delivery=delivery, at=clock.now(), counted_from=time.monotonic(), waited=delivery.waits_for_relay
+        )
+        step = _without_attempt(delivery, started.at)
         if step is not None:
             return Untried(delivery=delivery, step=step)
         try:
@@ -111,7 +113,7 @@ class Attempt:
         if isinstance(sent.outcome, Skipped):
             logger.debug("Delivery %s: %s", delivery.pk, sent.outcome.reason, extra=_of(delivery))
             return None
-        ended = begun.ended(
+        ended = started.ended(
             sent.outcome,
             route=sent.route,
             tls_version=sent.tls_version,
@@ -134,7 +136,7 @@ class Attempt:
                 return Transmitted(route=None, outcome=failed), withheld
             if plan.redirected:
                 self.hand.redirected_from = plan.recipients
-            sent = transmit(self._mail_now(plan), self._route, self.hand, begun=self._prepared)
+            sent = transmit(self._mail_now(plan), self._route, self.hand, pipelined=self._pipelined)
             if plan.redirected:
                 sent = replace(sent, outcome=plan.of_recipients(sent.outcome), redirected_to=plan.redirected_to)
             return sent, withheld
@@ -160,10 +162,10 @@ class Attempt:
             self._plan = sandbox.plan_now(rows.pending(self._delivery))
         return self._plan
 
-    def _mail_now(self, plan: sandbox.Plan) -> Mail:
+    def _mail_now(self, plan: sandbox.Plan) -> OutgoingMail:
         if self._mail is None:
             delivery = self._delivery
-            self._mail = Mail(
+            self._mail = OutgoingMail(
                 from_header=delivery.from_header,
                 from_at=delivery.from_at,
                 sender=delivery.sender,

@@ -28,7 +28,7 @@ from email_integration.routing import Route
 from email_integration.smtp import Relay, Session
 
 from .distance import Distance
-from .guard import Prepared
+from .guard import PipelinedTransaction
 from .in_hand import Others, is_late
 from .journal import Journal, JournalUnavailable
 from .limited import LimitedInARow
@@ -85,7 +85,7 @@ class _Turn(Others):
         self.journal = journal
         # Both are changed under the lock of the crew. The other is what was prepared of one that is to begin anew.
         self.next: _Turn | None = None
-        self.abandoned: Prepared | None = None
+        self.abandoned: PipelinedTransaction | None = None
 
     def try_it(self) -> Done:
         """Try it. Raises what ``try_one`` raises."""
@@ -94,7 +94,7 @@ class _Turn(Others):
     def begun(self) -> None:
         self._crew.begun()
 
-    def following(self, session: Session) -> Prepared | None:
+    def following(self, session: Session) -> PipelinedTransaction | None:
         turn = self._crew.take_along(self)
         if turn is None:
             return None

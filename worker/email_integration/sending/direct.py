@@ -20,7 +20,7 @@ from email_integration.secrecy import with_secrets
 
 from . import sandbox
 from .guard import Guard
-from .letters import Mail
+from .messages import OutgoingMail
 from .offering import goes_on
 from .relaying import nowhere, transmit
 from .sessions import Replaced
@@ -44,7 +44,7 @@ def send_directly(message: EmailMessage, *, default_from_is_open: bool = False) 
     return _accepted(plan.of_recipients(outcome))
 
 
-def _offer_to_all(mail: Mail) -> Outcome | Skipped:
+def _offer_to_all(mail: OutgoingMail) -> Outcome | Skipped:
     """Send it, in as many transactions as the server wants for its recipients, until one does not end well.
 
     What was taken for some counts if each of the others has an answer of his own, as in a single transaction. Raises
@@ -71,7 +71,7 @@ def _offer_to_all(mail: Mail) -> Outcome | Skipped:
         raise _taken_for_some(taken, mail, outcome)
 
 
-def _transmit(mail: Mail) -> Outcome | Skipped:
+def _transmit(mail: OutgoingMail) -> Outcome | Skipped:
     """Send it by the relay that is active. Raises what ``transmit`` raises, but for ``Replaced``."""
     while True:
         route = routing.active_relay()
@@ -96,7 +96,7 @@ def _together(taken: Accepted | None, outcome: Accepted | Deferred | Failed) -> 
     )
 
 
-def _is_answered(taken: Accepted, mail: Mail, last: Accepted | Deferred | Failed) -> bool:
+def _is_answered(taken: Accepted, mail: OutgoingMail, last: Accepted | Deferred | Failed) -> bool:
     """Whether each recipient has an answer that is about him, after all of them."""
     refused = set(taken.refused)
     if not isinstance(last, Accepted):
@@ -105,20 +105,22 @@ def _is_answered(taken: Accepted, mail: Mail, last: Accepted | Deferred | Failed
     return not was_content and {*taken.accepted, *refused, *taken.unsupported}.issuperset(mail.recipients)
 
 
-def _taken_for_some(taken: Accepted, mail: Mail, why: Accepted | Deferred | Failed | BreakerOpen) -> DeliveryFailed:
+def _taken_for_some(
+    taken: Accepted, mail: OutgoingMail, why: Accepted | Deferred | Failed | BreakerOpen
+) -> DeliveryFailed:
     reason = Cause.CONNECTION_LOST.words if isinstance(why, Accepted) else why.reason
     for_some = f"accepted for {len(taken.accepted)} of {len(mail.recipients)} recipients"
     return DeliveryFailed(None if isinstance(why, Accepted) else why.code, f"{for_some}, then: {reason}")
 
 
-def _mail(message: EmailMessage, *, default_from_is_open: bool) -> tuple[Mail, sandbox.Plan]:
+def _mail(message: EmailMessage, *, default_from_is_open: bool) -> tuple[OutgoingMail, sandbox.Plan]:
     rendered = render(message, default_from_is_open=default_from_is_open)
     plan = sandbox.plan_now(rendered.recipients)
     if plan.withheld:
         logger.warning("%d of %d recipients %s", len(plan.withheld), len(rendered.recipients), Cause.WITHHELD.words)
     if not plan.envelope:
         raise DeliveryFailed(None, Cause.WITHHELD.words)
-    mail = Mail(
+    mail = OutgoingMail(
         from_header=rendered.from_header,
         from_at=rendered.from_at,
         sender=rendered.sender,

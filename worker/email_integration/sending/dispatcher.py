@@ -22,7 +22,7 @@ from email_integration.ledger import batches, instrumentation, rows, transitions
 from email_integration.ledger.batches import Batch
 from email_integration.ledger.low_water import LowWaterMark
 from email_integration.ledger.records import Untried
-from email_integration.models import Delivery, Lane
+from email_integration.models import Delivery, Priority
 from email_integration.queue import continuing, wakeups
 from email_integration.routing import Route
 from email_integration.smtp import Relay
@@ -85,8 +85,8 @@ _running: dict[str, bool] = {}
 _lock = threading.Lock()
 
 
-def dispatch(queue: str, *, along: Collection[Lane] = ()) -> dict[str, int]:
-    """Send what is due in a broker queue, '' being the one that Celery chooses, and take ``along`` mail of these lanes.
+def dispatch(queue: str, *, along: Collection[Priority] = ()) -> dict[str, int]:
+    """Send what is due in a broker queue, '' being Celery's choice, and take ``along`` mail of these priorities.
 
     Returns how many ended with which status. Does nothing where this process is at it already: that one looks once more
     before it ends.
@@ -114,7 +114,7 @@ def dispatch(queue: str, *, along: Collection[Lane] = ()) -> dict[str, int]:
 class _Dispatcher:
     """One stay in a queue."""
 
-    def __init__(self, queue: str, *, along: Collection[Lane] = ()) -> None:
+    def __init__(self, queue: str, *, along: Collection[Priority] = ()) -> None:
         self._queue = queue
         self._along = along
         self._stay = wakeups.Stay(queue)
@@ -182,7 +182,7 @@ class _Dispatcher:
     def _look(self, journal: Journal | None, *, sessions: int) -> tuple[Batch, Route] | None:
         """Claim what is due. After a claim that found nothing it is asked first whether there is anything."""
         queue, along, mark = self._queue, self._along, self._mark
-        if self._found_nothing and not batches.is_due(queue, wakeups.lanes_of(queue), along=along, mark=mark):
+        if self._found_nothing and not batches.is_due(queue, wakeups.priorities_of(queue), along=along, mark=mark):
             return None
         batch, route = claim(queue, journal=journal, sessions=sessions, along=along, mark=mark)
         self._found_nothing = batch is None
@@ -229,7 +229,7 @@ def claim(
     *,
     journal: Journal | None,
     sessions: int = NEAR,
-    along: Collection[Lane] = (),
+    along: Collection[Priority] = (),
     only: Sequence[str] = (),
     mark: LowWaterMark | None = None,
 ) -> tuple[Batch | None, Route]:
@@ -243,7 +243,7 @@ def claim(
     route = routing.active_relay()
     batch = batches.claim(
         queue,
-        wakeups.lanes_of(queue),
+        wakeups.priorities_of(queue),
         limit=_pace.claims(sessions),
         owner=own_journal.owner(journal),
         relay=route if isinstance(route, Relay) else None,

@@ -8,7 +8,7 @@ import time
 from email_integration.outcomes.classification import Outcome, Skipped
 from email_integration.smtp import Phase, Reply, Session, Started
 
-from .letters import Letter, Mail
+from .messages import OutgoingMail, PreparedMessage
 from .offering import Offering
 from .sessions import pool, require_active
 
@@ -38,7 +38,7 @@ class Guard:
     def writes(self) -> None:
         """The content is about to be written."""
 
-    def following(self, session: Session) -> Prepared | None:
+    def following(self, session: Session) -> PipelinedTransaction | None:
         """Give the mail that is to follow over the same session, made ready, if one is to be begun along with the dot
         of this one.
         """
@@ -46,7 +46,7 @@ class Guard:
     def not_along(self) -> None:
         """That mail is not begun along with the dot, after all."""
 
-    def before_dot(self, session: Session, started: Started, letter: Letter) -> Outcome | Skipped | None:
+    def before_dot(self, session: Session, started: Started, message: PreparedMessage) -> Outcome | Skipped | None:
         """All is said but the final dot, and a small end of the content. What this returns, unless None, is how it
         ends, without the dot.
         """
@@ -62,20 +62,20 @@ class Guard:
         return outcome
 
 
-class Prepared:
-    """A mail made ready for the session that still carries the one before it.
+class PipelinedTransaction:
+    """The transaction of a mail on the session that still carries the one before it.
 
-    What begins its transaction goes along with that one's final dot. Its content is at hand by then, so that the
-    server is not kept waiting for it.
+    What begins it goes along with that one's final dot. The content is at hand by then, so that the server is not kept
+    waiting for it.
     """
 
-    def __init__(self, mail: Mail, session: Session, guard: Guard) -> None:
-        """Raises what entering a ``Letter`` raises."""
+    def __init__(self, mail: OutgoingMail, session: Session, guard: Guard) -> None:
+        """Raises what entering a ``PreparedMessage`` raises."""
         relay = session.relay
         self.guard = guard
         self.offering = Offering(mail.recipients, mail.put_off, own_sender=mail.has_sender_of(relay, Phase.RCPT))
         guard.prepares()
-        self.letter = Letter(mail, relay, self.offering.over(session)).__enter__()
+        self.message = PreparedMessage(mail, relay, self.offering.over(session)).__enter__()
         guard.waits()
         self._relay = relay
         self._asked_at = 0.0
@@ -106,7 +106,7 @@ class Prepared:
 
     def drop(self) -> None:
         """Do not go on with it: the server, which has nothing of its content, forgets it with its session."""
-        self.letter.__exit__()
+        self.message.__exit__()
         if self.session is not None:
             with self.resume() as session:
                 session.close()

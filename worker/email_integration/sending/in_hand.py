@@ -18,9 +18,9 @@ from email_integration.outcomes.classification import Deferred, Outcome, Skipped
 from email_integration.smtp import ALONG_WITH_DOT, Phase, Relay, Reply, Session, Started
 
 from . import points
-from .guard import Guard, Prepared
+from .guard import Guard, PipelinedTransaction
 from .journal import Journal, JournalUnavailable, Slot
-from .letters import Letter
+from .messages import PreparedMessage
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ class Others:
     def begun(self) -> None:
         """A session is open, and its transaction begins."""
 
-    def following(self, session: Session) -> Prepared | None:
+    def following(self, session: Session) -> PipelinedTransaction | None:
         """Give the one that is to follow over this session, made ready, if there is one."""
         return None
 
@@ -77,7 +77,7 @@ class InHand(Guard):
         self.others = Others()
         self.slot: Slot | None = None
         if journal is not None:
-            self.slot = journal.take(self._id, delivery.fence, batch.id, started_at=started_at)
+            self.slot = journal.take(self._id, delivery.version, batch.id, started_at=started_at)
         points.reached("in hand", self._id)
         #: The From header and the sender of the envelope that it went with; None before its final dot.
         self.sent_from: tuple[str, str] | None = None
@@ -117,13 +117,13 @@ class InHand(Guard):
             self.slot.writing()
         points.reached("before the content", self._id)
 
-    def following(self, session: Session) -> Prepared | None:
+    def following(self, session: Session) -> PipelinedTransaction | None:
         return self.others.following(session)
 
     def not_along(self) -> None:
         self.others.not_along()
 
-    def before_dot(self, session: Session, started: Started, letter: Letter) -> Outcome | Skipped | None:
+    def before_dot(self, session: Session, started: Started, message: PreparedMessage) -> Outcome | Skipped | None:
         points.reached("before the dot", self._id)
         kept = self._keep_lease()
         if kept is None:
@@ -133,7 +133,7 @@ class InHand(Guard):
         if self.slot is not None:
             # The dot is said only once it is noted to whom: after a death here the mail is in doubt for them.
             self._note_dot(self.slot, started)
-        self.sent_from = letter.from_header, letter.sender
+        self.sent_from = message.from_header, message.sender
         points.reached("dot noted", self._id)
         return None
 
@@ -169,7 +169,7 @@ class InHand(Guard):
             refused={places[to]: reply.code for to, reply in refused.items()},
             count=len(places),
             configuration=relay.name if relay else "",
-            version=relay.version if relay else "",
+            config_version=relay.version if relay else "",
         )
 
     def _keep_lease(self) -> bool | None:

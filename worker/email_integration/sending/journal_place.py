@@ -36,7 +36,7 @@ class Loss(StrEnum):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Fault:
+class Problem:
     """What is wrong with a place, what that costs, and how to fix it."""
 
     text: str
@@ -48,7 +48,7 @@ def below_temporary(installation: str) -> Path:
     return Path(tempfile.gettempdir()) / f"{_prefix()}{installation}"
 
 
-def faults(*, in_worker: bool = False) -> list[Fault]:
+def problems(*, in_worker: bool = False) -> list[Problem]:
     """Return what is wrong with the place of the journals, as this process sees it. Asks no database.
 
     Without JOURNAL_DIR, a process that is no worker looks only at folders that are there: where no worker has run, none
@@ -68,7 +68,7 @@ def faults(*, in_worker: bool = False) -> list[Fault]:
         folders = sorted(Path(tempfile.gettempdir()).glob(f"{_prefix()}*"))
         if in_worker:
             folders = folders or [below_temporary("…")]
-    return [fault for folder in folders if (fault := _fault(folder)) is not None]
+    return [problem for folder in folders if (problem := _problem(folder)) is not None]
 
 
 def lost_with(mountinfo: str, path: str) -> Loss | None:
@@ -115,9 +115,9 @@ def _prefix() -> str:
     return f"email_integration-{os.getuid() if hasattr(os, 'getuid') else 0}-"
 
 
-def _fault(folder: Path) -> Fault | None:
+def _problem(folder: Path) -> Problem | None:
     if why := _objection(folder):
-        return Fault(
+        return Problem(
             text=f"No journal can be kept in {folder}: {why}.",
             hint=f"After a kill -9, up to IN_DOUBT_WINDOW ({conf.get('IN_DOUBT_WINDOW')}) mails of each batch that a "
             "worker process had in hand are in doubt, and the others wait for the end of its lease (LEASE). Name a "
@@ -125,7 +125,7 @@ def _fault(folder: Path) -> Fault | None:
             "See docs/deployment.md.",
         )
     if not settings.DEBUG and (loss := _loss(folder)):
-        return Fault(
+        return Problem(
             text=f"The folder of the journals, {folder}, {loss}.",
             hint="If a worker process is killed and its journal is gone, all mails of each batch that it had in hand, "
             "up to a hundred, are in doubt at the end of its lease (LEASE). Name a folder in "

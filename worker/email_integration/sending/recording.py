@@ -56,7 +56,7 @@ def wait_after(delivery: Delivery, outcome: Outcome) -> float:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Begun:
+class StartedAttempt:
     """When an attempt at a delivery began, by the clock and by ``time.monotonic()``, and whether it had waited for its
     relay.
     """

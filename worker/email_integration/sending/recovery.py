@@ -204,7 +204,7 @@ def _as_noted(attempt: Try, entry: JournalEntry) -> Try:
     noted = replace(attempt, started_at=as_stored(dt.datetime.fromtimestamp(entry.started_at or 0.0, tz=dt.UTC)))
     if entry.dot is None:
         return noted
-    return replace(noted, smtp_config=entry.dot.configuration, config_version=entry.dot.version)
+    return replace(noted, smtp_config=entry.dot.configuration, config_version=entry.dot.config_version)
 
 
 sweeper.also(look_for_journals)

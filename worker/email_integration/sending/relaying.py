@@ -22,11 +22,11 @@ from email_integration.outcomes.classification import (
 from email_integration.secrecy import with_secrets
 from email_integration.smtp import Phase, Refused, Relay, Session, SMTPFailure
 
-from .guard import Guard, Prepared
-from .letters import Letter, Mail
+from .guard import Guard, PipelinedTransaction
+from .messages import OutgoingMail, PreparedMessage
 from .offering import Offering
+from .relay_access import RelayAccess
 from .sessions import Replaced, begin, came_to_limit, is_about_session, pool, require_active
-from .way import Way
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,8 +52,10 @@ _TRIES = 20
 
 
 @with_secrets
-def transmit(mail: Mail, relay: Relay, guard: Guard, *, begun: Prepared | None = None) -> Transmitted:
-    """Send ``mail`` through ``relay``. Its transaction may have ``begun`` already, along with the dot of another one.
+def transmit(
+    mail: OutgoingMail, relay: Relay, guard: Guard, *, pipelined: PipelinedTransaction | None = None
+) -> Transmitted:
+    """Send ``mail`` through ``relay``. Its transaction may have begun already, ``pipelined`` with another's final dot.
 
     Raises ``Replaced`` when another one is to be used by now, ``BreakerOpen`` while its circuit breaker is open,
     ``ContentUnavailable``, and ``InvalidMail`` when the mail's own sender is none; the server has nothing of the mail
@@ -63,26 +65,26 @@ def transmit(mail: Mail, relay: Relay, guard: Guard, *, begun: Prepared | None =
     limited: Session | None = None
     tries = 0
     tls_version = ""
-    if begun is not None:
-        offering = begun.offering
+    if pipelined is not None:
+        offering = pipelined.offering
     else:
         offering = Offering(mail.recipients, mail.put_off, own_sender=mail.has_sender_of(relay, Phase.RCPT))
     outcome: Outcome | Skipped
     while True:
-        with Way(relay, guard, fresh=fresh, limited=limited) as way:
+        with RelayAccess(relay, guard, fresh=fresh, limited=limited) as access:
             try:
-                if begun is not None:
-                    lent, letter, begun = begun.resume(), begun.letter, None
+                if pipelined is not None:
+                    lent, message, pipelined = pipelined.resume(), pipelined.message, None
                 else:
-                    lent, letter = (
-                        pool.session(relay, fresh=fresh, before_opening=way.before_opening, heard=guard.progressed),
+                    lent, message = (
+                        pool.session(relay, fresh=fresh, before_opening=access.before_opening, heard=guard.progressed),
                         None,
                     )
                 with lent as session:
                     tls_version = session.tls_version
                     tries += 1
                     try:
-                        outcome = _transact(session, mail, guard, offering, way, begun=letter)
+                        outcome = _transact(session, mail, guard, offering, access, pipelined=message)
                     except SMTPFailure as failure:
                         fresh = is_about_session(failure, session, sender_was_taken=offering.sender_was_taken)
                         limited = session if fresh and came_to_limit(failure, session) else None
@@ -97,7 +99,7 @@ def transmit(mail: Mail, relay: Relay, guard: Guard, *, begun: Prepared | None =
             except SMTPFailure as failure:
                 if failure.phase.before_mail:
                     require_active(relay)  # the mail need not wait for what is wrong with one that was replaced
-                if not renewed and way.has_another_password(failure):
+                if not renewed and access.has_another_password(failure):
                     relay = _with_its_password(relay)
                     renewed = True
                     continue
@@ -109,7 +111,7 @@ def transmit(mail: Mail, relay: Relay, guard: Guard, *, begun: Prepared | None =
                 outcome = Deferred(cause=Cause.UNUSABLE, reason=reason, relay_at_fault=True)
             if not isinstance(outcome, Skipped):
                 outcome = guard.judged(offering.complete(outcome))
-            outcome = way.report(outcome)
+            outcome = access.report(outcome)
         return Transmitted(route=relay, outcome=outcome, tls_version=tls_version)
 
 
@@ -126,31 +128,37 @@ def _with_its_password(relay: Relay) -> Relay:
 
 
 def _transact(
-    session: Session, mail: Mail, guard: Guard, offering: Offering, way: Way, *, begun: Letter | None
+    session: Session,
+    mail: OutgoingMail,
+    guard: Guard,
+    offering: Offering,
+    access: RelayAccess,
+    *,
+    pipelined: PreparedMessage | None,
 ) -> Outcome | Skipped:
     """Run one transaction on ``session``, with those of the recipients whose turn it is.
 
-    ``begun`` is the mail's letter if what begins it was said along with the final dot before. Raises ``SMTPFailure``,
+    ``pipelined`` is its message if what begins it was said along with the final dot before. Raises ``SMTPFailure``,
     ``ContentUnavailable``, ``InvalidMail`` for a sender that is none, and ``Replaced``.
     """
     check = functools.partial(require_active, session.relay)
     while True:
-        if begun is None:
+        if pipelined is None:
             named = offering.over(session)
             guard.prepares()
-        with begun or Letter(mail, session.relay, named) as letter:
-            if begun is None:
+        with pipelined or PreparedMessage(mail, session.relay, named) as message:
+            if pipelined is None:
                 guard.begins()
-            started = begin(session, letter.opening, before_saying=check, heard=guard.progressed)
+            started = begin(session, message.opening, before_saying=check, heard=guard.progressed)
             others = offering.begun(started)
             if started.accepted:
-                if begun is not None:
+                if pipelined is not None:
                     check()  # it was asked when that was said, while the server still had the mail before
-                way.works()
+                access.works()
                 guard.writes()
-                session.write(_watched(letter.blocks, guard))
+                session.write(_watched(message.blocks, guard))
                 break
-        begun = None
+        pipelined = None
         if not others or not session.is_idle:
             own_sender = mail.has_sender_of(session.relay, Phase.RCPT)
             return classify_recipients(offering.all_refused(), own_sender=own_sender)
@@ -158,7 +166,7 @@ def _transact(
     if following is not None and not following.may_begin():
         guard.not_along()
         following = None
-    ended = guard.before_dot(session, started, letter)
+    ended = guard.before_dot(session, started, message)
     if ended is not None:
         session.close()  # without the final dot the server has taken nothing
         return ended
@@ -166,7 +174,7 @@ def _transact(
         guard.not_along()  # the lease had to be renewed meanwhile
         following = None
     try:
-        ahead = None if following is None else following.letter.opening
+        ahead = None if following is None else following.message.opening
         reply = session.finish(timeout=conf.get("REPLY_TIMEOUT"), ahead=ahead)
     except SMTPFailure as failure:
         if failure.phase is Phase.CONTENT:

@@ -130,8 +130,8 @@ def _pieces(plain: Iterable[bytes], of_letters: Iterable[bytes]) -> _Pieces:
 
 
 def _cut(form: bytes, left_out: bytes) -> Iterator[bytes]:
-    letters = form.translate(_LOWER, left_out)
-    return (letters[at : at + PIECE] for at in range(len(letters) - PIECE + 1))
+    characters = form.translate(_LOWER, left_out)
+    return (characters[at : at + PIECE] for at in range(len(characters) - PIECE + 1))
 
 
 def _forms(raw: bytes) -> Iterator[bytes]:
@@ -141,7 +141,7 @@ def _forms(raw: bytes) -> Iterator[bytes]:
         yield octets.hex().encode()
         for offset in range(3):
             encoded = base64.b64encode(b"\0" * offset + octets)
-            # Without the letters that the octets before and behind it have a part in.
+            # Without the characters that the octets before and behind it have a part in.
             yield encoded[(0, 2, 3)[offset] : (offset + len(octets)) * 8 // 6]
 
 
@@ -198,8 +198,8 @@ def _meant(match: re.Match[bytes], *, in_utf8: bool) -> bytes:
 def _found(octets: bytes, known: Iterable[_Pieces]) -> Iterator[tuple[int, int]]:
     """From where to where in ``octets`` there is a piece."""
     for kind, left_out in enumerate(_LEFT_OUT):
-        letters = octets.translate(_LOWER, left_out)
-        windows = [letters[at : at + PIECE] for at in range(len(letters) - PIECE + 1)]
+        characters = octets.translate(_LOWER, left_out)
+        windows = [characters[at : at + PIECE] for at in range(len(characters) - PIECE + 1)]
         for pieces in (one[kind] for one in known):
             if not pieces.isdisjoint(windows):
                 kept = [at for at, octet in enumerate(octets) if octet not in left_out]

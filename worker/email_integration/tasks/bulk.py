@@ -9,7 +9,7 @@ from django.core.mail import EmailMessage
 
 from email_integration.async_safety import sync_only
 from email_integration.message.options import MailKeywords, MailOptions
-from email_integration.models import Lane
+from email_integration.models import Priority
 from email_integration.queue.bulk import BATCH, Submission
 
 from . import canvas
@@ -57,5 +57,5 @@ def submit_many(
 
 def submission_of(*, ignore_result: bool, options: MailKeywords, **how: Any) -> Submission:
     """Return a submission of what ``submit_many`` was called with. Raises ``InvalidMail``."""
-    options.setdefault("priority", Lane.BULK)
+    options.setdefault("priority", Priority.BULK)
     return Submission(MailOptions(**options), kept=canvas.NO_RESULT if ignore_result else "", **how)

@@ -74,14 +74,14 @@ def as_options(kept: str) -> dict[str, Any]:
         return {}
 
 
-def priority_of(kept: str) -> int | None:
+def message_priority_of(kept: str) -> int | None:
     """The number that ``apply_async`` was given, None for none."""
     # Most rows keep nothing, and few of the others this.
     found = as_options(kept).get("priority") if '"priority"' in kept else None
-    return found if is_priority(found) else None  # somebody may have damaged it in the database
+    return found if is_message_priority(found) else None  # somebody may have damaged it in the database
 
 
-def is_priority(value: object) -> bool:
+def is_message_priority(value: object) -> bool:
     """Whether brokers take it for a message's priority: a number of one octet (AMQP)."""
     return isinstance(value, int) and 0 <= value <= 255
 

@@ -14,7 +14,7 @@ from celery.exceptions import QueueNotFound
 
 from email_integration import conf
 from email_integration.ledger.queues import queue_of
-from email_integration.models import Lane
+from email_integration.models import Priority
 
 from . import names
 from .publishing import connection_of
@@ -124,7 +124,7 @@ def queues() -> list[str]:
 
 def mail_queues() -> list[str]:
     """The queues from which workers send mail, each once."""
-    return list(dict.fromkeys(queue_of(lane) or _routed(names.DISPATCH) for lane in Lane))
+    return list(dict.fromkeys(queue_of(priority) or _routed(names.DISPATCH) for priority in Priority))
 
 
 def _routed(task: str) -> str:

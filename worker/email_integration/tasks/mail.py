@@ -23,7 +23,7 @@ from email_integration.exceptions import DeliveryFailed, InvalidMail
 from email_integration.ledger import instrumentation, rows, task_queue, transitions
 from email_integration.message.composition import Attachment, compose
 from email_integration.message.options import MailKeywords, MailOptions, with_options_listed
-from email_integration.models import Delivery, Lane
+from email_integration.models import Delivery, Priority
 from email_integration.queue import sweeper, wakeups
 from email_integration.queue.submission import build_delivery, check_name, store
 from email_integration.timezones import aware
@@ -237,7 +237,7 @@ def dispatch(self: Any, queue: str, joins: bool = False) -> dict[str, int]:
 
     if self.request.is_eager:  # in the caller's thread, whose transaction other threads do not see
         return Counter(str(one.current_status) for one in dispatcher.send_inline(queue))
-    send = functools.partial(dispatcher.dispatch, along=(Lane.HIGH,) if places.serves_urgent() else ())
+    send = functools.partial(dispatcher.dispatch, along=(Priority.HIGH,) if places.serves_urgent() else ())
     return places.dispatch(queue, send)
 
 

@@ -71,7 +71,9 @@ class Call:
     @property
     def queue(self) -> str:
         """What the row keeps of the queue that was chosen; '' when none was. Raises ``InvalidMail``."""
-        chosen = {name: self.options[name] for name in wake_ups.WAY if self.options.get(name) not in (None, "")}
+        chosen = {
+            name: self.options[name] for name in wake_ups.ROUTING_OPTIONS if self.options.get(name) not in (None, "")
+        }
         if not chosen:
             return ""  # as for most
         for name, value in chosen.items():
@@ -88,7 +90,7 @@ class Call:
     def kept(self, task_id: str | None = None) -> str:
         """What the row keeps of the rest, with ``task_id`` if that is not the delivery's. Raises ``InvalidMail``."""
         priority = self.options.get("priority")
-        if priority is not None and not canvas.is_priority(priority):
+        if priority is not None and not canvas.is_message_priority(priority):
             raise InvalidMail(f"priority of apply_async() must be a number from 0 to 255, not {quoted(priority)}.")
         try:
             return canvas.keep(self.options, task_id=task_id, link=self.link, link_error=self.link_error)

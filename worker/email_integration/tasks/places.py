@@ -36,8 +36,8 @@ from celery import signals
 
 from email_integration import conf
 from email_integration.forks import after_fork_in_child
-from email_integration.ledger.queues import lanes_of, queue_of
-from email_integration.models import Lane
+from email_integration.ledger.queues import priorities_of, queue_of
+from email_integration.models import Priority
 from email_integration.queue import wakeups
 
 from . import names
@@ -110,7 +110,7 @@ class Places:
         is_last = len(served) >= _TURNS
         with self._alone():
             waiting = self._waiting()
-            others = [one for one in waiting.keys() - set(served) if not is_last or Lane.HIGH in lanes_of(one)]
+            others = [one for one in waiting.keys() - set(served) if not is_last or Priority.HIGH in priorities_of(one)]
             queue = min(others, key=lambda one: waiting[one] + _behind(one), default=None)
             if queue is not None:
                 del waiting[queue]
@@ -178,8 +178,8 @@ def _unlock(file: int, octet: int) -> None:
 
 def _behind(queue: str) -> float:
     """Seconds by which the priorities of a queue have it wait behind others; a caller's own is as the usual one."""
-    lanes = lanes_of(queue) or (Lane.NORMAL,)
-    return _AHEAD * (Lane.HIGH not in lanes) + _AHEAD * (lanes == (Lane.BULK,))
+    priorities = priorities_of(queue) or (Priority.NORMAL,)
+    return _AHEAD * (Priority.HIGH not in priorities) + _AHEAD * (priorities == (Priority.BULK,))
 
 
 # -- in a worker ----------------------------------------------------------------------------------------------------
@@ -227,7 +227,7 @@ def allowed(processes: int, served: Collection[str], *, default: str) -> int:
     ``served`` are the queues that it takes messages from, ``default`` is that of tasks for which none is named. A sweep
     takes a moment, so that its queue is as those of mail.
     """
-    of_mail_alone = {*map(queue_of, Lane), conf.get("SWEEP_QUEUE")} - {"", default}
+    of_mail_alone = {*map(queue_of, Priority), conf.get("SWEEP_QUEUE")} - {"", default}
     return processes if served and set(served) <= of_mail_alone else max(1, processes // 2)
 
 
@@ -253,5 +253,5 @@ def _note(sender: Any, request: Any, **kwargs: Any) -> None:
         served, default = app.amqp.queues.consume_from, app.conf.task_default_queue
         _places.allow(
             allowed(sender.pool.num_processes, served, default=default),
-            serves_urgent=(queue_of(Lane.HIGH) or default) in served,
+            serves_urgent=(queue_of(Priority.HIGH) or default) in served,
         )

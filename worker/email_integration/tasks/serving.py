@@ -45,8 +45,8 @@ def _refuse_other_pools(sender: Any = None, **kwargs: Any) -> None:
 def _say_if_journals_do_not_last(sender: Any = None, **kwargs: Any) -> None:
     """Warn where it costs mail in doubt that this worker's journals cannot be kept, or end with it."""
     if _served(sender.app) & set(health.mail_queues()):
-        for fault in journal_place.faults(in_worker=True):
-            logger.warning("%s %s", fault.text, fault.hint)
+        for problem in journal_place.problems(in_worker=True):
+            logger.warning("%s %s", problem.text, problem.hint)
 
 
 @signals.worker_ready.connect(weak=False)

@@ -164,7 +164,7 @@ def _received(delivery: Delivery, task_id: str) -> dict[str, Any]:
         "uuid": task_id,
         "name": names.SEND_EMAIL,
         "args": "()",
-        "kwargs": repr({"lane": str(delivery.lane)}),
+        "kwargs": repr({"priority": str(delivery.priority)}),
         "root_id": tree.root_id or task_id,
         "parent_id": tree.parent_id,
         "retries": max(0, delivery.attempts - 1),

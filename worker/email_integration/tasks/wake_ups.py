@@ -47,11 +47,11 @@ class CeleryTaskQueue(Publisher):
     def _is_eager(self) -> bool:
         return bool(self._dispatch.app.conf.task_always_eager)
 
-    def notify(self, queues: Collection[str], *, priority: int | None = None) -> set[str]:
+    def notify(self, queues: Collection[str], *, message_priority: int | None = None) -> set[str]:
         """Publish a wake-up for each queue that has none outstanding. In eager mode mail is sent here, each time."""
-        return self.wake(queues) if self._is_eager else wakeups.notify(queues, priority=priority)
+        return self.wake(queues) if self._is_eager else wakeups.notify(queues, message_priority=message_priority)
 
-    def wake(self, queues: Collection[str], *, priority: int | None = None, joins: bool = False) -> set[str]:
+    def wake(self, queues: Collection[str], *, message_priority: int | None = None, joins: bool = False) -> set[str]:
         """Publish a wake-up for each queue; return those that take none, though the broker is there.
 
         Raises what the broker raises. In eager mode ``dispatch`` is run here.
@@ -62,7 +62,7 @@ class CeleryTaskQueue(Publisher):
             return set()
         unheard = set()
         for queue in queues:
-            options = way_of(queue) | ({} if priority is None else {"priority": priority})
+            options = routing_options_of(queue) | ({} if message_priority is None else {"priority": message_priority})
             message = functools.partial(_wake, self._dispatch, queue, options, joins)
             try:
                 self._publish([message, hear_what_is_refused])
@@ -82,9 +82,9 @@ class CeleryTaskQueue(Publisher):
         elif not after:
             continuing.publish_due()
 
-    def priority_of(self, delivery: Delivery) -> int | None:
+    def message_priority_of(self, delivery: Delivery) -> int | None:
         """The number that ``apply_async`` was given."""
-        return canvas.priority_of(delivery.options)
+        return canvas.message_priority_of(delivery.options)
 
     def answer(self, task_id: str, first: Delivery, kept: str, repeated: Task[Any, Any], *, queue: str) -> None:
         """Settle ``task_id``, the id of a repeated submission, with how the first one stands.
@@ -92,7 +92,10 @@ class CeleryTaskQueue(Publisher):
         What follows it goes by way of ``queue``, the caller's own, or '' for that of the priority.
         """
         if canvas.follows(kept):
-            options = way_of(queue or queue_of(first.lane)) | {"task_id": task_id, **canvas.as_options(kept)}
+            options = routing_options_of(queue or queue_of(first.priority)) | {
+                "task_id": task_id,
+                **canvas.as_options(kept),
+            }
             answer = functools.partial(self._publish, [functools.partial(_call, repeated, (first.pk,), options)])
             after_commit("answer for a repeated mail", answer, using=rows.database())
         elif results.is_beside_deliveries(self._dispatch.backend):
@@ -215,14 +218,14 @@ def without_address() -> InvalidMail:
     return InvalidMail("The mail cannot be sent as it was given; call send_email.delay() to see why.")
 
 
-# -- the way of a message -------------------------------------------------------------------------------------------
+# -- where a message goes ---------------------------------------------------------------------------------------------
 
 #: What a caller chooses: the queue, or how a message comes to it.
-WAY = ("queue", "exchange", "routing_key")
+ROUTING_OPTIONS = ("queue", "exchange", "routing_key")
 
 
 def as_queue(chosen: Mapping[str, str]) -> str:
-    """Return what the row keeps of the way that a caller has chosen: the name of the queue, or the whole as JSON."""
+    """Return what the row keeps of the routing that a caller has chosen: the name of the queue, or all as JSON."""
     if not chosen:
         return ""
     if chosen.keys() == {"queue"} and not chosen["queue"].startswith("{"):
@@ -230,7 +233,7 @@ def as_queue(chosen: Mapping[str, str]) -> str:
     return json.dumps(chosen, sort_keys=True)
 
 
-def way_of(queue: str) -> dict[str, Any]:
+def routing_options_of(queue: str) -> dict[str, Any]:
     """Return the options of a message to a queue, as it is named by ``as_queue``; none for the one Celery chooses."""
     if not queue.startswith("{"):
         return {"queue": queue} if queue else {}
@@ -238,12 +241,12 @@ def way_of(queue: str) -> dict[str, Any]:
         chosen = json.loads(queue)
     except ValueError:  # somebody has damaged it in the database: it is the name of no queue
         return {"queue": queue}
-    return {name: value for name, value in chosen.items() if name in WAY and rows.is_name(value)}
+    return {name: value for name, value in chosen.items() if name in ROUTING_OPTIONS and rows.is_name(value)}
 
 
 def _destination(options: dict[str, Any]) -> str:
     """Where a message with these options goes, as the log says it."""
-    chosen = " ".join(options[name] for name in WAY if options.get(name))
+    chosen = " ".join(options[name] for name in ROUTING_OPTIONS if options.get(name))
     return (chosen if chosen.isprintable() else repr(chosen)) or "its route"
 
 

@@ -88,20 +88,22 @@ class _Muffled:
     def __init__(self, muffled: task_queue.TaskQueue) -> None:
         self._muffled = muffled
 
-    def notify(self, queues: Collection[str], *, priority: int | None = None) -> set[str]:
-        return self._muffled.notify(queues, priority=priority) if dispatch.app.conf.task_always_eager else set()
+    def notify(self, queues: Collection[str], *, message_priority: int | None = None) -> set[str]:
+        if not dispatch.app.conf.task_always_eager:
+            return set()
+        return self._muffled.notify(queues, message_priority=message_priority)
 
-    def wake(self, queues: Collection[str], *, priority: int | None = None, joins: bool = False) -> set[str]:
-        return (
-            self._muffled.wake(queues, priority=priority, joins=joins) if dispatch.app.conf.task_always_eager else set()
-        )
+    def wake(self, queues: Collection[str], *, message_priority: int | None = None, joins: bool = False) -> set[str]:
+        if not dispatch.app.conf.task_always_eager:
+            return set()
+        return self._muffled.wake(queues, message_priority=message_priority, joins=joins)
 
     def call_for_sweep(self, *, after: float = 0.0) -> None:
         if dispatch.app.conf.task_always_eager:
             self._muffled.call_for_sweep(after=after)
 
-    def priority_of(self, delivery: Delivery) -> int | None:
-        return self._muffled.priority_of(delivery)
+    def message_priority_of(self, delivery: Delivery) -> int | None:
+        return self._muffled.message_priority_of(delivery)
 
     def result_rows(self, deliveries: Collection[Delivery]) -> Mapping[str, Sequence[Row]]:
         return self._muffled.result_rows(deliveries)

@@ -108,4 +108,4 @@ def _due(tried: list[str], *, due_only: bool) -> list[Delivery]:
         breaker.reset_all()
         rows.filter(status__in=transitions.CLAIMABLE).update(due_at=DatabaseTime(), next_at=DatabaseTime())
     due = rows.filter(next_at__lte=DatabaseTime())
-    return list(due.order_by("created_at", "pk").only("queue", "lane"))
+    return list(due.order_by("created_at", "pk").only("queue", "priority"))

@@ -121,7 +121,7 @@ def _shown(delivery: Delivery, *, addresses: bool) -> Iterator[str]:
         ("id", delivery.pk),
         ("status", _words(delivery.current_status)),
         ("reason", delivery.reason),
-        ("priority", delivery.lane),
+        ("priority", delivery.priority),
         ("attempts", delivery.attempts),
         ("submitted", _time(delivery.created_at)),
         ("due", None if delivery.finished_at else _time(delivery.due_at)),

@@ -19,7 +19,7 @@ from email_integration.addresses import quoted
 from email_integration.exceptions import InvalidMail
 from email_integration.ledger import rows
 from email_integration.message.rendering import render
-from email_integration.models import Delivery, Lane
+from email_integration.models import Delivery, Priority
 from email_integration.queue import bulk
 from email_integration.queue.submission import check_name
 
@@ -83,7 +83,7 @@ class Command(BaseCommand):
             "--from", dest="from_email", metavar="ADDRESS", help="instead of the configuration's sender"
         )
         parser.add_argument("--to-column", default="email", metavar="COLUMN", help="the column with the address")
-        parser.add_argument("--priority", default=Lane.BULK, choices=Lane.values, help="default: bulk")
+        parser.add_argument("--priority", default=Priority.BULK, choices=Priority.values, help="default: bulk")
         parser.add_argument(
             "--key",
             metavar="TEXT",

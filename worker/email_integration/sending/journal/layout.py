@@ -24,7 +24,7 @@ MOST_RECIPIENTS = 10_000
 LONGEST_DELIVERY_ID = 255
 LONGEST_BATCH_ID = 36
 LONGEST_CONFIGURATION = 100
-LONGEST_VERSION = 40
+LONGEST_CONFIG_VERSION = 40
 LONGEST_INSTALLATION = 64
 LONGEST_OWNER = 255
 _LONGEST_BOOT_ID = 64
@@ -36,7 +36,7 @@ _FORMAT = 1
 _PREFIX = struct.Struct("<8sHI")
 # Process id, slots, octets of a slot, octets of the three texts.
 _HEADER = struct.Struct("<qIIHHH")
-# State, phase, code, octets and checksum of the body, version, started at, octets of the two ids.
+# State, phase, code, octets and checksum of the body, version of the delivery, started at, octets of the two ids.
 _HEAD = struct.Struct("<BBHIIqdHH")
 _CHECKSUM = struct.Struct("<I")
 # Recipients, refused ones, octets of the configuration and of its version.
@@ -47,7 +47,7 @@ FREE_HEAD = bytes(_CHECKSUM.size + _HEAD.size)
 
 _LARGEST_HEAD = len(FREE_HEAD) + 4 * (LONGEST_DELIVERY_ID + LONGEST_BATCH_ID)
 _LARGEST_BODY = (
-    _BODY.size + 4 * (LONGEST_CONFIGURATION + LONGEST_VERSION) + (MOST_RECIPIENTS + 7) // 8 + 4 * MOST_RECIPIENTS
+    _BODY.size + 4 * (LONGEST_CONFIGURATION + LONGEST_CONFIG_VERSION) + (MOST_RECIPIENTS + 7) // 8 + 4 * MOST_RECIPIENTS
 )
 
 #: Octets of a slot: enough for the most recipients, all of them refused, in whole pages. Only what is used is written.
@@ -78,15 +78,15 @@ class Dot:
     """A transaction whose final dot is about to be sent.
 
     ``recipients`` are those in the transaction, by their position among the ``count`` recipients of the delivery, in
-    ascending order; ``refused`` has the reply code to the RCPT of each refused one. ``configuration`` and ``version``
-    name the SMTP configuration in use.
+    ascending order; ``refused`` has the reply code to the RCPT of each refused one. ``configuration`` and
+    ``config_version`` name the SMTP configuration in use.
     """
 
     recipients: tuple[int, ...]
     refused: Mapping[int, int]
     count: int
     configuration: str
-    version: str
+    config_version: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,7 +179,7 @@ def encode_head(
 ) -> bytes:
     """Return the head of a slot. ``code`` is 0 without a reply; ``body`` is the body's length and checksum.
 
-    Raises ``ValueError`` when the version does not fit into 64 bits.
+    Raises ``ValueError`` when the version of the delivery does not fit into 64 bits.
     """
     try:
         rest = _HEAD.pack(state, phase, code, *body, version, started_at, ids[0], ids[1]) + ids[2]
@@ -189,7 +189,7 @@ def encode_head(
 
 
 def encode_dot(
-    recipients: Collection[int], refused: Mapping[int, int], count: int, configuration: str, version: str
+    recipients: Collection[int], refused: Mapping[int, int], count: int, configuration: str, config_version: str
 ) -> bytes:
     """Return the body of a slot, of what ``Dot`` describes. Raises ``ValueError`` when one is out of its range."""
     if not 0 <= count <= MOST_RECIPIENTS:
@@ -206,16 +206,16 @@ def encode_dot(
         if not 0 <= code <= 999:
             raise ValueError(f"A reply code has three digits, not {code}.")
         codes += (position, code)
-    name, named_version, both = _configuration(configuration, version)
-    head = _BODY.pack(count, len(refused), name, named_version) + both + bits
+    name, of_version, both = _configuration(configuration, config_version)
+    head = _BODY.pack(count, len(refused), name, of_version) + both + bits
     return head + struct.pack(f"<{len(codes)}H", *codes) if codes else head
 
 
 @functools.lru_cache(maxsize=8)
-def _configuration(name: str, version: str) -> tuple[int, int, bytes]:
+def _configuration(name: str, config_version: str) -> tuple[int, int, bytes]:
     """Their lengths, and both: the same for each mail until another configuration is used."""
     octets = _octets("The configuration's name", name, LONGEST_CONFIGURATION)
-    of_version = _octets("The configuration's version", version, LONGEST_VERSION)
+    of_version = _octets("The configuration's version", config_version, LONGEST_CONFIG_VERSION)
     return len(octets), len(of_version), octets + of_version
 
 
@@ -270,7 +270,7 @@ def _decode_slot(slot: int, octets: bytes) -> JournalEntry | None:
 
 def _decode_dot(body: bytes) -> Dot:
     count, refused, *lengths = _BODY.unpack_from(body)
-    configuration, version = _texts(body, _BODY.size, lengths)
+    configuration, config_version = _texts(body, _BODY.size, lengths)
     begin = _BODY.size + sum(lengths)
     end = begin + (count + 7) // 8
     bits = body[begin:end]
@@ -280,7 +280,7 @@ def _decode_dot(body: bytes) -> Dot:
         refused=dict(zip(codes[::2], codes[1::2], strict=True)),
         count=count,
         configuration=configuration,
-        version=version,
+        config_version=config_version,
     )
 
 

@@ -204,18 +204,24 @@ class Slot:
         self._enter(_WRITING)
 
     def dot(
-        self, *, recipients: Collection[int], refused: Mapping[int, int], count: int, configuration: str, version: str
+        self,
+        *,
+        recipients: Collection[int],
+        refused: Mapping[int, int],
+        count: int,
+        configuration: str,
+        config_version: str,
     ) -> None:
         """Record the transaction whose final dot is sent next; when this raises, the dot must not be sent.
 
         ``recipients`` are the positions, from 0, of those in the transaction among the ``count`` recipients of the
         delivery (at most 10,000). ``refused`` has the reply code for the position of each refused one.
-        ``configuration`` (at most 100 characters) and ``version`` (at most 40) name the SMTP configuration. Raises
-        ``ValueError`` when one is out of its range.
+        ``configuration`` (at most 100 characters) and ``config_version`` (at most 40) name the SMTP configuration.
+        Raises ``ValueError`` when one is out of its range.
         """
         if self._state is not _IN_HAND:
             self._refuse(_IN_HAND)
-        body = encode_dot(recipients, refused, count, configuration, version)
+        body = encode_dot(recipients, refused, count, configuration, config_version)
         described = (len(body), crc32(body))
         head = encode_head(_DOT, self._phase, self._code, described, self._version, self._started_at, self._ids)
         try:

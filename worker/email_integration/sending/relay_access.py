@@ -1,4 +1,4 @@
-"""The way of a mail to a relay: past its circuit breaker, which it trips and resets."""
+"""Access to a relay for one mail: it asks the circuit breaker before, and trips or resets it afterwards."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ _ahead = Ahead()
 _Reported = TypeVar("_Reported", bound=Outcome | Skipped)
 
 
-class Way:
-    """The way to one relay, for one mail: past its circuit breaker, which it trips and resets.
+class RelayAccess:
+    """One mail's access to a relay: it asks the circuit breaker before a connection, and trips or resets it afterwards.
 
-    With ``fresh`` it is the way over a fresh session, after what was said of another one: others of this process that
-    are to take it wait until it works, or the breaker is open. ``limited`` is that other one, if it came to a limit.
+    With ``fresh`` it is by a fresh session, after what was said of another one: others of this process that need a
+    fresh one too wait until it works, or the breaker is open. ``limited`` is that other one, if it came to a limit.
     """
 
     def __init__(self, relay: Relay, guard: Guard, *, fresh: bool = False, limited: Session | None = None) -> None:

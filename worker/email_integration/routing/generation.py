@@ -1,7 +1,7 @@
-"""The stamp: one short text in the shared cache that changes whenever the active configuration may have changed.
+"""The configuration generation: a short text in the shared cache, another whenever what is active may have changed.
 
 A writer marks it dirty before it commits and makes a new one afterwards. A process may use its copy of the
-configuration only while the stamp is the one that it had read before it asked the database.
+configuration only while the generation is the one that it had read before it asked the database.
 """
 
 from __future__ import annotations
@@ -19,26 +19,28 @@ from email_integration.django_internals import is_waiting_for_commit
 
 logger = logging.getLogger(__name__)
 
-KEY = "email_integration:stamp"
+KEY = "email_integration:generation"
 DIRTY = "dirty"
 
-#: A rolled-back transaction leaves the stamp dirty; after so many seconds it goes by itself. A transaction that takes
-#: longer is still covered: its commit makes a new stamp.
+#: A rolled-back transaction leaves the generation dirty; after so many seconds it goes by itself. A transaction that
+#: takes longer is still covered: its commit makes a new generation.
 _DIRTY_SECONDS = 60
 
 
-#: Seconds since the question for which a stamp is relied on without being read again. The same in every process, so it
-#: is no setting.
+#: Seconds since the question for which a generation is relied on without being read again. The same in every process,
+#: so it is no setting.
 TRUSTED = 0.1
 
 #: Seconds that an answer may take, of the cache or of the database, to be relied on. It says how things stood at some
 #: moment since the question, and nothing later. No longer than TRUSTED, which is what a writer waits for.
 PROMPT = 0.1
 
-#: How much longer than TRUSTED a writer waits: from the last look at the stamp to the octets of MAIL is a moment too.
+#: How much longer than TRUSTED a writer waits: from the last read of the generation to the octets of MAIL takes a
+#: moment too.
 _MARGIN = 1.5
 
-# The stamp that was read last, and when it was asked for by 'time.monotonic'; replaced whole, so readers need no lock.
+# The generation that was read last, and when it was asked for by 'time.monotonic'; replaced whole, so readers need no
+# lock.
 _last: tuple[str, float] | None = None
 
 
@@ -47,19 +49,19 @@ class NotKept(Exception):
 
 
 def read() -> str | None:
-    """Return the stamp, made now if there was none; None when it is dirty or the cache is out of reach, or too slow.
+    """Return the generation, made now if there was none; None when it is dirty, or the cache out of reach or too slow.
 
-    It was the stamp TRUSTED seconds ago, or later.
+    It was the generation TRUSTED seconds ago, or later.
     """
     last, asked_at = _last, time.monotonic()
     if last is not None and asked_at - last[1] < TRUSTED:
         return last[0]
-    stamp = _read()
-    if stamp is not None and not is_recent(asked_at):
+    generation = _read()
+    if generation is not None and not is_recent(asked_at):
         logger.warning("The shared cache took longer than %s s to answer; asking the database.", PROMPT)
-        stamp = None
-    _remember(None if stamp is None else (stamp, asked_at))
-    return stamp
+        generation = None
+    _remember(None if generation is None else (generation, asked_at))
+    return generation
 
 
 def is_recent(asked_at: float) -> bool:
@@ -72,7 +74,7 @@ def is_recent(asked_at: float) -> bool:
 
 
 def forget() -> None:
-    """Have this process read the stamp again."""
+    """Have this process read the generation again."""
     _remember(None)
 
 
@@ -83,11 +85,11 @@ def _remember(last: tuple[str, float] | None) -> None:
 
 def _read() -> str | None:
     try:
-        stamp = _ask()
+        generation = _ask()
     except Exception as error:  # every cache backend has exceptions of its own
         logger.warning("The shared cache is out of reach (%s); asking the database each time.", type(error).__name__)
         return None
-    return None if stamp == DIRTY else stamp
+    return None if generation == DIRTY else generation
 
 
 def is_reachable() -> bool:
@@ -101,12 +103,12 @@ def is_reachable() -> bool:
 def _ask() -> str | None:
     """What the cache has, made now if there was nothing; None where it keeps nothing. Raises what the cache raises."""
     with shared_cache() as cache:
-        stamp: str | None = cache.get(KEY)
-        if stamp is None:
-            # 'add', not 'set': a writer's newer stamp, or its dirty mark, must not be overwritten.
+        generation: str | None = cache.get(KEY)
+        if generation is None:
+            # 'add', not 'set': a writer's newer generation, or its dirty mark, must not be overwritten.
             cache.add(KEY, _new(), timeout=None)
-            stamp = cache.get(KEY)
-    return stamp
+            generation = cache.get(KEY)
+    return generation
 
 
 def mark_dirty(**kwargs: Any) -> None:
@@ -115,7 +117,7 @@ def mark_dirty(**kwargs: Any) -> None:
 
 
 def renew_on_commit(*, using: str | None = None, **kwargs: Any) -> None:
-    """Make a new stamp once the change is committed; receiver of the signals sent after a write."""
+    """Make a new generation once the change is committed; receiver of the signals sent after a write."""
     connection = transaction.get_connection(using)
     # Once for all writes of a transaction, of those that are rolled back together if they are.
     if not is_waiting_for_commit(connection, renew):
@@ -123,20 +125,20 @@ def renew_on_commit(*, using: str | None = None, **kwargs: Any) -> None:
 
 
 def renew() -> None:
-    """Make a new stamp: once this returns, no process uses a copy made before."""
+    """Make a new generation: once this returns, no process uses a copy made before."""
     _write(_new(), timeout=None)
     # Also if it could not be written: they cannot read any other, and ask the database.
     time.sleep(TRUSTED * _MARGIN)
 
 
-def _write(stamp: str, *, timeout: float | None) -> None:
+def _write(generation: str, *, timeout: float | None) -> None:
     forget()
     try:
         with shared_cache() as cache:
             before = cache.get(KEY)
-            cache.set(KEY, stamp, timeout=timeout)
-            # The database cache does not say when it could not write. Another writer's stamp is as good as this one.
-            if before not in (None, DIRTY, stamp) and cache.get(KEY) == before:
+            cache.set(KEY, generation, timeout=timeout)
+            # The database cache does not say when it could not write. Another writer's generation is as good as this.
+            if before not in (None, DIRTY, generation) and cache.get(KEY) == before:
                 raise NotKept
     except Exception as error:  # see read()
         logger.error(

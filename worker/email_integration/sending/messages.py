@@ -15,7 +15,7 @@ from email_integration.smtp import Envelope, Opening, Phase, Relay
 
 
 @dataclass(frozen=True, kw_only=True)
-class Mail:
+class OutgoingMail:
     """What is to be sent to whom.
 
     ``from_at`` says where in the content a From header is missing, if one is; it is ``from_header`` then, '' the
@@ -54,14 +54,14 @@ class Mail:
         return from_header_of(relay.from_email), self.sender or envelope_address(relay.from_email)
 
 
-class Letter:
+class PreparedMessage:
     """A mail made ready for a relay; the context in which its content is read.
 
     Entering raises ``InvalidMail`` for a sender that is none, and ``ContentUnavailable``: no server needs to be told
     of a mail that cannot be read.
     """
 
-    def __init__(self, mail: Mail, relay: Relay, recipients: tuple[str, ...]) -> None:
+    def __init__(self, mail: OutgoingMail, relay: Relay, recipients: tuple[str, ...]) -> None:
         """``recipients`` are those of the mail's whose turn it is."""
         self.from_header, self.sender = mail.from_relay(relay)
         content = mail.content

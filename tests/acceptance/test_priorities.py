@@ -44,4 +44,4 @@ def test_a_high_mail_leaves_before_thousands_of_bulk_that_came_first(
     print(f"{place} of the bulk left between the call and the urgent mail")
     # On a quiet machine about five: two processes, a tenth of a second for each mail.
     assert place < BULK / 20
-    assert Delivery.objects.filter(lane="bulk", status="queued").count() > BULK / 2
+    assert Delivery.objects.filter(priority="bulk", status="queued").count() > BULK / 2

@@ -14,7 +14,7 @@ from redis import Redis
 from config.local.valkey import Valkey
 from email_integration.delivery import manual
 from email_integration.exceptions import InvalidMail
-from email_integration.models import Delivery, Lane
+from email_integration.models import Delivery, Priority
 from email_integration.queue import sweeper, wakeups
 from email_integration.tasks import health, names, send_email
 from tests.broker import messages
@@ -29,12 +29,14 @@ TO = {"to": ["kim@example.com"]}
 
 def woken(valkey: Valkey) -> dict[str, list[str]]:
     """The queues that the wake-ups in each priority's queue name."""
-    return {lane: [message.arguments[0] for message in messages(valkey, queue)] for lane, queue in QUEUES.items()}
+    return {
+        priority: [message.arguments[0] for message in messages(valkey, queue)] for priority, queue in QUEUES.items()
+    }
 
 
-def only(lane: str) -> dict[str, list[str]]:
+def only(priority: str) -> dict[str, list[str]]:
     """One wake-up, in the queue of this priority."""
-    return {other: [QUEUES[other]] if other == lane else [] for other in QUEUES}
+    return {other: [QUEUES[other]] if other == priority else [] for other in QUEUES}
 
 
 def lost(valkey: Valkey) -> None:
@@ -43,11 +45,11 @@ def lost(valkey: Valkey) -> None:
     wakeups.forget()
 
 
-@pytest.mark.parametrize("lane", Lane.values)
-def test_a_mail_wakes_the_queue_of_its_priority(valkey: Valkey, lane: str) -> None:
-    result = send_email.delay("S", "B", **TO, priority=lane)
-    assert Delivery.objects.get(pk=result.id).lane == lane
-    assert woken(valkey) == only(lane)
+@pytest.mark.parametrize("priority", Priority.values)
+def test_a_mail_wakes_the_queue_of_its_priority(valkey: Valkey, priority: str) -> None:
+    result = send_email.delay("S", "B", **TO, priority=priority)
+    assert Delivery.objects.get(pk=result.id).priority == priority
+    assert woken(valkey) == only(priority)
 
 
 def test_a_mail_without_priority_is_a_normal_one(valkey: Valkey) -> None:
@@ -55,12 +57,12 @@ def test_a_mail_without_priority_is_a_normal_one(valkey: Valkey) -> None:
     assert woken(valkey) == only("normal")
 
 
-@pytest.mark.parametrize("lane", Lane.values)
-def test_the_sweep_wakes_the_queue_of_the_priority(valkey: Valkey, lane: str) -> None:
-    submitted(priority=lane)
+@pytest.mark.parametrize("priority", Priority.values)
+def test_the_sweep_wakes_the_queue_of_the_priority(valkey: Valkey, priority: str) -> None:
+    submitted(priority=priority)
     lost(valkey)
     sweeper.sweep()
-    assert woken(valkey) == only(lane)
+    assert woken(valkey) == only(priority)
 
 
 def test_a_prepared_mail_and_a_copy_keep_the_priority(valkey: Valkey) -> None:
@@ -69,7 +71,7 @@ def test_a_prepared_mail_and_a_copy_keep_the_priority(valkey: Valkey) -> None:
     assert woken(valkey) == only("high")
     lost(valkey)
     copy = manual.resend(prepared.kwargs["delivery_id"])
-    assert (copy.lane, woken(valkey)) == ("high", only("high"))
+    assert (copy.priority, woken(valkey)) == ("high", only("high"))
 
 
 @pytest.mark.parametrize("priority", ["urgent", "", "HIGH", None, 3, ["high"]])
@@ -109,7 +111,7 @@ def test_a_mail_with_celerys_number_waits_for_no_other_wake_up(valkey: Valkey) -
 def test_a_backend_has_the_priority_of_all_its_messages(valkey: Valkey) -> None:
     connection = make_backend(priority="bulk")
     assert connection.send_messages([EmailMessage("S", "B", to=["kim@example.com"]) for _ in range(2)]) == 2
-    assert set(Delivery.objects.values_list("lane", flat=True)) == {"bulk"}
+    assert set(Delivery.objects.values_list("priority", flat=True)) == {"bulk"}
     assert woken(valkey) == only("bulk")
 
 
@@ -121,10 +123,10 @@ def test_a_backend_of_another_priority_is_refused_even_when_it_should_fail_silen
 def test_without_queues_of_their_own_all_priorities_have_that_of_deliveries(valkey: Valkey, settings: Any) -> None:
     settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "HIGH_QUEUE": "", "BULK_QUEUE": ""}
     with transaction.atomic():
-        for lane in Lane.values:
-            send_email.delay("S", "B", **TO, priority=lane)
+        for priority in Priority.values:
+            send_email.delay("S", "B", **TO, priority=priority)
     assert woken(valkey) == only("normal")
-    assert wakeups.lanes_of("mail") == ("high", "normal", "bulk")
+    assert wakeups.priorities_of("mail") == ("high", "normal", "bulk")
     assert "mail.bulk" not in health.queues()
 
 
@@ -133,11 +135,11 @@ def test_without_any_queue_celery_chooses(valkey: Valkey, settings: Any) -> None
     empty = {"QUEUE": "", "HIGH_QUEUE": "", "BULK_QUEUE": "", "SWEEP_QUEUE": ""}
     settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, **empty}
     with transaction.atomic():
-        for lane in Lane.values:
-            send_email.delay("S", "B", **TO, priority=lane)
+        for priority in Priority.values:
+            send_email.delay("S", "B", **TO, priority=priority)
     default = current_app.conf.task_default_queue
     assert [message.arguments for message in messages(valkey, default)] == [[""]]
-    assert wakeups.lanes_of("") == ("high", "normal", "bulk")
+    assert wakeups.priorities_of("") == ("high", "normal", "bulk")
     assert health.queues() == [default]
 
 
@@ -148,20 +150,20 @@ def test_the_queue_of_each_priority_must_have_a_worker() -> None:
 def test_a_priority_that_is_damaged_in_the_database_is_a_normal_one(valkey: Valkey) -> None:
     submitted(priority="high")
     lost(valkey)
-    Delivery.objects.update(lane="fast")
+    Delivery.objects.update(priority="fast")
     sweeper.sweep()
     assert woken(valkey) == only("normal")
 
 
-def test_lanes_of_a_queue_come_most_urgent_first(settings: Any) -> None:
-    assert {queue: wakeups.lanes_of(queue) for queue in ("mail", "mail.high", "mail.bulk", "own")} == {
+def test_priorities_of_a_queue_come_most_urgent_first(settings: Any) -> None:
+    assert {queue: wakeups.priorities_of(queue) for queue in ("mail", "mail.high", "mail.bulk", "own")} == {
         "mail": ("normal",),
         "mail.high": ("high",),
         "mail.bulk": ("bulk",),
         "own": (),
     }
     settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "BULK_QUEUE": "mail.high"}
-    assert wakeups.lanes_of("mail.high") == ("high", "bulk")
+    assert wakeups.priorities_of("mail.high") == ("high", "bulk")
 
 
 def test_a_wake_up_is_short_and_says_the_queue_and_no_mail(valkey: Valkey) -> None:

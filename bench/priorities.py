@@ -23,17 +23,17 @@ class Workers:
 
 
 _SETTINGS = (
-    Workers(words="a worker for each lane", metric="slowest", queues=("mail.high", "mail,mail.sweep", "mail.bulk")),
-    Workers(words="one worker for all lanes", metric="slowest on one worker", queues=(OURS.queues,)),
+    Workers(words="a worker for each priority", metric="slowest", queues=("mail.high", "mail,mail.sweep", "mail.bulk")),
+    Workers(words="one worker for all", metric="slowest on one worker", queues=(OURS.queues,)),
 )
 
 
-def lanes(bench: Bench) -> Result:
+def urgent_behind_bulk(bench: Bench) -> Result:
     """Bulk mail is queued, very much of it, and now and then a mail is urgent."""
     bench.end()
     queued, urgent = bench.scale.queued_mails, bench.pick(5, 20)
     result = Result(
-        name="lanes",
+        name="priorities",
         title=f"An urgent mail behind {queued:,} in bulk",
         columns=("workers", "the slowest urgent mail", "their median", "mails gone meanwhile", "in bulk still waiting"),
         remarks=[
