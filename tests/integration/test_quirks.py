@@ -5,20 +5,22 @@ from __future__ import annotations
 import datetime as dt
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from django.db import OperationalError, models, transaction
 from django.utils import timezone
 
+from config.local.processes import PATIENCE
 from email_integration import routing
 from email_integration.models import ServerQuirks, SMTPConfig
-from email_integration.routing import breaker
+from email_integration.routing import breaker, quirks
 from email_integration.routing.quirks import KEPT, SharedMemory
 from email_integration.sending.sessions import pool
 from email_integration.smtp import Envelope, Memory, Opening, OutOfStep, Pipelining, Quirks, Relay, Session
 from email_integration.smtp.quirks import Acquaintance
-from tests.deliveries import send_due, submitted
+from tests.deliveries import Clock, send_due, submitted
 from tests.peculiar import HangUp, PeculiarServer, Peer
 from tests.relays import config_for, patient_but, relay_to
 
@@ -157,6 +159,27 @@ def test_what_was_deleted_is_found_out_anew() -> None:
     memory.learn(RELAY, mails=10)
     ServerQuirks.objects.all().delete()
     assert memory.recall(RELAY) == Quirks()
+
+
+def test_what_was_read_a_moment_ago_is_not_read_again(
+    monkeypatch: pytest.MonkeyPatch, django_assert_num_queries: Any
+) -> None:
+    """Many sessions are opened at a time. What this process learns itself counts at once."""
+    clock, memory = Clock(), SharedMemory()
+    monkeypatch.setattr(quirks, "time", clock)
+    monkeypatch.setattr(quirks, "_READ_HOLDS", PATIENCE)
+    assert memory.recall(RELAY) == Quirks()
+    another_process().learn(RELAY, mails=10)
+    with django_assert_num_queries(0):
+        assert memory.recall(RELAY) == Quirks()
+    with django_assert_num_queries(1):
+        assert memory.recall(replace(RELAY, timeout=RELAY.timeout + 1)) == Quirks(), "another server, by its settings"
+    memory.recall(RELAY)
+    another_process().learn(RELAY, mails=20)
+    clock.sleep(PATIENCE)
+    assert memory.recall(RELAY) == Quirks(mails=20)
+    memory.learn(RELAY, mails=30)
+    assert memory.recall(RELAY) == Quirks(mails=30)
 
 
 def test_a_transaction_that_is_open_is_not_held_up_and_does_not_undo_it() -> None:

@@ -16,8 +16,9 @@ from config.local.valkey import Valkey
 from email_integration import conf
 from email_integration.django_internals import read_setting
 from email_integration.models import NO_ACTIVE_CONFIG, SMTPConfig
-from email_integration.routing import Nowhere, Route, active_relay, forget, generation
+from email_integration.routing import Nowhere, Route, active_relay, forget, generation, resolver
 from email_integration.smtp import Relay
+from tests.deliveries import Clock
 from tests.mail_settings import HAS_MAILERS, QUEUED, name_server
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -261,6 +262,26 @@ def test_a_copy_older_than_the_ttl_is_renewed(settings: Any, django_assert_num_q
         route = active_relay()
     assert isinstance(route, Relay)
     assert route.host == "raw.example.com"
+
+
+def test_a_copy_is_renewed_early_by_those_who_ask_for_it(
+    patient: None, monkeypatch: pytest.MonkeyPatch, django_assert_num_queries: Any
+) -> None:
+    """The others find it renewed."""
+    clock = Clock()
+    monkeypatch.setattr(resolver, "time", clock)
+    config()
+    active_relay()
+    with django_assert_num_queries(0):
+        active_relay(early=True)
+    clock.sleep(3600.0 * 0.9)
+    with django_assert_num_queries(0):
+        active_relay()
+    with django_assert_num_queries(2):
+        active_relay(early=True)
+    clock.sleep(3600.0 * 0.2)
+    with django_assert_num_queries(0):
+        active_relay()
 
 
 def test_without_the_cache_the_database_is_asked_each_time(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import datetime as dt
 import functools
 import logging
+import time
 from dataclasses import replace
 from typing import Any
 
@@ -27,6 +28,9 @@ logger = logging.getLogger(__name__)
 #: How long what was learned counts.
 KEPT = dt.timedelta(days=7)
 
+#: Seconds for which a row is not read again: many sessions are opened at a time.
+_READ_HOLDS = 5.0
+
 
 class SharedMemory(Memory):
     """Quirks in the database. Where it cannot be read or written, this process goes by what it has learned itself."""
@@ -34,22 +38,33 @@ class SharedMemory(Memory):
     def __init__(self) -> None:
         super().__init__()
         self._unsaved: dict[Relay, dict[str, Any]] = {}
+        # What was read last, of which relay and when; replaced whole, so readers need no lock.
+        self._last: tuple[Relay, Quirks, float] | None = None
 
     def recall(self, relay: Relay) -> Quirks:
-        """What is known of ``relay``: one query for each session that is opened."""
+        """What is known of ``relay``, to other processes a moment ago."""
+        known = self._read(relay)
+        unsaved = self._unsaved.get(relay, {})
+        if unsaved:
+            self._save_on_commit(relay)
+        return replace(known, **unsaved)
+
+    def _read(self, relay: Relay) -> Quirks:
+        """What the database knows of ``relay``."""
+        last, asked_at = self._last, time.monotonic()
+        if last is not None and asked_at - last[2] < _READ_HOLDS and last[0] == relay:
+            return last[1]
         try:
             with savepoint(database()):
                 row = _rows().filter(pk=breaker.key(relay), learned_at__gt=timezone.now() - KEPT).first()
         except (DatabaseError, InterfaceError) as error:
             logger.warning("What is known of the server of %s cannot be read (%s).", relay, type(error).__name__)
-            row = None
+            return Quirks()
         known = Quirks()
         if row is not None:
             known = Quirks(pipelining=Pipelining(row.pipelining), mails=row.mails, recipients=row.recipients)
-        unsaved = self._unsaved.get(relay, {})
-        if unsaved:
-            self._save_on_commit(relay)
-        return replace(known, **unsaved)
+        self._last = (relay, known, asked_at)
+        return known
 
     def learn(self, relay: Relay, **changes: Any) -> None:
         """Have all processes know it, once a transaction that is open here is committed."""
@@ -69,6 +84,7 @@ class SharedMemory(Memory):
         place = {"smtp_config": relay.name, "host": relay.host, "learned_at": timezone.now()}
         _rows().update_or_create(pk=key, defaults={**place, **changes})
         _rows().filter(smtp_config=relay.name).exclude(pk=key).delete()  # of former settings
+        self._last = None
         if self._unsaved.get(relay) == changes:  # else more was learned meanwhile
             self._unsaved.pop(relay, None)
 

@@ -32,6 +32,9 @@ TWO_ACTIVE = "several SMTP configurations are active, and only one may be; deact
 #: How often it is asked again, at most, for answers that took too long.
 _TRIES = 3
 
+#: After which part of CONFIG_CACHE_TTL a copy is made anew ``early``.
+_EARLY = 0.8
+
 
 @dataclass(frozen=True, kw_only=True)
 class _Copy:
@@ -47,19 +50,21 @@ _copy: _Copy | None = None
 _last: tuple[str, str] | None = None
 
 
-def active_relay() -> Route:
+def active_relay(*, early: bool = False) -> Route:
     """Return the relay of the active ``SMTPConfig``, else that of Django's settings, else ``Nowhere``.
 
     It was active a moment ago, other than where the cache and the database are both too slow to say so.
 
     Costs one read of the shared cache, unless there was one a moment ago; a query only when the generation has changed,
-    is dirty, absent or out of reach, or the copy is older than CONFIG_CACHE_TTL. What cannot be used (a lost key, a row
+    is dirty, absent or out of reach, or the copy is older than CONFIG_CACHE_TTL. It is asked ``early`` by who has a
+    connection to the database, so that the threads beside it need none. What cannot be used (a lost key, a row
     that somebody has damaged) is ``Nowhere`` too, and an error in the log.
     """
+    longest = conf.get("CONFIG_CACHE_TTL") * (_EARLY if early else 1.0)
     for _ in range(_TRIES):
         current = generation.read()  # before the row: a copy is never newer by its generation than by its content
         copy, asked_at = _copy, time.monotonic()
-        if copy is not None and copy.generation == current and asked_at - copy.read_at < conf.get("CONFIG_CACHE_TTL"):
+        if copy is not None and copy.generation == current and asked_at - copy.read_at < longest:
             return copy.route
         route = _read(current, asked_at)
         if generation.is_recent(asked_at):

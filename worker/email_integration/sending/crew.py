@@ -27,6 +27,7 @@ from email_integration.outcomes.classification import Accepted, Deferred, Outcom
 from email_integration.routing import Route
 from email_integration.smtp import Relay, Session
 
+from .asking import Questions
 from .distance import Distance
 from .guard import PipelinedTransaction
 from .in_hand import Others, is_late
@@ -91,6 +92,9 @@ class _Turn(Others):
         """Try it. Raises what ``try_one`` raises."""
         return try_one(self.work, journal=self.journal, others=self)
 
+    def breaker_is_closed(self, relay: Relay) -> bool:
+        return self._crew.questions.breaker_is_closed(relay)
+
     def begun(self) -> None:
         self._crew.begun()
 
@@ -150,6 +154,8 @@ class Crew:
         self._lock = threading.RLock()
         self._may_begin = threading.Condition(self._lock)
         self._is_needed = threading.Condition(self._lock)
+        #: Of the threads, which ``attend`` answers.
+        self.questions = Questions(self._asked)
         self._waiting = 0
         self._todo: deque[Work] = deque()
         self._in_hand: set[_Turn] = set()
@@ -220,10 +226,11 @@ class Crew:
     def attend(self, *, late: Iterable[Batch]) -> None:
         """See to what waits; called every now and then.
 
-        Begin none of those whose lease comes to its end, which is ``late``, while they wait for a session: others may
-        have one free. Let none wait for the final dot of another while a thread may begin it. Set more threads to work
-        if that helps.
+        Answer what the threads ask. Begin none of those whose lease comes to its end, which is ``late``, while they
+        wait for a session: others may have one free. Let none wait for the final dot of another while a thread may
+        begin it. Set more threads to work if that helps.
         """
+        self.questions.answer()
         with self._lock:
             for turn in self._in_hand:
                 if turn.next is not None and self._is_to_begin_anew(turn.next):
@@ -255,12 +262,12 @@ class Crew:
         """Wait, ``within`` so many seconds, until something is to be recorded; take and return it.
 
         That is when there is enough of it, when it has waited long enough, or when nothing else is under way. It is not
-        waited for ``unless_it_wants_more`` than it has to do.
+        waited for ``unless_it_wants_more`` than it has to do, nor while a thread asks something.
         """
         until = time.monotonic() + within
         with self._lock:
             while (left := min(until, self._record_at()) - time.monotonic()) > 0:
-                if unless_it_wants_more and self.wants_more:
+                if self.questions.are_open or (unless_it_wants_more and self.wants_more):
                     break
                 self._is_needed.wait(left)
             if self._record_at() > time.monotonic():
@@ -379,6 +386,10 @@ class Crew:
                 for batch in {one.batch.id: one.batch for one in self._todo}.values():
                     self._give_back(batch)
         return Done(work=work, change=Untried(delivery=work.delivery, step=transitions.giving_back))
+
+    def _asked(self) -> None:
+        with self._lock:
+            self._is_needed.notify()
 
     def begun(self) -> None:
         if not self._has_session:

@@ -240,7 +240,7 @@ def claim(
 
     The journal, if there is one, names the batch meanwhile: the claim may be committed after the death of this process.
     """
-    route = routing.active_relay()
+    route = routing.active_relay(early=True)
     batch = batches.claim(
         queue,
         wakeups.priorities_of(queue),

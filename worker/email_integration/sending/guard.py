@@ -6,7 +6,7 @@ import contextlib
 import time
 
 from email_integration.outcomes.classification import Outcome, Skipped
-from email_integration.smtp import Phase, Reply, Session, Started
+from email_integration.smtp import Phase, Relay, Reply, Session, Started
 
 from .messages import OutgoingMail, PreparedMessage
 from .offering import Offering
@@ -25,6 +25,10 @@ class Guard:
 
     def opens(self) -> None:
         """A session is about to be opened, which is waited for."""
+
+    def breaker_is_closed(self, relay: Relay) -> bool:
+        """Whether the circuit breaker of ``relay`` is known to be closed at this moment; else it is to be asked."""
+        return False
 
     def prepares(self) -> None:
         """There is a session, and the content is about to be read."""

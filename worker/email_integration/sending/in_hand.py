@@ -34,6 +34,10 @@ def is_late(batch: Batch) -> bool:
 class Others:
     """The mails that are sent beside one. There are none."""
 
+    def breaker_is_closed(self, relay: Relay) -> bool:
+        """Whether it is known without a question of one's own that the circuit breaker of ``relay`` is closed."""
+        return False
+
     def begun(self) -> None:
         """A session is open, and its transaction begins."""
 
@@ -95,6 +99,9 @@ class InHand(Guard):
     def opens(self) -> None:
         self.waits()
         points.reached("before a session", self._id)
+
+    def breaker_is_closed(self, relay: Relay) -> bool:
+        return self.others.breaker_is_closed(relay)
 
     def prepares(self) -> None:
         if self.slot is not None:

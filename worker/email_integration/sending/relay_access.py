@@ -74,7 +74,7 @@ class RelayAccess:
         Raises ``BreakerOpen``, and ``Replaced``: no login with what holds no longer.
         """
         require_active(self.relay)
-        if not self._probing:
+        if not self._probing and not self._guard.breaker_is_closed(self.relay):
             self._probing = breaker.ask(self.relay)
         self._guard.opens()
 
