@@ -19,6 +19,7 @@ from config.local.smtp_server import Fault, SMTPServer
 from email_integration import conf
 from email_integration.delivery import erasure, manual
 from email_integration.models import Delivery, DeliveryAttempt, SendingPause, SMTPConfig
+from email_integration.models.server import PipeliningChoice
 from email_integration.routing import generation, resolver
 from email_integration.sending import dispatcher, points
 from tests.children import (
@@ -187,8 +188,10 @@ def test_cancelled_while_claimed(server: SMTPServer, how: Callable[[str], None])
     """Two are claimed, the first is sent · the second is cancelled · the record of the first tells it · no MAIL for
     it.
     """
+    # The second is not to be prepared while the first is on its way, in the same thread.
+    SMTPConfig.objects.update(pipelining=PipeliningChoice.OFF)
     first, second = mails(2)
-    recorded = threading.Event()
+    recorded, waited = threading.Event(), []
 
     def hook(name: str, *ids: str) -> None:
         if name == "before the record" and first in ids and not recorded.is_set():
@@ -196,10 +199,11 @@ def test_cancelled_while_claimed(server: SMTPServer, how: Callable[[str], None])
         elif name == "recorded" and first in ids:
             recorded.set()
         elif name == "in hand" and second in ids:
-            assert recorded.wait(PATIENCE)
+            waited.append(recorded.wait(PATIENCE))
 
     points.hook = hook
     send()
+    assert waited == [True]
     assert delivery_statuses(first, second) == ["accepted", "cancelled"]
     assert [one.subject for one in server.messages] == ["0"]
     require_settled()
