@@ -58,12 +58,11 @@ class Batch:
 
 @dataclass(frozen=True, kw_only=True)
 class Recorded:
-    """Of each change whether it was made; which mails that are still open are to be cancelled; whether the batch is
-    still its owner's: if not, what is open belongs to others.
+    """Of each change whether it was made; whether the batch is still its owner's: if not, what is open belongs to
+    others.
     """
 
     made: list[bool]
-    cancel_requested: set[str]
     owned: bool
 
 
@@ -179,20 +178,19 @@ def record(
         batch.lease_ends = asked_at
         batch.open.clear()
     # Where the row is gone, it is not known whether that was asked: the answer to the commit may have been lost.
-    may_be = done.cancel_requested or not done.is_owned
-    requested = _requested(batch, [change.delivery for change in changes]) if may_be else set()
-    return Recorded(made=done.made, cancel_requested=requested, owned=owned)
+    if done.cancel_requested or not done.is_owned:
+        _cancel_requested(batch, [change.delivery for change in changes])
+    return Recorded(made=done.made, owned=owned)
 
 
-def _requested(batch: Batch, recorded: Collection[Delivery]) -> set[str]:
-    """The open mails that are to be cancelled. Those that were recorded without an end are cancelled now."""
+def _cancel_requested(batch: Batch, recorded: Collection[Delivery]) -> None:
+    """Note it on the open mails that are to be cancelled. Those that were recorded without an end are cancelled now."""
     transitions.cancel_requested(recorded)
     rows = Delivery.objects.using(database()).filter(pk__in=batch.open, cancel_requested=True)
     requested = set(rows.values_list("pk", flat=True))
     for one in batch.deliveries:
         if one.pk in requested:
             one.cancel_requested = True
-    return requested
 
 
 def renew(batch: Batch) -> bool:

@@ -239,13 +239,6 @@ class Crew:
                 self._give_back(batch)
             self._set_to_work()
 
-    def cancel(self, batch: Batch, ids: Collection[str]) -> None:
-        """Have those of its deliveries that are not begun end as cancelled, of which these are the ids."""
-        with self._lock:
-            for work in [*self._todo, *(turn.next.work for turn in self._in_hand if turn.next is not None)]:
-                if work.batch is batch and work.delivery.pk in ids:
-                    work.delivery.cancel_requested = True
-
     def leave(self, batch: Batch) -> None:
         """Begin and record none of its deliveries any more: another process has taken them over."""
         with self._lock:

@@ -195,8 +195,6 @@ class _Dispatcher:
         for together in by_batch.values():
             batch = together[0].work.batch
             recorded = settle(batch, together)
-            if recorded.cancel_requested:
-                crew.cancel(batch, recorded.cancel_requested)
             if recorded.owned:
                 crew.permitted()
             else:

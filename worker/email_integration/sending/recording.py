@@ -124,7 +124,7 @@ def record(batch: Batch, changes: Sequence[Change], *, permitted: int | None = N
         if len(changes) > 1:
             half = len(changes) // 2
             first, second = (record(batch, part, permitted=permitted) for part in (changes[:half], changes[half:]))
-            return Recorded(made=first.made + second.made, cancel_requested=second.cancel_requested, owned=second.owned)
+            return Recorded(made=first.made + second.made, owned=second.owned)
         if not changes:
             raise
         change = changes[0]
@@ -138,7 +138,7 @@ def record(batch: Batch, changes: Sequence[Change], *, permitted: int | None = N
         return write([records.Untried(delivery=change.delivery, step=step)], store_result=False)
     except Exception as error:
         _complain("How delivery %s stands cannot be stored (%s).", change, error)
-    return Recorded(made=[False], cancel_requested=set(), owned=True)
+    return Recorded(made=[False], owned=True)
 
 
 def _complain(words: str, change: Change, error: Exception) -> None:
