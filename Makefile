@@ -61,10 +61,11 @@ MILLION := --ignore=tests/integration/test_admin_million.py
 # What a database may refuse to look for or to keep, and where two ask at once.
 ATTACKS := $(addprefix tests/attacks/test_,02_refresh_tokens.py 03_pages.py 07_login_limit.py 11_input.py)
 AT_ONCE := $(addprefix tests/integration/test_,activating_at_once.py smtp_config.py transitions.py)
-OF_THE_DATABASE := $(addprefix tests/integration/test_,activating_at_once.py attempt.py breaker.py bulk.py content.py \
-	continuing.py erasure.py fields.py index_use.py inserting.py priorities.py manual.py pause.py \
-	retention.py rotation.py routing.py smtp_config.py smtp_config_history.py submission.py sweeper.py tasks_prepared.py \
-	transitions.py transitions_machine.py wake_ups.py) \
+# Where statements have a form for each database, and what they promise.
+OF_THE_DATABASE := $(addprefix tests/integration/test_,activating_at_once.py attempt.py batches.py breaker.py bulk.py \
+	content.py continuing.py dispatcher.py erasure.py fields.py index_use.py inserting.py interleavings.py manual.py \
+	pause.py priorities.py recovery.py retention.py rotation.py routing.py smtp_config.py smtp_config_history.py \
+	submission.py sweeper.py tasks_prepared.py transitions.py transitions_machine.py wake_ups.py) \
 	tests/integration/oauth/test_tokens.py
 # Where the broker is killed, frozen, emptied and looked into, and where a worker takes from it, gives back to it and ends.
 OF_THE_BROKER := $(addprefix tests/acceptance/test_,broker.py calling.py canvas.py crash.py priorities.py prepared.py \
@@ -83,9 +84,8 @@ BY_CLASS = $(PYTEST) --numprocesses=2 --dist=loadscope
 test: $(STAMP) ## Run the tests
 	tests/system-packages.sh
 	$(TOGETHER) --ignore=$(MATRIX)
-	TEST_DATABASE=postgresql $(TOGETHER) -m "django_db and not extra" $(SAME_EVERYWHERE) tests/integration $(ATTACKS)
+	TEST_DATABASE=postgresql $(TOGETHER) -m "django_db and not extra" $(OF_THE_DATABASE)
 	TEST_DATABASE=mariadb $(PYTEST) -m "django_db and not extra" $(AT_ONCE)
-	$(BY_CLASS) $(MATRIX)
 
 # On two processors, the start of their services included, these take a minute and a half.
 quick: $(STAMP) ## Run the tests that together take 90 seconds, while you work on something
@@ -105,11 +105,13 @@ test-extra: $(STAMP) ## Run the slow rest of the tests
 	tests/system-packages.sh
 	$(BIN)/python -m tests.servers.installing
 	$(TOGETHER) -m extra --ignore=$(MATRIX) || [ $$? -eq 5 ]
-	TEST_BROKER=rabbitmq $(TOGETHER) $(OF_THE_BROKER)
-	TEST_USE_TZ=false $(TOGETHER) -m "not extra" $(SAME_EVERYWHERE) $(OF_THE_TIME)
-	TEST_DATABASE=postgresql $(TOGETHER) -m "django_db and extra" $(MILLION) tests/integration || [ $$? -eq 5 ]
+	TEST_BROKER=rabbitmq $(TOGETHER) -m "" $(OF_THE_BROKER)
+	TEST_USE_TZ=false $(TOGETHER) $(SAME_EVERYWHERE) $(OF_THE_TIME)
+	TEST_DATABASE=postgresql $(TOGETHER) -m django_db $(addprefix --ignore=,$(OF_THE_DATABASE)) $(MILLION) \
+		$(SAME_EVERYWHERE) tests/integration $(ATTACKS)
+	TEST_DATABASE=postgresql $(TOGETHER) -m "django_db and extra" $(OF_THE_DATABASE)
 	TEST_DATABASE=mariadb $(TOGETHER) -m django_db $(OF_THE_DATABASE)
-	$(BY_CLASS) -m extra $(MATRIX)
+	$(BY_CLASS) -m "" $(MATRIX)
 
 # The tests that depend on the version of Python or Django. All parts run, also after one of them has failed.
 PARTS ?= unit integration walks foreign-project django-mail demo
@@ -123,7 +125,8 @@ pair-unit:
 
 # With the start of the processes, which deprecations would make fail.
 pair-integration:
-	$(TOGETHER) tests/integration tests/attacks tests/acceptance/test_warnings.py
+	$(TOGETHER) tests/integration tests/acceptance/test_warnings.py
+	$(TOGETHER) -m "" tests/attacks
 
 pair-walks:
 	$(PYTEST) -m extra tests/acceptance/test_walks.py
@@ -133,7 +136,7 @@ pair-foreign-project:
 	$(TOGETHER) -m "" tests/acceptance/test_foreign_project.py tests/acceptance/test_foreign_suite.py
 
 pair-django-mail:
-	$(PYTEST) tests/django_mail
+	$(PYTEST) -m "" tests/django_mail
 
 pair-demo:
 	$(BIN)/python -m config.local.demo
@@ -151,8 +154,8 @@ servers: $(STAMP) ## Print what comes of mail at real servers; part of 'make tes
 	$(BIN)/python -m tests.servers.installing
 	$(TOGETHER) --quiet -m extra tests/servers
 
-attacks: $(STAMP) ## Attack secrets and people, and print what came of it; part of 'make test'
-	$(PYTEST) --quiet tests/attacks
+attacks: $(STAMP) ## Attack secrets and people, and print what came of it
+	$(PYTEST) --quiet -m "" tests/attacks
 
 guests: $(STAMP) ## Print what the app does to projects of all kinds; part of 'make test-extra'
 	tests/system-packages.sh

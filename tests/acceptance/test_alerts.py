@@ -14,6 +14,8 @@ from tests.acceptance.conftest import Activate
 from tests.stack import Stack
 from tests.web_hook import Hook
 
+pytestmark = pytest.mark.extra
+
 
 @pytest.mark.django_db(transaction=True)
 def test_people_are_notified_once_of_a_refused_login_and_once_of_its_end(

@@ -19,6 +19,8 @@ from email_integration.models import Delivery
 from tests.acceptance.conftest import Activate
 from tests.stack import ROOT, Stack
 
+pytestmark = pytest.mark.extra
+
 Get = Callable[[str], Any]
 
 

@@ -24,7 +24,7 @@ from tests.stack import Stack
 
 Broker = Valkey | RabbitMQ
 
-pytestmark = pytest.mark.usefixtures("app")
+pytestmark = [pytest.mark.extra, pytest.mark.usefixtures("app")]
 
 
 @pytest.fixture

@@ -23,6 +23,8 @@ from email_integration.models import Delivery
 from tests.acceptance.test_secrecy import broker_contents
 from tests.stack import ROOT, Stack
 
+pytestmark = pytest.mark.extra
+
 KIM = "kim@example.com"
 
 

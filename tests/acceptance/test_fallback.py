@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import pytest
+
 from config.local.workers import OF_MAIL
 from email_integration.models import Delivery, SMTPConfig
 from tests.acceptance.conftest import Activate
 from tests.acceptance.test_switch import ROUND, Serve, got, send_round, serve
 from tests.stack import Stack
+
+pytestmark = pytest.mark.extra
 
 
 def test_without_an_active_configuration_the_settings_count(

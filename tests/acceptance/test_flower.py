@@ -28,6 +28,8 @@ from tests.acceptance.conftest import Activate
 from tests.headless_browser import browsing
 from tests.stack import ROOT, Stack
 
+pytestmark = pytest.mark.extra
+
 LOGIN = "kim:let-me-in"
 
 #: What tells nothing: that it runs, its own scripts and pictures, and the page that says 'logged out'.

@@ -16,6 +16,8 @@ from config.local.smtp_server import SMTPServer
 from config.local.valkey import Valkey
 from tests.host_project import CONFIGURE, ROOT, SETTINGS, HostProject
 
+pytestmark = pytest.mark.extra
+
 #: A warning ends the process, but for Celery's own about its user: containers run tests as root.
 _STRICT = ("-W", "error", "-W", "default:You're running the worker with superuser privileges")
 
@@ -94,7 +96,6 @@ def test_a_new_project_sends_its_first_mail(
     assert [message.subject for message in server.messages][:2] == ["first", "later"]
 
 
-@pytest.mark.extra
 def test_its_mails_leave_once_its_broker_is_back(
     project: Project,
     smtp_server: Callable[..., SMTPServer],

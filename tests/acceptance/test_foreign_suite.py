@@ -12,6 +12,8 @@ from tests.host_project import ROOT, HostProject
 
 from .pages import examples
 
+pytestmark = pytest.mark.extra
+
 #: No cache and no broker, and a server that must not be reached.
 SETTINGS = """
 INSTALLED_APPS += ["django_celery_results", "simple_history", "email_integration"]

@@ -27,6 +27,8 @@ from email_integration.models import Delivery, DeliveryAttempt, SMTPConfig
 from email_integration.queue.submission import submit
 from tests.stack import FAST, ROOT, Stack
 
+pytestmark = pytest.mark.extra
+
 #: Enough of them for a busy half minute on two slow cores.
 MAILS, SWITCHES = 1000, 200
 

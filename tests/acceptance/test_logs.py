@@ -23,6 +23,8 @@ from tests import services
 from tests.acceptance.conftest import Activate
 from tests.stack import PATIENT, ROOT, Stack
 
+pytestmark = pytest.mark.extra
+
 PASSWORD = "pAssw0rd-of-the-relay"
 
 

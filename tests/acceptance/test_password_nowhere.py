@@ -38,6 +38,8 @@ from tests.attacks.secrets import new
 from tests.private_keys import key, pem
 from tests.stack import ROOT, Stack
 
+pytestmark = pytest.mark.extra
+
 PASSWORD = "zY7~never-shown-q2X"
 FORMS = (
     PASSWORD,

@@ -19,6 +19,8 @@ from tests.acceptance.conftest import Activate, environment
 from tests.mail_settings import make_backend
 from tests.stack import PATIENT, Stack
 
+pytestmark = pytest.mark.extra
+
 MAILS = 5000
 OTHERS = 30
 PROCESSES = 4

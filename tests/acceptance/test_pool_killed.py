@@ -7,6 +7,8 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from config.local.processes import wait_until
 from config.local.smtp_server import SMTPServer
 from config.local.workers import OF_MAIL
@@ -15,6 +17,8 @@ from email_integration.tasks import send_email
 from tests.acceptance.conftest import environment
 from tests.acceptance.killing import children
 from tests.stack import Stack
+
+pytestmark = pytest.mark.extra
 
 
 def test_a_process_that_is_forked_at_any_moment_sends(

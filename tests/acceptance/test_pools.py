@@ -21,6 +21,8 @@ from tests import services
 from tests.acceptance.conftest import Activate, environment
 from tests.stack import PATIENT, ROOT, Stack
 
+pytestmark = pytest.mark.extra
+
 MAILS = 60
 
 

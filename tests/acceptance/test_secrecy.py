@@ -27,6 +27,8 @@ from tests.acceptance.tasks import note, note_error
 from tests.rabbitmq import RabbitMQ
 from tests.stack import Stack
 
+pytestmark = pytest.mark.extra
+
 PASSWORD = "pAssw0rd-of-the-relay"
 SECRETS = (
     "secret-subject",

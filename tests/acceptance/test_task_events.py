@@ -105,4 +105,4 @@ def test_a_worker_that_sends_events_from_its_start_sends_those_of_mails(
         require_complete(events, send("from the start"))
 
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.extra, pytest.mark.django_db(transaction=True)]

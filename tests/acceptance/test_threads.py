@@ -16,6 +16,8 @@ from email_integration.tasks import send_email
 from tests.acceptance.conftest import Activate
 from tests.stack import PATIENT, Stack
 
+pytestmark = pytest.mark.extra
+
 MAILS = 200
 THREADS = 8
 

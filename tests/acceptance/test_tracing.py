@@ -21,6 +21,8 @@ from tests.acceptance.conftest import Activate, environment
 from tests.acceptance.tracing import SPANS
 from tests.stack import PATIENT, Stack
 
+pytestmark = pytest.mark.extra
+
 
 @pytest.mark.django_db(transaction=True)
 def test_a_worker_s_attempts_are_of_the_trace_that_the_mail_was_submitted_in(

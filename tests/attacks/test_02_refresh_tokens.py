@@ -37,7 +37,11 @@ from tests.integration.oauth.asking import Configure, all_accepted, oauth_fields
 from tests.integration.oauth.conftest import _patient, configure, endpoint, server  # noqa: F401  # fixtures
 from tests.token_endpoint import REFRESH, SCOPE, SECRET, TokenEndpoint, error
 
-pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("task_queue", "fresh_process")]
+pytestmark = [
+    pytest.mark.extra,
+    pytest.mark.django_db(transaction=True),
+    pytest.mark.usefixtures("task_queue", "fresh_process"),
+]
 
 
 @pytest.fixture

@@ -29,7 +29,7 @@ from tests.deliveries import RecordingTaskQueue, ago, submitted
 from tests.integration.admin_site import config, logged_in
 from tests.mime_parts import MODERN
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.extra, pytest.mark.django_db]
 
 TO = "kim@example.com"
 #: Charsets that Python knows and that raise, are no text, are slow, or give half of a character; and some it does not.

@@ -21,7 +21,7 @@ from email_integration.models import Delivery
 from tests.deliveries import RecordingTaskQueue, pretend, submitted
 from tests.integration.admin_site import logged_in
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.extra, pytest.mark.django_db]
 
 MEGABYTE = 1_000_000
 _LIST = "/admin/email_integration/delivery/"

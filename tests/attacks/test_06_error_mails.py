@@ -54,6 +54,7 @@ from .secrets import found_in, new
 from .test_08_echoed_auth import EchoingAuth
 
 pytestmark = [
+    pytest.mark.extra,
     pytest.mark.django_db,
     pytest.mark.usefixtures("fresh_process", "task_queue", "error_mails"),
     # An error at the end of the function that connects leaves a connection that nothing refers to.

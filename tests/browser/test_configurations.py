@@ -21,6 +21,8 @@ from tests.mail_settings import name_server
 from .accessibility import complaints
 from .steps import DELIVERIES, LIST, Serve, Shot, Start, expect_route, field, send, stored, subjects, tick
 
+pytestmark = pytest.mark.extra
+
 
 def test_add_test_activate_send_and_turn_off(
     page: Page, stack: Start, smtp_server: Serve, settings: Any, shot: Shot

@@ -14,6 +14,8 @@ from tests.token_endpoint import CLIENT, SCOPE, SECRET, TokenEndpoint
 from .accessibility import complaints
 from .steps import LIST, Serve, Shot, Start, field, press, send, stored, subjects
 
+pytestmark = pytest.mark.extra
+
 OAUTH = {
     "authentication": "oauth",
     "oauth_grant": "refresh_token",

@@ -19,7 +19,7 @@ from tests.integration.admin_site import config
 from .accessibility import complaints
 from .steps import DELIVERIES, Shot
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.extra, pytest.mark.django_db(transaction=True)]
 
 APP = "/admin/email_integration/"
 DASHBOARD = f"{DELIVERIES}dashboard/"

@@ -21,7 +21,7 @@ SUITES = "tests.django_mail.suites_with_mailers" if django.VERSION >= (6, 1) els
 #: Seconds for one run, about ten times what it takes on a machine with nothing else to do.
 RUN_LIMIT = 300
 
-pytestmark = pytest.mark.timeout(DOWNLOAD_LIMIT + RUN_LIMIT + 60)
+pytestmark = [pytest.mark.extra, pytest.mark.timeout(DOWNLOAD_LIMIT + RUN_LIMIT + 60)]
 
 
 @pytest.fixture(scope="module")

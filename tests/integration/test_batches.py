@@ -646,6 +646,7 @@ def plan(statement: Callable[[], Any]) -> str:
     return "\n".join(found)
 
 
+@pytest.mark.extra
 @pytest.mark.parametrize("analyzed", ["since", "while all was due", "while all was claimed", "while all was accepted"])
 def test_a_deep_history_changes_no_plan(analyzed: str) -> None:
     """Neither looks at more than the index of what is due, and the keys, whenever the database last looked."""
