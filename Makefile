@@ -49,10 +49,11 @@ demo: $(STAMP) ## Send 60 mails through two local servers, switching between the
 run: $(STAMP) ## Start everything on loopback to play with, until Ctrl-C
 	$(BIN)/python -m config.local.run
 
-# 'test' runs all on SQLite but what is marked 'extra'; on PostgreSQL what uses the database; on MariaDB where two write at
-# once; and a part of the fault matrix. 'test-extra' adds what is 'extra', on MariaDB whatever only a database can decide,
-# on RabbitMQ whatever only a broker can, without USE_TZ whatever has times, and another part of the matrix. The matrix
-# runs alone and one case at a time, because its cases have times that a busy machine would not keep.
+# 'test' runs on SQLite all but what is marked 'extra', which is slow and rarely fails; on PostgreSQL what has a form for
+# each database; on MariaDB where two write at once. 'test-extra' adds what is 'extra', on PostgreSQL all else that uses
+# the database, on MariaDB whatever only a database can decide, on RabbitMQ whatever only a broker can, without USE_TZ
+# whatever has times, and the fault matrix. The matrix runs alone, because its cases have times that a busy machine would
+# not keep.
 MATRIX := tests/acceptance/test_fault_matrix.py
 # The octets and the words are the same whatever database they come from.
 SAME_EVERYWHERE := $(addprefix --ignore=tests/integration/test_,fidelity.py sandbox.py validate_smtp.py)
