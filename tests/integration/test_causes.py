@@ -13,6 +13,7 @@ from config.local.smtp_server import Fault, SMTPServer
 from email_integration import signals
 from email_integration.delivery import cancel, discard
 from email_integration.ledger import sql
+from email_integration.ledger.steps import Row, Step
 from email_integration.models import CircuitBreaker, Delivery, DeliveryAttempt, SendingPause
 from email_integration.outcomes.causes import Cause
 from email_integration.sending import relaying
@@ -168,11 +169,6 @@ def test_a_row_that_names_no_cause_has_none() -> None:
     pattern = submitted()
     fields = [field for field in Delivery._meta.concrete_fields if field.name not in ("id", "cause")]
     values = {field.name: getattr(pattern, field.attname) for field in fields}
-    move = sql.Move(
-        pk=pattern.pk,
-        version=pattern.version,
-        values={},
-        rows=[sql.Row(model=Delivery, values={**values, "id": "of-the-version-before"})],
-    )
-    assert sql.execute_moves([move], using="default") == [True]
+    step = Step(pattern, {}, rows=lambda: [Row(model=Delivery, values={**values, "id": "of-the-version-before"})])
+    assert sql.execute([step], using="default") == [True]
     assert Delivery.objects.get(pk="of-the-version-before").cause == ""

@@ -24,6 +24,7 @@ from email_integration.delivery import orphans, retention
 from email_integration.ledger import batches, continuation, sql, transitions
 from email_integration.ledger.claiming import PRIORITIES
 from email_integration.ledger.low_water import LowWaterMark
+from email_integration.ledger.steps import Step
 from email_integration.models import FINAL, CircuitBreaker, Delivery, DeliveryAttempt, DeliveryBatch, Status
 from email_integration.queue import retry_now
 from email_integration.queue.sweeper import sweep
@@ -223,7 +224,7 @@ def test_a_mail_is_found_by_its_key_when_the_statistics_are_of_an_idle_hour(cond
     analyse()
     pk, *_ = submit_many(EmailMessage("S", "B", "a@example.com", ["kim@example.com"]) for _ in range(1000))
     words = sql._StatementBuilder(connection)
-    text = words.update(sql.Move(pk=pk, version=0, values={"status": Status.SENDING}, **condition))
+    text = words.update(Step(Delivery(pk=pk), {"status": Status.SENDING}, **condition), batch="")
     explain = {"sqlite": "EXPLAIN QUERY PLAN"}.get(connection.vendor, "EXPLAIN")
     with connection.cursor() as cursor:
         cursor.execute(f"{explain} {text}", words.parameters)

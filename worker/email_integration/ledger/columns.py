@@ -22,8 +22,9 @@ from email_integration.outcomes.classification import Accepted, Deferred, Failed
 from email_integration.outcomes.schedule import seconds
 from email_integration.smtp import Phase, Relay
 
-from . import clock, sql, task_queue
+from . import clock, task_queue
 from .records import Ended
+from .steps import Row
 
 
 def after_attempt(ended: Ended, *, now: dt.datetime | None = None) -> dict[str, Any]:
@@ -120,11 +121,11 @@ def withheld(recipients: list[settlement.Recipient], addresses: Collection[str])
     ]
 
 
-def attempt_row(ended: Ended, *, now: dt.datetime | None = None) -> sql.Row:
+def attempt_row(ended: Ended, *, now: dt.datetime | None = None) -> Row:
     """The row of the attempt; the delivery is as it was recorded, and ``now`` that of ``after_attempt``."""
     delivery, outcome, attempt = ended.delivery, ended.outcome, ended.attempt
     is_relay = isinstance(attempt.route, Relay)
-    return sql.Row(
+    return Row(
         model=DeliveryAttempt,
         values={
             "delivery": delivery.id,

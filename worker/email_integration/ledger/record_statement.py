@@ -22,7 +22,8 @@ from django.db import connections, models
 from email_integration import django_internals
 from email_integration.models import FINAL, Delivery, DeliveryBatch, database_time
 
-from .steps import Step, rows_of
+from . import task_queue
+from .steps import Step
 
 #: The columns that the end of a mail changes. Each is written in any case, as the instance has it after its step.
 _OF_AN_END = (
@@ -38,7 +39,7 @@ COLUMNS = (*_OF_AN_END, "from_header", "sender", "redirected_to", "due_at")
 @dataclass(frozen=True, kw_only=True)
 class StatementResult:
     """What the statement says: whether the batch is there still, and whether one of its mails is to be cancelled;
-    which of the moves were made.
+    which of the steps were made.
     """
 
     is_owned: bool
@@ -61,7 +62,7 @@ def record(
     """
     connection = connections[using]
     kinds: dict[_Kind, list[tuple[Any, ...]]] = {}
-    for step, rows in zip(ready, rows_of(ready), strict=True):
+    for step, rows in zip(ready, task_queue.rows_of(ready), strict=True):
         for row in rows:
             kind = (row.model, tuple(row.values), row.unique, tuple(row.kept))
             kinds.setdefault(kind, []).append((step.delivery.id, *row.values.values()))
@@ -94,7 +95,7 @@ def _heads(step: Step) -> tuple[Any, ...]:
     return step.delivery.id, step.version, "content" in step.values, is_final_excluded
 
 
-#: Rows that are inserted alike: of which model, the names of their fields, and ``sql.Row``'s 'unique' and 'kept'.
+#: Rows that are inserted alike: of which model, the names of their fields, and ``Row``'s 'unique' and 'kept'.
 _Kind = tuple[type[models.Model], tuple[str, ...], str, tuple[str, ...]]
 
 

@@ -56,7 +56,7 @@ def record_changes(
         for change in changes:
             ready.append(_step(change, store_result=store_result, now=now))
         result = _record(ready, batch=batch, permitted=permitted, closes=closes)
-    after_commit_each(events.together(steps.finish(ready, result.made)), using=database())
+    after_commit_each(events.together(transitions.finish(ready, result.made)), using=database())
     made = list(result.made)
     missed = [number for number, is_made in enumerate(made) if not is_made]
     for number in missed:
@@ -123,7 +123,7 @@ def _record(
         is_owned, requested = _lock(batches)
         made = [False] * len(ready)
         if is_owned and ready:
-            made = sql.execute_moves(steps.moves(ready, batch=batch), using=using)
+            made = sql.execute(ready, batch=batch, using=using)
         if is_owned and closes and all(made):
             batches.delete()
         elif is_owned:
@@ -174,7 +174,7 @@ def _record_late(change: Change, *, batch: str | None, store_result: bool) -> bo
             _emit_recorded(change, before)
             return True
         if batch is not None and delivery.batch == batch:
-            return steps.apply_steps([_step(change, store_result=store_result)])[0]
+            return transitions.apply_steps([_step(change, store_result=store_result)])[0]
         if isinstance(change, Ended) and isinstance(change.outcome, Accepted):
             return _accept_under_lock(change, change.outcome, store_result=store_result)
         delivery.__dict__.clear()
@@ -227,7 +227,7 @@ def _accept_under_lock(ended: Ended, outcome: Accepted, *, store_result: bool) -
         DeliveryAttempt.objects.using(database()).create(delivery_id=logged.pop("delivery"), **logged)
         after_commit_each(_emit(ended, before), using=database())
         return True
-    return steps.apply_steps([_of_ended(ended, values, store_result=store_result)])[0]
+    return transitions.apply_steps([_of_ended(ended, values, store_result=store_result)])[0]
 
 
 def _settle_only(delivery: Delivery, values: dict[str, Any]) -> None:

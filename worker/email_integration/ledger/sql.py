@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+import itertools
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from django.db import connections, models, transaction
@@ -18,53 +18,30 @@ from email_integration import django_internals
 from email_integration.django_internals import cursor as server_cursor
 from email_integration.models import Delivery, Status
 
+from . import task_queue
+from .steps import Row, Step
 
-@dataclass(frozen=True, kw_only=True)
-class Row:
-    """A row to insert: ``values`` by the names of the columns' fields.
 
-    With ``unique``, the name of a field, the row that has the same value there is written over, but for ``kept``.
+def execute(steps: Sequence[Step], *, batch: str | None = None, using: str) -> list[bool]:
+    """Write the steps, all in one commit, and say of each whether its delivery was as the step found it.
+
+    With ``batch`` they are made while they are claimed with it, whatever their instances say. The rows of a step are
+    inserted if it is made.
     """
-
-    model: type[models.Model]
-    values: Mapping[str, Any] = field(repr=False)
-    unique: str = ""
-    kept: Collection[str] = ()
-
-
-@dataclass(frozen=True, kw_only=True)
-class Move:
-    """A transition of one delivery, with the rows that are only written if it is made.
-
-    It is made while the delivery has this ``version``, a status that is one of ``among`` (if given) and none of
-    ``not_among``, and these values in ``unless_changed``.
-    """
-
-    pk: str
-    version: int
-    values: Mapping[str, Any] = field(repr=False)
-    among: Collection[Status] = ()
-    not_among: Collection[Status] = ()
-    unless_changed: Mapping[str, Any] = field(default_factory=dict)
-    rows: Sequence[Row] = ()
-
-
-def execute_moves(moves: Sequence[Move], *, using: str) -> list[bool]:
-    """Make the transitions, all in one commit, and say of each whether it was made."""
     connection = connections[using]
-    is_one = len(moves) == 1 and not moves[0].rows
+    rows = task_queue.rows_of(steps)
+    is_one = len(steps) == 1 and not rows[0]
     # In the transaction of another a savepoint, so that it survives what fails here.
     together = transaction.atomic(using=using) if connection.in_atomic_block or not is_one else contextlib.nullcontext()
     with together, server_cursor(connection) as cursor:
-        made = [_execute(connection, cursor, move) for move in moves]
-        rows = [row for move, is_made in zip(moves, made, strict=True) if is_made for row in move.rows]
-        _insert_all(connection, cursor, rows)
+        made = [_execute(connection, cursor, step, step.batch if batch is None else batch) for step in steps]
+        _insert_all(connection, cursor, [row for each in itertools.compress(rows, made) for row in each])
         return made
 
 
-def _execute(connection: Any, cursor: Any, move: Move) -> bool:
+def _execute(connection: Any, cursor: Any, step: Step, batch: str) -> bool:
     words = _StatementBuilder(connection)
-    cursor.execute(words.update(move), words.parameters)
+    cursor.execute(words.update(step, batch), words.parameters)
     return bool(cursor.rowcount)
 
 
@@ -89,10 +66,10 @@ class _StatementBuilder:
         self.parameters: list[Any] = []
         self._connection = connection
 
-    def update(self, move: Move) -> str:
-        changes = self._shape(Delivery, {**move.values, "version": move.version + 1})
-        conditions = self._shape(Delivery, {"id": move.pk, "version": move.version, **move.unless_changed})
-        return _update(self._connection.alias, changes, conditions, tuple(move.among), tuple(move.not_among))
+    def update(self, step: Step, batch: str) -> str:
+        changes = self._shape(Delivery, {**step.values, "version": step.version + 1})
+        conditions = self._shape(Delivery, {"id": step.delivery.pk, "version": step.version, "batch": batch})
+        return _update(self._connection.alias, changes, conditions, tuple(step.among), tuple(step.not_among))
 
     def insert(self, row: Row) -> str:
         """Insert ``row``; over the one that is there already where it has a rival."""

@@ -5,14 +5,27 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
+
+from django.db import models
 
 from email_integration.message import content
 from email_integration.models import Delivery, Status
-from email_integration.on_commit import Act, after_commit_each
+from email_integration.on_commit import Act
 
-from . import sql, task_queue
-from .rows import database
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """A row to insert: ``values`` by the names of the columns' fields.
+
+    With ``unique``, the name of a field, the row that has the same value there is written over, but for ``kept``.
+    """
+
+    model: type[models.Model]
+    values: Mapping[str, Any] = field(repr=False)
+    unique: str = ""
+    kept: Collection[str] = ()
 
 
 class Step:
@@ -30,7 +43,7 @@ class Step:
         delivery: Delivery,
         values: Mapping[str, Any],
         *,
-        rows: Callable[[], Iterable[sql.Row]] = tuple,
+        rows: Callable[[], Iterable[Row]] = tuple,
         store_result: bool = False,
         among: Collection[Status] = (),
         not_among: Collection[Status] = (),
@@ -79,65 +92,6 @@ def undone_on_error() -> Iterator[list[Step]]:
         for step in reversed(steps):
             step.undo()
         raise
-
-
-def apply_steps(those: Iterable[Step]) -> list[bool]:
-    """Make the transitions in one commit, and say of each whether nobody was faster. Raises ``DatabaseError``.
-
-    Best given as they are made: if one cannot be, those before it are undone as well.
-    """
-    with undone_on_error() as steps:
-        steps.extend(those)
-        made = sql.execute_moves(moves(steps), using=database()) if steps else []
-    after_commit_each(finish(steps, made), using=database())
-    return made
-
-
-def moves(steps: Sequence[Step], *, batch: str | None = None) -> list[sql.Move]:
-    """What these steps write; with ``batch`` while they are claimed with it, whatever their instances say."""
-    return [
-        sql.Move(
-            pk=step.delivery.pk,
-            version=step.version,
-            values=step.values,
-            among=step.among,
-            not_among=step.not_among,
-            unless_changed={"batch": step.batch if batch is None else batch},
-            rows=rows,
-        )
-        for step, rows in zip(steps, rows_of(steps), strict=True)
-    ]
-
-
-def rows_of(steps: Sequence[Step]) -> list[Sequence[sql.Row]]:
-    """The rows of each step, with those of its result."""
-    to_store = [step.delivery for step in steps if step.stores_result]
-    results = task_queue.installed().result_rows(to_store) if to_store else {}
-    if not results:
-        return [step.rows for step in steps]
-    return [(*step.rows, *(results.get(step.delivery.id, ()) if step.stores_result else ())) for step in steps]
-
-
-def finish(steps: Sequence[Step], made: Sequence[bool]) -> list[Act]:
-    """Undo those steps that were not made; return what is to be done once the others are committed."""
-    acts: list[Act] = []
-    with_result: list[Delivery] = []
-    for step, is_made in zip(steps, made, strict=True):
-        if not is_made:
-            step.undo()
-            continue
-        acts += step.made()
-        if step.stores_result:
-            with_result.append(step.delivery)
-    # First of all: a receiver of a signal may look for the result.
-    return [*_results_elsewhere(with_result), *acts]
-
-
-def _results_elsewhere(deliveries: Sequence[Delivery]) -> list[Act]:
-    queue = task_queue.installed()
-    if not (deliveries and queue.stores_results_elsewhere()):
-        return []
-    return [("store a result", functools.partial(queue.store_result, one)) for one in deliveries]
 
 
 @contextlib.contextmanager

@@ -19,7 +19,7 @@ from email_integration.models import Delivery
 from email_integration.on_commit import after_commit
 
 from .queues import key_of
-from .sql import Row
+from .steps import Row, Step
 
 logger = logging.getLogger(__name__)
 
@@ -188,3 +188,12 @@ def call_for_sweep(*, using: str, after: float = 0.0) -> None:
     """
     call = functools.partial(_installed.call_for_sweep, after=after)
     after_commit("call for a sweep, the next of which comes by itself", call, using=using)
+
+
+def rows_of(steps: Sequence[Step]) -> list[Sequence[Row]]:
+    """The rows of each step, with those of its result."""
+    to_store = [step.delivery for step in steps if step.stores_result]
+    results = installed().result_rows(to_store) if to_store else {}
+    if not results:
+        return [step.rows for step in steps]
+    return [(*step.rows, *(results.get(step.delivery.id, ()) if step.stores_result else ())) for step in steps]

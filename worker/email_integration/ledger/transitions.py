@@ -11,20 +11,20 @@ from __future__ import annotations
 
 import datetime as dt
 import functools
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 from django.db import transaction
 
 from email_integration.message import content
 from email_integration.models import FINAL, Delivery, DeliveryBatch, RevokedTask, Status
-from email_integration.on_commit import after_commit
+from email_integration.on_commit import Act, after_commit, after_commit_each
 from email_integration.outcomes import settlement
 from email_integration.outcomes.causes import Cause
 from email_integration.outcomes.schedule import seconds
 from email_integration.routing.breaker import BreakerOpen
 
-from . import clock, columns, events, steps, task_queue
+from . import clock, columns, events, sql, steps, task_queue
 from .records import Change, Ended
 from .rows import database, is_name, is_readable, load
 from .steps import Step
@@ -224,7 +224,7 @@ def cancel_requested(deliveries: Collection[Delivery]) -> None:
 
 
 def _apply(delivery: Delivery, step: steps.Maker) -> bool:
-    return not delivery.batch and steps.apply_steps([step(delivery)])[0]
+    return not delivery.batch and apply_steps([step(delivery)])[0]
 
 
 def _request_cancel(delivery: Delivery) -> bool:
@@ -258,3 +258,37 @@ def _remember_revoked(delivery_id: str) -> None:
 def _cancel_if_there(delivery_id: str) -> None:
     if load(delivery_id) is not None:
         cancel(delivery_id)
+
+
+def apply_steps(those: Iterable[Step]) -> list[bool]:
+    """Make the transitions in one commit, and say of each whether nobody was faster. Raises ``DatabaseError``.
+
+    Best given as they are made: if one cannot be, those before it are undone as well.
+    """
+    with steps.undone_on_error() as ready:
+        ready.extend(those)
+        made = sql.execute(ready, using=database()) if ready else []
+    after_commit_each(finish(ready, made), using=database())
+    return made
+
+
+def finish(those: Sequence[Step], made: Sequence[bool]) -> list[Act]:
+    """Undo those steps that were not made; return what is to be done once the others are committed."""
+    acts: list[Act] = []
+    with_result: list[Delivery] = []
+    for step, is_made in zip(those, made, strict=True):
+        if not is_made:
+            step.undo()
+            continue
+        acts += step.made()
+        if step.stores_result:
+            with_result.append(step.delivery)
+    # First of all: a receiver of a signal may look for the result.
+    return [*_results_elsewhere(with_result), *acts]
+
+
+def _results_elsewhere(deliveries: Sequence[Delivery]) -> list[Act]:
+    queue = task_queue.installed()
+    if not (deliveries and queue.stores_results_elsewhere()):
+        return []
+    return [("store a result", functools.partial(queue.store_result, one)) for one in deliveries]

@@ -12,7 +12,7 @@ from kombu.exceptions import OperationalError
 
 from email_integration.exceptions import DeliveryDeferred, DeliveryFailed
 from email_integration.ledger import rows
-from email_integration.ledger.sql import Row
+from email_integration.ledger.steps import Row
 from email_integration.models import Delivery, Status
 
 from . import names

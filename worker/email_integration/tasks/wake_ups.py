@@ -20,7 +20,7 @@ from email_integration import conf
 from email_integration.exceptions import InvalidMail
 from email_integration.ledger import continuation, rows
 from email_integration.ledger.queues import queue_of
-from email_integration.ledger.sql import Row
+from email_integration.ledger.steps import Row
 from email_integration.models import DatabaseTime, Delivery
 from email_integration.on_commit import after_commit
 from email_integration.queue import continuing, wakeups

@@ -10,7 +10,7 @@ from django.db.models import QuerySet
 
 from email_integration.ledger import task_queue
 from email_integration.ledger.rows import database
-from email_integration.ledger.sql import Row
+from email_integration.ledger.steps import Row
 from email_integration.models import Delivery
 from email_integration.tasks import dispatch
 
