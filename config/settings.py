@@ -263,11 +263,11 @@ def _integration() -> dict[str, Any]:
             f"must be longer than REPLY_TIMEOUT ({values['REPLY_TIMEOUT']:g} s), not {values['LEASE']:g}: "
             "a claim that ends while the server may still answer makes duplicates",
         )
-    if values["RETRY_MAX"] < values["RETRY_FIRST"]:
-        raise WrongValue(
-            "RETRY_MAX",
-            f"must not be shorter than RETRY_FIRST ({values['RETRY_FIRST']:g} s), not {values['RETRY_MAX']:g}",
-        )
+    for first, longest in conf.BACKOFFS:
+        if values[longest] < values[first]:
+            raise WrongValue(
+                longest, f"must not be shorter than {first} ({values[first]:g} s), not {values[longest]:g}"
+            )
     return values
 
 

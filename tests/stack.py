@@ -24,6 +24,8 @@ FAST: dict[str, float] = {
     "SWEEP_INTERVAL": 0.5,
     "RETRY_FIRST": 0.2,
     "RETRY_MAX": 2.0,
+    "BREAKER_PROBE_FIRST": 0.2,
+    "BREAKER_PROBE_MAX": 2.0,
     # Longer than a busy machine needs: a reply that is given up too soon is another doubt than the test's.
     "REPLY_TIMEOUT": 10.0,
     "LEASE": 15.0,

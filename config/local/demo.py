@@ -124,6 +124,8 @@ def prepare_environment(folder: Path, *, broker: str, certificates: Certificates
         SWEEP_INTERVAL="0.5",
         RETRY_FIRST="0.2",
         RETRY_MAX="2",
+        BREAKER_PROBE_FIRST="0.2",
+        BREAKER_PROBE_MAX="2",
     )
 
 

@@ -25,7 +25,8 @@ Start = Callable[..., Stack]
 Activate = Callable[..., SMTPConfig]
 
 #: As long as in production: what is counted is how often the server is bothered meanwhile.
-ENV = {"RETRY_FIRST": "5", "RETRY_MAX": "900", "LEASE": "30", "REPLY_TIMEOUT": "20"}
+TIMES = {"RETRY_FIRST": "5", "RETRY_MAX": "900", "BREAKER_PROBE_FIRST": "5", "BREAKER_PROBE_MAX": "900"}
+ENV = {**TIMES, "LEASE": "30", "REPLY_TIMEOUT": "20"}
 
 #: Mails whose server refuses the password.
 MAILS = 1000
@@ -92,7 +93,7 @@ def test_a_server_is_tried_when_its_probe_is_due_and_not_at_the_next_sweep(
     """There is none by itself, after that of the start, as long as the test goes on."""
     server = smtp_server(security="plain", user=None)
     activate(server)
-    stack(queues=OF_MAIL, env={"SWEEP_INTERVAL": "900", "RETRY_FIRST": "1", "RETRY_MAX": "900"})
+    stack(queues=OF_MAIL, env={**TIMES, "SWEEP_INTERVAL": "900", "RETRY_FIRST": "1", "BREAKER_PROBE_FIRST": "1"})
     server.inject(Fault(verb="MAIL", reply="450 4.7.1 Too much mail", times=8))
     put_into_the_queue(50)
     wait_until(lambda: len(server.messages) == 50, what="all mails")
@@ -106,7 +107,7 @@ def test_a_server_that_was_away_is_found_when_it_is_back(
     server = smtp_server(security="plain", user=None)
     activate(server)
     server.stop()
-    stack(env={"RETRY_MAX": "900"})
+    stack(env={"RETRY_MAX": "900", "BREAKER_PROBE_MAX": "900"})
     put_into_the_queue(50)
     wait_until(lambda: not Delivery.objects.filter(status=Status.QUEUED).exists(), what="all put off")
     server.start()

@@ -151,7 +151,8 @@ def test_a_server_at_fault_is_reported_and_tried_now(page: Page, stack: Start, s
     """From itself it would be tried again in an hour."""
     server = smtp_server(faults=[Fault(verb="AUTH", reply="535 5.7.8 Authentication credentials invalid", times=1)])
     stored(server, "Primary", is_active=True)
-    stack(env={"RETRY_FIRST": "3600", "RETRY_MAX": "3600"})
+    times = ("RETRY_FIRST", "RETRY_MAX", "BREAKER_PROBE_FIRST", "BREAKER_PROBE_MAX")
+    stack(env=dict.fromkeys(times, "3600"))
     waiting = []
     for number in range(1, 4):  # the second comes when the first has tripped the breaker
         waiting.append(send_email.delay(str(number), "Text", to=["bob@example.com"]))

@@ -39,6 +39,8 @@ TIMES = {
     "SWEEP_INTERVAL": "0.5",
     "RETRY_FIRST": "0.1",
     "RETRY_MAX": "0.5",
+    "BREAKER_PROBE_FIRST": "0.1",
+    "BREAKER_PROBE_MAX": "0.5",
     "REPLY_TIMEOUT": "3",
     "LEASE": "4.5",
 }

@@ -55,6 +55,8 @@ def _slow_to_try_again(task_queue: RecordingTaskQueue, settings: Any, monkeypatc
         **settings.EMAIL_INTEGRATION,
         "RETRY_FIRST": 60.0,
         "RETRY_MAX": 600.0,
+        "BREAKER_PROBE_FIRST": 60.0,
+        "BREAKER_PROBE_MAX": 600.0,
     }
 
 

@@ -51,6 +51,8 @@ def _patient(task_queue: RecordingTaskQueue, settings: Any, monkeypatch: pytest.
         **settings.EMAIL_INTEGRATION,
         "RETRY_FIRST": 5.0 * UNIT,
         "RETRY_MAX": 900.0 * UNIT,
+        "BREAKER_PROBE_FIRST": 5.0 * UNIT,
+        "BREAKER_PROBE_MAX": 900.0 * UNIT,
         "SESSIONS": 1,
     }
 
@@ -312,12 +314,41 @@ def test_no_sweep_is_called_for_a_probe_that_is_far_off(
     smtp_server: Serve, task_queue: RecordingTaskQueue, settings: Any
 ) -> None:
     """No worker is to keep a message for so long: the sweeps that come by themselves are near enough."""
-    settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "RETRY_FIRST": 600.0 * UNIT}
+    settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "BREAKER_PROBE_FIRST": 600.0 * UNIT}
     wrong_password(smtp_server)
     submitted()
     attempt_all()
     assert units_until_probe() > LONG
     assert task_queue.later_sweeps == []
+
+
+@pytest.mark.parametrize(
+    ("of_mail", "of_breaker"),
+    [((500, 5000), (5, 50)), ((5, 50), (500, 5000))],
+    ids=["mail waits longer", "the breaker waits longer"],
+)
+def test_the_times_of_mail_and_of_the_breaker_are_settings_of_their_own(
+    smtp_server: Serve, settings: Any, of_mail: tuple[int, int], of_breaker: tuple[int, int]
+) -> None:
+    """The first mail waits for itself, the last for the relay, which the one between has found at fault."""
+    names = ("RETRY_FIRST", "RETRY_MAX", "BREAKER_PROBE_FIRST", "BREAKER_PROBE_MAX")
+    times = {name: float(units * UNIT) for name, units in zip(names, (*of_mail, *of_breaker), strict=True)}
+    settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, **times}
+    config = config_for(smtp_server(faults=[Fault(verb="DATA", reply="451 4.3.0 Try again later", times=1)]))
+    refused = submitted()
+    attempt(refused.pk)
+    config.password = "s3cret"
+    config.save()
+    attempt(submitted().pk)
+    put_off = submitted()
+    attempt(put_off.pk)
+
+    def units_until(pk: str) -> float:
+        return (Delivery.objects.get(pk=pk).due_at - timezone.now()).total_seconds() / UNIT
+
+    assert units_until_probe() == pytest.approx(of_breaker[0], abs=2)
+    assert units_until(refused.pk) == pytest.approx(of_mail[0], abs=2)
+    assert units_until(put_off.pk) == pytest.approx(2 * of_breaker[1], abs=2)
 
 
 def test_a_probe_in_vain_keeps_it_open_for_twice_as_long(smtp_server: Serve) -> None:

@@ -105,6 +105,7 @@ def test_what_has_a_meaning_is_let_through(found: Found, keys: dict[str, Any]) -
         ({"SMTP_PASSWORD_KEYS": ["nonsense"]}, "E005", "not a Fernet key"),
         ({"CACHE": "nowhere"}, "E006", "CACHES has no 'nowhere'"),
         ({"RETRY_FIRST": 10.0, "RETRY_MAX": 5.0}, "E008", "RETRY_MAX"),
+        ({"BREAKER_PROBE_FIRST": 10.0, "BREAKER_PROBE_MAX": 5.0}, "E008", "BREAKER_PROBE_MAX"),
         ({"REDIRECT_ALL_TO": ["example.com"]}, "E009", "entry 1 of 1 is not a mail address"),
         ({"ALLOWED_RECIPIENTS": [ADDRESS, "*"]}, "E009", "entry 2 of 2"),
         ({"REDIRECT_ALL_TO": [ADDRESS], "ALLOWED_RECIPIENTS": ["example.org"]}, "E010", ADDRESS),

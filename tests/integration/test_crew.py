@@ -60,7 +60,7 @@ SESSIONS = 4
 @pytest.fixture(autouse=True)
 def _one_batch(task_queue: RecordingTaskQueue, settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """All that is due is claimed together, and sent over one session unless a test says otherwise."""
-    change(settings, RETRY_FIRST=60.0, SESSIONS=1)
+    change(settings, RETRY_FIRST=60.0, BREAKER_PROBE_FIRST=60.0, SESSIONS=1)
     wait_longest(monkeypatch)
     monkeypatch.setattr(dispatcher._pace, "claims", lambda sessions: 100)
 

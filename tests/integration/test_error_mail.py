@@ -210,7 +210,13 @@ def by(
     request: pytest.FixtureRequest, settings: Any, task_queue: RecordingTaskQueue, caplog: pytest.LogCaptureFixture
 ) -> Callable[[], object]:
     use(settings, BACKENDS[0])
-    settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "RETRY_FIRST": 60.0, "RETRY_MAX": 600.0}
+    settings.EMAIL_INTEGRATION = {
+        **settings.EMAIL_INTEGRATION,
+        "RETRY_FIRST": 60.0,
+        "RETRY_MAX": 600.0,
+        "BREAKER_PROBE_FIRST": 60.0,
+        "BREAKER_PROBE_MAX": 600.0,
+    }
     caplog.set_level(logging.WARNING, logger="celery")  # its lines about each task are none about mail
     return request.param  # type: ignore[no-any-return]
 

@@ -30,7 +30,7 @@ pytestmark = pytest.mark.django_db(transaction=True)
 @pytest.fixture(autouse=True)
 def _one_session(task_queue: RecordingTaskQueue, settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """All that is due is claimed together, and sent over one session unless a test says otherwise."""
-    change(settings, RETRY_FIRST=60.0, SESSIONS=1)
+    change(settings, RETRY_FIRST=60.0, BREAKER_PROBE_FIRST=60.0, SESSIONS=1)
     monkeypatch.setattr(dispatcher._pace, "claims", lambda sessions: 100)
 
 

@@ -48,7 +48,13 @@ def use(settings: Any) -> Use:
 @pytest.fixture
 def secret(use: Use, tmp_path: Path, task_queue: RecordingTaskQueue, settings: Any) -> Path:
     """The file that holds the password, and that may be referred to."""
-    settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "RETRY_FIRST": 5.0, "RETRY_MAX": 900.0}
+    settings.EMAIL_INTEGRATION = {
+        **settings.EMAIL_INTEGRATION,
+        "RETRY_FIRST": 5.0,
+        "RETRY_MAX": 900.0,
+        "BREAKER_PROBE_FIRST": 5.0,
+        "BREAKER_PROBE_MAX": 900.0,
+    }
     use(f"file:{tmp_path}/*")
     path = tmp_path / "smtp"
     path.write_text(f"{OLD}\n")

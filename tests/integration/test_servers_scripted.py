@@ -592,7 +592,12 @@ CASES = [
 
 @pytest.fixture(autouse=True)
 def _task_queue(task_queue: RecordingTaskQueue, settings: Any) -> None:
-    settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "RETRY_FIRST": 60.0, "SESSIONS": 1}
+    settings.EMAIL_INTEGRATION = {
+        **settings.EMAIL_INTEGRATION,
+        "RETRY_FIRST": 60.0,
+        "BREAKER_PROBE_FIRST": 60.0,
+        "SESSIONS": 1,
+    }
 
 
 def carry_out(case: Case, server: PeculiarServer) -> Counts:

@@ -87,4 +87,9 @@ def _fresh(fresh_process: None, task_queue: RecordingTaskQueue, settings: Any, m
     # Who writes and who reads are one process here: it need not wait for itself at each change.
     monkeypatch.setattr(generation, "TRUSTED", 0.0)
     monkeypatch.setattr(generation, "PROMPT", float("inf"))  # nor ask again where the machine is busy
-    settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "RETRY_FIRST": 5.0, "CONTENT_RETENTION_DAYS": 1}
+    settings.EMAIL_INTEGRATION = {
+        **settings.EMAIL_INTEGRATION,
+        "RETRY_FIRST": 5.0,
+        "BREAKER_PROBE_FIRST": 5.0,
+        "CONTENT_RETENTION_DAYS": 1,
+    }

@@ -96,6 +96,8 @@ def show(expression: str, var: Path, **variables: str) -> Any:
         ({"REPLY_TIMEOUT": "nan"}, "REPLY_TIMEOUT"),
         ({"RETRY_FIRST": "-5"}, "RETRY_FIRST"),
         ({"RETRY_FIRST": "100", "RETRY_MAX": "10"}, "RETRY_MAX"),
+        ({"BREAKER_PROBE_FIRST": "0"}, "BREAKER_PROBE_FIRST"),
+        ({"BREAKER_PROBE_FIRST": "100", "BREAKER_PROBE_MAX": "10"}, "BREAKER_PROBE_MAX"),
         ({"SWEEP_INTERVAL": "0"}, "SWEEP_INTERVAL"),
         ({"CONNECT_TRIES": "1.5"}, "CONNECT_TRIES"),
         ({"QUARANTINE_AFTER": "0"}, "QUARANTINE_AFTER"),

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from email_integration.outcomes.schedule import LONGEST_HINT, backoff, doubled, hint
+from email_integration.outcomes.schedule import LONGEST_HINT, backoff, doubled, hint, probe_wait, wait_for_probe
 
 waits = st.floats(0.001, 10_000)
 
@@ -45,6 +45,44 @@ def test_a_hint_is_honoured_up_to_the_longest_wait(hint: float, chance: float) -
 @given(st.floats(0, 1))
 def test_a_hint_of_nothing_means_at_once(chance: float) -> None:
     assert backoff(9, first=5, longest=900, chance=chance, hint=0) == 0
+
+
+@pytest.mark.parametrize(
+    ("failures", "hint", "seconds"),
+    [
+        (1, None, 5),
+        (2, None, 10),
+        (4, None, 40),
+        (5, None, 45),
+        (10**9, None, 45),
+        (1, 0, 5),
+        (2, 8, 10),
+        (2, 60, 60),
+        (9, 10**6, 900),
+    ],
+)
+def test_probes_come_at_doubled_intervals_and_not_before_a_hint(
+    failures: int, hint: float | None, seconds: float
+) -> None:
+    """The hint may be longer than the longest interval."""
+    assert probe_wait(failures, first=5, longest=45, longest_hint=900, hint=hint) == seconds
+
+
+@given(st.integers(1, 10**9), waits, waits, waits, st.none() | st.floats(0, 10**6))
+def test_a_wait_for_a_probe_is_bounded(
+    failures: int, first: float, longest: float, longest_hint: float, hint: float | None
+) -> None:
+    wait = probe_wait(failures, first=first, longest=longest, longest_hint=longest_hint, hint=hint)
+    assert min(first, longest) <= wait <= max(longest, longest_hint)
+
+
+@given(waits, st.floats(0, 1))
+def test_a_mail_waits_longer_than_it_takes_until_a_probe(longest: float, chance: float) -> None:
+    assert longest <= wait_for_probe(longest, chance=chance) <= 2 * longest
+
+
+def test_mails_that_wait_for_a_probe_do_not_come_back_at_once() -> None:
+    assert [wait_for_probe(900, chance=chance) for chance in (0, 0.5, 1)] == [900, 1350, 1800]
 
 
 @pytest.mark.parametrize(

@@ -14,9 +14,12 @@ from django.core.exceptions import ImproperlyConfigured
 DEFAULTS: dict[str, Any] = {
     # How often beat wakes the queues that have mail due, and recovers what a lost process had in hand.
     "SWEEP_INTERVAL": 5.0,
-    # Backoff after a transient failure: exponential between these two, with full jitter.
+    # Backoff of a mail after a transient failure: exponential between these two, with full jitter.
     "RETRY_FIRST": 5.0,
     "RETRY_MAX": 900.0,
+    # The time until a relay at fault is probed, for all mail that waits for it: exponential between these two.
+    "BREAKER_PROBE_FIRST": 5.0,
+    "BREAKER_PROBE_MAX": 900.0,
     # A mail without 'expires_at' that was not accepted by then is given up (RFC 5321 §4.5.4.1).
     "GIVE_UP_AFTER": 5 * 24 * 3600.0,
     # How long to wait for the reply to the final dot (RFC 5321 §4.5.3.2.6 asks for minutes).
@@ -120,6 +123,8 @@ MAY_BE_ZERO = frozenset(
     }
 )
 
+#: The first and the longest wait of each backoff among them.
+BACKOFFS = (("RETRY_FIRST", "RETRY_MAX"), ("BREAKER_PROBE_FIRST", "BREAKER_PROBE_MAX"))
 
 #: What Django's settings keep of what they were asked for, and forget when it changes: a look here takes a tenth of the
 #: time of asking them, which each mail does some dozens of times.

@@ -18,7 +18,13 @@ from .asking import Configure, Serve
 
 @pytest.fixture(autouse=True)
 def _patient(settings: Any) -> None:
-    settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "RETRY_FIRST": 60.0, "RETRY_MAX": 900.0}
+    settings.EMAIL_INTEGRATION = {
+        **settings.EMAIL_INTEGRATION,
+        "RETRY_FIRST": 60.0,
+        "RETRY_MAX": 900.0,
+        "BREAKER_PROBE_FIRST": 60.0,
+        "BREAKER_PROBE_MAX": 900.0,
+    }
 
 
 @pytest.fixture

@@ -209,6 +209,23 @@ def test_an_old_token_is_used_while_the_endpoint_is_down_and_it_is_left_alone(
     assert len(endpoint.requests) == 2
 
 
+def test_a_first_probe_asks_an_endpoint_that_has_failed_however_long_mails_wait(
+    configure: Configure, endpoint: TokenEndpoint, settings: Any
+) -> None:
+    settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "RETRY_FIRST": 900.0}
+    configure()
+    endpoint.instead = _html
+    found = send(2)
+    assert len(endpoint.requests) == 1
+    endpoint.instead = None
+    OAuthToken.objects.update(failed_at=ago(61))
+    CircuitBreaker.objects.update(probe_at=ago(1))
+    Delivery.objects.filter(pk=found[0].pk).update(due_at=ago(1), next_at=ago(1))
+    attempt(found[0].pk)
+    assert Delivery.objects.get(pk=found[0].pk).status == "accepted"
+    assert len(endpoint.requests) == 2
+
+
 # -- several at once --------------------------------------------------------------------------------------------------
 
 

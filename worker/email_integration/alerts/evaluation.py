@@ -14,7 +14,7 @@ from django.utils import timezone
 
 from email_integration import conf, signals
 from email_integration.models import Alert
-from email_integration.outcomes.schedule import doubled
+from email_integration.outcomes import schedule
 
 from . import channels
 from .conditions import Condition, anything_to_evaluate, firing_conditions
@@ -98,7 +98,7 @@ def _notify(alert: Alert, condition: Condition | None, now: dt.datetime) -> None
     failed = [name for name in pending if not channels.notify(name, alert, state)]
     failures = alert.failures + 1 if failed else 0
     if failed and failures < _TRIES:
-        notify_at: dt.datetime | None = now + dt.timedelta(seconds=doubled(_RETRY_DELAY, failures - 1))
+        notify_at: dt.datetime | None = now + schedule.seconds(schedule.doubled(_RETRY_DELAY, failures - 1))
     elif alert.ended_at is not None:
         _rows().filter(pk=alert.pk, notify_at=claimed).delete()
         return

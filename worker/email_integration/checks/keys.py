@@ -49,10 +49,11 @@ def check_settings(**kwargs: Any) -> list[CheckMessage]:
         )
     if conf.get("IN_DOUBT") not in ("resend", "hold"):
         found.append(Error("EMAIL_INTEGRATION['IN_DOUBT'] must be 'resend' or 'hold'.", id="email_integration.E004"))
-    if not wrong.keys() & {"RETRY_FIRST", "RETRY_MAX"} and conf.get("RETRY_MAX") < conf.get("RETRY_FIRST"):
-        found.append(
-            Error("EMAIL_INTEGRATION['RETRY_MAX'] must not be shorter than RETRY_FIRST.", id="email_integration.E008")
-        )
+    found += [
+        Error(f"EMAIL_INTEGRATION[{longest!r}] must not be shorter than {first}.", id="email_integration.E008")
+        for first, longest in conf.BACKOFFS
+        if not wrong.keys() & {first, longest} and conf.get(longest) < conf.get(first)
+    ]
     return [*found, *_check_keys(), *_check_recipients(), *_check_cache()]
 
 

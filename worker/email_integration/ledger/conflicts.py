@@ -9,6 +9,8 @@ from typing import TypeVar
 
 from django.db import OperationalError, connections
 
+from email_integration.outcomes import schedule
+
 from .rows import database
 
 _Result = TypeVar("_Result")
@@ -25,7 +27,8 @@ def repeated(act: Callable[[], _Result]) -> _Result:
         except OperationalError as error:
             if tries == _TRIES or not is_conflict(error) or connections[database()].in_atomic_block:
                 raise
-            time.sleep(random.uniform(0.5, 1) * 0.01 * tries)  # noqa: S311  # spreads load, guards nothing
+            chance = random.random()  # noqa: S311  # spreads load, guards nothing
+            time.sleep(schedule.backoff(tries, first=0.01, longest=0.1, chance=chance))
     raise AssertionError("unreachable")
 
 

@@ -1,4 +1,4 @@
-"""When to try again."""
+"""When to try again: the formula of every wait, for callers that have its numbers."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _ASKS = re.compile(r"again|retry|come back|gr[ea]y|delay|wait|later|defer", re.I
 def doubled(first: float, times: int, *, longest: float = math.inf) -> float:
     """Return ``first`` seconds, doubled so many times (at most 30), and no more than ``longest``.
 
-    So the waits grow between attempts, probes of a server at fault, and tries to notify of an alert.
+    So the waits grow between attempts, probes of a server at fault, and tries to record and to notify of an alert.
     """
     return float(min(longest, first * 2.0 ** min(times, 30)))
 
@@ -39,6 +39,24 @@ def backoff(attempts: int, *, first: float, longest: float, chance: float, hint:
     if hint is not None:
         return min(hint, longest) * (1 + 0.1 * chance)
     return chance * doubled(first, max(attempts - 1, 0), longest=longest)
+
+
+def probe_wait(failures: int, *, first: float, longest: float, longest_hint: float, hint: float | None = None) -> float:
+    """Return how many seconds after the ``failures``-th failure (1, 2, …) in a row a server at fault may be probed.
+
+    Exponential between ``first`` and ``longest`` seconds, without jitter: there is one probe for all processes. Not
+    before the time that the server gives as a ``hint`` in seconds, which is honoured up to ``longest_hint``.
+    """
+    return max(min(hint or 0.0, longest_hint), doubled(first, failures - 1, longest=longest))
+
+
+def wait_for_probe(longest: float, *, chance: float) -> float:
+    """Return how many seconds a mail is put off for a server that is probed every ``longest`` seconds at least.
+
+    Longer than it takes until the next probe, whose success makes the mail due at once. ``chance`` (0 to 1) spreads
+    it, up to twice that, so that not all come back at once.
+    """
+    return longest * (1 + chance)
 
 
 def hint(text: str) -> float | None:

@@ -17,15 +17,15 @@ from django.utils.crypto import salted_hmac
 
 from email_integration import conf
 from email_integration.models import CircuitBreaker, DatabaseTime
+from email_integration.outcomes import schedule
 from email_integration.outcomes.causes import ENDS_BY_ITSELF, Cause
-from email_integration.outcomes.schedule import doubled
 from email_integration.smtp import Relay
 
 logger = logging.getLogger(__name__)
 
 #: A server that does not answer, is not available, or limits how much we send, is tried at least this often, in
-#: seconds: it costs nothing. One that has refused us is left alone up to RETRY_MAX: providers lock accounts after many
-#: wrong logins.
+#: seconds: it costs nothing. One that has refused us is left alone up to BREAKER_PROBE_MAX: providers lock accounts
+#: after many wrong logins.
 _LONGEST_WITHOUT_SERVICE = 45.0
 
 #: One that limits how much we send is tried again after a second first: many count the mails of each.
@@ -159,13 +159,14 @@ def key(relay: Relay) -> str:
 
 
 def _wait(failures: int, failure: RelayFailure) -> float:
-    first, longest = conf.get("RETRY_FIRST"), conf.get("RETRY_MAX")
-    hint = min(failure.retry_in or 0.0, longest)
-    if failure.cause in ENDS_BY_ITSELF:
-        longest = min(longest, _LONGEST_WITHOUT_SERVICE)
-    if failure.cause in _LIMITS:
-        first = min(first, _FIRST_AT_LIMIT)
-    return float(max(hint, doubled(first, failures - 1, longest=longest)))
+    first, longest = conf.get("BREAKER_PROBE_FIRST"), conf.get("BREAKER_PROBE_MAX")
+    return schedule.probe_wait(
+        failures,
+        first=min(first, _FIRST_AT_LIMIT) if failure.cause in _LIMITS else first,
+        longest=min(longest, _LONGEST_WITHOUT_SERVICE) if failure.cause in ENDS_BY_ITSELF else longest,
+        longest_hint=longest,
+        hint=failure.retry_in,
+    )
 
 
 def _rows() -> models.QuerySet[CircuitBreaker]:

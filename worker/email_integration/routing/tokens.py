@@ -171,7 +171,8 @@ def _not_before(began: dt.datetime, now: dt.datetime, *, kept: str, refused: str
     """A failure since then is ours too. A person who tests waits for none that was there before."""
     if refused == "":
         return began
-    alone = _LEFT_ALONE if kept else conf.get("RETRY_FIRST")
+    # Such a failure opens the circuit breaker, whose first probe has to ask the endpoint.
+    alone = _LEFT_ALONE if kept else conf.get("BREAKER_PROBE_FIRST")
     return min(began, now - dt.timedelta(seconds=alone))
 
 

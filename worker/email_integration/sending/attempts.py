@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime as dt
 import functools
 import logging
-import random
 import time
 import traceback
 from collections.abc import Callable
@@ -21,18 +20,18 @@ from email_integration.ledger.records import Change, Untried
 from email_integration.ledger.steps import Step
 from email_integration.message import content
 from email_integration.models import Delivery, Status
+from email_integration.outcomes import schedule
 from email_integration.outcomes.causes import Cause
 from email_integration.outcomes.classification import Deferred, Failed, InDoubt, Skipped
 from email_integration.routing.breaker import BreakerOpen
 from email_integration.secrecy import with_secrets
 from email_integration.smtp import Session
 
-from . import sandbox
+from . import recording, sandbox
 from .guard import PipelinedTransaction
 from .in_hand import InHand
 from .journal import JournalUnavailable
 from .messages import OutgoingMail
-from .recording import StartedAttempt
 from .relaying import Transmitted, nowhere, transmit
 from .sessions import Replaced
 
@@ -94,7 +93,7 @@ class Attempt:
     def _run(self) -> Change | None:
         delivery, hand = self._delivery, self.hand
         recursion.comes_to(delivery.options)
-        started = StartedAttempt(
+        started = recording.StartedAttempt(
             delivery=delivery, at=clock.now(), counted_from=time.monotonic(), waited=delivery.waits_for_relay
         )
         step = _without_attempt(delivery, started.at)
@@ -104,7 +103,7 @@ class Attempt:
             sent, withheld = self._send()
         except BreakerOpen as breaker_open:
             hand.tripped_relay = breaker_open.relay
-            wait = conf.get("RETRY_MAX") * (1 + random.random())  # noqa: S311  # spreads load, guards nothing
+            wait = schedule.wait_for_probe(conf.get("BREAKER_PROBE_MAX"), chance=recording.chance())
             step = functools.partial(transitions.waiting_for_relay, breaker_open=breaker_open, wait=wait)
             return Untried(delivery=delivery, step=step)
         except InvalidMail:

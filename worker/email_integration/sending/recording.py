@@ -19,8 +19,8 @@ from email_integration.ledger import batches, instrumentation, records, rows, tr
 from email_integration.ledger.batches import Batch, Recorded
 from email_integration.ledger.records import Change
 from email_integration.models import Delivery
+from email_integration.outcomes import schedule
 from email_integration.outcomes.classification import Accepted, Deferred, InDoubt, Outcome
-from email_integration.outcomes.schedule import backoff, seconds
 from email_integration.queue import retry_now
 from email_integration.routing import breaker
 from email_integration.smtp import Relay
@@ -45,7 +45,7 @@ def wait_after(delivery: Delivery, outcome: Outcome) -> float:
     """Return how many seconds the delivery waits after its next attempt, if that ends so."""
     if isinstance(outcome, Accepted) and len(outcome.accepted) == len(delivery.recipients):
         return 0.0  # it has ended
-    wait = backoff(
+    wait = schedule.backoff(
         delivery.attempts + 1,
         first=conf.get("RETRY_FIRST"),
         longest=conf.get("RETRY_MAX"),
@@ -83,7 +83,7 @@ class StartedAttempt:
         that was along with the final dot of another mail, the wait for its reply is no part of the duration.
         """
         duration = time.monotonic() - self.counted_from
-        started_at = self.at + seconds(0.0 if mail_at is None else mail_at - self.counted_from)
+        started_at = self.at + schedule.seconds(0.0 if mail_at is None else mail_at - self.counted_from)
         instrumentation.installed().tried(self.delivery, duration)
         this = records.Try(
             route=route,
@@ -113,7 +113,7 @@ def record(batch: Batch, changes: Sequence[Change], *, permitted: int | None = N
 
     recording = tenacity.Retrying(
         retry=tenacity.retry_if_exception_type(AWAY),
-        wait=tenacity.wait_exponential(multiplier=0.1, max=1),
+        wait=lambda state: schedule.doubled(0.1, state.attempt_number - 1, longest=1.0),
         before_sleep=reconnect,
         reraise=True,
     )
