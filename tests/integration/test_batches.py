@@ -180,9 +180,11 @@ def test_what_is_damaged_is_claimed_to_be_set_aside() -> None:
 def test_two_who_claim_at_once_have_different_mails() -> None:
     pks = many(60)
     found = in_threads(*[lambda: claim(limit=20)] * 3)
-    claimed_ids = [pk for batch in found for pk in ids(batch)]
-    assert sorted(claimed_ids) == sorted(pks)
     assert DeliveryBatch.objects.count() == 3
+    # MariaDB may pass over a mail that another claim looks at in that moment. It is due as before.
+    if Delivery.objects.filter(batch="").exists():
+        found.append(claim(limit=60))
+    assert sorted(pk for batch in found for pk in ids(batch)) == sorted(pks)
 
 
 def test_who_claims_does_not_wait_for_what_another_has_locked() -> None:
