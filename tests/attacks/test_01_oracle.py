@@ -367,7 +367,7 @@ def _is_not_opened(row: Delivery, says: str) -> None:
         content.beginning(moved, bytes(moved.content)[: encryption.SEALED_PIECE])
     with pytest.raises(ContentUnavailable, match=says):
         previews.preview(moved)
-    assert previews.subjects([moved], using="default") == {}
+    assert previews.subjects([moved]) == {}
 
 
 def test_a_file_opens_for_no_other_mail(settings: Any, tmp_path: Path) -> None:

@@ -168,7 +168,7 @@ def test_each_shape_of_an_encoded_word(reader: Client) -> None:
 
 def test_each_shape_of_an_encoded_word_in_a_subject() -> None:
     deliveries = [kept(f"Subject: {word}\r\n\r\n".encode()) for word in WORDS]
-    found = previews.subjects(deliveries, using="default")
+    found = previews.subjects(deliveries)
     assert len(found) == len(WORDS)
     "".join(found.values()).encode("utf-8")
 
@@ -224,7 +224,7 @@ def test_a_charset_that_is_none_is_read_as_utf_8(charset: str, reader: Client) -
 )
 def test_what_is_right_is_read_as_before(written: str, shown: str, reader: Client) -> None:
     delivery = kept(f"Subject: {written}\r\nX-A: {written}\r\n\r\ntext".encode())
-    assert previews.subjects([delivery], using="default") == {delivery.pk: shown}
+    assert previews.subjects([delivery]) == {delivery.pk: shown}
     assert ("X-A", shown) in previews.preview(delivery).headers
     assert delivery.pk.encode() in reader.get(_LIST, {"q": shown}).content
 

@@ -236,7 +236,7 @@ def failed(subject: str) -> Delivery:
 
 def called(subject: str) -> Delivery:
     """The mail of the subject."""
-    [pk] = [pk for pk, found in subjects(Delivery.objects.all(), using="default").items() if found == subject]
+    [pk] = [pk for pk, found in subjects(Delivery.objects.all()).items() if found == subject]
     return Delivery.objects.get(pk=pk)
 
 

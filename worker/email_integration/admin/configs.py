@@ -8,7 +8,7 @@ from typing import Any
 from django.contrib import admin, messages
 from django.contrib.admin.utils import flatten_fieldsets
 from django.core.exceptions import PermissionDenied, ValidationError
-from django.db import router, transaction
+from django.db import transaction
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.utils.formats import date_format
 from django.utils.html import format_html
@@ -241,11 +241,10 @@ class SMTPConfigAdmin(  # type: ignore[misc]  # the last is untyped
             else:
                 SMTPConfig.objects.filter(pk=obj.pk, is_active=True).update(is_active=False)
             return
-        using = router.db_for_write(SMTPConfig, instance=obj)
-        with transaction.atomic(using=using):
+        with transaction.atomic(using=SMTPConfig.objects.db):
             if change and not form.decides_active:  # not even what was switched since the form was checked
-                SMTPConfig.objects.using(using).lock()
-                obj.is_active = SMTPConfig.objects.using(using).filter(pk=obj.pk, is_active=True).exists()
+                SMTPConfig.objects.lock()
+                obj.is_active = SMTPConfig.objects.filter(pk=obj.pk, is_active=True).exists()
             super().save_model(request, obj, form, change)
         late = not form.decides_active and obj.is_active != form.shown_active
         if change and "is_active" in form.fields and (form.overtaken or late):

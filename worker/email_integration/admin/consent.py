@@ -8,7 +8,7 @@ from typing import Any
 from django.contrib import admin, messages
 from django.contrib.admin.utils import unquote
 from django.core.exceptions import PermissionDenied
-from django.db import router, transaction
+from django.db import transaction
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
@@ -169,14 +169,12 @@ def _redeem(request: HttpRequest, config: SMTPConfig, verifier: str) -> str:
             "account what they have allowed this client, and begin again; some providers want offline_access in the "
             "scope."
         )
-    using = router.db_for_write(SMTPConfig, instance=config)
-    with transaction.atomic(using=using):
-        stored = SMTPConfig.objects.using(using)
-        stored.lock()
-        if not stored.filter(pk=config.pk, updated_at=config.updated_at).exists():
+    with transaction.atomic(using=SMTPConfig.objects.db):
+        SMTPConfig.objects.lock()
+        if not SMTPConfig.objects.filter(pk=config.pk, updated_at=config.updated_at).exists():
             return _("“%(name)s” was changed meanwhile. Begin again.") % {"name": config.name}
         config.oauth_refresh_token = references.as_password(granted.refresh_token)
         config._history_user = request.user  # type: ignore[attr-defined]  # simple-history's, as is the next
         config._change_reason = audit.CONSENT  # type: ignore[attr-defined]
-        config.save(using=using, update_fields=["oauth_refresh_token", "updated_at"])
+        config.save(update_fields=["oauth_refresh_token", "updated_at"])
     return ""

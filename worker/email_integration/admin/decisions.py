@@ -13,7 +13,6 @@ from django.utils.translation import gettext_lazy, ngettext
 
 from email_integration.delivery import manual
 from email_integration.exceptions import ContentUnavailable
-from email_integration.ledger import rows
 from email_integration.models import Delivery
 
 from .typing import DeliveryModelAdmin
@@ -75,7 +74,7 @@ class DecisionActions(DeliveryModelAdmin):
                 decided, why = bool(decision(pk)), ""
             except (ContentUnavailable, Delivery.DoesNotExist) as error:
                 decided, why = False, why_unavailable(error)
-            now = Delivery.objects.using(rows.database()).only("status", "batch").filter(pk=pk).first()
+            now = Delivery.objects.only("status", "batch").filter(pk=pk).first()
             if decided:
                 done += 1
                 if now is not None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from django.contrib import admin
 from django.core.paginator import Paginator
+from django.db import router
 from django.http import HttpRequest, HttpResponse
 from django.template.defaultfilters import filesizeformat
 from django.utils import timezone
@@ -55,14 +56,22 @@ class _Paginator(Paginator):  # type: ignore[type-arg]  # generic for the type c
 
 
 class _Page(RestrictedOrdering):
-    """Opens contents for subjects: of the rows that are shown, for those who may see them."""
+    """Opens contents for subjects: of the rows that are shown, for those who may see them.
+
+    The list is read where the router has deliveries read: it may be large, and a little old. All else is of the
+    primary.
+    """
+
+    def get_queryset(self, request: HttpRequest, exclude_parameters: Any = None) -> Any:
+        self.root_queryset = self.root_queryset.using(router.db_for_read(Delivery))
+        return super().get_queryset(request, exclude_parameters)
 
     def get_results(self, request: HttpRequest) -> None:
         super().get_results(request)
         self.search_help_text = _search_help(may_see=may_see_content(request))
         if may_see_content(request) and request.method == "GET":
             shown: Any = list(self.result_list)
-            subjects = previews.subjects(shown, using=rows.database())
+            subjects = previews.subjects(shown)
             for delivery in shown:
                 delivery.subject = subjects.get(delivery.pk)
             self.result_list = shown

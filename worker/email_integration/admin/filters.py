@@ -24,7 +24,7 @@ from django.utils.translation import gettext_lazy
 from email_integration import routing
 from email_integration.addresses import envelope_address
 from email_integration.exceptions import InvalidMail
-from email_integration.ledger.rows import database, in_status
+from email_integration.ledger.rows import in_status
 from email_integration.message import previews
 from email_integration.models import Delivery, Priority, SMTPConfig, Status
 from email_integration.outcomes.causes import words_of
@@ -113,7 +113,7 @@ def search(request: HttpRequest, queryset: Any, words: str, *, may_see: bool) ->
     opened = looked_through.order_by("-created_at").only("pk", "has_content", "content_file")
     wanted = words.casefold()
     readable = opened.filter(has_content=True, content_file="")[:OPENED]
-    subjects = previews.subjects(readable, using=database())
+    subjects = previews.subjects(readable)
     with_subject = [pk for pk, subject in subjects.items() if wanted in subject.casefold()]
     return looked_through.alias(said=Cast("recipients", TextField())).filter(
         Q(pk__in=with_subject) | _has_address(words)

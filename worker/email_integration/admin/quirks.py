@@ -11,7 +11,7 @@ from django.utils.formats import date_format
 from django.utils.translation import gettext as _
 
 from email_integration.models import PipeliningQuirk, ServerQuirks, SMTPConfig
-from email_integration.routing.quirks import KEPT, database
+from email_integration.routing.quirks import KEPT
 from email_integration.timezones import local_time
 
 from .lookups import RestrictedLookups
@@ -21,7 +21,7 @@ from .typing import QuirksModelAdmin
 
 def of_configuration(config: SMTPConfig) -> ServerQuirks | None:
     """What mail that goes through ``config`` goes by now."""
-    rows = ServerQuirks.objects.using(database()).filter(smtp_config=config.name, host=config.host)
+    rows = ServerQuirks.objects.filter(smtp_config=config.name, host=config.host)
     return rows.filter(learned_at__gt=timezone.now() - KEPT).order_by("-learned_at").first()
 
 

@@ -93,7 +93,7 @@ def _of_token(text: Text, *, when: dt.datetime, why: str = "") -> Text:
 
 def _at_fault(relay: Relay, through: Text) -> Notice | None:
     """``through`` and what is wrong with ``relay``; None when nothing is known to be wrong with it."""
-    tripped = CircuitBreaker.objects.using(breaker.database()).filter(pk=breaker.key(relay)).first()
+    tripped = CircuitBreaker.objects.filter(pk=breaker.key(relay)).first()
     if tripped is None:
         return None
     waiting = Delivery.objects.filter(status=Status.DEFERRED, waits_for_relay=True)[: _COUNTED + 1].count()

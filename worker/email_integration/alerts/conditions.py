@@ -10,11 +10,9 @@ from django.db.models import Count
 from django.utils import timezone
 
 from email_integration import conf
-from email_integration.ledger import rows
 from email_integration.models import Alert, CircuitBreaker, Delivery, Priority, SMTPConfig, Status, login
 from email_integration.outcomes.causes import REFUSED_LOGIN
 from email_integration.queue.waiting import oldest_due, unclaimed
-from email_integration.routing import breaker
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,15 +27,15 @@ class Condition:
 def anything_to_evaluate() -> bool:
     """Whether anything may be wrong, or was: one query, as most evaluations find nothing. Raises ``DatabaseError``."""
     late = timezone.now() - dt.timedelta(seconds=conf.get("QUEUE_AGE_LIMIT"))
-    deliveries = Delivery.objects.using(rows.database()).order_by()
+    deliveries = Delivery.objects.order_by()
     waiting = unclaimed().filter(due_at__lte=late).order_by()
     questions = [
-        CircuitBreaker.objects.using(breaker.database()).order_by().values_list("key"),
+        CircuitBreaker.objects.order_by().values_list("key"),
         waiting.values_list("pk"),
         _held(deliveries).values_list("pk"),
         _ending().order_by().values_list("name"),
     ]
-    alerts = Alert.objects.using(rows.database()).order_by().values_list("kind")
+    alerts = Alert.objects.order_by().values_list("kind")
     return bool(alerts.union(*questions, all=True).order_by()[:1])
 
 
@@ -50,7 +48,7 @@ def _relays() -> list[Condition]:
     """A server that refuses the password at once, and one that is at fault for longer than ALERT_RELAY_AFTER."""
     found = {}
     since = timezone.now() - dt.timedelta(seconds=conf.get("ALERT_RELAY_AFTER"))
-    for tripped in CircuitBreaker.objects.using(breaker.database()).order_by("opened_at"):
+    for tripped in CircuitBreaker.objects.order_by("opened_at"):
         if tripped.cause in REFUSED_LOGIN:
             kind, words = Alert.Kind.LOGIN_REFUSED, "refuses the login"
         elif tripped.opened_at <= since:
@@ -82,7 +80,7 @@ _WORDS = {
 
 
 def _waiting_for_people() -> list[Condition]:
-    deliveries = Delivery.objects.using(rows.database()).order_by()
+    deliveries = Delivery.objects.order_by()
     found = []
     for status, number in _held(deliveries).values_list("status").annotate(Count("pk")):
         kind, words = _WORDS[Status(status)]
@@ -100,7 +98,7 @@ def _secrets() -> list[Condition]:
 
 
 def _ending() -> models.QuerySet[SMTPConfig]:
-    return SMTPConfig.objects.using(rows.database()).filter(oauth_secret_ends__lte=login.soon())
+    return SMTPConfig.objects.filter(oauth_secret_ends__lte=login.soon())
 
 
 def _held(deliveries: models.QuerySet[Delivery]) -> models.QuerySet[Delivery]:

@@ -9,7 +9,6 @@ import datetime as dt
 import logging
 from typing import Any
 
-from django.db import models, router
 from django.utils import timezone
 
 from email_integration import conf, signals
@@ -41,7 +40,7 @@ def evaluate() -> int:
     if not anything_to_evaluate():
         return 0
     now = timezone.now()
-    known = {(alert.kind, alert.subject): alert for alert in _rows()}
+    known = {(alert.kind, alert.subject): alert for alert in Alert.objects.all()}
     # After the rows: what is not wrong now, and was before, is over, whatever others have found since.
     wrong = {(one.kind.value, one.subject): one for one in firing_conditions()}
     for key, condition in wrong.items():
@@ -53,13 +52,13 @@ def evaluate() -> int:
     for key, alert in known.items():
         if key not in wrong and alert.ended_at is None:
             _end(alert, now)
-    for alert in _rows().filter(notify_at__lte=now):
+    for alert in Alert.objects.filter(notify_at__lte=now):
         _notify(alert, wrong.get((alert.kind, alert.subject)), now)
     return len(wrong)
 
 
 def _begin(condition: Condition, now: dt.datetime) -> None:
-    alert, is_new = _rows().get_or_create(
+    alert, is_new = Alert.objects.get_or_create(
         kind=condition.kind,
         subject=condition.subject,
         defaults={"text": condition.text, "since": now, **_to_notify(now)},
@@ -100,7 +99,7 @@ def _notify(alert: Alert, condition: Condition | None, now: dt.datetime) -> None
     if failed and failures < _TRIES:
         notify_at: dt.datetime | None = now + schedule.seconds(schedule.doubled(_RETRY_DELAY, failures - 1))
     elif alert.ended_at is not None:
-        _rows().filter(pk=alert.pk, notify_at=claimed).delete()
+        Alert.objects.filter(pk=alert.pk, notify_at=claimed).delete()
         return
     else:
         repeat = conf.get("ALERT_REPEAT")
@@ -111,7 +110,7 @@ def _notify(alert: Alert, condition: Condition | None, now: dt.datetime) -> None
 
 def _change(alert: Alert, unless_changed: dict[str, Any], **values: Any) -> bool:
     """Change the row, and the alert as it is here, unless another process has changed it meanwhile."""
-    changed = bool(_rows().filter(pk=alert.pk, **unless_changed).update(**values))
+    changed = bool(Alert.objects.filter(pk=alert.pk, **unless_changed).update(**values))
     if changed:
         for name, value in values.items():
             setattr(alert, name, value)
@@ -128,7 +127,3 @@ def _log(alert: Alert, state: str) -> None:
     level = logging.WARNING if state == "ended" else _LEVELS.get(Alert.Kind(alert.kind), logging.WARNING)
     extra = {"alert": str(alert.kind), "state": state, "reason": alert.text}
     logger.log(level, "%s: %s", words, alert.text, extra=extra)
-
-
-def _rows() -> models.QuerySet[Alert]:
-    return Alert.objects.using(router.db_for_write(Alert))

@@ -13,7 +13,7 @@ from email_integration.exceptions import DeliveryDeferred, DeliveryFailed, Email
 from email_integration.ledger import rows
 from email_integration.message.limits import has_recipients
 from email_integration.message.options import MailKeywords
-from email_integration.routing import breaker
+from email_integration.models import CircuitBreaker
 from email_integration.savepoints import savepoint
 from email_integration.secrecy import with_secrets
 from email_integration.sending.direct import send_directly
@@ -48,7 +48,7 @@ class EmailBackend(ActiveConfigBackend):
                 if not has_recipients(message):
                     continue
                 # What is borne leaves a transaction of the caller's as it was.
-                with savepoint(*({rows.database(), breaker.database()} if self.fail_silently else ())):
+                with savepoint(*({rows.database(), CircuitBreaker.objects.db} if self.fail_silently else ())):
                     self._send(message)
             except EmailIntegrationError:
                 if not self.fail_silently:

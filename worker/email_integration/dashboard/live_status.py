@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from django.utils import timezone
 
 from email_integration.diagnosis.health_checks import CheckGroup
-from email_integration.ledger.rows import database, in_status
+from email_integration.ledger.rows import in_status
 from email_integration.models import Delivery, Status
 from email_integration.queue.waiting import unclaimed
 from email_integration.tasks import health
@@ -31,7 +31,7 @@ class Waiting:
 
 def number(status: Status, *, finished_since: dt.datetime | None = None) -> int:
     """How many deliveries are in this state, which is not 'accepted'; COUNTED and one more stand for all above."""
-    found = in_status(Delivery.objects.using(database()), status).order_by()
+    found = in_status(Delivery.objects.all(), status).order_by()
     if finished_since is not None:
         found = found.filter(finished_at__gte=finished_since)
     return int(found[: COUNTED + 1].count())

@@ -60,12 +60,12 @@ class Choice:
 
 
 def _finished() -> Any:
-    return Delivery.objects.using(database()).order_by()
+    return Delivery.objects.order_by()
 
 
 def _not_accepted() -> Any:
     """The attempts that no server took."""
-    return DeliveryAttempt.objects.using(database()).exclude(outcome=Status.ACCEPTED).order_by()
+    return DeliveryAttempt.objects.exclude(outcome=Status.ACCEPTED).order_by()
 
 
 def _within(rows: Any, interval: Interval) -> Any:
@@ -185,7 +185,7 @@ def sample(asked: Sequence[tuple[Choice, Interval]], limit: int) -> list[list[fl
         )
         parameters.extend(value for _, value in conditions)
     found: list[list[float]] = [[] for _ in asked]
-    rows: Iterable[Any] = Delivery.objects.using(database()).raw(" UNION ALL ".join(parts), parameters) if parts else ()
+    rows: Iterable[Any] = Delivery.objects.raw(" UNION ALL ".join(parts), parameters) if parts else ()
     for row in rows:
         found[row.part].append(max(0.0, (row.finished_at - row.created_at).total_seconds()))
     return found

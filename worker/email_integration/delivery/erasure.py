@@ -151,7 +151,6 @@ class _Run:
     def __init__(self, person: _Person, *, dry_run: bool) -> None:
         self._person = person
         self._dry_run = dry_run
-        self._using = rows.database()
         self._count: Counter[str] = Counter()
         self._left: list[str] = []
         # The ids of deliveries to the person, in whose attempts all replies go.
@@ -177,7 +176,7 @@ class _Run:
         to search JSON.
         """
         columns = ("pk", "recipients", "redirected_to", "from_header", "sender", "idempotency_key")
-        rows = Delivery.objects.using(self._using).order_by("pk").only(*columns)
+        rows = Delivery.objects.order_by("pk").only(*columns)
         last = ""
         while batch := list(rows.filter(pk__gt=last)[:BATCH]):
             yield from (delivery.pk for delivery in batch if _changes(delivery, self._person))
@@ -214,7 +213,7 @@ class _Run:
             stopped=int(to_them and not was_finished),
             contents=int(drops and delivery.has_content),
         )
-        with transaction.atomic(using=self._using):
+        with transaction.atomic(using=rows.database()):
             if not self._dry_run and not transitions.erase(delivery, recipients, **changes):
                 return False  # it was moved since
             if to_them:
@@ -232,7 +231,7 @@ class _Run:
     def _erase_replies(self, pk: str) -> int:
         """Those to a mail to the person: they may have a name in them, or the address in other words."""
         self._to_them.add(pk)
-        replies = DeliveryAttempt.objects.using(self._using).filter(delivery_id=pk).exclude(reply__in=("", ERASED))
+        replies = DeliveryAttempt.objects.filter(delivery_id=pk).exclude(reply__in=("", ERASED))
         return replies.count() if self._dry_run else replies.update(reply=ERASED)
 
     def _erase_replies_that_name_them(self) -> None:
@@ -240,7 +239,7 @@ class _Run:
         named = Q()
         for spelling in self._person.spellings:
             named |= Q(reply__icontains=spelling)
-        rows = DeliveryAttempt.objects.using(self._using)
+        rows = DeliveryAttempt.objects
         last = 0
         while batch := list(rows.filter(named, pk__gt=last).order_by("pk").only("delivery_id", "reply")[:BATCH]):
             for attempt in batch:

@@ -81,8 +81,7 @@ def resend(delivery_id: str) -> Delivery:
     """
     if not rows.is_name(delivery_id):
         raise Delivery.DoesNotExist
-    using = rows.database()
-    original = Delivery.objects.using(using).get(pk=delivery_id)
+    original = Delivery.objects.get(pk=delivery_id)
     _require_readable(original)
     now = timezone.now()
     copy = Delivery(

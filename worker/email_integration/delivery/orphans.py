@@ -14,7 +14,6 @@ from django.db.models import BooleanField
 from django.db.models.expressions import RawSQL
 from django.utils import timezone
 
-from email_integration.ledger.rows import database
 from email_integration.message import content
 from email_integration.models import Delivery
 from email_integration.timezones import as_stored
@@ -84,7 +83,7 @@ def _named(names: list[str], depth: int) -> list[str]:
 
 def _known(names: list[str]) -> set[str]:
     """Those of the names that a row has."""
-    rows = Delivery.objects.using(database()).filter(_NAMES_A_FILE, content_file__in=names)
+    rows = Delivery.objects.filter(_NAMES_A_FILE, content_file__in=names)
     # In no order, lest SQLite take the index of the order.
     return set(rows.order_by().values_list("content_file", flat=True))
 

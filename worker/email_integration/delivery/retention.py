@@ -22,7 +22,6 @@ from django.utils import timezone
 from email_integration import conf
 from email_integration.django_internals import can_skip_locked_rows
 from email_integration.ledger import batches
-from email_integration.ledger.rows import database
 from email_integration.message import content
 from email_integration.models import CircuitBreaker, Delivery, RevokedTask, Status
 from email_integration.on_commit import after_commit
@@ -81,39 +80,38 @@ def prune(*, dry_run: bool = False) -> Pruned:
 
 def _deliveries() -> QuerySet[Delivery]:
     """Finished ones, after RETENTION_DAYS; those that something has still to follow are not finished in full."""
-    rows = Delivery.objects.using(database())
-    return rows.filter(finished_at__lt=_ago(conf.get("RETENTION_DAYS")), continue_after=None)
+    return Delivery.objects.filter(finished_at__lt=_ago(conf.get("RETENTION_DAYS")), continue_after=None)
 
 
 def _contents() -> QuerySet[Delivery]:
     """Those of accepted mail, after CONTENT_RETENTION_DAYS; with 0 what was kept under another setting."""
-    rows = Delivery.objects.using(database())
     limit = _ago(conf.get("CONTENT_RETENTION_DAYS"))
-    return rows.filter(finished_at__lt=limit, has_content=True, status=Status.ACCEPTED)
+    return Delivery.objects.filter(finished_at__lt=limit, has_content=True, status=Status.ACCEPTED)
 
 
 def _results() -> QuerySet[Any] | None:
     """Those that say that they are of our tasks. All others go with their deliveries."""
-    model = _result_model()
-    if model is None:
+    rows = _all_results()
+    if rows is None:
         return None
-    rows: QuerySet[Any] = model._default_manager.using(router.db_for_write(model))
     return rows.filter(task_name__startswith=_TASKS, date_done__lt=_ago(conf.get("RETENTION_DAYS")))
 
 
-def _result_model() -> Any:
+def _all_results() -> QuerySet[Any] | None:
+    """The rows of django-celery-results, which may be in another database; None where it is not installed."""
     if not apps.is_installed("django_celery_results"):
         return None
-    return apps.get_model("django_celery_results", "TaskResult")
+    model: Any = apps.get_model("django_celery_results", "TaskResult")
+    rows: QuerySet[Any] = model._default_manager.using(router.db_for_write(model))
+    return rows
 
 
 def _breakers() -> QuerySet[CircuitBreaker]:
-    rows = CircuitBreaker.objects.using(router.db_for_write(CircuitBreaker))
-    return rows.filter(probe_at__lt=timezone.now() - _FORGOTTEN)
+    return CircuitBreaker.objects.filter(probe_at__lt=timezone.now() - _FORGOTTEN)
 
 
 def _revoked() -> QuerySet[RevokedTask]:
-    return RevokedTask.objects.using(database()).filter(created_at__lt=timezone.now() - _UNKNOWN)
+    return RevokedTask.objects.filter(created_at__lt=timezone.now() - _UNKNOWN)
 
 
 def _ago(days: int) -> dt.datetime:
@@ -123,7 +121,7 @@ def _ago(days: int) -> dt.datetime:
 # -- how ------------------------------------------------------------------------------------------------------------
 
 
-def _in_batches(rows: QuerySet[Any], moment: str, delete: Callable[[str, list[Any]], Counter[str]]) -> Counter[str]:
+def _in_batches(rows: QuerySet[Any], moment: str, delete: Callable[[list[Any]], Counter[str]]) -> Counter[str]:
     """Have ``delete`` work on all ``rows``, the oldest by ``moment`` first, so many at a time."""
     using = rows.db
     rows = rows.order_by(moment)
@@ -136,7 +134,7 @@ def _in_batches(rows: QuerySet[Any], moment: str, delete: Callable[[str, list[An
         started = time.monotonic()
         with transaction.atomic(using=using):
             taken = list(batch[:BATCH])
-            count += delete(using, [pk for _, pk in taken])
+            count += delete([pk for _, pk in taken])
         rest = len(taken) == BATCH
         if rest:
             # Not from the start again: what was deleted is still walked over until the database has tidied up.
@@ -146,29 +144,29 @@ def _in_batches(rows: QuerySet[Any], moment: str, delete: Callable[[str, list[An
     return count
 
 
-def _delete_deliveries(using: str, ids: list[Any]) -> Counter[str]:
+def _delete_deliveries(ids: list[Any]) -> Counter[str]:
     """With their attempts, their results and their files."""
-    rows = Delivery.objects.using(using).filter(pk__in=ids)
-    _remove_files(using, rows)
+    rows = Delivery.objects.filter(pk__in=ids)
+    _remove_files(rows)
     deleted = rows.only("pk").delete()[1].get(Delivery._meta.label, 0)
-    model = _result_model()
-    if model is None:
+    results = _all_results()
+    if results is None:
         return Counter(deliveries=deleted)
-    results = model._default_manager.using(router.db_for_write(model)).filter(task_id__in=ids)
-    return Counter(deliveries=deleted, results=results.delete()[0])
+    return Counter(deliveries=deleted, results=results.filter(task_id__in=ids).delete()[0])
 
 
-def _delete_contents(using: str, ids: list[Any]) -> Counter[str]:
-    rows = Delivery.objects.using(using).filter(pk__in=ids)
-    _remove_files(using, rows)
+def _delete_contents(ids: list[Any]) -> Counter[str]:
+    rows = Delivery.objects.filter(pk__in=ids)
+    _remove_files(rows)
     return Counter(contents=rows.update(**content.NONE))
 
 
-def _delete_results(using: str, ids: list[Any]) -> Counter[str]:
-    return Counter(results=_result_model()._default_manager.using(using).filter(pk__in=ids).delete()[0])
+def _delete_results(ids: list[Any]) -> Counter[str]:
+    results = _all_results()
+    return Counter() if results is None else Counter(results=results.filter(pk__in=ids).delete()[0])
 
 
-def _remove_files(using: str, rows: QuerySet[Delivery]) -> None:
+def _remove_files(rows: QuerySet[Delivery]) -> None:
     """Once the transaction is committed."""
     for name in rows.exclude(content_file="").values_list("content_file", flat=True):
-        after_commit("delete a content", functools.partial(content.remove_file, name), using=using)
+        after_commit("delete a content", functools.partial(content.remove_file, name), using=rows.db)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from django.db import DatabaseError
 
 from email_integration import conf
-from email_integration.ledger import rows
 from email_integration.models import Delivery, SendingPause, Status
 from email_integration.timezones import local_time
 
@@ -58,10 +57,10 @@ def _rows() -> list[Finding]:
                     "Run `manage.py resume_email`.",
                 )
             )
-        waiting = Delivery.objects.using(rows.database()).filter(status=Status.DEFERRED, waits_for_relay=True).count()
+        waiting = Delivery.objects.filter(status=Status.DEFERRED, waits_for_relay=True).count()
         if waiting:
             found.append(info("waiting", f"{counted(waiting, 'delivery waits', 'deliveries wait')} for a server"))
-        held = Delivery.objects.using(rows.database()).filter(status__in=(Status.IN_DOUBT, Status.QUARANTINED)).count()
+        held = Delivery.objects.filter(status__in=(Status.IN_DOUBT, Status.QUARANTINED)).count()
     except DatabaseError:  # said under 'database'
         return []
     if held:

@@ -15,7 +15,7 @@ from django.db import DatabaseError
 from email_integration import conf
 from email_integration.caching import databases, shared_cache
 from email_integration.fields import fingerprints
-from email_integration.ledger import clock, rows
+from email_integration.ledger import clock
 from email_integration.models import Delivery, DeliveryBatch
 from email_integration.outcomes import schedule
 from email_integration.queue import sweeper
@@ -208,10 +208,10 @@ def diagnose_beat() -> Finding:
 
 def _overdue(patience: float) -> int:
     try:
-        if DeliveryBatch.objects.using(rows.database()).exists():
+        if DeliveryBatch.objects.exists():
             return 0  # there is more than can be sent at once, and it is being sent
         limit = clock.now() - schedule.seconds(patience)
-        return Delivery.objects.using(rows.database()).filter(next_at__lt=limit, batch="").count()
+        return Delivery.objects.filter(next_at__lt=limit, batch="").count()
     except DatabaseError:  # said under 'database'
         return 0
 

@@ -186,7 +186,7 @@ def record(
 def _cancel_requested(batch: Batch, recorded: Collection[Delivery]) -> None:
     """Note it on the open mails that are to be cancelled. Those that were recorded without an end are cancelled now."""
     transitions.cancel_requested(recorded)
-    rows = Delivery.objects.using(database()).filter(pk__in=batch.open, cancel_requested=True)
+    rows = Delivery.objects.filter(pk__in=batch.open, cancel_requested=True)
     requested = set(rows.values_list("pk", flat=True))
     for one in batch.deliveries:
         if one.pk in requested:
@@ -223,8 +223,7 @@ def take_over(
 def _take_over(
     batch_id: str, decide: Callable[[DeliveryBatch, list[Delivery]], Sequence[Change]], *, waits: bool
 ) -> list[Change] | None:
-    using = database()
-    with transaction.atomic(using=using):
+    with transaction.atomic(using=database()):
         row = _locked(batch_id, waits=waits)
         if row is None:
             return None
@@ -240,9 +239,8 @@ def _take_over(
 
 
 def _locked(batch_id: str, *, waits: bool) -> DeliveryBatch | None:
-    using = database()
-    rows = DeliveryBatch.objects.using(using).filter(pk=batch_id)
-    connection = transaction.get_connection(using)
+    rows = DeliveryBatch.objects.filter(pk=batch_id)
+    connection = transaction.get_connection(rows.db)
     if connection.vendor == "sqlite":
         rows.update(suspected_at=timezone.now())  # a write first, which SQLite waits for
     elif connection.features.has_select_for_update_skip_locked and not waits:
@@ -274,7 +272,7 @@ def in_doubt(row: DeliveryBatch, delivery: Delivery, *, reason: str = "") -> End
 
 def owned_by(owner: str) -> list[str]:
     """The ids of the batches of an owner. Raises ``DatabaseError``."""
-    rows = DeliveryBatch.objects.using(database()).filter(owner=owner[:255])
+    rows = DeliveryBatch.objects.filter(owner=owner[:255])
     return list(rows.order_by("claimed_at").values_list("pk", flat=True))
 
 
@@ -288,7 +286,7 @@ def forestall(batch_id: str) -> None:
     row = DeliveryBatch(
         id=batch_id, owner="", claimed_at=database_time.DatabaseTime(), lease_until=ahead, permitted=0, items=[]
     )
-    DeliveryBatch.objects.using(database()).bulk_create([row], ignore_conflicts=True)
+    DeliveryBatch.objects.bulk_create([row], ignore_conflicts=True)
 
 
 def expired(*, suspected_for: float | None = None) -> list[DeliveryBatch]:
@@ -296,7 +294,7 @@ def expired(*, suspected_for: float | None = None) -> list[DeliveryBatch]:
 
     With ``suspected_for`` those alone that were marked by ``suspect`` so many seconds ago, and not heard of since.
     """
-    rows = DeliveryBatch.objects.using(database()).filter(lease_until__lt=database_time.DatabaseTime())
+    rows = DeliveryBatch.objects.filter(lease_until__lt=database_time.DatabaseTime())
     if suspected_for is not None:
         rows = rows.filter(suspected_at__lte=database_time.DatabaseTime(ahead=-suspected_for))
     return list(rows.order_by("lease_until"))
@@ -305,7 +303,7 @@ def expired(*, suspected_for: float | None = None) -> list[DeliveryBatch]:
 def suspect(batch_id: str) -> bool:
     """Mark a batch whose lease has run out; False when it was marked before, renewed or is gone."""
     now = database_time.DatabaseTime()
-    rows = DeliveryBatch.objects.using(database()).filter(pk=batch_id, suspected_at=None, lease_until__lt=now)
+    rows = DeliveryBatch.objects.filter(pk=batch_id, suspected_at=None, lease_until__lt=now)
     return bool(rows.update(suspected_at=now))
 
 
@@ -314,13 +312,12 @@ def give_back_lost() -> int:
 
     No transaction leaves that behind; a backup of single tables can. Raises ``DatabaseError``.
     """
-    rows = Delivery.objects.using(database())
-    claimed = rows.filter(next_at__isnull=False).exclude(batch="")
-    lost = claimed.filter(~Exists(DeliveryBatch.objects.using(database()).filter(pk=OuterRef("batch"))))
+    claimed = Delivery.objects.filter(next_at__isnull=False).exclude(batch="")
+    lost = claimed.filter(~Exists(DeliveryBatch.objects.filter(pk=OuterRef("batch"))))
     found = list(lost.order_by().values_list("pk", "batch", "version"))
     # Each as it was seen: it may have been recorded and claimed anew since.
     return sum(
-        rows.filter(pk=pk, batch=batch, version=version).update(batch="", version=version + 1)
+        Delivery.objects.filter(pk=pk, batch=batch, version=version).update(batch="", version=version + 1)
         for pk, batch, version in found
     )
 
@@ -345,7 +342,7 @@ def _release_unsure() -> None:
         while _unsure:
             batch_id = _unsure[0]
             forestall(batch_id)  # the server may still be at it
-            if DeliveryBatch.objects.using(database()).filter(pk=batch_id).exclude(owner="").exists():
+            if DeliveryBatch.objects.filter(pk=batch_id).exclude(owner="").exists():
                 release(batch_id)
                 logger.warning("Batch %s was claimed and its answer lost; it is given back.", batch_id)
             _unsure.pop(0)

@@ -17,14 +17,14 @@ def take_due(limit: int) -> list[Delivery]:
     Each is due again after the setting LEASE, for the case that it is not published. Raises ``DatabaseError``.
     """
     using = database()
-    due = Delivery.objects.using(using).filter(continue_after__lte=DatabaseTime()).order_by("continue_after")
+    due = Delivery.objects.filter(continue_after__lte=DatabaseTime()).order_by("continue_after")
     if not due.exists():
         return []
     with transaction.atomic(using=using):
         if django_internals.can_skip_locked_rows(transaction.get_connection(using)):
             due = due.select_for_update(skip_locked=True)
         taken = list(due.defer("content")[:limit])
-        rows = Delivery.objects.using(using).filter(pk__in=[one.pk for one in taken], continue_after__isnull=False)
+        rows = Delivery.objects.filter(pk__in=[one.pk for one in taken], continue_after__isnull=False)
         rows.update(continue_after=DatabaseTime(ahead=float(conf.get("LEASE"))))
     return taken
 
@@ -65,4 +65,4 @@ def later(delivery_id: str, seconds: float) -> None:
 
 
 def _waiting(delivery_id: str) -> QuerySet[Delivery]:
-    return Delivery.objects.using(database()).filter(pk=delivery_id, continue_after__isnull=False)
+    return Delivery.objects.filter(pk=delivery_id, continue_after__isnull=False)

@@ -16,7 +16,7 @@ def identity() -> str:
     """Return the random id of this installation, made now if there was none. Raises ``DatabaseError``."""
     using = database()
     if using not in _known:
-        found, _ = Installation.objects.using(using).get_or_create(pk=1)
+        found, _ = Installation.objects.get_or_create(pk=1)
         if transaction.get_connection(using).in_atomic_block:
             return found.identity  # it may be rolled back
         _known[using] = found.identity

@@ -119,7 +119,7 @@ def _record(
                 ready, batch=batch, lease=lease, permitted=permitted, closes=closes, using=using
             )
     with transaction.atomic(using=using):
-        batches = DeliveryBatch.objects.using(using).filter(pk=batch)
+        batches = DeliveryBatch.objects.filter(pk=batch)
         is_owned, requested = _lock(batches)
         made = [False] * len(ready)
         if is_owned and ready:
@@ -186,7 +186,7 @@ def _reload_under_lock(delivery: Delivery) -> bool:
     recipients = delivery.recipients
     names = [field.attname for field in Delivery._meta.concrete_fields if field.attname not in _CONTENT]
     try:
-        delivery.refresh_from_db(fields=names, from_queryset=Delivery.objects.using(database()).select_for_update())
+        delivery.refresh_from_db(fields=names, from_queryset=Delivery.objects.select_for_update())
     except Delivery.DoesNotExist:
         return False
     if not is_readable(delivery):
@@ -196,7 +196,7 @@ def _reload_under_lock(delivery: Delivery) -> bool:
 
 def _is_logged(ended: Ended, number: int) -> bool:
     """Whether this attempt is recorded already."""
-    log = DeliveryAttempt.objects.using(database()).filter(delivery=ended.delivery.pk, number=number)
+    log = DeliveryAttempt.objects.filter(delivery=ended.delivery.pk, number=number)
     worker = ended.attempt.worker or columns.this_worker()
     return log.filter(started_at=ended.attempt.started_at, worker=worker).exists()
 
@@ -224,7 +224,7 @@ def _accept_under_lock(ended: Ended, outcome: Accepted, *, store_result: bool) -
         # It may be sent to the rest at this moment: who has it in hand says how that ended, on top of this.
         _settle_only(delivery, values)
         logged = dict(columns.attempt_row(ended).values)
-        DeliveryAttempt.objects.using(database()).create(delivery_id=logged.pop("delivery"), **logged)
+        DeliveryAttempt.objects.create(delivery_id=logged.pop("delivery"), **logged)
         after_commit_each(_emit(ended, before), using=database())
         return True
     return transitions.apply_steps([_of_ended(ended, values, store_result=store_result)])[0]
@@ -233,21 +233,20 @@ def _accept_under_lock(ended: Ended, outcome: Accepted, *, store_result: bool) -
 def _settle_only(delivery: Delivery, values: dict[str, Any]) -> None:
     kept = {name: values[name] for name in ("recipients", "attempts")}
     delivery.__dict__.update(kept, version=delivery.version + 1)
-    Delivery.objects.using(database()).filter(pk=delivery.pk).update(**kept, version=delivery.version)
+    Delivery.objects.filter(pk=delivery.pk).update(**kept, version=delivery.version)
 
 
 def _delete_if_done(batch: str) -> None:
     """Delete the row of a batch none of whose deliveries is claimed with it any more."""
-    using = database()
-    with transaction.atomic(using=using):
-        row = DeliveryBatch.objects.using(using).select_for_update().filter(pk=batch).first()
+    with transaction.atomic(using=database()):
+        row = DeliveryBatch.objects.select_for_update().filter(pk=batch).first()
         if row is not None and not of(row).exists():
             row.delete()
 
 
 def of(row: DeliveryBatch) -> Any:
     """The deliveries that are claimed with a batch still."""
-    return Delivery.objects.using(database()).filter(pk__in=ids(row), batch=row.pk)
+    return Delivery.objects.filter(pk__in=ids(row), batch=row.pk)
 
 
 def ids(row: DeliveryBatch) -> Collection[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from django.db import InterfaceError, OperationalError, connections, router
+from django.db import InterfaceError, OperationalError, connections
 from django.db.models import QuerySet
 
 from email_integration.addresses import LONGEST
@@ -15,8 +15,8 @@ from email_integration.outcomes.causes import Cause
 
 
 def database() -> str:
-    """The database alias that deliveries are written to."""
-    return router.db_for_write(Delivery)
+    """The database alias that deliveries are written to: for transactions and connections."""
+    return Delivery.objects.db
 
 
 #: All states: the enumeration makes a list of them anew each time.
@@ -42,12 +42,11 @@ def load(delivery_id: str) -> Delivery | None:
     """
     if not is_name(delivery_id):
         return None
-    using = database()
-    found = Delivery.objects.using(using).filter(pk=delivery_id)
+    found = Delivery.objects.filter(pk=delivery_id)
     try:
         return found.first()
     except (OperationalError, InterfaceError):
-        connection = connections[using]
+        connection = connections[found.db]
         if connection.in_atomic_block or connection.is_usable():
             raise
         connection.close()
@@ -61,7 +60,7 @@ def in_status(deliveries: QuerySet[Delivery], status: str) -> QuerySet[Delivery]
     if status != Status.SENDING:
         return found.filter(status=status, **({} if status in FINAL else {"batch": ""}))
     # There is no index of what is claimed, but the batches know.
-    batches = DeliveryBatch.objects.using(database()).values_list("items", flat=True)
+    batches = DeliveryBatch.objects.values_list("items", flat=True)
     return found.filter(pk__in=[pk for items in batches for pk, _version in items]).exclude(batch="")
 
 

@@ -214,7 +214,7 @@ def erase(delivery: Delivery, recipients: Any, **changes: Any) -> bool:
 def cancel_requested(deliveries: Collection[Delivery]) -> None:
     """Cancel those of these that it was asked of while they were claimed, and that are not claimed any more."""
     by_id = {one.pk: one for one in deliveries if one.status not in FINAL}
-    rows = Delivery.objects.using(database()).filter(pk__in=by_id, cancel_requested=True, batch="")
+    rows = Delivery.objects.filter(pk__in=by_id, cancel_requested=True, batch="")
     for pk in list(rows.order_by().values_list("pk", flat=True)):
         if not end(by_id[pk], Status.CANCELLED, Cause.CANCELLED):
             cancel(pk)  # it was moved since
@@ -232,11 +232,10 @@ def _request_cancel(delivery: Delivery) -> bool:
 
     Its owner sees it with his next record. The batch comes first, as for all who lock both.
     """
-    using = database()
-    with transaction.atomic(using=using):
-        batches = DeliveryBatch.objects.using(using).filter(pk=delivery.batch)
+    with transaction.atomic(using=database()):
+        batches = DeliveryBatch.objects.filter(pk=delivery.batch)
         is_owned = bool(batches.update(cancel_requested=True))
-        rows = Delivery.objects.using(using).filter(pk=delivery.pk, batch=delivery.batch)
+        rows = Delivery.objects.filter(pk=delivery.pk, batch=delivery.batch)
         if not is_owned:
             # Recorded meanwhile, so that this finds nothing; or the row of the batch was lost, and no record will come.
             rows.filter(version=delivery.version).update(batch="", version=delivery.version + 1)
@@ -249,7 +248,7 @@ def _request_cancel(delivery: Delivery) -> bool:
 
 def _remember_revoked(delivery_id: str) -> None:
     using = database()
-    RevokedTask.objects.using(using).bulk_create([RevokedTask(pk=delivery_id)], ignore_conflicts=True)
+    RevokedTask.objects.bulk_create([RevokedTask(pk=delivery_id)], ignore_conflicts=True)
     if transaction.get_connection(using).in_atomic_block:
         # Where it is committed later, what comes until then does not see it.
         after_commit("cancel a delivery", functools.partial(_cancel_if_there, delivery_id), using=using)

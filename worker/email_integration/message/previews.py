@@ -129,15 +129,12 @@ def _headers(fields: Iterable[reading.Field]) -> tuple[tuple[str, str], ...]:
 
 
 @with_secrets
-def subjects(deliveries: Iterable[Delivery], *, using: str) -> dict[str, str]:
-    """The subjects of those whose contents lie in their rows and can be read, by id: one query, a piece of each.
-
-    ``using`` is the database that has them.
-    """
+def subjects(deliveries: Iterable[Delivery]) -> dict[str, str]:
+    """The subjects of those whose contents lie in their rows and can be read, by id: one query, a piece of each."""
     ids = [delivery.pk for delivery in deliveries if delivery.has_content and not delivery.content_file]
     first = Substr("content", 1, encryption.SEALED_PIECE, output_field=BinaryField())
     columns = ("pk", "content_seal", "content_size")
-    found = Delivery.objects.using(using).filter(pk__in=ids).only(*columns).annotate(first=first).order_by()
+    found = Delivery.objects.filter(pk__in=ids).only(*columns).annotate(first=first).order_by()
     return {delivery.pk: subject for delivery in found if (subject := _subject(delivery, delivery.first)) is not None}
 
 

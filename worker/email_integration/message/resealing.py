@@ -7,7 +7,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
-from django.db import router, transaction
+from django.db import transaction
 
 from email_integration.exceptions import ContentGone, ContentUnavailable
 from email_integration.models import Delivery
@@ -38,22 +38,21 @@ def reseal() -> Resealed:
     again. Raises ``ImproperlyConfigured`` without usable keys.
     """
     newest = encryption.newest_key_id()
-    using = router.db_for_write(Delivery)
-    rows = Delivery.objects.using(using).filter(has_content=True).exclude(content_seal="").order_by("pk")
+    rows = Delivery.objects.filter(has_content=True).exclude(content_seal="").order_by("pk")
     found: Counter[str] = Counter()
     last = ""
     while seals := list(rows.filter(pk__gt=last).values_list("pk", "content_seal")[:BATCH]):
         for pk, seal in seals:
-            found["current" if encryption.key_id(seal) == newest else _resealed(pk, using)] += 1
+            found["current" if encryption.key_id(seal) == newest else _resealed(pk)] += 1
         last = seals[-1][0]  # as the database orders them
     return Resealed(rotated=found["rotated"], current=found["current"], unreadable=found["unreadable"])
 
 
 @with_secrets
-def _resealed(pk: str, using: str) -> str:
+def _resealed(pk: str) -> str:
     """Seal one content anew; return what came of it, '' when there is none any more."""
-    with transaction.atomic(using=using):
-        rows = Delivery.objects.using(using).filter(pk=pk)
+    rows = Delivery.objects.filter(pk=pk)
+    with transaction.atomic(using=rows.db):
         delivery = rows.select_for_update().first()
         if delivery is None:
             return ""
@@ -77,5 +76,5 @@ def _resealed(pk: str, using: str) -> str:
             raise
         if delivery.content_file:
             forget = functools.partial(content.remove_file, delivery.content_file)
-            after_commit("delete a content", forget, using=using)
+            after_commit("delete a content", forget, using=rows.db)
     return "rotated"

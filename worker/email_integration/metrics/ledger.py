@@ -5,13 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping
 
-from django.db import router
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Metric, generate_latest
 from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily
 from prometheus_client.registry import Collector
 
 from email_integration import routing
-from email_integration.ledger import rows
 from email_integration.models import CircuitBreaker, Priority, SendingPause, SMTPConfig, Status
 from email_integration.queue import sweeper
 from email_integration.queue.waiting import Backlog, backlog
@@ -42,9 +40,9 @@ class _Ledger(Collector):
             known.oldest_deferred,
         )
         yield _gauge("in_doubt_held", "Mails in doubt that wait for a person.", known.held)
-        breakers = CircuitBreaker.objects.using(rows.database()).count()
+        breakers = CircuitBreaker.objects.count()
         yield _gauge("breakers_open", "Open circuit breakers of servers at fault.", breakers)
-        paused = SendingPause.current(using=router.db_for_write(SendingPause)) is not None
+        paused = SendingPause.current() is not None
         yield _gauge("paused", "1 while sending is paused.", paused)
         yield InfoMetricFamily("email_integration_configuration", "What mail goes by.", value={"name": _name()})
         since = _since_sweep()

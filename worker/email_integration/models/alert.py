@@ -5,10 +5,10 @@ from __future__ import annotations
 from django.db import models
 from django.utils import timezone
 
-from .primary import PrimaryManager
+from .primary import PrimaryModel
 
 
-class Alert(models.Model):
+class Alert(PrimaryModel):
     """There is a row while something is wrong, and until people were notified that it is over.
 
     ``email_integration.alerts`` makes, changes and deletes it.
@@ -38,8 +38,6 @@ class Alert(models.Model):
     pending_channels = models.CharField(max_length=20, blank=True)
     # How often in a row that failed.
     failures = models.PositiveSmallIntegerField(default=0)
-
-    objects = PrimaryManager()
 
     class Meta:
         default_permissions = ()

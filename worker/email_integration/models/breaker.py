@@ -8,10 +8,10 @@ from django.utils.translation import gettext_lazy as _
 
 from email_integration.outcomes.causes import LONGEST
 
-from .primary import PrimaryManager
+from .primary import PrimaryModel
 
 
-class CircuitBreaker(models.Model):
+class CircuitBreaker(PrimaryModel):
     """There is a row while the circuit breaker of a relay is open: the relay is at fault, and no process connects to
     it but for one half-open probe at a time.
 
@@ -31,8 +31,6 @@ class CircuitBreaker(models.Model):
     # A ``Cause``.
     cause = models.CharField(max_length=LONGEST, blank=True, default="", db_default="")
     reason = models.CharField(_("reason"), max_length=255)
-
-    objects = PrimaryManager()
 
     class Meta:
         verbose_name = _("relay at fault")

@@ -11,6 +11,7 @@ from email_integration.outcomes.status import FINAL, Status
 
 from .database_time import DatabaseTime
 from .indexes import LongTextIndex, PartialIndex
+from .primary import PrimaryModel
 
 
 class InDoubtPolicy(models.TextChoices):
@@ -28,7 +29,7 @@ class Priority(models.TextChoices):
     BULK = "bulk", _("bulk")
 
 
-class Delivery(models.Model):
+class Delivery(PrimaryModel):
     """One mail on its way: the envelope, the finished content, and how far it came."""
 
     id = models.CharField(primary_key=True, max_length=255, help_text=_("The Celery task id."))
@@ -158,7 +159,7 @@ class Delivery(models.Model):
         return self.status in FINAL and self.continue_after is None
 
 
-class DeliveryBatch(models.Model):
+class DeliveryBatch(PrimaryModel):
     """Deliveries that one process has claimed together, and until when they are its own.
 
     The row is there as long as one of them is claimed with it.
@@ -190,7 +191,7 @@ class DeliveryBatch(models.Model):
         return f"{self.id} ({len(self.items)})"
 
 
-class RevokedTask(models.Model):
+class RevokedTask(PrimaryModel):
     """The id of a task that was revoked before there was a delivery of that id; kept for a day."""
 
     id = models.CharField(primary_key=True, max_length=255)
@@ -203,7 +204,7 @@ class RevokedTask(models.Model):
         return self.id
 
 
-class DeliveryAttempt(models.Model):
+class DeliveryAttempt(PrimaryModel):
     """One try at one delivery; outlives the configuration it used."""
 
     delivery = models.ForeignKey(Delivery, on_delete=models.CASCADE, related_name="attempt_log")

@@ -6,13 +6,15 @@ import uuid
 
 from django.db import models
 
+from .primary import PrimaryModel
+
 
 def new_identity() -> str:
     """A random id."""
     return str(uuid.uuid4())
 
 
-class Installation(models.Model):
+class Installation(PrimaryModel):
     """The one row with the random id of this installation, made by the first process that asks for it."""
 
     id = models.PositiveSmallIntegerField(primary_key=True, default=1)

@@ -11,10 +11,10 @@ from django.utils.translation import gettext_lazy as _
 from email_integration import conf
 from email_integration.timezones import local_time
 
-from .primary import PrimaryManager
+from .primary import PrimaryModel
 
 
-class SendingPause(models.Model):
+class SendingPause(PrimaryModel):
     """There is a row while sending is paused, and at most one."""
 
     id = models.PositiveSmallIntegerField(primary_key=True, default=1, editable=False)
@@ -23,8 +23,6 @@ class SendingPause(models.Model):
         settings.AUTH_USER_MODEL, verbose_name=_("by"), null=True, on_delete=models.SET_NULL, related_name="+"
     )
     reason = models.CharField(_("reason"), max_length=200, blank=True)
-
-    objects = PrimaryManager()
 
     class Meta:
         verbose_name = _("pause")
@@ -37,11 +35,11 @@ class SendingPause(models.Model):
         return f"paused since {local_time(self.since):%Y-%m-%d %H:%M}"
 
     @classmethod
-    def current(cls, *, using: str | None = None) -> SendingPause | None:
+    def current(cls) -> SendingPause | None:
         """The pause in force, None when mail goes out; EMAIL_PAUSED counts as one that no row stands for."""
         if conf.get("EMAIL_PAUSED"):
             return cls(reason="EMAIL_PAUSED is set")
-        return cls.objects.db_manager(using).first()
+        return cls.objects.first()
 
     @classmethod
     def begin(cls, *, by: Any = None, reason: str = "") -> bool:

@@ -1,4 +1,4 @@
-"""Managers that read from the database that is written to, whatever a router says of reading."""
+"""Rows are read from the database that they are written to, whatever a router says of reading."""
 
 from __future__ import annotations
 
@@ -10,11 +10,33 @@ _Row = TypeVar("_Row", bound=models.Model)
 
 
 class PrimaryManager(models.Manager[_Row]):
-    """For tables of few rows that mail goes by: a replica lags behind, and a change of these counts at once."""
+    """Reads where the router has the model written: a replica lags behind, and what is read here decides what is done.
+
+    Where a replica is good enough, as for a report, name it: ``Delivery.objects.using("replica")``.
+    """
 
     # Of Django's own manager; not in its stub.
     _hints: dict[str, Any]
 
+    @property
+    def db(self) -> str:
+        """The database alias that the rows are written to and read from: for transactions and connections."""
+        return self._db or router.db_for_write(self.model, **self._hints)
+
     def get_queryset(self) -> models.QuerySet[_Row]:
         """Return the rows of the primary, unless ``using()`` or ``db_manager()`` name a database."""
-        return super().get_queryset().using(self._db or router.db_for_write(self.model, **self._hints))
+        rows = super().get_queryset()
+        # As Django's own writing methods do. It is not using(): no query set with a database of its own may be part of
+        # a query to another one, such as a list of orders that is read from a replica.
+        rows._for_write = True  # type: ignore[attr-defined]
+        return rows
+
+
+class PrimaryModel(models.Model):
+    """A model whose rows are read from the primary: by its manager, by relations, and when they are read again."""
+
+    objects = PrimaryManager()
+
+    class Meta:
+        abstract = True
+        base_manager_name = "objects"

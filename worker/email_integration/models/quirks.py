@@ -6,7 +6,7 @@ from django.db import models
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
-from .primary import PrimaryManager
+from .primary import PrimaryModel
 
 
 class PipeliningQuirk(models.TextChoices):
@@ -17,7 +17,7 @@ class PipeliningQuirk(models.TextChoices):
     NONE = "none", _("off")
 
 
-class ServerQuirks(models.Model):
+class ServerQuirks(PrimaryModel):
     """What the server of a relay does otherwise than it says; kept by ``email_integration.routing.quirks``.
 
     Deleting the row has it found out anew.
@@ -33,8 +33,6 @@ class ServerQuirks(models.Model):
     mails = models.PositiveIntegerField(_("mails per session"), null=True, blank=True)
     recipients = models.PositiveIntegerField(_("recipients per transaction"), null=True, blank=True)
     learned_at = models.DateTimeField(_("learned at"), default=timezone.now)
-
-    objects = PrimaryManager()
 
     class Meta:
         verbose_name = _("learned limit of a server")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cryptography.fernet import InvalidToken
-from django.db import models, router, transaction
+from django.db import models, transaction
 
 from email_integration import fields
 from email_integration.exceptions import SecretMisplaced, SecretUnreadable
@@ -39,7 +39,6 @@ def rotate() -> Rotation:
     ``ImproperlyConfigured`` without usable keys.
     """
     fields.newest_key()
-    using = router.db_for_write(SMTPConfig)
     found: dict[str, list[str]] = {
         "rotated": [],
         "current": [],
@@ -48,18 +47,18 @@ def rotate() -> Rotation:
         "misplaced": [],
         "none": [],
     }
-    for pk in list(SMTPConfig.objects.using(using).values_list("pk", flat=True)):
-        with transaction.atomic(using=using):
+    for pk in list(SMTPConfig.objects.values_list("pk", flat=True)):
+        with transaction.atomic(using=SMTPConfig.objects.db):
             # One row at a time: whoever saves a new password meanwhile waits, or is waited for.
-            config = SMTPConfig.objects.using(using).select_for_update().filter(pk=pk).first()
+            config = SMTPConfig.objects.select_for_update().filter(pk=pk).first()
             if config is not None:
-                found[_rotate(config, using)].append(config.name)
+                found[_rotate(config)].append(config.name)
     del found["none"]
-    found["unreadable"] += _rotate_families(using)
+    found["unreadable"] += _rotate_families()
     return Rotation(**{kind: tuple(names) for kind, names in found.items()})
 
 
-def _rotate(config: SMTPConfig, using: str) -> str:
+def _rotate(config: SMTPConfig) -> str:
     found = _all_sealed_anew(config)
     sealed = {name: anew for name, (_, anew) in found.items() if anew is not None}
     kinds = {kind for kind, _ in found.values()}
@@ -67,15 +66,15 @@ def _rotate(config: SMTPConfig, using: str) -> str:
     kind = next((word for word in ("misplaced", "unreadable", "sealed", "rotated", "current") if word in kinds), "none")
     if sealed:
         # Not update() of this app: nothing that mail goes by has changed.
-        models.QuerySet(SMTPConfig, using=using).filter(pk=config.pk).update(**sealed)
+        models.QuerySet(SMTPConfig, using=SMTPConfig.objects.db).filter(pk=config.pk).update(**sealed)
         note(config, Event.CHANGED, reason=_REASONS["sealed" if "sealed" in kinds else "rotated"])
-    _rotate_token(config, using)
+    _rotate_token(config)
     return kind
 
 
-def _rotate_token(config: SMTPConfig, using: str) -> None:
+def _rotate_token(config: SMTPConfig) -> None:
     """The token that was fetched with it; one that no key opens is fetched anew."""
-    rows = OAuthToken.objects.using(using).filter(pk=config.pk)
+    rows = OAuthToken.objects.filter(pk=config.pk)
     for row in rows.select_for_update():
         sealed = {name: anew for name, (_, anew) in _all_sealed_anew(row).items() if anew is not None}
         if sealed:
@@ -83,12 +82,12 @@ def _rotate_token(config: SMTPConfig, using: str) -> None:
 
 
 @with_secrets
-def _rotate_families(using: str) -> list[str]:
+def _rotate_families() -> list[str]:
     """The newest refresh tokens, each of which may be the only one there is; return those that no key opens."""
     unreadable = []
-    for pk in list(RefreshFamily.objects.using(using).exclude(asked_at=None).values_list("pk", flat=True)):
-        with transaction.atomic(using=using):
-            rows = RefreshFamily.objects.using(using).filter(pk=pk)
+    for pk in list(RefreshFamily.objects.exclude(asked_at=None).values_list("pk", flat=True)):
+        with transaction.atomic(using=RefreshFamily.objects.db):
+            rows = RefreshFamily.objects.filter(pk=pk)
             for row in rows.select_for_update():
                 for kind, anew in _all_sealed_anew(row).values():
                     if anew is not None:

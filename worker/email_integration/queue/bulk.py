@@ -84,21 +84,22 @@ class Submission:
         """Store what was taken and is not stored yet."""
         batch, self._batch, self._octets = self._batch, [], 0
         if batch:
-            self.ids += _store(batch, using=rows.database())
+            self.ids += _store(batch)
             if self._on_progress is not None:
                 self._on_progress(len(self.ids))
 
 
-def _store(deliveries: Sequence[Delivery], *, using: str) -> list[str]:
+def _store(deliveries: Sequence[Delivery]) -> list[str]:
     """Insert in one transaction, and publish once it is committed; return the ids in the same order.
 
     Where the idempotency key was there before, the id is that of the first delivery, and nothing is submitted.
     """
+    using = rows.database()
     with transaction.atomic(using=using):
         if any(delivery.idempotency_key for delivery in deliveries):
             # Sorted, so that two that submit the same wait for each other one way round only.
             inserting.insert(*sorted(deliveries, key=_key), using=using, unless_known=True)
-            ids = _ids(deliveries, using=using)
+            ids = _ids(deliveries)
         else:
             inserting.insert(*deliveries, using=using)
             ids = [delivery.pk for delivery in deliveries]
@@ -114,16 +115,16 @@ def _key(delivery: Delivery) -> str:
     return delivery.idempotency_key or ""
 
 
-def _ids(deliveries: Sequence[Delivery], *, using: str) -> list[str]:
+def _ids(deliveries: Sequence[Delivery]) -> list[str]:
     """The ids that are in the database; a content of what was there before is removed."""
     keys = [delivery.idempotency_key for delivery in deliveries if delivery.idempotency_key]
-    found = Delivery.objects.using(using).filter(idempotency_key__in=keys)
+    found = Delivery.objects.filter(idempotency_key__in=keys)
     there = dict(found.values_list("idempotency_key", "pk"))
     ids = []
     for delivery in deliveries:
         pk = there.get(delivery.idempotency_key) if delivery.idempotency_key else delivery.pk
         if pk is None:
-            pk = first(using, delivery).pk
+            pk = first(delivery).pk
         if pk != delivery.pk:
             content.remove_file(delivery.content_file)
         ids.append(pk)

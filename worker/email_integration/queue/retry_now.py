@@ -27,7 +27,7 @@ _called_for: dict[str, dt.datetime] = {}
 
 def waiting() -> int:
     """How many deliveries wait for their relay, those that are due already among them."""
-    return Delivery.objects.using(database()).filter(status=Status.DEFERRED, waits_for_relay=True).count()
+    return Delivery.objects.filter(status=Status.DEFERRED, waits_for_relay=True).count()
 
 
 def wake(*delivery_ids: str) -> int:
@@ -46,7 +46,7 @@ def wake_one() -> None:
 
     The one that was tried least: what was said of others may be their own fault.
     """
-    rows = Delivery.objects.using(database()).filter(status=Status.DEFERRED, waits_for_relay=True, batch="")
+    rows = Delivery.objects.filter(status=Status.DEFERRED, waits_for_relay=True, batch="")
     if rows.filter(due_at__lte=DatabaseTime()).exists():
         return
     found = rows.order_by("attempts", "due_at").values_list("pk", "due_at").first()
@@ -79,8 +79,8 @@ def reset_breaker(relay: Relay) -> None:
 
 def _waiting_for_relay() -> QuerySet[Delivery]:
     """What waits for its relay, is not due yet, and is in nobody's hands."""
-    rows = Delivery.objects.using(database())
-    return rows.filter(status=Status.DEFERRED, waits_for_relay=True, batch="", due_at__gt=DatabaseTime())
+    waiting = Delivery.objects.filter(status=Status.DEFERRED, waits_for_relay=True, batch="")
+    return waiting.filter(due_at__gt=DatabaseTime())
 
 
 def wake_on_commit(*, using: str | None = None, **kwargs: Any) -> None:

@@ -50,7 +50,7 @@ def store(delivery: Delivery, *, unless_known: bool) -> Delivery:
     unless_known = unless_known or delivery.idempotency_key is not None
     if not inserting.insert(delivery, using=using, unless_known=unless_known):
         content.remove_file(delivery.content_file)
-        return first(using, delivery)
+        return first(delivery)
     events.submitted(delivery)
     if is_due(delivery):
         task_queue.notify_on_commit(delivery, using=using)
@@ -126,12 +126,11 @@ def is_due(delivery: Delivery) -> bool:
     return delivery.status == Status.QUEUED and delivery.due_at <= delivery.created_at
 
 
-def first(using: str, delivery: Delivery) -> Delivery:
+def first(delivery: Delivery) -> Delivery:
     """The delivery of the same id, or else of the same idempotency key, that was there before."""
-    rows = Delivery.objects.using(using)
-    found = rows.filter(pk=delivery.pk).first()
+    found = Delivery.objects.filter(pk=delivery.pk).first()
     if found is None:
-        found = rows.get(idempotency_key=delivery.idempotency_key)
+        found = Delivery.objects.get(idempotency_key=delivery.idempotency_key)
     return found
 
 

@@ -169,10 +169,10 @@ _Questions = Mapping[str, "QuerySet[Delivery] | QuerySet[DeliveryBatch] | QueryS
 
 def _beyond_queues() -> dict[str, Any]:
     return {
-        "leases": DeliveryBatch.objects.using(database()).filter(lease_until__lt=DatabaseTime()),
+        "leases": DeliveryBatch.objects.filter(lease_until__lt=DatabaseTime()),
         "own": _rows().filter(_is_indexed(), queue__gt=""),
         "continuations": _rows().filter(continue_after__lte=DatabaseTime()),
-        "probes": CircuitBreaker.objects.using(database()).filter(probe_at__lte=DatabaseTime()),
+        "probes": CircuitBreaker.objects.filter(probe_at__lte=DatabaseTime()),
     }
 
 
@@ -188,7 +188,7 @@ def _is_indexed() -> Q:
 
 def _ask(questions: _Questions) -> dict[str, bool]:
     """Whether there is any row of each, in one statement."""
-    asked = Installation.objects.using(database()).values(**{name: Exists(rows) for name, rows in questions.items()})
+    asked = Installation.objects.values(**{name: Exists(rows) for name, rows in questions.items()})
     found: Any = asked.first()  # its names are known at run time only
     if found is None:  # the row that it is asked by is missing
         installation.forget()
@@ -198,7 +198,7 @@ def _ask(questions: _Questions) -> dict[str, bool]:
 
 
 def _rows() -> QuerySet[Delivery]:
-    return Delivery.objects.using(database()).order_by()
+    return Delivery.objects.order_by()
 
 
 # -- the heartbeat --------------------------------------------------------------------------------------------------

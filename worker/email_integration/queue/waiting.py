@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from django.db.models import Case, Count, F, Min, Q, QuerySet, Value, When
 from django.utils import timezone
 
-from email_integration.ledger.rows import database
 from email_integration.models import FINAL, Delivery, Priority, Status
 
 #: What waits for nobody but a worker, once it is due.
@@ -37,8 +36,7 @@ class Backlog:
 def backlog() -> Backlog:
     """What is not finished, now. Raises ``DatabaseError``."""
     now = timezone.now()
-    rows = Delivery.objects.using(database())
-    open_ = rows.filter(next_at__isnull=False).exclude(status__in=FINAL).order_by()
+    open_ = Delivery.objects.filter(next_at__isnull=False).exclude(status__in=FINAL).order_by()
     # What is claimed is 'sending', whatever its row says.
     counted = open_.annotate(now=Case(When(batch="", then=F("status")), default=Value(Status.SENDING.value)))
     found = list(
@@ -55,7 +53,7 @@ def backlog() -> Backlog:
     return Backlog(
         unfinished=unfinished,
         # The first condition is the index's own: SQLite does not see that it follows from the second.
-        held=rows.exclude(status=Status.ACCEPTED).filter(status=Status.IN_DOUBT).count(),
+        held=Delivery.objects.exclude(status=Status.ACCEPTED).filter(status=Status.IN_DOUBT).count(),
         oldest_due=_ages([(row["priority"], row["due"]) for row in found], now),
         oldest_deferred=_ages([(row["priority"], row["created"]) for row in found], now),
     )
@@ -70,7 +68,7 @@ def oldest_due() -> Mapping[str, float]:
 
 def unclaimed() -> QuerySet[Delivery]:
     """What waits for its time or a worker, and is not being sent."""
-    return Delivery.objects.using(database()).filter(next_at__isnull=False, status__in=WAITING, batch="")
+    return Delivery.objects.filter(next_at__isnull=False, status__in=WAITING, batch="")
 
 
 def priority_of(priority: str) -> str:

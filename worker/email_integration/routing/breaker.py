@@ -11,7 +11,7 @@ import datetime as dt
 import logging
 from typing import Protocol
 
-from django.db import models, router, transaction
+from django.db import transaction
 from django.db.models import F
 from django.utils.crypto import salted_hmac
 
@@ -49,7 +49,7 @@ def ask(relay: Relay) -> bool:
 
     The caller ends a probe by ``trip``, ``reset`` or ``release_probe``. Raises ``BreakerOpen``.
     """
-    rows = _rows().filter(pk=key(relay))
+    rows = CircuitBreaker.objects.filter(pk=key(relay))
     found = rows.first()
     if found is None:
         return False
@@ -65,12 +65,12 @@ def ask(relay: Relay) -> bool:
 
 def due() -> frozenset[str]:
     """Return the keys of the open breakers whose relays may be probed now."""
-    return frozenset(_rows().filter(probe_at__lte=DatabaseTime()).values_list("pk", flat=True))
+    return frozenset(CircuitBreaker.objects.filter(probe_at__lte=DatabaseTime()).values_list("pk", flat=True))
 
 
 def in_transaction() -> bool:
     """Whether a caller of the direct backend has a transaction open here."""
-    return bool(transaction.get_connection(database()).in_atomic_block)
+    return bool(transaction.get_connection(CircuitBreaker.objects.db).in_atomic_block)
 
 
 class RelayFailure(Protocol):
@@ -94,7 +94,7 @@ def trip(relay: Relay, failure: RelayFailure, *, probing: bool) -> float:
     said = {"code": failure.code, "cause": str(failure.cause), "reason": failure.reason[:255]}
     wait = _wait(1, failure)
     times = {"opened_at": DatabaseTime(), "probe_at": DatabaseTime(ahead=wait)}
-    row, created = _rows().get_or_create(
+    row, created = CircuitBreaker.objects.get_or_create(
         pk=key(relay), defaults={"smtp_config": relay.name, "host": relay.host, **times, **said}
     )
     if created:
@@ -107,7 +107,9 @@ def trip(relay: Relay, failure: RelayFailure, *, probing: bool) -> float:
         logger.warning("The circuit breaker of %s is open: %s", relay.name, failure.reason, extra=extra)
     elif probing:
         wait = _wait(row.failures + 1, failure)
-        _rows().filter(pk=row.pk).update(failures=F("failures") + 1, probe_at=DatabaseTime(ahead=wait), **said)
+        CircuitBreaker.objects.filter(pk=row.pk).update(
+            failures=F("failures") + 1, probe_at=DatabaseTime(ahead=wait), **said
+        )
     else:
         _, wait = next_probe(relay) or (None, 0.0)
     return wait
@@ -115,12 +117,12 @@ def trip(relay: Relay, failure: RelayFailure, *, probing: bool) -> float:
 
 def release_probe(relay: Relay) -> None:
     """Let another mail probe at once: this probe came to no verdict."""
-    _rows().filter(pk=key(relay)).update(probe_at=DatabaseTime())
+    CircuitBreaker.objects.filter(pk=key(relay)).update(probe_at=DatabaseTime())
 
 
 def reset(relay: Relay) -> bool:
     """Close the breaker; return False when it was closed."""
-    was_open = bool(_rows().filter(pk=key(relay)).delete()[0])
+    was_open = bool(CircuitBreaker.objects.filter(pk=key(relay)).delete()[0])
     if was_open:
         logger.info("The circuit breaker of %s is closed again.", relay.name, extra={"configuration": relay.name})
     return was_open
@@ -131,24 +133,24 @@ def forget_former(relay: Relay) -> bool:
 
     Only a password that is kept elsewhere changes without a change of the configuration.
     """
-    former = _rows().filter(smtp_config=relay.name, probe_at__lte=DatabaseTime()).exclude(pk=key(relay))
+    former = CircuitBreaker.objects.filter(smtp_config=relay.name, probe_at__lte=DatabaseTime()).exclude(pk=key(relay))
     return bool(former.delete()[0])
 
 
 def reset_all() -> None:
     """Close every breaker: the settings have changed."""
-    _rows().all().delete()
+    CircuitBreaker.objects.all().delete()
 
 
 def is_open(relay: Relay, *, by: Cause | None = None) -> bool:
     """Whether the breaker of ``relay`` is open at this moment; with ``by``, for that cause."""
-    rows = _rows().filter(pk=key(relay))
+    rows = CircuitBreaker.objects.filter(pk=key(relay))
     return (rows if by is None else rows.filter(cause=by.value)).exists()
 
 
 def next_probe(relay: Relay) -> tuple[dt.datetime, float] | None:
     """When ``relay`` may be probed, and in how many seconds that is, 0 for now; None when its breaker is closed."""
-    found = _rows().filter(pk=key(relay)).annotate(now=DatabaseTime()).first()
+    found = CircuitBreaker.objects.filter(pk=key(relay)).annotate(now=DatabaseTime()).first()
     return (found.probe_at, max(0.0, (found.probe_at - found.now).total_seconds())) if found else None
 
 
@@ -167,12 +169,3 @@ def _wait(failures: int, failure: RelayFailure) -> float:
         longest_hint=longest,
         hint=failure.retry_in,
     )
-
-
-def _rows() -> models.QuerySet[CircuitBreaker]:
-    return CircuitBreaker.objects.using(database())
-
-
-def database() -> str:
-    """The database alias that circuit breakers are written to."""
-    return router.db_for_write(CircuitBreaker)

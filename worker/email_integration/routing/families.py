@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 
 from django.core.exceptions import ImproperlyConfigured
 from django.db import Error as DatabaseError
-from django.db import connections, models, router, transaction
+from django.db import connections, transaction
 from django.db.models import Q
 from django.utils import timezone
 
@@ -65,7 +65,7 @@ def fetch(account: Account) -> Granted:
     """
     if account.grant != Grant.REFRESH_TOKEN:
         return token_endpoint.fetch(account)
-    connection = transaction.get_connection(_database())
+    connection = transaction.get_connection(RefreshFamily.objects.db)
     if connection.in_atomic_block and connection.vendor == "sqlite":
         raise NoToken(Phase.AUTH, f"{_NOT_KEPT}: the caller's transaction is open")
     asking = _Asking(account)
@@ -132,7 +132,7 @@ class _Asking(threading.Thread):
             raise NoToken(Phase.AUTH, f"{_NOT_KEPT} ({type(error).__name__})") from error
         try:
             shown = _newest(family, provider) or first
-            _rows().filter(pk=family.pk).update(provider=provider)
+            RefreshFamily.objects.filter(pk=family.pk).update(provider=provider)
             # Later than the one before, also where the clock of another host is ahead.
             asked_at = timezone.now()
             if family.asked_at is not None:
@@ -162,7 +162,7 @@ def keep(fingerprint: str, newest: str, *, provider: str, asked_at: dt.datetime)
     Never raises for the database: what it does not take is kept in this process until it does.
     """
     try:
-        with savepoint(_rows().db):
+        with savepoint(RefreshFamily.objects.db):
             _write(fingerprint, newest, provider, asked_at)
     except DatabaseError as error:
         logger.error("A new refresh token cannot be written now (%s). It is kept in memory.", type(error).__name__)
@@ -171,9 +171,10 @@ def keep(fingerprint: str, newest: str, *, provider: str, asked_at: dt.datetime)
 
 @with_secrets
 def _write(fingerprint: str, newest: str, provider: str, asked_at: dt.datetime) -> None:
-    rows = _rows().filter(pk=fingerprint)
+    rows = RefreshFamily.objects.filter(pk=fingerprint)
     if newest:
-        _rows().get_or_create(pk=fingerprint, defaults={"provider": provider})  # it may have been deleted meanwhile
+        # It may have been deleted meanwhile.
+        RefreshFamily.objects.get_or_create(pk=fingerprint, defaults={"provider": provider})
         rows.filter(Q(asked_at=None) | Q(asked_at__lt=asked_at)).update(newest=newest, asked_at=asked_at)
     rows.update(used_at=timezone.now())
 
@@ -184,10 +185,10 @@ def _give_back(fingerprint: str, lease: str) -> None:
     while time.monotonic() < until:
         try:
             _keep_what_could_not_be_kept()
-            _rows().filter(pk=fingerprint, lease=lease).update(lease="", lease_until=None)
+            RefreshFamily.objects.filter(pk=fingerprint, lease=lease).update(lease="", lease_until=None)
             return
         except DatabaseError:
-            connections[_database()].close()
+            connections[RefreshFamily.objects.db].close()
             time.sleep(_AGAIN)
 
 
@@ -235,13 +236,13 @@ def _take(fingerprint: str) -> tuple[RefreshFamily, str]:
     """Get the lease of a family, made where there is none, and the family as it is then. Raises ``NoToken``."""
     lease, until = secrets.token_hex(16), time.monotonic() + _WAIT
     while time.monotonic() < until:
-        _, is_new = _rows().get_or_create(pk=fingerprint)
+        _, is_new = RefreshFamily.objects.get_or_create(pk=fingerprint)
         if is_new:
-            _rows().filter(used_at__lt=timezone.now() - _FORGOTTEN_AFTER).delete()
+            RefreshFamily.objects.filter(used_at__lt=timezone.now() - _FORGOTTEN_AFTER).delete()
         now = timezone.now()
-        free = _rows().filter(Q(lease_until=None) | Q(lease_until__lte=now), pk=fingerprint)
+        free = RefreshFamily.objects.filter(Q(lease_until=None) | Q(lease_until__lte=now), pk=fingerprint)
         if free.update(lease=lease, lease_until=now + _lease()):
-            family = _rows().filter(pk=fingerprint).first()
+            family = RefreshFamily.objects.filter(pk=fingerprint).first()
             if family is not None:
                 return family, lease
         time.sleep(_LOOK)
@@ -251,12 +252,4 @@ def _take(fingerprint: str) -> tuple[RefreshFamily, str]:
 @with_secrets
 def _forget_unused(fingerprint: str, lease: str) -> None:
     """Leave nothing of a text that never was a refresh token: it may be a password, in the wrong field."""
-    _rows().filter(pk=fingerprint, lease=lease, used_at=None, asked_at=None).delete()
-
-
-def _rows() -> models.QuerySet[RefreshFamily]:
-    return RefreshFamily.objects.using(_database())
-
-
-def _database() -> str:
-    return router.db_for_write(RefreshFamily)
+    RefreshFamily.objects.filter(pk=fingerprint, lease=lease, used_at=None, asked_at=None).delete()

@@ -13,7 +13,7 @@ import time
 from dataclasses import replace
 from typing import Any
 
-from django.db import DatabaseError, InterfaceError, models, router
+from django.db import DatabaseError, InterfaceError
 from django.utils import timezone
 
 from email_integration.models import ServerQuirks
@@ -55,8 +55,8 @@ class SharedMemory(Memory):
         if last is not None and asked_at - last[2] < _READ_HOLDS and last[0] == relay:
             return last[1]
         try:
-            with savepoint(database()):
-                row = _rows().filter(pk=breaker.key(relay), learned_at__gt=timezone.now() - KEPT).first()
+            with savepoint(ServerQuirks.objects.db):
+                row = ServerQuirks.objects.filter(pk=breaker.key(relay), learned_at__gt=timezone.now() - KEPT).first()
         except (DatabaseError, InterfaceError) as error:
             logger.warning("What is known of the server of %s cannot be read (%s).", relay, type(error).__name__)
             return Quirks()
@@ -75,15 +75,17 @@ class SharedMemory(Memory):
         self._save_on_commit(relay)
 
     def _save_on_commit(self, relay: Relay) -> None:
-        after_commit(f"save what was learned about {relay}", functools.partial(self._save, relay), using=database())
+        after_commit(
+            f"save what was learned about {relay}", functools.partial(self._save, relay), using=ServerQuirks.objects.db
+        )
 
     def _save(self, relay: Relay) -> None:
         key, changes = breaker.key(relay), self._unsaved.get(relay)
         if not changes:
             return  # saved already
         place = {"smtp_config": relay.name, "host": relay.host, "learned_at": timezone.now()}
-        _rows().update_or_create(pk=key, defaults={**place, **changes})
-        _rows().filter(smtp_config=relay.name).exclude(pk=key).delete()  # of former settings
+        ServerQuirks.objects.update_or_create(pk=key, defaults={**place, **changes})
+        ServerQuirks.objects.filter(smtp_config=relay.name).exclude(pk=key).delete()  # of former settings
         self._last = None
         if self._unsaved.get(relay) == changes:  # else more was learned meanwhile
             self._unsaved.pop(relay, None)
@@ -91,12 +93,3 @@ class SharedMemory(Memory):
 
 #: This process's.
 memory = SharedMemory()
-
-
-def _rows() -> models.QuerySet[ServerQuirks]:
-    return ServerQuirks.objects.using(database())
-
-
-def database() -> str:
-    """The database alias that quirks are written to."""
-    return router.db_for_write(ServerQuirks)

@@ -6,7 +6,7 @@ import logging
 import time
 from dataclasses import dataclass
 
-from django.db import router, transaction
+from django.db import transaction
 from django.utils import translation
 
 from email_integration import conf, references, validators
@@ -77,24 +77,23 @@ def active_relay(*, early: bool = False) -> Route:
 @with_secrets
 def _read(current: str | None, asked_at: float) -> Route:
     """Read what is active from the database, and keep it under the ``current`` generation."""
-    using = router.db_for_write(SMTPConfig)  # never a replica: it may lag behind the generation
-    route = _from_database(using)
+    route = _from_database()
     kept = None if _copy is None else _copy.route
     if isinstance(route, Relay) and isinstance(kept, Relay) and route == kept and route.tokens is kept.tokens:
         route = kept  # the same object: to compare two takes a while, and each mail does so several times
     _say_switched(route)
-    if current is not None and not transaction.get_connection(using).in_atomic_block:
+    if current is not None and not transaction.get_connection(SMTPConfig.objects.db).in_atomic_block:
         _keep(_Copy(generation=current, route=route, read_at=asked_at))
     return route
 
 
-def _from_database(using: str) -> Route:
-    pause = SendingPause.current(using=using)
+def _from_database() -> Route:
+    pause = SendingPause.current()  # of the primary, as is the next: a replica may lag behind the generation
     if pause is not None:
         why = f": {pause.reason}" if pause.reason else ""
         return Nowhere(cause=Cause.PAUSED, reason=f"sending is paused{why}")
     try:
-        config = SMTPConfig.objects.using(using).get_active_config()
+        config = SMTPConfig.objects.get_active_config()
     except SMTPConfig.MultipleObjectsReturned:
         logger.error(TWO_ACTIVE)
         return Nowhere(cause=Cause.UNUSABLE, reason=TWO_ACTIVE)
@@ -164,8 +163,7 @@ def password_has_changed(relay: Relay) -> bool:
 
 
 def _config_of(relay: Relay) -> SMTPConfig | None:
-    using = router.db_for_write(SMTPConfig)
-    return SMTPConfig.objects.using(using).filter(is_active=True, name=relay.name).first()
+    return SMTPConfig.objects.filter(is_active=True, name=relay.name).first()
 
 
 @with_secrets

@@ -10,7 +10,7 @@ import datetime as dt
 import secrets
 import time
 
-from django.db import models, router, transaction
+from django.db import models, transaction
 from django.db.models import Q
 from django.utils import timezone
 
@@ -65,7 +65,7 @@ class StoredTokens:
         """
         if self._pk is None:
             return families.fetch(self._account).access_token
-        if transaction.get_connection(_database()).in_atomic_block:
+        if transaction.get_connection(OAuthToken.objects.db).in_atomic_block:
             return self._fetched_in_transaction(refused=refused)
         began, until = timezone.now(), time.monotonic() + _WAIT
         while time.monotonic() < until:
@@ -90,7 +90,7 @@ class StoredTokens:
 
     def _fetch_under(self, lease: str, row: OAuthToken, *, kept: str) -> str:
         asked_at = timezone.now()
-        mine = _rows().filter(pk=self._pk, lease=lease)
+        mine = OAuthToken.objects.filter(pk=self._pk, lease=lease)
         try:
             granted = families.fetch(self._account)
         except NoToken as failure:
@@ -118,10 +118,10 @@ class StoredTokens:
         @with_secrets
         def keep() -> None:
             self._row()
-            _rows().filter(pk=self._pk, settings=self._digest).update(**_stored(granted, asked_at))
+            OAuthToken.objects.filter(pk=self._pk, settings=self._digest).update(**_stored(granted, asked_at))
             self._keep_end(granted)
 
-        transaction.on_commit(keep, using=_database(), robust=True)
+        transaction.on_commit(keep, using=OAuthToken.objects.db, robust=True)
         return granted.access_token
 
     def _keep_end(self, granted: Granted) -> None:
@@ -129,28 +129,30 @@ class StoredTokens:
         ends = granted.certificate_ends
         if ends is not None and self._pk is not None:
             # Not update() of this app: nothing that mail goes by has changed.
-            configs: models.QuerySet[SMTPConfig] = models.QuerySet(SMTPConfig, using=_database())
+            configs: models.QuerySet[SMTPConfig] = models.QuerySet(SMTPConfig, using=SMTPConfig.objects.db)
             configs.filter(pk=self._pk).exclude(oauth_secret_ends=ends).update(oauth_secret_ends=ends)
 
     # -- the row ------------------------------------------------------------------------------------------------
 
     def _read(self) -> OAuthToken | None:
         """The row of these settings, if there is one."""
-        return _rows().filter(pk=self._pk, settings=self._digest).first() if self._pk is not None else None
+        return OAuthToken.objects.filter(pk=self._pk, settings=self._digest).first() if self._pk is not None else None
 
     def _row(self) -> OAuthToken:
         """The row of these settings, made empty where there is none or one of others."""
         row = self._read()
         if row is not None:
             return row
-        _rows().filter(pk=self._pk).exclude(settings=self._digest).update(settings=self._digest, **_EMPTY)
-        row, _ = _rows().get_or_create(pk=self._pk, defaults={"settings": self._digest})
+        OAuthToken.objects.filter(pk=self._pk).exclude(settings=self._digest).update(settings=self._digest, **_EMPTY)
+        row, _ = OAuthToken.objects.get_or_create(pk=self._pk, defaults={"settings": self._digest})
         return row if row.settings == self._digest else self._row()  # somebody with other settings came between
 
     def _take(self, row: OAuthToken, now: dt.datetime) -> str | None:
         """Get the lease, unless somebody has it, or has fetched since ``row`` was read."""
         lease = secrets.token_hex(16)
-        free = _rows().filter(Q(lease_until=None) | Q(lease_until__lte=now), pk=self._pk, settings=self._digest)
+        free = OAuthToken.objects.filter(
+            Q(lease_until=None) | Q(lease_until__lte=now), pk=self._pk, settings=self._digest
+        )
         same = free.filter(fetched_at=row.fetched_at, failed_at=row.failed_at)
         taken = same.update(lease=lease, lease_until=now + dt.timedelta(seconds=_LEASE))
         return lease if taken else None
@@ -186,11 +188,3 @@ def _stored(granted: Granted, asked_at: dt.datetime) -> dict[str, object]:
         "failed_at": None,
         "error": "",
     }
-
-
-def _rows() -> models.QuerySet[OAuthToken]:
-    return OAuthToken.objects.using(_database())
-
-
-def _database() -> str:
-    return router.db_for_write(OAuthToken)

@@ -12,6 +12,7 @@ from typing import Self, TypeVar
 from django.db import DatabaseError, InterfaceError
 
 from email_integration import routing
+from email_integration.models import CircuitBreaker
 from email_integration.on_commit import after_commit
 from email_integration.outcomes.causes import Cause
 from email_integration.outcomes.classification import Deferred, Outcome, Skipped
@@ -99,7 +100,7 @@ class RelayAccess:
         if breaker.in_transaction():
             # Of a caller of the direct backend, who may leave it open for long: none must have to wait for that.
             later = functools.partial(self._report, outcome, probing=probing)
-            after_commit(f"trip or reset the circuit breaker of {self.relay}", later, using=breaker.database())
+            after_commit(f"trip or reset the circuit breaker of {self.relay}", later, using=CircuitBreaker.objects.db)
             return outcome
         return self._report(outcome, probing=probing)
 

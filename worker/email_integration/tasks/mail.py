@@ -204,7 +204,7 @@ def _is_by_worker(request: Any) -> bool:
 
 def _as_it_stands(delivery: Delivery) -> dict[str, Any]:
     """The result of a call that nobody waits for any longer. Raises ``DeliveryFailed`` for a mail that has failed."""
-    delivery.refresh_from_db(using=rows.database(), fields=["status", "code", "reason", "smtp_config"])
+    delivery.refresh_from_db(fields=["status", "code", "reason", "smtp_config"])
     failure = failure_of(delivery)
     if failure is not None:
         raise failure

@@ -197,7 +197,7 @@ def follow_anew(delivery: Delivery, kept: str) -> None:
     if not canvas.is_begun_later(kept, delivery.options):
         return
     with transaction.atomic(using=rows.database()):
-        found = Delivery.objects.using(rows.database()).filter(pk=delivery.pk)
+        found = Delivery.objects.filter(pk=delivery.pk)
         row = found.select_for_update().only("options", "status", "continue_after").first()
         if row is None or not canvas.is_begun_later(kept, row.options):
             return

@@ -9,7 +9,6 @@ from typing import overload
 from django.db.models import QuerySet
 
 from email_integration.ledger import task_queue
-from email_integration.ledger.rows import database
 from email_integration.ledger.steps import Row
 from email_integration.models import Delivery
 from email_integration.tasks import dispatch
@@ -55,7 +54,7 @@ class Outbox(Sequence[SubmittedMail]):
         self._only = self.ids()
 
     def _rows(self) -> QuerySet[Delivery]:
-        rows = Delivery.objects.using(database()).order_by("created_at", "pk")
+        rows = Delivery.objects.order_by("created_at", "pk")
         return rows.exclude(pk__in=self._without) if self._only is None else rows.filter(pk__in=self._only)
 
     def _read(self) -> list[SubmittedMail]:

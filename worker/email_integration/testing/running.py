@@ -42,7 +42,7 @@ def run_deliveries(*, due_only: bool = True) -> list[Delivery]:
                 tried.append(delivery.pk)
                 with _committed():
                     send_inline(key_of(delivery), only=[delivery.pk])
-    rows = Delivery.objects.using(database()).in_bulk(tried)
+    rows = Delivery.objects.in_bulk(tried)
     return [rows[delivery_id] for delivery_id in tried if delivery_id in rows]
 
 
@@ -103,7 +103,7 @@ def _committed() -> Iterator[None]:
 
 
 def _due(tried: list[str], *, due_only: bool) -> list[Delivery]:
-    rows = Delivery.objects.using(database()).filter(next_at__isnull=False).exclude(pk__in=tried)
+    rows = Delivery.objects.filter(next_at__isnull=False).exclude(pk__in=tried)
     if not due_only:
         breaker.reset_all()
         rows.filter(status__in=transitions.CLAIMABLE).update(due_at=DatabaseTime(), next_at=DatabaseTime())

@@ -103,7 +103,7 @@ def _state(pk: str) -> str:
 
 
 def _listed(status: str | None, limit: int) -> Iterator[str]:
-    deliveries = Delivery.objects.using(rows.database()).defer("content", "options")
+    deliveries = Delivery.objects.defer("content", "options")
     if status is not None:
         deliveries = rows.in_status(deliveries, status)
     found = list(deliveries[:limit])

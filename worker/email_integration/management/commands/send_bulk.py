@@ -17,7 +17,6 @@ from django.utils import timezone
 from email_integration import submit_many
 from email_integration.addresses import quoted
 from email_integration.exceptions import InvalidMail
-from email_integration.ledger import rows
 from email_integration.message.rendering import render
 from email_integration.models import Delivery, Priority
 from email_integration.queue import bulk
@@ -204,6 +203,6 @@ def _check(file: Path, builder: _MessageBuilder) -> int:
 
 def _count_since(started: Any, ids: list[str]) -> int:
     """How many of these were not there before."""
-    new = Delivery.objects.using(rows.database()).filter(created_at__gte=started)
+    new = Delivery.objects.filter(created_at__gte=started)
     parts = (ids[start : start + bulk.BATCH] for start in range(0, len(ids), bulk.BATCH))
     return sum(new.filter(pk__in=part).count() for part in parts)
