@@ -372,11 +372,11 @@ def test_what_keeps_it_from_being_begun_leaves_the_other_in_no_doubt(
     from_database = resolver._from_database
     fails = threading.Event()
 
-    def asking(using: str) -> Any:
+    def asking() -> Any:
         if fails.is_set():
             fails.clear()
             raise OperationalError("server closed the connection unexpectedly")
-        return from_database(using)
+        return from_database()
 
     def hook(name: str, *given: str) -> None:
         if name == "before MAIL" and ids[1] in given and not received(server):

@@ -58,12 +58,13 @@ class _Paginator(Paginator):  # type: ignore[type-arg]  # generic for the type c
 class _Page(RestrictedOrdering):
     """Opens contents for subjects: of the rows that are shown, for those who may see them.
 
-    The list is read where the router has deliveries read: it may be large, and a little old. All else is of the
-    primary.
+    What is shown is read where the router has deliveries read: it may be much, and a little old. What is decided about
+    is read from the primary.
     """
 
     def get_queryset(self, request: HttpRequest, exclude_parameters: Any = None) -> Any:
-        self.root_queryset = self.root_queryset.using(router.db_for_read(Delivery))
+        if request.method == "GET":
+            self.root_queryset = self.root_queryset.using(router.db_for_read(Delivery))
         return super().get_queryset(request, exclude_parameters)
 
     def get_results(self, request: HttpRequest) -> None:
