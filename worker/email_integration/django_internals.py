@@ -338,6 +338,16 @@ def _defaults(model: type[models.Model]) -> tuple[dict[str, Any], list[tuple[str
     return {one.attname: one.get_default() for one in every if one.attname not in names}, called
 
 
+def read_from_primary(rows: models.QuerySet[_Row]) -> models.QuerySet[_Row]:
+    """Have these be read from the database that they are written to, as Django's writing methods do.
+
+    ``using()`` would name that database for good: no such query set may be part of a query to another one, such as one
+    for orders that are read from a replica.
+    """
+    rows._for_write = True  # type: ignore[attr-defined]
+    return rows
+
+
 def converters(connection: Any, fields: Sequence[Any], table: str) -> list[tuple[int, Any, Callable[..., Any]]]:
     """Return what turns a row of the database into values of ``fields``.
 

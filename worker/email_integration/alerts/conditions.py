@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from django.db import models
-from django.db.models import Count
+from django.db.models import Count, Value
 from django.utils import timezone
 
 from email_integration import conf
@@ -24,24 +26,28 @@ class Condition:
     text: str
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Rule:
+    """What is looked for. Where there are no such ``rows``, which all rules are asked for at once, ``conditions`` finds
+    nothing.
+    """
+
+    rows: Callable[[], models.QuerySet[Any]]
+    conditions: Callable[[], list[Condition]]
+
+
 def anything_to_evaluate() -> bool:
     """Whether anything may be wrong, or was: one query, as most evaluations find nothing. Raises ``DatabaseError``."""
-    late = timezone.now() - dt.timedelta(seconds=conf.get("QUEUE_AGE_LIMIT"))
-    deliveries = Delivery.objects.order_by()
-    waiting = unclaimed().filter(due_at__lte=late).order_by()
-    questions = [
-        CircuitBreaker.objects.order_by().values_list("key"),
-        waiting.values_list("pk"),
-        _held(deliveries).values_list("pk"),
-        _ending().order_by().values_list("name"),
-    ]
-    alerts = Alert.objects.order_by().values_list("kind")
-    return bool(alerts.union(*questions, all=True).order_by()[:1])
+    alerts, *others = (
+        found.order_by().annotate(found=Value(1)).values_list("found")
+        for found in (Alert.objects.all(), *(rule.rows() for rule in _RULES))
+    )
+    return bool(alerts.union(*others, all=True).order_by()[:1])
 
 
 def firing_conditions() -> list[Condition]:
     """All that is wrong now. Raises ``DatabaseError``."""
-    return [*_relays(), *_queue(), *_waiting_for_people(), *_secrets()]
+    return [condition for rule in _RULES for condition in rule.conditions()]
 
 
 def _relays() -> list[Condition]:
@@ -80,9 +86,8 @@ _WORDS = {
 
 
 def _waiting_for_people() -> list[Condition]:
-    deliveries = Delivery.objects.order_by()
     found = []
-    for status, number in _held(deliveries).values_list("status").annotate(Count("pk")):
+    for status, number in _held().order_by().values_list("status").annotate(Count("pk")):
         kind, words = _WORDS[Status(status)]
         text = f"1 mail is {words}" if number == 1 else f"{number} mails are {words}"
         found.append(Condition(kind=kind, text=text))
@@ -101,6 +106,18 @@ def _ending() -> models.QuerySet[SMTPConfig]:
     return SMTPConfig.objects.filter(oauth_secret_ends__lte=login.soon())
 
 
-def _held(deliveries: models.QuerySet[Delivery]) -> models.QuerySet[Delivery]:
+def _held() -> models.QuerySet[Delivery]:
     # The first condition is the index's own: SQLite does not see that it follows from the second.
-    return deliveries.exclude(status=Status.ACCEPTED).filter(status__in=tuple(_WORDS))
+    return Delivery.objects.exclude(status=Status.ACCEPTED).filter(status__in=tuple(_WORDS))
+
+
+def _late() -> models.QuerySet[Delivery]:
+    return unclaimed().filter(due_at__lte=timezone.now() - dt.timedelta(seconds=conf.get("QUEUE_AGE_LIMIT")))
+
+
+_RULES = (
+    _Rule(rows=CircuitBreaker.objects.all, conditions=_relays),
+    _Rule(rows=_late, conditions=_queue),
+    _Rule(rows=_held, conditions=_waiting_for_people),
+    _Rule(rows=_ending, conditions=_secrets),
+)

@@ -6,6 +6,8 @@ from typing import Any, TypeVar
 
 from django.db import models, router
 
+from email_integration.django_internals import read_from_primary
+
 _Row = TypeVar("_Row", bound=models.Model)
 
 
@@ -25,11 +27,7 @@ class PrimaryManager(models.Manager[_Row]):
 
     def get_queryset(self) -> models.QuerySet[_Row]:
         """Return the rows of the primary, unless ``using()`` or ``db_manager()`` name a database."""
-        rows = super().get_queryset()
-        # As Django's own writing methods do. It is not using(): no query set with a database of its own may be part of
-        # a query to another one, such as a list of orders that is read from a replica.
-        rows._for_write = True  # type: ignore[attr-defined]
-        return rows
+        return read_from_primary(super().get_queryset())
 
 
 class PrimaryModel(models.Model):
