@@ -1,4 +1,4 @@
-"""The circuit breaker of a relay at fault: one half-open probe at a time, and what mends the relay wakes all mail."""
+"""The circuit breaker of a relay at fault: half-open probes, one at a time; a relay that works again wakes all mail."""
 
 from __future__ import annotations
 
@@ -522,7 +522,7 @@ def test_the_first_success_resets_it_and_wakes_all_mail(smtp_server: Serve, task
     for _ in range(10):
         submitted()
     attempt_all()
-    server.password = "s3cret"  # mended at the other end
+    server.password = "s3cret"  # fixed at the other end
     probe_is_due()
     sweeps = task_queue.sweeps
     attempt(submitted().pk)

@@ -18,7 +18,7 @@ class CircuitBreaker(PrimaryModel):
     ``email_integration.routing.breaker`` trips and resets it.
     """
 
-    # A keyed digest of all the settings of the relay, its password too: mended settings are another relay.
+    # A keyed digest of all the settings of the relay, its password too: corrected settings are another relay.
     key = models.CharField(primary_key=True, max_length=64)
     smtp_config = models.CharField(_("SMTP configuration"), max_length=100)
     host = models.CharField(_("host"), max_length=255)
