@@ -14,11 +14,12 @@ from django.test import TransactionTestCase
 from hypothesis import settings as hypothesis_settings
 
 from config.local.certificates import Certificates
-from config.local.smtp_server import SMTPServer
+from config.local.processes import free_port
 from config.local.valkey import Valkey
 from email_integration.queue import wakeups
 from email_integration.routing import forget
 from email_integration.sending.sessions import pool
+from email_integration.smtpd import SMTPServer
 from email_integration.tasks import mail
 from tests import emptying, services, tables
 from tests.headless_browser import chromium  # noqa: F401  # a fixture, once: there can be one Playwright in a process
@@ -104,7 +105,7 @@ def smtp_server(certificates: Certificates) -> Iterator[Callable[..., SMTPServer
     def start(**arguments: Any) -> SMTPServer:
         if arguments.get("security") != "plain":
             arguments.setdefault("tls_context", certificates.server_context())
-        server = SMTPServer(**arguments)
+        server = SMTPServer(**{"port": free_port(), **arguments})
         started.append(server)
         server.start()
         return server

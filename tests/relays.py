@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from config.local.processes import PATIENCE
-from config.local.smtp_server import SMTPServer
 from email_integration.models import SMTPConfig
 from email_integration.sending import recording
 from email_integration.smtp import Phase, Relay, dialogue
 from email_integration.smtp.timeouts import patience
+from email_integration.smtpd import SMTPServer
 from tests.peculiar import PeculiarServer
 from tests.scripted import ScriptedServer
 

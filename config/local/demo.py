@@ -19,8 +19,8 @@ from cryptography.fernet import Fernet
 
 from config.local.certificates import Certificates, make_certificates
 from config.local.demo_evidence import BACKUP, EACH, PHASES, PRIMARY, WORKER_PROCESSES, Evidence, Switch, collect
+from config.local.maildir import read_maildir
 from config.local.processes import LOOPBACK, Process, Processes, free_port, unwind_on_signals, wait_until
-from config.local.smtp_server import read_maildir
 from config.local.valkey import Valkey
 from config.local.workers import OF_MAIL, start_beat, start_worker
 from email_integration import conf

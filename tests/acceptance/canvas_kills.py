@@ -15,10 +15,10 @@ import pytest
 from django.db.models import Q
 
 from config.local.processes import wait_until
-from config.local.smtp_server import Fault, SMTPServer
 from config.local.valkey import Valkey
 from config.local.workers import OF_MAIL
 from email_integration.models import Delivery, DeliveryBatch
+from email_integration.smtpd import Fault, SMTPServer
 from tests.acceptance import killing
 from tests.acceptance.conftest import environment
 from tests.results import results_kept_in, url_of_results

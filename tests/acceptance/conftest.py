@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from config.local.smtp_server import SMTPServer
 from email_integration.models import SMTPConfig
+from email_integration.smtpd import SMTPServer
 from tests import services
 from tests.acceptance import tasks
 from tests.stack import FAILED, FAST, Stack

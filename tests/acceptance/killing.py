@@ -19,7 +19,7 @@ from typing import Any
 from celery import Signature, chain, chord, current_app, group
 
 from config.local.processes import wait_until
-from config.local.smtp_server import SMTPServer
+from email_integration.smtpd import SMTPServer
 from email_integration.tasks import send_email
 from tests import services
 from tests.broker import messages

@@ -7,8 +7,8 @@ from collections.abc import Callable
 import pytest
 
 from config.local.processes import wait_until
-from config.local.smtp_server import SMTPServer
 from email_integration.models import Delivery
+from email_integration.smtpd import SMTPServer
 from email_integration.tasks import send_email
 from tests.acceptance.conftest import Activate
 from tests.stack import Stack

@@ -14,8 +14,8 @@ import pytest
 from django.db import connection, transaction
 
 from config.local.processes import LOOPBACK, PATIENCE, Process, free_port, wait_until
-from config.local.smtp_server import SMTPServer
 from email_integration.models import Delivery
+from email_integration.smtpd import SMTPServer
 from tests.acceptance.conftest import Activate
 from tests.stack import ROOT, Stack
 

@@ -11,11 +11,11 @@ from django.db import transaction
 from django.utils import timezone
 
 from config.local.processes import wait_until
-from config.local.smtp_server import Fault, SMTPServer
 from config.local.workers import OF_MAIL
 from email_integration.ledger import rows, task_queue
 from email_integration.message import content
 from email_integration.models import CircuitBreaker, Delivery, DeliveryAttempt, SMTPConfig, Status
+from email_integration.smtpd import Fault, SMTPServer
 from tests.deliveries import submitted
 from tests.stack import Stack
 

@@ -12,9 +12,9 @@ from celery import group
 from django.db import transaction
 
 from config.local.processes import wait_until
-from config.local.smtp_server import SMTPServer
 from config.local.valkey import Valkey
 from email_integration.models import Delivery
+from email_integration.smtpd import SMTPServer
 from email_integration.tasks import send_email
 from email_integration.tasks.wake_ups import CeleryTaskQueue
 from tests import services

@@ -19,10 +19,10 @@ from django.db import transaction
 from django.utils import timezone
 
 from config.local.processes import PATIENCE, wait_until
-from config.local.smtp_server import Fault, SMTPServer
 from config.local.workers import OF_MAIL
 from email_integration.exceptions import DeliveryDeferred, DeliveryFailed, InvalidMail
 from email_integration.models import Delivery, RevokedTask, SMTPConfig
+from email_integration.smtpd import Fault, SMTPServer
 from email_integration.tasks import send_email
 from email_integration.timezones import aware
 from tests import services

@@ -15,10 +15,10 @@ from django.db.models import Q
 from django.utils import timezone
 
 from config.local.processes import PATIENCE, wait_until
-from config.local.smtp_server import Fault, SMTPServer
 from email_integration.delivery import cancel, discard, release
 from email_integration.exceptions import DeliveryFailed
 from email_integration.models import Delivery
+from email_integration.smtpd import Fault, SMTPServer
 from email_integration.tasks import dispatch, send_email
 from tests.acceptance.tasks import become_a_mail, fail, note, note_error, note_failed_id
 from tests.stack import Stack

@@ -17,9 +17,9 @@ from celery.result import AsyncResult
 from django.core.cache import cache
 
 from config.local.processes import PATIENCE, wait_until
-from config.local.smtp_server import Fault, SMTPServer
 from email_integration.exceptions import DeliveryFailed
 from email_integration.models import Delivery
+from email_integration.smtpd import Fault, SMTPServer
 from tests.acceptance.test_secrecy import broker_contents
 from tests.stack import ROOT, Stack
 

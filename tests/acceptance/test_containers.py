@@ -23,8 +23,8 @@ import pytest
 import yaml
 
 from config.local.processes import PATIENCE, Process, Processes, free_port, wait_until
-from config.local.smtp_server import SMTPServer
 from config.local.valkey import Valkey
+from email_integration.smtpd import SMTPServer
 from tests.stack import ROOT
 
 pytestmark = pytest.mark.extra

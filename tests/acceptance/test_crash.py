@@ -9,10 +9,10 @@ import pytest
 from django.db.models import Sum
 
 from config.local.processes import wait_until
-from config.local.smtp_server import Fault, SMTPServer
 from config.local.valkey import Valkey
 from email_integration import conf
 from email_integration.models import Delivery
+from email_integration.smtpd import Fault, SMTPServer
 from email_integration.tasks import send_email
 from tests.stack import PATIENT, Stack
 

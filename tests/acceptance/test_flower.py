@@ -20,9 +20,9 @@ from honcho.environ import parse_procfile
 from playwright.sync_api import Browser
 
 from config.local.processes import LOOPBACK, PATIENCE, Processes, free_port, wait_until
-from config.local.smtp_server import Fault, SMTPServer
 from email_integration import submit_many
 from email_integration.models import Delivery
+from email_integration.smtpd import Fault, SMTPServer
 from email_integration.tasks import names, send_email
 from tests.acceptance.conftest import Activate
 from tests.headless_browser import browsing

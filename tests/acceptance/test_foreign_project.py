@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from config.local.processes import PATIENCE, wait_until
-from config.local.smtp_server import SMTPServer
 from config.local.valkey import Valkey
+from email_integration.smtpd import SMTPServer
 from tests.host_project import CONFIGURE, ROOT, SETTINGS, HostProject
 
 pytestmark = pytest.mark.extra

@@ -15,9 +15,9 @@ import pytest
 from django.core.mail import EmailMessage
 
 from config.local.processes import PATIENCE, Processes, free_port, wait_until
-from config.local.smtp_server import Fault, SMTPServer
 from email_integration import submit_many
 from email_integration.models import FINAL, Delivery, DeliveryAttempt
+from email_integration.smtpd import Fault, SMTPServer
 from email_integration.tasks import send_email
 from tests import services
 from tests.acceptance.conftest import Activate

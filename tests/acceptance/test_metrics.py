@@ -14,10 +14,10 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
 from config.local.processes import PATIENCE, free_port, wait_until
-from config.local.smtp_server import Fault, SMTPServer
 from config.local.workers import OF_MAIL
 from email_integration import submit_many
 from email_integration.models import FINAL, Delivery, DeliveryAttempt
+from email_integration.smtpd import Fault, SMTPServer
 from email_integration.tasks import send_email
 from tests.acceptance.conftest import Activate
 from tests.stack import PATIENT, Stack

@@ -12,9 +12,9 @@ from django.test import Client
 
 from config.local.certificates import Certificates
 from config.local.processes import wait_until
-from config.local.smtp_server import Fault, SMTPServer
 from config.local.workers import OF_MAIL
 from email_integration.models import Delivery, Grant, OAuthToken, SMTPConfig
+from email_integration.smtpd import Fault, SMTPServer
 from email_integration.tasks import send_email
 from tests.acceptance.test_password_nowhere import admin_pages, everything_said_to_valkey, everything_stored
 from tests.private_keys import certificate, key, pem, pem_of

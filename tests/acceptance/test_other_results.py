@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from config.local.smtp_server import Fault, SMTPServer
+from email_integration.smtpd import Fault, SMTPServer
 from tests import services
 from tests.acceptance.conftest import environment
 from tests.stack import Stack

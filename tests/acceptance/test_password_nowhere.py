@@ -27,10 +27,10 @@ from django.utils import timezone
 from django.utils.log import AdminEmailHandler
 
 from config.local.processes import PATIENCE, Processes, free_port, wait_until
-from config.local.smtp_server import Fault, SMTPServer
 from email_integration.models import Delivery, OAuthToken, RefreshFamily, SMTPConfig
 from email_integration.models.audit import Event, note
 from email_integration.models.login import token_digest
+from email_integration.smtpd import Fault, SMTPServer
 from email_integration.tasks import send_email
 from tests import services
 from tests.attacks.secrets import found_in as planted_in

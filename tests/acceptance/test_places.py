@@ -11,9 +11,9 @@ from celery import current_app
 from django.core.mail import EmailMessage
 
 from config.local.processes import wait_until
-from config.local.smtp_server import Fault, SMTPServer
 from config.local.workers import OF_MAIL
 from email_integration.models import DeliveryBatch
+from email_integration.smtpd import Fault, SMTPServer
 from tests.acceptance import tasks
 from tests.acceptance.conftest import Activate, environment
 from tests.mail_settings import make_backend

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from config.local.processes import wait_until
-from config.local.smtp_server import SMTPServer
 from config.local.workers import OF_MAIL
 from email_integration.models import Delivery
+from email_integration.smtpd import SMTPServer
 from email_integration.tasks import send_email
 from tests.acceptance.conftest import environment
 from tests.acceptance.killing import children

@@ -13,9 +13,9 @@ import pytest
 from django.db import connection, transaction
 
 from config.local.processes import LOOPBACK, PATIENCE, Process, wait_until
-from config.local.smtp_server import Fault, SMTPServer
 from email_integration import conf
 from email_integration.models import Delivery
+from email_integration.smtpd import Fault, SMTPServer
 from email_integration.tasks import send_email
 from tests import services
 from tests.acceptance.conftest import Activate, environment

@@ -17,11 +17,11 @@ from django.utils import timezone
 from django_celery_results.models import TaskResult
 
 from config.local.processes import PATIENCE, wait_until
-from config.local.smtp_server import SMTPServer
 from email_integration.exceptions import DeliveryFailed, InvalidMail
 from email_integration.ledger import transitions
 from email_integration.models import Delivery
 from email_integration.queue import retry_now
+from email_integration.smtpd import SMTPServer
 from email_integration.tasks import dispatch, send_email, send_prepared
 from tests import services
 from tests.acceptance.tasks import NOTES, become_a_prepared_mail, note, note_error

@@ -8,8 +8,8 @@ import pytest
 from django.core.mail import EmailMessage
 
 from config.local.processes import wait_until
-from config.local.smtp_server import Fault, SMTPServer
 from email_integration.models import Delivery
+from email_integration.smtpd import Fault, SMTPServer
 from email_integration.tasks import send_email
 from tests.acceptance.conftest import Activate
 from tests.mail_settings import make_backend

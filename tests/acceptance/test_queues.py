@@ -11,8 +11,8 @@ from django.conf import settings
 from django.db.models import Count
 
 from config.local.processes import wait_until
-from config.local.smtp_server import SMTPServer
 from email_integration.models import Delivery, Priority
+from email_integration.smtpd import SMTPServer
 from email_integration.tasks import send_email
 from tests import services
 from tests.acceptance.conftest import Activate

@@ -17,9 +17,9 @@ from django.conf import settings
 from django_celery_results.models import TaskResult
 
 from config.local.processes import PATIENCE, wait_until
-from config.local.smtp_server import Fault, SMTPServer
 from email_integration.exceptions import DeliveryDeferred, DeliveryFailed
 from email_integration.models import Delivery
+from email_integration.smtpd import Fault, SMTPServer
 from email_integration.tasks import send_email
 from tests import services
 from tests.acceptance.conftest import Activate

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from django.db import transaction
 
 from config.local.processes import PATIENCE, wait_until
-from config.local.smtp_server import Fault, SMTPServer
 from config.local.workers import OF_MAIL
 from email_integration.models import Delivery, DeliveryAttempt, SMTPConfig
+from email_integration.smtpd import Fault, SMTPServer
 from email_integration.tasks import send_email
 from tests.acceptance.conftest import Activate
 from tests.mail_settings import NO_SERVER

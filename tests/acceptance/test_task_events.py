@@ -14,9 +14,9 @@ from celery import current_app
 from django.core.mail import EmailMessage
 
 from config.local.processes import PATIENCE, wait_until
-from config.local.smtp_server import SMTPServer
 from email_integration import submit_many
 from email_integration.models import Delivery
+from email_integration.smtpd import SMTPServer
 from email_integration.tasks import names, send_email
 from tests.acceptance.conftest import environment
 from tests.stack import Stack

@@ -10,8 +10,8 @@ import pytest
 from django.db import transaction
 
 from config.local.processes import wait_until
-from config.local.smtp_server import Fault, Message, SMTPServer
 from email_integration.models import Delivery
+from email_integration.smtpd import Fault, Message, SMTPServer
 from email_integration.tasks import send_email
 from tests.acceptance.conftest import Activate
 from tests.stack import PATIENT, Stack

@@ -12,10 +12,10 @@ from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 
 from config.local.processes import wait_until
-from config.local.smtp_server import SMTPServer
 from email_integration import submit_many, tracing
 from email_integration.ledger import instrumentation
 from email_integration.models import FINAL, Delivery
+from email_integration.smtpd import SMTPServer
 from email_integration.tasks import send_email
 from tests.acceptance.conftest import Activate, environment
 from tests.acceptance.tracing import SPANS

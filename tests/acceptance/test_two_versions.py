@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from config.local.processes import PATIENCE, Process, Processes, wait_until
-from config.local.smtp_server import SMTPServer
 from config.local.valkey import Valkey
 from config.local.workers import start_beat, start_worker
+from email_integration.smtpd import SMTPServer
 from tests.stack import FAST, PATIENT, ROOT
 
 pytestmark = pytest.mark.extra

@@ -17,7 +17,6 @@ from django.db.models import F
 from django.test import Client
 from django.utils import timezone
 
-from config.local.smtp_server import SMTPServer
 from email_integration import routing
 from email_integration.admin.connection_tests import run_stored
 from email_integration.diagnosis import configuration
@@ -25,6 +24,7 @@ from email_integration.exceptions import ContentUnavailable, SecretUnreadable
 from email_integration.message import content, encryption, previews
 from email_integration.models import Delivery, OAuthToken, SMTPConfig
 from email_integration.models.server import SECRETS
+from email_integration.smtpd import SMTPServer
 from tests.deliveries import submitted
 from tests.integration.admin_site import config, form_of, logged_in, said, url
 

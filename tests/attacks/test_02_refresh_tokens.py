@@ -21,7 +21,6 @@ from django.core.management import call_command
 from django.db import OperationalError, connection, models, transaction
 
 from config.local.processes import PATIENCE, wait_until
-from config.local.smtp_server import Fault, SMTPServer
 from email_integration.admin.connection_tests import run_stored, run_typed
 from email_integration.exceptions import DeliveryDeferred
 from email_integration.models import Grant, OAuthToken, RefreshFamily, SMTPConfig
@@ -29,6 +28,7 @@ from email_integration.routing import families, token_endpoint
 from email_integration.sending import direct
 from email_integration.sending.sessions import pool
 from email_integration.smtp import NoToken
+from email_integration.smtpd import Fault, SMTPServer
 from tests.acceptance.test_password_nowhere import everything_stored
 from tests.authorization_server import Asked
 from tests.deliveries import ago, in_threads

@@ -30,7 +30,6 @@ from django.urls import reverse
 from django.utils.log import AdminEmailHandler
 
 from config.admin_auth.attempts import LoginAttempt
-from config.local.smtp_server import SMTPServer
 from email_integration import aio, references, routing
 from email_integration.backends.direct import EmailBackend
 from email_integration.exceptions import SecretUnavailable
@@ -40,6 +39,7 @@ from email_integration.models.oauth import Grant
 from email_integration.routing import families
 from email_integration.routing.token_endpoint import Account, fetch, redeem
 from email_integration.smtp import NoToken, Refused, Session
+from email_integration.smtpd import SMTPServer
 from email_integration.tasks import dispatch
 from tests.deliveries import attempt, submitted
 from tests.deliveries import mail as message

@@ -11,10 +11,10 @@ from django.core.exceptions import ValidationError
 from django.core.management import CommandError, call_command
 from django.urls import reverse
 
-from config.local.smtp_server import SMTPServer
 from email_integration.admin.configs import SMTPConfigAdmin
 from email_integration.admin.connection_tests import run_typed
 from email_integration.models import SMTPConfig
+from email_integration.smtpd import SMTPServer
 from tests.integration.admin_site import SECRET, config, form_of, logged_in, url
 from tests.mail_settings import of_mail
 

@@ -9,8 +9,8 @@ from typing import Any
 from playwright.sync_api import Locator, Page, expect
 
 from config.local.processes import PATIENCE
-from config.local.smtp_server import SMTPServer
 from email_integration.models import SMTPConfig
+from email_integration.smtpd import SMTPServer
 from email_integration.tasks import send_email
 from tests.stack import Stack
 

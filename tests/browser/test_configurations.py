@@ -13,8 +13,8 @@ from playwright.sync_api import Page, expect
 
 from config.local.certificates import make_certificates
 from config.local.processes import PATIENCE, wait_until
-from config.local.smtp_server import Fault
 from email_integration.models import Delivery, SendingPause, SMTPConfig
+from email_integration.smtpd import Fault
 from email_integration.tasks import send_email
 from tests.mail_settings import name_server
 

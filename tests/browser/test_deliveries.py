@@ -16,9 +16,9 @@ from django.core.mail import EmailMultiAlternatives
 from playwright.sync_api import Browser, Locator, Page, expect
 
 from config.local.processes import PATIENCE, wait_until
-from config.local.smtp_server import Fault
 from email_integration.delivery import submit
 from email_integration.models import Delivery, Status
+from email_integration.smtpd import Fault
 from email_integration.tasks import send_email
 from tests.mime_parts import image_part
 

@@ -24,10 +24,9 @@ from django.utils.module_loading import import_string
 from django.utils.translation import gettext_lazy
 from mail.tests import message_from_bytes
 
-from config.local.smtp_server import SMTPServer
-from config.local.smtp_server.records import Message
 from email_integration.models import SMTPConfig
 from email_integration.sending.sessions import pool
+from email_integration.smtpd import Message, SMTPServer
 
 from .left_out import LEFT_OUT
 

@@ -9,7 +9,7 @@ import pytest
 from amqp import Connection
 
 from config.local.processes import wait_until
-from config.local.smtp_server import SMTPServer
+from email_integration.smtpd import SMTPServer
 from tests.host_project import CONFIGURE, HostProject
 from tests.rabbitmq import RabbitMQ
 

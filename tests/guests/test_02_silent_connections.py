@@ -13,7 +13,7 @@ import pytest
 
 from config import services
 from config.local.processes import wait_until
-from config.local.smtp_server import SMTPServer
+from email_integration.smtpd import SMTPServer
 from tests.host_project import CONFIGURE, POSTGRESQL, HostProject
 from tests.silent_network import SilentNetwork
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from config.local.smtp_server import SMTPServer
+from email_integration.smtpd import SMTPServer
 from tests.host_project import CONFIGURE, POSTGRESQL, SEND, HostProject
 
 pytestmark = pytest.mark.extra

@@ -8,8 +8,8 @@ import django
 import pytest
 
 from config.local.processes import wait_until
-from config.local.smtp_server import Fault, SMTPServer
 from config.local.valkey import Valkey
+from email_integration.smtpd import Fault, SMTPServer
 from tests.host_project import CONFIGURE, HostProject
 
 pytestmark = pytest.mark.extra

@@ -8,8 +8,8 @@ from collections.abc import Callable
 import pytest
 
 from config.local.processes import wait_until
-from config.local.smtp_server import SMTPServer
 from config.local.valkey import Valkey
+from email_integration.smtpd import SMTPServer
 from tests.broker import messages
 from tests.host_project import CONFIGURE, HostProject
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from config.local.processes import wait_until
-from config.local.smtp_server import SMTPServer
+from email_integration.smtpd import SMTPServer
 from tests import services
 from tests.host_project import CONFIGURE, POSTGRESQL, HostProject
 from tests.pgbouncer import PgBouncer

@@ -12,11 +12,11 @@ from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
 
-from config.local.smtp_server import Fault, SMTPServer
 from email_integration.admin import routing_status
 from email_integration.models import CircuitBreaker, Delivery, SendingPause, SMTPConfig, Status
 from email_integration.routing import active_relay, breaker, settings_relay
 from email_integration.smtp import Relay
+from email_integration.smtpd import Fault, SMTPServer
 from tests.deliveries import RecordingTaskQueue, attempt, pretend, submitted
 from tests.mail_settings import name_server
 

@@ -14,9 +14,9 @@ from django.test import Client
 from django.utils import translation
 
 from config.local.certificates import make_certificates
-from config.local.smtp_server import Fault, SMTPServer
 from email_integration.fields import UNREADABLE
 from email_integration.models import SMTPConfig
+from email_integration.smtpd import Fault, SMTPServer
 from tests.relays import soon
 
 from .admin_site import config, form_of, logged_in, said, url

@@ -14,12 +14,12 @@ from django.db import connection
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-from config.local.smtp_server import SMTPServer
 from email_integration import signals, web
 from email_integration.alerts import channels, evaluate
 from email_integration.diagnosis.configuration import diagnose_alerts
 from email_integration.models import Alert, CircuitBreaker, Delivery, SMTPConfig
 from email_integration.outcomes.causes import REFUSED_LOGIN, Cause
+from email_integration.smtpd import SMTPServer
 from tests.deliveries import RecordingTaskQueue, ago, attempt, in_threads, pretend, submitted
 from tests.relays import config_for
 from tests.web_hook import Hook

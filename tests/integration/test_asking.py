@@ -12,12 +12,12 @@ from django.db import OperationalError, connections
 from django.db.backends.signals import connection_created
 
 from config.local.processes import PATIENCE
-from config.local.smtp_server import SMTPServer
 from email_integration.models import CircuitBreaker
 from email_integration.routing import breaker, generation
 from email_integration.sending import asking
 from email_integration.sending.asking import Questions
 from email_integration.smtp import Relay
+from email_integration.smtpd import SMTPServer
 from tests.deliveries import RecordingTaskQueue, ago, send_due, submitted
 from tests.relays import config_for
 

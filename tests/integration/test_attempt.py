@@ -16,7 +16,6 @@ from django.db import OperationalError, connection, transaction
 from django.utils import timezone
 
 from config.local.processes import PATIENCE, wait_until
-from config.local.smtp_server import Fault, Message, SMTPServer
 from email_integration import conf, routing
 from email_integration.ledger import batches, claiming
 from email_integration.models import Delivery, DeliveryAttempt, DeliveryBatch, SMTPConfig
@@ -24,6 +23,7 @@ from email_integration.queue import retry_now
 from email_integration.queue.sweeper import sweep
 from email_integration.sending import in_hand, recovery
 from email_integration.sending.sessions import pool
+from email_integration.smtpd import Fault, Message, SMTPServer
 from tests import services
 from tests.claims import claimed
 from tests.deliveries import (

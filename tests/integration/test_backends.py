@@ -16,9 +16,9 @@ from django.core.mail.backends.base import BaseEmailBackend
 from django.db import connection
 from django.utils.module_loading import import_string
 
-from config.local.smtp_server import Fault, SMTPServer
 from email_integration.exceptions import InvalidMail, NotSent
 from email_integration.models import Delivery
+from email_integration.smtpd import Fault, SMTPServer
 from tests.deliveries import RecordingTaskQueue, attempt
 from tests.mail_settings import HAS_MAILERS, NO_SERVER, make_backend, name_server
 from tests.relays import config_for

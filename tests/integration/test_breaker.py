@@ -11,7 +11,6 @@ from django.db import connection, transaction
 from django.utils import timezone
 
 from config.local.processes import PATIENCE
-from config.local.smtp_server import Fault, SMTPServer
 from email_integration import conf, routing
 from email_integration.exceptions import DeliveryDeferred
 from email_integration.ledger import batches
@@ -25,6 +24,7 @@ from email_integration.queue.sweeper import sweep
 from email_integration.routing import breaker
 from email_integration.sending import direct, in_hand, points
 from email_integration.smtp import Relay
+from email_integration.smtpd import Fault, SMTPServer
 from tests.deliveries import Clock, RecordingTaskQueue, ago, attempt, in_threads, mail, pretend, send_due, submitted
 from tests.relays import config_for
 

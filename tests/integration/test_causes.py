@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 from cryptography.fernet import Fernet
 
-from config.local.smtp_server import Fault, SMTPServer
 from email_integration import signals
 from email_integration.delivery import cancel, discard
 from email_integration.ledger import sql
@@ -17,6 +16,7 @@ from email_integration.ledger.steps import Row, Step
 from email_integration.models import CircuitBreaker, Delivery, DeliveryAttempt, SendingPause
 from email_integration.outcomes.causes import Cause
 from email_integration.sending import relaying
+from email_integration.smtpd import Fault, SMTPServer
 from tests.claims import claimed, lose
 from tests.deliveries import ago, attempt, pretend, submitted
 from tests.relays import config_for, relay_to, wait_longest

@@ -9,10 +9,10 @@ from dataclasses import replace
 import pytest
 
 from config.local.processes import free_port
-from config.local.smtp_server import Fault, SMTPServer
 from email_integration.diagnosis.connection_test_mail import build_test_mail
 from email_integration.smtp import CannotConnect, ConnectionLost, NotOffered, Phase, Refused, Relay, TLSFailed
 from email_integration.smtp.connection_test import Kind, run_connection_test
+from email_integration.smtpd import Fault, SMTPServer
 from tests.relays import soon
 
 Serve = Callable[..., SMTPServer]

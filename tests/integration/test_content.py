@@ -19,11 +19,11 @@ from django.core.files.storage import FileSystemStorage
 from django.db import connection
 
 from config.local.processes import PATIENCE
-from config.local.smtp_server import SMTPServer
 from email_integration import conf
 from email_integration.exceptions import ContentUnavailable
 from email_integration.message import content, encryption
 from email_integration.models import Delivery
+from email_integration.smtpd import SMTPServer
 from tests.deliveries import RecordingTaskQueue, ago, attempt, pretend, submitted
 from tests.relays import config_for
 

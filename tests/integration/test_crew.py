@@ -12,7 +12,6 @@ import pytest
 from django.db import DataError, OperationalError, transaction
 
 from config.local.processes import PATIENCE
-from config.local.smtp_server import Fault, Message, SMTPServer
 from email_integration import conf, routing
 from email_integration.ledger import batches, claiming, recording
 from email_integration.ledger.queues import queue_of
@@ -31,6 +30,7 @@ from email_integration.models.server import PipeliningChoice
 from email_integration.sending import crew, dispatcher, in_hand, own_journal, points
 from email_integration.sending.journal import SlotState
 from email_integration.smtp import ConnectionLost, Phase, Relay, Session
+from email_integration.smtpd import Fault, Message, SMTPServer
 from tests.claims import claimed
 from tests.deliveries import (
     Clock,

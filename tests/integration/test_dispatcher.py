@@ -9,7 +9,6 @@ import pytest
 from django.db import OperationalError, connection
 
 from config.local.processes import PATIENCE
-from config.local.smtp_server import SMTPServer
 from email_integration import conf
 from email_integration.ledger import batches, claiming
 from email_integration.ledger.queues import queue_of
@@ -18,6 +17,7 @@ from email_integration.sending import dispatcher, points
 from email_integration.sending.crew import Crew
 from email_integration.sending.dispatcher import claim, send_inline, settle
 from email_integration.sending.in_hand import is_late
+from email_integration.smtpd import SMTPServer
 from tests.children import send
 from tests.deliveries import RecordingTaskQueue, submitted
 from tests.relays import config_for

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from config.local.smtp_server import Fault, SMTPServer
 from email_integration.delivery import manual
 from email_integration.models import Delivery, DeliveryAttempt, SMTPConfig
 from email_integration.sending import dispatcher, sandbox
+from email_integration.smtpd import Fault, SMTPServer
 from tests.children import (
     Child,
     at,

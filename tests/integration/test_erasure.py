@@ -13,7 +13,6 @@ from django.core.management import CommandError, call_command
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
-from config.local.smtp_server import Fault, SMTPServer
 from email_integration.delivery import erasure, manual
 from email_integration.delivery.erasure import Erased, erase_recipient
 from email_integration.exceptions import ContentUnavailable, InvalidMail
@@ -22,6 +21,7 @@ from email_integration.message import content
 from email_integration.models import FINAL, Delivery, DeliveryAttempt, Status
 from email_integration.outcomes.causes import Cause
 from email_integration.outcomes.classification import Accepted
+from email_integration.smtpd import Fault, SMTPServer
 from tests import claims
 from tests.deliveries import RecordingTaskQueue, ago, attempt, pretend, submitted
 from tests.relays import config_for

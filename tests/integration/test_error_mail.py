@@ -15,12 +15,12 @@ from django.core.mail import send_mail
 from django.db import DatabaseError, connection, transaction
 from django.utils.log import AdminEmailHandler
 
-from config.local.smtp_server import Fault, SMTPServer
 from config.local.valkey import Valkey
 from email_integration import routing
 from email_integration.ledger.queues import queue_of
 from email_integration.ledger.task_queue import installed
 from email_integration.models import Delivery, SMTPConfig
+from email_integration.smtpd import Fault, SMTPServer
 from email_integration.tasks import dispatch
 from tests.deliveries import RecordingTaskQueue
 from tests.mail_settings import HAS_MAILERS, make_backend, name_server

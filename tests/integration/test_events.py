@@ -10,7 +10,6 @@ import pytest
 from django.core.mail import EmailMessage
 from django.db import transaction
 
-from config.local.smtp_server import Fault, SMTPServer
 from email_integration import routing, submit_many
 from email_integration.delivery import manual
 from email_integration.models import Delivery
@@ -18,6 +17,7 @@ from email_integration.outcomes.causes import Cause
 from email_integration.outcomes.classification import InDoubt
 from email_integration.queue import retry_now
 from email_integration.smtp import Relay
+from email_integration.smtpd import Fault, SMTPServer
 from tests.claims import claimed, record
 from tests.deliveries import RecordingTaskQueue, ago, attempt, pretend, submitted
 from tests.relays import config_for

@@ -17,11 +17,10 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from config.local.smtp_server import SMTPServer
-from config.local.smtp_server.records import Message
 from email_integration.exceptions import InvalidMail
 from email_integration.models import Delivery
 from email_integration.queue.submission import submit
+from email_integration.smtpd import Message, SMTPServer
 from tests.deliveries import RecordingTaskQueue, attempt, mail
 from tests.made_up import made_up_alike
 from tests.mime_parts import MODERN, Part, bytes_part, image_part, text_part

@@ -11,7 +11,6 @@ import pytest
 from django.db import OperationalError, transaction
 
 from config.local.processes import PATIENCE
-from config.local.smtp_server import Fault, SMTPServer
 from email_integration import routing
 from email_integration.delivery import manual
 from email_integration.models import CircuitBreaker, Delivery, DeliveryAttempt, SMTPConfig
@@ -21,6 +20,7 @@ from email_integration.sending.in_hand import InHand
 from email_integration.sending.journal import Journal, JournalUnavailable, Slot
 from email_integration.sending.sessions import pool
 from email_integration.smtp import Relay, Reply, Session
+from email_integration.smtpd import Fault, SMTPServer
 from tests.deliveries import RecordingTaskQueue, ago, in_threads, send_due, submitted
 from tests.relays import config_for
 

@@ -15,13 +15,13 @@ from django.core.cache import caches
 from django.db import connections
 
 from config.local.processes import PATIENCE
-from config.local.smtp_server import Fault, SMTPServer
 from email_integration import conf
 from email_integration.delivery import erasure, manual
 from email_integration.models import Delivery, DeliveryAttempt, SendingPause, SMTPConfig
 from email_integration.models.server import PipeliningChoice
 from email_integration.routing import generation, resolver
 from email_integration.sending import dispatcher, points
+from email_integration.smtpd import Fault, SMTPServer
 from tests.children import (
     Child,
     at,

@@ -11,11 +11,11 @@ import pytest
 from django.db import OperationalError, connection, connections, transaction
 
 from config.local.processes import wait_until
-from config.local.smtp_server import SMTPServer
 from email_integration.ledger import batches
 from email_integration.models import Delivery, DeliveryAttempt, DeliveryBatch
 from email_integration.sending import dispatcher, recovery
 from email_integration.sending.journal import reading
+from email_integration.smtpd import SMTPServer
 from tests.children import (
     Child,
     at,

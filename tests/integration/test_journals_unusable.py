@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 from django.db import connection
 
-from config.local.smtp_server import SMTPServer
 from email_integration.models import Delivery, DeliveryBatch
 from email_integration.sending import dispatcher
 from email_integration.sending.journal import SlotState, layout
 from email_integration.sending.journal.files import JournalFile
+from email_integration.smtpd import SMTPServer
 from tests.children import (
     Child,
     at,

@@ -14,7 +14,6 @@ import pytest
 from django.core.mail import EmailMessage
 from django.db import connection, transaction
 
-from config.local.smtp_server import SMTPServer
 from email_integration import submit_many
 from email_integration.ledger import batches, low_water
 from email_integration.ledger.low_water import DROPPED_AFTER, LowWaterMark
@@ -23,6 +22,7 @@ from email_integration.models import DatabaseTime, Delivery
 from email_integration.queue import wakeups
 from email_integration.sending import dispatcher
 from email_integration.sending.crew import Crew
+from email_integration.smtpd import SMTPServer
 from tests.claims import claim, claimed, record
 from tests.deliveries import RecordingTaskQueue, ago, in_threads, pretend, submitted
 from tests.relays import config_for

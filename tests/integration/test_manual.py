@@ -12,7 +12,6 @@ from cryptography.fernet import Fernet
 from django.db import transaction
 from django.utils import timezone
 
-from config.local.smtp_server import Fault, SMTPServer
 from email_integration import delivery as api
 from email_integration.delivery import cancel, discard, release, resend, send_now
 from email_integration.exceptions import ContentUnavailable
@@ -24,6 +23,7 @@ from email_integration.outcomes.causes import Cause
 from email_integration.queue import retry_now
 from email_integration.routing import active_relay, breaker
 from email_integration.smtp import Relay
+from email_integration.smtpd import Fault, SMTPServer
 from tests.claims import claimed
 from tests.deliveries import RecordingTaskQueue, ago, attempt, pretend, statuses, submitted
 

@@ -11,10 +11,10 @@ import pytest
 from django.db import OperationalError, connections
 
 from config.local.processes import PATIENCE
-from config.local.smtp_server import Fault, SMTPServer
 from email_integration.ledger import batches, claiming, recording
 from email_integration.models import DeliveryAttempt, DeliveryBatch
 from email_integration.sending import dispatcher, in_hand, points
+from email_integration.smtpd import Fault, SMTPServer
 from tests.children import (
     Child,
     at,

@@ -13,13 +13,13 @@ from django.db import DatabaseError, transaction
 from django.utils import timezone
 
 from config.local.processes import wait_until
-from config.local.smtp_server import SMTPServer
 from email_integration.models import Delivery, SendingPause, SMTPConfig, Status
 from email_integration.outcomes.causes import Cause
 from email_integration.queue.submission import submit
 from email_integration.routing import Nowhere, active_relay
 from email_integration.sending import points
 from email_integration.smtp import Relay
+from email_integration.smtpd import SMTPServer
 from tests.deliveries import attempt
 from tests.integration.validating import activate
 from tests.stack import Stack

@@ -11,7 +11,6 @@ from django.db import OperationalError
 from django.utils import timezone
 from redis import Redis
 
-from config.local.smtp_server import Fault, SMTPServer
 from config.local.valkey import Valkey
 from email_integration import tasks
 from email_integration.delivery import manual
@@ -22,6 +21,7 @@ from email_integration.models import Delivery, DeliveryBatch, Status
 from email_integration.queue import wakeups
 from email_integration.queue.sweeper import sweep
 from email_integration.sending.dispatcher import dispatch
+from email_integration.smtpd import Fault, SMTPServer
 from email_integration.tasks.wake_ups import CeleryTaskQueue
 from tests.claims import claimed, record
 from tests.deliveries import RecordingTaskQueue, ago, attempt, pretend, submitted

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from django.db import transaction
 
-from config.local.smtp_server import Fault, SMTPServer
 from email_integration.models import Delivery, DeliveryAttempt, DeliveryBatch
 from email_integration.queue.sweeper import sweep
 from email_integration.sending import recovery
+from email_integration.smtpd import Fault, SMTPServer
 from tests.children import (
     POINTS,
     Child,

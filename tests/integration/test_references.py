@@ -14,11 +14,11 @@ from django.db import transaction
 from django.test import Client
 from django.utils import timezone
 
-from config.local.smtp_server import SMTPServer
 from email_integration import routing
 from email_integration.models import CircuitBreaker, Delivery, SMTPConfig
 from email_integration.queue.sweeper import sweep
 from email_integration.sending.sessions import pool
+from email_integration.smtpd import SMTPServer
 from tests.deliveries import RecordingTaskQueue, ago, attempt, due_again, send_due, submitted
 from tests.mail_settings import name_server
 from tests.relays import config_for

@@ -15,11 +15,11 @@ import pytest
 from django.utils import translation
 
 from config.local.processes import PATIENCE, free_port, wait_until
-from config.local.smtp_server import SMTPServer
 from email_integration import references
 from email_integration.exceptions import SecretUnavailable
 from email_integration.models import CircuitBreaker, Delivery
 from email_integration.sending.sessions import pool
+from email_integration.smtpd import SMTPServer
 from tests.deliveries import RecordingTaskQueue, attempt, submitted
 from tests.relays import config_for
 

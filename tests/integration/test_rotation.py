@@ -16,11 +16,11 @@ from django.db import connection
 from django.db.migrations.loader import MigrationLoader
 from django.test import TestCase
 
-from config.local.smtp_server import SMTPServer
 from email_integration.exceptions import ContentUnavailable
 from email_integration.message import content, resealing
 from email_integration.models import Delivery, SMTPConfig
 from email_integration.routing import active_relay
+from email_integration.smtpd import SMTPServer
 from tests.deliveries import submitted
 from tests.integration.validating import activate
 

@@ -14,7 +14,6 @@ from django.core.mail import EmailMessage
 from django.utils import timezone
 
 from config.local.processes import PATIENCE
-from config.local.smtp_server import Fault, SMTPServer
 from email_integration.diagnosis.connection_test_mail import build_test_mail
 from email_integration.exceptions import EmailIntegrationError, InvalidMail
 from email_integration.message import content
@@ -22,6 +21,7 @@ from email_integration.models import Delivery, SendingPause, Status
 from email_integration.queue.submission import submit
 from email_integration.routing import active_relay
 from email_integration.smtp import Relay
+from email_integration.smtpd import Fault, SMTPServer
 from tests.deliveries import ago, attempt
 from tests.integration.validating import activate, validate
 from tests.mail_settings import make_backend

@@ -16,11 +16,10 @@ from hypothesis import HealthCheck, example, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from config.local.smtp_server import SMTPServer
-from config.local.smtp_server.records import Message
 from email_integration.backends import direct, queued
 from email_integration.exceptions import InvalidMail
 from email_integration.models import Delivery
+from email_integration.smtpd import Message, SMTPServer
 from email_integration.tasks import send_email
 from tests.deliveries import RecordingTaskQueue, attempt
 from tests.made_up import made_up_alike

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 from django.db import OperationalError, transaction
 
-from config.local.smtp_server import Fault, SMTPServer
 from email_integration import signals
 from email_integration.delivery import manual
 from email_integration.ledger import batches, recording, rows, transitions
@@ -19,6 +18,7 @@ from email_integration.models import Delivery, Status
 from email_integration.outcomes.causes import Cause
 from email_integration.outcomes.classification import Deferred, InDoubt
 from email_integration.smtp import Relay
+from email_integration.smtpd import Fault, SMTPServer
 from tests import claims
 from tests.deliveries import RecordingTaskQueue, ago, attempt, in_threads, pretend, statuses, submitted
 from tests.relays import config_for

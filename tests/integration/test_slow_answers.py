@@ -14,12 +14,12 @@ import pytest
 from django.core.cache import caches
 from django.db import transaction
 
-from config.local.smtp_server import Fault, SMTPServer
 from email_integration import conf
 from email_integration.models import SendingPause, SMTPConfig
 from email_integration.routing import Nowhere, active_relay, generation, resolver
 from email_integration.sending import messages, points, relaying
 from email_integration.smtp import Opening, Relay, Session, Started
+from email_integration.smtpd import Fault, SMTPServer
 from tests.deliveries import RecordingTaskQueue, attempt, send_due, submitted
 from tests.relays import config_for
 

@@ -11,11 +11,11 @@ import pytest
 from django.db.models import F
 
 from config.local.processes import wait_until
-from config.local.smtp_server import SMTPServer
 from email_integration.ledger import batches
 from email_integration.models import Delivery, DeliveryAttempt, DeliveryBatch
 from email_integration.sending import in_hand, recovery
 from email_integration.smtp.dialogue import Connection
+from email_integration.smtpd import SMTPServer
 from tests.children import delivery_statuses, require_settled, send
 from tests.deliveries import Clock, RecordingTaskQueue, submitted
 from tests.relays import config_for

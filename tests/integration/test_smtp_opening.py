@@ -16,7 +16,6 @@ import pytest
 
 from config.local.certificates import Certificates, make_certificates
 from config.local.processes import PATIENCE, free_port
-from config.local.smtp_server import Fault, Security, SMTPServer, Verb
 from email_integration.routing import breaker
 from email_integration.smtp import (
     CannotConnect,
@@ -33,6 +32,7 @@ from email_integration.smtp import (
 from email_integration.smtp.auth import mechanisms
 from email_integration.smtp.dialogue import MALFORMED, Connection
 from email_integration.smtp.tls import client_context
+from email_integration.smtpd import Fault, Security, SMTPServer, Verb
 from tests.relays import patient_but, relay_to, soon
 from tests.scripted import Conversation, ScriptedServer
 
@@ -141,7 +141,7 @@ class Purse:
 @pytest.mark.parametrize("mechanism", ["OAUTHBEARER", "XOAUTH2"])
 @pytest.mark.parametrize("token", ["good", "good" * 150], ids=["short", "longer than a line may be"])
 def test_a_token_logs_in_by_what_the_server_offers(smtp_server: Serve, mechanism: str, token: str) -> None:
-    server = smtp_server(check_token=lambda shown: shown == token, token_mechanisms=[mechanism], user="k,i=m@x.example")
+    server = smtp_server(check_token=lambda shown: shown == token, mechanisms=[mechanism], user="k,i=m@x.example")
     with opened(server, password="", tokens=Purse(token)):
         pass
     assert (server.auths, server.failed_auths, server.sessions[0].user) == (1, 0, "k,i=m@x.example")
@@ -160,7 +160,7 @@ def test_a_refused_token_is_replaced_once_and_the_server_s_reason_is_reported(
     smtp_server: Serve, mechanism: str, status: str
 ) -> None:
     """The challenge with the error is answered, so that the 535 behind it is heard, and its words are kept."""
-    server = smtp_server(check_token=lambda shown: False, token_mechanisms=[mechanism])
+    server = smtp_server(check_token=lambda shown: False, mechanisms=[mechanism])
     purse = Purse("first-s3cret", "second-s3cret", "third-s3cret")
     error = failure(server, password="", tokens=purse)
     assert isinstance(error, Refused)

@@ -12,8 +12,8 @@ import pytest
 
 from config.local.certificates import Certificates
 from config.local.processes import wait_until
-from config.local.smtp_server import SMTPServer
 from email_integration.smtp import ConnectionLost, Envelope, Opening, Phase, Refused, Session, SMTPFailure, Started
+from email_integration.smtpd import SMTPServer
 from tests.relays import relay_to
 from tests.scripted import Conversation, ScriptedServer
 

@@ -13,7 +13,6 @@ from dataclasses import replace
 import pytest
 
 from config.local.processes import PATIENCE, free_port, wait_until
-from config.local.smtp_server import Fault, SMTPServer
 from email_integration.smtp import (
     CannotConnect,
     ConnectionLost,
@@ -29,6 +28,7 @@ from email_integration.smtp import (
 )
 from email_integration.smtp import pool as pools
 from email_integration.smtp.session import QUIT_TIMEOUT
+from email_integration.smtpd import Fault, SMTPServer
 from tests.relays import patient_but, relay_to, soon
 
 Serve = Callable[..., SMTPServer]

@@ -7,12 +7,14 @@ import smtplib
 import socket
 import ssl
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from config.local.maildir import read_maildir, write_to_maildir
 from config.local.processes import wait_until
-from config.local.smtp_server import Fault, Security, SMTPServer, Verb, read_maildir
+from email_integration.smtpd import Fault, Security, SMTPServer, Verb
 
 CONTENT = "Subject: a subject\r\nMessage-ID: <1@example.com>\r\n\r\n..dotted\r\n"
 
@@ -45,7 +47,7 @@ Start = Callable[..., SMTPServer]
 
 @pytest.mark.parametrize("security", ["starttls", "tls", "plain"])
 def test_a_message_is_kept_with_its_envelope(smtp_server: Start, tmp_path: Path, security: Security) -> None:
-    server = smtp_server(security=security, maildir=tmp_path / "mail")
+    server = smtp_server(security=security, on_message=partial(write_to_maildir, tmp_path / "mail"))
     send(server, to=("bob@example.com", "carol@example.com"))
     [message] = server.messages
     assert message.mail_from == "alice@example.com"

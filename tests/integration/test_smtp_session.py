@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 
 from config.local.processes import PATIENCE, wait_until
-from config.local.smtp_server import Fault, SMTPServer, Verb
 from email_integration.smtp import (
     ConnectionLost,
     Envelope,
@@ -27,6 +26,7 @@ from email_integration.smtp import (
     SMTPFailure,
 )
 from email_integration.smtp.dialogue import SILENT, Connection
+from email_integration.smtpd import Fault, SMTPServer, Verb
 from tests.deliveries import in_threads
 from tests.relays import patient_but, relay_to, soon
 from tests.scripted import Conversation, ScriptedServer

@@ -10,12 +10,12 @@ import pytest
 from django.db import connection
 from django.utils import timezone
 
-from config.local.smtp_server import SMTPServer
 from email_integration import submit_many, timezones
 from email_integration.alerts import channels
 from email_integration.exceptions import InvalidMail
 from email_integration.ledger import clock, events
 from email_integration.models import Alert, Delivery, Status
+from email_integration.smtpd import SMTPServer
 from email_integration.tasks import send_email
 from email_integration.templatetags.email_integration import with_offset
 from tests.deliveries import RecordingTaskQueue, mail, submitted

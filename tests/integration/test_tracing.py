@@ -18,12 +18,12 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import SpanKind, StatusCode
 
 from config.local.processes import PATIENCE
-from config.local.smtp_server import Fault, SMTPServer
 from email_integration import submit_many, tracing
 from email_integration.checks import optional
 from email_integration.ledger import instrumentation
 from email_integration.ledger.instrumentation import Observer
 from email_integration.models import Delivery
+from email_integration.smtpd import Fault, SMTPServer
 from tests.deliveries import RecordingTaskQueue, attempt, due_again, in_threads, send_due, submitted
 from tests.relays import config_for
 

@@ -15,13 +15,13 @@ from django.db.migrations.recorder import MigrationRecorder
 from django.utils import timezone
 
 from config.local.processes import wait_until
-from config.local.smtp_server import SMTPServer
 from config.local.valkey import Valkey
 from email_integration.diagnosis import database, workers
 from email_integration.models import Delivery, SendingPause
 from email_integration.queue import sweeper
 from email_integration.queue.submission import submit
 from email_integration.queue.sweeper import sweep
+from email_integration.smtpd import SMTPServer
 from tests.mail_settings import name_server
 from tests.stack import Stack
 

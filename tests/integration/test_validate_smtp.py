@@ -9,7 +9,7 @@ import pytest
 from django.contrib.auth import get_user_model
 from django.db import connection
 
-from config.local.smtp_server import Fault, SMTPServer
+from email_integration.smtpd import Fault, SMTPServer
 from tests.mail_settings import name_server
 
 from .validating import activate, validate

@@ -14,8 +14,8 @@ from celery import signals
 from hypothesis import given
 from hypothesis import strategies as st
 
-from config.local.smtp_server import SMTPServer
 from email_integration.ledger import task_queue
+from email_integration.smtpd import SMTPServer
 from email_integration.tasks import dispatch as dispatch_task
 from email_integration.tasks import names, places
 from email_integration.tasks.places import Places, allowed, dispatch

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from config.local.processes import PATIENCE, free_port
-from config.local.smtp_server import SMTPServer
+from email_integration.smtpd import SMTPServer
 from tests.stack import ROOT
 
 PROGRAM = """

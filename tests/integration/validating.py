@@ -11,8 +11,8 @@ import pytest
 from celery import current_app
 from django.core.management import call_command
 
-from config.local.smtp_server import SMTPServer
 from email_integration.models import SMTPConfig
+from email_integration.smtpd import SMTPServer
 
 
 def validate(*arguments: str, timeout: float = 0.1) -> tuple[int, str]:

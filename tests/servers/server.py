@@ -17,8 +17,7 @@ from typing import ClassVar, Literal, Self
 
 from config.local.certificates import Certificates
 from config.local.processes import LOOPBACK, Process, free_port, wait_until
-from config.local.smtp_server import SMTPServer
-from config.local.smtp_server.records import Message
+from email_integration.smtpd import Message, SMTPServer
 
 from . import installing
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from config.local.smtp_server import SMTPServer
 from email_integration import routing
 from email_integration.models import Delivery, Grant, OAuthToken, SMTPConfig
 from email_integration.smtp import Relay
+from email_integration.smtpd import SMTPServer
 from tests.deliveries import ago, attempt, submitted
 from tests.private_keys import certificate, key, pem, pem_of, service_account
 from tests.token_endpoint import ACCOUNT, TokenEndpoint

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from config.local.certificates import Certificates
-from config.local.smtp_server import SMTPServer
 from email_integration.models import SMTPConfig
+from email_integration.smtpd import SMTPServer
 from tests.relays import config_for
 from tests.token_endpoint import CLIENT, SCOPE, SECRET, TokenEndpoint
 

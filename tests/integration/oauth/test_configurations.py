@@ -10,12 +10,12 @@ from cryptography.fernet import Fernet
 from django.core.exceptions import ValidationError
 from django.urls import reverse
 
-from config.local.smtp_server import SMTPServer
 from email_integration.admin.connection_tests import run_stored, run_typed
 from email_integration.dashboard import live_status
 from email_integration.diagnosis import configuration
 from email_integration.models import CircuitBreaker, Delivery, OAuthToken, SMTPConfig, rotation
 from email_integration.smtp import NoToken
+from email_integration.smtpd import SMTPServer
 from tests.acceptance.test_password_nowhere import everything_stored
 from tests.deliveries import ago, attempt
 from tests.integration.admin_site import form_of, logged_in, said, url

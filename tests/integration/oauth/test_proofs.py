@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 from django.core.exceptions import ValidationError
 
-from config.local.smtp_server import SMTPServer
 from email_integration import references
 from email_integration.alerts import evaluate
 from email_integration.checks.databases import check_rows
@@ -19,6 +18,7 @@ from email_integration.diagnosis.findings import warning
 from email_integration.models import CircuitBreaker, Grant, OAuthToken, SMTPConfig
 from email_integration.sending.sessions import pool
 from email_integration.smtp import NoToken
+from email_integration.smtpd import SMTPServer
 from email_integration.timezones import today
 from tests.acceptance.test_password_nowhere import everything_stored
 from tests.deliveries import ago

@@ -12,7 +12,6 @@ from django.db import connection, transaction
 
 from config.local.certificates import make_certificates
 from config.local.processes import PATIENCE, free_port
-from config.local.smtp_server import SMTPServer
 from email_integration import routing
 from email_integration.admin.connection_tests import run_stored
 from email_integration.models import CircuitBreaker, Delivery, Grant, OAuthToken
@@ -22,6 +21,7 @@ from email_integration.routing.tokens import StoredTokens
 from email_integration.sending import direct
 from email_integration.sending.sessions import pool
 from email_integration.smtp import NoToken
+from email_integration.smtpd import SMTPServer
 from tests.acceptance.test_password_nowhere import everything_stored
 from tests.deliveries import ago, attempt, in_threads
 from tests.token_endpoint import CLIENT, REFRESH, SCOPE, SECRET, Response, TokenEndpoint, error

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self, TypeVar, get_args
 from unittest import mock
 
 from django.conf import settings
@@ -16,10 +17,19 @@ from email_integration.models import SMTPConfig
 from email_integration.routing import resolver
 from email_integration.sending.sessions import pool
 from email_integration.smtp import Relay
+from email_integration.smtpd import Fault, Faults, Message, SMTPServer
 
-from .faults import Fault, Faults, Verb
-from .mails import ReceivedMail
-from .server import Server
+from .mails import ReceivedMail, received_mail
+
+#: Where something can go wrong: ``CONNECT`` is the greeting, ``DOT`` the reply to the final dot.
+RelayVerb = Literal["CONNECT", "EHLO", "AUTH", "MAIL", "RCPT", "DATA", "DOT"]
+
+_REFUSAL = re.compile(r"[45]\d\d( [^\r\n]*)?")
+
+#: Octets of the largest mail (RFC 1870).
+_LARGEST = 64 * 1024 * 1024
+
+T = TypeVar("T")
 
 _running: list[FakeRelay] = []
 
@@ -41,7 +51,8 @@ class FakeRelay:
     def __init__(self, *, timeout: float = 2.0) -> None:
         self.timeout = timeout
         self._faults = Faults()
-        self._server: Server | None = None
+        self._server: SMTPServer | None = None
+        self._messages: list[ReceivedMail] | None = None
         self._stack = contextlib.ExitStack()
 
     def __repr__(self) -> str:
@@ -50,52 +61,55 @@ class FakeRelay:
 
     # -- what it is told ----------------------------------------------------------------------------------------
 
-    def fail(self, verb: Verb, reply: str, *, times: int | None = None, match: str = "") -> None:
+    def fail(self, verb: RelayVerb, reply: str, *, times: int | None = None, match: str = "") -> None:
         """Answer ``reply``, such as '550 5.1.1 No such user'. After a 421 the connection is closed."""
-        self._faults.add(Fault(verb=verb, what="reply", reply=reply, times=times, match=match))
+        if not _REFUSAL.fullmatch(reply):
+            raise ValueError(f"reply must be like '550 5.1.1 No such user', with a code of 4yz or 5yz, not {reply!r}.")
+        self._misbehave(verb, match, times=times, reply=reply)
 
-    def drop(self, verb: Verb, *, times: int | None = None, match: str = "", taken: bool = False) -> None:
+    def drop(self, verb: RelayVerb, *, times: int | None = None, match: str = "", taken: bool = False) -> None:
         """Close the connection instead of answering; with ``taken``, at ``DOT``, the mail is here all the same."""
-        self._faults.add(Fault(verb=verb, what="drop", times=times, match=match, taken=taken))
+        self._misbehave(verb, match, times=times, drop=not taken, drop_after_accept=taken)
 
-    def hang(self, verb: Verb, *, times: int | None = None, match: str = "", taken: bool = False) -> None:
+    def hang(self, verb: RelayVerb, *, times: int | None = None, match: str = "", taken: bool = False) -> None:
         """Say nothing any more, until the app has waited for ``timeout`` seconds; ``taken`` as for ``drop``."""
-        self._faults.add(Fault(verb=verb, what="hang", times=times, match=match, taken=taken))
+        self._misbehave(verb, match, times=times, hang=not taken, hang_after_accept=taken)
 
     def clear_faults(self) -> None:
         """Do everything right from now on: forget all faults."""
         self._faults.clear()
+
+    def _misbehave(self, verb: RelayVerb, match: str, **what: Any) -> None:
+        if verb not in get_args(RelayVerb):
+            raise ValueError(f"verb must be one of {', '.join(get_args(RelayVerb))}, not {verb!r}.")
+        if match and verb in ("CONNECT", "EHLO", "AUTH"):
+            raise ValueError(f"{verb} knows nothing of a mail that could match {match!r}.")
+        self._faults.add(Fault(verb=verb, match=match, **what))
 
     # -- what it saw --------------------------------------------------------------------------------------------
 
     @property
     def messages(self) -> list[ReceivedMail]:
         """The mails it has taken, oldest first."""
-        return self._started.messages
+        return _if_started(self._messages)
 
     @property
     def logins(self) -> list[str]:
         """Who logged in, one for each time."""
-        return self._started.logins
+        return [session.user for session in _if_started(self._server).sessions if session.user is not None]
 
     @property
     def connections(self) -> int:
         """How often somebody connected."""
-        return self._started.connections
+        return len(_if_started(self._server).sessions)
 
     @property
     def host(self) -> str:
-        return self._started.host
+        return _if_started(self._server).host
 
     @property
     def port(self) -> int:
-        return self._started.port
-
-    @property
-    def _started(self) -> Server:
-        if self._server is None:
-            raise RuntimeError("The FakeRelay has not been started: use it in a with statement.")
-        return self._server
+        return _if_started(self._server).port
 
     # -- how it takes the relay's place ---------------------------------------------------------------------------
 
@@ -103,9 +117,16 @@ class FakeRelay:
         if self in _running:
             raise RuntimeError("The FakeRelay is running already.")
         with contextlib.ExitStack() as stack:
-            self._server = Server(self._faults)
-            stack.callback(self._server.stop)
-            self._server.start()
+            messages: list[ReceivedMail] = []
+            server = SMTPServer(
+                security="plain",
+                any_auth=True,
+                mechanisms=["PLAIN"],
+                size_limit=_LARGEST,
+                faults=self._faults,
+                on_message=lambda message: messages.append(_received(message)),
+            )
+            self._server, self._messages = stack.enter_context(server), messages
             stack.enter_context(self._in_its_place())
             stack.callback(pool.close)
             _running.append(self)
@@ -155,6 +176,16 @@ class FakeRelay:
         password = relay.password if relay.tokens is None else "token"
         relay = replace(relay, use_tls=False, use_ssl=False, tokens=None, password=password)
         return replace(relay, host=self.host, port=self.port, timeout=timeout)
+
+
+def _received(message: Message) -> ReceivedMail:
+    return received_mail(sender=message.mail_from, recipients=list(message.rcpt_tos), content=message.content)
+
+
+def _if_started(value: T | None) -> T:
+    if value is None:
+        raise RuntimeError("The FakeRelay has not been started: use it in a with statement.")
+    return value
 
 
 @contextlib.contextmanager

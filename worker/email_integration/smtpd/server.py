@@ -8,9 +8,10 @@ from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import Self
 
-from .connection import Connection
 from .listener import Listener
 from .state import OpenConnection, ServerState
+
+MISSING = "aiosmtpd, the SMTP server of tests, is not installed: pip install 'celery-mail-dispatch[testing]'"
 
 
 class SMTPServer(ServerState):
@@ -26,14 +27,19 @@ class SMTPServer(ServerState):
     # Starting and stopping
 
     def start(self) -> None:
-        """Listen; raises OSError when the port is taken."""
+        """Listen; raises OSError when the port is taken, and ImportError when there is no aiosmtpd."""
         if self._listener is not None:
             raise RuntimeError("the server runs already")
+        try:
+            from .connection import Connection
+        except ImportError as error:
+            raise ImportError(MISSING) from error
         self._listener = Listener(
             lambda loop: Connection(self, loop),
             port=self.port,
             tls_context=self.tls_context if self.security == "tls" else None,
         )
+        self.port = self._listener.port
 
     def stop(self) -> None:
         """Go away at once, as a crash does: open connections break without a word."""

@@ -12,18 +12,16 @@ import time
 from base64 import b64decode
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Any
+from typing import Any, get_args
 
 from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
 
-from .faults import Fault
+from .faults import Fault, Verb
 from .records import Message
-from .state import ServerState
+from .state import PASSWORD_MECHANISMS, TOKEN_MECHANISMS, ServerState
 
 # aiosmtpd warns, at each login, of an attribute that it sets itself.
 logging.getLogger("mail.log").setLevel(logging.ERROR)
-
-COMMANDS = ("EHLO", "HELO", "STARTTLS", "AUTH", "MAIL", "RCPT", "DATA", "RSET", "NOOP", "QUIT")
 
 
 class Connection(SMTP):
@@ -44,11 +42,11 @@ class Connection(SMTP):
             require_starttls=server.security == "starttls",
             auth_require_tls=server.security == "starttls",
             authenticator=self._check_login,
-            auth_exclude_mechanism=_not_offered(server),
+            auth_exclude_mechanism=(PASSWORD_MECHANISMS | TOKEN_MECHANISMS) - server.mechanisms,
         )
         # Not as an argument: aiosmtpd warns of AUTH without STARTTLS, which TLS from the first byte is to it.
         self._auth_required = server.requires_auth
-        for verb in COMMANDS:
+        for verb in {"HELO", *get_args(Verb)} & set(self._smtp_methods):
             self._smtp_methods[verb] = partial(self._obey, verb, self._smtp_methods[verb])
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -106,14 +104,14 @@ class Connection(SMTP):
         return reply
 
     async def _handle_client(self) -> None:
-        fault = self._server.next_fault("CONNECT", "")
+        fault = self._take_fault("CONNECT")
         if fault is not None:
             await self.misbehave(fault)
         await super()._handle_client()
 
     async def _obey(self, verb: str, method: Callable[[str | None], Awaitable[None]], arg: str | None) -> None:
         self.record.verbs.append(verb)
-        fault = self._server.next_fault(verb, arg or "")
+        fault = self._take_fault(verb, arg or "")
         if fault is not None:
             reply = await self.misbehave(fault)
             if reply is not None:
@@ -123,9 +121,17 @@ class Connection(SMTP):
             await self._break_into_content()
         await method(arg)
 
+    def _take_fault(self, verb: str, arg: str = "") -> Fault | None:
+        """Take the fault for a command; none for RCPT and DATA that come too early, which are refused anyway."""
+        envelope = self.envelope or Envelope()
+        if verb == "RCPT" and not envelope.mail_from:
+            return None
+        if verb in ("DATA", "CONTENT"):
+            return self._server.faults.take(verb, in_words(envelope)) if envelope.rcpt_tos else None
+        return self._server.faults.take("EHLO" if verb == "HELO" else verb, arg)
+
     async def _break_into_content(self) -> None:
-        recipients = self.envelope.rcpt_tos if self.envelope is not None else []
-        fault = self._server.next_fault("CONTENT", " ".join(recipients)) if recipients else None
+        fault = self._take_fault("CONTENT")
         if fault is None:
             return
         await self.push("354 End data with <CR><LF>.<CR><LF>")
@@ -175,13 +181,6 @@ class Connection(SMTP):
         return AuthResult(success=False, handled=False)
 
 
-def _not_offered(server: ServerState) -> tuple[str, ...]:
-    """The mechanisms that make no sense: with no user, with no tokens to check, with nothing else."""
-    if server.check_token is not None:
-        return ("LOGIN", "PLAIN", *({"XOAUTH2", "OAUTHBEARER"} - set(server.token_mechanisms)))
-    return ("XOAUTH2", "OAUTHBEARER", *(() if server.user is not None or server.any_auth else ("LOGIN", "PLAIN")))
-
-
 class _Acceptor:
     """aiosmtpd's hooks: what to offer, and what to do with a complete message."""
 
@@ -199,13 +198,14 @@ class _Acceptor:
         connection.record.verbs.append("CONTENT")
         content = envelope.original_content or b""
         message = Message(
-            mail_from=envelope.mail_from or "",
+            mail_from=(envelope.mail_from or "").removeprefix("<>"),
             rcpt_tos=tuple(envelope.rcpt_tos),
             content=content,
             session=connection.record.number,
             received_at=time.time(),
         )
-        fault = self._server.next_fault("DOT", " ".join(envelope.rcpt_tos) + "\n" + content.decode("latin-1"))
+        text = f"{in_words(envelope)}\n{content.decode('utf-8', 'replace')}"
+        fault = self._server.faults.take("DOT", text)
         refused = fault is not None and (
             fault.drop or fault.hang or (fault.reply is not None and not fault.reply.startswith("2"))
         )
@@ -213,6 +213,11 @@ class _Acceptor:
             self._server.accept(message)
         reply = None if fault is None else await connection.misbehave(fault)
         return reply or f"250 2.0.0 OK queued as {len(self._server.messages)}"
+
+
+def in_words(envelope: Envelope) -> str:
+    """The sender and the recipients, for a fault to match."""
+    return " ".join((envelope.mail_from or "", *envelope.rcpt_tos))
 
 
 async def forever() -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import threading
-from typing import Any, Literal
+from collections.abc import Iterable
+from typing import Literal
 
 Verb = Literal["CONNECT", "EHLO", "STARTTLS", "AUTH", "MAIL", "RCPT", "DATA", "CONTENT", "DOT", "RSET", "NOOP", "QUIT"]
 
@@ -19,6 +20,7 @@ class Fault:
 
     A message is accepted at ``DOT`` unless a fault there refuses it (a ``reply`` of 4yz or 5yz), drops the connection
     or hangs; with ``drop_after_accept`` and ``hang_after_accept`` the server has it and the client is never told.
+    Raises ``ValueError`` for what makes no sense.
     """
 
     verb: Verb
@@ -37,34 +39,42 @@ class Fault:
     until: threading.Event | None = None
     #: How many times; None is for ever.
     times: int | None = None
-    #: Only for commands, or for ``DOT`` and ``CONTENT`` messages, with this text in them.
+    #: Only for commands with this text in them, in any case; it is looked for in the envelope at ``DATA``, ``CONTENT``
+    #: and ``DOT``, and at ``DOT`` in the content too.
     match: str = ""
+
+    def __post_init__(self) -> None:
+        if self.times is not None and self.times < 1:
+            raise ValueError(f"times must be at least 1, or None for always, not {self.times!r}.")
+        if self.verb != "DOT" and (self.drop_after_accept or self.hang_after_accept):
+            raise ValueError(f"A mail can be taken only at DOT, not at {self.verb}.")
 
 
 class Faults:
     """The faults still to come, for any thread to add to and take from."""
 
-    def __init__(self) -> None:
-        self._entries: list[list[Any]] = []
+    def __init__(self, faults: Iterable[Fault] = ()) -> None:
+        self._left = [(fault, fault.times) for fault in faults]
         self._lock = threading.Lock()
 
     def add(self, *faults: Fault) -> None:
         """Let these happen, after those that are there already."""
         with self._lock:
-            self._entries.extend([fault, fault.times] for fault in faults)
+            self._left += [(fault, fault.times) for fault in faults]
 
     def clear(self) -> None:
         """Let none happen any more."""
         with self._lock:
-            self._entries.clear()
+            self._left.clear()
 
     def take(self, verb: str, text: str) -> Fault | None:
         """Take the first fault for this command, and count it."""
         with self._lock:
-            for entry in self._entries:
-                fault, left = entry
-                if fault.verb == verb and left != 0 and fault.match.lower() in text.lower():
-                    if left is not None:
-                        entry[1] = left - 1
-                    return fault  # type: ignore[no-any-return]  # an entry is a pair that can be changed
+            for number, (fault, left) in enumerate(self._left):
+                if fault.verb == verb and fault.match.lower() in text.lower():
+                    if left == 1:
+                        del self._left[number]
+                    elif left is not None:
+                        self._left[number] = (fault, left - 1)
+                    return fault
         return None

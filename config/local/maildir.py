@@ -10,7 +10,7 @@ import threading
 import time
 from pathlib import Path
 
-from .records import Message
+from email_integration.smtpd import Message
 
 
 def write_to_maildir(maildir: Path, message: Message) -> Path:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Literal, Protocol
 
-from config.local.processes import LOOPBACK, free_port
-
 from .faults import Fault, Faults
-from .maildir import write_to_maildir
+from .listener import LOOPBACK
 from .records import Message, SessionRecord
 
 Security = Literal["starttls", "tls", "plain"]
+
+PASSWORD_MECHANISMS = frozenset({"LOGIN", "PLAIN"})
+TOKEN_MECHANISMS = frozenset({"OAUTHBEARER", "XOAUTH2"})
 
 
 class OpenConnection(Protocol):
@@ -34,16 +34,15 @@ class ServerState:
     def __init__(
         self,
         *,
-        port: int | None = None,
+        port: int = 0,
         security: Security = "starttls",
         tls_context: ssl.SSLContext | None = None,
         user: str | None = "user",
         password: str | None = "password",  # noqa: S107  # guards nothing
         any_auth: bool = False,
         check_token: Callable[[str], bool] | None = None,
-        token_mechanisms: Iterable[str] = ("OAUTHBEARER", "XOAUTH2"),
-        maildir: Path | None = None,
-        faults: Iterable[Fault] = (),
+        mechanisms: Iterable[str] = (*PASSWORD_MECHANISMS, *TOKEN_MECHANISMS),
+        faults: Iterable[Fault] | Faults = (),
         size_limit: int = 32 * 1024 * 1024,
         smtputf8: bool = True,
         pipelining: bool = True,
@@ -52,16 +51,15 @@ class ServerState:
         """Describe a server; ``start()`` starts it.
 
         Args:
-            port: on loopback; a free one is chosen when left out.
+            port: on loopback; 0 for a free one, which the first start chooses.
             security: STARTTLS required, TLS from the first byte, or none.
             tls_context: needed unless ``security`` is ``plain``.
             user: who must log in; None for a server without AUTH.
             password: the user's password.
             any_auth: let everybody in, with any credentials or none.
             check_token: says whether an OAuth token of the user's is good; passwords are not asked for then.
-            token_mechanisms: how tokens may be shown.
-            maildir: where each accepted message is written to besides.
-            faults: what goes wrong from the start.
+            mechanisms: how one may log in; of these, those are offered that make sense.
+            faults: what goes wrong from the start; ``Faults`` can be shared by servers.
             size_limit: bytes a message may have.
             smtputf8: whether the extension is offered.
             pipelining: whether it is offered; commands in groups are understood anyway.
@@ -69,15 +67,14 @@ class ServerState:
         """
         if security != "plain" and tls_context is None:
             raise ValueError(f"security {security!r} needs a tls_context")
-        self.port = free_port() if port is None else port
+        self.port = port
         self.security: Security = security
         self.tls_context = tls_context
         self.user = user
         self.password = password
         self.any_auth = any_auth
         self.check_token = check_token
-        self.token_mechanisms = tuple(token_mechanisms)
-        self.maildir = maildir
+        self._mechanisms = frozenset(mechanisms)
         self.size_limit = size_limit
         self.smtputf8 = smtputf8
         self.pipelining = pipelining
@@ -86,9 +83,8 @@ class ServerState:
         self.sessions: list[SessionRecord] = []
         self.auths = 0
         self.failed_auths = 0
-        self._faults = Faults()
+        self.faults = faults if isinstance(faults, Faults) else Faults(faults)
         self.connections: set[OpenConnection] = set()
-        self.inject(*faults)
 
     @property
     def host(self) -> str:
@@ -100,19 +96,22 @@ class ServerState:
         """Whether MAIL is refused before a login."""
         return self.user is not None and not self.any_auth
 
+    @property
+    def mechanisms(self) -> frozenset[str]:
+        """The ways to log in that are offered: none without a user, by token alone if there is a check of tokens."""
+        if self.check_token is not None:
+            return self._mechanisms & TOKEN_MECHANISMS
+        return self._mechanisms & PASSWORD_MECHANISMS if self.user is not None or self.any_auth else frozenset()
+
     # What goes wrong
 
     def inject(self, *faults: Fault) -> None:
         """Let these faults happen from now on, after those that are there already."""
-        self._faults.add(*faults)
+        self.faults.add(*faults)
 
     def clear_faults(self) -> None:
         """Work properly from now on."""
-        self._faults.clear()
-
-    def next_fault(self, verb: str, text: str) -> Fault | None:
-        """Take the first fault for this command, and count it."""
-        return self._faults.take(verb, text)
+        self.faults.clear()
 
     # What was seen
 
@@ -127,8 +126,6 @@ class ServerState:
 
     def accept(self, message: Message) -> None:
         """Keep a message."""
-        if self.maildir is not None:
-            write_to_maildir(self.maildir, message)
         self.messages.append(message)
         if self.on_message is not None:
             self.on_message(message)

@@ -1,4 +1,7 @@
-"""The server as a process of its own."""
+"""The SMTP server of the demo and the playground: that of the package, as a process that keeps messages in a Maildir.
+
+python -m config.local.smtp_server --port 2525 --maildir var/mail --plain --catch-all-any-auth
+"""
 
 from __future__ import annotations
 
@@ -7,17 +10,17 @@ import os
 import signal
 import sys
 import threading
+from functools import partial
 from pathlib import Path
 
 from config.local.certificates import server_context
-
-from .faults import Fault
-from .records import Message
-from .server import SMTPServer
+from config.local.maildir import write_to_maildir
+from email_integration.smtpd import Fault, Message, SMTPServer
 
 
-def print_message(message: Message) -> None:
-    """Print one line about a message."""
+def keep(message: Message, maildir: Path) -> None:
+    """Write a message to the Maildir, and print one line about it."""
+    write_to_maildir(maildir, message)
     print(f"mail for {', '.join(message.rcpt_tos)}: {message.subject}", flush=True)
 
 
@@ -49,9 +52,8 @@ def main(arguments: list[str] | None = None) -> int:
         user=options.user,
         password=os.environ[options.password_from_env] if options.password_from_env else None,
         any_auth=options.catch_all_any_auth,
-        maildir=options.maildir,
         faults=[Fault(verb="DOT", delay=options.pace)] if options.pace else (),
-        on_message=print_message,
+        on_message=partial(keep, maildir=options.maildir),
     )
     done = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
