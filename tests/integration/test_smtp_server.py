@@ -6,6 +6,7 @@ import contextlib
 import smtplib
 import socket
 import ssl
+import threading
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -187,6 +188,24 @@ def test_a_polite_stop_says_421_and_refuses_connections_until_the_start(smtp_ser
         send(server)
     server.start()
     assert send(server) == {}
+
+
+def test_a_server_without_a_port_has_that_of_its_first_start() -> None:
+    server = SMTPServer(security="plain", user=None)
+    assert server.port == 0
+    with server:
+        port = server.port
+        assert send(server) == {}
+    assert server.port == port > 0
+
+
+def test_a_port_that_is_taken_is_an_error(smtp_server: Start) -> None:
+    taken = smtp_server(security="plain", user=None)
+    before = set(threading.enumerate())
+    with pytest.raises(OSError, match="address already in use"):
+        SMTPServer(port=taken.port, security="plain", user=None).start()
+    assert set(threading.enumerate()) == before
+    assert send(taken) == {}
 
 
 def test_open_connections_can_be_broken_with_the_server_still_listening(smtp_server: Start) -> None:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import smtplib
 import socket
+import subprocess
+import sys
+import textwrap
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -11,6 +14,7 @@ from typing import Any
 import pytest
 from django.core.mail import EmailMessage, EmailMultiAlternatives
 
+from config.local.processes import PATIENCE
 from email_integration.message import content
 from email_integration.message.rendering import render
 from email_integration.models import Delivery
@@ -96,6 +100,24 @@ def test_commands_in_one_write_are_answered_one_by_one(relay: FakeRelay) -> None
         connection.sendall(CONTENT + b".\r\nRCPT TO:<kim@example.com>\r\nDATA\r\nXYZZY kim\r\nQUIT\r\n")
         assert [line[:3] for line in said] == [b"250", b"503", b"503", b"500", b"221"]
     assert [mail.recipients for mail in relay.messages] == [[KIM]]
+
+
+def test_a_fault_waits_for_a_command_that_comes_in_its_turn(relay: FakeRelay, client: smtplib.SMTP) -> None:
+    """What a refused command leaves without a sender or a recipient is refused by itself, and uses up nothing."""
+    for verb in ("MAIL", "RCPT", "DATA"):
+        relay.fail(verb, "450 4.3.0 later", times=1)  # type: ignore[arg-type]
+    group = ("MAIL FROM:<us@example.com>", f"RCPT TO:<{KIM}>", "DATA")
+    assert [client.docmd(command)[0] for command in group] == [450, 503, 503]
+    assert [client.docmd(command)[0] for command in group] == [250, 450, 503]
+    client.rset()
+    assert [client.docmd(command)[0] for command in group] == [250, 250, 450]
+    client.rset()
+    assert send(client, KIM) == {}
+
+
+def test_a_null_sender_is_empty(relay: FakeRelay, client: smtplib.SMTP) -> None:
+    client.sendmail("", [KIM], CONTENT)
+    assert relay.messages[0].sender == ""
 
 
 def test_a_refusal_happens_as_often_as_it_was_asked_for(relay: FakeRelay, client: smtplib.SMTP) -> None:
@@ -236,6 +258,32 @@ def test_it_says_that_it_is_not_running() -> None:
         relay.messages  # noqa: B018  # looked at for what it raises
     with relay, pytest.raises(RuntimeError, match="running already"):
         relay.__enter__()
+
+
+def test_without_the_extra_only_the_start_of_a_relay_fails_and_says_what_to_install() -> None:
+    code = """
+        import sys
+        sys.modules["aiosmtpd"] = None
+        import django
+        django.setup()
+        from email_integration.testing import FakeRelay, capture_mail, eager_mail, outbox, run_deliveries
+        relay = FakeRelay()
+        relay.fail("RCPT", "550 5.1.1 No such user")
+        for starting in (lambda: relay.__enter__(), run_deliveries, lambda: eager_mail().__enter__()):
+            try:
+                starting()
+            except ImportError as error:
+                print(error)
+        print(relay)
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=PATIENCE, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    *errors, relay = done.stdout.splitlines()
+    assert len(errors) == 3
+    assert all("pip install 'celery-mail-dispatch[testing]'" in error for error in errors)
+    assert relay == "<FakeRelay not started>"
 
 
 # -- the mails ------------------------------------------------------------------------------------------------------

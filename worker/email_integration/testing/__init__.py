@@ -1,6 +1,7 @@
 """For the test suites of projects that use this app: what was submitted, a relay that fails as told, sending at once.
 
-Needs no worker, no broker, no SMTP server and no test framework; see docs/testing.md.
+Needs no worker, no broker, no SMTP server and no test framework. What sends mail starts a ``FakeRelay``, and that needs
+the extra ``testing``. See docs/testing.md.
 """
 
 from .capture import Outbox, capture_mail, outbox

@@ -41,6 +41,8 @@ class FakeRelay:
     only the server is replaced, and nothing is encrypted. Any user and password are right. ``timeout``, in seconds, is
     how long the app waits for any reply.
 
+    Its start needs the extra ``testing``, and raises ``ImportError`` without.
+
     ``fail``, ``drop`` and ``hang`` tell it what to do wrong, at ``CONNECT`` (instead of a greeting), ``EHLO``,
     ``AUTH``, ``MAIL``, ``RCPT``, ``DATA`` or ``DOT`` (instead of the reply to the final dot), so many ``times``, or
     until ``clear_faults``. ``match`` restricts it to commands that hold this text, in any case; at ``DATA`` and
