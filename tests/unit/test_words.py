@@ -67,8 +67,6 @@ HOMONYMS = {
     "Migration": "Django finds migrations by this name",
     "EmailBackend": "Django's name for it, one in each module of backends",
     "Connection": "a test server has its own, of the other end",
-    "Fault": "of the two test servers",
-    "Faults": "of the two test servers",
 }
 
 #: Strings and comments; group 1 is a string that is a name, as of a column or a key.
