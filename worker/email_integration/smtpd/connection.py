@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import hmac
 import json
+import logging
 import re
 import time
 from base64 import b64decode
@@ -19,10 +20,8 @@ from .faults import Fault, Verb
 from .records import Message
 from .state import PASSWORD_MECHANISMS, TOKEN_MECHANISMS, ServerState
 
-
-class _Session(Session):
-    #: A property of aiosmtpd's that logs a warning when aiosmtpd itself sets it, at each login.
-    login_data = None
+# aiosmtpd logs the dialogue, addresses and all, and warns at each login of an attribute that it sets itself.
+logging.getLogger("mail.log").setLevel(logging.ERROR)
 
 
 class Connection(SMTP):
@@ -49,9 +48,6 @@ class Connection(SMTP):
         self._auth_required = server.requires_auth
         for verb in {"HELO", *get_args(Verb)} & set(self._smtp_methods):
             self._smtp_methods[verb] = partial(self._obey, verb, self._smtp_methods[verb])
-
-    def _create_session(self) -> Session:
-        return _Session(self.loop)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # Called once more when STARTTLS has put TLS over the connection.
@@ -202,7 +198,7 @@ class _Acceptor:
         connection.record.verbs.append("CONTENT")
         content = envelope.original_content or b""
         message = Message(
-            mail_from=(envelope.mail_from or "").removeprefix("<>"),
+            mail_from=envelope.mail_from or "",
             rcpt_tos=tuple(envelope.rcpt_tos),
             content=content,
             session=connection.record.number,

@@ -12,6 +12,7 @@ import email.policy
 class Message:
     """A message the server has accepted."""
 
+    #: ``<>`` for the null reverse-path (RFC 5321 §4.5.5).
     mail_from: str
     rcpt_tos: tuple[str, ...]
     content: bytes = dataclasses.field(repr=False)

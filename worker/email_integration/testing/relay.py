@@ -181,7 +181,8 @@ class FakeRelay:
 
 
 def _received(message: Message) -> ReceivedMail:
-    return received_mail(sender=message.mail_from, recipients=list(message.rcpt_tos), content=message.content)
+    sender = "" if message.mail_from == "<>" else message.mail_from
+    return received_mail(sender=sender, recipients=list(message.rcpt_tos), content=message.content)
 
 
 def _if_started(value: T | None) -> T:
