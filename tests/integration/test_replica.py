@@ -13,7 +13,6 @@ from django.core import checks
 from django.db import connections, models
 from django.urls import reverse
 
-from config.local.smtp_server import Fault, SMTPServer
 from email_integration import alerts
 from email_integration.delivery import erasure, manual, retention
 from email_integration.ledger import batches
@@ -22,6 +21,7 @@ from email_integration.models import Delivery, DeliveryAttempt, SendingPause, SM
 from email_integration.models.audit import AuditEntry
 from email_integration.models.login import current_token
 from email_integration.queue import retry_now, sweeper
+from email_integration.smtpd import Fault, SMTPServer
 from email_integration.tasks import send_email
 from tests.claims import claimed
 from tests.deliveries import RecordingTaskQueue, ago, attempt, due_again, pretend, submitted

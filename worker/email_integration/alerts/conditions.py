@@ -27,7 +27,7 @@ class Condition:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Rule:
+class _AlertRule:
     """What is looked for. Where there are no such ``rows``, which all rules are asked for at once, ``conditions`` finds
     nothing.
     """
@@ -116,8 +116,8 @@ def _late() -> models.QuerySet[Delivery]:
 
 
 _RULES = (
-    _Rule(rows=CircuitBreaker.objects.all, conditions=_relays),
-    _Rule(rows=_late, conditions=_queue),
-    _Rule(rows=_held, conditions=_waiting_for_people),
-    _Rule(rows=_ending, conditions=_secrets),
+    _AlertRule(rows=CircuitBreaker.objects.all, conditions=_relays),
+    _AlertRule(rows=_late, conditions=_queue),
+    _AlertRule(rows=_held, conditions=_waiting_for_people),
+    _AlertRule(rows=_ending, conditions=_secrets),
 )
