@@ -193,7 +193,7 @@ check: $(STAMP) ## Check format, lint, types, import contracts, migrations, cont
 	"$$($(BIN)/python -c 'import compose, pathlib; print(pathlib.Path(compose.__file__).with_name("docker-compose"))')" \
 		--env-file /dev/null --profile '*' config --quiet
 
-fix: $(STAMP) ## Format the code, and mend what ruff can mend
+fix: $(STAMP) ## Format the code, and fix what ruff can fix
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 

@@ -1,7 +1,7 @@
 """The fault matrix: mails submitted against mails in the server's box, whatever goes wrong on their way.
 
-A part of it that a seed chooses (``FAULTS_SEED``) is run by 'make test' and another by 'make test-extra'. The others
-are no tests: 'make faults' (``python -m tests.faults``) runs them all, and makes a table.
+A part of it that a seed chooses (``FAULTS_SEED``) is run by 'make test-extra'. The others are no tests: 'make faults'
+(``python -m tests.faults``) runs them all, and makes a table.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ from tests.faults import matrix
 from tests.faults.cases import Case, run_case
 from tests.faults.world import Setting, Worlds
 
-_FIRST, _FURTHER = matrix.parts(int(os.environ.get("FAULTS_SEED", "1")))
+pytestmark = pytest.mark.extra
+
+_CASES = matrix.chosen(int(os.environ.get("FAULTS_SEED", "1")))
 
 
 @pytest.fixture(scope="class")
@@ -53,13 +55,10 @@ class _OfOneSetting:
 
 def _tests(number: int, setting: Setting, cases: Sequence[Case]) -> type[_OfOneSetting]:
     """The test class of a setting."""
-    parameters = [
-        pytest.param(case, id=f"{case.group}: {case.name}", marks=() if case in _FIRST else pytest.mark.extra)
-        for case in cases
-    ]
+    parameters = [pytest.param(case, id=f"{case.group}: {case.name}") for case in cases]
     made = type(f"TestSetting{number}", (_OfOneSetting,), {"setting": setting, "__module__": __name__})
     return pytest.mark.parametrize("case", parameters)(made)
 
 
-for number, (setting, cases) in enumerate(matrix.by_setting([*_FIRST, *_FURTHER]), start=1):
+for number, (setting, cases) in enumerate(matrix.by_setting(_CASES), start=1):
     globals()[f"TestSetting{number}"] = _tests(number, setting, cases)

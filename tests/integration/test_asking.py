@@ -12,7 +12,7 @@ from django.db import OperationalError, connections
 from django.db.backends.signals import connection_created
 
 from config.local.processes import PATIENCE
-from email_integration.models import CircuitBreaker
+from email_integration.models import CircuitBreaker, SMTPConfig
 from email_integration.routing import breaker, generation
 from email_integration.sending import asking
 from email_integration.sending.asking import Questions
@@ -111,6 +111,26 @@ def test_an_open_breaker_is_found_by_either(
     send(1)
     assert server.messages, "one has probed"
     assert not CircuitBreaker.objects.exists()
+
+
+def test_no_session_is_opened_to_a_server_that_was_replaced_while_it_was_asked(
+    server: SMTPServer, smtp_server: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The answer may come after whoever changes the configuration was told that it counts."""
+    other = smtp_server(security="plain", user=None)
+    config_for(other, name="Other", is_active=False)
+    asked = []
+
+    def replaced_meanwhile(relay: Relay) -> bool:
+        asked.append(relay.name)
+        if relay.name != "Other":
+            SMTPConfig.objects.activate(SMTPConfig.objects.get(name="Other"))
+        return False
+
+    monkeypatch.setattr(breaker, "is_open", replaced_meanwhile)
+    send(1)
+    assert asked[0] != "Other"
+    assert (server.sessions, len(other.messages)) == ([], 1)
 
 
 def test_a_database_that_fails_at_the_dispatchers_look_costs_no_mail(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -179,6 +180,22 @@ def test_what_was_read_a_moment_ago_is_not_read_again(
     clock.sleep(PATIENCE)
     assert memory.recall(RELAY) == Quirks(mails=20)
     memory.learn(RELAY, mails=30)
+    assert memory.recall(RELAY) == Quirks(mails=30)
+
+
+def test_what_was_read_before_it_was_saved_does_not_count_after_that(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One thread reads, and another learns before the first has kept what it read."""
+    memory, savepoint = SharedMemory(), quirks.savepoint
+
+    @contextlib.contextmanager
+    def learned_meanwhile(using: str) -> Iterator[None]:
+        with savepoint(using):
+            yield
+        monkeypatch.setattr(quirks, "savepoint", savepoint)
+        memory.learn(RELAY, mails=30)
+
+    monkeypatch.setattr(quirks, "savepoint", learned_meanwhile)
+    memory.recall(RELAY)
     assert memory.recall(RELAY) == Quirks(mails=30)
 
 

@@ -209,17 +209,21 @@ def test_an_old_token_is_used_while_the_endpoint_is_down_and_it_is_left_alone(
     assert len(endpoint.requests) == 2
 
 
+@pytest.mark.parametrize("first", [5.0, 60.0, 600.0])
 def test_a_first_probe_asks_an_endpoint_that_has_failed_however_long_mails_wait(
-    configure: Configure, endpoint: TokenEndpoint, settings: Any
+    configure: Configure, endpoint: TokenEndpoint, settings: Any, first: float
 ) -> None:
-    settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "RETRY_FIRST": 900.0}
+    settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "RETRY_FIRST": 900.0, "BREAKER_PROBE_FIRST": first}
     configure()
     endpoint.instead = _html
     found = send(2)
     assert len(endpoint.requests) == 1
     endpoint.instead = None
-    OAuthToken.objects.update(failed_at=ago(61))
-    CircuitBreaker.objects.update(probe_at=ago(1))
+    # It is the time of the probe.
+    tripped, token = CircuitBreaker.objects.get(), OAuthToken.objects.get()
+    assert token.failed_at is not None
+    OAuthToken.objects.update(failed_at=token.failed_at - (tripped.probe_at - ago(0)))
+    CircuitBreaker.objects.update(probe_at=ago(0))
     Delivery.objects.filter(pk=found[0].pk).update(due_at=ago(1), next_at=ago(1))
     attempt(found[0].pk)
     assert Delivery.objects.get(pk=found[0].pk).status == "accepted"

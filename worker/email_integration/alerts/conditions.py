@@ -28,8 +28,8 @@ class Condition:
 
 @dataclass(frozen=True, kw_only=True)
 class _AlertRule:
-    """What is looked for. Where there are no such ``rows``, which all rules are asked for at once, ``conditions`` finds
-    nothing.
+    """What is looked for. One query asks for the ``rows`` of all rules. Only if it finds any the ``conditions`` are
+    asked, which find nothing where there are no such rows.
     """
 
     rows: Callable[[], models.QuerySet[Any]]

@@ -27,7 +27,7 @@ def repeated(act: Callable[[], _Result]) -> _Result:
         except OperationalError as error:
             if tries == _TRIES or not is_conflict(error) or connections[database()].in_atomic_block:
                 raise
-            chance = random.random()  # noqa: S311  # spreads load, guards nothing
+            chance = random.uniform(0.5, 1)  # noqa: S311  # spreads load, guards nothing
             time.sleep(schedule.backoff(tries, first=0.01, longest=0.1, chance=chance))
     raise AssertionError("unreachable")
 

@@ -1,6 +1,6 @@
 """The circuit breaker of a relay: while it is open no process connects, but for one half-open probe at a time.
 
-It is asked only before a new session is opened, so that it costs nothing while sessions last. Mended settings are
+It is asked only before a new session is opened, so that it costs nothing while sessions last. Corrected settings are
 another relay, with a circuit breaker of its own.
 """
 
@@ -92,7 +92,7 @@ class RelayFailure(Protocol):
 def trip(relay: Relay, failure: RelayFailure, *, probing: bool) -> float:
     """Open the breaker, or keep it open after a failed probe; return in how many seconds the next probe may be made."""
     said = {"code": failure.code, "cause": str(failure.cause), "reason": failure.reason[:255]}
-    wait = _wait(1, failure)
+    wait = probe_wait(1, failure.cause, hint=failure.retry_in)
     times = {"opened_at": DatabaseTime(), "probe_at": DatabaseTime(ahead=wait)}
     row, created = CircuitBreaker.objects.get_or_create(
         pk=key(relay), defaults={"smtp_config": relay.name, "host": relay.host, **times, **said}
@@ -106,7 +106,7 @@ def trip(relay: Relay, failure: RelayFailure, *, probing: bool) -> float:
         }
         logger.warning("The circuit breaker of %s is open: %s", relay.name, failure.reason, extra=extra)
     elif probing:
-        wait = _wait(row.failures + 1, failure)
+        wait = probe_wait(row.failures + 1, failure.cause, hint=failure.retry_in)
         CircuitBreaker.objects.filter(pk=row.pk).update(
             failures=F("failures") + 1, probe_at=DatabaseTime(ahead=wait), **said
         )
@@ -160,12 +160,13 @@ def key(relay: Relay) -> str:
     return salted_hmac("email_integration.breaker", repr(settings), algorithm="sha256").hexdigest()
 
 
-def _wait(failures: int, failure: RelayFailure) -> float:
+def probe_wait(failures: int, cause: str, *, hint: float | None = None) -> float:
+    """Return how many seconds after the ``failures``-th failure in a row, for this cause, a relay may be probed."""
     first, longest = conf.get("BREAKER_PROBE_FIRST"), conf.get("BREAKER_PROBE_MAX")
     return schedule.probe_wait(
         failures,
-        first=min(first, _FIRST_AT_LIMIT) if failure.cause in _LIMITS else first,
-        longest=min(longest, _LONGEST_WITHOUT_SERVICE) if failure.cause in ENDS_BY_ITSELF else longest,
+        first=min(first, _FIRST_AT_LIMIT) if cause in _LIMITS else first,
+        longest=min(longest, _LONGEST_WITHOUT_SERVICE) if cause in ENDS_BY_ITSELF else longest,
         longest_hint=longest,
-        hint=failure.retry_in,
+        hint=hint,
     )

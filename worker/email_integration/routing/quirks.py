@@ -38,8 +38,10 @@ class SharedMemory(Memory):
     def __init__(self) -> None:
         super().__init__()
         self._unsaved: dict[Relay, dict[str, Any]] = {}
-        # What was read last, of which relay and when; replaced whole, so readers need no lock.
-        self._last: tuple[Relay, Quirks, float] | None = None
+        # What was read of each relay, and when that began.
+        self._rows: dict[Relay, tuple[Quirks, float]] = {}
+        # When this process has saved last: what it read before may be older than that.
+        self._saved_at = 0.0
 
     def recall(self, relay: Relay) -> Quirks:
         """What is known of ``relay``, to other processes a moment ago."""
@@ -51,9 +53,10 @@ class SharedMemory(Memory):
 
     def _read(self, relay: Relay) -> Quirks:
         """What the database knows of ``relay``."""
-        last, asked_at = self._last, time.monotonic()
-        if last is not None and asked_at - last[2] < _READ_HOLDS and last[0] == relay:
-            return last[1]
+        asked_at = time.monotonic()
+        known, read_at = self._rows.get(relay, (Quirks(), float("-inf")))
+        if read_at > max(asked_at - _READ_HOLDS, self._saved_at):
+            return known
         try:
             with savepoint(ServerQuirks.objects.db):
                 row = ServerQuirks.objects.filter(pk=breaker.key(relay), learned_at__gt=timezone.now() - KEPT).first()
@@ -63,7 +66,7 @@ class SharedMemory(Memory):
         known = Quirks()
         if row is not None:
             known = Quirks(pipelining=Pipelining(row.pipelining), mails=row.mails, recipients=row.recipients)
-        self._last = (relay, known, asked_at)
+        self._rows[relay] = known, asked_at
         return known
 
     def learn(self, relay: Relay, **changes: Any) -> None:
@@ -86,7 +89,7 @@ class SharedMemory(Memory):
         place = {"smtp_config": relay.name, "host": relay.host, "learned_at": timezone.now()}
         ServerQuirks.objects.update_or_create(pk=key, defaults={**place, **changes})
         ServerQuirks.objects.filter(smtp_config=relay.name).exclude(pk=key).delete()  # of former settings
-        self._last = None
+        self._saved_at = time.monotonic()
         if self._unsaved.get(relay) == changes:  # else more was learned meanwhile
             self._unsaved.pop(relay, None)
 

@@ -56,9 +56,9 @@ def active_relay(*, early: bool = False) -> Route:
     It was active a moment ago, other than where the cache and the database are both too slow to say so.
 
     Costs one read of the shared cache, unless there was one a moment ago; a query only when the generation has changed,
-    is dirty, absent or out of reach, or the copy is older than CONFIG_CACHE_TTL. It is asked ``early`` by who has a
-    connection to the database, so that the threads beside it need none. What cannot be used (a lost key, a row
-    that somebody has damaged) is ``Nowhere`` too, and an error in the log.
+    is dirty, absent or out of reach, or the copy is older than CONFIG_CACHE_TTL. A caller that has a connection to the
+    database asks ``early``, so that the threads beside it need none. What cannot be used (a lost key, a damaged row) is
+    ``Nowhere`` too, and an error in the log.
     """
     longest = conf.get("CONFIG_CACHE_TTL") * (_EARLY if early else 1.0)
     for _ in range(_TRIES):

@@ -14,12 +14,12 @@ from django.db import models, transaction
 from django.db.models import Q
 from django.utils import timezone
 
-from email_integration import conf
 from email_integration.models import OAuthToken, SMTPConfig
+from email_integration.outcomes.causes import Cause
 from email_integration.secrecy import with_secrets
 from email_integration.smtp import NoToken, Phase
 
-from . import families
+from . import breaker, families
 from .token_endpoint import PATIENCE, Account, Granted
 
 #: For how long nobody else fetches, in seconds: longer than fetching takes.
@@ -174,7 +174,7 @@ def _not_before(began: dt.datetime, now: dt.datetime, *, kept: str, refused: str
     if refused == "":
         return began
     # Such a failure opens the circuit breaker, whose first probe has to ask the endpoint.
-    alone = _LEFT_ALONE if kept else conf.get("BREAKER_PROBE_FIRST")
+    alone = _LEFT_ALONE if kept else breaker.probe_wait(1, Cause.NO_TOKEN)
     return min(began, now - dt.timedelta(seconds=alone))
 
 

@@ -58,7 +58,7 @@ def _is_closed(relay: Relay) -> bool:
     try:
         if breaker.is_open(relay):
             return False
+        quirks.memory.recall(relay)  # so that it is known when the session is opened
     except (DatabaseError, InterfaceError):
         return False
-    quirks.memory.recall(relay)  # so that it is known when the session is opened
     return True

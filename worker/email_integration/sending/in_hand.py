@@ -101,6 +101,7 @@ class InHand(Guard):
         points.reached("before a session", self._id)
 
     def breaker_is_closed(self, relay: Relay) -> bool:
+        self.waits()
         return self.others.breaker_is_closed(relay)
 
     def prepares(self) -> None:

@@ -77,6 +77,7 @@ class RelayAccess:
         require_active(self.relay)
         if not self._probing and not self._guard.breaker_is_closed(self.relay):
             self._probing = breaker.ask(self.relay)
+        require_active(self.relay)  # the answer may have taken longer than who changes a configuration waits
         self._guard.opens()
 
     def has_another_password(self, failure: SMTPFailure) -> bool:

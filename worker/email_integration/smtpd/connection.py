@@ -20,8 +20,11 @@ from .faults import Fault, Verb
 from .records import Message
 from .state import PASSWORD_MECHANISMS, TOKEN_MECHANISMS, ServerState
 
-# aiosmtpd logs the dialogue, addresses and all, and warns at each login of an attribute that it sets itself.
-logging.getLogger("mail.log").setLevel(logging.ERROR)
+# aiosmtpd logs the dialogue, addresses and all, and warns at each login of an attribute that it sets itself. Whoever
+# wants to read that has set a level.
+_log = logging.getLogger("mail.log")
+if _log.level == logging.NOTSET:
+    _log.setLevel(logging.ERROR)
 
 
 class Connection(SMTP):
