@@ -17,7 +17,7 @@ from tests.faults.world import Setting, Worlds
 
 pytestmark = pytest.mark.extra
 
-_CASES = matrix.chosen(int(os.environ.get("FAULTS_SEED", "1")))
+_FIRST, _FURTHER = matrix.parts(int(os.environ.get("FAULTS_SEED", "1")))
 
 
 @pytest.fixture(scope="class")
@@ -60,5 +60,5 @@ def _tests(number: int, setting: Setting, cases: Sequence[Case]) -> type[_OfOneS
     return pytest.mark.parametrize("case", parameters)(made)
 
 
-for number, (setting, cases) in enumerate(matrix.by_setting(_CASES), start=1):
+for number, (setting, cases) in enumerate(matrix.by_setting([*_FIRST, *_FURTHER]), start=1):
     globals()[f"TestSetting{number}"] = _tests(number, setting, cases)
