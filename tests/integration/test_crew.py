@@ -31,6 +31,7 @@ from email_integration.sending import crew, dispatcher, in_hand, own_journal, po
 from email_integration.sending.journal import SlotState
 from email_integration.smtp import ConnectionLost, Phase, Relay, Session
 from email_integration.smtpd import Fault, Message, SMTPServer
+from email_integration.timezones import as_stored
 from tests.claims import claimed
 from tests.deliveries import (
     Clock,
@@ -782,6 +783,6 @@ def test_a_dot_that_did_not_go_leaves_the_sender_open(server: SMTPServer, monkey
 def test_a_mail_that_is_due_since_1970_is_sent(server: SMTPServer) -> None:
     """As some say 'at once'."""
     epoch = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
-    pretend(submitted(address(0)), due_at=epoch)
+    pretend(submitted(address(0)), due_at=as_stored(epoch))
     assert send_all() == ["accepted"]
     assert each_once(server, [0])
