@@ -181,8 +181,9 @@ CACHES = {
     "default": {
         "BACKEND": "config.cache.RedisCache",
         "LOCATION": REDIS_URL,
-        # A cache that is out of reach costs a second, not the time the kernel takes to give up.
-        "OPTIONS": {"socket_connect_timeout": 1, "socket_timeout": 1},
+        # A cache that is out of reach costs a second, not the time the kernel takes to give up. With the older protocol
+        # redis-py closes the connections of a thread when it ends, and not only when garbage is collected.
+        "OPTIONS": {"socket_connect_timeout": 1, "socket_timeout": 1, "protocol": 2},
     }
 }
 
