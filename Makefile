@@ -62,17 +62,21 @@ MILLION := --ignore=tests/integration/test_admin_million.py
 # What a database may refuse to look for or to keep, and where two ask at once.
 ATTACKS := $(addprefix tests/attacks/test_,02_refresh_tokens.py 03_pages.py 07_login_limit.py 11_input.py)
 AT_ONCE := $(addprefix tests/integration/test_,activating_at_once.py smtp_config.py transitions.py)
-# Where statements have a form for each database, and what they promise.
+# Where statements have a form for each database.
 OF_THE_DATABASE := $(addprefix tests/integration/test_,activating_at_once.py attempt.py batches.py breaker.py bulk.py \
-	content.py continuing.py dispatcher.py erasure.py fields.py index_use.py inserting.py interleavings.py manual.py \
-	pause.py priorities.py recovery.py retention.py rotation.py routing.py smtp_config.py smtp_config_history.py \
-	submission.py sweeper.py tasks_prepared.py transitions.py transitions_machine.py wake_ups.py) \
+	content.py continuing.py erasure.py fields.py index_use.py inserting.py manual.py pause.py priorities.py \
+	retention.py rotation.py routing.py smtp_config.py smtp_config_history.py submission.py sweeper.py \
+	tasks_prepared.py transitions.py transitions_machine.py wake_ups.py) \
 	tests/integration/oauth/test_tokens.py
 # Where the broker is killed, frozen, emptied and looked into, and where a worker takes from it, gives back to it and ends.
 OF_THE_BROKER := $(addprefix tests/acceptance/test_,broker.py calling.py canvas.py crash.py priorities.py prepared.py \
 	queues.py secrecy.py switch.py task_events.py term.py)
-# Where times are stored, compared and shown, and where a worker waits for them.
-OF_THE_TIME := tests/integration tests/acceptance/test_calling.py
+# Where times are stored, compared and shown, and where a worker waits for them: all that says nothing of SMTP's dialogue,
+# secrets that are kept elsewhere, diagnosis and journals.
+OF_THE_TIME := tests/integration tests/acceptance/test_calling.py $(addprefix --ignore=tests/integration/test_, \
+	connection_test_advice.py error_mail.py journals_unusable.py local_processes.py memory.py policy.py references.py \
+	send_mail_code.py servers_scripted.py smtp_login.py smtp_opening.py smtp_pool.py smtp_replies.py smtp_session.py \
+	validate_services.py validate_storage.py)
 
 PYTEST = $(BIN)/python -m pytest
 # Most tests wait for processes, replies and limits of time, so that two processors have time for four files of tests.
@@ -115,18 +119,20 @@ test-extra: $(STAMP) ## Run the slow rest of the tests
 	$(BY_CLASS) -m "" $(MATRIX)
 
 # The tests that depend on the version of Python or Django. All parts run, also after one of them has failed.
-PARTS ?= unit integration walks foreign-project django-mail demo
+PARTS ?= unit integration attacks walks foreign-project django-mail demo
 test-pair: $(STAMP) ## Run what depends on the pair; PARTS="unit demo" runs these parts
 	tests/system-packages.sh
 	$(MAKE) --no-print-directory --keep-going $(addprefix pair-,$(PARTS))
 
-.PHONY: pair-unit pair-integration pair-walks pair-foreign-project pair-django-mail pair-demo
+.PHONY: pair-unit pair-integration pair-attacks pair-walks pair-foreign-project pair-django-mail pair-demo
 pair-unit:
 	$(TOGETHER) tests/unit
 
 # With the start of the processes, which deprecations would make fail.
 pair-integration:
 	$(TOGETHER) tests/integration tests/acceptance/test_warnings.py
+
+pair-attacks:
 	$(TOGETHER) -m "" tests/attacks
 
 pair-walks:

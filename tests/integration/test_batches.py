@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
-import re
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -630,58 +629,3 @@ def test_claims_change_no_index() -> None:
     updated, cheap = (after - then for after, then in zip(hot(), before, strict=True))
     assert updated == len(batch.deliveries) == 40
     assert cheap >= 30  # as many as there is room for on their pages
-
-
-def plan(statement: Callable[[], Any]) -> str:
-    """How PostgreSQL carries out the one statement of this that begins with WITH."""
-    found: list[str] = []
-
-    def explain(execute: Any, sql: str, params: Any, many: bool, context: Any) -> Any:
-        if sql.startswith("WITH") and not found:
-            with context["connection"].connection.cursor() as cursor:
-                cursor.execute(f"EXPLAIN {sql}", params)
-                found.extend(row[0] for row in cursor.fetchall())
-        return execute(sql, params, many, context)
-
-    with connection.execute_wrapper(explain):
-        statement()
-    return "\n".join(found)
-
-
-@pytest.mark.extra
-@pytest.mark.parametrize("analyzed", ["since", "while all was due", "while all was claimed", "while all was accepted"])
-def test_a_deep_history_changes_no_plan(analyzed: str) -> None:
-    """Neither looks at more than the index of what is due, and the keys, whenever the database last looked."""
-    if connection.vendor != "postgresql":
-        return  # of PostgreSQL
-    many(300)
-    earlier: dict[str, dict[str, Any]] = {
-        "while all was claimed": {"batch": "another"},
-        "while all was accepted": {"status": Status.ACCEPTED, "next_at": None},
-    }
-    due = {"batch": "", "status": Status.QUEUED, "next_at": ago(1)}
-    Delivery.objects.update(**due | earlier.get(analyzed, {}))
-    with connection.cursor() as cursor:
-        cursor.execute(f"ANALYZE {Delivery._meta.db_table}")
-    Delivery.objects.update(**due)
-    pattern = Delivery.objects.first()
-    assert pattern is not None
-    with connection.cursor() as cursor:
-        columns = ", ".join(connection.ops.quote_name(field.column) for field in Delivery._meta.concrete_fields)
-        changed = {"id": "'old' || n", "status": "'accepted'", "finished_at": "now()"}
-        changed |= {"next_at": "NULL", "content": "''"}
-        values = ", ".join(changed.get(field.attname, field.column) for field in Delivery._meta.concrete_fields)
-        table = Delivery._meta.db_table
-        cursor.execute(
-            f"INSERT INTO {table} ({columns}) SELECT {values} FROM {table}, generate_series(1, 300000) n WHERE id = %s",
-            [pattern.pk],
-        )
-        if analyzed == "since":
-            cursor.execute(f"ANALYZE {table}")
-    batch: list[batches.Batch] = []
-    found = plan(lambda: batch.append(claimed()))
-    assert "Seq Scan on email_integration_delivery " not in found, found
-    assert found.count("delivery_next_at") >= 3, found
-    found = plan(lambda: record(batch[0]))
-    assert "Seq Scan on email_integration_delivery " not in found, found
-    assert re.search(r"Index Scan (using|on) email_integration_delivery_pkey", found), found
