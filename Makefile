@@ -55,8 +55,11 @@ run: $(STAMP) ## Start everything on loopback to play with, until Ctrl-C
 # whatever has times, and the fault matrix. The matrix runs alone, because its cases have times that a busy machine would
 # not keep.
 MATRIX := tests/acceptance/test_fault_matrix.py
-# The octets and the words are the same whatever database they come from.
-SAME_EVERYWHERE := $(addprefix --ignore=tests/integration/test_,fidelity.py sandbox.py validate_smtp.py)
+# What is the same whatever database it comes from, and in whatever form it stores times: octets, words, the dialogue,
+# secrets that are kept elsewhere.
+SAME_EVERYWHERE := $(addprefix --ignore=tests/integration/test_,connection_test_advice.py fidelity.py local_processes.py \
+	memory.py policy.py references.py sandbox.py send_mail_code.py servers_scripted.py smtp_login.py smtp_opening.py \
+	smtp_pool.py smtp_replies.py smtp_session.py validate_smtp.py validate_storage.py)
 # A million rows take a minute, which is spent once.
 MILLION := --ignore=tests/integration/test_admin_million.py
 # What a database may refuse to look for or to keep, and where two ask at once.
@@ -71,12 +74,8 @@ OF_THE_DATABASE := $(addprefix tests/integration/test_,activating_at_once.py att
 # Where the broker is killed, frozen, emptied and looked into, and where a worker takes from it, gives back to it and ends.
 OF_THE_BROKER := $(addprefix tests/acceptance/test_,broker.py calling.py canvas.py crash.py priorities.py prepared.py \
 	queues.py secrecy.py switch.py task_events.py term.py)
-# Where times are stored, compared and shown, and where a worker waits for them: all that says nothing of SMTP's dialogue,
-# secrets that are kept elsewhere, diagnosis and journals.
-OF_THE_TIME := tests/integration tests/acceptance/test_calling.py $(addprefix --ignore=tests/integration/test_, \
-	connection_test_advice.py error_mail.py journals_unusable.py local_processes.py memory.py policy.py references.py \
-	send_mail_code.py servers_scripted.py smtp_login.py smtp_opening.py smtp_pool.py smtp_replies.py smtp_session.py \
-	validate_services.py validate_storage.py)
+# Where times are stored, compared and shown, and where a worker waits for them.
+OF_THE_TIME := tests/integration tests/acceptance/test_calling.py
 
 PYTEST = $(BIN)/python -m pytest
 # Most tests wait for processes, replies and limits of time, so that two processors have time for four files of tests.
