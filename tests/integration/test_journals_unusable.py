@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from django.db import connection
+from django.db import OperationalError, connection
 
+from email_integration.ledger import installation
 from email_integration.models import Delivery, DeliveryBatch
 from email_integration.sending import dispatcher
 from email_integration.sending.journal import SlotState, layout
@@ -201,6 +202,25 @@ def test_the_disk_is_full_amid_a_batch(
     assert Counter(one.subject for one in server.messages) == Counter("01234")
     assert bool(unnoted) or not lasts or writes > 14
     require_settled()
+
+
+def test_a_database_that_is_back_has_its_journal_at_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The database fails where a process asks for its journal · it has none then, and one when it asks again."""
+    own_journal, identity = dispatcher.own_journal, installation.identity
+
+    def fails() -> str:
+        raise OperationalError("the server closed the connection")
+
+    own_journal.close()
+    try:
+        monkeypatch.setattr(installation, "identity", fails)
+        assert own_journal.opened() is None
+        monkeypatch.setattr(installation, "identity", identity)
+        journal = own_journal.opened()
+        assert journal is not None
+        assert journal.is_in_place
+    finally:
+        own_journal.close()
 
 
 def test_no_file_may_grow(server: SMTPServer, folder: Path) -> None:

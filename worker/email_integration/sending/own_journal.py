@@ -69,7 +69,8 @@ def folder() -> Path:
 def opened() -> Journal | None:
     """The journal of this process, opened when it is asked for first; None when there can be none now.
 
-    That is logged, and tried again after a minute.
+    That is logged. A folder or a disk that does not take it is tried again after a minute, a database that failed when
+    this is asked next: it may be back, and is asked for the claim anyway.
     """
     own = _own
     with own.lock:
@@ -85,7 +86,7 @@ def opened() -> Journal | None:
             own.failed_at, own.journal = time.monotonic(), None
         except (DatabaseError, InterfaceError) as error:
             logger.warning("There is no journal, because the database failed (%s).", type(error).__name__)
-            own.failed_at, own.journal = time.monotonic(), None
+            own.journal = None
         return own.journal
 
 
