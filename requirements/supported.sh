@@ -1,5 +1,5 @@
 #!/bin/sh
-# Stops with one sentence where an environment cannot be made: supported.sh PYTHON DJANGO
+# Stops with one sentence if the environment cannot be created: supported.sh PYTHON DJANGO
 python=$1 django=$2
 
 stop() {
@@ -14,10 +14,10 @@ case $django in
 esac
 
 version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null) ||
-    stop "there is no Python to run as '$python'; install Python $least or newer (Debian, Ubuntu: 'apt install python3 python3-venv'), or name another one: 'make demo PYTHON=python3.13'."
+    stop "cannot run '$python' as Python; install Python $least or newer (Debian, Ubuntu: 'apt install python3 python3-venv'), or use another one: 'make demo PYTHON=python3.13'."
 
 [ "${version%%.*}" -eq 3 ] && [ "${version#*.}" -ge "${least#*.}" ] ||
-    stop "Django $django needs Python $least or newer, and '$python' is Python $version; install a newer one, or name it if there is one: 'make demo PYTHON=python3.13'."
+    stop "Django $django needs Python $least or newer, but '$python' is Python $version; install a newer one, or use one that is installed: 'make demo PYTHON=python3.13'."
 
 "$python" -c 'import ssl, venv, ensurepip' 2>/dev/null ||
-    stop "'$python' (Python $version) comes without venv or ssl, which its environment needs; install them (Debian, Ubuntu: 'apt install python$version-venv'), or name another Python: 'make demo PYTHON=python3.13'."
+    stop "'$python' (Python $version) has no venv or no ssl module, which the environment needs; install them (Debian, Ubuntu: 'apt install python$version-venv'), or use another Python: 'make demo PYTHON=python3.13'."
